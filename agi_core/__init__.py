@@ -1,0 +1,1 @@
+"""The science: data, model, training, metrics, report. Knows nothing of Flower, servers or networks."""

@@ -1,0 +1,36 @@
+"""Errors: a small typed tree. Each has a `.public` text that is safe to leave a site.
+
+`str(error)` is for the person at the terminal: what was wrong, where, and what to do next; it may name files and
+subjects. `error.public` is for the other side of a network: a fixed sentence per class, without paths, identifiers or
+values.
+"""
+
+
+class AgiError(Exception):
+    """Base of all expected errors. Shown without a traceback; `public` is all that another machine ever sees."""
+
+    public = "The site could not complete the request."
+
+
+class ConfigError(AgiError):
+    """A setting is unknown, malformed or contradicts another."""
+
+    public = "The configuration was refused."
+
+
+class DataError(AgiError):
+    """Scans are missing, unreadable or do not fit together."""
+
+    public = "The site's data does not fit the request."
+
+
+class ProtocolError(AgiError):
+    """A message does not follow the contract of `agi_core.protocol`."""
+
+    public = "The message does not follow the protocol."
+
+
+class RunError(AgiError):
+    """A run folder cannot be used, or a run cannot go on."""
+
+    public = "The run cannot go on."

@@ -1,0 +1,1 @@
+"""What runs at the coordinator: rounds, averaging, checkpoints. It never reads a scan."""

@@ -1,0 +1,76 @@
+"""The direction of imports: who may know whom, and which library is used where."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = {"agi_core", "client", "server", "simulations"}
+MAY_IMPORT = {
+    "agi_core": set(),
+    "client": {"agi_core"},
+    "server": {"agi_core"},
+    "simulations": {"agi_core", "client", "server"},
+}
+ONLY_IN = {  # library -> paths (files or folders) that may import it
+    "flwr": ("client/", "server/", "simulations/"),
+    "opacus": ("agi_core/privacy/",),
+    "nibabel": ("agi_core/data/nifti.py",),
+    "omegaconf": ("agi_core/config.py", "client/site.py"),
+    "matplotlib": ("agi_core/report/",),
+    "rich": ("simulations/", "agi_core/__main__.py"),
+    "ray": ("simulations/ray_engine.py",),
+}
+MODULES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of all modules that a file imports, at whatever depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{path}: relative imports are not used here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_packages_point_one_way(path: Path) -> None:
+    package = place(path).split("/")[0]
+    for name in imported(path):
+        top = name.split(".")[0]
+        if top in OURS - {package}:
+            assert top in MAY_IMPORT[package], f"{place(path)} may not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place)
+def test_libraries_stay_where_they_belong(path: Path) -> None:
+    for name in imported(path):
+        places = ONLY_IN.get(name.split(".")[0])
+        assert places is None or place(path).startswith(places), f"{place(path)} may not import {name}"
+
+
+def test_the_server_never_reads_scans() -> None:
+    readers = ("agi_core.data", "agi_core.training", "agi_core.inference", "agi_core.voxel_regression")
+    for path in (ROOT / "server").rglob("*.py"):
+        assert not [name for name in imported(path) if name.startswith(readers)], place(path)
+
+
+def test_models_import_torch_alone() -> None:
+    allowed = {"torch", "agi_core"} | sys.stdlib_module_names
+    for path in (ROOT / "agi_core" / "models").rglob("*.py"):
+        names = set(imported(path))
+        assert {name.split(".")[0] for name in names} <= allowed, place(path)
+        own = {name for name in names if name.startswith("agi_core")}
+        assert all(name.startswith(("agi_core.models", "agi_core.errors")) for name in own), place(path)
+
+
+def test_agi_core_imports_nothing_by_itself() -> None:
+    assert not list(imported(ROOT / "agi_core" / "__init__.py"))
