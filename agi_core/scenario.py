@@ -1,0 +1,41 @@
+"""Scenario: which modalities are given and which one is made, written `T1,T2:PD`."""
+
+import re
+from dataclasses import dataclass
+
+from agi_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Source modalities in the order in which the model sees them, and the target modality."""
+
+    sources: tuple[str, ...]
+    target: str
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All modalities a session must have: the sources, then the target."""
+        return (*self.sources, self.target)
+
+    def __str__(self) -> str:
+        return f"{','.join(self.sources)}:{self.target}"
+
+
+def parse_scenario(text: str) -> Scenario:
+    """Read `T1,T2:PD`; `str()` of the result gives it back without blanks.
+
+    Raises:
+        ConfigError: the text is malformed, names a modality twice, or has the target among its sources.
+    """
+    example = "write sources, a colon and one target, such as T1,T2:PD"
+    sources, _, target = text.partition(":")
+    scenario = Scenario(tuple(name.strip() for name in sources.split(",")), target.strip())
+    for name in scenario.modalities:
+        if not re.fullmatch(r"[A-Za-z0-9]+", name):
+            raise ConfigError(f"scenario '{text}': '{name}' is not the name of a modality; {example}")
+    if scenario.target in scenario.sources:
+        raise ConfigError(f"scenario '{text}': the target {scenario.target} is among its sources; {example}")
+    if len(set(scenario.sources)) < len(scenario.sources):
+        raise ConfigError(f"scenario '{text}' names a source twice; {example}")
+    return scenario

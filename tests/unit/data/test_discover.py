@@ -1,0 +1,309 @@
+"""Trees of empty files: discovery reads names only."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agi_core.data.discover import Discovery, Skipped, discover
+from agi_core.errors import ConfigError, DataError
+
+IXI = ("T1", "T2", "PD")
+BRATS = ("t1n", "t1c", "t2w", "t2f")
+BIDS = ("T1w", "T2w")
+
+
+def tree(folder: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def ixi(visit: str, modalities: Iterable[str] = IXI, *, folder: str = "") -> list[str]:
+    return [f"{folder}{visit}-{modality}.nii.gz" for modality in modalities]
+
+
+def brats(visit: str, suffixes: Iterable[str] = BRATS, *, separator: str = "-") -> list[str]:
+    return [f"{visit}/{visit}{separator}{suffix}.nii.gz" for suffix in suffixes]
+
+
+def sites_of(discovery: Discovery) -> dict[str, str]:
+    return {subject.id: subject.site for subject in discovery.subjects}
+
+
+# IXI
+
+
+@pytest.mark.parametrize("pattern", ["{}-{}.nii.gz", "{}_{}.nii.gz", "IXI-{1}/{0}-{1}.nii.gz", "IXI/{1}/{0}-{1}.nii"])
+def test_ixi_flat_or_in_folders(tmp_path: Path, pattern: str) -> None:
+    visits = ("IXI013-HH-1212", "IXI002-Guys-0828")
+    tree(tmp_path, [pattern.format(visit, modality) for visit in visits for modality in IXI])
+    discovery = discover(tmp_path, layout="ixi", modalities=IXI)
+    assert sites_of(discovery) == {"IXI002": "Guys", "IXI013": "HH"}
+    session = discovery.subjects[0].sessions[0]
+    assert session.name == "0828"
+    assert session.paths == {m: tmp_path / pattern.format("IXI002-Guys-0828", m) for m in IXI}
+    assert discovery.skipped == ()
+
+
+def test_everything_left_out_is_counted_with_its_reason(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828", [*IXI, "MRA", "DTI-00", "DTI-01"]))
+    tree(tmp_path, ixi("IXI012-HH-1211", ["T1", "T2"]) + ixi("IXI013-HH-1212", ["T1", "T2"]) + ixi("IXI014-HH-1236"))
+    tree(tmp_path, ["truth.csv", "atlas.nii.gz", "._IXI002-Guys-0828-T1.nii.gz"])
+    discovery = discover(tmp_path, layout="ixi", modalities=IXI, exclude=["IXI014"])
+    assert sites_of(discovery) == {"IXI002": "Guys"}
+    assert Skipped("IXI012 1211", "no PD") in discovery.skipped
+    assert discovery.summary().splitlines() == [
+        "1 subject at 1 site: Guys 1",
+        "skipped 5: excluded by data.exclude x1 (first: IXI014); no PD x2 (first: IXI012 1211); "
+        "not named like IXI012-HH-1211-T1.nii.gz x2 (first: ._IXI002-Guys-0828-T1.nii.gz)",
+        "scans not in the scenario: DTI x2, MRA x1",
+    ]
+
+
+def test_several_visits_are_one_subject_with_its_complete_sessions(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI002-Guys-0900") + ixi("IXI002-Guys-0950", ["T1"]))
+    discovery = discover(tmp_path, layout="ixi", modalities=IXI)
+    assert [session.name for session in discovery.subjects[0].sessions] == ["0828", "0900"]
+    assert discovery.skipped == (Skipped("IXI002 0950", "no T2, PD"),)
+
+
+def test_two_files_of_one_modality_are_not_chosen_from(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI003-Guys-0900"))
+    tree(tmp_path, ["IXI-T1/IXI002-Guys-0828-T1.nii"])
+    discovery = discover(tmp_path, layout="ixi", modalities=IXI)
+    assert sites_of(discovery) == {"IXI003": "Guys"}
+    (skipped,) = discovery.skipped
+    assert skipped.reason == "several T1 in one session"
+    assert "IXI-T1/IXI002-Guys-0828-T1.nii," in skipped.place
+    assert skipped.place.endswith("IXI002-Guys-0828-T1.nii.gz")
+
+
+def test_a_subject_in_two_sites_is_refused_with_both_files_and_can_be_excluded(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI002-HH-1234") + ixi("IXI003-HH-1235"))
+    with pytest.raises(DataError, match=r"IXI002-Guys-0828-\w+\.nii\.gz and .*IXI002-HH-1234") as caught:
+        discover(tmp_path, layout="ixi", modalities=IXI)
+    assert "data.exclude=[IXI002]" in str(caught.value)
+    assert sites_of(discover(tmp_path, layout="ixi", modalities=IXI, exclude=["IXI002"])) == {"IXI003": "HH"}
+
+
+def test_links_to_nothing_are_skipped(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI003-Guys-0900", ["T1", "T2"]))
+    (tmp_path / "IXI003-Guys-0900-PD.nii.gz").symlink_to(tmp_path / "not-fetched")
+    reasons = [item.reason for item in discover(tmp_path, layout="ixi", modalities=IXI).skipped]
+    assert reasons == ["not a file (a link to nothing?)", "no PD"]
+
+
+# BraTS
+
+
+@pytest.mark.parametrize(
+    ("visit", "separator", "suffixes", "subject", "session"),
+    [
+        ("BraTS-GLI-00012-001", "-", BRATS, "BraTS-GLI-00012", "001"),
+        ("BraTS-MEN-00004-000", "-", BRATS, "BraTS-MEN-00004", "000"),
+        ("BraTS-PED-00002-000", "-", BRATS, "BraTS-PED-00002", "000"),
+        ("BraTS-SSA-00002-000", "-", BRATS, "BraTS-SSA-00002", "000"),
+        ("BraTS20_Training_001", "_", ("t1", "t1ce", "t2", "flair"), "BraTS20_Training_001", ""),
+        ("BraTS2021_00000", "_", ("t1", "t1ce", "t2", "flair"), "BraTS2021_00000", ""),
+        ("FeTS2022_00000", "_", ("t1", "t1ce", "t2", "flair"), "FeTS2022_00000", ""),
+    ],
+)
+@pytest.mark.parametrize("parent", ["", "TrainingData"])
+def test_brats_of_all_years_has_the_modality_names_of_2023(
+    tmp_path: Path, parent: str, visit: str, separator: str, suffixes: tuple[str, ...], subject: str, session: str
+) -> None:
+    tree(tmp_path / parent, brats(visit, [*suffixes, "seg"], separator=separator))
+    discovery = discover(tmp_path, layout="brats", modalities=BRATS)
+    assert sites_of(discovery) == {subject: "site"}
+    (found,) = discovery.subjects[0].sessions
+    assert found.name == session
+    assert found.paths == {
+        modality: tmp_path / parent / visit / f"{visit}{separator}{suffix}.nii.gz"
+        for modality, suffix in zip(BRATS, suffixes, strict=True)
+    }
+    assert discovery.summary() == "1 subject at 1 site: site 1"  # labels are not scans
+
+
+def test_time_points_of_one_person_stay_together_through_the_site_map(tmp_path: Path) -> None:
+    for visit in ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000", "BraTS-GLI-00003-000"):
+        tree(tmp_path, brats(visit))
+    sites_file = tmp_path / "partitioning_1.csv"
+    sites_file.write_text(
+        "Partition_ID,Subject_ID\n3,BraTS-GLI-00001-000\n1,BraTS-GLI-00002\n7,BraTS-GLI-00900-000\n2,BraTS-GLI-00004\n"
+    )
+    discovery = discover(tmp_path, layout="brats", modalities=BRATS, sites_file=sites_file, exclude=["BraTS-GLI-00002"])
+    assert sites_of(discovery) == {"BraTS-GLI-00001": "site3"}
+    assert [session.name for session in discovery.subjects[0].sessions] == ["000", "001"]
+    assert Skipped("BraTS-GLI-00003", f"not in the site map {sites_file}") in discovery.skipped
+    assert discovery.unmatched_rows == 2
+    assert "rows of the site map without scans: 2" in discovery.summary()
+
+
+def test_one_brats_table_serves_the_trees_of_its_years(tmp_path: Path) -> None:
+    sites_file = tmp_path / "mapping.csv"
+    sites_file.write_text(
+        "BraTS2023;BraTS2021;BraTS2020;Cohort Name (if publicly available);"
+        "Site No (represents the originating institution)\n"
+        "BraTS-GLI-00000-000;BraTS2021_00000;BraTS20_Training_004;TCGA-GBM;6\n"
+    )
+    tree(tmp_path / "2023", brats("BraTS-GLI-00000-000"))
+    tree(tmp_path / "2020", brats("BraTS20_Training_004", ("t1", "t1ce", "t2", "flair"), separator="_"))
+    for year, subject in (("2023", "BraTS-GLI-00000"), ("2020", "BraTS20_Training_004")):
+        discovery = discover(tmp_path / year, layout="brats", modalities=BRATS, sites_file=sites_file)
+        assert sites_of(discovery) == {subject: "site6"}
+
+
+def test_nobody_in_the_site_map_is_an_error(tmp_path: Path) -> None:
+    tree(tmp_path, brats("BraTS-GLI-00001-000"))
+    sites_file = tmp_path / "sites.csv"
+    sites_file.write_text("Partition_ID,Subject_ID\n1,BraTS-GLI-00009-000\n")
+    with pytest.raises(DataError, match=r"not in the site map .*sites\.csv x1 \(first: BraTS-GLI-00001\)"):
+        discover(tmp_path, layout="brats", modalities=BRATS, sites_file=sites_file)
+
+
+# BIDS
+
+
+def test_bids_with_and_without_sessions(tmp_path: Path) -> None:
+    tree(tmp_path, [f"sub-02/anat/sub-02_{m}.nii.gz" for m in BIDS])
+    tree(tmp_path, [f"sub-01/ses-{s}/anat/sub-01_ses-{s}_acq-fast_{m}.nii.gz" for s in ("1", "2") for m in BIDS])
+    tree(tmp_path, ["sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz", "derivatives/sub-01/anat/sub-01_T1w.nii.gz"])
+    tree(tmp_path, ["sub-03/anat/sub-02_T1w.nii.gz", "sub-04/ses-1/anat/sub-04_ses-2_T1w.nii.gz"])
+    tree(tmp_path, ["sub-02/anat/sub-02_FLAIR.nii.gz"])
+    discovery = discover(tmp_path, layout="bids", modalities=BIDS)
+    names = {subject.id: [session.name for session in subject.sessions] for subject in discovery.subjects}
+    assert names == {"sub-01": ["ses-1", "ses-2"], "sub-02": [""]}
+    assert set(sites_of(discovery).values()) == {"site"}
+    assert [item.reason for item in discovery.skipped] == ["not named like sub-01/anat/sub-01_T1w.nii.gz"] * 4
+    assert discovery.other_modalities == {"FLAIR": 1}
+
+
+def test_bids_several_runs_are_not_chosen_from(tmp_path: Path) -> None:
+    tree(tmp_path, ["sub-01/anat/sub-01_run-1_T1w.nii.gz", "sub-01/anat/sub-01_run-2_T1w.nii.gz"])
+    tree(tmp_path, ["sub-01/anat/sub-01_T2w.nii.gz", *(f"sub-02/anat/sub-02_run-1_{m}.nii.gz" for m in BIDS)])
+    discovery = discover(tmp_path, layout="bids", modalities=BIDS)
+    assert list(sites_of(discovery)) == ["sub-02"]
+    (skipped,) = discovery.skipped
+    assert skipped.reason == "several T1w in one session"
+    assert "run-1" in skipped.place
+    assert "run-2" in skipped.place
+
+
+def test_bids_sites_come_from_participants_unless_a_file_is_given(tmp_path: Path) -> None:
+    tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02", "03") for m in BIDS])
+    participants = tmp_path / "participants.tsv"
+    participants.write_text("participant_id\tage\n")
+    assert set(sites_of(discover(tmp_path, layout="bids", modalities=BIDS)).values()) == {"site"}
+    participants.write_text("participant_id\tage\tSite\nsub-01\t30\tOslo\nsub-02\t31\t2\nsub-03\t32\tn/a\n")
+    discovery = discover(tmp_path, layout="bids", modalities=BIDS)
+    assert sites_of(discovery) == {"sub-01": "Oslo", "sub-02": "site2"}
+    assert discovery.skipped == (Skipped("sub-03", f"not in the site map {participants}"),)
+    other = tmp_path / "other.csv"
+    other.write_text("participant_id,centre\nsub-01,A\nsub-02,A\nsub-03,B\n")
+    discovery = discover(tmp_path, layout="bids", modalities=BIDS, sites_file=other)
+    assert sites_of(discovery) == {"sub-01": "A", "sub-02": "A", "sub-03": "B"}
+
+
+# Wrong input
+
+
+def test_another_layout_is_recognised(tmp_path: Path) -> None:
+    tree(tmp_path / "ixi", ixi("IXI002-Guys-0828"))
+    tree(tmp_path / "brats", brats("BraTS-GLI-00001-000"))
+    tree(tmp_path / "bids", ["sub-01/anat/sub-01_T1w.nii.gz"])
+    for folder in ("ixi", "brats", "bids"):
+        for layout in ("ixi", "brats", "bids"):
+            if layout != folder:
+                with pytest.raises(DataError, match=f"not in the {layout} layout; its names fit --layout {folder}"):
+                    discover(tmp_path / folder, layout=layout, modalities=["T1"])
+
+
+def test_folders_without_scans_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0 NIfTI files; expected are names like IXI012-HH-1211-T1\.nii\.gz"):
+        discover(tmp_path, layout="ixi", modalities=IXI)
+    with pytest.raises(DataError, match=r"1 NIfTI file, such as a\.nii\.gz"):
+        discover(tree(tmp_path, ["a.nii.gz"]), layout="ixi", modalities=IXI)
+    with pytest.raises(DataError, match="No such file or directory; check --data"):
+        discover(tmp_path / "nowhere", layout="ixi", modalities=IXI)
+    with pytest.raises(DataError, match="Not a directory; check --data"):
+        discover(tmp_path / "a.nii.gz", layout="ixi", modalities=IXI)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "cause"),
+    [
+        (
+            ("T1", "T2", "FLAIR"),
+            r"has FLAIR; there is T1 \(2 subjects\), T2 \(1 subject\)\. .* modalities of that list",
+        ),
+        (("t1", "T2"), "has t1; .*--scenario: write T1 for t1"),
+        (("T1w", "t2w"), "has T1w, t2w; .*write T1 for T1w, write T2 for t2w"),
+    ],
+)
+def test_modalities_that_no_subject_has_are_refused_with_those_there_are(
+    tmp_path: Path, modalities: tuple[str, ...], cause: str
+) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828", ["T1", "T2"]) + ixi("IXI003-Guys-0829", ["T1"]))
+    with pytest.raises(DataError, match=cause):
+        discover(tmp_path, layout="ixi", modalities=modalities)
+
+
+def test_old_brats_names_are_pointed_to_the_new_ones(tmp_path: Path) -> None:
+    tree(tmp_path, brats("BraTS2021_00000", ("t1", "t1ce", "t2", "flair"), separator="_"))
+    with pytest.raises(DataError, match="write t1c for t1ce, write t2f for FLAIR"):
+        discover(tmp_path, layout="brats", modalities=["t1n", "t1ce", "FLAIR"])
+
+
+def test_no_complete_session_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828", ["T1", "T2"]) + ixi("IXI003-Guys-0829", ["PD"]))
+    with pytest.raises(DataError, match=r"skipped 2: no PD x1 \(first: IXI002 0828\); no T1, T2 x1"):
+        discover(tmp_path, layout="ixi", modalities=IXI)
+
+
+def test_wrong_settings_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828"))
+    with pytest.raises(ConfigError, match=r"no subject 'IXI2'.*look like IXI002"):
+        discover(tmp_path, layout="ixi", modalities=IXI, exclude=["IXI2"])
+    with pytest.raises(ConfigError, match="pass --layout ixi, brats, bids"):
+        discover(tmp_path, layout="dicom", modalities=IXI)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cannot read the site map"):
+        discover(tmp_path, layout="ixi", modalities=IXI, sites_file=tmp_path / "nowhere.csv")
+
+
+@given(having=st.dictionaries(st.integers(0, 999), st.sets(st.sampled_from(IXI), min_size=1), min_size=1, max_size=6))
+def test_every_subject_is_found_or_skipped(
+    tmp_path_factory: pytest.TempPathFactory, having: dict[int, set[str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("ixi")
+    tree(folder, ixi("IXI1000-Guys-0001"))
+    tree(folder, [name for number, modalities in having.items() for name in ixi(f"IXI{number:03d}-HH-1", modalities)])
+    discovery = discover(folder, layout="ixi", modalities=IXI)
+    found = {subject.id for subject in discovery.subjects}
+    skipped = {item.place.split()[0] for item in discovery.skipped}
+    assert found == {"IXI1000"} | {f"IXI{number:03d}" for number, modalities in having.items() if len(modalities) == 3}
+    assert skipped == {f"IXI{number:03d}" for number, modalities in having.items() if len(modalities) < 3}
+
+
+# Real trees
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    folder = Path(os.environ.get("AGI_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
+    if not (folder / "ixi_like").is_dir() or not (folder / "brats_like").is_dir():
+        pytest.skip("no shared data (AGI_SHARED_DATA)")
+    return folder
+
+
+def test_shared_trees(shared_data: Path) -> None:
+    found = discover(shared_data / "ixi_like", layout="ixi", modalities=IXI)
+    assert found.summary() == "44 subjects at 3 sites: Guys 24, HH 14, IOP 6"
+    folder = shared_data / "brats_like"
+    found = discover(folder, layout="brats", modalities=BRATS, sites_file=folder / "partitioning.csv")
+    assert found.summary() == "4 subjects at 2 sites: site1 2, site2 2"

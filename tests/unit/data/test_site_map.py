@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+
+from agi_core.data.site_map import has_site_column, read_site_map
+from agi_core.errors import ConfigError, DataError
+
+SITE_NO = "Site No (represents the originating institution)"
+
+
+def subject_of(cell: str) -> str | None:
+    """`P7` is a subject, `P7-000` a visit of it; anything else is neither."""
+    subject = cell.split("-")[0]
+    return subject if subject.startswith("P") and subject[1:].isdigit() else None
+
+
+def table(folder: Path, text: str, *, encoding: str = "utf-8") -> Path:
+    path = folder / "sites.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Partition_ID,Subject_ID\n1,P1\n2,P2\n",
+        "\ufeffPartition_ID,Subject_ID\r\n1,P1\r\n2,P2\r\n",
+        '\nSubject_ID;"Partition_ID"\nP1;"1"\nP2;02\n',
+        f"BraTS2023,Cohort Name,{SITE_NO}\nP1-000,TCGA,1\n,TCGA,1\nP2-000,CPTAC,2.0\nP2-001,CPTAC,2\n",
+        "participant_id\tage\tSite_ID\n\nP1\t61\t1\nP2\t62\t2\n",
+    ],
+)
+def test_tables_of_every_kind_give_the_site_of_each_person(tmp_path: Path, text: str) -> None:
+    assert read_site_map(table(tmp_path, text), subject_of=subject_of).sites == {"P1": "site1", "P2": "site2"}
+
+
+def test_a_row_may_name_one_person_in_several_columns(tmp_path: Path) -> None:
+    path = table(tmp_path, f"BraTS2023,BraTS2021,{SITE_NO}\nP1-000,P501,Oslo\nP2-000,,Bergen\n")
+    site_map = read_site_map(path, subject_of=subject_of)
+    assert site_map.sites == {"P1": "Oslo", "P501": "Oslo", "P2": "Bergen"}
+    assert site_map.rows_without({"P501"}) == 1
+    assert site_map.rows_without({"P1", "P2", "P9"}) == 0
+
+
+@pytest.mark.parametrize("row", ["P2,", "P2,n/a", "P2, ", "P2"])
+def test_a_row_without_a_site_maps_nobody(tmp_path: Path, row: str) -> None:
+    site_map = read_site_map(table(tmp_path, f"id,site\nP1,A\n{row}\n"), subject_of=subject_of)
+    assert site_map.sites == {"P1": "A"}
+
+
+def test_two_sites_of_one_person_are_refused_with_both_lines(tmp_path: Path) -> None:
+    path = table(tmp_path, "Partition_ID,Subject_ID\n1,P1-000\n2,P2\n1,P1-001\n3,P1-002\n")
+    with pytest.raises(DataError, match=r"P1 is at site1 in line 2 and at site3 in line 5"):
+        read_site_map(path, subject_of=subject_of)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("", r"its columns are \(none\)"),
+        ("Subject_ID,Hospital\nP1,A\n", "its columns are Subject_ID, Hospital.*Partition_ID"),
+        ("Partition_ID,Subject_ID\n1,Q1\n", r"names no subject.*\(Partition_ID, Subject_ID\).*--layout"),
+        ("Partition_ID,Subject_ID\n", "names no subject"),
+    ],
+)
+def test_missing_columns_are_named(tmp_path: Path, text: str, cause: str) -> None:
+    with pytest.raises(DataError, match=cause):
+        read_site_map(table(tmp_path, text), subject_of=subject_of)
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path, "Partition_ID,Subject_ID\n1,P1\n", encoding="utf-16")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_site_map(path, subject_of=subject_of)
+
+
+def test_spreadsheets_and_missing_files_are_refused_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="save it as CSV"):
+        read_site_map(tmp_path / "mapping.xlsx", subject_of=subject_of)
+    with pytest.raises(ConfigError, match=r"sites\.csv: No such file.*--sites"):
+        read_site_map(tmp_path / "sites.csv", subject_of=subject_of)
+    with pytest.raises(ConfigError, match="directory"):
+        read_site_map(tmp_path, subject_of=subject_of)
+
+
+def test_a_table_need_not_tell_sites(tmp_path: Path) -> None:
+    assert not has_site_column(table(tmp_path, "participant_id\tage\nsub-01\t30\n"))
+    assert has_site_column(table(tmp_path, "participant_id\tCentre\nsub-01\tA\n"))

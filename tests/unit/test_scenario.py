@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agi_core.errors import ConfigError
+from agi_core.scenario import Scenario, parse_scenario
+
+NAMES = st.lists(st.text("TPDabc123", min_size=1, max_size=4), min_size=2, max_size=5, unique=True)
+
+
+def test_scenario_names_sources_in_order_and_target() -> None:
+    scenario = parse_scenario("T2, T1 : PD")
+    assert scenario == Scenario(sources=("T2", "T1"), target="PD")
+    assert scenario.modalities == ("T2", "T1", "PD")
+    assert str(scenario) == "T2,T1:PD"
+
+
+@given(NAMES)
+def test_text_of_a_scenario_gives_it_back(names: list[str]) -> None:
+    scenario = Scenario(tuple(names[:-1]), names[-1])
+    assert parse_scenario(str(scenario)) == scenario
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("", "not the name"),
+        ("T1,T2", "'' is not the name"),
+        (":PD", "'' is not the name"),
+        ("T1:", "'' is not the name"),
+        ("T1,,T2:PD", "'' is not the name"),
+        ("T1:T2:PD", "'T2:PD' is not the name"),
+        ("T1:T2,PD", "'T2,PD' is not the name"),
+        ("../T1:PD", "not the name"),
+        ("T1,T1:PD", "a source twice"),
+        ("T1,PD:PD", "the target PD is among its sources"),
+    ],
+)
+def test_malformed_scenario_is_refused_with_an_example(text: str, cause: str) -> None:
+    with pytest.raises(ConfigError, match=cause) as caught:
+        parse_scenario(text)
+    assert "T1,T2:PD" in str(caught.value)
