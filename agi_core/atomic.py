@@ -1,0 +1,107 @@
+"""Files that are there completely or not at all: temporary file in the same folder, fsync, rename, fsync of the folder.
+
+A process that is killed leaves at most a file whose name starts with `.tmp-`; readers never look at those, and
+`remove_stale` deletes old ones.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agi_core.errors import RunError
+
+_TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, with the same suffixes, for a writer that wants a file name.
+
+    When the block ends, the file replaces `path` at once; when it raises, nothing is left behind.
+
+    Raises:
+        RunError: the folder cannot be written or the disk is full.
+    """
+    temporary_path = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary_path
+        _fsync(temporary_path)
+        temporary_path.replace(path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary_path.unlink()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, creating its folder. Raises RunError as `replacing` does."""
+    with replacing(path) as temporary_path:
+        temporary_path.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8. Raises RunError as `replacing` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON; NaN and infinity are refused (ValueError), since they are not JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to `path` and return when it is on the disk; a line that does not fit is taken back.
+
+    Raises:
+        RunError: the file cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                content = line.encode() + b"\n"
+                while content:
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(start)
+                raise
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def remove_stale(folder_dir: Path, *, older_than_s: float = 6 * 3600) -> None:
+    """Delete the temporary files that killed processes left in `folder_dir` more than `older_than_s` seconds ago."""
+    for temporary_path in folder_dir.glob(f"{_TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another process may delete it first
+            if time.time() - temporary_path.stat().st_mtime > older_than_s:
+                temporary_path.unlink()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_error(path: Path, error: OSError) -> RunError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            f"The disk is full: {path} could not be written. Free some space there, or choose another folder."
+        )
+    return RunError(
+        f"{path} could not be written ({error.strerror or error}). Check the folder's permissions, or choose another."
+    )

@@ -1,0 +1,206 @@
+"""Prepared sessions on disk: one safetensors file per session, settings and kind, read slice by slice.
+
+Opening, resampling and scaling a scan takes seconds, so it is done once. A file holds
+
+    volumes     float16 (D, M, H, W)   axial slices, sources then target, in [0, 1]
+    foreground  bool    (D, H, W)      the head
+
+and, as JSON in its metadata, the working grid. Training entries are cropped to the head box; whole entries, for
+evaluation, drop nothing. The file name is a hash of the inputs' relative paths, sizes, modification times and of the
+settings, so a changed scan is never read from an old entry. Files appear complete (rename), so two processes may build
+one cache at once. Everything in it is patient data, in a folder that stays at the site.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from agi_core import atomic
+from agi_core.data.discover import Session, Subject
+from agi_core.data.nifti import Grid, read_grid
+from agi_core.data.preprocess import BoolArray, head_box, prepare_session, respaced
+from agi_core.errors import DataError
+from agi_core.scenario import Scenario
+
+CACHE_VERSION = 1
+"""Raised whenever the same scans and settings give other arrays."""
+
+Float16Array = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, eq=False)
+class CachedSession:
+    """One prepared session on disk. Holds neither its voxels nor an open file.
+
+    Attributes:
+        subject_id, session: whose scan it is; known only at the site.
+        path: the cache file.
+        shape: (D, M, H, W) of the stored volumes; the last modality is the target.
+        box_start: (d, h, w) of the first stored voxel in the whole working grid; zeros in whole entries.
+        grid: the whole working grid, in (I, J, K) = (W, H, D) order.
+        foreground_fraction: float32 (D,), share of the head box's in-plane area that is head, per stored slice.
+    """
+
+    subject_id: str
+    session: str
+    path: Path
+    shape: tuple[int, int, int, int]
+    box_start: tuple[int, int, int]
+    grid: Grid
+    foreground_fraction: npt.NDArray[np.float32]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel spacing along right (W), anterior (H), superior (D)."""
+        return self.grid.spacing_mm
+
+    def read_slice(self, k: int) -> tuple[Float16Array, BoolArray]:
+        """Slice `k`: float16 (M, H, W) in [0, 1], and the foreground, bool (H, W).
+
+        The file is mapped for the moment of the copy, so neither memory nor open files grow with the subjects.
+        """
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                return file.get_slice("volumes")[k], file.get_slice("foreground")[k]
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{self.path} cannot be read ({error}). Start again: the cache is then rebuilt.") from error
+
+
+def build_cache(
+    subjects: Iterable[Subject],
+    *,
+    scenario: Scenario,
+    spacing_mm: tuple[float, float, float] | None,
+    cache_dir: Path,
+    data_dir: Path,
+    whole: bool,
+    on_session: Callable[[int, int], None] | None = None,
+) -> list[CachedSession]:
+    """Prepare every session that is not in the cache yet, and open all, in the order of `subjects` and their sessions.
+
+    Args:
+        spacing_mm: `grid.spacing_mm` of the config; None keeps each target's grid.
+        cache_dir: where the entries live, `train` and `whole` apart; created when missing.
+        data_dir: root of the data set: paths enter the key relative to it.
+        whole: keep whole slices (evaluation) instead of the head box (training).
+        on_session: called with (done, total) after each session.
+
+    Raises:
+        DataError: a scan is unusable, or the predicted size exceeds the free disk (then nothing is written).
+        RunError: `cache_dir` cannot be written.
+    """
+    entries_dir = cache_dir / ("whole" if whole else "train")
+    sessions = [(subject.id, session) for subject in subjects for session in subject.sessions]
+    paths = [
+        entries_dir / f"{_key(session, scenario, spacing_mm, whole, data_dir)}.safetensors" for _, session in sessions
+    ]
+    opened = [open_entry(path, subject_id=subject_id) for path, (subject_id, _) in zip(paths, sessions, strict=True)]
+    missing = [session for entry, (_, session) in zip(opened, sessions, strict=True) if entry is None]
+    if missing:
+        atomic.remove_stale(entries_dir)
+        _check_disk(missing, scenario, spacing_mm, cache_dir)
+    entries = []
+    for done, (entry, path, (subject_id, session)) in enumerate(zip(opened, paths, sessions, strict=True), start=1):
+        if entry is None:
+            _write_entry(path, session, scenario=scenario, spacing_mm=spacing_mm, whole=whole, subject_id=subject_id)
+            entry = open_entry(path, subject_id=subject_id)
+        if entry is None:
+            raise DataError(f"The cache entry {path} vanished or broke while it was read. Start again.")
+        entries.append(entry)
+        if on_session is not None:
+            on_session(done, len(sessions))
+    return entries
+
+
+def open_entry(path: Path, *, subject_id: str) -> CachedSession | None:
+    """Open a cache file; None if it is absent or broken."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            entry = json.loads(file.metadata()["entry"])
+            depth, modalities, height, width = file.get_slice("volumes").get_shape()
+    except (OSError, SafetensorError):
+        return None
+    return CachedSession(
+        subject_id=subject_id,
+        session=entry["session"],
+        path=path,
+        shape=(depth, modalities, height, width),
+        box_start=tuple(entry["box_start"]),
+        grid=Grid(tuple(entry["grid_shape"]), np.array(entry["grid_affine"], dtype=np.float64)),
+        foreground_fraction=np.array(entry["foreground_fraction"], dtype=np.float32),
+    )
+
+
+def _write_entry(
+    path: Path,
+    session: Session,
+    *,
+    scenario: Scenario,
+    spacing_mm: tuple[float, float, float] | None,
+    whole: bool,
+    subject_id: str,
+) -> None:
+    prepared = prepare_session(session, scenario=scenario, spacing_mm=spacing_mm, subject_id=subject_id)
+    d, h, w = head_box(prepared.foreground)
+    fraction = prepared.foreground[:, h, w].mean(axis=(1, 2))
+    if whole:
+        d, h, w = (slice(0, n) for n in prepared.foreground.shape)
+    entry: dict[str, Any] = {
+        "session": session.name,
+        "box_start": [d.start, h.start, w.start],
+        "grid_shape": prepared.grid.shape,
+        "grid_affine": prepared.grid.affine.tolist(),
+        "foreground_fraction": fraction[d].tolist(),
+    }
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "volumes": np.ascontiguousarray(prepared.volumes[d, :, h, w], dtype=np.float16),
+        "foreground": np.ascontiguousarray(prepared.foreground[d, h, w]),
+    }
+    atomic.write_bytes(path, save(tensors, metadata={"entry": json.dumps(entry)}))
+
+
+def _key(
+    session: Session, scenario: Scenario, spacing_mm: tuple[float, float, float] | None, whole: bool, data_dir: Path
+) -> str:
+    """Hash of everything that an entry depends on."""
+    inputs = []
+    for modality in scenario.modalities:
+        path = session.paths.get(modality)
+        if path is None or not path.is_file():
+            raise DataError(f"{path or modality} is missing in session {session.name or '(only one)'}.")
+        status = path.stat()
+        place = path.relative_to(data_dir) if path.is_relative_to(data_dir) else path.absolute()
+        inputs.append([modality, place.as_posix(), status.st_size, status.st_mtime_ns])
+    settings = {"version": CACHE_VERSION, "spacing_mm": spacing_mm and list(spacing_mm), "whole": whole}
+    return hashlib.sha256(json.dumps([inputs, settings], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _check_disk(
+    sessions: list[Session], scenario: Scenario, spacing_mm: tuple[float, float, float] | None, cache_dir: Path
+) -> None:
+    """Compare the size predicted from the targets' headers with the free disk. The head box is not known yet, so the
+    prediction is an upper bound."""
+    predicted_bytes = 0
+    for session in sessions:
+        grid = read_grid(session.paths[scenario.target])
+        if spacing_mm is not None:
+            grid = respaced(grid, spacing_mm)
+        modalities = len(scenario.modalities)
+        predicted_bytes += math.prod(grid.shape) * (2 * modalities + 1) + 2**16
+    existing_dir = next(parent for parent in (cache_dir.absolute(), *cache_dir.absolute().parents) if parent.is_dir())
+    free_bytes = shutil.disk_usage(existing_dir).free
+    if predicted_bytes > free_bytes:
+        raise DataError(
+            f"The cache needs {predicted_bytes / 1e9:.1f} GB, but {free_bytes / 1e9:.1f} GB are free at {cache_dir}. "
+            "Free some space, or set data.cache_dir to a larger disk."
+        )

@@ -1,0 +1,160 @@
+"""Slices from the cache as tensors: random crops for training, whole padded slices for evaluation.
+
+Reading is a copy out of the page cache, far below a training step, so there is no loader process or queue.
+Randomness comes from the caller's generator alone: `TrainingSlices.draw` first draws all indices, then reads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agi_core.data.cache import CachedSession
+from agi_core.errors import DataError
+
+MIN_FOREGROUND = 0.05
+"""Share of the head box's in-plane area that must be head, for a slice to be used in training and validation."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training crops, float32 in [0, 1]: sources (B, M, h, w) and target (B, 1, h, w)."""
+
+    sources: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class WholeSlices:
+    """Whole slices, zero-padded below and to the right to the model's multiple; `unpad` undoes it.
+
+    Attributes:
+        sources: float32 (B, M, H', W') in [0, 1].
+        target: float32 (B, 1, H', W') in [0, 1].
+        foreground: bool (B, 1, H', W').
+        indices: slice number of each in its session.
+        height, width: before padding.
+    """
+
+    sources: Tensor
+    target: Tensor
+    foreground: Tensor
+    indices: tuple[int, ...]
+    height: int
+    width: int
+
+    def unpad(self, images: Tensor) -> Tensor:
+        """Cut images (..., H', W') back to (..., height, width)."""
+        return images[..., : self.height, : self.width]
+
+
+class TrainingSlices:
+    """The training slices of a site, and random crops of them.
+
+    Args:
+        sessions: training entries of the cache (cropped to the head box).
+        crop: (h, w) of a crop, in voxels.
+        min_foreground: slices with less head than this are not drawn; see `MIN_FOREGROUND`.
+
+    Raises:
+        DataError: no slice qualifies.
+    """
+
+    def __init__(
+        self, sessions: Sequence[CachedSession], *, crop: tuple[int, int], min_foreground: float = MIN_FOREGROUND
+    ) -> None:
+        self.sessions = sessions
+        self.crop = crop
+        chosen = [np.flatnonzero(session.foreground_fraction >= min_foreground) for session in sessions]
+        self.session_of_slice = np.repeat(np.arange(len(sessions)), [len(slices) for slices in chosen])
+        self.slice_number = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
+        if not len(self):
+            raise DataError(
+                f"None of the slices of {len(sessions)} training sessions holds {min_foreground:.0%} of foreground. "
+                "Add subjects, or check that the target is a head scan."
+            )
+
+    def __len__(self) -> int:
+        return len(self.slice_number)
+
+    def draw(self, generator: torch.Generator, batch_size: int) -> Batch:
+        """Draw `batch_size` slices with replacement, and one crop in each, uniformly.
+
+        A slice smaller than the crop is centred in zeros. Two generators in one state give the same batch.
+        """
+        numbers = torch.randint(len(self), (batch_size,), generator=generator).tolist()
+        corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
+        crops = np.stack([self._read_crop(n, corner) for n, corner in zip(numbers, corners, strict=True)])
+        images = torch.from_numpy(crops)
+        return Batch(images[:, :-1], images[:, -1:])
+
+    def _read_crop(self, number: int, corner: tuple[float, float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w)."""
+        session = self.sessions[self.session_of_slice[number]]
+        volumes, _ = session.read_slice(int(self.slice_number[number]))
+        crop = np.zeros((volumes.shape[0], *self.crop), dtype=np.float32)
+        cut, paste = zip(*map(_overlap, volumes.shape[1:], self.crop, corner), strict=True)
+        crop[:, *paste] = volumes[:, *cut]
+        return crop
+
+
+def evaluation_slices(
+    session: CachedSession, *, multiple: int, batch_size: int, indices: Sequence[int] | None = None
+) -> Iterator[WholeSlices]:
+    """Whole slices of a session in order (all, or those of `indices`), in batches padded to `multiple`."""
+    depth, modalities, height, width = session.shape
+    numbers = range(depth) if indices is None else indices
+    padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    for start in range(0, len(numbers), batch_size):
+        batch = tuple(numbers[start : start + batch_size])
+        images = np.zeros((len(batch), modalities, *padded), dtype=np.float32)
+        foreground = np.zeros((len(batch), 1, *padded), dtype=np.bool_)
+        for position, k in enumerate(batch):
+            images[position, :, :height, :width], foreground[position, 0, :height, :width] = session.read_slice(k)
+        tensor = torch.from_numpy(images)
+        yield WholeSlices(tensor[:, :-1], tensor[:, -1:], torch.from_numpy(foreground), batch, height, width)
+
+
+def validation_subset(
+    sessions: Sequence[CachedSession], *, limit: int = 64
+) -> list[tuple[CachedSession, tuple[int, ...]]]:
+    """At most `limit` slices of a site, the same in every round: sessions in their order with slice numbers.
+
+    Slices with at least `MIN_FOREGROUND` are lined up session after session and taken at even steps.
+    """
+    slices = [
+        (number, int(k))
+        for number, session in enumerate(sessions)
+        for k in np.flatnonzero(session.foreground_fraction >= MIN_FOREGROUND)
+    ]
+    taken = np.unique(np.linspace(0, len(slices) - 1, min(limit, len(slices))).round().astype(int))
+    chosen: dict[int, list[int]] = {}
+    for index in taken:
+        number, k = slices[index]
+        chosen.setdefault(number, []).append(k)
+    return [(sessions[number], tuple(ks)) for number, ks in chosen.items()]
+
+
+def spacing_warning(spacings_mm: Mapping[str, tuple[float, float, float]]) -> str | None:
+    """A sentence for the user if sites' spacings (right, anterior, superior) differ by more than 10 %, else None."""
+    if not spacings_mm:
+        return None
+    values = np.array(list(spacings_mm.values()))
+    if (values.max(axis=0) <= 1.1 * values.min(axis=0)).all():
+        return None
+    listed = "; ".join(f"{site} " + " x ".join(f"{mm:.2f}" for mm in spacing) for site, spacing in spacings_mm.items())
+    return (
+        f"The sites' voxel spacings differ by more than 10 % ({listed} mm). The model sees that as different head "
+        "sizes; set grid.spacing_mm to resample every site alike."
+    )
+
+
+def _overlap(size: int, crop: int, corner: float) -> tuple[slice, slice]:
+    """Along one axis: what to cut out of `size` voxels and where to paste it in `crop`."""
+    if size >= crop:
+        start = int(corner * (size - crop + 1))
+        return slice(start, start + crop), slice(0, crop)
+    start = (crop - size) // 2
+    return slice(0, size), slice(start, start + size)

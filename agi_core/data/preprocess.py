@@ -1,0 +1,210 @@
+"""From scans to aligned arrays in [0, 1]: scale each volume, put the sources on the target's grid, find the head.
+
+There is no registration here: sources follow the scanner's coordinates, and what misalignment remains (the patient
+moved) is the model's task. The order is fixed: intensities are scaled on the volume's own grid, before interpolation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from agi_core.data.discover import Session
+from agi_core.data.nifti import FloatArray, Grid, Volume, read_volume
+from agi_core.errors import DataError
+from agi_core.scenario import Scenario
+
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+"""Part of a (D, H, W) volume."""
+
+_STRIPPED_ZERO_FRACTION = 0.3
+_MIN_OVERLAP = 0.5
+_SAME_GRID_MM = 1e-3
+_FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Aligned volumes of one session as axial slices.
+
+    Array axes: D runs superior, H anterior, W right; that is (K, J, I) of the working grid.
+
+    Attributes:
+        volumes: float32 (D, M, H, W) in [0, 1], modalities in the order asked for.
+        foreground: bool (D, H, W), the head (or the brain, where it is stripped).
+        grid: the working grid in (I, J, K) order.
+    """
+
+    volumes: FloatArray
+    foreground: BoolArray
+    grid: Grid
+
+
+def prepare_session(
+    session: Session, *, scenario: Scenario, spacing_mm: tuple[float, float, float] | None, subject_id: str
+) -> Prepared:
+    """Read one session's scans and align them to the target: modalities in the order sources, then target.
+
+    Raises:
+        DataError: a scan is missing or unreadable, or a source covers less than half of the target's head.
+    """
+    place = f"subject {subject_id}, session {session.name}" if session.name else f"subject {subject_id}"
+    modalities = scenario.modalities
+    if missing := [modality for modality in modalities if modality not in session.paths]:
+        raise DataError(f"{place} has no {', '.join(missing)}. Add the scans or leave the subject out.")
+    volumes = {modality: read_volume(session.paths[modality]) for modality in modalities}
+    return align(volumes, to=scenario.target, spacing_mm=spacing_mm, place=place)
+
+
+def align(
+    volumes: Mapping[str, Volume], *, to: str, spacing_mm: tuple[float, float, float] | None, place: str
+) -> Prepared:
+    """Scale every volume to [0, 1] and put it on the grid of the modality `to`.
+
+    Args:
+        volumes: by modality, on any grid; their order is that of M in the result.
+        to: the modality whose grid and head count.
+        spacing_mm: resample that grid to this spacing along right, anterior, superior; None keeps it.
+        place: subject and session, for messages.
+
+    Raises:
+        DataError: a volume has nearly one value only, or covers less than half of the head in `to`.
+    """
+    own_grid = volumes[to].grid
+    grid = own_grid if spacing_mm is None else respaced(own_grid, spacing_mm)
+    head = foreground_mask(volumes[to].data)
+    if not same_grid(own_grid, grid):
+        head = resample(head.astype(np.float32), own_grid, grid) >= 0.5
+    if not head.any():
+        raise DataError(
+            f"{place}: no head is left of {to} on a grid of {grid.shape} voxels. Set a finer grid.spacing_mm."
+        )
+    stack = np.empty((len(volumes), *grid.shape), dtype=np.float32)
+    for index, (modality, volume) in enumerate(volumes.items()):
+        try:
+            scaled, _, _ = scale_intensity(volume.data)
+        except DataError as error:
+            raise DataError(f"{place}, {modality}: {error}") from error
+        if modality != to and not same_grid(volume.grid, grid):
+            overlap = float(field_of_view(volume.grid, grid)[head].mean())
+            if overlap < _MIN_OVERLAP:
+                raise DataError(
+                    f"{place}: {modality} covers {overlap:.0%} of the head in {to}; at least {_MIN_OVERLAP:.0%} is "
+                    "needed. Check that both scans belong together and that their headers are right, or leave them out."
+                )
+        stack[index] = resample(scaled, volume.grid, grid)
+    return Prepared(
+        np.ascontiguousarray(stack.transpose(3, 0, 2, 1)), np.ascontiguousarray(head.transpose(2, 1, 0)), grid
+    )
+
+
+def scale_intensity(data: FloatArray) -> tuple[FloatArray, float, float]:
+    """Scale a volume to [0, 1] between its 0.5th and 99.5th percentiles, clipped.
+
+    Percentiles are over the non-zero voxels where more than 30 % are exactly zero (skull-stripped), else over all;
+    the zeros of a stripped volume stay 0.
+
+    Returns:
+        scaled: float32, shape of `data`.
+        lo, hi: the percentiles: `scaled = clip((data - lo) / (hi - lo), 0, 1)`.
+
+    Raises:
+        DataError: the percentiles are equal.
+    """
+    stripped = is_stripped(data)
+    lo, hi = (float(q) for q in np.percentile(data[data != 0] if stripped else data, (0.5, 99.5)))
+    if not lo < hi:
+        raise DataError(f"nearly all voxels are {lo:g}, so intensities cannot be scaled. Check or leave out this scan.")
+    scaled = np.clip((data - np.float32(lo)) / np.float32(hi - lo), 0, 1, dtype=np.float32)
+    if stripped:
+        scaled[data == 0] = 0
+    return scaled, lo, hi
+
+
+def is_stripped(data: FloatArray) -> bool:
+    """Whether a volume counts as skull-stripped: more than 30 % of its voxels are exactly zero."""
+    return bool(np.count_nonzero(data == 0) > _STRIPPED_ZERO_FRACTION * data.size)
+
+
+def foreground_mask(data: FloatArray) -> BoolArray:
+    """The head in a volume (I, J, K): non-zero voxels if stripped, else those above Otsu's threshold; then the largest
+    component, with its holes filled in every axial slice and in 3-D."""
+    head = data != 0 if is_stripped(data) else data > otsu_threshold(data)
+    components, count = ndimage.label(head)
+    if count > 1:
+        head = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
+    for k in range(head.shape[2]):
+        head[:, :, k] = ndimage.binary_fill_holes(head[:, :, k])
+    filled: BoolArray = ndimage.binary_fill_holes(head)
+    return filled
+
+
+def otsu_threshold(data: FloatArray) -> float:
+    """Threshold that maximises the variance between the two classes of a 256-bin histogram (Otsu 1979)."""
+    counts, edges = np.histogram(data.astype(np.float64), bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centres)
+    between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(centres[np.argmax(between)])
+
+
+def head_box(mask: BoolArray) -> Box:
+    """Smallest box that holds a non-empty mask (D, H, W)."""
+    extents = [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    d, h, w = (slice(int(extent[0]), int(extent[-1]) + 1) for extent in extents)
+    return d, h, w
+
+
+def respaced(grid: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
+    """The grid with another spacing and the same centre and directions; its extent is kept to half a new voxel."""
+    step = np.asarray(spacing_mm) / np.asarray(grid.spacing_mm)
+    shape = np.maximum(1, np.rint(np.asarray(grid.shape) / step)).astype(int)
+    to_old = np.diag([*step, 1.0])
+    to_old[:3, 3] = ((np.asarray(grid.shape) - 1) - step * (shape - 1)) / 2
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), grid.affine @ to_old)
+
+
+def same_grid(a: Grid, b: Grid) -> bool:
+    """Whether two grids have one shape and all their corners within a micrometre."""
+    if a.shape != b.shape:
+        return False
+    corners = np.array([[i, j, k, 1] for i in (0, a.shape[0]) for j in (0, a.shape[1]) for k in (0, a.shape[2])])
+    return bool(np.abs(corners @ (a.affine - b.affine).T).max() < _SAME_GRID_MM)
+
+
+def resample(data: FloatArray, source: Grid, onto: Grid) -> FloatArray:
+    """Trilinear interpolation of `data` (I, J, K) from one grid onto another; 0 outside the source's field of view.
+
+    Where the new voxels are larger, the source is first smoothed to their profile: a Gaussian whose variance is the
+    difference of the two voxels' (FWHM = spacing), so that a 5 mm slice averages 1 mm slices (Cardoso et al., MICCAI
+    2015). On the same grid the data is returned untouched.
+    """
+    if same_grid(source, onto):
+        return data
+    to_source = np.linalg.inv(source.affine) @ onto.affine
+    extent_vox = np.linalg.norm(to_source[:3, :3], axis=1)  # of an output voxel, along each source axis
+    sigma_vox = np.sqrt(np.maximum(extent_vox**2 - 1, 0)) / _FWHM_PER_SIGMA
+    if sigma_vox.max() > 0.05:  # narrower kernels change nothing
+        data = ndimage.gaussian_filter(data, sigma_vox, mode="nearest")
+    matrix, offset = to_source[:3, :3], to_source[:3, 3]
+    if np.abs(matrix - np.diag(np.diag(matrix))).max() * max(onto.shape) < 1e-4:
+        matrix = np.diag(matrix)  # scipy's separable path, several times faster
+    result: FloatArray = ndimage.affine_transform(data, matrix, offset, onto.shape, order=1, mode="nearest")
+    result[~field_of_view(source, onto)] = 0
+    return result
+
+
+def field_of_view(source: Grid, onto: Grid) -> BoolArray:
+    """Which voxels of `onto` (I, J, K) have their centre inside a voxel of `source`."""
+    to_source = np.linalg.inv(source.affine) @ onto.affine
+    i, j, k = np.ogrid[: onto.shape[0], : onto.shape[1], : onto.shape[2]]
+    inside = np.ones(onto.shape, dtype=bool)
+    for (a, b, c, d), size in zip(to_source[:3], source.shape, strict=True):
+        index = a * i + b * j + c * k + d
+        inside &= (index > -0.5 - 1e-4) & (index < size - 0.5 + 1e-4)
+    return inside

@@ -1,0 +1,144 @@
+"""Crops and whole slices from hand-made cache entries."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from agi_core.data import datasets
+from agi_core.data.cache import CachedSession, open_entry
+from agi_core.errors import DataError
+
+
+def make_entry(path: Path, *, shape: tuple[int, int, int, int], fraction: list[float]) -> CachedSession:
+    """An entry in which each voxel's value tells where it is: slice/64, row/64, column/64 in modalities 0, 1, 2."""
+    d, m, h, w = shape
+    position = np.stack(np.broadcast_arrays(*np.ogrid[1 : d + 1, 1 : h + 1, 1 : w + 1]), axis=1) / 64
+    foreground = np.zeros((d, h, w), dtype=np.bool_)
+    foreground[:, : h // 2] = True
+    entry: dict[str, Any] = {
+        "session": "",
+        "box_start": [0, 0, 0],
+        "grid_shape": [w, h, d],
+        "grid_affine": np.eye(4).tolist(),
+        "foreground_fraction": fraction,
+    }
+    tensors: dict[str, np.ndarray[Any, Any]] = {
+        "volumes": np.ascontiguousarray(position[:, :m], dtype=np.float16),
+        "foreground": foreground,
+    }
+    save_file(tensors, path, metadata={"entry": json.dumps(entry)})
+    opened = open_entry(path, subject_id=path.stem)
+    assert opened is not None
+    return opened
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> list[CachedSession]:
+    return [
+        make_entry(tmp_path / "a", shape=(4, 3, 20, 30), fraction=[0.04, 0.05, 0.6, 0.01]),
+        make_entry(tmp_path / "b", shape=(3, 3, 10, 12), fraction=[0.5, 0.5, 0.5]),
+    ]
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_slices_with_little_foreground_are_not_drawn(sessions: list[CachedSession]) -> None:
+    slices = datasets.TrainingSlices(sessions, crop=(8, 8))
+    assert len(slices) == 5
+    assert slices.session_of_slice.tolist() == [0, 0, 1, 1, 1]
+    assert slices.slice_number.tolist() == [1, 2, 0, 1, 2]
+    assert len(datasets.TrainingSlices(sessions, crop=(8, 8), min_foreground=0.55)) == 1
+
+
+def test_no_usable_slice_is_an_error(sessions: list[CachedSession]) -> None:
+    with pytest.raises(DataError, match="None of the slices of 2 training sessions holds 90%"):
+        datasets.TrainingSlices(sessions, crop=(8, 8), min_foreground=0.9)
+    with pytest.raises(DataError, match="0 training sessions"):
+        datasets.TrainingSlices([], crop=(8, 8))
+
+
+def test_a_batch_holds_aligned_crops_inside_the_slices(sessions: list[CachedSession]) -> None:
+    batch = datasets.TrainingSlices(sessions[:1], crop=(8, 6)).draw(generator(0), 200)
+    assert batch.sources.shape == (200, 2, 8, 6)
+    assert batch.target.shape == (200, 1, 8, 6)
+    assert batch.sources.dtype == batch.target.dtype == torch.float32
+    k, row, column = (64 * x for x in (batch.sources[:, 0], batch.sources[:, 1], batch.target[:, 0]))
+    assert set(k.flatten().tolist()) == {2, 3}  # counted from 1
+    assert (k == k[:, :1, :1]).all()
+    torch.testing.assert_close(row, row[:, :1, :1] + torch.arange(8)[:, None].expand(200, 8, 6))
+    torch.testing.assert_close(column, column[:, :1, :1] + torch.arange(6).expand(200, 8, 6))
+    # 200 draws of 13 rows and 25 columns: every possible corner is reached
+    assert set(row[:, 0, 0].tolist()) == set(range(1, 14))
+    assert set(column[:, 0, 0].tolist()) == set(range(1, 26))
+
+
+def test_small_slices_are_centred_in_zeros(sessions: list[CachedSession]) -> None:
+    batch = datasets.TrainingSlices(sessions[1:], crop=(16, 16)).draw(generator(0), 3)
+    target = batch.target[:, 0] * 64
+    torch.testing.assert_close(target[:, 3:13, 2:14], torch.arange(1.0, 13).expand(3, 10, 12))
+    target[:, 3:13, 2:14] = 0
+    assert not target.any()
+
+
+@given(seed=st.integers(0, 2**40), batch_size=st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_the_generator_alone_decides(tmp_path_factory: pytest.TempPathFactory, seed: int, batch_size: int) -> None:
+    entry = make_entry(tmp_path_factory.mktemp("d") / "a", shape=(4, 3, 20, 30), fraction=[1, 1, 1, 1])
+    slices = datasets.TrainingSlices([entry], crop=(8, 8))
+    ours, theirs = generator(seed), generator(seed)
+    first = [slices.draw(ours, batch_size).target for _ in range(2)]
+    torch.manual_seed(0)
+    np.random.seed(0)
+    second = [slices.draw(theirs, batch_size).target for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_evaluation_keeps_every_slice_and_pads_to_the_multiple(sessions: list[CachedSession]) -> None:
+    batches = list(datasets.evaluation_slices(sessions[0], multiple=8, batch_size=3))
+    assert [batch.indices for batch in batches] == [(0, 1, 2), (3,)]
+    assert batches[0].sources.shape == (3, 2, 24, 32)
+    assert batches[0].target.shape == batches[0].foreground.shape == (3, 1, 24, 32)
+    for batch in batches:
+        assert batch.sources[:, :, 20:].abs().sum() == batch.sources[:, :, :, 30:].abs().sum() == 0
+        expected = torch.arange(1.0, 31).expand(len(batch.indices), 1, 20, 30) / 64
+        torch.testing.assert_close(batch.unpad(batch.target), expected)
+        assert batch.unpad(batch.foreground)[..., :10, :].all()
+        assert not batch.foreground[..., 10:, :].any()
+
+
+def test_evaluation_of_chosen_slices(sessions: list[CachedSession]) -> None:
+    (batch,) = datasets.evaluation_slices(sessions[0], multiple=1, batch_size=4, indices=(3, 1))
+    assert batch.indices == (3, 1)
+    assert (64 * batch.sources[:, 0, 0, 0]).tolist() == [4, 2]
+    assert batch.sources.shape == (2, 2, 20, 30)
+
+
+def test_validation_takes_even_steps(tmp_path: Path) -> None:
+    sessions = [make_entry(tmp_path / str(n), shape=(10, 2, 4, 4), fraction=[0.0, 0.0] + [0.5] * 8) for n in range(5)]
+    subset = datasets.validation_subset(sessions, limit=10)
+    assert sum(len(indices) for _, indices in subset) == 10
+    assert [session.subject_id for session, _ in subset] == ["0", "1", "2", "3", "4"]
+    assert {len(indices) for _, indices in subset} == {2}
+    assert all(k >= 2 for _, indices in subset for k in indices)
+    assert datasets.validation_subset(sessions, limit=10) == subset
+    assert [indices for _, indices in datasets.validation_subset(sessions)] == [tuple(range(2, 10))] * 5
+    assert datasets.validation_subset([]) == []
+
+
+def test_spacing_warning_names_the_sites() -> None:
+    assert datasets.spacing_warning({}) is None
+    assert datasets.spacing_warning({"Guys": (0.94, 0.94, 1.25), "HH": (0.94, 1.0, 1.25)}) is None
+    warning = datasets.spacing_warning({"Guys": (0.94, 0.94, 1.25), "IOP": (0.94, 0.94, 2.0)})
+    assert warning is not None
+    assert "Guys 0.94 x 0.94 x 1.25" in warning
+    assert "IOP 0.94 x 0.94 x 2.00" in warning
+    assert "grid.spacing_mm" in warning
