@@ -1,0 +1,170 @@
+"""Write the built-in data as NIfTI trees in the layouts of IXI and BraTS 2023, so that it is read like real scans."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, get_args
+
+from numpy.typing import NDArray
+
+from agi_core.data.nifti import write_scan
+from agi_core.data.phantom.anatomy import ANATOMIES
+from agi_core.data.phantom.scanner import ISOTROPIC, SLICES, Grid, Layout
+from agi_core.data.phantom.subject import ScannedSubject, scan_subject
+from agi_core.errors import ConfigError, RunError
+
+VERSION = 1  # of the generator: another one, other voxels
+MARKER_NAME = "phantom.json"
+_DESCRIP = f"SYNTHETIC, not a patient: agi_core phantom {VERSION}"
+_FIRST_IXI, _FIRST_BRATS = 700, 90001  # beyond the numbers of the real sets
+_POSE_COLUMNS = ("rx_deg", "ry_deg", "rz_deg", "tx_mm", "ty_mm", "tz_mm")
+
+
+def parse_sites(text: str) -> dict[str, int]:
+    """Read `Guys:14,HH:10,IOP:6`: subjects per site, in the order given.
+
+    Raises:
+        ConfigError: the text has another form, a site twice, or a count below 1.
+    """
+    sites: dict[str, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([A-Za-z0-9_]+)\s*:\s*([0-9]+)\s*", part)
+        if match is None or int(match[2]) < 1:
+            raise ConfigError(
+                f"--sites {text}: '{part.strip()}' is not NAME:COUNT with a name of letters, digits and underscores "
+                "and a count of at least 1. Write for instance Guys:14,HH:10,IOP:6."
+            )
+        if match[1] in sites:
+            raise ConfigError(f"--sites {text}: {match[1]} is there twice. Give each site once, with all its subjects.")
+        sites[match[1]] = int(match[2])
+    return sites
+
+
+def write_phantom(
+    out_dir: Path,
+    *,
+    layout: Layout,
+    sites: Mapping[str, int],
+    seed: int,
+    isotropic: bool = False,
+    on_subject: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a synthetic data set to `out_dir`, completely or not at all.
+
+    Args:
+        out_dir: a folder that does not exist yet or is empty.
+        layout: `ixi`: `IXI-T1/IXI700-Guys-1000-T1.nii.gz`, one folder per modality, and `truth.csv` with the poses;
+            `brats`: `BraTS-GLI-90001-000/BraTS-GLI-90001-000-t1n.nii.gz`, and the sites in `partitioning.csv`.
+        sites: subjects per site. Sites of `scanner.SCANNERS` have its scanners, others one that the name decides.
+        seed: 0 or more; the same seed gives the same voxels.
+        isotropic: 128x144x112 at 1.5 mm instead of 128x128x20 at 1.5x1.75x5 mm.
+        on_subject: called with (subjects written, subjects in all).
+
+    Raises:
+        ConfigError: `layout` is unknown, it cannot name the sites, or `out_dir` holds something.
+        RunError: `out_dir` cannot be written.
+    """
+    _check(out_dir, layout, sites)
+    grid = ISOTROPIC if isotropic else SLICES
+    total = sum(sites.values())
+    rows: list[dict[str, Any]] = []
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        temporary_dir = Path(mkdtemp(prefix=".tmp-", dir=out_dir.parent))
+    except OSError as error:
+        raise _write_error(out_dir, error) from error
+    try:
+        for site, count in sites.items():
+            for index in range(count):
+                scanned = scan_subject(layout=layout, site=site, index=index, seed=seed, grid=grid)
+                write = _write_ixi if layout == "ixi" else _write_brats
+                rows.append(write(temporary_dir, scanned, grid, site=site, index=index, number=len(rows)))
+                if on_subject:
+                    on_subject(len(rows), total)
+        table_name = "truth.csv" if layout == "ixi" else "partitioning.csv"
+        with (temporary_dir / table_name).open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+        marker = _marker(layout=layout, sites=sites, seed=seed, isotropic=isotropic)
+        (temporary_dir / MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n")
+        temporary_dir.chmod(0o755)
+        temporary_dir.replace(out_dir)
+    except OSError as error:
+        if not phantom_matches(out_dir, layout=layout, sites=sites, seed=seed, isotropic=isotropic):
+            raise _write_error(out_dir, error) from error  # else another process was faster
+    finally:
+        shutil.rmtree(temporary_dir, ignore_errors=True)
+
+
+def phantom_matches(
+    out_dir: Path, *, layout: Layout, sites: Mapping[str, int], seed: int, isotropic: bool = False
+) -> bool:
+    """Whether `out_dir` holds exactly the data set that `write_phantom` would write there."""
+    try:
+        found = json.loads((out_dir / MARKER_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(found == _marker(layout=layout, sites=sites, seed=seed, isotropic=isotropic))
+
+
+def _marker(*, layout: Layout, sites: Mapping[str, int], seed: int, isotropic: bool) -> dict[str, Any]:
+    return {
+        "synthetic": True,
+        "generator": "agi_core.data.phantom",
+        "version": VERSION,
+        "anatomies": len(ANATOMIES),
+        "layout": layout,
+        "sites": dict(sites),
+        "seed": seed,
+        "isotropic": isotropic,
+    }
+
+
+def _check(out_dir: Path, layout: str, sites: Mapping[str, int]) -> None:
+    if layout not in get_args(Layout):
+        raise ConfigError(f"The built-in data has no layout '{layout}'. Choose one of {', '.join(get_args(Layout))}.")
+    if not sites or min(sites.values()) < 1:
+        raise ConfigError("The built-in data needs at least one site and subject, for instance --sites Guys:14.")
+    unnamed = [site for site in sites if not re.fullmatch("[A-Za-z]+" if layout == "ixi" else "[A-Za-z0-9_]+", site)]
+    if unnamed:
+        raise ConfigError(f"Layout {layout} cannot name the site '{unnamed[0]}'. Give it another name, letters only.")
+    if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
+        raise ConfigError(f"{out_dir} is there already and not an empty folder. Choose another --out, or remove it.")
+
+
+def _write_ixi(
+    data_dir: Path, scanned: ScannedSubject, grid: Grid, *, site: str, index: int, number: int
+) -> dict[str, Any]:
+    subject = f"IXI{_FIRST_IXI + number}-{site}-{1000 + index}"
+    for modality, image in scanned.images.items():
+        path = data_dir / f"IXI-{modality}" / f"{subject}-{modality}.nii.gz"
+        write_scan(path, image, affine=grid.affine, descrip=_DESCRIP)
+    row: dict[str, Any] = {"subject": subject, "site": site, "anatomy": scanned.anatomy}
+    for name, modality in (("T1", "T1"), ("T2PD", "T2")):
+        pose = scanned.poses[modality]
+        values = (*pose.rotation_deg, *pose.shift_mm)
+        row |= {f"{name}_{column}": round(value, 4) for column, value in zip(_POSE_COLUMNS, values, strict=True)}
+    return row
+
+
+def _write_brats(
+    data_dir: Path, scanned: ScannedSubject, grid: Grid, *, site: str, index: int, number: int
+) -> dict[str, Any]:
+    subject = f"BraTS-GLI-{_FIRST_BRATS + number}-000"
+    assert scanned.labels is not None  # noqa: S101  # by scan_subject, in this layout
+    volumes: dict[str, NDArray[Any]] = {**scanned.images, "seg": scanned.labels}
+    for name, image in volumes.items():
+        write_scan(data_dir / subject / f"{subject}-{name}.nii.gz", image, affine=grid.affine, descrip=_DESCRIP)
+    return {"Partition_ID": site, "Subject_ID": subject}
+
+
+def _write_error(out_dir: Path, error: OSError) -> RunError:
+    return RunError(
+        f"The built-in data could not be written to {out_dir} ({error.strerror or error}). Check permissions and free "
+        "space there, or choose another folder."
+    )
