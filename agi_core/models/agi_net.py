@@ -1,0 +1,106 @@
+"""AGI-Net: a ResUNet whose 3-tap convolutions are CAGR modules, cross-group attention then group-wise rolling.
+
+Reconstructed from the text of Song et al., "Learning Modality-Aware Representations: Adaptive Group-wise Interaction
+Network for Multimodal MRI Synthesis" (arXiv 2411.14684; IEEE TMI 45(5):2306-2316, 2026). Its code, equations and
+settings were not available to us: `docs/paper_to_code.md` says what is known and what is our choice.
+"""
+
+from functools import partial
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from agi_core.errors import ConfigError
+from agi_core.models.cross_group_attention import CrossGroupAttention, mean_over_space
+from agi_core.models.group_rolling import TAPS, Routing, roll_kernel
+from agi_core.models.model_config import ModelConfig
+from agi_core.models.resunet import CONV, CONVOLVE, ConvFactory, ResUNet, to_channels_last
+
+SMALL_SAMPLE = 20480
+"""Up to so many elements (C times two axes) torch keeps a single sample from oneDNN on a CPU: several times slower."""
+
+
+class CagrConv(nn.Module):
+    """The CAGR convolution: 3 taps per axis, no bias, one kernel per sample.
+
+        y[b] = conv(x[b], W'[b])        W'[b, o, c] = A[b, c] lam[b, g(c)] R(d[b, g(c)]) W[o, c]
+
+    The attention A is constant in space, so it multiplies the kernel instead of x: attention, scale and roll fold into
+    one kernel per sample and one ordinary convolution. Samples run one after another, so that routing and convolution
+    find a sample in the CPU's cache; small ones run together as groups of one convolution. W starts as nn.Conv2d's
+    kernel does. A, lam, d and R are computed in the precision of the parameters, under autocast too.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, groups: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.interpolation = config.interpolation
+        self.convolve = partial(CONVOLVE[config.dims], padding=1)
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, *[TAPS] * config.dims))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        self.attention = CrossGroupAttention(channels_in, groups=groups) if config.attention else None
+        self.routing = Routing(channels_in, groups=groups, config=config) if config.rolling else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *space) -> (B, C_out, *space); an empty batch gives an empty result."""
+        if len(x) == 0:
+            return self.convolve(x, self.weight)
+        samples = torch.split(x, 1)
+        kernels = self.kernels(samples)
+        if x.shape[1] >= 8 and prod(x.shape[1:4]) <= SMALL_SAMPLE:  # for fewer channels the copies cost more
+            y = self.convolve(x.flatten(0, 1), kernels.flatten(0, 1), groups=len(x))  # (B C_out, *space)
+            return to_channels_last(y.reshape(len(x), -1, *y.shape[1:]))
+        return torch.cat([self.convolve(sample, kernel) for sample, kernel in zip(samples, kernels, strict=True)])
+
+    def kernels(self, samples: tuple[Tensor, ...]) -> Tensor:
+        """W' of the class: B samples (1, C_in, *space) -> (B, C_out, C_in, *taps)"""
+        without_autocast = torch.autocast(samples[0].device.type, enabled=False)
+        z = torch.cat([mean_over_space(sample, dtype=self.weight.dtype) for sample in samples])
+        with without_autocast:
+            attention: Tensor = self.attention(z) if self.attention else torch.ones_like(z)
+        rolled = self.weight[None]
+        if self.routing:
+            h = torch.cat([self.routing.summarise(x, a) for x, a in zip(samples, attention, strict=True)])
+            with without_autocast:
+                scale, offset = self.routing(h)
+                rolled = roll_kernel(self.weight, scale=scale, offset=offset, interpolation=self.interpolation)
+        return rolled * attention.reshape(len(z), 1, -1, *[1] * (self.weight.dim() - 2))
+
+
+def build_model(config: ModelConfig, *, sources: int, seed: int = 0) -> nn.Module:
+    """The network of `config`: (B, sources, *space) in [0, 1] -> (B, 1, *space), unbounded; float32, on the CPU.
+
+    Weights follow from `seed` alone and torch's global generator is left as it was. Both kinds of network have the same
+    parameter names where they have the same parameters, and one seed gives these bit for bit the same values.
+    Raises ConfigError.
+    """
+    config.validate()
+    if sources < 1:
+        raise ConfigError(f"The model has {sources} source modalities; give at least one.")
+
+    plain_conv = partial(CONV[config.dims], kernel_size=TAPS, padding=1, bias=False)
+
+    def cagr_conv(channels_in: int, channels_out: int) -> nn.Module:
+        groups = sources if channels_in == sources else config.groups  # the sources themselves are the first groups
+        return CagrConv(channels_in, channels_out, groups=groups, config=config)
+
+    def resunet(encoder_conv: ConvFactory, decoder_conv: ConvFactory) -> ResUNet:
+        return ResUNet(
+            sources=sources,
+            widths=config.widths,
+            dims=config.dims,
+            encoder_conv=encoder_conv,
+            decoder_conv=decoder_conv,
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        plain = resunet(plain_conv, plain_conv)
+        if config.conv == "plain":
+            return plain
+        agi_net = resunet(
+            plain_conv if config.placement == "decoder" else cagr_conv,
+            plain_conv if config.placement == "encoder" else cagr_conv,
+        )
+    agi_net.load_state_dict(plain.state_dict(), strict=False)
+    return agi_net

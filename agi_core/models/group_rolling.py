@@ -1,0 +1,94 @@
+"""Group-wise rolling: each group's slice of the kernel is rolled and scaled by what the routing function sees.
+
+Reconstructed from the text of Song et al. (arXiv 2411.14684); the routing function follows Adaptive Rotated Convolution
+(Pu et al., ICCV 2023). For sample b and group g, with x~ the attended features of all groups:
+
+    h    = mean over space of relu(LayerNorm(depthwise(x~)))
+    lam  = 2 sigmoid(W_l h)                               scale, in (0, 2)
+    d    = r softsign(W_o h)                              offset in taps per axis, in (-r, r)
+    W'_g = lam_g (R(d_y) kron R(d_x)) W_g                 R: circulant; torch.roll where d is whole
+
+W_l and W_o start at zero, so lam = 1 and d = 0 and the kernel starts as it is. Both interpolations have a slope at
+d = 0; a symmetric triangle, relu(1 - |u|), has none there and would never learn.
+"""
+
+from functools import reduce
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agi_core.models.cross_group_attention import mean_over_space
+from agi_core.models.model_config import ModelConfig
+from agi_core.models.resunet import AVERAGE_POOL, CONV, CONVOLVE
+
+TAPS = 3
+
+
+def roll_matrix(offset: Tensor, *, taps: int, interpolation: str) -> Tensor:
+    """Offsets (...) in taps -> circulant matrices R (..., taps, taps) that roll a vector w by them: R @ w.
+
+    linear: w rolled by floor(d) and by floor(d) + 1, mixed by the fraction; fourier: w's trigonometric interpolant,
+    which keeps the norm (`taps` must be odd). Both equal torch.roll(w, d) at whole d.
+    """
+    whole = torch.arange(taps, device=offset.device)
+    if interpolation == "linear":
+        floor = offset.detach().floor()
+        fraction = (offset - floor)[..., None]
+        at_floor = (floor[..., None].remainder(taps) == whole).to(offset.dtype)
+        weights = (1 - fraction) * at_floor + fraction * at_floor.roll(1, dims=-1)
+    else:
+        frequency = torch.arange(1, taps // 2 + 1, dtype=offset.dtype, device=offset.device)
+        phase = 2 * pi / taps * (whole - offset[..., None])[..., None] * frequency
+        weights = (1 + 2 * phase.cos().sum(-1)) / taps
+    return weights[..., (whole[:, None] - whole) % taps]
+
+
+def kronecker(a: Tensor, b: Tensor) -> Tensor:
+    """(..., i, j), (..., k, l) -> (..., i k, j l)"""
+    return torch.einsum("...ij,...kl->...ikjl", a, b).flatten(-4, -3).flatten(-2, -1)
+
+
+def roll_kernel(kernel: Tensor, *, scale: Tensor, offset: Tensor, interpolation: str) -> Tensor:
+    """One kernel per sample: each group's slice of `kernel` rolled by its offsets and multiplied by its scale.
+
+    kernel (O, C, *taps), scale (B, G), offset (B, G, axes) in taps -> (B, O, C, *taps).
+    """
+    groups, taps = scale.shape[1], kernel.shape[2]
+    per_axis = roll_matrix(offset, taps=taps, interpolation=interpolation)  # (B, G, axes, K, K)
+    operator = scale[..., None, None] * reduce(kronecker, per_axis.unbind(2))  # (B, G, K^axes, K^axes)
+    flat = kernel.reshape(len(kernel), groups, -1, operator.shape[-1])  # (O, G, C/G, K^axes)
+    rolled = torch.einsum("bgst,ogct->bogcs", operator, flat)
+    return rolled.reshape(-1, *kernel.shape)
+
+
+class Routing(nn.Module):
+    """The routing function: features of all groups -> scale and offset of each group."""
+
+    def __init__(self, channels: int, *, groups: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.dims, self.groups, self.max_offset, self.pool = config.dims, groups, config.max_offset, config.routing_pool
+        self.depthwise = CONV[self.dims](channels, channels, TAPS, padding=1, groups=channels, bias=False)
+        self.norm = nn.GroupNorm(1, channels)
+        self.scale = nn.Linear(channels, groups, bias=False)
+        self.offset = nn.Linear(channels, groups * self.dims, bias=False)
+        nn.init.zeros_(self.scale.weight)
+        nn.init.zeros_(self.offset.weight)
+
+    def summarise(self, x: Tensor, attention: Tensor) -> Tensor:
+        """h of one sample: x (1, C, *space), attention (C) -> (1, C) in the precision of the parameters.
+
+        A factor per channel commutes with a depthwise convolution, so the attention multiplies its kernel, not x.
+        """
+        if self.pool > 1:
+            x = AVERAGE_POOL[self.dims](x, self.pool, ceil_mode=True, count_include_pad=False)
+        kernel = attention.reshape(-1, *[1] * (self.dims + 1)) * self.depthwise.weight
+        y = CONVOLVE[self.dims](x, kernel, padding=1, groups=len(kernel))
+        return mean_over_space(F.relu(self.norm(y)), dtype=self.norm.weight.dtype)
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C) -> scale (B, G) in (0, 2), offset (B, G, axes) in taps, in (-max_offset, max_offset)"""
+        scale = 2 * torch.sigmoid(self.scale(h))
+        offset = self.max_offset * F.softsign(self.offset(h)).reshape(len(h), self.groups, self.dims)
+        return scale, offset

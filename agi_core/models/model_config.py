@@ -1,0 +1,78 @@
+"""Which network to build: every choice that the paper leaves open is a named option here.
+
+Standard library only, so that a configuration can be read and checked where torch is not installed. Options marked [R]
+belong to our reconstruction of the CAGR convolution; `docs/paper_to_code.md` lists what each stands for.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from agi_core.errors import ConfigError
+
+CONVOLUTIONS = ("cagr", "plain")
+DIMENSIONS = (2, 3)
+INTERPOLATIONS = ("linear", "fourier")
+PLACEMENTS = ("all", "encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A ResUNet and the kind of its 3-tap convolutions. The options from `groups` on are read by `conv: cagr` only."""
+
+    conv: str = "cagr"
+    """cagr: AGI-Net. plain: a ResUNet of the same widths and initial kernels, the baseline."""
+    dims: int = 2
+    """2: slices, 3: volumes."""
+    widths: list[int] = field(default_factory=lambda: [16, 32, 64])
+    """Channels at each scale, finest first; every further scale halves the space."""
+    groups: int = 4
+    """Channel groups of every CAGR convolution but the first, whose groups are the source modalities."""
+    attention: bool = True
+    """Cross-group attention on."""
+    rolling: bool = True
+    """Group-wise rolling and scaling of the kernel on."""
+    placement: str = "all"
+    """[R] which blocks of the ResUNet get CAGR convolutions: all, encoder, decoder."""
+    interpolation: str = "linear"
+    """[R] how a kernel is rolled by a fraction of a tap: linear (shrinks its norm) or fourier (keeps it)."""
+    max_offset: float = 1.0
+    """[R] bound of the offsets in taps, in (0, 1.5]: half the period of a circular roll of 3 taps."""
+    routing_pool: int = 1
+    """[R] average pooling in front of the routing function; 1: full resolution, 4: a sixteenth of its cost in 2-D."""
+
+    def validate(self) -> None:
+        """Raise ConfigError naming the first field that is out of range, its value and what is allowed."""
+        _check_choice("conv", self.conv, CONVOLUTIONS)
+        _check_choice("dims", self.dims, DIMENSIONS)
+        _check_choice("placement", self.placement, PLACEMENTS)
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        if not self.widths or min(self.widths) < 1:
+            raise ConfigError(f"model.widths is {list(self.widths)}; give at least one positive number of channels.")
+        if self.groups < 1:
+            raise ConfigError(f"model.groups is {self.groups}; it must be at least 1.")
+        if not 0 < self.max_offset <= 1.5:
+            raise ConfigError(f"model.max_offset is {self.max_offset}; it must be above 0 and at most 1.5 taps.")
+        if self.routing_pool < 1:
+            raise ConfigError(f"model.routing_pool is {self.routing_pool}; it must be at least 1 (1: no pooling).")
+        if self.conv == "plain":
+            return
+        if not (self.attention or self.rolling):
+            raise ConfigError(
+                "model.attention and model.rolling are both false, which leaves no CAGR; use model.conv=plain."
+            )
+        for width in self.widths:
+            if width % self.groups:
+                raise ConfigError(
+                    f"model.groups is {self.groups}, which does not divide {width} of model.widths "
+                    f"{list(self.widths)}; choose a common divisor of the widths, or other widths."
+                )
+
+
+def _check_choice(name: str, value: object, allowed: Collection[object]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"model.{name} is {value!r}; choose one of {', '.join(map(str, allowed))}.")
+
+
+def spatial_multiple(config: ModelConfig) -> int:
+    """The number of pixels that every spatial size of the network's input must be a multiple of."""
+    return 1 << (len(config.widths) - 1)

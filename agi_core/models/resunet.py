@@ -1,0 +1,83 @@
+"""ResUNet: residual blocks, average pooling, nearest-neighbour upsampling and skip connections, in 2-D and 3-D.
+
+The 3-tap convolutions are made by the caller, so that the plain network and AGI-Net differ in nothing else. GroupNorm
+normalises each sample by itself, as federated averaging and private training need; BatchNorm mixes samples and sites.
+"""
+
+from collections.abc import Callable, Sequence
+from math import gcd
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ConvFactory = Callable[[int, int], nn.Module]
+"""(channels in, channels out) -> a bias-free convolution of 3 taps per axis that keeps the spatial size."""
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLVE = {2: F.conv2d, 3: F.conv3d}
+AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """The same (B, C, *space) with the channels next to each other in memory; unlike `contiguous`, under vmap too."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+class ResBlock(nn.Module):
+    """y = act(norm(conv(act(norm(conv(x))))) + skip(x)); the skip is a 1-tap convolution where the width changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, dims: int, conv: ConvFactory) -> None:
+        super().__init__()
+        self.conv1 = conv(channels_in, channels_out)
+        self.norm1 = nn.GroupNorm(gcd(8, channels_out), channels_out)
+        self.conv2 = conv(channels_out, channels_out)
+        self.norm2 = nn.GroupNorm(gcd(8, channels_out), channels_out)
+        changes_width = channels_in != channels_out
+        self.skip = CONV[dims](channels_in, channels_out, 1, bias=False) if changes_width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *space) -> (B, C_out, *space)"""
+        y = F.leaky_relu(self.norm1(self.conv1(x)), 0.1)
+        return F.leaky_relu(self.norm2(self.conv2(y)) + self.skip(x), 0.1)
+
+
+class ResUNet(nn.Module):
+    """Sources (B, M, *space) in [0, 1] -> target (B, 1, *space), unbounded.
+
+    Every spatial size is a multiple of 2**(len(widths) - 1). Activations are kept in channels-last order, which is
+    faster on CPUs and GPUs alike.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: int,
+        widths: Sequence[int],
+        dims: int,
+        encoder_conv: ConvFactory,
+        decoder_conv: ConvFactory,
+    ) -> None:
+        super().__init__()
+        self.dims = dims
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        channels = sources
+        for width in widths:
+            self.encoder.append(ResBlock(channels, width, dims=dims, conv=encoder_conv))
+            channels = width
+        for width in reversed(widths[:-1]):
+            self.decoder.append(ResBlock(channels + width, width, dims=dims, conv=decoder_conv))
+            channels = width
+        self.head = CONV[dims](channels, 1, 1)
+
+    def forward(self, sources: Tensor) -> Tensor:
+        """(B, M, *space) -> (B, 1, *space)"""
+        x = self.encoder[0](to_channels_last(sources))
+        finer: list[Tensor] = []
+        for block in self.encoder[1:]:
+            finer.append(x)
+            x = block(AVERAGE_POOL[self.dims](x, 2))
+        for block in self.decoder:
+            x = block(torch.cat([F.interpolate(x, scale_factor=2), finer.pop()], dim=1))
+        prediction: Tensor = self.head(x)
+        return prediction

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import ModelConfig, spatial_multiple
+from agi_core.models.resunet import to_channels_last
+
+
+@pytest.mark.parametrize(("dims", "space"), [(2, (24, 40)), (3, (8, 12, 4))])
+@pytest.mark.parametrize("conv", ["plain", "cagr"])
+def test_the_output_is_one_image_of_the_same_size(dims: int, space: tuple[int, ...], conv: str) -> None:
+    config = ModelConfig(conv=conv, dims=dims, widths=[4, 8, 12])
+    assert all(size % spatial_multiple(config) == 0 for size in space)
+    assert build_model(config, sources=3)(torch.rand(2, 3, *space)).shape == (2, 1, *space)
+
+
+def test_one_scale_is_a_residual_block_and_a_head() -> None:
+    model = build_model(ModelConfig(conv="plain", widths=[8]), sources=2)
+    x = torch.rand(1, 2, 5, 7)
+    torch.testing.assert_close(model(x), model.head(model.encoder[0](x)))  # type: ignore[operator,index]
+
+
+def test_the_coarsest_scale_reaches_the_output() -> None:
+    """A change of one pixel reaches further than the finest scale's four convolutions could carry it."""
+    model = build_model(ModelConfig(conv="plain"), sources=1)
+    x = torch.zeros(1, 1, 64, 64)
+    x.requires_grad_()
+    model(x)[0, 0, 32, 32].backward()
+    assert x.grad is not None
+    assert x.grad[0, 0, 32, 32 + 5 :].any()
+
+
+@pytest.mark.parametrize("space", [(4, 6), (3, 4, 5)])
+def test_channels_last_changes_the_layout_only(space: tuple[int, ...]) -> None:
+    x = torch.rand(2, 3, *space)
+    y = to_channels_last(x)
+    assert torch.equal(x, y)
+    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+    assert y.is_contiguous(memory_format=formats[len(space)])
