@@ -1,0 +1,262 @@
+"""Configuration: dataclass schema, and OmegaConf to load, merge and validate it.
+
+Order of precedence: defaults below < `--config FILE` < command-line flags < `key=value`. What comes out is a plain
+dataclass tree. `Task` is the part that travels to a site with every request; the rest stays with whoever started the
+run.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # OmegaConf lets PyYAML's errors through
+
+from agi_core.errors import ConfigError
+from agi_core.models.model_config import ModelConfig, spatial_multiple
+from agi_core.scenario import parse_scenario
+
+Layout = Literal["ixi", "brats", "bids"]
+DEFAULT_SCENARIOS: dict[Layout, str] = {"ixi": "T1,T2:PD", "brats": "t1n,t1c,t2w:t2f", "bids": "T1w,T2w:FLAIR"}
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """The working grid: `spacing_mm` (axis 1, axis 2, slice; None = the target's own) and the training crop in
+    voxels."""
+
+    spacing_mm: list[float] | None = None
+    crop: list[int] = field(default_factory=lambda: [96, 96])
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One round at one site: `local_steps` AdamW steps on `batch_size` crops; L1 + ssim_weight * (1 - SSIM).
+
+    The learning rate rises linearly over the first `warmup` part of all steps of the run to `learning_rate`, then falls
+    as a cosine.
+    """
+
+    local_steps: int = 16
+    batch_size: int = 8
+    learning_rate: float = 3e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    ssim_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """`validation_slices` per site and round; `max_subjects` is the limit of an unseen site's final test."""
+
+    validation_slices: int = 64
+    max_subjects: int = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a site is asked to do: everything that decides a site's result besides weights, round and the site's own
+    data."""
+
+    scenario: str = ""
+    reference: str | None = None
+    seed: int = 0
+    rounds: int = 5
+    grid: GridConfig = field(default_factory=GridConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Scans of a simulation. `dir` None = built-in synthetic data of `phantom_sites`; `sites` = site map (CSV);
+    `exclude` = subject ids."""
+
+    dir: str | None = None
+    layout: Layout = "ixi"
+    sites: str | None = None
+    exclude: list[str] = field(default_factory=list)
+    cache_dir: str = ".cache/volumes"
+    phantom_sites: str = "Guys:14,HH:10,IOP:6"
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """`sites` train, `unseen_sites` are scored at the end; `quorum` = replies needed per round (None = every training
+    site).
+
+    Server momentum 0 and server learning rate 1 are plain FedAvg.
+    """
+
+    sites: list[str] = field(default_factory=list)
+    unseen_sites: list[str] = field(default_factory=list)
+    quorum: int | None = None
+    deadline_s: float = 3600.0
+    server_momentum: float = 0.0
+    server_learning_rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunConfig(Task):
+    """A whole run: the task, and where and how it is run."""
+
+    clients: int = 5
+    partition: Literal["site", "iid"] = "site"
+    engine: Literal["in-process", "ray"] = "in-process"
+    device: str = "auto"
+    threads: int = 1
+    data: DataConfig = field(default_factory=DataConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+
+
+T = TypeVar("T", bound=Task)
+
+
+def load_config(
+    path: Path | None, *, overrides: Mapping[str, Any], assignments: Sequence[str] = (), base: RunConfig | None = None
+) -> RunConfig:
+    """The run's configuration from a YAML file, command-line flags (dotted keys; None = not given) and `key=value`
+    assignments.
+
+    Each wins over the ones before it; all win over `base` (None = the defaults).
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type, or a value out of range; the message names the key.
+    """
+    merged = OmegaConf.structured(base or RunConfig)
+    try:
+        if path is not None:
+            if not path.is_file():
+                raise ConfigError(
+                    f"config file {path} does not exist; give an existing YAML file to --config, or leave it out"
+                )
+            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+        flags = OmegaConf.create()
+        for key, value in overrides.items():
+            if value is not None:
+                OmegaConf.update(flags, key, value)
+        for assignment in assignments:
+            if "=" not in assignment:
+                raise ConfigError(
+                    f"cannot read {assignment!r}: settings are written key=value, for example training.local_steps=20"
+                )
+        merged = OmegaConf.merge(merged, flags, OmegaConf.from_dotlist(list(assignments)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from None
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"cannot read config file {path}: {error}") from None
+    config: RunConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    if not config.scenario:
+        config = dataclasses.replace(config, scenario=DEFAULT_SCENARIOS[config.data.layout])
+    validate(config)
+    return config
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A validated `Task` or `RunConfig` from plain nested values.
+
+    Raises:
+        ConfigError: unknown key, wrong type or value out of range.
+    """
+    try:
+        config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from None
+    validate(config)
+    return config
+
+
+def to_yaml(config: Task) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def read_yaml(path: Path) -> RunConfig:
+    """The configuration that a run folder holds."""
+    return load_config(path, overrides={})
+
+
+def task_of(config: RunConfig) -> Task:
+    """The part of a run's configuration that travels to the sites."""
+    return Task(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Task)})
+
+
+def task_json(task: Task) -> str:
+    """Canonical JSON of a task: equal tasks give equal text."""
+    return json.dumps(dataclasses.asdict(task), sort_keys=True, separators=(",", ":"))
+
+
+def task_hash(text: str) -> str:
+    """Twelve hexadecimal digits that name a task's JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def validate(config: Task) -> None:
+    """Raise ConfigError unless every value is in range and fits the others."""
+    scenario = parse_scenario(config.scenario)
+    if config.reference is not None and config.reference not in scenario.sources:
+        raise ConfigError(
+            f"reference={config.reference} is no source of {config.scenario}; choose {', '.join(scenario.sources)}"
+        )
+    config.model.validate()
+
+    training, grid = config.training, config.grid
+    _at_least(1, rounds=config.rounds, batch_size=training.batch_size, local_steps=training.local_steps)
+    _at_least(0, validation_slices=config.evaluation.validation_slices, max_subjects=config.evaluation.max_subjects)
+    _at_least(0.0, weight_decay=training.weight_decay, ssim_weight=training.ssim_weight)
+    if not (math.isfinite(training.learning_rate) and training.learning_rate > 0):
+        raise ConfigError(f"training.learning_rate={training.learning_rate} must be a positive number")
+    if not 0 <= training.warmup <= 1:
+        raise ConfigError(f"training.warmup={training.warmup} must lie between 0 and 1 (a part of all steps)")
+    if len(grid.crop) != 2 or min(grid.crop) < 16:
+        raise ConfigError(f"grid.crop={grid.crop} must be two sizes of at least 16 voxels, for example [96,96]")
+    multiple = spatial_multiple(config.model)
+    if any(size % multiple for size in grid.crop):
+        raise ConfigError(
+            f"grid.crop={grid.crop}: with {len(config.model.widths)} widths each size must be a multiple of {multiple}"
+        )
+    if grid.spacing_mm is not None and (
+        len(grid.spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in grid.spacing_mm)
+    ):
+        raise ConfigError(f"grid.spacing_mm={grid.spacing_mm} must be three positive sizes in mm, for example [1,1,5]")
+    if isinstance(config, RunConfig):
+        _validate_run(config)
+
+
+def _validate_run(config: RunConfig) -> None:
+    _at_least(1, clients=config.clients, threads=config.threads)
+    federation = config.federation
+    if federation.quorum is not None and federation.quorum < 1:
+        raise ConfigError(f"federation.quorum={federation.quorum} must be at least 1")
+    if not (math.isfinite(federation.deadline_s) and federation.deadline_s > 0):
+        raise ConfigError(f"federation.deadline_s={federation.deadline_s} must be a positive number of seconds")
+    if not 0 <= federation.server_momentum < 1:
+        raise ConfigError(f"federation.server_momentum={federation.server_momentum} must lie in [0, 1)")
+    if not (math.isfinite(federation.server_learning_rate) and federation.server_learning_rate > 0):
+        raise ConfigError(
+            f"federation.server_learning_rate={federation.server_learning_rate} must be a positive number"
+        )
+
+
+def _at_least(bound: float, **values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= bound):  # NaN fails too
+            raise ConfigError(f"{name}={value} must be at least {bound}")
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """One sentence from OmegaConf's several lines, with the setting named."""
+    key = getattr(error, "full_key", None) or getattr(error, "key", None)
+    first_line = str(error).splitlines()[0]
+    return (
+        f"setting {key}: {first_line}; `python simulations/run.py --help-config` lists every setting"
+        if key
+        else first_line
+    )

@@ -1,0 +1,100 @@
+"""Image quality of a synthesised volume: PSNR, SSIM, MAE and NMSE, per subject, whole volume and foreground.
+
+The data range is 1.0, fixed: intensities are percentile-scaled to [0, 1] before anything is scored, and a prediction is
+clipped, never rescaled. Whole volume counts every voxel of every slice; foreground counts the head or brain found in
+the real target (names end in `_foreground`).
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SSIM_SIGMA = 1.5  # Gaussian window of Wang et al. 2004: sigma 1.5, 11 x 11; K1 = 0.01, K2 = 0.03
+SSIM_RADIUS = 5
+C1, C2 = 0.01**2, 0.03**2
+PSNR_CEILING_DB = 100.0  # of two equal volumes, instead of infinity
+
+METRICS = tuple(f"{name}{where}" for where in ("", "_foreground") for name in ("psnr_db", "ssim", "mae", "nmse"))
+
+
+class SubjectScore:
+    """Running sums over the slices of one subject (all visits); `result` gives its metrics."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(
+            2, 6, dtype=torch.float64
+        )  # (whole, foreground) x (voxels, |e|, e^2, t^2, ssim cells, ssim)
+
+    def add(self, prediction: Tensor, target: Tensor, foreground: Tensor) -> None:
+        """Count slices: prediction and target (B, 1, H, W) in [0, 1], foreground (B, 1, H, W) bool; H and W at least
+        11."""
+        p, t = prediction.double(), target.double()
+        error = p - t
+        voxelwise = torch.stack([torch.ones_like(t), error.abs(), error.square(), t.square()])
+        similarity = ssim_map(p, t)
+        r = SSIM_RADIUS
+        inner = foreground[:, :, r:-r, r:-r]
+        for row, (voxels, cells) in enumerate(
+            ((torch.ones_like(foreground), torch.ones_like(inner)), (foreground, inner))
+        ):
+            self._sums[row, :4] += (voxelwise * voxels).sum((1, 2, 3, 4)).cpu()
+            self._sums[row, 4:] += torch.stack([cells.sum(), (similarity * cells).sum()]).double().cpu()
+
+    def result(self) -> dict[str, float]:
+        """`METRICS` of the subject; psnr_db in dB, the others without unit. Empty foreground: the foreground metrics
+        are left out."""
+        metrics: dict[str, float] = {}
+        for suffix, (count, absolute, square, energy, cells, similarity) in zip(
+            ("", "_foreground"), self._sums.tolist(), strict=True
+        ):
+            if count == 0 or cells == 0:
+                continue
+            metrics |= {
+                f"psnr_db{suffix}": psnr_db(square / count),
+                f"ssim{suffix}": similarity / cells,
+                f"mae{suffix}": absolute / count,
+                f"nmse{suffix}": square / energy if energy > 0 else 0.0,
+            }
+        return metrics
+
+
+def psnr_db(mean_square_error: float) -> float:
+    """10 log10(1 / MSE) for data range 1; at most PSNR_CEILING_DB."""
+    return (
+        PSNR_CEILING_DB if mean_square_error <= 10 ** (-PSNR_CEILING_DB / 10) else -10 * math.log10(mean_square_error)
+    )
+
+
+def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
+    """Local structural similarity (Wang et al. 2004, Eq. 13), data range 1.
+
+    Args:
+        prediction: (B, 1, H, W). target: the same shape.
+
+    Returns:
+        (B, 1, H - 10, W - 10): only where the whole 11 x 11 window lies inside, as scikit-image averages it.
+    """
+    offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=target.dtype, device=target.device)
+    window = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    window = window / window.sum()
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+
+    mean_p, mean_t = blur(prediction), blur(target)
+    variance_p = blur(prediction.square()) - mean_p.square()
+    variance_t = blur(target.square()) - mean_t.square()
+    covariance = blur(prediction * target) - mean_p * mean_t
+    luminance = (2 * mean_p * mean_t + C1) / (mean_p.square() + mean_t.square() + C1)
+    return luminance * (2 * covariance + C2) / (variance_p + variance_t + C2)
+
+
+def mean_over_subjects(subjects: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Each metric's mean over the subjects that have it; empty without subjects."""
+    rows = list(subjects)
+    names = [name for name in METRICS if any(name in row for row in rows)]
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(v) / len(v) for name, v in values.items()}

@@ -1,0 +1,39 @@
+"""Live progress: whoever works reports, whoever has a terminal listens. Nothing is printed here and nothing leaves the
+process."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step` of `steps` done in `phase` ("round 3/8", "test", "centralised") at `site`."""
+
+    phase: str
+    site: str
+    step: int
+    steps: int
+    loss: float | None = None
+
+
+Event = Mapping[str, Any]  # a line of events.jsonl
+Listener = Callable[[Step | Event], None]
+_listeners: list[Listener] = []
+
+
+def report(news: Step | Event) -> None:
+    """Tell every listener of this process."""
+    for listener in _listeners:
+        listener(news)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Hear everything that is reported in this process within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

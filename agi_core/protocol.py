@@ -1,0 +1,183 @@
+"""The message contract between coordinator and sites: scalars and numpy arrays, no Flower types.
+
+Weights travel as one flat array per dtype plus a manifest (names, dtypes, shapes, order): Flower's cost is per object,
+not per byte. Each request carries a nonce that its reply must echo. The manifest's hash is the *model hash*: a site
+refuses weights whose manifest differs from that of the model it built itself from the task.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agi_core.errors import ProtocolError
+
+PROTOCOL_VERSION = 1
+ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
+TRAIN, EVALUATE = "train", "evaluate"
+VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
+
+Weights = dict[str, NDArray[Any]]
+Scalars = dict[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Weights on the wire: `arrays` maps a dtype's name to one flat array of it; `manifest` is JSON [[name, dtype,
+    shape], ...]."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    manifest: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """Coordinator to site. `task` is the JSON of `agi_core.config.Task`; `subjects` is read by an evaluation only."""
+
+    action: str
+    run_id: str
+    round: int
+    nonce: str
+    task: str
+    subjects: str
+    weights: Packed
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Site to coordinator. `num_examples` = training subjects of the site (its weight in the average), or subjects
+    scored by an evaluation.
+
+    `metrics` are means over the site's subjects. `weights` is None in the answer to an evaluation.
+    """
+
+    run_id: str
+    round: int
+    nonce: str
+    num_examples: int
+    metrics: Mapping[str, float]
+    weights: Packed | None
+
+
+def pack(weights: Mapping[str, NDArray[Any]]) -> Packed:
+    """Concatenate named arrays, in the order of their names, into one flat array per dtype."""
+    by_dtype: dict[str, list[NDArray[Any]]] = {}
+    manifest = []
+    for name, array in sorted(weights.items()):
+        by_dtype.setdefault(str(array.dtype), []).append(array.reshape(-1))
+        manifest.append([name, str(array.dtype), list(array.shape)])
+    return Packed(
+        {dtype: np.concatenate(parts) for dtype, parts in by_dtype.items()}, json.dumps(manifest, separators=(",", ":"))
+    )
+
+
+def unpack(packed: Packed) -> Weights:
+    """The named arrays of `pack`, as views of the flat arrays.
+
+    Raises:
+        ProtocolError: manifest and arrays do not fit each other exactly.
+    """
+    try:
+        rows = [
+            (str(name), str(dtype), tuple(int(n) for n in shape)) for name, dtype, shape in json.loads(packed.manifest)
+        ]
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"the manifest cannot be read: {error}") from None
+    weights: Weights = {}
+    position = dict.fromkeys(packed.arrays, 0)
+    for name, dtype, shape in rows:
+        flat = packed.arrays.get(dtype)
+        if flat is None or str(flat.dtype) != dtype or flat.ndim != 1:
+            raise ProtocolError(f"{name}: no flat array of dtype {dtype} came with the manifest")
+        start, size = position[dtype], math.prod(shape)
+        if min(shape, default=0) < 0 or name in weights or start + size > flat.size:
+            raise ProtocolError(
+                f"{name}: shape {shape} does not fit the {flat.size} values of dtype {dtype}, or the name stands twice"
+            )
+        weights[name] = flat[start : start + size].reshape(shape)
+        position[dtype] = start + size
+    for dtype, end in position.items():
+        if end != packed.arrays[dtype].size:
+            raise ProtocolError(
+                f"{packed.arrays[dtype].size - end} values of dtype {dtype} are not named in the manifest"
+            )
+    return weights
+
+
+def model_hash(manifest: str) -> str:
+    """Twelve hexadecimal digits that name a model's parameter names, dtypes and shapes."""
+    return hashlib.sha256(manifest.encode()).hexdigest()[:12]
+
+
+def request_scalars(request: Request) -> Scalars:
+    """Everything of a request but the arrays."""
+    return _scalars(request)
+
+
+def reply_scalars(reply: Reply) -> Scalars:
+    """Everything of a reply but arrays and metrics."""
+    return _scalars(reply)
+
+
+def read_request(scalars: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Request:
+    """The request that `request_scalars` and its arrays describe.
+
+    Raises:
+        ProtocolError: another protocol version, or a field missing, unknown or of the wrong type.
+    """
+    fields = _fields(scalars, Request)
+    return Request(**fields, weights=Packed(dict(arrays), _manifest(scalars)))
+
+
+def read_reply(scalars: Mapping[str, Any], metrics: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Reply:
+    """The reply that `reply_scalars`, its metrics and arrays describe. Raises ProtocolError like `read_request`."""
+    fields = _fields(scalars, Reply)
+    for name, value in metrics.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ProtocolError(f"metric {name}={value!r} is not a finite number")
+    weights = Packed(dict(arrays), _manifest(scalars)) if arrays else None
+    return Reply(**fields, metrics={name: float(value) for name, value in metrics.items()}, weights=weights)
+
+
+_WIRE_TYPES: dict[Any, type] = {int: int, str: str}
+
+
+def _wire_fields(kind: type[Request] | type[Reply]) -> dict[str, type]:
+    return {f.name: _WIRE_TYPES[f.type] for f in dataclasses.fields(kind) if f.type in _WIRE_TYPES}
+
+
+def _scalars(message: Request | Reply) -> Scalars:
+    scalars: Scalars = {"protocol": PROTOCOL_VERSION}
+    scalars |= {name: getattr(message, name) for name in _wire_fields(type(message))}
+    if message.weights is not None:
+        scalars["manifest"] = message.weights.manifest
+    return scalars
+
+
+def _fields(scalars: Mapping[str, Any], kind: type[Request] | type[Reply]) -> dict[str, Any]:
+    version = scalars.get("protocol")
+    if version != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"the message speaks protocol {version}, this program {PROTOCOL_VERSION}; install one release everywhere"
+        )
+    expected = _wire_fields(kind)
+    unknown = sorted(set(scalars) - set(expected) - {"protocol", "manifest"})
+    if unknown:
+        raise ProtocolError(f"unknown fields: {', '.join(unknown)}")
+    for name, wire_type in expected.items():
+        if type(scalars.get(name)) is not wire_type:
+            raise ProtocolError(f"field {name}={scalars.get(name)!r} must be of type {wire_type.__name__}")
+    return {name: scalars[name] for name in expected}
+
+
+def _manifest(scalars: Mapping[str, Any]) -> str:
+    manifest = scalars.get("manifest")
+    if not isinstance(manifest, str):
+        raise ProtocolError("arrays came without a manifest")
+    return manifest

@@ -1,0 +1,116 @@
+"""The run folder: configuration, environment, splits, events and summary of one run.
+
+```
+config.yaml       resolved configuration
+environment.json  versions, machine, threads
+splits.json       {site: {"train": [...], "validation": [...], "test": [...]}} - subject ids; written by simulations
+only events.jsonl      one JSON object per line: {"t_s": seconds of the run, "event": name, ...} summary.json      the
+figures at the end report.html       all of it, to look at checkpoints/      last, previous and best model with the
+state of the run (server/run_state.py) ```
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agi_core import atomic, progress
+from agi_core.config import RunConfig, read_yaml, to_yaml
+from agi_core.errors import RunError
+
+Event = dict[str, Any]
+
+
+class EventLog:
+    """Appends to `events.jsonl`, each line flushed to disk. `t_s` counts the run's own seconds, interruptions left
+    out."""
+
+    def __init__(self, run_dir: Path, *, elapsed_s: float = 0.0) -> None:
+        self.path = run_dir / "events.jsonl"
+        self._start = time.monotonic() - elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._start
+
+    @property
+    def size_bytes(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def append(self, event: str, **fields: Any) -> None:
+        record = {"t_s": round(self.elapsed_s, 3), "event": event, **fields}
+        atomic.append_line(self.path, json.dumps(record, allow_nan=False))
+        progress.report(record)
+
+    def cut_back(self, size_bytes: int) -> None:
+        """Forget everything after the first `size_bytes` bytes: the events of an interrupted round."""
+        if self.size_bytes > size_bytes:
+            with self.path.open("r+b") as file:
+                file.truncate(size_bytes)
+                os.fsync(file.fileno())
+
+
+def read_events(run_dir: Path) -> list[Event]:
+    """All events of a run, in order; a last line that a crash cut short is left out."""
+    path = run_dir / "events.jsonl"
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; is {run_dir} the folder of a run?")
+    events = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            events.append(json.loads(line))
+    return events
+
+
+def create(run_dir: Path, config: RunConfig) -> None:
+    """Make a new run folder.
+
+    Raises:
+        RunError: the folder holds something already, or cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if any(run_dir.iterdir()):
+            raise RunError(f"{run_dir} is not empty; choose another --out, or continue the run in it with --resume")
+        (run_dir / "checkpoints").mkdir()
+        atomic.write_text(run_dir / "config.yaml", to_yaml(config))
+        atomic.write_json(run_dir / "environment.json", environment(config))
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}; choose another --out") from None
+
+
+def open_existing(run_dir: Path) -> RunConfig:
+    """The configuration of an existing run folder.
+
+    Raises:
+        RunError: there is no run in that folder.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise RunError(f"{run_dir} holds no run (config.yaml is missing); check the path")
+    return read_yaml(run_dir / "config.yaml")
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """What the figures of a run depend on besides its configuration."""
+    packages = ("agi-fed", "flwr", "torch", "monai", "nibabel", "numpy", "scipy")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": config.threads,
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json, with `allow_nan` off: a figure is a number or it is absent."""
+    atomic.write_json(run_dir / "summary.json", summary)

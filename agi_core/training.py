@@ -1,0 +1,142 @@
+"""The local loop and evaluation: no files, no globals, no Flower."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agi_core.config import Task, TrainingConfig
+from agi_core.data.cache import CachedSession
+from agi_core.data.datasets import Batch, evaluation_slices
+from agi_core.errors import RunError
+from agi_core.metrics import SubjectScore
+
+Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
+Predict = Callable[[Tensor], Tensor]  # sources (B, M, H, W) -> prediction (B, 1, H, W)
+OnStep = Callable[[int, int, float], None]  # (step, steps, loss of that step)
+OnSession = Callable[[int], None]  # (sessions done)
+ChosenSlices = tuple[CachedSession, Sequence[int] | None]
+EVALUATION_BATCH = 8
+
+
+def site_generator(*, seed: int, site: str, round: int) -> torch.Generator:
+    """All randomness of one site in one round: a function of (run seed, site, round) and of nothing else."""
+    digest = hashlib.sha256(f"{seed}|{site}|{round}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+def learning_rate(training: TrainingConfig, *, rounds: int, round: int, step: int) -> float:
+    """Learning rate of local step `step` (from 0) of round `round` (from 1): linear warm-up, then cosine to zero over
+    the whole run."""
+    position = ((round - 1) * training.local_steps + step + 1) / (rounds * training.local_steps)
+    if position < training.warmup:
+        return training.learning_rate * position / training.warmup
+    rest = (position - training.warmup) / max(1 - training.warmup, 1e-9)
+    return (
+        training.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0) * 0.99))
+    )  # ends at 0.02 %, so that no step is idle
+
+
+def train_round(
+    model: nn.Module, draw: Draw, *, task: Task, site: str, round: int, on_step: OnStep | None = None
+) -> float:
+    """One round of local training, in place.
+
+    A new AdamW each round: keeping its moments between rounds gained nothing in a trial, and a round that depends on
+    (weights, seed, site, round) alone can be repeated exactly.
+
+    Args:
+        model: takes sources (B, M, h, w) in [0, 1], gives (B, 1, h, w); already on its device.
+        draw: gives random training batches; `agi_core.data.datasets.TrainingSlices.draw`.
+        round: from 1.
+
+    Returns:
+        Mean loss over the round's steps.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    training, device = task.training, next(model.parameters()).device
+    generator = site_generator(seed=task.seed, site=site, round=round)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
+    loss_of = _loss(training)
+    model.train()
+    total = 0.0
+    for step in range(training.local_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, rounds=task.rounds, round=round, step=step)
+        batch = draw(generator, training.batch_size)
+        sources, target = batch.sources.to(device, non_blocking=True), batch.target.to(device, non_blocking=True)
+        optimizer.zero_grad()
+        with _autocast(device):
+            prediction = model(_layout(sources))
+        loss = loss_of(prediction.float(), target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RunError(
+                f"{site}: the loss became {value} in round {round}, step {step + 1}; lower training.learning_rate"
+            )
+        total += value
+        if on_step is not None:
+            on_step(step + 1, training.local_steps, value)
+    return total / training.local_steps
+
+
+def predictor(model: nn.Module) -> Predict:
+    """The model as a function for evaluation: no gradients, autocast on a GPU, output float32 on the CPU."""
+    device = next(model.parameters()).device
+
+    def predict(sources: Tensor) -> Tensor:
+        model.eval()
+        with torch.inference_mode(), _autocast(device):
+            prediction: Tensor = model(_layout(sources.to(device)))
+            return prediction.float().cpu()
+
+    return predict
+
+
+def evaluate(
+    predict: Predict, slices: Iterable[ChosenSlices], *, multiple: int, on_session: OnSession | None = None
+) -> dict[str, dict[str, float]]:
+    """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
+
+    Args:
+        slices: (session, slice numbers) pairs; None = every slice of the session.
+        multiple: whole slices are padded to a multiple of it for the model, and cut back before they are scored.
+        on_session: called with the number of sessions done.
+
+    Returns:
+        {subject id: {metric: value}}
+    """
+    scores: dict[str, SubjectScore] = {}
+    for done, (session, indices) in enumerate(slices, start=1):
+        score = scores.setdefault(session.subject_id, SubjectScore())
+        for batch in evaluation_slices(session, multiple=multiple, batch_size=EVALUATION_BATCH, indices=indices):
+            prediction = predict(batch.sources).clamp(0, 1)
+            score.add(batch.unpad(prediction), batch.unpad(batch.target), batch.unpad(batch.foreground))
+        if on_session is not None:
+            on_session(done)
+    return {subject_id: score.result() for subject_id, score in scores.items()}
+
+
+def _loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    if training.ssim_weight == 0:
+        return F.l1_loss
+    from monai.losses import SSIMLoss  # here, because MONAI takes seconds to import and is an option
+
+    ssim = SSIMLoss(spatial_dims=2, data_range=1.0)
+    return lambda prediction, target: F.l1_loss(prediction, target) + training.ssim_weight * ssim(prediction, target)
+
+
+def _autocast(device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _layout(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.is_cuda and x.ndim == 4 else x

@@ -1,0 +1,92 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agi_core.config import RunConfig, Task, from_dict, load_config, task_json, task_of, to_yaml
+from agi_core.errors import ConfigError
+
+
+def load(*assignments: str, path: Path | None = None, **overrides: object) -> RunConfig:
+    return load_config(path, overrides=overrides, assignments=assignments)
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("rounds: 7\nseed: 7\ntraining: {local_steps: 7, batch_size: 7}\n")
+    config = load("training.local_steps=9", path=path, rounds=8)
+    assert (config.rounds, config.seed, config.training.local_steps, config.training.batch_size) == (8, 7, 9, 7)
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = load("grid.spacing_mm=[1,1,5]", "federation.sites=[a,b]", "reference=T2")
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load(path=path) == config
+
+
+def test_the_task_travels_as_json_without_what_stays_home() -> None:
+    config = load("training.local_steps=3", **{"data.dir": "/secret/hospital"})
+    text = task_json(task_of(config))
+    assert "secret" not in text
+    assert from_dict(Task, json.loads(text)) == task_of(config)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "named"),
+    [
+        ("training.local_step=3", "local_step"),
+        ("training.local_steps=three", "local_steps"),
+        ("training.local_steps=0", "local_steps"),
+        ("training.learning_rate=-1", "learning_rate"),
+        ("training.learning_rate=.nan", "learning_rate"),
+        ("training.warmup=2", "warmup"),
+        ("training.weight_decay=.inf", "weight_decay"),
+        ("rounds=0", "rounds"),
+        ("grid.crop=[96]", "grid.crop"),
+        ("grid.crop=[90,96]", "multiple of 4"),
+        ("grid.spacing_mm=[1,1]", "spacing_mm"),
+        ("grid.spacing_mm=[1,1,-1]", "spacing_mm"),
+        ("scenario=T1,T2", "T1,T2"),
+        ("reference=FLAIR", "T1, T2"),
+        ("model.conv=fancy", "conv"),
+        ("model.groups=5", "groups"),
+        ("partition=random", "'site', 'iid'"),
+        ("engine=spark", "'in-process', 'ray'"),
+        ("data.layout=dicom", "'ixi', 'brats', 'bids'"),
+        ("federation.quorum=0", "quorum"),
+        ("federation.server_momentum=1", "server_momentum"),
+        ("federation.server_learning_rate=0", "server_learning_rate"),
+        ("federation.deadline_s=0", "deadline_s"),
+        ("threads=0", "threads"),
+        ("no-equals-sign", "key=value"),
+    ],
+)
+def test_bad_settings_are_named(assignment: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named.replace("[", r"\[")):
+        load(assignment)
+
+
+def test_config_file_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        load(path=tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("rounds: [1")
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load(path=broken)
+
+
+@given(st.floats(), st.sampled_from(["learning_rate", "warmup", "weight_decay", "ssim_weight"]))
+def test_no_number_slips_through(value: float, name: str) -> None:
+    """Whatever is accepted is finite and in range (NaN fails every comparison, so it must be asked for)."""
+    task = task_of(load())
+    values = dataclasses.asdict(task)
+    values["training"][name] = value
+    try:
+        accepted = getattr(from_dict(Task, values).training, name)
+    except ConfigError:
+        return
+    assert 0 <= accepted < float("inf")

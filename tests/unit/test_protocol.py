@@ -1,0 +1,107 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from agi_core.errors import ProtocolError
+from agi_core.protocol import (
+    PROTOCOL_VERSION,
+    Packed,
+    Reply,
+    Request,
+    model_hash,
+    pack,
+    read_reply,
+    read_request,
+    reply_scalars,
+    request_scalars,
+    unpack,
+)
+
+ARRAYS = hnp.arrays(
+    st.sampled_from([np.float32, np.float64, np.int64]),
+    hnp.array_shapes(min_dims=0, max_dims=3, max_side=4),
+    elements=st.integers(-9, 9),
+)
+WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3, np.int64), "b": np.ones(2, np.float32)}
+
+
+@given(st.dictionaries(st.text(min_size=1), ARRAYS, min_size=1))
+def test_pack_and_unpack_are_inverse(weights: dict[str, np.ndarray]) -> None:
+    packed = pack(weights)
+    assert set(packed.arrays) == {str(array.dtype) for array in weights.values()}
+    unpacked = unpack(packed)
+    assert list(unpacked) == sorted(weights)
+    for name, array in weights.items():
+        assert unpacked[name].dtype == array.dtype
+        np.testing.assert_array_equal(unpacked[name], array)
+
+
+def test_one_flat_array_per_dtype() -> None:
+    packed = pack(WEIGHTS)
+    np.testing.assert_array_equal(packed.arrays["float32"], [0, 1, 2, 3, 4, 5, 1, 1])
+    assert json.loads(packed.manifest) == [["a", "float32", [2, 3]], ["b", "float32", [2]], ["n", "int64", []]]
+
+
+def test_the_model_hash_sees_names_and_shapes_and_neither_order_nor_values() -> None:
+    same = {"n": WEIGHTS["n"], "b": np.zeros(2, np.float32), "a": WEIGHTS["a"]}
+    assert model_hash(pack(WEIGHTS).manifest) == model_hash(pack(same).manifest)
+    reshaped = {**WEIGHTS, "a": WEIGHTS["a"].T}
+    assert model_hash(pack(WEIGHTS).manifest) != model_hash(pack(reshaped).manifest)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "not json",
+        '[["a","float32"]]',
+        '[["a","float32",[9]]]',  # more than there is
+        '[["a","float32",[1]]]',  # less than there is
+        '[["a","float32",[-8]]]',
+        '[["a","float32",[4]],["a","float32",[4]]]',
+        '[["a","float64",[8]]]',
+    ],
+)
+def test_manifests_that_do_not_fit_are_refused(manifest: str) -> None:
+    with pytest.raises(ProtocolError):
+        unpack(Packed({"float32": np.zeros(8, np.float32)}, manifest))
+
+
+REQUEST = Request("train", "run", 3, "nonce", "{}", "", pack(WEIGHTS))
+REPLY = Reply("run", 3, "nonce", 12, {"psnr_db": 20.0}, pack(WEIGHTS))
+
+
+def test_messages_survive_the_wire() -> None:
+    request = read_request(request_scalars(REQUEST), REQUEST.weights.arrays)
+    assert dataclasses.replace(request, weights=REQUEST.weights) == REQUEST
+    assert REPLY.weights is not None
+    reply = read_reply(reply_scalars(REPLY), REPLY.metrics, REPLY.weights.arrays)
+    assert dataclasses.replace(reply, weights=REPLY.weights) == REPLY
+    assert read_reply(reply_scalars(dataclasses.replace(REPLY, weights=None)), {}, {}).weights is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": PROTOCOL_VERSION + 1},
+        {"round": "3"},
+        {"round": True},
+        {"round": 3.0},
+        {"extra": 1},
+        {"nonce": 1},
+        {"manifest": 7},
+    ],
+)
+def test_fields_of_the_wrong_kind_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError):
+        read_request(request_scalars(REQUEST) | change, {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "20", True, [1.0]])
+def test_metrics_must_be_finite_numbers(value: object) -> None:
+    with pytest.raises(ProtocolError, match="psnr_db"):
+        read_reply(reply_scalars(REPLY), {"psnr_db": value}, {})
