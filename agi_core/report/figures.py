@@ -1,0 +1,181 @@
+"""Figures of the report: curves, comparison of methods, and images, each as a data URI. No file, no display."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from agi_core.report.examples import Image
+from agi_core.report.record import RunRecord, Scores
+
+ERROR_SCALE = 0.25  # absolute error that is shown brightest, in every report
+_ERROR_COLOURS = "inferno"
+_INK, _GRID = "#1b2733", "#dfe5eb"
+_SITE_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#6B4C9A",
+)  # Okabe and Ito: colour-blind safe
+_DASHES = ("-", "--", ":", "-.")
+_METHOD_MARKS = {  # marker, colour
+    "federated": ("o", "#123a5c"),
+    "voxel_regression": ("s", "#7d8894"),
+    "local_only": ("^", "#D55E00"),
+    "centralised": ("D", "#009E73"),
+}
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "report",  # equal runs give equal files
+    "text.parse_math": False,  # a site name is never a formula
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#8a97a5",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "xtick.color": "#4a5866",
+    "ytick.color": "#4a5866",
+}
+
+
+def site_colour(sites: Sequence[str], site: str) -> str:
+    """The colour of a training site in all of the report; from the eighth site on they repeat, with other dashes."""
+    return _SITE_COLOURS[sites.index(site) % len(_SITE_COLOURS)]
+
+
+def curves(record: RunRecord) -> str | None:
+    """Validation PSNR and training loss per site and round, as an SVG data URI; None before there are any."""
+    psnr = _by_site(
+        {n: {site: row["psnr_db"] for site, row in e["sites"].items()} for n, e in record.validation.items()}
+    )
+    loss = _by_site({n: event["train_loss"] for n, event in record.rounds.items()})
+    panels = [
+        (title, label, lines)
+        for title, label, lines in (
+            ("Validation", "PSNR (dB)", psnr),
+            ("Training", "loss (mean of the round)", loss),
+        )
+        if lines
+    ]
+    if not panels:
+        return None
+    sites = record.config.federation.sites
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 3.5), layout="constrained")
+        handles: dict[str, Line2D] = {}
+        for axes, (title, label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for site in sorted(lines):
+                dashes = _DASHES[sites.index(site) // len(_SITE_COLOURS) % len(_DASHES)]
+                colour = site_colour(sites, site)
+                (handles[site],) = axes.plot(
+                    *_xy(lines[site]), color=colour, linestyle=dashes, marker="o", markersize=4, linewidth=1.8
+                )
+            axes.set(title=title, xlabel="round", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        mean = {n: event["mean"]["psnr_db"] for n, event in record.validation.items() if event["mean"]}
+        if psnr and len(psnr) > 1:
+            (line,) = figure.axes[0].plot(*_xy(mean), color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+            handles["mean over subjects"] = line
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 6), frameon=False
+        )
+        return _svg(figure)
+
+
+def comparison(methods: Mapping[str, tuple[str, Scores]]) -> str:
+    """Test PSNR per site of several methods ({method: (name, scores)}), one row per site, as an SVG data URI."""
+    seen = {site: "" for _, scores in methods.values() for site in scores.sites}
+    unseen = {site: " (unseen)" for _, scores in methods.values() for site in scores.unseen_sites}
+    labels = seen | unseen
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 1.3 + 0.36 * len(labels)), layout="constrained")
+        axes: Axes = figure.subplots()
+        handles = []
+        for method, (_, scores) in methods.items():
+            marker, colour = _METHOD_MARKS[method]
+            rows = {**scores.sites, **scores.unseen_sites}
+            handles += axes.plot(
+                [row["psnr_db"] for row in rows.values()],
+                [list(labels).index(site) for site in rows],
+                linestyle="",
+                marker=marker,
+                markersize=8,
+                color=colour,
+                markerfacecolor=colour if method == "federated" else "white",
+                markeredgewidth=1.8,
+                zorder=3 if method == "federated" else 2,
+            )
+        axes.set_yticks(range(len(labels)), [site + suffix for site, suffix in labels.items()])
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set(xlabel="test PSNR, whole volume (dB)")
+        figure.legend(handles, [name for name, _ in methods.values()], loc="outside upper left", ncols=4, frameon=False)
+        return _svg(figure)
+
+
+def grey(image: Image) -> str:
+    """An image of [0, 1] in grey, black to white, as a PNG data URI; one pixel per voxel."""
+    return _png(np.clip(image, 0, 1), "gray")
+
+
+def error_map(prediction: Image, target: Image) -> str:
+    """|prediction - target| on the fixed scale 0 to ERROR_SCALE as a PNG data URI."""
+    return _png(np.clip(np.abs(prediction - target) / ERROR_SCALE, 0, 1), _ERROR_COLOURS)
+
+
+def error_scale() -> str:
+    """The colours of `error_map` from 0 (left) to ERROR_SCALE (right) as a PNG data URI."""
+    return _png(np.linspace(0, 1, 256)[None, :], _ERROR_COLOURS)
+
+
+def as_seen(image: Image) -> Image:
+    """From (anterior, right) axes to the radiological view: anterior at the top, the patient's right on the left."""
+    return image[::-1, ::-1]
+
+
+def _by_site(rounds: Mapping[int, Mapping[str, float]]) -> dict[str, dict[int, float]]:
+    """{round: {site: value}} turned to {site: {round: value}}."""
+    return {
+        site: {n: row[site] for n, row in rounds.items() if site in row}
+        for site in {s for row in rounds.values() for s in row}
+    }
+
+
+def _xy(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    return sorted(values), [values[n] for n in sorted(values)]
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = re.sub(
+        r"font-family: [^;\"]*", "font-family: system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", buffer.getvalue()
+    )
+    return _data_uri("image/svg+xml", text.encode())
+
+
+def _png(values: Image, colours: str) -> str:
+    buffer = io.BytesIO()
+    imsave(buffer, values, cmap=colours, vmin=0, vmax=1, format="png")
+    return _data_uri("image/png", buffer.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,74 @@
+"""Pieces of HTML and of prose. Arguments called `text` are escaped here; those called `html` are HTML already."""
+
+from collections.abc import Iterable, Mapping
+from html import escape
+
+
+def section(title: str, html: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{html}</section>\n"
+
+
+def paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>" if text else ""
+
+
+def bullets(texts: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
+
+
+def terms(definitions: Mapping[str, str]) -> str:
+    """A list of terms with what they mean."""
+    items = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in definitions.items())
+    return f'<dl class="terms">{"".join(items)}</dl>'
+
+
+def plot(uri: str, *, alt: str) -> str:
+    return f'<img class="plot" src="{uri}" alt="{escape(alt)}">'
+
+
+def mark(kind: str, text: str) -> str:
+    """A coloured word behind a name; `kind` is a class of the style sheet."""
+    return f'<span class="mark {kind}">{escape(text)}</span>'
+
+
+def table(*, head: str, rows: Iterable[str], caption: str = "", kind: str = "") -> str:
+    """A table of `row`s; `head` is one or more of `head_row`, or empty."""
+    caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
+    head_html = f"<thead>{head}</thead>" if head else ""
+    return f'<table class="{kind}">{caption_html}{head_html}<tbody>{"".join(rows)}</tbody></table>'
+
+
+def head_row(texts: Iterable[str]) -> str:
+    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in texts)
+    return f"<tr>{cells}</tr>"
+
+
+def row(html: str, texts: Iterable[object], *, kind: str = "") -> str:
+    """A table row: its heading as HTML, then its cells as text."""
+    cells = "".join(f"<td>{escape(str(text))}</td>" for text in texts)
+    return f'<tr class="{kind}"><th scope="row">{html}</th>{cells}</tr>'
+
+
+def db(value: float) -> str:
+    return f"{value:.2f} dB".replace("-", "−")
+
+
+def signed_db(value: float) -> str:
+    return f"{value:+.2f} dB".replace("-", "−")
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """`1 site`, `2 sites`; `nouns` where the plural is not an added s."""
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def words(items: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`; of at least one item."""
+    *front, last = items
+    return f"{', '.join(front)} and {last}" if front else last
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

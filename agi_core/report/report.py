@@ -1,0 +1,138 @@
+"""The report: one self-contained HTML file that may be shared: no script, nothing from a network, no subject id."""
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from agi_core import atomic
+from agi_core.report import sections
+from agi_core.report.examples import read_examples
+from agi_core.report.markup import db, duration, plural, signed_db, words
+from agi_core.report.record import RunRecord, read_run
+from agi_core.report.style import CSS
+from agi_core.scenario import parse_scenario
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write `report.html` of a run, finished or not, and return its path.
+
+    Raises:
+        RunError: there is no run in the folder, one of its files is damaged, or the report cannot be written.
+    """
+    record = read_run(run_dir)
+    body = (
+        sections.sites(record),
+        sections.comparison(record),
+        sections.examples(read_examples(run_dir)),
+        sections.training(record),
+        sections.what_was_run(record),
+        sections.messages(record),
+        sections.how_to_read(),
+    )
+    scenario = parse_scenario(record.config.scenario)
+    title = f"{record.model_name}: {' + '.join(scenario.sources)} → {scenario.target}"
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<header><div>
+<p class="kicker">Federated training of MR image synthesis · run {escape(run_dir.resolve().name)}</p>
+<h1>{escape(title)}</h1>
+{_notices(record)}
+<p class="lead">{escape(" ".join(_result(record)))}</p>
+{_tiles(record)}
+<p class="soft">{escape(_in_short(record))}</p>
+</div></header>
+<main>
+{"".join(body)}
+<footer>For research only, not for diagnosis. The report holds example slices but no names or subject ids.</footer>
+</main>
+</body>
+</html>
+"""
+    path = run_dir / "report.html"
+    atomic.write_text(path, page)
+    return path
+
+
+def _notices(record: RunRecord) -> str:
+    notices = ""
+    if record.synthetic:
+        anatomies = f" ({plural(record.anatomies, 'anatomy', 'anatomies')})" if record.anatomies else ""
+        meaning = "every scan is simulated, and no figure here says how the model does on patients."
+        notices += f'<p class="notice synthetic"><strong>SYNTHETIC DATA{anatomies}</strong>: {meaning}</p>'
+    elif record.synthetic is None:
+        notices += '<p class="notice unknown">Whether the scans are real or synthetic is noted when the run ends.</p>'
+    if not record.finished:
+        done = f"{len(record.rounds)} of {plural(record.config.rounds, 'round')} done"
+        command = f"<code>{escape(f'python simulations/run.py --out {record.run_dir} --resume')}</code>"
+        notices += (
+            f'<p class="notice unfinished"><strong>This run is not finished</strong>: {done}. To go on: {command}</p>'
+        )
+    return notices
+
+
+def _result(record: RunRecord) -> Iterator[str]:
+    """The outcome in sentences."""
+    scenario, scores = parse_scenario(record.config.scenario), record.federated
+    trained = f"{record.model_name}, trained federated over {plural(len(record.config.federation.sites), 'site')},"
+    task = f"{scenario.target} from {words(scenario.sources)}"
+    if scores is None:
+        yield f"{trained} to synthesise {task}, has not been tested yet."
+        return
+    if scores.final:
+        psnr = scores.final["psnr_db"]
+        tested = f"mean over {plural(scores.subjects, 'test subject')}"
+        yield f"{trained} synthesises {task} with a PSNR of {db(psnr)} ({tested})"
+        if (regression := record.baselines.get("voxel_regression")) is not None:
+            other = regression.final["psnr_db"]
+            yield f"against {db(other)} of a voxel-wise cubic regression ({signed_db(psnr - other)})."
+        else:
+            yield "(a voxel-wise regression was not run)."
+    else:
+        yield f"{trained} synthesises {task}. No training site has a test subject."
+    if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
+        yield f"The worst site is {worst} with {db(scores.sites[worst]['psnr_db'])}."
+    for site, means in scores.unseen_sites.items():
+        yield f"{site}, which took no part in training, reaches {db(means['psnr_db'])}."
+
+
+def _tiles(record: RunRecord) -> str:
+    """The few figures that a reader looks for first: name, value, and what it is of."""
+    scores = record.federated
+    if scores is None or not scores.final:
+        return ""
+    psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
+    tiles = [("PSNR", db(psnr), tested), ("SSIM", f"{scores.final['ssim']:.3f}", tested)]
+    if (regression := record.baselines.get("voxel_regression")) is not None:
+        tiles.append(("Over voxel regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
+    if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
+        tiles.append(("Worst site", db(scores.sites[worst]["psnr_db"]), worst))
+    if scores.unseen_psnr_db is not None:
+        name = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites"
+        tiles.append((name, db(scores.unseen_psnr_db), words(scores.unseen_sites)))
+    cells = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in tiles
+    )
+    return f'<dl class="tiles">{"".join(cells)}</dl>'
+
+
+def _in_short(record: RunRecord) -> str:
+    """The size of the run in one line."""
+    config = record.config
+    subjects = sum(record.splits.get(site, {}).get("train", 0) for site in config.federation.sites)
+    rounds, steps = plural(config.rounds, "round"), plural(config.training.local_steps, "local step")
+    parts = (
+        plural(len(config.federation.sites), "training site"),
+        plural(subjects, "training subject"),
+        f"{rounds} of {steps} with {config.training.batch_size} crops",
+        f"seed {config.seed}",
+        duration(record.wall_s),
+    )
+    return " · ".join(parts)

@@ -1,0 +1,284 @@
+"""The sections of the report, each from a run record (or its example slices) to HTML."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from agi_core.metrics import METRICS, psnr_db
+from agi_core.report import figures
+from agi_core.report.examples import Example, Image
+from agi_core.report.markup import (
+    bullets,
+    db,
+    duration,
+    head_row,
+    mark,
+    paragraph,
+    plot,
+    plural,
+    row,
+    section,
+    signed_db,
+    table,
+    terms,
+    words,
+)
+from agi_core.report.record import RunRecord, Scores
+from agi_core.scenario import parse_scenario
+
+BASELINES = {"voxel_regression": "voxel regression", "local_only": "local-only", "centralised": "centralised"}
+MAX_EXAMPLES = 8  # keeps the file small enough for an e-mail
+
+_METRIC_NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
+_DECIMALS = {"psnr_db": 2, "ssim": 3, "mae": 4, "nmse": 4}
+_WORST, _UNSEEN = mark("worst", "worst site"), mark("unseen", "unseen site")
+
+
+def sites(record: RunRecord) -> str:
+    """Test figures per site, with the worst and the unseen sites named."""
+    scores, config = record.federated, record.config
+    if scores is None:
+        return section(
+            "Quality per site", paragraph("The model has not been tested yet: the test follows the last round.")
+        )
+    rows = []
+    for site, means in scores.sites.items():
+        worst = _WORST if site == scores.worst_site and len(scores.sites) > 1 else ""
+        rows.append(row(_swatch(record, site) + escape(site) + worst, _figures(means)))
+    if scores.final:
+        rows.append(row("all of these subjects", _figures({**scores.final, "subjects": scores.subjects}), kind="total"))
+    rows += [row(escape(site) + _UNSEEN, _figures(means)) for site, means in scores.unseen_sites.items()]
+
+    groups = "<tr><td></td><td></td>" + "".join(
+        f'<th scope="colgroup" colspan="4">{name}</th>' for name in ("Whole volume", "Foreground")
+    )
+    names = head_row(["Site", "Test subjects", *(_METRIC_NAMES[_base(name)] for name in METRICS)])
+    caption = f"{record.model_name} after round {config.rounds}, mean over the subjects of each site"
+    notes = []
+    if untested := sorted(set(config.federation.sites) - set(scores.sites)):
+        notes.append(f"Without test subjects, and so not scored: {words(untested)}.")
+    if scores.unseen_sites:
+        limit = config.evaluation.max_subjects
+        notes.append(f"Unseen sites took no part in training; at most {limit} subjects of each are scored, once.")
+    figures_table = table(head=f"{groups}</tr>{names}", rows=rows, caption=caption, kind="metrics")
+    return section("Quality per site", figures_table + paragraph(" ".join(notes)))
+
+
+def comparison(record: RunRecord) -> str:
+    """The baselines beside the federated model, how each was trained, and what was not run."""
+    missing = [name for method, name in BASELINES.items() if method not in record.baselines]
+    command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
+    not_run = (
+        f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
+        if missing
+        else ""
+    )
+    scores = record.federated
+    if scores is None or not scores.final or not record.baselines:
+        return section("Comparison", paragraph("There is nothing to compare yet.") + not_run)
+    methods = {"federated": (f"{record.model_name}, federated", scores)}
+    methods |= {
+        method: (name, record.baselines[method]) for method, name in BASELINES.items() if method in record.baselines
+    }
+    trained = _how_trained(record)
+    rows = []
+    for method, (name, its) in methods.items():
+        difference = signed_db(scores.final["psnr_db"] - its.final["psnr_db"]) if its is not scores else "–"
+        worst = f"{its.worst_site} {db(its.sites[its.worst_site]['psnr_db'])}" if its.worst_site is not None else "–"
+        unseen = db(its.unseen_psnr_db) if its.unseen_psnr_db is not None else "–"
+        cells = (db(its.final["psnr_db"]), difference, f"{its.final['ssim']:.3f}", worst, unseen)
+        heading = f"{escape(name)}<small>{escape(trained[method])}</small>"
+        rows.append(row(heading, cells, kind="total" if its is scores else ""))
+    head = head_row(
+        ["Method", "PSNR", f"{record.model_name} minus this", "SSIM", "Its worst site (PSNR)", "Unseen sites (PSNR)"]
+    )
+    alt = "Test PSNR per site. " + " ".join(f"{name}: {_psnr_per_site(its)}." for name, its in methods.values())
+    note = paragraph("All methods are scored on the same subjects. One seed: small differences may be chance.")
+    body = table(head=head, rows=rows, kind="methods") + note + plot(figures.comparison(methods), alt=alt)
+    return section("Comparison", body + not_run)
+
+
+def _how_trained(record: RunRecord) -> dict[str, str]:
+    config = record.config
+    n, batch = len(config.federation.sites), config.training.batch_size
+    rounds, steps = config.rounds, config.training.local_steps
+    budget = f"{rounds} x {steps} = {rounds * steps} steps"
+    return {
+        "federated": f"{rounds} rounds of {steps} local steps at each site, batch {batch}; scans stay at their sites",
+        "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
+        "local_only": f"one model per site, {budget} on its own scans, batch {batch}; scored on its own test subjects"
+        " and on the unseen sites' (mean over the models)",
+        "centralised": f"one model, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",
+    }
+
+
+def _psnr_per_site(scores: Scores) -> str:
+    rows = {**scores.sites, **scores.unseen_sites}
+    return ", ".join(f"{site} {db(means['psnr_db'])}" for site, means in rows.items())
+
+
+def examples(shown: Sequence[Example]) -> str:
+    """Sources, target, prediction and absolute error of each example slice."""
+    title = "Example slices"
+    if not shown:
+        return section(title, paragraph("There are none yet: they are made when the run is finished."))
+    intro = (
+        "Axial slices of test subjects, none of whom was trained on, in the radiological view: anterior (A) at the top,"
+        " the patient's right (R) on the left. Intensities from 0 (black) to 1 (white), cut to the head."
+    )
+    if len(shown) > MAX_EXAMPLES:
+        intro += f" The first {MAX_EXAMPLES} of {len(shown)} are shown."
+    scale = (
+        f'<p class="scale">Absolute error: 0 <img src="{figures.error_scale()}" alt="from black over red to yellow">'
+        f" {figures.ERROR_SCALE} and above; the same scale in every report</p>"
+    )
+    return section(title, paragraph(intro) + scale + "".join(_example(example) for example in shown[:MAX_EXAMPLES]))
+
+
+def _example(example: Example) -> str:
+    window = _head_window(example)
+    target, prediction = np.clip(example.target, 0, 1), np.clip(example.prediction, 0, 1)
+    quality = f"slice: {db(psnr_db(float(np.mean((prediction - target) ** 2))))}"
+
+    def shown(image: Image) -> Image:
+        return figures.as_seen(image[window])
+
+    panels = [(f"Source {name}", "", figures.grey(shown(image))) for name, image in example.sources.items()]
+    panels += [
+        ("Target", "", figures.grey(shown(target))),
+        ("Prediction", quality, figures.grey(shown(prediction))),
+        ("Absolute error", f"0 to {figures.ERROR_SCALE}", figures.error_map(shown(prediction), shown(target))),
+    ]
+    height, width = (size * mm for size, mm in zip(target[window].shape, example.spacing_mm, strict=True))
+    labels = '<span class="anterior" aria-hidden="true">A</span><span class="right" aria-hidden="true">R</span>'
+    cells = "".join(
+        f'<figure><div class="panel"><img src="{uri}" alt="{escape(f"{name}: {example.title}")}"'
+        f' style="aspect-ratio: {width:g} / {height:g}">{labels}</div>'
+        f"<figcaption><b>{escape(name)}</b> {escape(note)}</figcaption></figure>"
+        for name, note, uri in panels
+    )
+    heading = f"<h3>{escape(example.title)}{_UNSEEN if example.unseen else ''}</h3>"
+    columns = f"grid-template-columns: repeat({len(panels)}, 1fr)"
+    return f'<section class="example">{heading}<div class="panels" style="{columns}">{cells}</div></section>'
+
+
+def _head_window(example: Example, *, margin: int = 8) -> tuple[slice, slice]:
+    """The box around the foreground with a margin in pixels; the whole slice where there is none."""
+    if not example.foreground.any():
+        return slice(None), slice(None)
+    positions = np.argwhere(example.foreground)
+    (top, left), (bottom, right) = positions.min(axis=0), positions.max(axis=0)
+    return slice(max(top - margin, 0), bottom + margin + 1), slice(max(left - margin, 0), right + margin + 1)
+
+
+def training(record: RunRecord) -> str:
+    """Curves per site, and the best round."""
+    uri = figures.curves(record)
+    if uri is None:
+        return section("Training", paragraph("No round is finished yet."))
+    if any(event["sites"] for event in record.validation.values()):
+        limit = record.config.evaluation.validation_slices
+        notes = [
+            f"Validation: at most {limit} slices per site, the same in every round; round 0 is the untrained model."
+        ]
+    else:
+        notes = ["No site has a validation subject, so there is no validation curve and no best round."]
+    if record.best:
+        best = f"Best mean validation PSNR: {db(record.best['psnr_db'])} after round {record.best['round']}."
+        notes.append(f"{best} The test figures above are those of the last model, after round {record.config.rounds}.")
+    alt = "Validation PSNR and training loss of each site over the rounds."
+    if record.rounds:
+        last = max(record.rounds)
+        losses = ", ".join(f"{site} {loss:.4f}" for site, loss in record.rounds[last]["train_loss"].items())
+        alt += f" Training loss in round {last}: {losses}."
+    return section("Training", plot(uri, alt=alt) + paragraph(" ".join(notes)))
+
+
+def what_was_run(record: RunRecord) -> str:
+    """Subjects, settings, programs and machine."""
+    config, environment = record.config, record.environment
+    scenario, model, grid, training = parse_scenario(config.scenario), config.model, config.grid, config.training
+    loss = "L1" + (f" + {training.ssim_weight:g} (1 - SSIM)" if training.ssim_weight else "")
+    spacing = " x ".join(f"{mm:g}" for mm in grid.spacing_mm) + " mm" if grid.spacing_mm else "each target's own"
+    packages = [f"{name} {version}" for name, version in environment.get("packages", {}).items()]
+    cpus = [f"{count} CPUs" for count in _known(environment, "cpus")]
+    facts = {
+        "Scenario": f"{words(scenario.sources)} to {scenario.target}",
+        "Reference": f"{config.reference} (the source in the target's pose)" if config.reference else "",
+        "Partition": "by hospital" if config.partition == "site" else "by chance (iid)",
+        "Model": f"{record.model_name}, {model.dims}-D, {'-'.join(map(str, model.widths))} channels",
+        "Training": f"{config.rounds} rounds x {training.local_steps} local steps x {training.batch_size} crops of"
+        f" {' x '.join(map(str, grid.crop))}; AdamW, peak learning rate {training.learning_rate:g}; loss {loss}",
+        "Grid": spacing,
+        "Seed": str(config.seed),
+        "Engine": f"{config.engine}: all sites simulated on one machine",
+        "Wall time": duration(record.wall_s) + ("" if record.finished else " so far"),
+        "Machine": ", ".join([*_known(environment, "platform", "gpu"), *cpus, plural(config.threads, "thread")]),
+        "Versions": ", ".join([*(f"Python {version}" for version in _known(environment, "python")), *packages]),
+    }
+    rows = [row(name, [text]) for name, text in facts.items() if text]
+    return section("What was run", _subjects(record) + table(head="", rows=rows, kind="text facts"))
+
+
+def _known(environment: Mapping[str, object], *names: str) -> list[str]:
+    return [str(environment[name]) for name in names if environment.get(name) is not None]
+
+
+def _subjects(record: RunRecord) -> str:
+    """Subjects of each site by use."""
+    federation = record.config.federation
+    headings = {site: _swatch(record, site) + escape(site) for site in federation.sites}
+    headings |= {site: escape(site) + _UNSEEN for site in federation.unseen_sites}
+    parts = ("train", "validation", "test")
+    rows = [
+        row(heading, [record.splits.get(site, {}).get(part, "–") for part in parts])
+        for site, heading in headings.items()
+    ]
+    head = head_row(["Site", "Training subjects", "Validation subjects", "Test subjects"])
+    return table(head=head, rows=rows)
+
+
+def messages(record: RunRecord) -> str:
+    """Failures by site and round, warnings, and skipped scans with their reasons."""
+    body = ""
+    if record.problems:
+        rows = [row(escape(problem.site), [problem.round, problem.text]) for problem in record.problems]
+        body += "<h3>Failures</h3>" + table(head=head_row(["Site", "Round", "What happened"]), rows=rows, kind="text")
+    if record.warnings:
+        body += "<h3>Warnings</h3>" + bullets(record.warnings)
+    if record.skipped:
+        body += "<h3>Skipped scans</h3>" + bullets(f"{count} x {reason}" for reason, count in record.skipped.items())
+    return section("Failures, warnings and skipped scans", body or paragraph("None."))
+
+
+def how_to_read() -> str:
+    """What the figures mean."""
+    definitions = {
+        "Intensities": "Each volume is scaled to [0, 1] by its own percentiles 0.5 and 99.5. The data range is 1.0"
+        " throughout; a prediction is clipped to [0, 1], never rescaled to fit its target.",
+        "PSNR": "Peak signal-to-noise ratio, 10 log10(1 / mean squared error), in dB. Higher is better; +3 dB is half"
+        " the squared error.",
+        "SSIM": "Structural similarity (Wang et al. 2004; Gaussian window of 11 x 11, sigma 1.5). Higher is better.",
+        "MAE, NMSE": "Mean absolute error; squared error divided by the target's energy. Lower is better.",
+        "Whole volume": "Every voxel of every slice, background included.",
+        "Foreground": "The head, or the brain of skull-stripped scans, found in the target.",
+        "Subject": "One person with all visits; used for only one of training, validation and test.",
+        "Unseen site": "A hospital none of whose scans was used in training.",
+    }
+    return section("How to read this report", terms(definitions))
+
+
+def _swatch(record: RunRecord, site: str) -> str:
+    colour = figures.site_colour(record.config.federation.sites, site)
+    return f'<span class="swatch" style="background: {colour}"></span>'
+
+
+def _figures(means: Mapping[str, float]) -> list[str]:
+    """Cells of the table of sites: subjects, then METRICS."""
+    cells = (f"{means[name]:.{_DECIMALS[_base(name)]}f}" if name in means else "–" for name in METRICS)
+    return [str(means["subjects"]), *cells]
+
+
+def _base(name: str) -> str:
+    return name.removesuffix("_foreground")

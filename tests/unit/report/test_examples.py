@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.errors import RunError
+from agi_core.report.examples import Example, read_examples, write_examples
+
+RNG = np.random.default_rng(0)
+
+
+def example(title: str, *, sources: tuple[str, ...]) -> Example:
+    def image() -> np.ndarray:
+        return RNG.random((9, 7), dtype=np.float32)
+
+    images = {name: image()[::-1, ::-1] for name in sources}  # a view with negative strides, as a flip gives
+    return Example("HH", True, title, images, image(), image(), image() > 0.5, (1.75, 1.5))
+
+
+def test_examples_come_back_in_order_within_half_precision(tmp_path: Path) -> None:
+    written = [example("HH, test subject 1", sources=("T2", "T1")), example("HH, test subject 2", sources=("PD",))]
+    write_examples(tmp_path, written)
+    read = read_examples(tmp_path)
+    assert [(e.site, e.unseen, e.title, e.spacing_mm) for e in read] == [
+        (e.site, e.unseen, e.title, e.spacing_mm) for e in written
+    ]
+    for ours, theirs in zip(written, read, strict=True):
+        assert list(theirs.sources) == list(ours.sources)
+        for name in ours.sources:
+            np.testing.assert_allclose(theirs.sources[name], ours.sources[name], atol=5e-4)
+        np.testing.assert_allclose(theirs.target, ours.target, atol=5e-4)
+        np.testing.assert_allclose(theirs.prediction, ours.prediction, atol=5e-4)
+        np.testing.assert_array_equal(theirs.foreground, ours.foreground)
+
+
+def test_a_run_without_examples_has_none(tmp_path: Path) -> None:
+    assert read_examples(tmp_path) == []
+    write_examples(tmp_path, [])
+    assert read_examples(tmp_path) == []
+
+
+def test_a_cut_file_is_named(tmp_path: Path) -> None:
+    write_examples(tmp_path, [example("HH, test subject 1", sources=("T1",))])
+    path = tmp_path / "examples.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RunError, match=r"examples\.safetensors cannot be read"):
+        read_examples(tmp_path)

@@ -1,0 +1,46 @@
+import base64
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from agi_core.report import figures
+
+
+def pixels(uri: str) -> np.ndarray:
+    """(H, W, 3) in [0, 1] of a PNG data URI."""
+    kind, content = uri.split(",")
+    assert kind == "data:image/png;base64"
+    image: np.ndarray = matplotlib.image.imread(io.BytesIO(base64.b64decode(content)))[..., :3]
+    return image
+
+
+def test_radiological_view_has_anterior_on_top_and_right_on_the_left() -> None:
+    image = np.zeros((4, 6), np.float32)
+    image[3, 5] = 1  # the most anterior, rightmost pixel
+    assert np.argwhere(figures.as_seen(image)).tolist() == [[0, 0]]
+
+
+def test_grey_shows_zero_black_one_white_and_clips() -> None:
+    shown = pixels(figures.grey(np.array([[0.0, 0.5, 1.0, 7.0, -7.0]])))
+    np.testing.assert_allclose(shown[0, :, 0], [0, 0.5, 1, 1, 0], atol=0.003)
+
+
+def test_error_map_has_a_fixed_scale() -> None:
+    """An error has one colour whatever else is in the image, and errors above the scale look like its end."""
+    target = np.zeros((1, 2))
+    small = pixels(figures.error_map(np.array([[0.1, 0.0]]), target))
+    mixed = pixels(figures.error_map(np.array([[0.1, 0.9]]), target))
+    np.testing.assert_array_equal(small[0, 0], mixed[0, 0])
+    scale = pixels(figures.error_scale())
+    np.testing.assert_array_equal(mixed[0, 1], scale[0, -1])
+    np.testing.assert_array_equal(small[0, 1], scale[0, 0])
+    assert scale[0, round(0.1 / figures.ERROR_SCALE * 255)] == pytest.approx(small[0, 0], abs=0.03)
+
+
+def test_sites_have_colours_of_their_own_as_far_as_there_are_colours() -> None:
+    sites = [f"site-{i}" for i in range(9)]
+    colours = [figures.site_colour(sites, site) for site in sites]
+    assert len(set(colours[:7])) == 7
+    assert colours[7:] == colours[:2]

@@ -1,0 +1,270 @@
+"""Reports of small run folders, written by the same functions as a real run's, and read back with an HTML parser."""
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agi_core import run_folder
+from agi_core.config import load_config
+from agi_core.report.examples import Example, write_examples
+from agi_core.report.report import build_report
+
+HOSTILE = "<b>x $\\frac"
+SITES, UNSEEN = ["Guys", HOSTILE], ["_IOP"]
+SPLITS = {
+    "Guys": {"train": ["IXI001", "IXI002"], "validation": ["IXI003"], "test": ["IXI004"]},
+    HOSTILE: {"train": ["IXI005"], "validation": [], "test": ["IXI006", "IXI007"]},
+    "_IOP": {"train": [], "validation": [], "test": ["IXI008"]},
+}
+
+
+def row(psnr_db: float, *, subjects: int) -> dict[str, Any]:
+    values = {"psnr_db": psnr_db, "ssim": 0.812, "mae": 0.0344, "nmse": 0.0678}
+    return values | {f"{name}_foreground": value / 2 for name, value in values.items()} | {"subjects": subjects}
+
+
+def scores(shift_db: float) -> dict[str, Any]:
+    """Guys 24 dB (1 subject), hostile site 21 dB (2), so 22 dB in the mean; unseen site 20.5 dB; all plus the shift."""
+    final = {name: value for name, value in row(22 + shift_db, subjects=3).items() if name != "subjects"}
+    sites = {"Guys": row(24 + shift_db, subjects=1), HOSTILE: row(21 + shift_db, subjects=2)}
+    return {"final": final, "sites": sites, "unseen_sites": {"_IOP": row(20.5 + shift_db, subjects=1)}}
+
+
+class Run:
+    """A run folder in the making."""
+
+    def __init__(self, run_dir: Path, *, unseen: list[str], conv: str = "cagr") -> None:
+        overrides = {"federation.sites": SITES, "federation.unseen_sites": unseen, "rounds": 2, "model.conv": conv}
+        self.dir = run_dir
+        run_folder.create(run_dir, load_config(None, overrides=overrides))
+        (run_dir / "splits.json").write_text(json.dumps(SPLITS))
+        self.events = run_folder.EventLog(run_dir)
+        self.events.append("run_started", run_id="1", sites=SITES, unseen_sites=unseen)
+
+    def train(self, *, rounds: int, validation: bool = True) -> None:
+        for n in range(rounds + 1):
+            if n:
+                losses = dict.fromkeys(SITES, 0.1 / n)
+                self.events.append("round_finished", round=n, train_loss=losses, seconds=dict.fromkeys(SITES, 1.0))
+            rows = {"Guys": row(18 + n, subjects=1)} if validation else {}
+            self.events.append("validated", round=n, mean=rows.get("Guys", {}), sites=rows)
+
+    def finish(self, **changes: Any) -> None:
+        best = {"round": 1, "psnr_db": 21.25}
+        tested = scores(0.0) | {"best": best} | changes
+        self.events.append("tested", **{name: tested[name] for name in ("final", "sites", "unseen_sites", "best")})
+        self.events.append("run_finished")
+        baselines = {"voxel_regression": scores(-1.5), "local_only": scores(-0.75), "centralised": scores(0.25)}
+        summary = {"baselines": baselines, "rounds": 2, "wall_s": 83.2, "synthetic": True, "anatomies": 2}
+        run_folder.write_summary(self.dir, summary | tested)
+
+
+class Page(HTMLParser):
+    """What a reader sees: text, rows of tables, images; and every address the page refers to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text()
+        self.text, self.in_cell = "", False
+        self.rows: list[list[str]] = []
+        self.images: dict[str, str] = {}
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(self.source)
+        self.text = " ".join(self.text.split())
+        self.rows = [[" ".join(cell.split()) for cell in cells] for cells in self.rows]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tags.add(tag)
+        self.addresses += [values[name] for name in ("src", "href", "action", "data", "srcset") if name in values]
+        if tag == "img":
+            self.images[values["alt"]] = values["src"]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "style":
+            return
+        self.text += f" {data}"
+        if self.in_cell:
+            self.rows[-1][-1] += f" {data}"
+
+    def row(self, start: str) -> list[str]:
+        """The cells of the first table row whose heading starts like this."""
+        return next(cells for cells in self.rows if cells and cells[0].startswith(start))
+
+    def svg(self, alt_start: str) -> str:
+        """The source of the figure whose description starts like this."""
+        uri = next(uri for alt, uri in self.images.items() if alt.startswith(alt_start))
+        return base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Page:
+    run = Run(tmp_path / "run", unseen=UNSEEN)
+    run.train(rounds=2)
+    run.finish()
+    image = np.linspace(0, 1, 40 * 32, dtype=np.float32).reshape(40, 32)
+    sources = {"T1": image, "T2": 1 - image}
+    example = Example("_IOP", True, "_IOP, test subject 1", sources, image, image * 0.9, image > 0.2)
+    write_examples(run.dir, [example])
+    return Page(build_report(run.dir))
+
+
+def test_the_page_needs_nothing_from_outside(full: Page) -> None:
+    assert full.addresses
+    assert all(address.startswith("data:image/") for address in full.addresses)
+    assert "script" not in full.tags
+    assert "@import" not in full.source
+    assert "url(" not in full.source
+
+
+def test_the_outcome_stands_in_words_on_top(full: Page) -> None:
+    outcome = (
+        "AGI-Net, trained federated over 2 sites, synthesises PD from T1 and T2 with a PSNR of 22.00 dB (mean over 3"
+        f" test subjects) against 20.50 dB of a voxel-wise cubic regression (+1.50 dB). The worst site is {HOSTILE}"
+        " with 21.00 dB. _IOP, which took no part in training, reaches 20.50 dB."
+    )
+    assert outcome in full.text
+    assert "SYNTHETIC DATA (2 anatomies)" in full.text
+    assert "not finished" not in full.text
+
+
+def test_every_site_has_its_figures_and_the_worst_and_the_unseen_are_marked(full: Page) -> None:
+    values = ["0.812", "0.0344", "0.0678"]
+    halves = ["0.406", "0.0172", "0.0339"]
+    assert full.row("Guys") == ["Guys", "1", "24.00", *values, "12.00", *halves]
+    assert full.row(HOSTILE) == [f"{HOSTILE} worst site", "2", "21.00", *values, "10.50", *halves]
+    assert full.row("_IOP") == ["_IOP unseen site", "1", "20.50", *values, "10.25", *halves]
+    assert full.row("all of these")[:3] == ["all of these subjects", "3", "22.00"]
+
+
+def test_baselines_stand_with_their_difference_and_how_they_were_trained(full: Page) -> None:
+    assert full.row("voxel regression")[1:3] == ["20.50 dB", "+1.50 dB"]
+    local = full.row("local-only")
+    assert local[1:] == ["21.25 dB", "+0.75 dB", "0.812", f"{HOSTILE} 20.25 dB", "19.75 dB"]
+    assert "2 x 16 = 32 steps on its own scans, batch 8" in local[0]
+    centralised = full.row("centralised")
+    assert centralised[1:3] == ["22.25 dB", "−0.25 dB"]
+    assert "batch 2 x 8 = 16" in centralised[0]
+    assert "Not run" not in full.text
+
+
+def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
+    curves = full.svg("Validation PSNR")
+    assert all(name in curves for name in ("Guys", "&lt;b&gt;x $\\frac", "PSNR (dB)", "loss"))
+    assert "_IOP (unseen)" in full.svg("Test PSNR per site")
+    shown = [alt.split(":")[0] for alt in full.images if alt.endswith("_IOP, test subject 1")]
+    assert shown == ["Source T1", "Source T2", "Target", "Prediction", "Absolute error"]
+    assert "Best mean validation PSNR: 21.25 dB after round 1" in full.text
+
+
+def test_text_is_escaped_and_no_subject_is_named(full: Page) -> None:
+    assert "<b>x" not in full.source
+    assert "IXI0" not in full.source
+
+
+def test_equal_runs_give_equal_reports(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN)
+    run.train(rounds=2)
+    run.finish()
+    first = build_report(run.dir).read_bytes()
+    assert build_report(run.dir).read_bytes() == first
+    assert not list(run.dir.glob(".tmp-*"))
+
+
+def test_a_plain_network_on_real_scans_without_unseen_sites_validation_and_comparison(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[], conv="plain")
+    run.train(rounds=2, validation=False)
+    run.finish(
+        unseen_sites={}, best=None, baselines={"voxel_regression": scores(-1.5)}, synthetic=False, anatomies=None
+    )
+    page = Page(build_report(run.dir))
+    assert "plain ResUNet, trained federated over 2 sites" in page.text
+    assert "AGI-Net" not in page.text
+    assert "SYNTHETIC" not in page.text
+    assert "No site has a validation subject" in page.text
+    assert "PSNR (dB)" not in page.svg("Validation PSNR")
+    assert "Not run: local-only and centralised." in page.text
+    assert f"python simulations/run.py --out {run.dir} --resume --compare" in page.text
+
+
+def test_sites_without_test_subjects_are_named(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.train(rounds=2)
+    nothing: dict[str, Any] = {"final": {}, "sites": {}, "unseen_sites": {}}
+    run.finish(**nothing, baselines={"voxel_regression": nothing})
+    page = Page(build_report(run.dir))
+    assert "No training site has a test subject" in page.text
+    assert f"not scored: {HOSTILE} and Guys." in page.text
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_an_unfinished_run_says_so(tmp_path: Path, rounds: int) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN)
+    if rounds:
+        run.train(rounds=rounds)
+    page = Page(build_report(run.dir))
+    assert f"This run is not finished : {rounds} of 2 rounds done" in page.text
+    assert f"python simulations/run.py --out {run.dir} --resume" in page.text
+    assert "has not been tested yet" in page.text
+    assert "real or synthetic is noted when the run ends" in page.text
+    assert ("No round is finished yet" in page.text) == (rounds == 0)
+
+
+def test_a_run_that_ended_while_baselines_ran_shows_what_is_known(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.events.append("data_found", text="", sites={}, unseen_sites={}, skipped={}, synthetic=True, anatomies=1)
+    run.train(rounds=2)
+    run.events.append("tested", **scores(0.0), best=None)
+    run.events.append("baseline_finished", name="voxel_regression", final=scores(-1.5)["final"])
+    page = Page(build_report(run.dir))
+    assert page.row("voxel regression")[1:3] == ["20.50 dB", "+1.50 dB"]
+    assert "SYNTHETIC DATA (1 anatomy)" in page.text
+    assert "not finished" in page.text
+
+
+def test_failures_warnings_and_skipped_scans_are_listed_without_subject_ids(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN)
+    run.events.append("data_found", text="", sites={}, unseen_sites={}, skipped={"no <PD>": 3})
+    for _ in range(2):  # as after a resume
+        run.events.append("warning", text="IXI002 & IXI0021 differ in spacing")
+    run.events.append("site_failed", site="Guys", round=1, action="train", reason="scan of IXI004 is damaged")
+    run.events.append("site_missing", site="Guys", round=1, action="train")
+    run.events.append("site_missing", site=HOSTILE, round=2, action="evaluate")
+    run.events.append("update_refused", site="Guys", round=2, reason="weights are not finite")
+    run.train(rounds=2)
+    run.finish()
+    page = Page(build_report(run.dir))
+    failures = page.rows[page.rows.index(["Site", "Round", "What happened"]) + 1 :]
+    assert [cells[:2] for cells in failures] == [["Guys", "1"], [HOSTILE, "2"], ["Guys", "2"]]
+    assert failures[0][2] == "train failed: scan of (subject) is damaged"
+    assert failures[1][2] == "no answer to evaluate"
+    assert failures[2][2].startswith("update refused: weights are not finite")
+    assert page.text.count("(subject) & IXI0021 differ in spacing") == 1
+    assert "3 x no <PD>" in page.text
+
+
+def test_the_last_validation_of_a_round_counts(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.train(rounds=1)
+    single = build_report(run.dir).read_bytes()
+    run.events.append("validated", round=1, mean={"psnr_db": 30.0}, sites={"Guys": row(30, subjects=1)})
+    other = build_report(run.dir).read_bytes()
+    run.events.append("validated", round=1, mean={"psnr_db": 19.0}, sites={"Guys": row(19, subjects=1)})
+    again = build_report(run.dir).read_bytes()
+    assert Page(run.dir / "report.html").images
+    figures = [content.split(b"data:image/svg+xml")[1].split(b'"')[0] for content in (single, other, again)]
+    assert figures[0] == figures[2] != figures[1]
