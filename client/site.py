@@ -1,0 +1,53 @@
+"""The site file: what one hospital's client needs to know about its own machine and data."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from agi_core.config import Layout
+from agi_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """Where the scans are. `subjects` None = every subject of the tree; a simulated site lists its share."""
+
+    dir: str = MISSING
+    layout: Layout = MISSING
+    sites: str | None = None
+    exclude: list[str] = field(default_factory=list)
+    subjects: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site: its name in the federation, its data, its cache folder and its device."""
+
+    site: str = MISSING
+    data: SiteData = field(default_factory=SiteData)
+    cache_dir: str = MISSING
+    device: str = "auto"
+    threads: int = 1
+
+
+def read_site(path: Path) -> Site:
+    """The site file at `path`.
+
+    Raises:
+        ConfigError: missing or unreadable file, unknown or missing setting.
+    """
+    if not path.is_file():
+        raise ConfigError(f"site file {path} does not exist")
+    try:
+        site: Site = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Site), OmegaConf.load(path)))  # type: ignore[assignment]
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        raise ConfigError(f"site file {path}: {str(error).splitlines()[0]}") from None
+    return site
+
+
+def to_yaml(site: Site) -> str:
+    """The site file's text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(site))

@@ -1,0 +1,228 @@
+"""What a site does with a request: open its data, load the weights, validate, train, evaluate.
+
+Opened data and the model are kept between requests of one task: a runner that lives for days pays for them once.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from agi_core import progress
+from agi_core.config import Task, from_dict
+from agi_core.data.cache import CachedSession, build_cache
+from agi_core.data.datasets import TrainingSlices, validation_subset
+from agi_core.data.discover import Subject, discover
+from agi_core.data.partition import split_subjects, stable_order
+from agi_core.errors import ConfigError, DataError, ProtocolError
+from agi_core.metrics import mean_over_subjects
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import ModelConfig, spatial_multiple
+from agi_core.protocol import (
+    ALL,
+    EVALUATE,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Packed,
+    Reply,
+    Request,
+    Weights,
+    model_hash,
+    pack,
+    unpack,
+)
+from agi_core.scenario import parse_scenario
+from agi_core.training import evaluate, predictor, train_round
+from client.site import Site, read_site
+
+
+@dataclass(frozen=True)
+class SiteSubjects:
+    """A site's subjects by use; `all` in stable order."""
+
+    train: tuple[Subject, ...]
+    validation: tuple[Subject, ...]
+    test: tuple[Subject, ...]
+    all: tuple[Subject, ...]
+
+
+def answer(site_path: Path, request: Request) -> Reply:
+    """Train or evaluate as asked.
+
+    Raises:
+        AgiError: the request does not fit this site's data, configuration or model.
+    """
+    site, task = read_site(site_path), read_task(request.task)
+    device = open_device(site)
+    model = load_model(task, request.weights, device)
+    if request.action == TRAIN:
+        return _train(site_path, site, task, request, model)
+    if request.action == EVALUATE and request.subjects == VALIDATION:
+        metrics = _validate(site_path, site, task, request, model)
+        return _reply(request, num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
+    if request.action == EVALUATE and request.subjects in (TEST, ALL):
+        return _test(site_path, site, task, request, model)
+    raise ProtocolError(f"no request is called {request.action} {request.subjects}")
+
+
+def _train(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> Reply:
+    started = time.monotonic()
+    training = open_training(site_path, request.task)
+    metrics = _validate(site_path, site, task, request, model)
+    phase = f"round {request.round}/{task.rounds}"
+    metrics["train_loss"] = train_round(
+        model,
+        training.draw,
+        task=task,
+        site=site.site,
+        round=request.round,
+        on_step=lambda step, steps, loss: progress.report(progress.Step(phase, site.site, step, steps, loss)),
+    )
+    metrics["seconds"] = time.monotonic() - started
+    subjects = open_subjects(site_path, request.task)
+    return _reply(request, num_examples=len(subjects.train), metrics=metrics, weights=pack(weights_of(model)))
+
+
+def _validate(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> dict[str, float]:
+    """The incoming model on the site's validation slices, the same in every round; empty where there are none."""
+    sessions = open_whole(site_path, request.task, VALIDATION)
+    slices = validation_subset(sessions, limit=task.evaluation.validation_slices)
+    scores = evaluate(predictor(model), slices, multiple=spatial_multiple(task.model))
+    if not scores:
+        return {}
+    means = mean_over_subjects(scores.values())
+    return {f"validation_{name}": value for name, value in means.items()} | {"validation_subjects": len(scores)}
+
+
+def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> Reply:
+    sessions = open_whole(site_path, request.task, request.subjects)
+
+    def on_session(done: int) -> None:
+        progress.report(progress.Step("test", site.site, done, len(sessions)))
+
+    slices = ((session, None) for session in sessions)
+    scores = evaluate(predictor(model), slices, multiple=spatial_multiple(task.model), on_session=on_session)
+    return _reply(request, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
+
+
+def _reply(request: Request, *, num_examples: int, metrics: dict[str, float], weights: Packed | None = None) -> Reply:
+    return Reply(request.run_id, request.round, request.nonce, num_examples, metrics, weights)
+
+
+@lru_cache(maxsize=64)
+def read_task(text: str) -> Task:
+    """The task of a request; ConfigError when it is malformed or out of range."""
+    try:
+        return from_dict(Task, json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the request's task cannot be read: {error}") from None
+
+
+@lru_cache(maxsize=256)
+def open_subjects(site_path: Path, task_text: str) -> SiteSubjects:
+    """The site's subjects with all modalities of the task's scenario, split by stable hash.
+
+    Raises:
+        DataError: no such subject, or one that the site file lists is not in the tree.
+    """
+    site, task = read_site(site_path), read_task(task_text)
+    found = discover(
+        Path(site.data.dir),
+        layout=site.data.layout,
+        modalities=parse_scenario(task.scenario).modalities,
+        sites_file=Path(site.data.sites) if site.data.sites else None,
+        exclude=site.data.exclude,
+    )
+    by_id = {subject.id: subject for subject in found.subjects}
+    chosen = stable_order(by_id if site.data.subjects is None else site.data.subjects)
+    absent = [subject_id for subject_id in chosen if subject_id not in by_id]
+    if absent or not chosen:
+        raise DataError(
+            f"site {site.site}: {', '.join(absent) or 'every subject'} is missing in {site.data.dir}; {found.summary()}"
+        )
+    split = split_subjects(chosen)
+
+    def subjects(ids: Sequence[str]) -> tuple[Subject, ...]:
+        return tuple(by_id[subject_id] for subject_id in ids)
+
+    return SiteSubjects(subjects(split.train), subjects(split.validation), subjects(split.test), subjects(chosen))
+
+
+@lru_cache(maxsize=256)
+def open_training(site_path: Path, task_text: str) -> TrainingSlices:
+    """The site's training slices; the first call builds the cache."""
+    task = read_task(task_text)
+    sessions = _open_sessions(site_path, task_text, open_subjects(site_path, task_text).train, whole=False)
+    return TrainingSlices(sessions, crop=(task.grid.crop[0], task.grid.crop[1]))
+
+
+@lru_cache(maxsize=256)
+def open_whole(site_path: Path, task_text: str, which: str) -> tuple[CachedSession, ...]:
+    """Whole sessions of the validation or test subjects, or of at most `evaluation.max_subjects` of all."""
+    task, subjects = read_task(task_text), open_subjects(site_path, task_text)
+    chosen = {VALIDATION: subjects.validation, TEST: subjects.test, ALL: subjects.all[: task.evaluation.max_subjects]}
+    return tuple(_open_sessions(site_path, task_text, chosen[which], whole=True))
+
+
+def _open_sessions(site_path: Path, task_text: str, subjects: Sequence[Subject], *, whole: bool) -> list[CachedSession]:
+    site, task = read_site(site_path), read_task(task_text)
+    spacing = task.grid.spacing_mm
+    return build_cache(
+        subjects,
+        scenario=parse_scenario(task.scenario),
+        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
+        cache_dir=Path(site.cache_dir),
+        data_dir=Path(site.data.dir),
+        whole=whole,
+        on_session=lambda done, total: progress.report(progress.Step("reading scans", site.site, done, total)),
+    )
+
+
+def open_device(site: Site) -> torch.device:
+    """The site's device, with its number of threads set.
+
+    Raises:
+        ConfigError: the site names a device that this machine lacks.
+    """
+    torch.set_num_threads(site.threads)
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if site.device == "auto" else site.device
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={site.device}: this machine has no usable GPU; set device=cpu or device=auto")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={site.device} is not known ({error}); set device=auto, cpu or cuda") from None
+
+
+def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:
+    """The site's own model with the weights of the request.
+
+    Raises:
+        ProtocolError: the coordinator's model differs from the one that this program builds from the task.
+    """
+    model = _build_once(json.dumps(dataclasses.asdict(task.model)), len(parse_scenario(task.scenario).sources), device)
+    own = pack(weights_of(model)).manifest
+    if packed.manifest != own:
+        raise ProtocolError(
+            f"the request's weights are of model {model_hash(packed.manifest)}, this site builds {model_hash(own)}"
+        )
+    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in unpack(packed).items()})
+    return model
+
+
+@lru_cache(maxsize=2)
+def _build_once(model_config: str, sources: int, device: torch.device) -> nn.Module:
+    """One model for all requests (in a simulation: for all sites in turn), since each request brings all weights."""
+    return build_model(ModelConfig(**json.loads(model_config)), sources=sources).to(device)
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """The model's weights as numpy arrays, in the order of its state dict."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}

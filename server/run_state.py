@@ -1,0 +1,78 @@
+"""The state of a run after a round: what a checkpoint holds and how it is read back."""
+
+import dataclasses
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agi_core import checkpoint
+from agi_core.checkpoint import WEIGHTS
+from agi_core.errors import RunError
+from agi_core.protocol import Weights
+from agi_core.run_folder import EventLog
+from server.strategy import Velocity
+
+FORMAT = 1
+VELOCITY = "velocity/"
+
+
+@dataclass
+class RunState:
+    """Everything that a resumed run needs. `history` holds one row per finished round; `best` names the round with the
+    best validation PSNR."""
+
+    weights: Weights
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    round: int = 0
+    velocity: Velocity = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    tested: bool = False
+
+    def consider_best(self, *, round: int, psnr_db: float | None) -> None:
+        """Note that the model after `round` reached this validation PSNR (None: nothing was validated)."""
+        if psnr_db is not None and (self.best is None or psnr_db > self.best["psnr_db"]):
+            self.best = {"round": round, "psnr_db": psnr_db}
+
+
+def save(run_dir: Path, state: RunState, events: EventLog) -> None:
+    """Commit the state; events written so far belong to it."""
+    arrays = {WEIGHTS + name: array for name, array in state.weights.items()} | {
+        VELOCITY + n: a for n, a in state.velocity.items()
+    }
+    keep = state.best["round"] if state.best else None
+    checkpoint.save_checkpoint(run_dir, round=state.round, arrays=arrays, state=_json(state, events), keep=keep)
+
+
+def load(run_dir: Path) -> tuple[RunState, EventLog] | None:
+    """The newest whole state and the event log cut back to it; None when the run has not finished its first checkpoint.
+
+    Raises:
+        RunError: the checkpoint is of another format.
+    """
+    loaded = checkpoint.load_last(run_dir)
+    if loaded is None:
+        return None
+    round, arrays, values = loaded
+    if values.get("format") != FORMAT:
+        raise RunError(
+            f"the checkpoints of {run_dir} have format {values.get('format')}, this program reads {FORMAT};"
+            " use the release that wrote them"
+        )
+    state = RunState(
+        weights={n.removeprefix(WEIGHTS): a for n, a in arrays.items() if n.startswith(WEIGHTS)},
+        velocity={n.removeprefix(VELOCITY): a.astype(np.float64) for n, a in arrays.items() if n.startswith(VELOCITY)},
+        round=round,
+        **{name: values[name] for name in ("run_id", "history", "best", "tested")},
+    )
+    events = EventLog(run_dir, elapsed_s=values["elapsed_s"])
+    events.cut_back(values["events_bytes"])
+    return state, events
+
+
+def _json(state: RunState, events: EventLog) -> dict[str, Any]:
+    plain = {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name not in ("weights", "velocity")}
+    return {"format": FORMAT, **plain, "elapsed_s": events.elapsed_s, "events_bytes": events.size_bytes}

@@ -1,0 +1,160 @@
+"""What a federation is compared with, at equal budget: K local steps in each of R rounds.
+
+voxel regression   one cubic fit, pooled over all training sites
+local-only         R*K steps per site on its own subjects, scored on its own test subjects and on the unseen sites'
+centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
+
+Every network starts from the federation's own initial weights. A finished baseline is kept in `baselines/NAME.json`; an
+interrupted one is trained anew.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from agi_core import atomic, progress
+from agi_core.config import RunConfig, Task, task_json, task_of
+from agi_core.data.cache import CachedSession
+from agi_core.data.datasets import TrainingSlices
+from agi_core.metrics import mean_over_subjects
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import spatial_multiple
+from agi_core.protocol import ALL, TEST
+from agi_core.run_folder import EventLog
+from agi_core.scenario import parse_scenario
+from agi_core.training import Predict, evaluate, predictor, train_round
+from agi_core.voxel_regression import fit
+from client.site import read_site
+from client.trainer import open_device, open_training, open_whole
+from server.evaluation import over_subjects
+
+Row = dict[str, Any]
+Rows = dict[str, Row]
+
+
+@dataclasses.dataclass(frozen=True)
+class SitesData:
+    """The opened data of a simulated federation."""
+
+    training: Mapping[str, TrainingSlices]
+    test: Mapping[str, Sequence[CachedSession]]
+    unseen: Mapping[str, Sequence[CachedSession]]
+    device: torch.device
+
+
+def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
+    """Training, test and unseen sessions of every site."""
+    text = task_json(task_of(config))
+    training, unseen = config.federation.sites, config.federation.unseen_sites
+    return SitesData(
+        training={site: open_training(site_paths[site], text) for site in training},
+        test={site: open_whole(site_paths[site], text, TEST) for site in training},
+        unseen={site: open_whole(site_paths[site], text, ALL) for site in unseen},
+        device=open_device(read_site(site_paths[training[0]])),
+    )
+
+
+def run_baselines(
+    names: Sequence[str], *, config: RunConfig, data: SitesData, run_dir: Path, events: EventLog
+) -> dict[str, Row]:
+    """Run the named baselines that this run folder does not hold yet; {name: {"final", "sites", "unseen_sites"}} of all
+    of them."""
+    results = {}
+    for name in names:
+        path = run_dir / "baselines" / f"{name}.json"
+        if not path.is_file():
+            atomic.write_json(path, BASELINES[name](config, data))
+        results[name] = json.loads(path.read_text())
+        events.append("baseline_finished", name=name, final=results[name]["final"])
+    return results
+
+
+def voxel_regression(config: RunConfig, data: SitesData) -> Row:
+    """One pooled cubic fit; see `agi_core.voxel_regression`."""
+    predict = fit(session for slices in data.training.values() for session in slices.sessions)
+    return _scored(predict, config, data)
+
+
+def centralised(config: RunConfig, data: SitesData) -> Row:
+    """R*K steps on the pooled subjects with batch N*B."""
+    sessions = [session for slices in data.training.values() for session in slices.sessions]
+    pooled = TrainingSlices(sessions, crop=(config.grid.crop[0], config.grid.crop[1]))
+    task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
+    return _scored(_trained(task, pooled, site="centralised", device=data.device), config, data)
+
+
+def local_only(config: RunConfig, data: SitesData) -> Row:
+    """R*K steps per site. An unseen site's row is the mean over the local models; "unseen_by_model" holds each
+    one's."""
+    task = _one_long_round(config, batch_size=config.training.batch_size)
+    sites: Rows = {}
+    by_model: dict[str, Rows] = {}
+    for site, slices in data.training.items():
+        predict = _trained(task, slices, site=site, device=data.device, phase="local-only")
+        sites |= _rows(predict, {site: data.test[site]}, config)
+        by_model[site] = _rows(predict, data.unseen, config)
+    unseen = {name: _mean_row([rows[name] for rows in by_model.values()]) for name in data.unseen}
+    return {"final": over_subjects(sites), "sites": sites, "unseen_sites": unseen, "unseen_by_model": by_model}
+
+
+BASELINES: dict[str, Callable[[RunConfig, SitesData], Row]] = {
+    "voxel_regression": voxel_regression,
+    "local_only": local_only,
+    "centralised": centralised,
+}
+
+
+def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
+    training = dataclasses.replace(
+        config.training, local_steps=config.rounds * config.training.local_steps, batch_size=batch_size
+    )
+    return dataclasses.replace(task_of(config), rounds=1, training=training)
+
+
+def _trained(
+    task: Task, slices: TrainingSlices, *, site: str, device: torch.device, phase: str = "centralised"
+) -> Predict:
+    model: nn.Module = build_model(task.model, sources=len(parse_scenario(task.scenario).sources), seed=task.seed).to(
+        device
+    )
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        progress.report(progress.Step(phase, site, step, steps, loss))
+
+    train_round(model, slices.draw, task=task, site=site, round=1, on_step=on_step)
+    return predictor(model)
+
+
+def _scored(predict: Predict, config: RunConfig, data: SitesData) -> Row:
+    sites = _rows(predict, data.test, config)
+    return {"final": over_subjects(sites), "sites": sites, "unseen_sites": _rows(predict, data.unseen, config)}
+
+
+def _rows(predict: Predict, sites: Mapping[str, Sequence[CachedSession]], config: RunConfig) -> Rows:
+    """{site: {metric: mean over its subjects, "subjects": n}}; sites without subjects are left out."""
+    rows: Rows = {}
+    for site, sessions in sites.items():
+        on_session = partial(_report_test, site, len(sessions))
+        scores = evaluate(
+            predict, ((s, None) for s in sessions), multiple=spatial_multiple(config.model), on_session=on_session
+        )
+        if scores:
+            rows[site] = {**mean_over_subjects(scores.values()), "subjects": len(scores)}
+    return rows
+
+
+def _report_test(site: str, sessions: int, done: int) -> None:
+    progress.report(progress.Step("test", site, done, sessions))
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    """Mean of several models' rows of one site, each over the same subjects."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "subjects"} | {
+        "subjects": rows[0]["subjects"]
+    }

@@ -1,0 +1,89 @@
+"""The end of a run: example slices, summary.json and report.html."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agi_core import run_folder
+from agi_core.checkpoint import load_weights
+from agi_core.config import RunConfig
+from agi_core.data.cache import CachedSession
+from agi_core.data.datasets import evaluation_slices
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import spatial_multiple
+from agi_core.report.examples import Example, write_examples
+from agi_core.report.report import build_report
+from agi_core.scenario import parse_scenario
+from agi_core.training import Predict, predictor
+from simulations.baselines import SitesData
+
+
+def write_results(
+    run_dir: Path, *, config: RunConfig, data: SitesData, baselines: Mapping[str, Any], wall_s: float
+) -> tuple[dict[str, Any], Path]:
+    """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
+    path."""
+    tested = [event for event in run_folder.read_events(run_dir) if event["event"] == "tested"][-1]
+    summary = {
+        "final": tested["final"],
+        "sites": tested["sites"],
+        "unseen_sites": tested["unseen_sites"],
+        "baselines": baselines,
+        "best": tested["best"],
+        "rounds": config.rounds,
+        "wall_s": round(wall_s, 1),
+        "scenario": config.scenario,
+        "reference": config.reference,
+        "model": "AGI-Net" if config.model.conv == "cagr" else "plain ResUNet",
+        **origin(config),
+    }
+    run_folder.write_summary(run_dir, summary)
+    write_examples(run_dir, _examples(run_dir, config, data))
+    return summary, build_report(run_dir)
+
+
+def origin(config: RunConfig) -> dict[str, Any]:
+    """{"synthetic": whether the scans are built-in data, "anatomies": how many brains that data is made from}."""
+    marker = Path(str(config.data.dir)) / "phantom.json"
+    values = json.loads(marker.read_text()) if marker.is_file() else {}
+    return {"synthetic": bool(values.get("synthetic", False)), "anatomies": values.get("anatomies")}
+
+
+def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example]:
+    """The slice with most foreground of each site's first test subject."""
+    scenario = parse_scenario(config.scenario)
+    model = build_model(config.model, sources=len(scenario.sources)).to(data.device)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in load_weights(run_dir).items()})
+    predict, multiple = predictor(model), spatial_multiple(config.model)
+    sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
+        (site, True, s) for site, s in data.unseen.items()
+    ]
+    return [
+        _example(predict, sessions[0], site=site, unseen=unseen, sources=scenario.sources, multiple=multiple)
+        for site, unseen, sessions in sites
+        if sessions
+    ]
+
+
+def _example(
+    predict: Predict, session: CachedSession, *, site: str, unseen: bool, sources: tuple[str, ...], multiple: int
+) -> Example:
+    right_mm, anterior_mm, _ = session.spacing_mm
+    k = int(np.argmax(session.foreground_fraction))
+    (batch,) = evaluation_slices(session, multiple=multiple, batch_size=1, indices=[k])
+    prediction = batch.unpad(predict(batch.sources).clamp(0, 1))
+    images = batch.unpad(batch.sources)[0].numpy()
+    return Example(
+        site=site,
+        unseen=unseen,
+        title=f"{site}, test subject 1",
+        sources=dict(zip(sources, images, strict=True)),
+        target=batch.unpad(batch.target)[0, 0].numpy(),
+        prediction=prediction[0, 0].numpy(),
+        foreground=batch.unpad(batch.foreground)[0, 0].numpy(),
+        spacing_mm=(anterior_mm, right_mm),
+    )

@@ -1,0 +1,255 @@
+"""A federation on one machine: `python simulations/run.py --clients 5`.
+
+Finds the scans, divides them into sites, trains one model over all of them, scores it and writes a report. Without
+`--data` it uses built-in synthetic data.
+"""
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+from rich.console import Console
+
+from agi_core import checkpoint, progress, run_folder
+from agi_core.config import RunConfig, load_config, to_yaml
+from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
+from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.run_folder import EventLog
+from client.app import app as client_app
+from server.app import app as server_app
+from simulations.baselines import open_sites, run_baselines
+from simulations.display import Display, result_table
+from simulations.local_grid import run_in_process
+from simulations.results import origin, write_results
+from simulations.sites import Federation, find_sites, prepare_caches, write_sites
+
+RUNS_DIR = Path("runs")
+BUILT_IN_DIR = Path(".cache")
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    console = Console(stderr=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    if arguments.help_config:
+        console.print(to_yaml(RunConfig()), markup=False, highlight=False)
+        return 0
+    run_dir = None
+    try:
+        run_dir = _run_dir(arguments)
+        simulate(
+            _config(arguments, run_dir), run_dir, resume=arguments.resume, compare=arguments.compare, console=console
+        )
+        return 0
+    except AgiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resume = run_dir is not None and (run_dir / "checkpoints").is_dir()
+        hint = (
+            f"; the same command with --resume --out {run_dir} goes on from the last finished round" if resume else ""
+        )
+        print(f"\ninterrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, console: Console) -> None:
+    """One whole run: data, sites, federation, baselines, results.
+
+    Raises:
+        AgiError: anything that the user can mend; what was finished is kept.
+    """
+    config = with_built_in_data(config, console)
+    config, federation = find_sites(config)
+    display = Display(console, config)
+    with display.showing():
+        prepare_caches(config, federation)
+    if not resume:
+        run_folder.create(run_dir, config)
+    site_paths = write_sites(run_dir, config, federation)
+    _announce(run_dir, config, federation, console)
+
+    with display.showing():
+        node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
+        run_config = {"run-dir": str(run_dir.resolve())}
+        if config.engine == "ray":
+            from simulations.ray_engine import run_on_ray  # here, because Ray is an extra
+
+            run_on_ray(server_app, client_app, node_configs=node_configs, run_config=run_config, threads=config.threads)
+        else:
+            run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)
+        events = EventLog(run_dir, elapsed_s=run_folder.read_events(run_dir)[-1]["t_s"])
+        data = open_sites(config, site_paths)
+        names = ("voxel_regression", "local_only", "centralised") if compare else ("voxel_regression",)
+        baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
+        events.append("run_finished")
+    summary, report_path = write_results(
+        run_dir, config=config, data=data, baselines=baselines, wall_s=events.elapsed_s
+    )
+    _conclude(summary, run_dir, report_path, compare=compare, console=console)
+
+
+def with_built_in_data(config: RunConfig, console: Console) -> RunConfig:
+    """The configuration with a data folder: the user's, or the built-in synthetic data, made on first use."""
+    if config.data.dir is not None:
+        return config
+    layout: Literal["ixi", "brats"] = "brats" if config.data.layout == "brats" else "ixi"
+    sites = parse_sites(config.data.phantom_sites)
+    name = "-".join([f"phantom-{layout}", *(f"{site}{count}" for site, count in sites.items())])
+    data_dir = BUILT_IN_DIR / name
+    if not phantom_matches(data_dir, layout=layout, sites=sites, seed=0):
+        console.print(f"making built-in synthetic data in {data_dir} (once)", highlight=False)
+
+        def on_subject(done: int, total: int) -> None:
+            progress.report(progress.Step("making synthetic data", "", done, total))
+
+        with Display(console, config).showing():
+            write_phantom(data_dir, layout=layout, sites=sites, seed=0, on_subject=on_subject)
+    site_map = str(data_dir / "partitioning.csv") if layout == "brats" else None
+    data = dataclasses.replace(config.data, dir=str(data_dir), layout=layout, sites=site_map)
+    return dataclasses.replace(config, data=data)
+
+
+def _announce(run_dir: Path, config: RunConfig, federation: Federation, console: Console) -> None:
+    """Print, and note in the events of a new run, what was found and how it was divided."""
+    console.print(f"{federation.discovery.summary()}", markup=False, highlight=False, soft_wrap=True)
+    model = "AGI-Net" if config.model.conv == "cagr" else "plain ResUNet"
+    sites = ", ".join(f"{site} {len(subjects)}" for site, subjects in federation.training.items())
+    unseen = ", ".join(f"{site} {len(subjects)}" for site, subjects in federation.unseen.items())
+    console.print(
+        f"{model}, {config.scenario}, reference {config.reference}: {config.rounds} rounds of"
+        f" {config.training.local_steps} steps at {len(federation.training)} sites ({sites})"
+        + (f"; unseen: {unseen}" if unseen else ""),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for warning in federation.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    if checkpoint.load_last(run_dir) is not None:
+        return
+    events = EventLog(run_dir)
+    events.cut_back(0)
+    events.append(
+        "data_found",
+        text=federation.discovery.summary(),
+        sites={site: len(subjects) for site, subjects in federation.training.items()},
+        unseen_sites={site: len(subjects) for site, subjects in federation.unseen.items()},
+        **origin(config),
+        skipped=dict(Counter(skipped.reason for skipped in federation.discovery.skipped)),
+    )
+    for warning in federation.warnings:
+        events.append("warning", text=warning)
+
+
+def _conclude(summary: Mapping[str, Any], run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:
+    rows = {**summary["sites"], **{f"{site} (unseen)": row for site, row in summary["unseen_sites"].items()}}
+    rows["all test subjects of the training sites"] = summary["final"]
+    rows |= {f"baseline: {name.replace('_', ' ')}": row["final"] for name, row in summary["baselines"].items()}
+    label = f" - SYNTHETIC DATA, {summary['anatomies']} anatomies" if summary["synthetic"] else ""
+    console.print(result_table(f"{summary['scenario']}, whole volume{label}", rows))
+    final, regression = summary["final"], summary["baselines"]["voxel_regression"]["final"]
+    if final:
+        difference = final["psnr_db"] - regression["psnr_db"]
+        console.print(
+            f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression", highlight=False
+        )
+    console.print(f"report: {report_path}", highlight=False, soft_wrap=True)
+    console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help", highlight=False, soft_wrap=True)
+    if not compare:
+        console.print(
+            "not run: the local-only and centralised baselines; add them to this run with"
+            f" python simulations/run.py --out {run_dir} --resume --compare",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _config(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
+    """The configuration of the command, or of the run that it resumes.
+
+    Raises:
+        ConfigError: a resumed run would go on with other settings.
+    """
+    overrides = {
+        "clients": arguments.clients,
+        "data.dir": arguments.data,
+        "data.layout": arguments.layout,
+        "data.sites": arguments.sites,
+        "scenario": arguments.scenario,
+        "partition": arguments.partition,
+        "rounds": arguments.rounds,
+        "engine": arguments.engine,
+        "seed": arguments.seed,
+    }
+    if not arguments.resume:
+        return load_config(arguments.config, overrides=overrides, assignments=arguments.settings)
+    stored = run_folder.open_existing(run_dir)
+    config = load_config(arguments.config, overrides=overrides, assignments=arguments.settings, base=stored)
+    if config != stored:
+        theirs, ours = to_yaml(stored).splitlines(), to_yaml(config).splitlines()
+        changed = "; ".join(
+            f"{a.strip()} there, {b.strip()} here" for a, b in zip(theirs, ours, strict=False) if a != b
+        )
+        raise ConfigError(
+            f"the run in {run_dir} has other settings ({changed}); resume it with its own, or start a new run"
+        )
+    return config
+
+
+def _run_dir(arguments: argparse.Namespace) -> Path:
+    if arguments.out is not None:
+        return Path(arguments.out)
+    if not arguments.resume:
+        return RUNS_DIR / time.strftime("%Y-%m-%d-%H%M%S")
+    runs = sorted(path.parent for path in RUNS_DIR.glob("*/config.yaml"))
+    if not runs:
+        raise RunError(f"there is no run in {RUNS_DIR}/ to resume; name its folder with --out")
+    return max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python simulations/run.py",
+        description="Train one AGI-Net over several hospitals' scans on one machine, and write a report.",
+        epilog="Any other setting: key=value, for example training.local_steps=40 model.conv=plain threads=2.",
+    )
+    parser.add_argument("--clients", type=int, help="sites that train (default 5)")
+    parser.add_argument("--data", help="folder of scans (default: built-in synthetic data)")
+    parser.add_argument("--layout", help="how the folder is laid out: ixi, brats or bids (default ixi)")
+    parser.add_argument(
+        "--sites", help="CSV that maps subjects to hospitals (FeTS partitioning or BraTS mapping table)"
+    )
+    parser.add_argument(
+        "--scenario", help="sources:target, for example T1,T2:PD (default of ixi) or t1n,t1c,t2w:t2f (of brats)"
+    )
+    parser.add_argument("--partition", help="site: by hospital (default); iid: shuffled")
+    parser.add_argument("--rounds", type=int, help="rounds of training and averaging")
+    parser.add_argument("--engine", help="in-process (default) or ray (needs the extra: pip install '.[ray]')")
+    parser.add_argument("--compare", action="store_true", help="also train the local-only and the centralised baseline")
+    parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")
+    parser.add_argument("--out", help="run folder (default: a new one in runs/)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/)"
+    )
+    parser.add_argument("--config", type=Path, help="YAML file of settings")
+    parser.add_argument("--help-config", action="store_true", help="print every setting with its default")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting; wins over everything else")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""From a folder of scans to sites: discover, partition, write one site file per client, and `splits.json`."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agi_core import atomic, progress
+from agi_core.config import RunConfig
+from agi_core.data.cache import build_cache
+from agi_core.data.datasets import spacing_warning
+from agi_core.data.discover import Discovery, Subject, discover
+from agi_core.data.nifti import read_grid
+from agi_core.data.partition import partition, split_subjects, stable_order
+from agi_core.data.preprocess import same_grid
+from agi_core.scenario import Scenario, parse_scenario
+from client.site import Site, SiteData, to_yaml
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The simulated federation: subjects of every training and unseen site, what was found, and what the user should
+    know."""
+
+    training: Mapping[str, tuple[Subject, ...]]
+    unseen: Mapping[str, tuple[Subject, ...]]
+    discovery: Discovery
+    warnings: tuple[str, ...]
+
+
+def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
+    """Discover and partition the scans; the configuration comes back with its sites and its reference filled in.
+
+    Raises:
+        DataError, ConfigError: nothing usable there, or more clients than subjects.
+    """
+    assert config.data.dir is not None  # noqa: S101  run.py has put the built-in data's folder there
+    scenario = parse_scenario(config.scenario)
+    discovery = discover(
+        Path(config.data.dir),
+        layout=config.data.layout,
+        modalities=scenario.modalities,
+        sites_file=Path(config.data.sites) if config.data.sites else None,
+        exclude=config.data.exclude,
+    )
+    parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
+    warnings = []
+    reference = config.reference
+    if reference is None:
+        reference, warning = choose_reference(scenario, [s for subjects in parts.training.values() for s in subjects])
+        warnings += [warning] if warning else []
+    if config.grid.spacing_mm is None and (warning := spacing_warning(_spacings(parts.training, scenario))):
+        warnings.append(warning)
+    sites, unseen = sorted(parts.training), sorted(parts.unseen)
+    federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen)
+    config = dataclasses.replace(config, reference=reference, federation=federation)
+    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings))
+
+
+def choose_reference(scenario: Scenario, subjects: Sequence[Subject]) -> tuple[str, str | None]:
+    """The source that was acquired in the target's pose, as far as headers tell, and a warning where they do not.
+
+    That is the first source whose native grid equals the target's in every session of every training subject.
+    """
+    sessions = [session for subject in subjects for session in subject.sessions]
+    targets = [read_grid(session.paths[scenario.target]) for session in sessions]
+    for source in scenario.sources:
+        if all(
+            same_grid(read_grid(session.paths[source]), target)
+            for session, target in zip(sessions, targets, strict=True)
+        ):
+            return source, None
+    first = scenario.sources[0]
+    warning = (
+        f"no source has the grid of {scenario.target} in every subject, so {first} is taken as reference;"
+        " set reference=... if another fits better"
+    )
+    return first, warning
+
+
+def prepare_caches(config: RunConfig, federation: Federation) -> None:
+    """Read every scan that the run will need into the cache, so that an unusable one is named before anything is
+    trained.
+
+    Raises:
+        DataError: a scan is unusable, or the disk is too small.
+    """
+    for site, subjects in federation.training.items():
+        split = split_subjects(_ids(subjects))
+        _prepare(config, site, [s for s in subjects if s.id in split.train], whole=False)
+        _prepare(config, site, [s for s in subjects if s.id not in split.train], whole=True)
+    for site, subjects in federation.unseen.items():
+        scored = stable_order(_ids(subjects))[: config.evaluation.max_subjects]
+        _prepare(config, site, [s for s in subjects if s.id in scored], whole=True)
+
+
+def _prepare(config: RunConfig, site: str, subjects: Sequence[Subject], *, whole: bool) -> None:
+    spacing = config.grid.spacing_mm
+    build_cache(
+        subjects,
+        scenario=parse_scenario(config.scenario),
+        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
+        cache_dir=Path(config.data.cache_dir).resolve(),
+        data_dir=Path(str(config.data.dir)).resolve(),
+        whole=whole,
+        on_session=lambda done, total: progress.report(progress.Step("reading scans", site, done, total)),
+    )
+
+
+def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dict[str, Path]:
+    """Write `splits.json` and `sites/NAME.yaml` of every site; {site: path of its file}."""
+    splits = {
+        site: dataclasses.asdict(split_subjects(_ids(subjects))) for site, subjects in federation.training.items()
+    }
+    splits |= {
+        site: {"train": [], "validation": [], "test": stable_order(_ids(subjects))[: config.evaluation.max_subjects]}
+        for site, subjects in federation.unseen.items()
+    }
+    atomic.write_json(run_dir / "splits.json", splits)
+    paths = {}
+    for site, subjects in {**federation.training, **federation.unseen}.items():
+        data = SiteData(
+            dir=str(Path(str(config.data.dir)).resolve()),
+            layout=config.data.layout,
+            sites=str(Path(config.data.sites).resolve()) if config.data.sites else None,
+            subjects=sorted(_ids(subjects)),
+        )
+        cache_dir = str(Path(config.data.cache_dir).resolve())
+        paths[site] = run_dir.resolve() / "sites" / f"{site}.yaml"
+        atomic.write_text(paths[site], to_yaml(Site(site, data, cache_dir, config.device, config.threads)))
+    return paths
+
+
+def _ids(subjects: Iterable[Subject]) -> list[str]:
+    return [subject.id for subject in subjects]
+
+
+def _spacings(training: Mapping[str, tuple[Subject, ...]], scenario: Scenario) -> dict[str, tuple[float, float, float]]:
+    """Median spacing of each site's targets."""
+    medians = {}
+    for site, subjects in training.items():
+        spacings = [
+            read_grid(session.paths[scenario.target]).spacing_mm for subject in subjects for session in subject.sessions
+        ]
+        x, y, z = (statistics.median(axis) for axis in zip(*spacings, strict=True))
+        medians[site] = (x, y, z)
+    return medians

@@ -1,0 +1,161 @@
+"""The federation as a whole, on small real files, in one process."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from agi_core import run_folder
+from agi_core.checkpoint import load_last, load_weights
+from agi_core.config import RunConfig, task_json, task_of
+from agi_core.errors import DataError, RunError
+from agi_core.models.agi_net import build_model
+from agi_core.training import train_round
+from client.app import app as client_app
+from client.trainer import open_training
+from server.app import app as server_app
+from simulations.local_grid import run_in_process
+from simulations.sites import find_sites, write_sites
+
+
+def federate(config: RunConfig, run_dir: Path, app: ClientApp = client_app) -> dict[str, Path]:
+    """Run, or resume, a federation in `run_dir`; {site: site file}."""
+    config, federation = find_sites(config)
+    if not run_dir.exists():
+        run_folder.create(run_dir, config)
+    site_paths = write_sites(run_dir, config, federation)
+    node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
+    run_in_process(server_app, app, node_configs=node_configs, run_config={"run-dir": str(run_dir)})
+    return site_paths
+
+
+def assert_same_weights(a: Path, b: Path, *, atol: float = 0) -> None:
+    ours, theirs = load_weights(a), load_weights(b)
+    assert set(ours) == set(theirs)
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=atol)
+
+
+class Saboteur(ClientApp):
+    """The site's real app, but the given call raises or answers with an error."""
+
+    def __init__(self, *, fail_at: int, error: BaseException) -> None:
+        super().__init__()
+        self.calls, self.fail_at, self.error = 0, fail_at, error
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise self.error
+        return client_app(message, context)
+
+
+def test_a_run_from_scans_to_figures(small_config: RunConfig, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    federate(small_config, run_dir)
+    events = run_folder.read_events(run_dir)
+    assert [event["event"] for event in events] == [
+        "run_started",
+        *["round_started", "validated", "round_finished"] * 2,
+        "validated",
+        "tested",
+    ]
+    assert [event["round"] for event in events if event["event"] == "validated"] == [0, 1, 2]
+    tested = events[-1]
+    assert {site: row["subjects"] for site, row in tested["sites"].items()} == {"Guys": 1, "HH": 1, "IOP": 1}
+    psnrs = [row["psnr_db"] for row in tested["sites"].values()]
+    assert tested["final"]["psnr_db"] == pytest.approx(np.mean(psnrs))
+    assert (
+        sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.suffix == ".json")[-1]
+        == "state-00002.json"
+    )
+
+
+def test_one_site_equals_training_without_flower(small_config: RunConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(small_config, clients=1)
+    site_paths = federate(config, tmp_path / "run")
+    stored = run_folder.open_existing(tmp_path / "run")
+
+    task = task_of(stored)
+    model = build_model(task.model, sources=2, seed=task.seed)
+    training = open_training(site_paths["Guys"], task_json(task))
+    for round in (1, 2):
+        train_round(model, training.draw, task=task, site="Guys", round=round)
+
+    for name, array in load_weights(tmp_path / "run").items():
+        np.testing.assert_allclose(array, model.state_dict()[name].numpy(), rtol=0, atol=1e-6)
+
+
+def test_hospitals_that_do_not_train_are_tested_once(small_config: RunConfig, tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(small_config.evaluation, max_subjects=2)
+    federate(dataclasses.replace(small_config, clients=2, evaluation=evaluation), tmp_path / "run")
+    tested = run_folder.read_events(tmp_path / "run")[-1]
+    assert set(tested["sites"]) == {"Guys", "HH"}
+    assert {site: row["subjects"] for site, row in tested["unseen_sites"].items()} == {"IOP": 2}
+
+
+@pytest.mark.parametrize("fail_at", [2, 4, 6, 8])  # three sites: calls 1-3 are round 1, 4-6 round 2, then the test
+def test_an_interrupted_run_ends_with_the_same_weights(small_config: RunConfig, tmp_path: Path, fail_at: int) -> None:
+    federate(small_config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        federate(small_config, tmp_path / "broken", app=Saboteur(fail_at=fail_at, error=KeyboardInterrupt()))
+    federate(small_config, tmp_path / "broken")
+    assert_same_weights(tmp_path / "whole", tmp_path / "broken")
+    names = [[event["event"] for event in run_folder.read_events(tmp_path / run)] for run in ("whole", "broken")]
+    if fail_at > 3:  # a run stopped before its first checkpoint has said that it started
+        assert names[0] == names[1]
+
+
+def test_server_momentum_survives_resume(small_config: RunConfig, tmp_path: Path) -> None:
+    momentum = dataclasses.replace(small_config.federation, server_momentum=0.9)
+    config = dataclasses.replace(small_config, federation=momentum)
+    federate(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        federate(config, tmp_path / "broken", app=Saboteur(fail_at=5, error=KeyboardInterrupt()))
+    federate(config, tmp_path / "broken")
+    assert_same_weights(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_failing_site_is_named_and_the_state_kept(small_config: RunConfig, tmp_path: Path) -> None:
+    app = Saboteur(fail_at=5, error=DataError("/data/patient-0042.nii.gz is gone"))
+    with pytest.raises(RunError, match="2 of 3 sites"):
+        federate(small_config, tmp_path / "run", app=app)
+    assert load_last(tmp_path / "run")[0] == 1  # type: ignore[index]
+    failed = [event for event in run_folder.read_events(tmp_path / "run") if event["event"] == "site_failed"]
+    assert [(event["site"], event["round"]) for event in failed] == [("HH", 2)]
+
+
+def test_a_quorum_lets_the_others_go_on(small_config: RunConfig, tmp_path: Path) -> None:
+    quorum = dataclasses.replace(small_config.federation, quorum=2)
+    app = Saboteur(fail_at=5, error=DataError("gone"))
+    federate(dataclasses.replace(small_config, federation=quorum), tmp_path / "run", app=app)
+    finished = [event for event in run_folder.read_events(tmp_path / "run") if event["event"] == "round_finished"]
+    assert [sorted(event["train_loss"]) for event in finished] == [["Guys", "HH", "IOP"], ["Guys", "IOP"]]
+
+
+def test_no_exception_text_leaves_a_site(small_config: RunConfig, tmp_path: Path, ixi_dir: Path) -> None:
+    """A site whose scans have vanished answers with a public sentence that names no path."""
+    config, federation = find_sites(small_config)
+    run_folder.create(tmp_path / "run", config)
+    site_paths = write_sites(tmp_path / "run", config, federation)
+    text = site_paths["HH"].read_text().replace(str(ixi_dir.resolve()), "/no/such/folder/secret")
+    site_paths["HH"].write_text(text)
+    node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
+    with pytest.raises(RunError):
+        run_in_process(server_app, client_app, node_configs=node_configs, run_config={"run-dir": str(tmp_path / "run")})
+    (failed,) = [event for event in run_folder.read_events(tmp_path / "run") if event["event"] == "site_failed"]
+    assert failed["site"] == "HH"
+    assert failed["reason"] == DataError.public
+
+
+def test_all_randomness_is_explicit(small_config: RunConfig, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    federate(small_config, tmp_path / "a")
+    torch.manual_seed(2)
+    torch.rand(7)
+    federate(small_config, tmp_path / "b")
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
