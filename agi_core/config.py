@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # OmegaConf lets PyYAML's errors through
 
@@ -43,8 +43,8 @@ class TrainingConfig:
     as a cosine.
     """
 
-    local_steps: int = 16
-    batch_size: int = 8
+    local_steps: int = 40
+    batch_size: int = 4
     learning_rate: float = 3e-3
     warmup: float = 0.1
     weight_decay: float = 0.0
@@ -67,7 +67,7 @@ class Task:
     scenario: str = ""
     reference: str | None = None
     seed: int = 0
-    rounds: int = 5
+    rounds: int = 6
     grid: GridConfig = field(default_factory=GridConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -137,7 +137,7 @@ def load_config(
                 raise ConfigError(
                     f"config file {path} does not exist; give an existing YAML file to --config, or leave it out"
                 )
-            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+            merged = OmegaConf.merge(merged, _read_settings(path))
         flags = OmegaConf.create()
         for key, value in overrides.items():
             if value is not None:
@@ -150,13 +150,25 @@ def load_config(
         merged = OmegaConf.merge(merged, flags, OmegaConf.from_dotlist(list(assignments)))
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
-    except (OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"cannot read config file {path}: {error}") from None
+    except YAMLError:
+        raise ConfigError(
+            f"cannot read {' '.join(assignments)}: a bracket or quote is not closed; lists are written key=[1,2]"
+        ) from None
     config: RunConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
     if not config.scenario:
         config = dataclasses.replace(config, scenario=DEFAULT_SCENARIOS[config.data.layout])
     validate(config)
     return config
+
+
+def _read_settings(path: Path) -> DictConfig:
+    try:
+        settings = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"cannot read config file {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, DictConfig):
+        raise ConfigError(f"config file {path} is a list; write one setting per line, for example rounds: 5")
+    return settings
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
@@ -206,6 +218,8 @@ def validate(config: Task) -> None:
             f"reference={config.reference} is no source of {config.scenario}; choose {', '.join(scenario.sources)}"
         )
     config.model.validate()
+    if config.model.dims != 2:
+        raise ConfigError(f"model.dims={config.model.dims}: data and training are 2-D so far; leave model.dims at 2")
 
     training, grid = config.training, config.grid
     _at_least(1, rounds=config.rounds, batch_size=training.batch_size, local_steps=training.local_steps)
@@ -254,9 +268,8 @@ def _at_least(bound: float, **values: float) -> None:
 def _explain(error: OmegaConfBaseException) -> str:
     """One sentence from OmegaConf's several lines, with the setting named."""
     key = getattr(error, "full_key", None) or getattr(error, "key", None)
-    first_line = str(error).splitlines()[0]
-    return (
-        f"setting {key}: {first_line}; `python simulations/run.py --help-config` lists every setting"
-        if key
-        else first_line
-    )
+    problem = str(error).splitlines()[0]
+    if "is not a ListConfig" in problem:
+        problem = "needs a list, for example [a,b]"
+    place = f"setting {key}: " if key else ""
+    return f"{place}{problem}; `python simulations/run.py --help-config` lists every setting"

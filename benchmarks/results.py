@@ -1,0 +1,130 @@
+"""The figures of docs/results.md: the federation and its baselines on built-in data, over seeds. Resumable.
+
+    make results        (or: python benchmarks/results.py --seeds 0,1,2)
+
+Each seed is one whole `simulations/run.py --compare` in a process of its own with one thread, all three side by side. A
+seed sets the initial weights, the crops and how a hospital's subjects are dealt to its clients. Intervals are 95 %
+Student t over seeds; differences are taken within a seed first.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t
+
+SETTINGS = ["--clients", "5", "--compare", "--rounds", "10", "reference=T2", "training.local_steps=60"]
+SETTINGS += ["data.phantom_sites=Guys:30,HH:20,IOP:12"]
+MODELS = ("federated", "centralised", "local_only", "voxel_regression")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--processes", type=int, default=3, help="runs at a time (%(default)s)")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="further settings of every run")
+    arguments = parser.parse_args()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    run_dirs = [arguments.out / f"seed-{seed}" for seed in seeds]
+    started = time.monotonic()
+
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        failed = [
+            code
+            for code in pool.map(lambda job: run(*job, arguments.settings), zip(seeds, run_dirs, strict=True))
+            if code
+        ]
+    if failed:
+        print(f"{len(failed)} of {len(seeds)} runs failed, see above; start again afterwards: finished rounds are kept")
+        return 1
+
+    text = table([json.loads((run_dir / "summary.json").read_text()) for run_dir in run_dirs], arguments.settings)
+    text += f"\nThis call took {(time.monotonic() - started) / 60:.0f} min.\n"
+    (arguments.out / "results.md").write_text(text)
+    print(text)
+    return 0
+
+
+def run(seed: int, run_dir: Path, settings: Sequence[str]) -> int:
+    """One seed, from its start or from where it was interrupted, to its summary; output goes to RUN.log; exit code."""
+    if (run_dir / "summary.json").is_file():
+        return 0
+    resume = ["--resume"] if (run_dir / "config.yaml").is_file() else []
+    where = ["--seed", str(seed), "--out", str(run_dir), *resume]
+    command = [sys.executable, "simulations/run.py", *SETTINGS, *where, *settings]
+    print(f"seed {seed}: {' '.join(command[1:])}", flush=True)
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with run_dir.with_suffix(".log").open("a") as log:
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        print(run_dir.with_suffix(".log").read_text()[-2000:])
+    return code
+
+
+def table(summaries: Sequence[dict[str, Any]], settings: Sequence[str]) -> str:
+    """Markdown: figures per model, differences to the federated model, and the worst site."""
+    rows = []
+    for model in MODELS:
+        finals = [final_of(summary, model) for summary in summaries]
+        worsts = [worst_of(summary, model) for summary in summaries]
+        cells = [model.replace("_", " "), interval([final["psnr_db"] for final in finals])]
+        cells += [interval([final[name] for final in finals], digits=4) for name in ("ssim", "mae")]
+        cells.append(interval(worsts))
+        if model != "federated":
+            ours = [final_of(summary, "federated")["psnr_db"] for summary in summaries]
+            cells.append(interval([a - b["psnr_db"] for a, b in zip(ours, finals, strict=True)]))
+            ours = [worst_of(summary, "federated") for summary in summaries]
+            cells.append(interval([a - b for a, b in zip(ours, worsts, strict=True)]))
+        rows.append(f"| {' | '.join(cells)} |")
+    minutes = interval([summary["wall_s"] / 60 for summary in summaries], digits=1)
+    subjects = sum(row["subjects"] for row in summaries[0]["sites"].values())
+    lines = [
+        f"{summaries[0]['scenario']}, SYNTHETIC data of {summaries[0]['anatomies']} anatomies, {len(summaries)} seeds,"
+        f" {subjects} test subjects each; `{' '.join([*SETTINGS, *settings])}`;",
+        f"commit {commit()}, {platform.machine()}, one thread per run, {minutes} min per run.",
+        "",
+        "| model | PSNR dB | SSIM | MAE | worst site, dB | federated minus this, dB | on the worst site, dB |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def commit() -> str:
+    """The commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def final_of(summary: dict[str, Any], model: str) -> dict[str, Any]:
+    """Mean metrics over the test subjects of the training sites."""
+    final: dict[str, Any] = summary["final"] if model == "federated" else summary["baselines"][model]["final"]
+    return final
+
+
+def worst_of(summary: dict[str, Any], model: str) -> float:
+    """PSNR of the training site where the model is worst."""
+    sites = summary["sites"] if model == "federated" else summary["baselines"][model]["sites"]
+    return min(float(row["psnr_db"]) for row in sites.values())
+
+
+def interval(values: Sequence[float], *, digits: int = 2) -> str:
+    """`mean ± half width` of the 95 % Student t interval; the value alone where there is only one."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
