@@ -69,21 +69,35 @@ def read_events(run_dir: Path) -> list[Event]:
     return events
 
 
+def check_new(run_dir: Path) -> None:
+    """Refuse a run folder that `create` would refuse, without making anything: for before hours of reading scans.
+
+    Raises:
+        RunError: the folder holds something already, or cannot be made or written.
+    """
+    try:
+        if run_dir.exists() and any(run_dir.iterdir()):
+            raise RunError(f"{run_dir} is not empty; choose another --out, or continue the run in it with --resume")
+        existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise RunError(f"the run folder {run_dir} cannot be made below {existing}; choose another --out")
+    except OSError as error:
+        raise _write_error(run_dir, error) from None
+
+
 def create(run_dir: Path, config: RunConfig) -> None:
     """Make a new run folder.
 
     Raises:
         RunError: the folder holds something already, or cannot be written.
     """
+    check_new(run_dir)
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        if any(run_dir.iterdir()):
-            raise RunError(f"{run_dir} is not empty; choose another --out, or continue the run in it with --resume")
-        (run_dir / "checkpoints").mkdir()
+        (run_dir / "checkpoints").mkdir(parents=True)
         atomic.write_text(run_dir / "config.yaml", to_yaml(config))
         atomic.write_json(run_dir / "environment.json", environment(config))
     except OSError as error:
-        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}; choose another --out") from None
+        raise _write_error(run_dir, error) from None
 
 
 def open_existing(run_dir: Path) -> RunConfig:
@@ -114,3 +128,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json, with `allow_nan` off: a figure is a number or it is absent."""
     atomic.write_json(run_dir / "summary.json", summary)
+
+
+def _write_error(run_dir: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write the run folder {run_dir}: {error.strerror}; choose another --out")

@@ -80,7 +80,8 @@ def train_round(
         value = loss.item()
         if not math.isfinite(value):
             raise RunError(
-                f"{site}: the loss became {value} in round {round}, step {step + 1}; lower training.learning_rate"
+                f"the loss became {value} at {site} in round {round}, step {step + 1};"
+                " start a new run with a lower training.learning_rate"
             )
         total += value
         if on_step is not None:

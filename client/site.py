@@ -43,8 +43,10 @@ def read_site(path: Path) -> Site:
         raise ConfigError(f"site file {path} does not exist")
     try:
         site: Site = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Site), OmegaConf.load(path)))  # type: ignore[assignment]
-    except (OmegaConfBaseException, ValueError, YAMLError) as error:
-        raise ConfigError(f"site file {path}: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, OSError, ValueError, TypeError, YAMLError) as error:
+        key = getattr(error, "full_key", None)
+        place = f"{path}, setting {key}" if key else path
+        raise ConfigError(f"site file {place}: {str(error).splitlines()[0]}") from None
     return site
 
 

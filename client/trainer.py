@@ -196,9 +196,11 @@ def open_device(site: Site) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={site.device}: this machine has no usable GPU; set device=cpu or device=auto")
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={site.device} is not known ({error}); set device=auto, cpu or cuda") from None
+        return torch.empty(0, device=name).device
+    except (RuntimeError, NotImplementedError, AssertionError):  # torch's ways to say that a device is not there
+        raise ConfigError(
+            f"device={site.device} cannot be used on this machine; set device=auto, cpu or cuda"
+        ) from None
 
 
 def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:

@@ -67,7 +67,7 @@ def run_federation(grid: Grid, run_dir: Path) -> None:
         if len(updates) < (config.federation.quorum or len(training)):
             raise RunError(
                 f"round {round}: {len(updates)} of {len(training)} sites gave a usable answer, below the quorum;"
-                f" the state after round {state.round} is saved, so solve what is named above and continue with --resume"
+                f" the state after round {state.round} is saved: solve what is named above and continue with --resume"
             )
 
         # AGGREGATION
@@ -120,6 +120,7 @@ class Exchange:
             Message(_records(request), node_id, request.action, group_id=str(request.round)) for node_id in names
         ]
         replies: dict[str, Reply] = {}
+        failed = set()
         for message in self._grid.send_and_receive(messages, timeout=self._deadline_s) if messages else ():
             site = names.get(message.metadata.src_node_id)
             if site is None:  # Flower's own error replies come from no node; the site is named as missing below
@@ -131,10 +132,11 @@ class Exchange:
                 check_answer(reply, request)
                 replies[site] = reply
             except AgiError as error:
+                failed.add(site)
                 self._events.append(
                     "site_failed", site=site, round=request.round, action=request.action, reason=str(error)
                 )
-        for site in sorted(set(sites) - set(replies)):
+        for site in sorted(set(sites) - set(replies) - failed):
             self._events.append("site_missing", site=site, round=request.round, action=request.action)
         return dict(sorted(replies.items()))
 

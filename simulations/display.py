@@ -15,19 +15,21 @@ from agi_core.progress import Event, Step
 
 
 class Display:
-    """Listens to steps and events. The time left counts training steps only, at the pace of this process so far."""
+    """Listens to steps and events. The time left is that of all rounds, or of one site's baseline, at the pace so far;
+    on anything but a terminal only the lines are printed."""
 
     def __init__(self, console: Console, config: RunConfig) -> None:
         self._console, self._config = console, config
-        self._steps_left = config.rounds * len(config.federation.sites) * config.training.local_steps
-        self._steps_done, self._started = 0, time.monotonic()
+        self._steps_left = 0  # of all rounds
+        self._paced, self._started, self._steps_timed = "", 0.0, 0
         self._validation = ""
         self._live = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.completed}/{task.total}  {task.fields[note]}"),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._bar = self._live.add_task("starting", total=1, note="")
 
@@ -41,37 +43,47 @@ class Display:
         if isinstance(news, Step):
             self._step(news)
             return
+        rounds, sites = self._config.rounds, self._config.federation.sites
         match news["event"]:
             case "round_started":
-                self._steps_left = (
-                    (self._config.rounds - news["round"] + 1)
-                    * len(self._config.federation.sites)
-                    * self._config.training.local_steps
-                )
-            case "validated" if news["mean"]:
-                self._validation = f"validation {news['mean']['psnr_db']:.2f} dB"
-                sites = "  ".join(f"{site} {row['psnr_db']:.1f}" for site, row in news["sites"].items())
-                self._line(f"after round {news['round']}/{self._config.rounds}: {self._validation}   [{sites}]")
+                self._steps_left = (rounds - news["round"] + 1) * len(sites) * self._config.training.local_steps
+                self._live.update(
+                    self._bar, description=f"round {news['round']}/{rounds}"
+                )  # Ray's workers report no steps
+            case "validated":
+                if news["mean"]:
+                    self._validation = f"validation {news['mean']['psnr_db']:.2f} dB"
+                scores = "  ".join(f"{site} {row['psnr_db']:.1f}" for site, row in news["sites"].items())
+                when = f"after round {news['round']}/{rounds}" if news["round"] else "before training"
+                self._line(f"{when}: {self._validation}   [{scores}]" if scores else f"{when}: nobody to validate on")
             case "site_failed" | "site_missing" | "update_refused":
                 what = news["event"].replace("_", " ")
                 self._line(f"round {news['round']}: {news['site']}: {what}: {news.get('reason', 'no answer')}")
             case "baseline_finished":
-                self._line(
-                    f"baseline {news['name'].replace('_', ' ')}: {news['final'].get('psnr_db', float('nan')):.2f} dB"
-                )
+                final = news["final"]
+                score = f"{final['psnr_db']:.2f} dB" if final else "nobody to test on"
+                self._line(f"baseline {news['name'].replace('_', ' ')}: {score}")
 
     def _step(self, step: Step) -> None:
         note = self._validation
-        if step.phase.startswith("round"):
-            self._steps_left -= 1
-            self._steps_done += 1
-            pace_s = (time.monotonic() - self._started) / self._steps_done
-            note = f"loss {step.loss:.4f}  {_duration(self._steps_left * pace_s)} left  {self._validation}"
-        elif step.phase == "reading scans":
-            self._started = time.monotonic()  # the pace is that of training
+        if step.loss is not None:
+            note = f"loss {step.loss:.4f}  {self._time_left(step)}{note}"
         self._live.update(
             self._bar, description=f"{step.phase}  {step.site}", completed=step.step, total=step.steps, note=note
         )
+
+    def _time_left(self, step: Step) -> str:
+        """Empty at the first step, which has no pace yet."""
+        if step.phase.startswith("round"):
+            self._steps_left -= 1
+            work, left = "rounds", self._steps_left
+        else:
+            work, left = f"{step.phase} {step.site}", step.steps - step.step
+        if work != self._paced:
+            self._paced, self._started, self._steps_timed = work, time.monotonic(), 0
+            return ""
+        self._steps_timed += 1
+        return f"{_duration(left * (time.monotonic() - self._started) / self._steps_timed)} left  "
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -83,6 +95,8 @@ def result_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     for heading in ("", "PSNR dB", "SSIM", "MAE", "subjects"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, row in rows.items():
+        if not row:  # nobody to test
+            continue
         table.add_row(
             name,
             f"{row['psnr_db']:.2f}",

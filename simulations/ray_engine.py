@@ -29,6 +29,12 @@ class _SiteApp(ClientApp):
         return self._app(message, Context(context.run_id, context.node_id, node_config, context.state, {}))
 
 
+def check_ray() -> None:
+    """Raise ConfigError unless Ray is installed."""
+    if find_spec("ray") is None:
+        raise ConfigError("--engine ray needs Ray; install it with: pip install '.[ray]', or leave --engine out")
+
+
 def run_on_ray(
     server_app: ServerApp,
     client_app: ClientApp,
@@ -40,12 +46,7 @@ def run_on_ray(
     """As `simulations.local_grid.run_in_process`, with clients side by side in Ray's workers.
 
     Each client takes `threads` CPUs, and a GPU of its own where there is one.
-
-    Raises:
-        ConfigError: the extra is not installed.
     """
-    if find_spec("ray") is None:
-        raise ConfigError("--engine ray needs Ray; install it with: pip install '.[ray]', or leave --engine out")
     failures: list[BaseException] = []
     configured = ServerApp()
 

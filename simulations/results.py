@@ -32,7 +32,7 @@ def write_results(
         "final": tested["final"],
         "sites": tested["sites"],
         "unseen_sites": tested["unseen_sites"],
-        "baselines": baselines,
+        "baselines": {name: {**row["final"], **row} for name, row in baselines.items()},
         "best": tested["best"],
         "rounds": config.rounds,
         "wall_s": round(wall_s, 1),

@@ -11,7 +11,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.run_folder import EventLog
 from client.app import app as client_app
+from client.site import Site
+from client.trainer import open_device
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.display import Display, result_table
@@ -40,9 +43,8 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    console = Console(stderr=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    arguments = _parser().parse_intermixed_args(argv)  # key=value may stand before and after flags
+    console = Console()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     if arguments.help_config:
         console.print(to_yaml(RunConfig()), markup=False, highlight=False)
@@ -56,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except AgiError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = error.filename or run_dir
+        print(f"error: {place}: {error.strerror}; check its permissions and the free disk space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         resume = run_dir is not None and (run_dir / "checkpoints").is_dir()
@@ -72,6 +78,10 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     Raises:
         AgiError: anything that the user can mend; what was finished is kept.
     """
+    if not resume:
+        run_folder.check_new(run_dir)
+    open_device(Site(device=config.device, threads=config.threads))
+    run_engine = _engine(config)
     config = with_built_in_data(config, console)
     config, federation = find_sites(config)
     display = Display(console, config)
@@ -85,12 +95,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     with display.showing():
         node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
         run_config = {"run-dir": str(run_dir.resolve())}
-        if config.engine == "ray":
-            from simulations.ray_engine import run_on_ray  # here, because Ray is an extra
-
-            run_on_ray(server_app, client_app, node_configs=node_configs, run_config=run_config, threads=config.threads)
-        else:
-            run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)
+        run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
         events = EventLog(run_dir, elapsed_s=run_folder.read_events(run_dir)[-1]["t_s"])
         data = open_sites(config, site_paths)
         names = ("voxel_regression", "local_only", "centralised") if compare else ("voxel_regression",)
@@ -100,6 +105,20 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         run_dir, config=config, data=data, baselines=baselines, wall_s=events.elapsed_s
     )
     _conclude(summary, run_dir, report_path, compare=compare, console=console)
+
+
+def _engine(config: RunConfig) -> Callable[..., None]:
+    """The engine's function, before hours are spent on anything else.
+
+    Raises:
+        ConfigError: Ray is asked for, and not installed.
+    """
+    if config.engine == "in-process":
+        return run_in_process
+    from simulations.ray_engine import check_ray, run_on_ray  # here, because Ray is an extra
+
+    check_ray()
+    return partial(run_on_ray, threads=config.threads)
 
 
 def with_built_in_data(config: RunConfig, console: Console) -> RunConfig:
@@ -157,12 +176,14 @@ def _announce(run_dir: Path, config: RunConfig, federation: Federation, console:
 
 def _conclude(summary: Mapping[str, Any], run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:
     rows = {**summary["sites"], **{f"{site} (unseen)": row for site, row in summary["unseen_sites"].items()}}
-    rows["all test subjects of the training sites"] = summary["final"]
+    rows["all training sites"] = summary["final"]
     rows |= {f"baseline: {name.replace('_', ' ')}": row["final"] for name, row in summary["baselines"].items()}
     label = f" - SYNTHETIC DATA, {summary['anatomies']} anatomies" if summary["synthetic"] else ""
     console.print(result_table(f"{summary['scenario']}, whole volume{label}", rows))
     final, regression = summary["final"], summary["baselines"]["voxel_regression"]["final"]
-    if final:
+    if not final:
+        console.print("no site has a test subject: a site needs two subjects for one, three also to validate")
+    else:
         difference = final["psnr_db"] - regression["psnr_db"]
         console.print(
             f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression", highlight=False
@@ -199,15 +220,21 @@ def _config(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
         return load_config(arguments.config, overrides=overrides, assignments=arguments.settings)
     stored = run_folder.open_existing(run_dir)
     config = load_config(arguments.config, overrides=overrides, assignments=arguments.settings, base=stored)
-    if config != stored:
-        theirs, ours = to_yaml(stored).splitlines(), to_yaml(config).splitlines()
-        changed = "; ".join(
-            f"{a.strip()} there, {b.strip()} here" for a, b in zip(theirs, ours, strict=False) if a != b
-        )
+    theirs, ours = _flat(dataclasses.asdict(stored)), _flat(dataclasses.asdict(config))
+    changed = "; ".join(f"{key}={theirs[key]} there, {ours[key]} here" for key in theirs if theirs[key] != ours[key])
+    if changed:
         raise ConfigError(
             f"the run in {run_dir} has other settings ({changed}); resume it with its own, or start a new run"
         )
     return config
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"training.local_steps": 16, ...} of nested settings."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _run_dir(arguments: argparse.Namespace) -> Path:

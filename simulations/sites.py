@@ -1,19 +1,22 @@
 """From a folder of scans to sites: discover, partition, write one site file per client, and `splits.json`."""
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agi_core import atomic, progress
 from agi_core.config import RunConfig
-from agi_core.data.cache import build_cache
+from agi_core.data.cache import build_cache, check_disk
 from agi_core.data.datasets import spacing_warning
 from agi_core.data.discover import Discovery, Subject, discover
 from agi_core.data.nifti import read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.preprocess import same_grid
+from agi_core.errors import RunError
 from agi_core.scenario import Scenario, parse_scenario
 from client.site import Site, SiteData, to_yaml
 
@@ -86,38 +89,54 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
     Raises:
         DataError: a scan is unusable, or the disk is too small.
     """
-    for site, subjects in federation.training.items():
-        split = split_subjects(_ids(subjects))
-        _prepare(config, site, [s for s in subjects if s.id in split.train], whole=False)
-        _prepare(config, site, [s for s in subjects if s.id not in split.train], whole=True)
-    for site, subjects in federation.unseen.items():
-        scored = stable_order(_ids(subjects))[: config.evaluation.max_subjects]
-        _prepare(config, site, [s for s in subjects if s.id in scored], whole=True)
+    needed: list[tuple[str, list[Subject], bool]] = []  # (site, subjects, whole)
+    for site, members in federation.training.items():
+        split = split_subjects(_ids(members))
+        needed.append((site, [s for s in members if s.id in split.train], False))
+        needed.append((site, [s for s in members if s.id not in split.train], True))
+    for site, members in federation.unseen.items():
+        scored = stable_order(_ids(members))[: config.evaluation.max_subjects]
+        needed.append((site, [s for s in members if s.id in scored], True))
 
-
-def _prepare(config: RunConfig, site: str, subjects: Sequence[Subject], *, whole: bool) -> None:
-    spacing = config.grid.spacing_mm
-    build_cache(
-        subjects,
-        scenario=parse_scenario(config.scenario),
-        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
-        cache_dir=Path(config.data.cache_dir).resolve(),
-        data_dir=Path(str(config.data.dir)).resolve(),
-        whole=whole,
-        on_session=lambda done, total: progress.report(progress.Step("reading scans", site, done, total)),
+    scenario, cache_dir = parse_scenario(config.scenario), Path(config.data.cache_dir).resolve()
+    data_dir, spacing = Path(str(config.data.dir)).resolve(), config.grid.spacing_mm
+    spacing_mm = (spacing[0], spacing[1], spacing[2]) if spacing else None
+    check_disk(
+        [(subjects, whole) for _, subjects, whole in needed],
+        scenario=scenario,
+        spacing_mm=spacing_mm,
+        cache_dir=cache_dir,
+        data_dir=data_dir,
     )
+    for site, subjects, whole in needed:
+        build_cache(
+            subjects,
+            scenario=scenario,
+            spacing_mm=spacing_mm,
+            cache_dir=cache_dir,
+            data_dir=data_dir,
+            whole=whole,
+            on_session=partial(_report_reading, site),
+        )
+
+
+def _report_reading(site: str, done: int, total: int) -> None:
+    progress.report(progress.Step("reading scans", site, done, total))
 
 
 def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dict[str, Path]:
-    """Write `splits.json` and `sites/NAME.yaml` of every site; {site: path of its file}."""
-    splits = {
-        site: dataclasses.asdict(split_subjects(_ids(subjects))) for site, subjects in federation.training.items()
-    }
-    splits |= {
-        site: {"train": [], "validation": [], "test": stable_order(_ids(subjects))[: config.evaluation.max_subjects]}
-        for site, subjects in federation.unseen.items()
-    }
-    atomic.write_json(run_dir / "splits.json", splits)
+    """Write `splits.json` and `sites/NAME.yaml` of every site; {site: path of its file}.
+
+    Raises:
+        RunError: the run's `splits.json` is of other subjects: its scans changed since it began.
+    """
+    splits_path, splits = run_dir / "splits.json", _splits(config, federation)
+    if splits_path.is_file() and json.loads(splits_path.read_text()) != splits:
+        raise RunError(
+            f"the subjects in {config.data.dir} are not those of {splits_path}: scans were added, removed or renamed"
+            " since the run began; put them back as they were, or start a new run"
+        )
+    atomic.write_json(splits_path, splits)
     paths = {}
     for site, subjects in {**federation.training, **federation.unseen}.items():
         data = SiteData(
@@ -130,6 +149,17 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
         paths[site] = run_dir.resolve() / "sites" / f"{site}.yaml"
         atomic.write_text(paths[site], to_yaml(Site(site, data, cache_dir, config.device, config.threads)))
     return paths
+
+
+def _splits(config: RunConfig, federation: Federation) -> dict[str, dict[str, list[str]]]:
+    splits = {}
+    for site, subjects in federation.training.items():
+        split = split_subjects(_ids(subjects))
+        splits[site] = {"train": [*split.train], "validation": [*split.validation], "test": [*split.test]}
+    for site, subjects in federation.unseen.items():
+        scored = stable_order(_ids(subjects))[: config.evaluation.max_subjects]
+        splits[site] = {"train": [], "validation": [], "test": [*scored]}
+    return splits
 
 
 def _ids(subjects: Iterable[Subject]) -> list[str]:

@@ -99,20 +99,22 @@ def build_cache(
         DataError: a scan is unusable, or the predicted size exceeds the free disk (then nothing is written).
         RunError: `cache_dir` cannot be written.
     """
-    entries_dir = cache_dir / ("whole" if whole else "train")
     sessions = [(subject.id, session) for subject in subjects for session in subject.sessions]
-    paths = [
-        entries_dir / f"{_key(session, scenario, spacing_mm, whole, data_dir)}.safetensors" for _, session in sessions
-    ]
+    paths = [_path(session, scenario, spacing_mm, whole, cache_dir, data_dir) for _, session in sessions]
     opened = [open_entry(path, subject_id=subject_id) for path, (subject_id, _) in zip(paths, sessions, strict=True)]
     missing = [session for entry, (_, session) in zip(opened, sessions, strict=True) if entry is None]
     if missing:
-        atomic.remove_stale(entries_dir)
+        atomic.remove_stale(paths[0].parent)
         _check_disk(missing, scenario, spacing_mm, cache_dir)
     entries = []
     for done, (entry, path, (subject_id, session)) in enumerate(zip(opened, paths, sessions, strict=True), start=1):
         if entry is None:
-            _write_entry(path, session, scenario=scenario, spacing_mm=spacing_mm, whole=whole, subject_id=subject_id)
+            try:
+                _write_entry(
+                    path, session, scenario=scenario, spacing_mm=spacing_mm, whole=whole, subject_id=subject_id
+                )
+            except DataError as error:
+                raise DataError(f"{error} (To go on without this subject: data.exclude=[{subject_id}])") from error
             entry = open_entry(path, subject_id=subject_id)
         if entry is None:
             raise DataError(f"The cache entry {path} vanished or broke while it was read. Start again.")
@@ -120,6 +122,30 @@ def build_cache(
         if on_session is not None:
             on_session(done, len(sessions))
     return entries
+
+
+def check_disk(
+    requests: Iterable[tuple[Iterable[Subject], bool]],
+    *,
+    scenario: Scenario,
+    spacing_mm: tuple[float, float, float] | None,
+    cache_dir: Path,
+    data_dir: Path,
+) -> None:
+    """Refuse, before anything is written, several `build_cache` calls, (subjects, whole) each, that need more than the
+    free disk.
+
+    Raises:
+        DataError: the predicted size of all missing entries exceeds the free disk.
+    """
+    missing = []
+    for subjects, whole in requests:
+        for subject in subjects:
+            for session in subject.sessions:
+                path = _path(session, scenario, spacing_mm, whole, cache_dir, data_dir)
+                if open_entry(path, subject_id=subject.id) is None:
+                    missing.append(session)
+    _check_disk(missing, scenario, spacing_mm, cache_dir)
 
 
 def open_entry(path: Path, *, subject_id: str) -> CachedSession | None:
@@ -169,10 +195,15 @@ def _write_entry(
     atomic.write_bytes(path, save(tensors, metadata={"entry": json.dumps(entry)}))
 
 
-def _key(
-    session: Session, scenario: Scenario, spacing_mm: tuple[float, float, float] | None, whole: bool, data_dir: Path
-) -> str:
-    """Hash of everything that an entry depends on."""
+def _path(
+    session: Session,
+    scenario: Scenario,
+    spacing_mm: tuple[float, float, float] | None,
+    whole: bool,
+    cache_dir: Path,
+    data_dir: Path,
+) -> Path:
+    """The entry's file: its name is a hash of everything that it depends on."""
     inputs = []
     for modality in scenario.modalities:
         path = session.paths.get(modality)
@@ -182,7 +213,8 @@ def _key(
         place = path.relative_to(data_dir) if path.is_relative_to(data_dir) else path.absolute()
         inputs.append([modality, place.as_posix(), status.st_size, status.st_mtime_ns])
     settings = {"version": CACHE_VERSION, "spacing_mm": spacing_mm and list(spacing_mm), "whole": whole}
-    return hashlib.sha256(json.dumps([inputs, settings], sort_keys=True).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([inputs, settings], sort_keys=True).encode()).hexdigest()[:32]
+    return cache_dir / ("whole" if whole else "train") / f"{key}.safetensors"
 
 
 def _check_disk(

@@ -35,11 +35,11 @@ def parse_sites(text: str) -> dict[str, int]:
         match = re.fullmatch(r"\s*([A-Za-z0-9_]+)\s*:\s*([0-9]+)\s*", part)
         if match is None or int(match[2]) < 1:
             raise ConfigError(
-                f"--sites {text}: '{part.strip()}' is not NAME:COUNT with a name of letters, digits and underscores "
+                f"sites {text}: '{part.strip()}' is not NAME:COUNT with a name of letters, digits and underscores "
                 "and a count of at least 1. Write for instance Guys:14,HH:10,IOP:6."
             )
         if match[1] in sites:
-            raise ConfigError(f"--sites {text}: {match[1]} is there twice. Give each site once, with all its subjects.")
+            raise ConfigError(f"sites {text}: {match[1]} is there twice. Give each site once, with all its subjects.")
         sites[match[1]] = int(match[2])
     return sites
 

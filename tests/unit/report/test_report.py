@@ -41,7 +41,10 @@ class Run:
     def __init__(self, run_dir: Path, *, unseen: list[str], conv: str = "cagr") -> None:
         overrides = {"federation.sites": SITES, "federation.unseen_sites": unseen, "rounds": 2, "model.conv": conv}
         self.dir = run_dir
-        run_folder.create(run_dir, load_config(None, overrides=overrides))
+        run_folder.create(
+            run_dir,
+            load_config(None, overrides=overrides, assignments=("training.local_steps=16", "training.batch_size=8")),
+        )
         (run_dir / "splits.json").write_text(json.dumps(SPLITS))
         self.events = run_folder.EventLog(run_dir)
         self.events.append("run_started", run_id="1", sites=SITES, unseen_sites=unseen)

@@ -1,0 +1,270 @@
+"""`simulations/run.py` as a user types it, on small real trees, in process."""
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import SMALL, write_head, write_ixi
+
+from agi_core import progress, run_folder
+from agi_core.__main__ import main as agi_core
+from simulations.run import main
+
+ROOT = Path(__file__).parents[2]
+BASELINES = {"voxel_regression", "local_only", "centralised"}
+
+
+def arguments(data_dir: Path, out_dir: Path, cache_dir: Path, *more: str) -> list[str]:
+    return ["--data", str(data_dir), "--out", str(out_dir), *SMALL, f"data.cache_dir={cache_dir}", *more]
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return summary
+
+
+def checkpoint_hashes(run_dir: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((run_dir / "checkpoints").iterdir())
+    }
+
+
+def events_named(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    return [event for event in run_folder.read_events(run_dir) if event["event"] == name]
+
+
+@pytest.fixture(scope="module")
+def compared(ixi_dir: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two of the three hospitals, with all baselines."""
+    run_dir = tmp_path_factory.mktemp("run") / "compared"
+    assert main(arguments(ixi_dir, run_dir, cache_dir, "--clients", "2", "--compare")) == 0
+    return run_dir
+
+
+def test_run_folder_summary_and_output(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    assert main(arguments(ixi_dir, run_dir, cache_dir, "--clients", "3")) == 0
+
+    expected = {"config.yaml", "environment.json", "splits.json", "events.jsonl", "summary.json", "report.html"}
+    assert expected <= {path.name for path in run_dir.iterdir() if path.is_file()}
+    assert set(checkpoint_hashes(run_dir)) >= {"state-00002.json", "state-00002.safetensors"}
+    assert not list(run_dir.rglob(".tmp-*"))
+    assert "torch" in json.loads((run_dir / "environment.json").read_text())["packages"]
+
+    splits = json.loads((run_dir / "splits.json").read_text())
+    sizes = {site: {part: len(ids) for part, ids in split.items()} for site, split in splits.items()}
+    assert sizes == {
+        "Guys": {"train": 3, "validation": 1, "test": 1},
+        "HH": {"train": 2, "validation": 1, "test": 1},
+        "IOP": {"train": 1, "validation": 1, "test": 1},
+    }
+
+    summary = summary_of(run_dir)
+    assert set(summary["sites"]) == {"Guys", "HH", "IOP"}
+    for row in summary["sites"].values():
+        assert {"psnr_db", "ssim", "mae", "subjects"} <= set(row)
+    assert summary["final"]["psnr_db"] == pytest.approx(np.mean([row["psnr_db"] for row in summary["sites"].values()]))
+    assert set(summary["baselines"]) == {"voxel_regression"}
+    facts = {name: summary[name] for name in ("unseen_sites", "rounds", "scenario", "reference", "synthetic")}
+    assert facts == {
+        "unseen_sites": {},
+        "rounds": 2,
+        "scenario": "T1,T2:PD",
+        "reference": "T1",
+        "synthetic": False,
+    }
+    assert summary["wall_s"] > 0
+
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "" not in out.splitlines()  # nothing of the live line where there is no terminal
+    assert max(map(len, out.partition("report:")[0].splitlines())) <= 90
+    progress_lines = [line.partition(":")[0] for line in out.splitlines() if "validation" in line]
+    assert progress_lines == ["before training", "after round 1/2", "after round 2/2"]
+    assert f"--out {run_dir} --resume --compare" in out
+
+
+def test_compare_adds_both_baselines_and_the_unseen_site(compared: Path) -> None:
+    summary = summary_of(compared)
+    assert set(summary["sites"]) == {"Guys", "HH"}
+    assert summary["unseen_sites"]["IOP"]["subjects"] == 3
+    assert set(summary["baselines"]) == BASELINES
+    for row in summary["baselines"].values():
+        assert set(row["sites"]) == {"Guys", "HH"}
+        assert row["unseen_sites"]["IOP"]["subjects"] == 3
+    # at equal budget: 2 rounds of 2 steps start from the same weights, so no network is far from the others
+    psnrs = [summary["baselines"][name]["final"]["psnr_db"] for name in ("local_only", "centralised")]
+    assert np.ptp([*psnrs, summary["final"]["psnr_db"]]) < 2
+    assert "IOP" in (compared / "report.html").read_text()
+
+
+def test_resume_of_a_finished_run_adds_the_baselines_without_training(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    command = arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "1", "rounds=1", "--seed", "3")
+    assert main(command) == 0
+    before, final = checkpoint_hashes(tmp_path / "run"), summary_of(tmp_path / "run")["final"]
+    assert main(["--resume", "--compare", "--out", str(tmp_path / "run")]) == 0
+    assert checkpoint_hashes(tmp_path / "run") == before
+    assert len(events_named(tmp_path / "run", "round_started")) == 1
+    assert set(summary_of(tmp_path / "run")["baselines"]) == BASELINES
+    assert summary_of(tmp_path / "run")["final"] == final
+
+
+def test_iid_partition_mixes_the_hospitals(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:
+    command = arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "2", "--partition", "iid", "rounds=1")
+    assert main(command) == 0
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert {site: sum(map(len, split.values())) for site, split in splits.items()} == {"client-1": 6, "client-2": 6}
+
+
+def write_brats(root: Path, sites: Sequence[tuple[str, int]]) -> Path:
+    """Subjects of BraTS 2023 in their folders, with a label map each and the sites in a FeTS partitioning."""
+    rows, number = [["Partition_ID", "Subject_ID"]], 0
+    for site, count in sites:
+        for _ in range(count):
+            visit = f"BraTS-GLI-{number:05d}-000"
+            for m, modality in enumerate(("t1n", "t1c", "t2w", "t2f", "seg")):
+                write_head(root / visit / f"{visit}-{modality}.nii.gz", seed=number, contrast=1.0 + 0.4 * m)
+            rows.append([site, visit])
+            number += 1
+    with (root / "partitioning.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return root
+
+
+def test_brats_with_a_site_map(cache_dir: Path, tmp_path: Path) -> None:
+    data_dir = write_brats(tmp_path / "brats", [("1", 3), ("2", 2)])
+    more = ("--layout", "brats", "--sites", str(data_dir / "partitioning.csv"), "--clients", "2", "rounds=1")
+    assert main(arguments(data_dir, tmp_path / "run", cache_dir, *more)) == 0
+    summary = summary_of(tmp_path / "run")
+    assert summary["scenario"] == "t1n,t1c,t2w:t2f"
+    assert set(summary["sites"]) == {"site1", "site2"}
+
+
+def test_bids(cache_dir: Path, tmp_path: Path) -> None:
+    rows = ["participant_id\tsite"]
+    for number in range(4):
+        for m, modality in enumerate(("T1w", "T2w", "FLAIR")):
+            path = tmp_path / "bids" / f"sub-{number}" / "anat" / f"sub-{number}_{modality}.nii.gz"
+            write_head(path, seed=number, contrast=1.0 + 0.4 * m)
+        rows.append(f"sub-{number}\t{'north' if number < 2 else 'south'}")
+    (tmp_path / "bids" / "participants.tsv").write_text("\n".join(rows))
+    more = ("--layout", "bids", "--clients", "2", "rounds=1")
+    assert main(arguments(tmp_path / "bids", tmp_path / "run", cache_dir, *more)) == 0
+    assert set(summary_of(tmp_path / "run")["sites"]) == {"north", "south"}
+
+
+def test_built_in_data_is_made_once_and_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["--clients", "2", *SMALL, "rounds=1", "data.phantom_sites=Guys:2,HH:2"]
+    assert main([*command, "--out", "first"]) == 0
+    out = capsys.readouterr().out
+    assert "making built-in synthetic data" in out
+    assert "SYNTHETIC" in out
+    assert summary_of(Path("first"))["synthetic"] is True
+    assert main([*command, "--out", "second"]) == 0
+    assert "making built-in synthetic data" not in capsys.readouterr().out
+    assert (
+        checkpoint_hashes(Path("first"))["state-00001.safetensors"]
+        == (checkpoint_hashes(Path("second"))["state-00001.safetensors"])
+    )
+
+
+def test_more_sites_than_can_be_tested(cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One subject per site: all train, nobody validates or tests, and the run says so."""
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 1, "HH": 1})
+    assert main(arguments(data_dir, tmp_path / "run", cache_dir, "--clients", "2")) == 0
+    out = capsys.readouterr().out
+    assert "after round 1/2: nobody to validate on" in out
+    assert "no site has a test subject" in out
+    assert summary_of(tmp_path / "run")["sites"] == {}
+
+
+@pytest.mark.parametrize("weights", ["last", "best"])
+def test_synthesize_for_a_subject_that_was_not_trained_on(
+    compared: Path, ixi_dir: Path, tmp_path: Path, weights: str
+) -> None:
+    (subject,) = json.loads((compared / "splits.json").read_text())["HH"]["test"]
+    paths = {modality: next((ixi_dir / f"IXI-{modality}").glob(f"{subject}-*")) for modality in ("T1", "T2", "PD")}
+    out_path = tmp_path / "made" / "pd.nii.gz"
+    sources = [text for modality in ("T2", "T1") for text in ("--source", f"{modality}={paths[modality]}")]
+    command = ["synthesize", "--run", str(compared), *sources, "--out", str(out_path), "--weights", weights]
+    assert agi_core(command) == 0
+    made, real = nibabel.load(out_path), nibabel.load(paths["PD"])
+    assert made.shape == real.shape
+    np.testing.assert_allclose(made.affine, real.affine, atol=1e-6)
+    values = made.get_fdata()
+    assert 0 <= values.min() < values.max() <= 1
+
+
+def test_ctrl_c_says_how_to_go_on(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "1")
+
+    def interrupt(news: progress.Step | progress.Event) -> None:
+        if isinstance(news, progress.Step) and news.phase == "round 2/2":
+            signal.raise_signal(signal.SIGINT)
+
+    with progress.listening(interrupt):
+        assert main(command) == 130
+    message = capsys.readouterr().err
+    assert f"--resume --out {tmp_path / 'run'}" in message
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+    assert main([*command, "--resume"]) == 0
+    assert [event["round"] for event in events_named(tmp_path / "run", "round_finished")] == [1, 2]
+    assert main(arguments(ixi_dir, tmp_path / "whole", cache_dir, "--clients", "1")) == 0
+    broken, whole = checkpoint_hashes(tmp_path / "run"), checkpoint_hashes(tmp_path / "whole")
+    assert broken["state-00002.safetensors"] == whole["state-00002.safetensors"]
+
+
+def test_an_interrupted_baseline_is_trained_anew(
+    compared: Path, ixi_dir: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    command = arguments(ixi_dir, run_dir, cache_dir, "--clients", "2", "--compare")
+
+    def interrupt(news: progress.Step | progress.Event) -> None:
+        if isinstance(news, progress.Step) and news.phase == "centralised":
+            signal.raise_signal(signal.SIGINT)
+
+    with progress.listening(interrupt):
+        assert main(command) == 130
+    assert {path.stem for path in (run_dir / "baselines").iterdir()} == {"voxel_regression", "local_only"}
+    assert main([*command, "--resume"]) == 0
+    assert summary_of(run_dir)["baselines"] == summary_of(compared)["baselines"]
+    names = [event["event"] for event in run_folder.read_events(run_dir)]
+    assert names == [event["event"] for event in run_folder.read_events(compared)]
+
+
+def test_settings_may_stand_between_flags(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["rounds=1", *arguments(ixi_dir, tmp_path / "run", cache_dir), "--clients", "13", "threads=1"]
+    assert main(command) == 2
+    assert "13 clients" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[str(ROOT / "simulations" / "run.py")], ["-m", "agi_core"]])
+def test_help_from_any_folder(command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: python ")
+    assert done.stderr == ""

@@ -1,0 +1,79 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core import checkpoint, run_folder
+from agi_core.errors import RunError
+from agi_core.run_folder import EventLog
+from server import run_state
+from server.run_state import RunState
+
+
+def example() -> RunState:
+    rng = np.random.default_rng(0)
+    return RunState(
+        weights={"encoder.w": rng.normal(size=(3, 2)).astype(np.float32), "b": np.zeros(1, np.float32)},
+        round=4,
+        velocity={"encoder.w": rng.normal(size=(3, 2)), "b": rng.normal(size=1)},
+        history=[{"round": 4, "train_loss": {"Guys": 0.25}}],
+        best={"round": 3, "psnr_db": 21.5},
+        tested=True,
+    )
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    state, events = example(), EventLog(tmp_path, elapsed_s=60.0)
+    events.append("round_finished", round=4)
+    run_state.save(tmp_path, state, events)
+    loaded = run_state.load(tmp_path)
+    assert loaded is not None
+    for name in ("weights", "velocity"):
+        ours, theirs = getattr(state, name), getattr(loaded[0], name)
+        assert set(ours) == set(theirs)
+        for key, array in ours.items():
+            assert theirs[key].dtype == array.dtype
+            np.testing.assert_array_equal(theirs[key], array)
+    rest = [{k: v for k, v in vars(s).items() if k not in ("weights", "velocity")} for s in (state, loaded[0])]
+    assert rest[0] == rest[1]
+    assert 60 <= loaded[1].elapsed_s < 70
+
+
+def test_events_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    events = EventLog(tmp_path)
+    events.append("round_finished", round=4)
+    run_state.save(tmp_path, example(), events)
+    events.append("round_started", round=5)
+    assert run_state.load(tmp_path) is not None
+    assert [event["event"] for event in run_folder.read_events(tmp_path)] == ["round_finished"]
+
+
+def test_nothing_saved_yet(tmp_path: Path) -> None:
+    assert run_state.load(tmp_path) is None
+
+
+def test_a_format_of_another_release_is_refused(tmp_path: Path) -> None:
+    run_state.save(tmp_path, example(), EventLog(tmp_path))
+    _, state = checkpoint.load_round(tmp_path, 4)
+    checkpoint.commit_state(tmp_path, round=4, state={**state, "format": 99})
+    with pytest.raises(RunError, match="format 99, this program reads 1"):
+        run_state.load(tmp_path)
+
+
+def test_the_best_round_is_the_first_of_the_highest() -> None:
+    state = dataclasses.replace(example(), best=None)
+    for round, psnr_db in enumerate([None, 20.0, 22.0, 21.0, 22.0, None]):
+        state.consider_best(round=round, psnr_db=psnr_db)
+    assert state.best == {"round": 2, "psnr_db": 22.0}
+
+
+def test_the_best_model_stays_on_disk(tmp_path: Path) -> None:
+    events, state = EventLog(tmp_path), example()
+    for round in range(6):
+        state.round = round
+        state.weights["b"] = np.full(1, round, np.float32)
+        state.best = {"round": min(round, 2), "psnr_db": 20.0}
+        run_state.save(tmp_path, state, events)
+    assert checkpoint.load_weights(tmp_path, best=True)["b"] == [2]
+    assert checkpoint.load_weights(tmp_path)["b"] == [5]

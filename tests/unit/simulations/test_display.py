@@ -1,0 +1,96 @@
+"""What is shown, on a terminal and in a file."""
+
+import dataclasses
+import io
+import time
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from agi_core import progress
+from agi_core.config import FederationConfig, RunConfig, TrainingConfig
+from agi_core.progress import Step
+from simulations import display
+from simulations.display import Display, result_table
+
+CONFIG = dataclasses.replace(
+    RunConfig(),
+    rounds=2,
+    training=TrainingConfig(local_steps=4),
+    federation=FederationConfig(sites=["Guys", "HH"]),
+)
+ROW = {"psnr_db": 23.456, "ssim": 0.71234, "mae": 0.0456, "nmse": 0.1, "subjects": 14}
+
+
+def shown(play: Callable[[], None], *, terminal: bool) -> str:
+    text = io.StringIO()
+    with Display(Console(file=text, width=80, force_terminal=terminal), CONFIG).showing():
+        play()
+    return text.getvalue()
+
+
+def first_round() -> None:
+    progress.report({"event": "round_started", "round": 1})
+    for site in ("Guys", "HH"):
+        for step in range(1, 5):
+            progress.report(Step("round 1/2", site, step, 4, loss=0.5))
+    sites = {"Guys": {"psnr_db": 20.0}, "HH": {"psnr_db": 22.0}}
+    progress.report({"event": "validated", "round": 0, "mean": {"psnr_db": 21.0}, "sites": sites})
+    progress.report({"event": "round_started", "round": 2})
+
+
+def test_a_file_gets_one_line_per_round_and_no_control_codes() -> None:
+    assert shown(first_round, terminal=False) == "before training: validation 21.00 dB   [Guys 20.0  HH 22.0]\n"
+
+
+def test_a_terminal_gets_round_site_step_loss_time_left_and_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 3))  # three seconds per step
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    lines: list[str] = []
+
+    def play() -> None:
+        first_round()
+        progress.report(Step("round 2/2", "Guys", 1, 4, loss=0.25))
+        (task,) = live._live.tasks
+        lines.append(f"{task.description} {task.completed}/{task.total} {task.fields['note']}")
+
+    live = Display(Console(file=io.StringIO(), force_terminal=True), CONFIG)
+    with live.showing():
+        play()
+    # 7 of 16 steps are left; nine are done, eight of them timed, three seconds each
+    assert lines == ["round 2/2  Guys 1/4 loss 0.2500  21 s left  validation 21.00 dB"]
+
+
+def test_failures_and_baselines_are_named() -> None:
+    def play() -> None:
+        progress.report({"event": "validated", "round": 1, "mean": {}, "sites": {}})
+        progress.report({"event": "site_failed", "round": 2, "site": "HH", "reason": "no scans"})
+        progress.report({"event": "site_missing", "round": 2, "site": "Guys"})
+        progress.report({"event": "baseline_finished", "name": "local_only", "final": {"psnr_db": 20.5}})
+        progress.report({"event": "baseline_finished", "name": "centralised", "final": {}})
+
+    assert shown(play, terminal=False).splitlines() == [
+        "after round 1/2: nobody to validate on",
+        "round 2: HH: site failed: no scans",
+        "round 2: Guys: site missing: no answer",
+        "baseline local only: 20.50 dB",
+        "baseline centralised: nobody to test on",
+    ]
+
+
+def test_the_final_table_fits_eighty_columns() -> None:
+    rows = {"Guys-1 (unseen)": ROW, "all training sites": ROW, "baseline: voxel regression": ROW, "nobody": {}}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(result_table("t1n,t1c,t2w:t2f, whole volume - SYNTHETIC DATA, 2 anatomies", rows))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    body = [line for line in lines if "23.46" in line]
+    assert len(body) == 3
+    assert all("0.7123" in line and "14" in line for line in body)
+    assert not [line for line in lines if "nobody" in line]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3725, "62 min 05 s")])
+def test_durations(seconds: float, text: str) -> None:
+    assert display._duration(seconds) == text

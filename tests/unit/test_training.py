@@ -1,0 +1,197 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from entries import write_entry
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from agi_core.config import Task, TrainingConfig
+from agi_core.data.datasets import Batch
+from agi_core.errors import RunError
+from agi_core.metrics import psnr_db
+from agi_core.training import evaluate, learning_rate, predictor, site_generator, train_round
+
+
+def task(**training: float) -> Task:
+    settings = {"local_steps": 30, "batch_size": 4, "learning_rate": 0.02, **training}
+    return Task(scenario="T1,T2:PD", seed=5, rounds=3, training=TrainingConfig(**settings))  # type: ignore[arg-type]
+
+
+def draw(generator: torch.Generator, batch_size: int) -> Batch:
+    """The target is a blend of the sources, so one convolution can learn it."""
+    sources = torch.rand((batch_size, 2, 16, 16), generator=generator)
+    return Batch(sources, 0.7 * sources[:, :1] + 0.2 * sources[:, 1:] + 0.05)
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(4, 1, 1))
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+# LEARNING RATE
+
+
+@pytest.mark.parametrize(
+    ("round", "step", "expected"),
+    [
+        (1, 0, 0.25),  # step 1 of 10; warm-up over the first 4
+        (1, 2, 0.75),
+        (1, 3, 1.0),  # the warm-up ends
+        (2, 1, 0.5 * (1 + math.cos(math.pi * 0.99 / 2))),  # step 7: half of the rest
+        (2, 4, 0.5 * (1 + math.cos(math.pi * 0.99))),  # the last step
+    ],
+)
+def test_learning_rate_by_hand(round: int, step: int, expected: float) -> None:
+    training = TrainingConfig(local_steps=5, learning_rate=1.0, warmup=0.4)
+    assert learning_rate(training, rounds=2, round=round, step=step) == pytest.approx(expected)
+
+
+@given(
+    rounds=st.integers(1, 6),
+    steps=st.integers(1, 6),
+    warmup=st.one_of(st.just(0.0), st.just(1.0), st.floats(0.01, 0.99)),
+)
+def test_learning_rate_rises_then_falls_and_is_never_zero(rounds: int, steps: int, warmup: float) -> None:
+    training = TrainingConfig(local_steps=steps, learning_rate=0.01, warmup=warmup)
+    rates = [
+        learning_rate(training, rounds=rounds, round=round, step=step)
+        for round in range(1, rounds + 1)
+        for step in range(steps)
+    ]
+    assert all(0 < rate <= 0.01 for rate in rates)
+    peak = int(np.argmax(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+# RANDOMNESS
+
+
+def test_site_generator_depends_on_each_input_and_on_nothing_else() -> None:
+    def first(seed: int, site: str, round: int) -> float:
+        return float(torch.rand((), generator=site_generator(seed=seed, site=site, round=round), dtype=torch.float64))
+
+    reference = first(1, "Guys", 2)
+    torch.manual_seed(9)
+    assert first(1, "Guys", 2) == reference
+    others = [first(2, "Guys", 2), first(1, "HH", 2), first(1, "Guys", 3), first(12, "Guys", 1), first(1, "2Guys", 2)]
+    assert len({reference, *others}) == 6
+
+
+# A ROUND
+
+
+def test_a_round_lowers_the_loss_and_reports_each_step() -> None:
+    model, losses = small_model(), []
+    mean = train_round(
+        model,
+        draw,
+        task=task(),
+        site="Guys",
+        round=1,
+        on_step=lambda step, steps, loss: losses.append((step, steps, loss)),
+    )
+    assert [(step, steps) for step, steps, _ in losses] == [(step, 30) for step in range(1, 31)]
+    values = [loss for *_, loss in losses]
+    assert mean == pytest.approx(np.mean(values))
+    assert np.mean(values[-5:]) < 0.5 * np.mean(values[:5])
+
+
+def test_a_round_is_a_function_of_weights_seed_site_and_round() -> None:
+    def trained(site: str = "Guys", round: int = 1) -> Tensor:
+        model = small_model()
+        torch.manual_seed(torch.seed())  # the global generator is in no known state
+        train_round(model, draw, task=task(local_steps=3), site=site, round=round)
+        return weights(model)
+
+    assert torch.equal(trained(), trained())
+    assert not torch.equal(trained(), trained(site="HH"))
+    assert not torch.equal(trained(), trained(round=2))
+
+
+def test_one_step_is_adam_on_the_l1_loss() -> None:
+    """Against torch's optimiser, with the schedule's first rate and the batch of the site's generator."""
+    model, oracle = small_model(), small_model()
+    configuration = task(local_steps=1, warmup=0.0, weight_decay=0.1)
+    train_round(model, draw, task=configuration, site="Guys", round=2)
+    batch = draw(site_generator(seed=5, site="Guys", round=2), 4)
+    rate = learning_rate(configuration.training, rounds=3, round=2, step=0)
+    optimizer = torch.optim.AdamW(oracle.parameters(), lr=rate, weight_decay=0.1)
+    F.l1_loss(oracle(batch.sources), batch.target).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    torch.testing.assert_close(weights(model), weights(oracle), rtol=0, atol=1e-7)
+
+
+def test_the_ssim_term_is_monais() -> None:
+    from monai.losses import SSIMLoss
+
+    model = small_model()
+    batch = draw(site_generator(seed=5, site="Guys", round=1), 4)
+    prediction = model(batch.sources).detach()
+    ssim = float(SSIMLoss(spatial_dims=2, data_range=1.0)(prediction, batch.target))
+    l1 = float(F.l1_loss(prediction, batch.target))
+    loss = train_round(model, draw, task=task(local_steps=1, ssim_weight=0.3), site="Guys", round=1)
+    assert loss == pytest.approx(l1 + 0.3 * ssim, abs=1e-6)
+    assert ssim > 0.01
+
+
+def test_a_loss_that_is_not_finite_stops_the_round() -> None:
+    def broken(generator: torch.Generator, batch_size: int) -> Batch:
+        batch = draw(generator, batch_size)
+        return Batch(batch.sources, batch.target * math.inf)
+
+    with pytest.raises(RunError, match=r"inf at HH in round 2, step 1; .*lower training\.learning_rate"):
+        train_round(small_model(), broken, task=task(), site="HH", round=2)
+
+
+# EVALUATION
+
+
+def test_evaluate_pads_for_the_model_crops_back_and_clips(tmp_path: Path) -> None:
+    """13 x 18 slices reach the model as 16 x 24; the score counts the 13 x 18 voxels of both sessions of a subject."""
+    rng = np.random.default_rng(0)
+    volumes = rng.random((2, 3, 2, 13, 18), dtype=np.float32).astype(np.float16).astype(np.float32)  # two sessions
+    sessions = [write_entry(tmp_path / str(i) / "IXI001", volumes[i]) for i in range(2)]
+    shapes: list[tuple[int, ...]] = []
+    done: list[int] = []
+
+    def predict(sources: Tensor) -> Tensor:
+        shapes.append(tuple(sources.shape))
+        padding = torch.ones_like(sources)
+        padding[..., :13, :18] = 0
+        return sources * 1.5 + 100 * padding  # beyond 1 in places, and absurd in the padding
+
+    scores = evaluate(predict, [(s, None) for s in sessions], multiple=8, on_session=done.append)
+    assert shapes == [(3, 1, 16, 24)] * 2
+    assert done == [1, 2]
+    mean_square = float(np.mean((np.clip(1.5 * volumes[:, :, 0], 0, 1).astype(np.float64) - volumes[:, :, 1]) ** 2))
+    assert set(scores) == {"IXI001"}
+    assert scores["IXI001"]["psnr_db"] == pytest.approx(psnr_db(mean_square), abs=1e-6)
+
+
+def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
+    volumes = np.zeros((4, 2, 16, 16), np.float32)
+    volumes[2, 1] = 0.5  # the model below is wrong in this slice alone
+    session = write_entry(tmp_path / "IXI002", volumes)
+    all_slices = evaluate(lambda x: x[:, :1], [(session, None)], multiple=4)["IXI002"]["mae"]
+    chosen = evaluate(lambda x: x[:, :1], [(session, (0, 3))], multiple=4)["IXI002"]["mae"]
+    assert all_slices == pytest.approx(0.125)
+    assert chosen == 0
+
+
+def test_predictor_uses_evaluation_mode_and_no_gradients() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 1, 1), nn.Dropout(0.9))
+    model.train()
+    x = torch.rand(1, 2, 8, 8)
+    prediction = predictor(model)(x)
+    assert not prediction.requires_grad
+    torch.testing.assert_close(prediction, model[0](x).detach())
