@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
 from agi_core.data.preprocess import align, resample
 from agi_core.errors import DataError, RunError
+from agi_core.prediction import predict_whole, predictor, source_box
 from agi_core.scenario import Scenario
 
 
@@ -83,16 +84,9 @@ def predict(
     Raises:
         RunError: the output is not finite.
     """
-    depth, _, height, width = volumes.shape
-    padding = (0, -width % multiple, 0, -height % multiple)
-    result = np.empty((depth, height, width), dtype=np.float32)
-    model.to(device).eval()
-    with torch.inference_mode():
-        for start in range(0, depth, batch_size):
-            batch = torch.from_numpy(volumes[start : start + batch_size])
-            padded = torch.nn.functional.pad(batch, padding).to(device)
-            prediction: Tensor = model(padded)[:, 0, :height, :width].clamp(0, 1)
-            result[start : start + batch_size] = prediction.cpu().numpy()
+    network, box = predictor(model.to(device), multiple=multiple), source_box(volumes)
+    batches = torch.split(torch.from_numpy(volumes), batch_size)
+    result = torch.cat([predict_whole(network, batch, box=box)[:, 0] for batch in batches]).numpy()
     if not np.isfinite(result).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")
     return result

@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +13,9 @@ from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import Batch, evaluation_slices
 from agi_core.errors import RunError
 from agi_core.metrics import SubjectScore
+from agi_core.prediction import Predict, autocast, predict_whole
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
-Predict = Callable[[Tensor], Tensor]  # sources (B, M, H, W) -> prediction (B, 1, H, W)
 OnStep = Callable[[int, int, float], None]  # (step, steps, loss of that step)
 OnSession = Callable[[int], None]  # (sessions done)
 ChosenSlices = tuple[CachedSession, Sequence[int] | None]
@@ -72,8 +71,8 @@ def train_round(
         batch = draw(generator, training.batch_size)
         sources, target = batch.sources.to(device, non_blocking=True), batch.target.to(device, non_blocking=True)
         optimizer.zero_grad()
-        with _autocast(device):
-            prediction = model(_layout(sources))
+        with autocast(device):
+            prediction = model(sources)
         loss = loss_of(prediction.float(), target)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -89,27 +88,13 @@ def train_round(
     return total / training.local_steps
 
 
-def predictor(model: nn.Module) -> Predict:
-    """The model as a function for evaluation: no gradients, autocast on a GPU, output float32 on the CPU."""
-    device = next(model.parameters()).device
-
-    def predict(sources: Tensor) -> Tensor:
-        model.eval()
-        with torch.inference_mode(), _autocast(device):
-            prediction: Tensor = model(_layout(sources.to(device)))
-            return prediction.float().cpu()
-
-    return predict
-
-
 def evaluate(
-    predict: Predict, slices: Iterable[ChosenSlices], *, multiple: int, on_session: OnSession | None = None
+    predict: Predict, slices: Iterable[ChosenSlices], *, on_session: OnSession | None = None
 ) -> dict[str, dict[str, float]]:
     """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
 
     Args:
         slices: (session, slice numbers) pairs; None = every slice of the session.
-        multiple: whole slices are padded to a multiple of it for the model, and cut back before they are scored.
         on_session: called with the number of sessions done.
 
     Returns:
@@ -118,9 +103,9 @@ def evaluate(
     scores: dict[str, SubjectScore] = {}
     for done, (session, indices) in enumerate(slices, start=1):
         score = scores.setdefault(session.subject_id, SubjectScore())
-        for batch in evaluation_slices(session, multiple=multiple, batch_size=EVALUATION_BATCH, indices=indices):
-            prediction = predict(batch.sources).clamp(0, 1)
-            score.add(batch.unpad(prediction), batch.unpad(batch.target), batch.unpad(batch.foreground))
+        for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices):
+            prediction = predict_whole(predict, batch.sources, box=session.source_box)
+            score.add(prediction, batch.target, batch.foreground)
         if on_session is not None:
             on_session(done)
     return {subject_id: score.result() for subject_id, score in scores.items()}
@@ -133,11 +118,3 @@ def _loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
 
     ssim = SSIMLoss(spatial_dims=2, data_range=1.0)
     return lambda prediction, target: F.l1_loss(prediction, target) + training.ssim_weight * ssim(prediction, target)
-
-
-def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def _layout(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.is_cuda and x.ndim == 4 else x

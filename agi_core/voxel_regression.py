@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agi_core.data.cache import CachedSession
-from agi_core.training import Predict
+from agi_core.prediction import Predict
 
 DEGREE = 3
 

@@ -24,6 +24,7 @@ from agi_core.errors import ConfigError, DataError, ProtocolError
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig, spatial_multiple
+from agi_core.prediction import predictor
 from agi_core.protocol import (
     ALL,
     EVALUATE,
@@ -39,7 +40,7 @@ from agi_core.protocol import (
     unpack,
 )
 from agi_core.scenario import parse_scenario
-from agi_core.training import evaluate, predictor, train_round
+from agi_core.training import evaluate, train_round
 from client.site import Site, read_site
 
 
@@ -94,7 +95,7 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
     """The incoming model on the site's validation slices, the same in every round; empty where there are none."""
     sessions = open_whole(site_path, request.task, VALIDATION)
     slices = validation_subset(sessions, limit=task.evaluation.validation_slices)
-    scores = evaluate(predictor(model), slices, multiple=spatial_multiple(task.model))
+    scores = evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
     if not scores:
         return {}
     means = mean_over_subjects(scores.values())
@@ -108,7 +109,8 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
         progress.report(progress.Step("test", site.site, done, len(sessions)))
 
     slices = ((session, None) for session in sessions)
-    scores = evaluate(predictor(model), slices, multiple=spatial_multiple(task.model), on_session=on_session)
+    predict = predictor(model, multiple=spatial_multiple(task.model))
+    scores = evaluate(predict, slices, on_session=on_session)
     return _reply(request, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
 

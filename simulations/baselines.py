@@ -25,10 +25,11 @@ from agi_core.data.datasets import TrainingSlices
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
+from agi_core.prediction import Predict, predictor
 from agi_core.protocol import ALL, TEST
 from agi_core.run_folder import EventLog
 from agi_core.scenario import parse_scenario
-from agi_core.training import Predict, evaluate, predictor, train_round
+from agi_core.training import evaluate, train_round
 from agi_core.voxel_regression import fit
 from client.site import read_site
 from client.trainer import open_device, open_training, open_whole
@@ -128,7 +129,7 @@ def _trained(
         progress.report(progress.Step(phase, site, step, steps, loss))
 
     train_round(model, slices.draw, task=task, site=site, round=1, on_step=on_step)
-    return predictor(model)
+    return predictor(model, multiple=spatial_multiple(task.model))
 
 
 def _scored(predict: Predict, config: RunConfig, data: SitesData) -> Row:
@@ -141,9 +142,7 @@ def _rows(predict: Predict, sites: Mapping[str, Sequence[CachedSession]], config
     rows: Rows = {}
     for site, sessions in sites.items():
         on_session = partial(_report_test, site, len(sessions))
-        scores = evaluate(
-            predict, ((s, None) for s in sessions), multiple=spatial_multiple(config.model), on_session=on_session
-        )
+        scores = evaluate(predict, ((s, None) for s in sessions), on_session=on_session)
         if scores:
             rows[site] = {**mean_over_subjects(scores.values()), "subjects": len(scores)}
     return rows

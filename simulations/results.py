@@ -15,10 +15,10 @@ from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import evaluation_slices
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
+from agi_core.prediction import Predict, predict_whole, predictor
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.scenario import parse_scenario
-from agi_core.training import Predict, predictor
 from simulations.baselines import SitesData
 
 
@@ -58,32 +58,29 @@ def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example
     scenario = parse_scenario(config.scenario)
     model = build_model(config.model, sources=len(scenario.sources)).to(data.device)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in load_weights(run_dir).items()})
-    predict, multiple = predictor(model), spatial_multiple(config.model)
+    predict = predictor(model, multiple=spatial_multiple(config.model))
     sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
         (site, True, s) for site, s in data.unseen.items()
     ]
     return [
-        _example(predict, sessions[0], site=site, unseen=unseen, sources=scenario.sources, multiple=multiple)
+        _example(predict, sessions[0], site=site, unseen=unseen, sources=scenario.sources)
         for site, unseen, sessions in sites
         if sessions
     ]
 
 
-def _example(
-    predict: Predict, session: CachedSession, *, site: str, unseen: bool, sources: tuple[str, ...], multiple: int
-) -> Example:
+def _example(predict: Predict, session: CachedSession, *, site: str, unseen: bool, sources: tuple[str, ...]) -> Example:
     right_mm, anterior_mm, _ = session.spacing_mm
     k = int(np.argmax(session.foreground_fraction))
-    (batch,) = evaluation_slices(session, multiple=multiple, batch_size=1, indices=[k])
-    prediction = batch.unpad(predict(batch.sources).clamp(0, 1))
-    images = batch.unpad(batch.sources)[0].numpy()
+    (batch,) = evaluation_slices(session, batch_size=1, indices=[k])
+    prediction = predict_whole(predict, batch.sources, box=session.source_box)
     return Example(
         site=site,
         unseen=unseen,
         title=f"{site}, test subject 1",
-        sources=dict(zip(sources, images, strict=True)),
-        target=batch.unpad(batch.target)[0, 0].numpy(),
+        sources=dict(zip(sources, batch.sources[0].numpy(), strict=True)),
+        target=batch.target[0, 0].numpy(),
         prediction=prediction[0, 0].numpy(),
-        foreground=batch.unpad(batch.foreground)[0, 0].numpy(),
+        foreground=batch.foreground[0, 0].numpy(),
         spacing_mm=(anterior_mm, right_mm),
     )

@@ -30,9 +30,10 @@ from agi_core.data.discover import Session, Subject
 from agi_core.data.nifti import Grid, read_grid
 from agi_core.data.preprocess import BoolArray, head_box, prepare_session, respaced
 from agi_core.errors import DataError
+from agi_core.prediction import Box, source_box
 from agi_core.scenario import Scenario
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised whenever the same scans and settings give other arrays."""
 
 Float16Array = npt.NDArray[np.float16]
@@ -49,6 +50,7 @@ class CachedSession:
         box_start: (d, h, w) of the first stored voxel in the whole working grid; zeros in whole entries.
         grid: the whole working grid, in (I, J, K) = (W, H, D) order.
         foreground_fraction: float32 (D,), share of the head box's in-plane area that is head, per stored slice.
+        source_box: rows and columns of the stored slices that hold non-zero source voxels.
     """
 
     subject_id: str
@@ -58,6 +60,7 @@ class CachedSession:
     box_start: tuple[int, int, int]
     grid: Grid
     foreground_fraction: npt.NDArray[np.float32]
+    source_box: Box
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -164,6 +167,7 @@ def open_entry(path: Path, *, subject_id: str) -> CachedSession | None:
         box_start=tuple(entry["box_start"]),
         grid=Grid(tuple(entry["grid_shape"]), np.array(entry["grid_affine"], dtype=np.float64)),
         foreground_fraction=np.array(entry["foreground_fraction"], dtype=np.float32),
+        source_box=(slice(*entry["source_box"][0]), slice(*entry["source_box"][1])),
     )
 
 
@@ -181,15 +185,17 @@ def _write_entry(
     fraction = prepared.foreground[:, h, w].mean(axis=(1, 2))
     if whole:
         d, h, w = (slice(0, n) for n in prepared.foreground.shape)
+    volumes = np.ascontiguousarray(prepared.volumes[d, :, h, w], dtype=np.float16)
     entry: dict[str, Any] = {
         "session": session.name,
         "box_start": [d.start, h.start, w.start],
         "grid_shape": prepared.grid.shape,
         "grid_affine": prepared.grid.affine.tolist(),
         "foreground_fraction": fraction[d].tolist(),
+        "source_box": [[side.start, side.stop] for side in source_box(volumes[:, :-1])],
     }
     tensors: dict[str, npt.NDArray[Any]] = {
-        "volumes": np.ascontiguousarray(prepared.volumes[d, :, h, w], dtype=np.float16),
+        "volumes": volumes,
         "foreground": np.ascontiguousarray(prepared.foreground[d, h, w]),
     }
     atomic.write_bytes(path, save(tensors, metadata={"entry": json.dumps(entry)}))

@@ -1,4 +1,4 @@
-"""Slices from the cache as tensors: random crops for training, whole padded slices for evaluation.
+"""Slices from the cache as tensors: random crops for training, whole slices for evaluation.
 
 Reading is a copy out of the page cache, far below a training step, so there is no loader process or queue.
 Randomness comes from the caller's generator alone: `TrainingSlices.draw` first draws all indices, then reads.
@@ -28,26 +28,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class WholeSlices:
-    """Whole slices, zero-padded below and to the right to the model's multiple; `unpad` undoes it.
+    """Whole slices, nothing dropped.
 
     Attributes:
-        sources: float32 (B, M, H', W') in [0, 1].
-        target: float32 (B, 1, H', W') in [0, 1].
-        foreground: bool (B, 1, H', W').
+        sources: float32 (B, M, H, W) in [0, 1].
+        target: float32 (B, 1, H, W) in [0, 1].
+        foreground: bool (B, 1, H, W).
         indices: slice number of each in its session.
-        height, width: before padding.
     """
 
     sources: Tensor
     target: Tensor
     foreground: Tensor
     indices: tuple[int, ...]
-    height: int
-    width: int
-
-    def unpad(self, images: Tensor) -> Tensor:
-        """Cut images (..., H', W') back to (..., height, width)."""
-        return images[..., : self.height, : self.width]
 
 
 class TrainingSlices:
@@ -101,20 +94,15 @@ class TrainingSlices:
 
 
 def evaluation_slices(
-    session: CachedSession, *, multiple: int, batch_size: int, indices: Sequence[int] | None = None
+    session: CachedSession, *, batch_size: int, indices: Sequence[int] | None = None
 ) -> Iterator[WholeSlices]:
-    """Whole slices of a session in order (all, or those of `indices`), in batches padded to `multiple`."""
-    depth, modalities, height, width = session.shape
-    numbers = range(depth) if indices is None else indices
-    padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    """Whole slices of a session in order (all, or those of `indices`), in batches."""
+    numbers = range(session.shape[0]) if indices is None else indices
     for start in range(0, len(numbers), batch_size):
         batch = tuple(numbers[start : start + batch_size])
-        images = np.zeros((len(batch), modalities, *padded), dtype=np.float32)
-        foreground = np.zeros((len(batch), 1, *padded), dtype=np.bool_)
-        for position, k in enumerate(batch):
-            images[position, :, :height, :width], foreground[position, 0, :height, :width] = session.read_slice(k)
-        tensor = torch.from_numpy(images)
-        yield WholeSlices(tensor[:, :-1], tensor[:, -1:], torch.from_numpy(foreground), batch, height, width)
+        volumes, foreground = zip(*map(session.read_slice, batch), strict=True)
+        images = torch.from_numpy(np.stack(volumes).astype(np.float32))
+        yield WholeSlices(images[:, :-1], images[:, -1:], torch.from_numpy(np.stack(foreground))[:, None], batch)
 
 
 def validation_subset(

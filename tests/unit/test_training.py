@@ -14,7 +14,7 @@ from agi_core.config import Task, TrainingConfig
 from agi_core.data.datasets import Batch
 from agi_core.errors import RunError
 from agi_core.metrics import psnr_db
-from agi_core.training import evaluate, learning_rate, predictor, site_generator, train_round
+from agi_core.training import evaluate, learning_rate, site_generator, train_round
 
 
 def task(**training: float) -> Task:
@@ -156,22 +156,12 @@ def test_a_loss_that_is_not_finite_stops_the_round() -> None:
 # EVALUATION
 
 
-def test_evaluate_pads_for_the_model_crops_back_and_clips(tmp_path: Path) -> None:
-    """13 x 18 slices reach the model as 16 x 24; the score counts the 13 x 18 voxels of both sessions of a subject."""
+def test_evaluate_scores_all_sessions_of_a_subject_and_clips(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     volumes = rng.random((2, 3, 2, 13, 18), dtype=np.float32).astype(np.float16).astype(np.float32)  # two sessions
     sessions = [write_entry(tmp_path / str(i) / "IXI001", volumes[i]) for i in range(2)]
-    shapes: list[tuple[int, ...]] = []
     done: list[int] = []
-
-    def predict(sources: Tensor) -> Tensor:
-        shapes.append(tuple(sources.shape))
-        padding = torch.ones_like(sources)
-        padding[..., :13, :18] = 0
-        return sources * 1.5 + 100 * padding  # beyond 1 in places, and absurd in the padding
-
-    scores = evaluate(predict, [(s, None) for s in sessions], multiple=8, on_session=done.append)
-    assert shapes == [(3, 1, 16, 24)] * 2
+    scores = evaluate(lambda sources: 1.5 * sources, [(s, None) for s in sessions], on_session=done.append)
     assert done == [1, 2]
     mean_square = float(np.mean((np.clip(1.5 * volumes[:, :, 0], 0, 1).astype(np.float64) - volumes[:, :, 1]) ** 2))
     assert set(scores) == {"IXI001"}
@@ -182,16 +172,7 @@ def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
     volumes = np.zeros((4, 2, 16, 16), np.float32)
     volumes[2, 1] = 0.5  # the model below is wrong in this slice alone
     session = write_entry(tmp_path / "IXI002", volumes)
-    all_slices = evaluate(lambda x: x[:, :1], [(session, None)], multiple=4)["IXI002"]["mae"]
-    chosen = evaluate(lambda x: x[:, :1], [(session, (0, 3))], multiple=4)["IXI002"]["mae"]
+    all_slices = evaluate(lambda x: x[:, :1], [(session, None)])["IXI002"]["mae"]
+    chosen = evaluate(lambda x: x[:, :1], [(session, (0, 3))])["IXI002"]["mae"]
     assert all_slices == pytest.approx(0.125)
     assert chosen == 0
-
-
-def test_predictor_uses_evaluation_mode_and_no_gradients() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 1, 1), nn.Dropout(0.9))
-    model.train()
-    x = torch.rand(1, 2, 8, 8)
-    prediction = predictor(model)(x)
-    assert not prediction.requires_grad
-    torch.testing.assert_close(prediction, model[0](x).detach())

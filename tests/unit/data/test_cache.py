@@ -15,6 +15,7 @@ from agi_core.data import cache, preprocess
 from agi_core.data.discover import Session, Subject
 from agi_core.data.nifti import write_scan
 from agi_core.errors import DataError, RunError
+from agi_core.prediction import source_box
 from agi_core.scenario import Scenario
 
 SCENARIO = Scenario(("T1", "T2"), "PD")
@@ -58,6 +59,7 @@ def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:
             subject.sessions[0], scenario=SCENARIO, spacing_mm=None, subject_id=subject.id
         )
         assert entry.shape == prepared.volumes.shape == (8, 3, 24, 20)
+        assert entry.source_box == source_box(prepared.volumes[:, :-1].astype(np.float16))
         assert entry.box_start == (0, 0, 0)
         np.testing.assert_array_equal(entry.grid.affine, prepared.grid.affine)
         assert entry.spacing_mm == pytest.approx((1.5, 1.75, 5))

@@ -28,6 +28,7 @@ def make_entry(path: Path, *, shape: tuple[int, int, int, int], fraction: list[f
         "grid_shape": [w, h, d],
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": fraction,
+        "source_box": [[0, h], [0, w]],
     }
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "volumes": np.ascontiguousarray(position[:, :m], dtype=np.float16),
@@ -102,21 +103,20 @@ def test_the_generator_alone_decides(tmp_path_factory: pytest.TempPathFactory, s
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_evaluation_keeps_every_slice_and_pads_to_the_multiple(sessions: list[CachedSession]) -> None:
-    batches = list(datasets.evaluation_slices(sessions[0], multiple=8, batch_size=3))
+def test_evaluation_keeps_every_slice_whole(sessions: list[CachedSession]) -> None:
+    batches = list(datasets.evaluation_slices(sessions[0], batch_size=3))
     assert [batch.indices for batch in batches] == [(0, 1, 2), (3,)]
-    assert batches[0].sources.shape == (3, 2, 24, 32)
-    assert batches[0].target.shape == batches[0].foreground.shape == (3, 1, 24, 32)
+    assert batches[0].sources.shape == (3, 2, 20, 30)
+    assert batches[0].target.shape == batches[0].foreground.shape == (3, 1, 20, 30)
     for batch in batches:
-        assert batch.sources[:, :, 20:].abs().sum() == batch.sources[:, :, :, 30:].abs().sum() == 0
         expected = torch.arange(1.0, 31).expand(len(batch.indices), 1, 20, 30) / 64
-        torch.testing.assert_close(batch.unpad(batch.target), expected)
-        assert batch.unpad(batch.foreground)[..., :10, :].all()
+        torch.testing.assert_close(batch.target, expected)
+        assert batch.foreground[..., :10, :].all()
         assert not batch.foreground[..., 10:, :].any()
 
 
 def test_evaluation_of_chosen_slices(sessions: list[CachedSession]) -> None:
-    (batch,) = datasets.evaluation_slices(sessions[0], multiple=1, batch_size=4, indices=(3, 1))
+    (batch,) = datasets.evaluation_slices(sessions[0], batch_size=4, indices=(3, 1))
     assert batch.indices == (3, 1)
     assert (64 * batch.sources[:, 0, 0, 0]).tolist() == [4, 2]
     assert batch.sources.shape == (2, 2, 20, 30)

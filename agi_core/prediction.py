@@ -1,0 +1,56 @@
+"""Whole slices through a network that was trained on crops of heads: the one way of prediction, in evaluation and use.
+
+A skull-stripped slice is mostly exact zeros, and its normalisation statistics are far from those of a training crop. So
+the network sees the box around the volume's non-zero source voxels, and where every source is exactly zero the
+prediction is zero. On scans with noise around the head the box is the whole slice and nothing changes. Neither needs a
+mask or the target. (Measured on two real stripped subjects after a short training: 19.4 and 18.2 dB on whole slices,
+25.0 and 23.2 dB so.)
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Predict = Callable[[Tensor], Tensor]  # sources (B, M, h, w) in [0, 1] -> prediction (B, 1, h, w), on the CPU
+Box = tuple[slice, slice]  # rows and columns of a slice
+
+
+def source_box(sources: NDArray[np.floating]) -> Box:
+    """The smallest in-plane box with every non-zero voxel of the sources (D, M, H, W); everything if there is none."""
+    occupied = (sources != 0).any(axis=(0, 1))
+    if not occupied.any():
+        return slice(0, occupied.shape[0]), slice(0, occupied.shape[1])
+    rows, columns = np.flatnonzero(occupied.any(axis=1)), np.flatnonzero(occupied.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def predictor(model: nn.Module, *, multiple: int) -> Predict:
+    """The model for any slice size: zero-padded to `multiple`, cut back, without gradients, float32."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def predict(sources: Tensor) -> Tensor:
+        height, width = sources.shape[-2:]
+        padded = F.pad(sources, (0, -width % multiple, 0, -height % multiple)).to(device)
+        model.eval()
+        with torch.inference_mode(), autocast(device):
+            prediction: Tensor = model(padded)
+        return prediction[..., :height, :width].float().cpu()
+
+    return predict
+
+
+def predict_whole(predict: Predict, sources: Tensor, *, box: Box) -> Tensor:
+    """Whole slices: sources (B, M, H, W) in [0, 1] -> prediction (B, 1, H, W), clipped to [0, 1]; see the module."""
+    prediction = torch.zeros_like(sources[:, :1])
+    prediction[..., box[0], box[1]] = predict(sources[..., box[0], box[1]]).clamp(0, 1)
+    return prediction * (sources != 0).any(dim=1, keepdim=True)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on a GPU, nothing elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,61 @@
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agi_core.prediction import predict_whole, predictor, source_box
+
+
+def test_the_box_holds_every_non_zero_source_voxel() -> None:
+    sources = np.zeros((3, 2, 10, 12), np.float32)
+    sources[0, 1, 4, 7] = sources[2, 0, 6, 3] = 0.5
+    assert source_box(sources) == (slice(4, 7), slice(3, 8))
+    assert source_box(np.zeros((1, 2, 10, 12))) == (slice(0, 10), slice(0, 12))
+    assert source_box(np.ones((1, 2, 10, 12))) == (slice(0, 10), slice(0, 12))
+
+
+def test_the_network_sees_the_box_alone_and_zeros_stay_zero() -> None:
+    sources = torch.zeros(2, 2, 10, 12)
+    sources[:, :, 4:7, 3:8] = torch.rand(2, 2, 3, 5) + 0.1
+    sources[0, 0, 5, 5] = 0  # one source is enough
+    sources[0, :, 4, 3] = 0  # stripped within the box
+    seen: list[Tensor] = []
+
+    def predict(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x[:, :1] + 5  # above 1 everywhere: clipped
+
+    prediction = predict_whole(predict, sources, box=(slice(4, 7), slice(3, 8)))
+    torch.testing.assert_close(seen[0], sources[:, :, 4:7, 3:8])
+    expected = torch.zeros(2, 1, 10, 12)
+    expected[:, :, 4:7, 3:8] = 1
+    expected[0, 0, 4, 3] = 0
+    torch.testing.assert_close(prediction, expected)
+
+
+def test_the_predictor_pads_to_the_multiple_and_cuts_back() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Recorder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            shapes.append(tuple(x.shape))
+            assert x[:, :, 13:].abs().sum() == x[..., 18:].abs().sum() == 0
+            y: Tensor = self.conv(x)
+            return y
+
+    model = Recorder()
+    x = torch.rand(3, 2, 13, 18)
+    prediction = predictor(model, multiple=8)(x)
+    assert shapes == [(3, 2, 16, 24)]
+    torch.testing.assert_close(prediction, model.conv(x).detach())
+
+
+def test_the_predictor_uses_evaluation_mode_and_no_gradients() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 1, 1), nn.Dropout(0.9)).train()
+    x = torch.rand(1, 2, 8, 8)
+    prediction = predictor(model, multiple=1)(x)
+    assert not prediction.requires_grad
+    torch.testing.assert_close(prediction, model[0](x).detach())
