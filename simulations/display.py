@@ -50,12 +50,14 @@ class Display:
                 self._live.update(
                     self._bar, description=f"round {news['round']}/{rounds}"
                 )  # Ray's workers report no steps
-            case "validated":
-                if news["mean"]:
-                    self._validation = f"validation {news['mean']['psnr_db']:.2f} dB"
+            case "validated" if news["mean"]:
+                self._validation = f"validation {news['mean']['psnr_db']:.2f} dB"
                 scores = "  ".join(f"{site} {row['psnr_db']:.1f}" for site, row in news["sites"].items())
                 when = f"after round {news['round']}/{rounds}" if news["round"] else "before training"
-                self._line(f"{when}: {self._validation}   [{scores}]" if scores else f"{when}: nobody to validate on")
+                self._line(f"{when}: {self._validation}   [{scores}]")
+            case "round_finished" if not self._validation:  # no site has a validation subject
+                losses = "  ".join(f"{site} {loss:.4f}" for site, loss in news["train_loss"].items())
+                self._line(f"after round {news['round']}/{rounds}: training loss   [{losses}]")
             case "site_failed" | "site_missing" | "update_refused":
                 what = news["event"].replace("_", " ")
                 self._line(f"round {news['round']}: {news['site']}: {what}: {news.get('reason', 'no answer')}")

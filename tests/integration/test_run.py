@@ -189,7 +189,7 @@ def test_more_sites_than_can_be_tested(cache_dir: Path, tmp_path: Path, capsys: 
     data_dir = write_ixi(tmp_path / "ixi", {"Guys": 1, "HH": 1})
     assert main(arguments(data_dir, tmp_path / "run", cache_dir, "--clients", "2")) == 0
     out = capsys.readouterr().out
-    assert "after round 1/2: nobody to validate on" in out
+    assert "after round 1/2: training loss   [Guys 0." in out
     assert "no site has a test subject" in out
     assert summary_of(tmp_path / "run")["sites"] == {}
 

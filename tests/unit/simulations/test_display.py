@@ -64,14 +64,15 @@ def test_a_terminal_gets_round_site_step_loss_time_left_and_validation(monkeypat
 
 def test_failures_and_baselines_are_named() -> None:
     def play() -> None:
-        progress.report({"event": "validated", "round": 1, "mean": {}, "sites": {}})
+        progress.report({"event": "validated", "round": 0, "mean": {}, "sites": {}})
+        progress.report({"event": "round_finished", "round": 1, "train_loss": {"Guys": 0.25, "HH": 0.5}})
         progress.report({"event": "site_failed", "round": 2, "site": "HH", "reason": "no scans"})
         progress.report({"event": "site_missing", "round": 2, "site": "Guys"})
         progress.report({"event": "baseline_finished", "name": "local_only", "final": {"psnr_db": 20.5}})
         progress.report({"event": "baseline_finished", "name": "centralised", "final": {}})
 
     assert shown(play, terminal=False).splitlines() == [
-        "after round 1/2: nobody to validate on",
+        "after round 1/2: training loss   [Guys 0.2500  HH 0.5000]",
         "round 2: HH: site failed: no scans",
         "round 2: Guys: site missing: no answer",
         "baseline local only: 20.50 dB",
