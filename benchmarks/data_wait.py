@@ -39,6 +39,7 @@ def write_entries(cache_dir: Path, count: int) -> list[Path]:
         "grid_shape": [width, height, depth],
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": [0.5] * depth,
+        "source_box": [[0, height], [0, width]],
     }
     paths = []
     for number in range(count):
