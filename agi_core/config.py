@@ -92,13 +92,17 @@ class FederationConfig:
     """`sites` train, `unseen_sites` are scored at the end; `quorum` = replies needed per round (None = every training
     site).
 
-    Server momentum 0 and server learning rate 1 are plain FedAvg.
+    A deployed run waits `wait_s` for sites to connect and `deadline_s` for their replies; a round below the quorum is
+    repeated `retries` times with the same weights before the run pauses. Server momentum 0 and server learning rate 1
+    are plain FedAvg.
     """
 
     sites: list[str] = field(default_factory=list)
     unseen_sites: list[str] = field(default_factory=list)
     quorum: int | None = None
     deadline_s: float = 3600.0
+    wait_s: float = 600.0
+    retries: int = 1
     server_momentum: float = 0.0
     server_learning_rate: float = 1.0
 
@@ -109,12 +113,16 @@ class RunConfig(Task):
 
     clients: int = 5
     partition: Literal["site", "iid"] = "site"
-    engine: Literal["in-process", "ray"] = "in-process"
+    engine: Literal["in-process", "ray", "deployment"] = "in-process"
     device: str = "auto"
     threads: int = 1
     data: DataConfig = field(default_factory=DataConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
 
+
+DEPLOYMENT: Literal["deployment"] = (
+    "deployment"  # the engine of runs that `python -m server submit` starts at real sites
+)
 
 T = TypeVar("T", bound=Task)
 
@@ -251,6 +259,7 @@ def _validate_run(config: RunConfig) -> None:
         raise ConfigError(f"federation.quorum={federation.quorum} must be at least 1")
     if not (math.isfinite(federation.deadline_s) and federation.deadline_s > 0):
         raise ConfigError(f"federation.deadline_s={federation.deadline_s} must be a positive number of seconds")
+    _at_least(0, **{"federation.wait_s": federation.wait_s, "federation.retries": federation.retries})
     if not 0 <= federation.server_momentum < 1:
         raise ConfigError(f"federation.server_momentum={federation.server_momentum} must lie in [0, 1)")
     if not (math.isfinite(federation.server_learning_rate) and federation.server_learning_rate > 0):

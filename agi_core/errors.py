@@ -30,6 +30,32 @@ class ProtocolError(AgiError):
     public = "The message does not follow the protocol."
 
 
+class MismatchError(ProtocolError):
+    """The two sides disagree in a value that is no secret: the protocol's version, the model's hash."""
+
+    def __init__(self, what: str, *, theirs: object, ours: object) -> None:
+        self.public = f"{what}: the message has {theirs}, this program {ours}; install one release everywhere."
+        super().__init__(self.public)
+
+
+class DeadlineError(AgiError):
+    """A site's work was abandoned at its deadline."""
+
+    public = "The site did not finish within the deadline."
+
+
+class ExhaustedError(AgiError):
+    """The memory of the machine or of its GPU is too small for the work."""
+
+    public = "The site ran out of memory."
+
+
+class StoppedError(AgiError):
+    """The site's program was stopped from outside while it was working."""
+
+    public = "The site was stopped while it was working."
+
+
 class RunError(AgiError):
     """A run folder cannot be used, or a run cannot go on."""
 

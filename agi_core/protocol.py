@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agi_core.errors import ProtocolError
+from agi_core.errors import MismatchError, ProtocolError
 
 PROTOCOL_VERSION = 1
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 TRAIN, EVALUATE = "train", "evaluate"
+REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
 
 Weights = dict[str, NDArray[Any]]
@@ -38,7 +39,9 @@ class Packed:
 
 @dataclass(frozen=True)
 class Request:
-    """Coordinator to site. `task` is the JSON of `agi_core.config.Task`; `subjects` is read by an evaluation only."""
+    """Coordinator to site. `task` is the JSON of `agi_core.config.Task`; `subjects` is read by an evaluation only.
+
+    `deadline_s` is the time in seconds that the site has for its answer."""
 
     action: str
     run_id: str
@@ -46,6 +49,7 @@ class Request:
     nonce: str
     task: str
     subjects: str
+    deadline_s: int
     weights: Packed
 
 
@@ -163,9 +167,7 @@ def _scalars(message: Request | Reply) -> Scalars:
 def _fields(scalars: Mapping[str, Any], kind: type[Request] | type[Reply]) -> dict[str, Any]:
     version = scalars.get("protocol")
     if version != PROTOCOL_VERSION:
-        raise ProtocolError(
-            f"the message speaks protocol {version}, this program {PROTOCOL_VERSION}; install one release everywhere"
-        )
+        raise MismatchError("protocol version", theirs=repr(version)[:40], ours=PROTOCOL_VERSION)
     expected = _wire_fields(kind)
     unknown = sorted(set(scalars) - set(expected) - {"protocol", "manifest"})
     if unknown:

@@ -125,6 +125,28 @@ def environment(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def summarise(
+    run_dir: Path, config: RunConfig, *, wall_s: float, baselines: Mapping[str, Any], origin: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write and return summary.json of a tested run. `origin` says where its scans came from, as far as is known."""
+    tested = [event for event in read_events(run_dir) if event["event"] == "tested"][-1]
+    summary = {
+        "final": tested["final"],
+        "sites": tested["sites"],
+        "unseen_sites": tested["unseen_sites"],
+        "baselines": {name: {**row["final"], **row} for name, row in baselines.items()},
+        "best": tested["best"],
+        "rounds": config.rounds,
+        "wall_s": round(wall_s, 1),
+        "scenario": config.scenario,
+        "reference": config.reference,
+        "model": "AGI-Net" if config.model.conv == "cagr" else "plain ResUNet",
+        **origin,
+    }
+    write_summary(run_dir, summary)
+    return summary
+
+
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json, with `allow_nan` off: a figure is a number or it is absent."""
     atomic.write_json(run_dir / "summary.json", summary)

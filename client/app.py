@@ -4,16 +4,17 @@ site."""
 import logging
 from pathlib import Path
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from agi_core.errors import AgiError
-from agi_core.protocol import ARRAYS, METRICS, SCALARS, Reply, Request, read_request, reply_scalars
+from agi_core.errors import AgiError, ExhaustedError
+from agi_core.protocol import ARRAYS, FAILED, METRICS, REFUSED, SCALARS, Reply, Request, read_request, reply_scalars
+from client import answers
 from client.egress import leave
-from client.site import read_site
-from client.trainer import answer
+from client.site import DeployedSite, read_site
+from client.trainer import answer, release_memory
 
-REFUSED, FAILED = 1001, 1002  # error codes of ours: an expected refusal, an unexpected failure
 log = logging.getLogger("client")
 app = ClientApp()
 
@@ -40,14 +41,34 @@ def name(message: Message, context: Context) -> Message:
 def _answer(message: Message, context: Context) -> Message:
     site_path = _site_path(context)
     try:
-        reply = leave(answer(site_path, _read(message)))
-        return Message(_records(reply), reply_to=message)
+        return Message(_records(_reply(site_path, _read(message))), reply_to=message)
     except AgiError as error:
         log.error("%s: %s", site_path.stem, error)
-        return Message(Error(code=REFUSED, reason=error.public), reply_to=message)
+        failure = Error(code=REFUSED, reason=error.public)
+    except (torch.OutOfMemoryError, MemoryError):
+        log.exception(
+            "%s: out of memory; free some, or ask the coordinator for smaller crops or batches", site_path.stem
+        )
+        failure = Error(code=FAILED, reason=ExhaustedError.public)
     except Exception:
         log.exception("%s: the request could not be answered", site_path.stem)
-        return Message(Error(code=FAILED, reason=AgiError.public), reply_to=message)
+        failure = Error(code=FAILED, reason=AgiError.public)
+    if failure.reason == ExhaustedError.public:
+        release_memory()  # only here are the exception and the tensors that its frames held gone
+    return Message(failure, reply_to=message)
+
+
+def _reply(site_path: Path, request: Request) -> Reply:
+    """The stored reply to a repeated request, or a new one."""
+    site = read_site(site_path)
+    if not isinstance(site, DeployedSite):
+        return leave(answer(site_path, request))
+    state_dir = Path(site.state_dir)
+    reply = answers.stored(state_dir, request)
+    if reply is None:
+        reply = leave(answer(site_path, request))
+        answers.store(state_dir, request, reply)
+    return reply
 
 
 def _site_path(context: Context) -> Path:

@@ -4,6 +4,7 @@ Opened data and the model are kept between requests of one task: a runner that l
 """
 
 import dataclasses
+import gc
 import json
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject, discover
 from agi_core.data.partition import split_subjects, stable_order
-from agi_core.errors import ConfigError, DataError, ProtocolError
+from agi_core.errors import ConfigError, DataError, MismatchError, ProtocolError
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig, spatial_multiple
@@ -209,14 +210,12 @@ def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:
     """The site's own model with the weights of the request.
 
     Raises:
-        ProtocolError: the coordinator's model differs from the one that this program builds from the task.
+        MismatchError: the coordinator's model differs from the one that this program builds from the task.
     """
     model = _build_once(json.dumps(dataclasses.asdict(task.model)), len(parse_scenario(task.scenario).sources), device)
     own = pack(weights_of(model)).manifest
     if packed.manifest != own:
-        raise ProtocolError(
-            f"the request's weights are of model {model_hash(packed.manifest)}, this site builds {model_hash(own)}"
-        )
+        raise MismatchError("model hash", theirs=model_hash(packed.manifest), ours=model_hash(own))
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in unpack(packed).items()})
     return model
 
@@ -225,6 +224,13 @@ def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:
 def _build_once(model_config: str, sources: int, device: torch.device) -> nn.Module:
     """One model for all requests (in a simulation: for all sites in turn), since each request brings all weights."""
     return build_model(ModelConfig(**json.loads(model_config)), sources=sources).to(device)
+
+
+def release_memory() -> None:
+    """Forget the model with its gradients and give cached GPU memory back, after a request that did not fit."""
+    _build_once.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def weights_of(model: nn.Module) -> Weights:

@@ -1,48 +1,52 @@
 """The Flower ServerApp: rounds of training, then the final test. `run_federation` reads top to bottom."""
 
-import secrets
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from agi_core import run_folder
-from agi_core.config import RunConfig, Task, task_json, task_of
+from agi_core import progress, run_folder
+from agi_core.config import DEPLOYMENT, RunConfig, Task
 from agi_core.errors import AgiError, ProtocolError, RunError
 from agi_core.models.agi_net import build_model
-from agi_core.protocol import (
-    ALL,
-    ARRAYS,
-    EVALUATE,
-    METRICS,
-    SCALARS,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Reply,
-    Request,
-    Weights,
-    pack,
-    read_reply,
-    request_scalars,
-)
+from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request, Weights
+from agi_core.report.report import build_report
 from agi_core.run_folder import EventLog
 from agi_core.scenario import parse_scenario
-from server import run_state
+from server import run_state, status
 from server.evaluation import over_subjects, site_rows, validation_row
+from server.exchange import Exchange
 from server.run_state import RunState
-from server.sites import wait_for_sites
-from server.strategy import SiteUpdate, next_weights
-from server.update_gate import admit, check_answer
+from server.strategy import next_weights
+from server.update_gate import admit
 
+T = TypeVar("T")
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run, or go on with, the run whose folder the run configuration names."""
-    run_federation(grid, Path(str(context.run_config["run-dir"])))
+    """Run, or go on with, the run whose folder the run configuration names. A deployed run also ends with its summary
+    and report; a simulation writes its own, which need the scans."""
+    run_dir = Path(str(context.run_config["run-dir"]))
+    config = run_folder.open_existing(run_dir)
+    if config.engine != DEPLOYMENT:
+        run_federation(grid, run_dir)
+        return
+    with run_state.holding(run_dir), progress.listening(partial(status.follow, run_dir)):
+        try:
+            run_federation(grid, run_dir)
+            wall_s = run_folder.read_events(run_dir)[-1]["t_s"]
+            run_folder.summarise(run_dir, config, wall_s=wall_s, baselines={}, origin={})
+        except AgiError:
+            with contextlib.suppress(AgiError):  # the disk may be full
+                build_report(run_dir)
+            raise
+        build_report(run_dir)
 
 
 def run_federation(grid: Grid, run_dir: Path) -> None:
@@ -50,95 +54,116 @@ def run_federation(grid: Grid, run_dir: Path) -> None:
     from the last checkpoint.
 
     Raises:
-        RunError: a site is missing, or fewer sites than the quorum answered a round; the state is saved.
+        RunError: fewer sites than the quorum connected or answered, or the state cannot be saved; what was finished is.
     """
     config = run_folder.open_existing(run_dir)
     training, unseen = config.federation.sites, config.federation.unseen_sites
+    quorum = config.federation.quorum or len(training)
     state, events = run_state.load(run_dir) or _new_run(run_dir, config)
-    nodes = wait_for_sites(grid, [*training, *unseen], deadline_s=config.federation.deadline_s)
-    exchange = Exchange(grid, nodes, events, config, run_id=state.run_id)
+    exchange = Exchange(grid, events, config, run_id=state.run_id)
 
-    for round in range(state.round + 1, config.rounds + 1):
-        # TRAINING: one exchange. The replies also hold the validation of the weights that were sent.
-        events.append("round_started", round=round)
-        request = exchange.request(TRAIN, round=round, weights=state.weights)
-        replies = exchange.ask(training, request)
-        updates = _admitted(replies, request, events)
-        if len(updates) < (config.federation.quorum or len(training)):
-            raise RunError(
-                f"round {round}: {len(updates)} of {len(training)} sites gave a usable answer, below the quorum;"
-                f" the state after round {state.round} is saved: solve what is named above and continue with --resume"
+    with _pausing(run_dir, config, state, events):
+        first = state.round + 1
+        for round in range(first, config.rounds + 1):
+            # TRAINING: one exchange. The replies also hold the validation of the weights that were sent.
+            events.append("round_started", round=round)
+            request = exchange.request(TRAIN, round=round, weights=state.weights)
+            wanted = len(training) if round == first else quorum  # a site that is late joins at the next round
+            updates = _answers(
+                exchange, training, request, admit, wanted=wanted, needed=quorum, config=config, events=events
             )
 
-        # AGGREGATION
-        answered = {update.site for update in updates}
-        _validated(events, {site: replies[site] for site in answered}, state, round=round - 1)
-        state.weights, state.velocity = next_weights(
-            state.weights, updates, velocity=state.velocity, config=config.federation
-        )
-        state.round = round
-        losses = {site: replies[site].metrics["train_loss"] for site in sorted(answered)}
-        seconds = {site: replies[site].metrics["seconds"] for site in sorted(answered)}
-        state.history.append({"round": round, "train_loss": losses})
-        events.append("round_finished", round=round, train_loss=losses, seconds=seconds)
-        run_state.save(run_dir, state, events)
+            # AGGREGATION
+            _validated(events, {site: update.metrics for site, update in updates.items()}, state, round=round - 1)
+            state.weights, state.velocity = next_weights(
+                state.weights, [*updates.values()], velocity=state.velocity, config=config.federation
+            )
+            state.round = round
+            losses = {site: update.metrics["train_loss"] for site, update in updates.items()}
+            seconds = {site: update.metrics["seconds"] for site, update in updates.items()}
+            state.history.append({"round": round, "train_loss": losses})
+            events.append("round_finished", round=round, train_loss=losses, seconds=seconds)
+            run_state.save(run_dir, state, events)
 
-    # FINAL TEST of the last model: training sites on their test subjects, unseen sites on all of theirs
-    if not state.tested:
-        validation, test, all_subjects = (
-            exchange.request(EVALUATE, round=state.round, weights=state.weights, subjects=subjects)
-            for subjects in (VALIDATION, TEST, ALL)
-        )
-        _validated(events, exchange.ask(training, validation), state, round=state.round)
-        tested, tested_unseen = site_rows(exchange.ask(training, test)), site_rows(exchange.ask(unseen, all_subjects))
-        events.append("tested", final=over_subjects(tested), sites=tested, unseen_sites=tested_unseen, best=state.best)
-        state.tested = True
-        run_state.save(run_dir, state, events)
+        # FINAL TEST of the last model: training sites on their test subjects, unseen sites on all of theirs
+        if not state.tested:
+            recent = [*state.history[-1]["train_loss"], *unseen]  # a site that is long gone is not waited for
+            exchange.wait_for(recent, enough=len(recent), round=state.round)
+            validation, test, all_subjects = (
+                exchange.request(EVALUATE, round=state.round, weights=state.weights, subjects=subjects)
+                for subjects in (VALIDATION, TEST, ALL)
+            )
+            ask = partial(_answers, exchange, accept=_as_it_is, config=config, events=events)
+            replies = ask(training, validation, wanted=1, needed=1)
+            _validated(events, {site: reply.metrics for site, reply in replies.items()}, state, round=state.round)
+            tested = site_rows(ask(training, test, wanted=1, needed=1))
+            tested_unseen = site_rows(ask(unseen, all_subjects, wanted=0, needed=0))
+            final = over_subjects(tested)
+            events.append("tested", final=final, sites=tested, unseen_sites=tested_unseen, best=state.best)
+            state.tested = True
+            run_state.save(run_dir, state, events)
 
 
-class Exchange:
-    """Requests to named sites and their checked replies, over any Flower grid."""
+def _answers(
+    exchange: Exchange,
+    sites: Sequence[str],
+    request: Request,
+    accept: Callable[[Reply, Request, str], T],
+    *,
+    wanted: int,
+    needed: int,
+    config: RunConfig,
+    events: EventLog,
+) -> dict[str, T]:
+    """{site: accepted reply} in the order of names, of at least `needed` sites.
 
-    def __init__(
-        self, grid: Grid, nodes: Mapping[str, int], events: EventLog, config: RunConfig, *, run_id: str
-    ) -> None:
-        self._grid, self._nodes, self._events, self._run_id = grid, nodes, events, run_id
-        self._deadline_s = config.federation.deadline_s
-        self._task = task_json(task_of(config))
+    Waits, within its limit, for `wanted` sites to connect. While fewer than `needed` have answered, the others are
+    asked again, `federation.retries` times.
 
-    def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
-        """A request for all sites of this exchange; its nonce is new."""
-        return Request(action, self._run_id, round, secrets.token_hex(16), self._task, subjects, pack(weights))
-
-    def ask(self, sites: Sequence[str], request: Request) -> dict[str, Reply]:
-        """Send the request to the sites; {site: reply} of those that gave an answer to it, in the order of names.
-
-        Who fails, answers something else or not at all is named in the events.
-        """
-        names = {self._nodes[site]: site for site in sites}
-        messages = [
-            Message(_records(request), node_id, request.action, group_id=str(request.round)) for node_id in names
-        ]
-        replies: dict[str, Reply] = {}
-        failed = set()
-        for message in self._grid.send_and_receive(messages, timeout=self._deadline_s) if messages else ():
-            site = names.get(message.metadata.src_node_id)
-            if site is None:  # Flower's own error replies come from no node; the site is named as missing below
-                continue
+    Raises:
+        RunError: still fewer than `needed`.
+    """
+    retries = config.federation.retries if config.engine == DEPLOYMENT else 0  # a simulated site would fail again
+    accepted: dict[str, T] = {}
+    for attempt in range(1 + retries):
+        if attempt:
+            events.append("retried", round=request.round, action=request.action, answered=sorted(accepted))
+        remaining = [site for site in sites if site not in accepted]
+        enough = needed - len(accepted) if attempt else wanted
+        nodes = exchange.wait_for(remaining, enough=enough, round=request.round)
+        exchange.note_absent([site for site in remaining if site not in nodes], request)
+        if len(accepted) + len(nodes) < needed:
+            break
+        for site, reply in exchange.ask(nodes, request).items():
             try:
-                if message.has_error():
-                    raise ProtocolError(message.error.reason or "no reason given")
-                reply = _reply(message)
-                check_answer(reply, request)
-                replies[site] = reply
-            except AgiError as error:
-                failed.add(site)
-                self._events.append(
-                    "site_failed", site=site, round=request.round, action=request.action, reason=str(error)
-                )
-        for site in sorted(set(sites) - set(replies) - failed):
-            self._events.append("site_missing", site=site, round=request.round, action=request.action)
-        return dict(sorted(replies.items()))
+                accepted[site] = accept(reply, request, site)
+            except ProtocolError as error:
+                events.append("update_refused", site=site, round=request.round, reason=str(error))
+        if len(accepted) >= needed:
+            return dict(sorted(accepted.items()))
+    raise RunError(
+        f"round {request.round}: {len(accepted)} of {len(sites)} sites gave a usable answer to {request.action},"
+        f" {needed} are needed"
+    )
+
+
+def _as_it_is(reply: Reply, request: Request, site: str) -> Reply:
+    return reply
+
+
+@contextlib.contextmanager
+def _pausing(run_dir: Path, config: RunConfig, state: RunState, events: EventLog) -> Iterator[None]:
+    """When the run cannot go on: note why, keep the events that led to it, and say how to continue."""
+    try:
+        yield
+    except AgiError as error:
+        with contextlib.suppress(AgiError):  # the disk may be full
+            events.append("paused", round=state.round, reason=str(error))
+            run_state.keep_events(run_dir, events)
+        command = f"python -m server resume {run_dir.name}" if config.engine == DEPLOYMENT else "--resume"
+        raise RunError(
+            f"{error}; the last finished round is saved: solve what is named above and continue with {command}"
+        ) from None
 
 
 def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
@@ -157,32 +182,9 @@ def initial_weights(task: Task) -> Weights:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def _admitted(replies: Mapping[str, Reply], request: Request, events: EventLog) -> list[SiteUpdate]:
-    updates = []
-    for site, reply in replies.items():
-        try:
-            updates.append(admit(reply, request, site=site))
-        except ProtocolError as error:
-            events.append("update_refused", site=site, round=request.round, reason=str(error))
-    return updates
-
-
-def _validated(events: EventLog, replies: Mapping[str, Reply], state: RunState, *, round: int) -> None:
+def _validated(events: EventLog, metrics: Mapping[str, Mapping[str, float]], state: RunState, *, round: int) -> None:
     """Note the validation of the model after `round` that travelled in these replies."""
-    rows = {site: row for site, reply in sorted(replies.items()) if (row := validation_row(reply))}
+    rows = {site: row for site, values in sorted(metrics.items()) if (row := validation_row(values))}
     mean = over_subjects(rows)
     events.append("validated", round=round, mean=mean, sites=rows)
     state.consider_best(round=round, psnr_db=mean.get("psnr_db"))
-
-
-def _records(request: Request) -> RecordDict:
-    arrays = ArrayRecord({dtype: Array(flat) for dtype, flat in request.weights.arrays.items()})
-    return RecordDict({ARRAYS: arrays, SCALARS: ConfigRecord(dict(request_scalars(request)))})
-
-
-def _reply(message: Message) -> Reply:
-    content = message.content
-    arrays = {dtype: array.numpy() for dtype, array in content.array_records.get(ARRAYS, {}).items()}
-    return read_reply(
-        dict(content.config_records.get(SCALARS, {})), dict(content.metric_records.get(METRICS, {})), arrays
-    )

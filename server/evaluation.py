@@ -19,14 +19,12 @@ def site_rows(replies: Mapping[str, Reply]) -> dict[str, dict[str, Any]]:
     }
 
 
-def validation_row(reply: Reply) -> dict[str, Any] | None:
-    """The validation figures that travelled in a reply; None where the site has no validation subject."""
-    if not reply.metrics.get("validation_subjects"):
+def validation_row(metrics: Mapping[str, float]) -> dict[str, Any] | None:
+    """The validation figures that travelled in a reply's metrics; None where the site has no validation subject."""
+    if not metrics.get("validation_subjects"):
         return None
-    row: dict[str, Any] = {
-        name: reply.metrics[f"validation_{name}"] for name in METRICS if f"validation_{name}" in reply.metrics
-    }
-    return {**row, "subjects": int(reply.metrics["validation_subjects"])}
+    row: dict[str, Any] = {name: metrics[f"validation_{name}"] for name in METRICS if f"validation_{name}" in metrics}
+    return {**row, "subjects": int(metrics["validation_subjects"])}
 
 
 def over_subjects(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

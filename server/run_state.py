@@ -1,10 +1,14 @@
 """The state of a run after a round: what a checkpoint holds and how it is read back."""
 
+import contextlib
 import dataclasses
+import fcntl
+import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,6 +21,8 @@ from server.strategy import Velocity
 
 FORMAT = 1
 VELOCITY = "velocity/"
+LOCK = ".lock"
+PATIENCE_S = 1.0
 
 
 @dataclass
@@ -71,6 +77,45 @@ def load(run_dir: Path) -> tuple[RunState, EventLog] | None:
     events = EventLog(run_dir, elapsed_s=values["elapsed_s"])
     events.cut_back(values["events_bytes"])
     return state, events
+
+
+def keep_events(run_dir: Path, events: EventLog) -> None:
+    """Let the events written since the newest checkpoint survive a resume: they say why the run paused."""
+    last = checkpoint.load_last(run_dir)
+    if last is not None:
+        round, _, values = last
+        kept = {"elapsed_s": events.elapsed_s, "events_bytes": events.size_bytes}
+        checkpoint.commit_state(run_dir, round=round, state={**values, **kept})
+
+
+@contextlib.contextmanager
+def holding(run_dir: Path) -> Iterator[None]:
+    """Be the one process that works on the run; the kernel lets go when the process ends, however it ends.
+
+    Raises:
+        RunError: another process works on it.
+    """
+    with (run_dir / LOCK).open("w") as file:
+        deadline = time.monotonic() + PATIENCE_S  # `is_held` takes the lock for a moment
+        while not _lock(file):
+            if time.monotonic() > deadline:
+                raise RunError(f"another process works on the run in {run_dir}; `python -m server status` shows it")
+            time.sleep(0.05)
+        yield
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process works on the run right now."""
+    with (run_dir / LOCK).open("w") as file:
+        return not _lock(file)
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _json(state: RunState, events: EventLog) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Sites by name: which Flower node is which site, and waiting until all that a run needs are there."""
+"""Sites by name: which Flower node is which site, and waiting, with a limit, until enough of them are connected."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -9,45 +9,55 @@ from flwr.serverapp import Grid
 from agi_core.errors import RunError
 from agi_core.protocol import SCALARS
 
-POLL_S = 1.0
+POLL_S = 0.5
 
 
-def connected_sites(grid: Grid) -> dict[str, int]:
-    """{site: node id}. The name is the one registered with the node's key; nodes without one (simulations) are asked.
+class Sites:
+    """The sites that are connected to a grid right now. A site's name is the one registered with its key; nodes without
+    a name (Ray's) are asked for theirs once."""
 
-    Raises:
-        RunError: two nodes have the same name.
-    """
-    nodes = list(grid.get_nodes())
-    names = {node.node_id: node.name for node in nodes if node.name}
-    unnamed = [node.node_id for node in nodes if not node.name]
-    for reply in (
-        grid.send_and_receive([Message(RecordDict(), node, MessageType.QUERY) for node in unnamed]) if unnamed else ()
-    ):
-        if reply.has_content():
-            names[reply.metadata.src_node_id] = str(reply.content.config_records[SCALARS]["site"])
-    sites: dict[str, int] = {}
-    for node_id, name in sorted(names.items()):
-        if name in sites:
-            raise RunError(f"two nodes call themselves {name}; every site needs its own name")
-        sites[name] = node_id
-    return sites
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._answered: dict[int, str] = {}  # names of the nodes that were asked
 
+    def connected(self) -> dict[str, int]:
+        """{site: node id}.
 
-def wait_for_sites(grid: Grid, needed: Sequence[str], *, deadline_s: float) -> dict[str, int]:
-    """The connected sites once all `needed` ones are among them.
+        Raises:
+            RunError: two nodes have the same name.
+        """
+        nodes = list(self._grid.get_nodes())
+        self._ask([node.node_id for node in nodes if not node.name and node.node_id not in self._answered])
+        sites: dict[str, int] = {}
+        for node in sorted(nodes, key=lambda node: node.node_id):
+            name = node.name or self._answered.get(node.node_id)
+            if name in sites:
+                raise RunError(f"two nodes call themselves {name}; every site needs its own name")
+            if name:
+                sites[name] = node.node_id
+        return sites
 
-    Raises:
-        RunError: some are still missing at the deadline; the message names them.
-    """
-    deadline = time.monotonic() + deadline_s
-    while True:
-        sites = connected_sites(grid)
-        missing = sorted(set(needed) - set(sites))
-        if not missing:
-            return sites
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"waited {deadline_s:.0f} s for {', '.join(missing)}; connected: {', '.join(sorted(sites)) or 'none'}"
-            )
-        time.sleep(POLL_S)
+    def _ask(self, node_ids: Sequence[int]) -> None:
+        if not node_ids:
+            return
+        for reply in self._grid.send_and_receive([Message(RecordDict(), node, MessageType.QUERY) for node in node_ids]):
+            if reply.has_content():
+                self._answered[reply.metadata.src_node_id] = str(reply.content.config_records[SCALARS]["site"])
+
+    def wait_for(
+        self, wanted: Sequence[str], *, enough: int, limit_s: float, on_wait: Callable[[list[str]], None]
+    ) -> dict[str, int]:
+        """{site: node id} of the wanted sites that are connected: as soon as `enough` of them are, at the latest after
+        `limit_s`. `on_wait` hears which are missing, whenever that changes."""
+        deadline = time.monotonic() + limit_s
+        told: list[str] = []
+        while True:
+            connected = self.connected()
+            there = {site: connected[site] for site in wanted if site in connected}
+            missing = sorted(set(wanted) - set(there))
+            if len(there) >= enough or time.monotonic() > deadline:
+                return there
+            if missing != told:
+                on_wait(missing)
+                told = missing
+            time.sleep(POLL_S)

@@ -1,7 +1,7 @@
 """Averaging: the replies of one round and the weights that were sent give the next weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,12 @@ Velocity = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class SiteUpdate:
-    """One accepted reply: the site's weights after training, and its training subjects."""
+    """One accepted reply: the site's weights after training, its training subjects, and its metrics."""
 
     site: str
     weights: Weights
     num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def federated_average(updates: Sequence[SiteUpdate]) -> Velocity:

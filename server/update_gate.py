@@ -14,14 +14,13 @@ def check_answer(reply: Reply, request: Request) -> None:
             raise ProtocolError(f"the reply's {name} is not that of the request")
 
 
-def admit(reply: Reply, request: Request, *, site: str) -> SiteUpdate:
-    """The reply as an update that may be averaged.
+def admit(reply: Reply, request: Request, site: str) -> SiteUpdate:
+    """The reply to a training request, as an update that may be averaged.
 
     Raises:
-        ProtocolError: another request's reply, other parameter names, shapes or dtypes, a value that is not finite,
-            or no training subject.
+        ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, no training subject,
+            or no loss.
     """
-    check_answer(reply, request)
     if reply.weights is None:
         raise ProtocolError("the reply to a training request holds no weights")
     if reply.weights.manifest != request.weights.manifest:
@@ -29,8 +28,10 @@ def admit(reply: Reply, request: Request, *, site: str) -> SiteUpdate:
         raise ProtocolError(f"the reply's weights are of model {got}, expected {expected}")
     if reply.num_examples < 1:
         raise ProtocolError(f"the reply counts {reply.num_examples} training subjects")
+    if absent := [name for name in ("train_loss", "seconds") if name not in reply.metrics]:
+        raise ProtocolError(f"the reply holds no {' and no '.join(absent)}")
     weights = unpack(reply.weights)
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ProtocolError(f"the reply's {name} is not finite")
-    return SiteUpdate(site, weights, reply.num_examples)
+    return SiteUpdate(site, weights, reply.num_examples, reply.metrics)

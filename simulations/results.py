@@ -27,21 +27,7 @@ def write_results(
 ) -> tuple[dict[str, Any], Path]:
     """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
     path."""
-    tested = [event for event in run_folder.read_events(run_dir) if event["event"] == "tested"][-1]
-    summary = {
-        "final": tested["final"],
-        "sites": tested["sites"],
-        "unseen_sites": tested["unseen_sites"],
-        "baselines": {name: {**row["final"], **row} for name, row in baselines.items()},
-        "best": tested["best"],
-        "rounds": config.rounds,
-        "wall_s": round(wall_s, 1),
-        "scenario": config.scenario,
-        "reference": config.reference,
-        "model": "AGI-Net" if config.model.conv == "cagr" else "plain ResUNet",
-        **origin(config),
-    }
-    run_folder.write_summary(run_dir, summary)
+    summary = run_folder.summarise(run_dir, config, wall_s=wall_s, baselines=baselines, origin=origin(config))
     write_examples(run_dir, _examples(run_dir, config, data))
     return summary, build_report(run_dir)
 

@@ -22,7 +22,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from rich.console import Console
 
 from agi_core import checkpoint, progress, run_folder
-from agi_core.config import RunConfig, load_config, to_yaml
+from agi_core.config import DEPLOYMENT, RunConfig, load_config, to_yaml
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.run_folder import EventLog
@@ -111,8 +111,10 @@ def _engine(config: RunConfig) -> Callable[..., None]:
     """The engine's function, before hours are spent on anything else.
 
     Raises:
-        ConfigError: Ray is asked for, and not installed.
+        ConfigError: Ray is asked for, and not installed; or the engine is that of real sites.
     """
+    if config.engine == DEPLOYMENT:
+        raise ConfigError("engine=deployment is for real sites; start such a run with: python -m server submit")
     if config.engine == "in-process":
         return run_in_process
     from simulations.ray_engine import check_ray, run_on_ray  # here, because Ray is an extra

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agi_core import run_folder
-from agi_core.config import RunConfig
+from agi_core.config import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
 from agi_core.run_folder import Event
 
@@ -69,6 +69,18 @@ class RunRecord:
     best: Mapping[str, Any] | None  # {"round", "psnr_db"} by validation
     problems: Sequence[Problem]
     warnings: Sequence[str]
+
+    @property
+    def deployed(self) -> bool:
+        """Whether the sites were real ones, whose scans the writer of this record has never seen."""
+        return self.config.engine == DEPLOYMENT
+
+    @property
+    def resume_command(self) -> str:
+        """How to go on with an unfinished run."""
+        if self.deployed:
+            return f"python -m server resume {self.run_dir.name}"
+        return f"python simulations/run.py --out {self.run_dir} --resume"
 
     @property
     def model_name(self) -> str:
@@ -139,9 +151,11 @@ def _problems(events: Sequence[Event]) -> list[Problem]:
                 problems.append(Problem(site, round, f"{action} failed: {reason}"))
             case {"event": "site_missing", "site": site, "round": round, "action": action}:
                 if (site, round, action) not in failed:
-                    problems.append(Problem(site, round, f"no answer to {action}"))
+                    problems.append(Problem(site, round, event.get("reason", f"no answer to {action}")))
             case {"event": "update_refused", "site": site, "round": round, "reason": reason}:
                 problems.append(Problem(site, round, f"update refused: {reason}"))
+            case {"event": "paused", "round": round, "reason": reason}:
+                problems.append(Problem("–", round, f"the run paused: {reason}"))
     return list(dict.fromkeys(problems))
 
 

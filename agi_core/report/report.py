@@ -23,7 +23,7 @@ def build_report(run_dir: Path) -> Path:
     body = (
         sections.sites(record),
         sections.comparison(record),
-        sections.examples(read_examples(run_dir)),
+        sections.examples(read_examples(run_dir), deployed=record.deployed),
         sections.training(record),
         sections.what_was_run(record),
         sections.messages(record),
@@ -31,6 +31,7 @@ def build_report(run_dir: Path) -> Path:
     )
     scenario = parse_scenario(record.config.scenario)
     title = f"{record.model_name}: {' + '.join(scenario.sources)} → {scenario.target}"
+    contents = f"The report holds {'no images,' if record.deployed else 'example slices but no'} names or subject ids."
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -50,7 +51,7 @@ def build_report(run_dir: Path) -> Path:
 </div></header>
 <main>
 {"".join(body)}
-<footer>For research only, not for diagnosis. The report holds example slices but no names or subject ids.</footer>
+<footer>For research only, not for diagnosis. {contents}</footer>
 </main>
 </body>
 </html>
@@ -67,10 +68,11 @@ def _notices(record: RunRecord) -> str:
         meaning = "every scan is simulated, and no figure here says how the model does on patients."
         notices += f'<p class="notice synthetic"><strong>SYNTHETIC DATA{anatomies}</strong>: {meaning}</p>'
     elif record.synthetic is None:
-        notices += '<p class="notice unknown">Whether the scans are real or synthetic is noted when the run ends.</p>'
+        known = "is known to the hospitals alone" if record.deployed else "is noted when the run ends"
+        notices += f'<p class="notice unknown">Whether the scans are real or synthetic {known}.</p>'
     if not record.finished:
         done = f"{len(record.rounds)} of {plural(record.config.rounds, 'round')} done"
-        command = f"<code>{escape(f'python simulations/run.py --out {record.run_dir} --resume')}</code>"
+        command = f"<code>{escape(record.resume_command)}</code>"
         notices += (
             f'<p class="notice unfinished"><strong>This run is not finished</strong>: {done}. To go on: {command}</p>'
         )
@@ -130,7 +132,7 @@ def _in_short(record: RunRecord) -> str:
     rounds, steps = plural(config.rounds, "round"), plural(config.training.local_steps, "local step")
     parts = (
         plural(len(config.federation.sites), "training site"),
-        plural(subjects, "training subject"),
+        *([] if record.deployed else [plural(subjects, "training subject")]),
         f"{rounds} of {steps} with {config.training.batch_size} crops",
         f"seed {config.seed}",
         duration(record.wall_s),

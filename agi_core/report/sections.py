@@ -74,6 +74,8 @@ def comparison(record: RunRecord) -> str:
         if missing
         else ""
     )
+    if record.deployed:
+        not_run = paragraph("Baselines are not run: they need all scans in one place, and here each stays at its site.")
     scores = record.federated
     if scores is None or not scores.final or not record.baselines:
         return section("Comparison", paragraph("There is nothing to compare yet.") + not_run)
@@ -118,11 +120,16 @@ def _psnr_per_site(scores: Scores) -> str:
     return ", ".join(f"{site} {db(means['psnr_db'])}" for site, means in rows.items())
 
 
-def examples(shown: Sequence[Example]) -> str:
+def examples(shown: Sequence[Example], *, deployed: bool) -> str:
     """Sources, target, prediction and absolute error of each example slice."""
     title = "Example slices"
     if not shown:
-        return section(title, paragraph("There are none yet: they are made when the run is finished."))
+        why = (
+            "There are none: no scan leaves its site."
+            if deployed
+            else "There are none yet: they are made when the run is finished."
+        )
+        return section(title, paragraph(why))
     intro = (
         "Axial slices of test subjects, none of whom was trained on, in the radiological view: anterior (A) at the top,"
         " the patient's right (R) on the left. Intensities from 0 (black) to 1 (white), cut to the head."
@@ -212,7 +219,8 @@ def what_was_run(record: RunRecord) -> str:
         f" {' x '.join(map(str, grid.crop))}; AdamW, peak learning rate {training.learning_rate:g}; loss {loss}",
         "Grid": spacing,
         "Seed": str(config.seed),
-        "Engine": f"{config.engine}: all sites simulated on one machine",
+        "Engine": f"{config.engine}: "
+        + ("every site on its own machine" if record.deployed else "all sites simulated on one machine"),
         "Wall time": duration(record.wall_s) + ("" if record.finished else " so far"),
         "Machine": ", ".join([*_known(environment, "platform", "gpu"), *cpus, plural(config.threads, "thread")]),
         "Versions": ", ".join([*(f"Python {version}" for version in _known(environment, "python")), *packages]),
@@ -226,7 +234,9 @@ def _known(environment: Mapping[str, object], *names: str) -> list[str]:
 
 
 def _subjects(record: RunRecord) -> str:
-    """Subjects of each site by use."""
+    """Subjects of each site by use; empty where the sites keep that to themselves."""
+    if record.deployed:
+        return ""
     federation = record.config.federation
     headings = {site: _swatch(record, site) + escape(site) for site in federation.sites}
     headings |= {site: escape(site) + _UNSEEN for site in federation.unseen_sites}

@@ -58,6 +58,8 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("engine=spark", "'in-process', 'ray'"),
         ("data.layout=dicom", "'ixi', 'brats', 'bids'"),
         ("federation.quorum=0", "quorum"),
+        ("federation.wait_s=-1", "wait_s"),
+        ("federation.retries=-1", "retries"),
         ("federation.server_momentum=1", "server_momentum"),
         ("federation.server_learning_rate=0", "server_learning_rate"),
         ("federation.deadline_s=0", "deadline_s"),

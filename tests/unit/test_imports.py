@@ -21,7 +21,7 @@ ONLY_IN = {  # library -> paths (files or folders) that may import it
     "nibabel": ("agi_core/data/nifti.py",),
     "omegaconf": ("agi_core/config.py", "client/site.py"),
     "matplotlib": ("agi_core/report/",),
-    "rich": ("simulations/", "agi_core/__main__.py"),
+    "rich": ("simulations/", "agi_core/__main__.py", "client/__main__.py", "client/terminal.py"),
     "ray": ("simulations/ray_engine.py",),
 }
 MODULES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))

@@ -71,7 +71,7 @@ def test_manifests_that_do_not_fit_are_refused(manifest: str) -> None:
         unpack(Packed({"float32": np.zeros(8, np.float32)}, manifest))
 
 
-REQUEST = Request("train", "run", 3, "nonce", "{}", "", pack(WEIGHTS))
+REQUEST = Request("train", "run", 3, "nonce", "{}", "", 60, pack(WEIGHTS))
 REPLY = Reply("run", 3, "nonce", 12, {"psnr_db": 20.0}, pack(WEIGHTS))
 
 

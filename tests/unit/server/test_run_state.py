@@ -77,3 +77,25 @@ def test_the_best_model_stays_on_disk(tmp_path: Path) -> None:
         run_state.save(tmp_path, state, events)
     assert checkpoint.load_weights(tmp_path, best=True)["b"] == [2]
     assert checkpoint.load_weights(tmp_path)["b"] == [5]
+
+
+def test_events_that_led_to_a_pause_survive_a_resume(tmp_path: Path) -> None:
+    events = EventLog(tmp_path)
+    run_state.save(tmp_path, example(), events)
+    events.append("paused", round=4)
+    run_state.keep_events(tmp_path, events)
+    loaded = run_state.load(tmp_path)
+    assert loaded is not None
+    assert loaded[0].round == 4
+    assert [event["event"] for event in run_folder.read_events(tmp_path)] == ["paused"]
+
+
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_state, "PATIENCE_S", 0.0)
+    assert not run_state.is_held(tmp_path)
+    with run_state.holding(tmp_path):
+        assert run_state.is_held(tmp_path)
+        with pytest.raises(RunError, match="another process"), run_state.holding(tmp_path):
+            pass
+    with run_state.holding(tmp_path):
+        pass

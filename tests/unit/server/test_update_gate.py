@@ -6,11 +6,11 @@ import pytest
 
 from agi_core.errors import ProtocolError
 from agi_core.protocol import Reply, Request, pack
-from server.update_gate import admit
+from server.update_gate import admit, check_answer
 
 WEIGHTS = {"w": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32)}
-REQUEST = Request("train", "run", 2, "nonce", "{}", "", pack(WEIGHTS))
-REPLY = Reply("run", 2, "nonce", 5, {}, pack(WEIGHTS))
+REQUEST = Request("train", "run", 2, "nonce", "{}", "", 60, pack(WEIGHTS))
+REPLY = Reply("run", 2, "nonce", 5, {"train_loss": 0.5, "seconds": 2.0}, pack(WEIGHTS))
 
 
 def test_an_honest_reply_is_admitted() -> None:
@@ -22,12 +22,10 @@ def test_an_honest_reply_is_admitted() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"run_id": "another"},
-        {"round": 1},
-        {"nonce": "stale"},
         {"num_examples": 0},
         {"num_examples": -5},
         {"weights": None},
+        {"metrics": {"seconds": 2.0}},
         {"weights": pack({"w": np.ones(1, np.float32), "b": WEIGHTS["b"]})},  # would broadcast
         {"weights": pack({"w": WEIGHTS["w"]})},
         {"weights": pack({**WEIGHTS, "extra": np.zeros(1, np.float32)})},
@@ -39,3 +37,10 @@ def test_an_honest_reply_is_admitted() -> None:
 def test_anything_else_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError):
         admit(dataclasses.replace(REPLY, **change), REQUEST, site="A")
+
+
+def test_an_answer_to_the_request_is_known_by_its_nonce() -> None:
+    check_answer(REPLY, REQUEST)
+    for change in ({"run_id": "another"}, {"round": 1}, {"nonce": "stale"}):
+        with pytest.raises(ProtocolError):
+            check_answer(dataclasses.replace(REPLY, **change), REQUEST)  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""The process that does a site's work, and the handle by which the runner asks, hears and, when need be, kills it.
+
+It imports the installed ClientApp once and answers request after request, so opened data, model and CUDA context stay
+warm. A step that hangs in a driver or in native code cannot be ended from within Python; a process can be killed. That
+is all that a missed deadline takes: kill, start afresh (seconds: the caches on disk remain).
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+
+from agi_core import progress
+from agi_core.errors import AgiError, DeadlineError
+from agi_core.protocol import FAILED
+
+READY = "ready"
+POLL_S = 1.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+KILL_S = 2.0  # a process that waits for a driver or a network disk may outlive SIGKILL; it is left behind
+PROCESSES = multiprocessing.get_context("spawn")  # a forked child could not use CUDA, nor trust its parent's threads
+log = logging.getLogger("client")
+
+
+def now_s() -> float:
+    """Seconds since boot, with those that the machine slept: a laptop that wakes up knows that a deadline has
+    passed."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Worker:
+    """The working process of the site at `site_path`, replaced by a fresh one whenever it fails."""
+
+    def __init__(self, site_path: Path) -> None:
+        self._site_path = site_path
+        self._start()
+
+    def ask(self, message: Message, *, until_s: float) -> Message:
+        """The ClientApp's reply to `message`, wanted before `now_s()` reaches `until_s`; steps are reported on the way.
+
+        Raises:
+            DeadlineError: it did not come in time.
+            AgiError: the process ended, for example for want of memory.
+        """
+        if not self._process.is_alive():
+            self._restart()
+        try:
+            while self._hear(until_s) != READY:
+                pass
+            self._connection.send(message)
+            while isinstance(news := self._hear(until_s), progress.Step):
+                progress.report(news)
+        except AgiError:
+            self._restart()
+            raise
+        except OSError as error:  # the pipe
+            self._restart()
+            raise AgiError(f"the working process broke off: {error}") from None
+        reply: Message = news
+        return reply
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.join(KILL_S)
+        self._connection.close()
+
+    def _hear(self, until_s: float) -> Any:
+        """What the process says next."""
+        while True:
+            left_s = until_s - now_s()
+            if left_s <= 0:
+                raise DeadlineError(
+                    "the work was abandoned at its deadline; if it is too short for this machine, ask the coordinator"
+                    " for a longer federation.deadline_s, or raise policy.max_deadline_s of this site"
+                )
+            if self._connection in wait([self._connection, self._process.sentinel], min(left_s, POLL_S)):
+                with contextlib.suppress(EOFError, ConnectionError):
+                    return self._connection.recv()
+            if not self._process.is_alive():
+                raise AgiError(
+                    f"the working process ended with code {self._process.exitcode}"
+                    " (-9 without another reason: the system ran out of memory)"
+                )
+
+    def _start(self) -> None:
+        self._connection, theirs = PROCESSES.Pipe()
+        self._process = PROCESSES.Process(target=_work, args=(theirs, self._site_path), name="worker", daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def _restart(self) -> None:
+        self.kill()
+        self._start()
+
+
+def _work(connection: Connection, site_path: Path) -> None:
+    """The process itself: answer each message until the runner goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's affair
+    threading.Thread(target=_end_with_runner, daemon=True).start()
+    from client.app import app  # here, so that the runner itself needs no torch
+
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    context = Context(
+        run_id=0, node_id=0, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
+    )
+
+    def answer(message: Message) -> Message:
+        try:
+            return app(message, context)
+        except Exception:  # a kind of message that the app does not know
+            log.exception("the message could not be answered")
+            return Message(Error(code=FAILED, reason=AgiError.public), reply_to=message)
+
+    def on_progress(news: progress.Step | progress.Event) -> None:
+        if isinstance(news, progress.Step):
+            connection.send(news)
+
+    with progress.listening(on_progress), contextlib.suppress(EOFError):
+        while True:
+            connection.send(READY)
+            connection.send(answer(connection.recv()))
+
+
+def _end_with_runner() -> None:
+    """No orphans: a runner that is killed takes its worker along."""
+    runner = multiprocessing.parent_process()
+    if runner is not None:
+        runner.join()
+    os._exit(1)

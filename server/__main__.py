@@ -1,0 +1,253 @@
+"""The coordinator: `python -m server up`, `certs`, `register`, `submit`, `status`, `stop`, `resume`.
+
+Everything that must survive stands in one folder (`--dir`, default ./coordinator).
+"""
+
+import argparse
+import json
+import signal
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agi_core.errors import AgiError, RunError
+from server import certificates, registry, runs, scalars, status, superlink
+from server.superlink import Coordinator
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 2 the user's mistake or a program of Flower's that
+    ended by itself, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    coordinator = Coordinator(arguments.dir.resolve())
+    command: Callable[[Coordinator, argparse.Namespace], int | None] = arguments.command
+    try:
+        return command(coordinator, arguments) or 0
+    except AgiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = error.filename or coordinator.dir
+        print(f"error: {place}: {error.strerror}; check its permissions and the free disk space", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def up(coordinator: Coordinator, arguments: argparse.Namespace) -> int:
+    """Run `flower-superlink` until SIGTERM or Ctrl-C."""
+    expiry = certificates.expiry(coordinator.certificates)
+    coordinator.dir.chmod(0o700)
+
+    def end(number: int, frame: types.FrameType | None) -> None:
+        for either in (signal.SIGTERM, signal.SIGINT):  # one is enough, and what follows ends within its time
+            signal.signal(either, signal.SIG_IGN)
+        raise _Ended
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+        host, port = arguments.host, arguments.port
+        with superlink.running(coordinator, host=host, port=port, health_port=arguments.health_port) as process:
+            _announce(coordinator, host, port, until=f"{expiry:%Y-%m-%d}")
+            if certificates.expires_soon(expiry):
+                print("warning: the certificate ends soon; renew it with: python -m server certs --name NAME")
+            code = process.wait()
+        raise RunError(f"flower-superlink ended by itself (code {code}); see {coordinator.log_path}, then start again")
+    except _Ended:
+        print("coordinator stopped; runs go on with: python -m server up, then python -m server resume RUN", flush=True)
+        return 0
+
+
+class _Ended(BaseException):
+    """SIGTERM or Ctrl-C."""
+
+
+def _announce(coordinator: Coordinator, host: str, port: int, *, until: str) -> None:
+    sites = registry.read(coordinator)
+    lines = [
+        f"coordinator ready on https://{host}:{port} (TLS, registered sites only; certificate until {until})",
+        f"  folder   {coordinator.dir}",
+        f"  log      {coordinator.log_path}",
+        f"  sites    {', '.join(sites) or 'none registered yet'}",
+    ]
+    if host in LOOPBACK:
+        lines.append("  exposed  nothing beyond this machine; hospitals come in through nginx (deploy/nginx.conf)")
+    else:
+        lines.append(
+            "  WARNING  whoever reaches this port can run programs here: Flower's control interface has no login."
+            " Listen on 127.0.0.1 and let nginx (deploy/nginx.conf) forward /v1/fleet/ only"
+        )
+    lines.append(f"next: python -m server {'submit' if sites else 'register --name hospitalA hospitalA.pub'}")
+    print("\n".join(lines), "\nstop with Ctrl-C", sep="", flush=True)
+
+
+def certs(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Make the certificate authority (once) and a new server certificate."""
+    files = coordinator.certificates
+    known = files.ca_path.exists()
+    certificates.issue(files, name=arguments.name, ips=arguments.ip)
+    end = certificates.expiry(files)
+    names = ", ".join([arguments.name, "localhost", "127.0.0.1", *arguments.ip])
+    print(f"server certificate for {names}, valid until {end:%Y-%m-%d}: {files.server_path}")
+    if known:
+        print("the certificate authority is the same as before: nothing changes at the hospitals")
+        print("next: restart the coordinator and nginx, which have read the old certificate")
+    else:
+        print(f"give every hospital {files.ca_path}; keep {files.ca_key_path} secret and back it up")
+        print("next: python -m server up")
+
+
+def register(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Let a hospital in."""
+    entry, outcome = registry.register(
+        coordinator, name=arguments.name, key_path=arguments.key, subjects=arguments.subjects
+    )
+    print(f"{arguments.name} {outcome}, key {entry.fingerprint}")
+    if outcome == "registered":
+        print("next: compare this fingerprint with the hospital by telephone; then it may start its client")
+
+
+def unregister(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Shut a hospital out."""
+    registry.unregister(coordinator, arguments.name)
+    print(f"{arguments.name} is shut out")
+
+
+def submit(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Start a run."""
+    run_dir = runs.submit(coordinator, name=arguments.name, config_path=arguments.config, settings=arguments.settings)
+    print(f"run {run_dir.name} started: {run_dir}")
+    print("watch it with: python -m server status")
+
+
+def resume(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Go on with a run."""
+    run_dir = runs.resume(coordinator, arguments.run)
+    print(f"run {run_dir.name} goes on after its last finished round")
+    print("watch it with: python -m server status")
+
+
+def stop(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Stop a run."""
+    run_dir = runs.stop(coordinator, arguments.run)
+    print(f"run {run_dir.name} stopped; go on with: python -m server resume {run_dir.name}")
+
+
+def tensorboard(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Write a run's events for TensorBoard."""
+    folder = scalars.write_scalars(runs.find(coordinator, arguments.run))
+    print(f"look at it with: tensorboard --logdir {folder}")
+
+
+def show_status(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Show sites and the newest run."""
+    current = _status(coordinator)
+    if arguments.json:
+        print(json.dumps(current, indent=2))
+        return
+    print("coordinator: " + ("running" if current["reachable"] else "not running; start it with: python -m server up"))
+    width = max(map(len, current["sites"]), default=0)
+    for name, site in current["sites"].items():
+        size = f"  {site['subjects']} subjects" if site["subjects"] else ""
+        print(f"  {name:<{width}}  {site['status']:<10}  last seen {site['last_seen'] or 'never'}{size}")
+    if not current["sites"]:
+        print("  no site is registered yet")
+    print(*_run_lines(current["run"]), sep="\n")
+
+
+def _status(coordinator: Coordinator) -> dict[str, Any]:
+    entries = registry.read(coordinator)
+    run_dir = runs.newest(coordinator)
+    run = status.run_status(run_dir) if run_dir is not None else None
+    nodes: Mapping[int, Mapping[str, Any]] = {}
+    reachable = True
+    try:
+        nodes = superlink.nodes(coordinator)
+        if run is not None and run_dir is not None and run["state"] == "interrupted":
+            state, reason = runs.flower_status(coordinator, run_dir) or ("finished", "")
+            run |= {"reason": reason} if state.startswith("finished") else {"state": "starting"}
+    except RunError:
+        reachable = False
+    sites = {}
+    for name, entry in entries.items():
+        node = nodes.get(entry.node_id or 0, {})
+        seen = [node[key] for key in ("online-at", "offline-at") if node.get(key, "N/A") != "N/A"]
+        state = node.get("status", "not registered" if reachable else "unknown")
+        last_seen = "now" if state == "online" else max(seen, default=None)
+        sites[name] = {"status": state, "last_seen": last_seen, "subjects": entry.subjects}
+    return {"reachable": reachable, "sites": sites, "run": run}
+
+
+def _run_lines(run: Mapping[str, Any] | None) -> list[str]:
+    if run is None:
+        return ["no run yet; start one with: python -m server submit"]
+    psnr_db = run["validation_psnr_db"]
+    score = f", validation {psnr_db:.2f} dB" if psnr_db is not None else ""
+    lines = [f"run {run['name']}: {run['state']}, round {run['round']}/{run['rounds']}{score}"]
+    doing = f" ({run['action']})" if "action" in run else ""
+    for heading, key in (
+        ("waiting for", "waiting_for"),
+        ("answered", "answered"),
+        ("failed", "failed"),
+        ("refused", "refused"),
+    ):
+        if run[key]:
+            lines.append(f"  {heading}{doing if key == 'waiting_for' else ''}: {', '.join(run[key])}")
+    if run.get("reason"):
+        lines.append(f"  {run['reason']}")
+    if run["state"] in ("paused", "interrupted"):
+        lines.append(f"  go on with: python -m server resume {run['name']}")
+    return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server", description="The coordinator of a federation of hospitals."
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--dir", type=Path, default=Path("coordinator"), help="its folder (default ./coordinator)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[[Coordinator, argparse.Namespace], int | None], purpose: str
+    ) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(name, parents=[shared], help=purpose, description=purpose)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("certs", certs, "make the certificate authority (once) and a server certificate (again at any time)")
+    sub.add_argument("--name", required=True, help="the host name that hospitals connect to")
+    sub.add_argument("--ip", action="append", default=[], help="an IP address that hospitals connect to")
+    sub = add("up", up, "start the coordinator and keep it running until Ctrl-C")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    sub.add_argument("--port", type=int, default=8000, help="(default 8000)")
+    sub.add_argument("--health-port", type=int, default=8001, help="gRPC liveness service on loopback (default 8001)")
+    sub = add("register", register, "let a hospital in")
+    sub.add_argument("--name", required=True, help="its name in the federation")
+    sub.add_argument("key", type=Path, metavar="KEY.pub", help="the public key that it sent")
+    sub.add_argument("--subjects", type=int, help="how many subjects it has agreed to train on")
+    sub = add("unregister", unregister, "shut a hospital out")
+    sub.add_argument("name")
+    sub = add("submit", submit, "start a run with all registered sites, or those of federation.sites")
+    sub.add_argument("--config", type=Path, help="YAML file of settings")
+    sub.add_argument("--name", help="of the run (default: date and time)")
+    sub.add_argument("settings", nargs="*", metavar="key=value", help="any setting, for example rounds=10")
+    sub = add("status", show_status, "show sites and the newest run")
+    sub.add_argument("--json", action="store_true", help="for programs")
+    sub = add("stop", stop, "stop a run; it can be resumed")
+    sub.add_argument("run", nargs="?", help="(default: the newest)")
+    sub = add("resume", resume, "go on with a run after its last finished round")
+    sub.add_argument("run")
+    sub = add("tensorboard", tensorboard, "write a run's figures for TensorBoard")
+    sub.add_argument("run")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

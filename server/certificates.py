@@ -1,0 +1,189 @@
+"""TLS of the coordinator: a certificate authority that is made once, and server certificates that it signs.
+
+The hospitals trust `ca.crt` alone, so a new server certificate changes nothing at any site.
+"""
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from agi_core import atomic
+from agi_core.errors import ConfigError
+
+CA_DAYS, SERVER_DAYS, WARN_DAYS = 3650, 365, 30
+BACKDATED = datetime.timedelta(hours=1)  # for hospitals whose clocks are behind
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """The files in `coordinator/certs`. Only `ca_path` is given away; the keys are of mode 600."""
+
+    dir: Path
+
+    @property
+    def ca_path(self) -> Path:
+        return self.dir / "ca.crt"
+
+    @property
+    def ca_key_path(self) -> Path:
+        return self.dir / "ca.key"
+
+    @property
+    def server_path(self) -> Path:
+        return self.dir / "server.crt"
+
+    @property
+    def server_key_path(self) -> Path:
+        return self.dir / "server.key"
+
+
+def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:
+    """Make the authority if there is none yet, and a server certificate for `name`, `ips` and this machine itself.
+
+    Raises:
+        ConfigError: an address or name is malformed, or half of the authority is missing. RunError: the folder cannot
+            be written.
+    """
+    names = [_dns_name(name), x509.DNSName("localhost")]
+    addresses = [x509.IPAddress(_ip_address(ip)) for ip in dict.fromkeys(["127.0.0.1", *ips])]
+    if not certificates.ca_path.exists() and not certificates.ca_key_path.exists():
+        _make_authority(certificates)
+    authority, authority_key = _read_authority(certificates)
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    certificate = (
+        _builder(_subject(name), authority.subject, key.public_key(), days=SERVER_DAYS)
+        .add_extension(x509.SubjectAlternativeName([*dict.fromkeys(names), *addresses]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+        .sign(authority_key, hashes.SHA384())
+    )
+    _write_key(certificates.server_key_path, key)
+    atomic.write_bytes(certificates.server_path, certificate.public_bytes(Encoding.PEM))
+
+
+def expiry(certificates: Certificates) -> datetime.datetime:
+    """When the server certificate ends (UTC).
+
+    Raises:
+        ConfigError: there is none, it cannot be read, or it has expired.
+    """
+    make = "make one with: python -m server certs --name HOST.NAME.OF.THE.COORDINATOR"
+    missing = [
+        path
+        for path in (certificates.ca_path, certificates.server_path, certificates.server_key_path)
+        if not path.is_file()
+    ]
+    if missing:
+        raise ConfigError(f"{missing[0]} does not exist; {make}")
+    try:
+        end = x509.load_pem_x509_certificate(certificates.server_path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{certificates.server_path} cannot be read ({error}); {make}") from None
+    if end < datetime.datetime.now(datetime.UTC):
+        raise ConfigError(f"{certificates.server_path} expired on {end:%Y-%m-%d}; {make}")
+    return end
+
+
+def expires_soon(end: datetime.datetime) -> bool:
+    """Whether less than `WARN_DAYS` are left."""
+    return end - datetime.datetime.now(datetime.UTC) < datetime.timedelta(days=WARN_DAYS)
+
+
+def _make_authority(certificates: Certificates) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = _subject("AGI-Fed certificate authority")
+    certificate = (
+        _builder(subject, subject, key.public_key(), days=CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True), critical=True)
+        .sign(key, hashes.SHA384())
+    )
+    _write_key(certificates.ca_key_path, key)
+    atomic.write_bytes(certificates.ca_path, certificate.public_bytes(Encoding.PEM))
+
+
+def _read_authority(certificates: Certificates) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    try:
+        certificate = x509.load_pem_x509_certificate(certificates.ca_path.read_bytes())
+        key = load_pem_private_key(certificates.ca_key_path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"the certificate authority in {certificates.dir} cannot be used ({error}); restore ca.crt and ca.key from"
+            " a backup: a new authority would shut out every hospital that has the old ca.crt"
+        ) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise ConfigError(f"{certificates.ca_key_path} is not the key of {certificates.ca_path}; restore both")
+    return certificate, key
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=key_cert_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with atomic.replacing(path) as temporary_path:
+        temporary_path.touch(mode=0o600, exist_ok=False)  # never readable by others, not even for a moment
+        temporary_path.write_bytes(content)
+
+
+def _dns_name(name: str) -> x509.DNSName:
+    labels = name.split(".")
+    if len(name) > 64 or not all(
+        label and label.isascii() and label.replace("-", "").isalnum() and label.strip("-") == label for label in labels
+    ):
+        raise ConfigError(f"--name {name!r} is no host name; give the name that hospitals connect to, without https://")
+    return x509.DNSName(name)
+
+
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise ConfigError(f"--ip {text!r} is no IP address, for example 192.0.2.10") from None

@@ -1,0 +1,148 @@
+"""Requests to named sites and their checked replies, over any Flower grid.
+
+Flower's own `send_and_receive` looks for replies every 3 s and does not say who is late; here they are collected every
+`POLL_S`, and everybody who does not answer is named in the events.
+"""
+
+import dataclasses
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from agi_core import progress
+from agi_core.config import DEPLOYMENT, RunConfig, task_json, task_of
+from agi_core.errors import AgiError, ProtocolError
+from agi_core.protocol import ARRAYS, METRICS, SCALARS, Reply, Request, Weights, pack, read_reply, request_scalars
+from agi_core.run_folder import EventLog
+from server.sites import Sites
+from server.update_gate import check_answer
+
+POLL_S = 0.2
+GRACE_S = 10.0  # after the deadline, for transport and for a site's own word that it ran out of time
+
+
+class Exchange:
+    """The conversation of one run with its sites."""
+
+    def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str) -> None:
+        self._grid, self._sites, self._events, self._run_id = grid, Sites(grid), events, run_id
+        self._task = task_json(task_of(config))
+        self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
+        # A site that comes back late is not given a request that nobody waits for. A simulation answers while it sends.
+        self._lifetime_s = self._deadline_s + GRACE_S if config.engine == DEPLOYMENT else None
+
+    def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
+        """A request for any site; `ask` gives each site's copy its own nonce."""
+        deadline_s = math.ceil(self._deadline_s)
+        return Request(action, self._run_id, round, "", self._task, subjects, deadline_s, pack(weights))
+
+    def wait_for(self, sites: Sequence[str], *, enough: int, round: int) -> dict[str, int]:
+        """{site: node id} of those that are connected, as soon as `enough` are, at the latest after
+        `federation.wait_s`."""
+
+        def on_wait(missing: list[str]) -> None:
+            self._events.append("waiting", round=round, sites=missing, limit_s=self._wait_s)
+            _tell(round, "connecting", missing)
+
+        return self._sites.wait_for(sites, enough=enough, limit_s=self._wait_s, on_wait=on_wait)
+
+    def ask(self, nodes: Mapping[str, int], request: Request) -> dict[str, Reply]:
+        """Send the request to {site: node id}; {site: reply} of those that gave an answer to it, in the order of names.
+
+        Who fails, answers something else or not at all is named in the events.
+        """
+        requests = {site: dataclasses.replace(request, nonce=secrets.token_hex(16)) for site in nodes}
+        replies: dict[str, Reply] = {}
+        failed: list[str] = []
+        _tell(request.round, request.action, sorted(nodes))
+        waiting = self._send(nodes, requests)
+        for site in sorted(set(nodes) - set(waiting.values())):
+            self._missing(site, request, "the request could not be delivered")
+
+        deadline = time.monotonic() + self._deadline_s + GRACE_S
+        while waiting:
+            for message in self._pull(list(waiting), until=deadline):
+                if message.metadata.reply_to_message_id not in waiting:
+                    continue
+                site = waiting.pop(message.metadata.reply_to_message_id)
+                try:
+                    reply = _reply(message)
+                    check_answer(reply, requests[site])
+                    replies[site] = reply
+                except AgiError as error:
+                    failed.append(site)
+                    self._events.append(
+                        "site_failed", site=site, round=request.round, action=request.action, reason=str(error)
+                    )
+            _tell(request.round, request.action, sorted(waiting.values()), answered=sorted(replies), failed=failed)
+            if time.monotonic() > deadline:
+                break
+        for site in sorted(waiting.values()):
+            self._missing(site, request, f"no answer to {request.action} within {self._deadline_s:.0f} s")
+        return dict(sorted(replies.items()))
+
+    def note_absent(self, sites: Sequence[str], request: Request) -> None:
+        """Note who could not be asked."""
+        for site in sites:
+            self._missing(site, request, "not connected")
+
+    def _send(self, nodes: Mapping[str, int], requests: Mapping[str, Request]) -> dict[str, str]:
+        """{message id: site}; all messages share one record of arrays, which Flower sends to the SuperLink once."""
+        if not nodes:
+            return {}
+        packed = next(iter(requests.values())).weights
+        arrays = ArrayRecord({dtype: Array(flat) for dtype, flat in packed.arrays.items()})
+        messages = [
+            Message(
+                RecordDict({ARRAYS: arrays, SCALARS: ConfigRecord(dict(request_scalars(requests[site])))}),
+                node_id,
+                requests[site].action,
+                ttl=self._lifetime_s,
+                group_id=str(requests[site].round),
+            )
+            for site, node_id in nodes.items()
+        ]
+        ids = self._grid.push_messages(messages)
+        return {message_id: site for message_id, site in zip(ids, nodes, strict=True) if message_id}
+
+    def _pull(self, message_ids: Sequence[str], *, until: float) -> list[Message]:
+        """The replies that are there; looks at least once, and again until there is one or the time is up."""
+        while True:
+            messages = list(self._grid.pull_messages(message_ids))
+            if messages or time.monotonic() > until:
+                return messages
+            time.sleep(POLL_S)
+
+    def _missing(self, site: str, request: Request, reason: str) -> None:
+        self._events.append("site_missing", site=site, round=request.round, action=request.action, reason=reason)
+
+
+def _tell(
+    round: int, action: str, waiting_for: Sequence[str], *, answered: Sequence[str] = (), failed: Sequence[str] = ()
+) -> None:
+    """For whoever watches this process; not an event of the run."""
+    progress.report(
+        {
+            "event": "exchange",
+            "round": round,
+            "action": action,
+            "waiting_for": list(waiting_for),
+            "answered": list(answered),
+            "failed": list(failed),
+        }
+    )
+
+
+def _reply(message: Message) -> Reply:
+    """The reply in a message. Raises ProtocolError when it is an error, or does not follow the contract."""
+    if message.has_error():
+        raise ProtocolError(" ".join((message.error.reason or "no reason given").split())[:200])
+    content = message.content
+    arrays = {dtype: array.numpy() for dtype, array in content.array_records.get(ARRAYS, {}).items()}
+    return read_reply(
+        dict(content.config_records.get(SCALARS, {})), dict(content.metric_records.get(METRICS, {})), arrays
+    )

@@ -1,0 +1,147 @@
+"""The registry: which hospitals may join, under which name and key. `sites.json` keeps what Flower's own list lacks.
+
+`{name: {"public_key": OpenSSH line, "fingerprint": as ssh-keygen -lf, "subjects": n or null, "node_id": Flower's}}`
+"""
+
+import base64
+import hashlib
+import json
+import re
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+
+from agi_core import atomic
+from agi_core.errors import ConfigError, RunError
+from server import superlink
+from server.superlink import Coordinator
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered site. `node_id` None: Flower has not confirmed it yet."""
+
+    public_key: str
+    fingerprint: str
+    subjects: int | None = None
+    node_id: int | None = None
+
+
+def read(coordinator: Coordinator) -> dict[str, Entry]:
+    """{site: entry}, in the order of names.
+
+    Raises:
+        RunError: sites.json is damaged.
+    """
+    path = coordinator.sites_path
+    if not path.is_file():
+        return {}
+    try:
+        return {name: Entry(**row) for name, row in sorted(json.loads(path.read_text()).items())}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error}); restore it from a backup") from None
+
+
+def register(
+    coordinator: Coordinator, *, name: str, key_path: Path, subjects: int | None
+) -> tuple[Entry, Literal["registered", "already registered"]]:
+    """Let a hospital in under a name. Doing it again with the same key changes nothing but `subjects`, and mends a
+    registration that Flower's database has lost.
+
+    Raises:
+        ConfigError: malformed name or key, or the name or the key belongs to another registration.
+        RunError: the coordinator does not answer.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"--name {name!r} may hold letters, digits, '-', '_' and '.' only, at most 63")
+    if subjects is not None and subjects < 1:
+        raise ConfigError(f"--subjects {subjects} must be at least 1")
+    public_key = read_public_key(key_path)
+    entries = read(coordinator)
+    old = entries.get(name)
+    if old is not None and old.public_key != public_key:
+        raise ConfigError(
+            f"{name} is registered with another key ({old.fingerprint}); if the hospital has made a new one, first run:"
+            f" python -m server unregister {name}"
+        )
+    if taken := [other for other, entry in entries.items() if entry.public_key == public_key and other != name]:
+        raise ConfigError(f"this key is registered as {taken[0]}; every site has its own key and one name")
+
+    entry = old or Entry(public_key, fingerprint(public_key))
+    entry = replace(entry, subjects=subjects if subjects is not None else entry.subjects)
+    known = superlink.nodes(coordinator)
+    if entry.node_id in known:
+        _write(coordinator, {**entries, name: entry})
+        return entry, "already registered"
+    _write(coordinator, {**entries, name: entry})  # first, so that a crash leaves a name to register again
+    with tempfile.TemporaryDirectory() as folder:
+        copy_path = Path(folder) / "key.pub"
+        copy_path.write_text(public_key + "\n")
+        node_id = superlink.register(coordinator, name=name, public_key_path=copy_path)
+    if node_id is None:  # a crash came between Flower's registration and ours: it is the node that nobody else has
+        strays = set(known) - {other.node_id for other in entries.values()}
+        if len(strays) != 1:
+            raise RunError(
+                f"Flower knows the key of {name} under a node id that {coordinator.sites_path} does not name;"
+                " restore that file from a backup, or ask the hospital for a new key"
+            )
+        (node_id,) = strays
+    entry = replace(entry, node_id=node_id)
+    _write(coordinator, {**entries, name: entry})
+    return entry, "registered"
+
+
+def unregister(coordinator: Coordinator, name: str) -> None:
+    """Shut a hospital out and forget its key.
+
+    Raises:
+        ConfigError: no such site. RunError: the coordinator does not answer.
+    """
+    entries = read(coordinator)
+    if name not in entries:
+        raise ConfigError(f"{name} is not registered; registered: {', '.join(entries) or 'no site yet'}")
+    node_id = entries.pop(name).node_id
+    if node_id is not None and node_id in superlink.nodes(coordinator):
+        superlink.unregister(coordinator, node_id)
+    _write(coordinator, entries)
+
+
+def read_public_key(path: Path) -> str:
+    """The public key as an OpenSSH line without a comment.
+
+    Raises:
+        ConfigError: not readable, a private key, or not an elliptic-curve key.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"key {path}: {error.strerror}; give the .pub file that the hospital sent") from None
+    if b"PRIVATE KEY" in content:
+        raise ConfigError(
+            f"{path} is a private key, which must never leave its hospital; delete it here, ask the hospital to make"
+            " a new one and to send the .pub file only"
+        )
+    try:
+        key = load_ssh_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path} is no OpenSSH public key; ask the hospital for its .pub file again") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigError(f"{path} is no elliptic-curve key; hospitals make theirs with: python -m client --init")
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def fingerprint(public_key: str) -> str:
+    """SHA256:... of an OpenSSH public key, as `ssh-keygen -lf` and the hospital's own program print it."""
+    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
+
+def _write(coordinator: Coordinator, entries: dict[str, Entry]) -> None:
+    atomic.write_json(coordinator.sites_path, {name: asdict(entry) for name, entry in sorted(entries.items())})

@@ -1,0 +1,139 @@
+"""Runs of the coordinator: make a run folder and start it, stop it, go on with it."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from agi_core import atomic, run_folder
+from agi_core.config import DEPLOYMENT, RunConfig, load_config
+from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.report.report import build_report
+from server import registry, run_state, superlink
+from server.superlink import Coordinator
+
+FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
+LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # what a simulation decides, or each hospital
+STOP_S = 15.0
+
+
+def submit(coordinator: Coordinator, *, name: str | None, config_path: Path | None, settings: Sequence[str]) -> Path:
+    """Make a new run folder and start the run; returns the folder.
+
+    Raises:
+        ConfigError: settings are refused or name sites that are not registered. RunError: the coordinator does not
+            answer, or the folder exists; nothing is left behind.
+    """
+    config = _config(coordinator, config_path, settings)
+    run_dir = coordinator.runs_dir / (name or time.strftime("%Y-%m-%d-%H%M%S"))
+    if run_dir.parent != coordinator.runs_dir or run_dir.name.startswith("."):
+        raise ConfigError(f"--name {name} must be a plain folder name")
+    if run_dir.exists():
+        raise RunError(f"there is a run {run_dir.name} already; choose another --name, or resume it")
+    run_folder.create(run_dir, config)
+    try:
+        _start(coordinator, run_dir)
+    except AgiError:
+        shutil.rmtree(run_dir)
+        raise
+    return run_dir
+
+
+def resume(coordinator: Coordinator, name: str) -> Path:
+    """Go on with a run after its last finished round; returns its folder.
+
+    Raises:
+        RunError: no such run, it is running or finished, or the coordinator does not answer.
+    """
+    run_dir = find(coordinator, name)
+    if (run_dir / "summary.json").is_file():
+        raise RunError(f"{name} is finished; its report is {run_dir / 'report.html'}")
+    if run_state.is_held(run_dir):
+        raise RunError(f"{name} is running; watch it with: python -m server status")
+    flower_run = _flower_run(run_dir)
+    if flower_run is not None:
+        state, _ = superlink.run_status(coordinator, flower_run)
+        if state in ("pending", "starting"):
+            raise RunError(f"{name} is about to start; watch it with: python -m server status")
+        if not state.startswith("finished"):  # its process is gone, which Flower notices after a minute
+            superlink.stop(coordinator, flower_run)
+    _start(coordinator, run_dir)
+    return run_dir
+
+
+def stop(coordinator: Coordinator, name: str | None) -> Path:
+    """Stop a run (None: the newest) and write its report so far; returns its folder.
+
+    Raises:
+        RunError: no such run, it is not running, or the coordinator does not answer.
+    """
+    run_dir = find(coordinator, name) if name else newest(coordinator)
+    flower_run = _flower_run(run_dir) if run_dir is not None else None
+    if run_dir is None or flower_run is None or superlink.run_status(coordinator, flower_run)[0].startswith("finished"):
+        raise RunError(f"{run_dir.name if run_dir else 'no run'} is not running; see: python -m server status")
+    superlink.stop(coordinator, flower_run)
+    deadline = time.monotonic() + STOP_S
+    while run_state.is_held(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if (run_dir / "events.jsonl").is_file():
+        build_report(run_dir)
+    return run_dir
+
+
+def find(coordinator: Coordinator, name: str) -> Path:
+    """The folder of a run. Raises RunError when there is none of that name."""
+    run_dir = coordinator.runs_dir / name
+    if not (run_dir / "config.yaml").is_file():
+        names = sorted(path.parent.name for path in coordinator.runs_dir.glob("*/config.yaml"))
+        raise RunError(f"there is no run {name} in {coordinator.runs_dir}; runs: {', '.join(names) or 'none yet'}")
+    return run_dir
+
+
+def newest(coordinator: Coordinator) -> Path | None:
+    """The folder of the run that was started or resumed last."""
+    started = coordinator.runs_dir.glob(f"*/{FLOWER_RUN}")
+    path = max(started, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return path.parent if path is not None else None
+
+
+def flower_status(coordinator: Coordinator, run_dir: Path) -> tuple[str, str] | None:
+    """Flower's word on the newest process of a run, and why; None when it was never started."""
+    flower_run = _flower_run(run_dir)
+    return superlink.run_status(coordinator, flower_run) if flower_run is not None else None
+
+
+def _start(coordinator: Coordinator, run_dir: Path) -> None:
+    atomic.write_text(run_dir / FLOWER_RUN, superlink.run(coordinator, run_dir))
+
+
+def _flower_run(run_dir: Path) -> str | None:
+    path = run_dir / FLOWER_RUN
+    return path.read_text() if path.is_file() else None
+
+
+def _config(coordinator: Coordinator, config_path: Path | None, settings: Sequence[str]) -> RunConfig:
+    """The run's configuration: nothing in it that is a hospital's own affair, and all its sites registered."""
+    config, default = load_config(config_path, overrides={}, assignments=settings), RunConfig()
+    if refused := [key for key in LOCAL if getattr(config, key) != getattr(default, key)]:
+        raise ConfigError(
+            f"{', '.join(refused)}: not a setting of a deployed run; data, device and threads stand in each hospital's"
+            " own site file, and its sites are federation.sites=[...]"
+        )
+    federation, registered = config.federation, list(registry.read(coordinator))
+    unseen = federation.unseen_sites
+    training = federation.sites or [site for site in registered if site not in unseen]
+    chosen = [*training, *unseen]
+    if unknown := sorted(set(chosen) - set(registered)):
+        raise ConfigError(
+            f"not registered: {', '.join(unknown)}; registered: {', '.join(registered) or 'no site yet'};"
+            " add one with: python -m server register --name NAME KEY.pub"
+        )
+    if not training:
+        raise ConfigError("no site is registered; add one with: python -m server register --name NAME KEY.pub")
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError("a site stands twice in federation.sites and federation.unseen_sites; name each once")
+    if federation.quorum is not None and federation.quorum > len(training):
+        raise ConfigError(f"federation.quorum={federation.quorum} is more than the {len(training)} training sites")
+    federation = dataclasses.replace(federation, sites=sorted(training), unseen_sites=sorted(unseen))
+    return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)

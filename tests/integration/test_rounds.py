@@ -1,0 +1,199 @@
+"""The rounds of a deployed run when sites fail, are late or away: the real apps over an in-process grid that is as
+unreliable as a network."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
+from test_federation import assert_same_weights, federate
+
+from agi_core import run_folder
+from agi_core.checkpoint import load_last
+from agi_core.config import DEPLOYMENT, RunConfig
+from agi_core.errors import DataError, RunError
+from client.app import app as client_app
+from server import exchange, status
+from server.app import app as server_app
+from simulations.local_grid import LocalGrid
+from simulations.sites import find_sites, write_sites
+
+
+class Failing(ClientApp):
+    """The site's real app, but the calls of these numbers fail."""
+
+    def __init__(self, *fail_at: int) -> None:
+        super().__init__()
+        self.calls, self.fail_at = 0, fail_at
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        self.calls += 1
+        if self.calls in self.fail_at:
+            raise DataError("/data/patient-0042.nii.gz is gone")
+        return client_app(message, context)
+
+
+class UnsteadyGrid(LocalGrid):
+    """Sites that are away for their first so many looks at the list of nodes, and sites whose replies are lost."""
+
+    def __init__(
+        self, app: ClientApp, node_configs: list[dict[str, str]], away: Mapping[str, int], silent: str
+    ) -> None:
+        super().__init__(app, node_configs)
+        self._away, self._silent, self._looks = away, silent, 0
+        self._lost = {str(node) for node, c in self._contexts.items() if c.node_config["site"] == silent}
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        self._looks += 1
+        return [node for node in super().get_nodes() if self._away.get(node.name, 0) < self._looks]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [m for m in super().pull_messages(message_ids) if str(m.metadata.src_node_id) not in self._lost]
+
+
+def deploy(
+    config: RunConfig,
+    run_dir: Path,
+    app: ClientApp = client_app,
+    *,
+    away: Mapping[str, int] | None = None,
+    silent: str = "",
+    **federation: Any,
+) -> None:
+    """Start, or resume, a run as the SuperLink would."""
+    config, found = find_sites(config)
+    settings = dataclasses.replace(config.federation, **{"wait_s": 5.0, "deadline_s": 60.0, **federation})
+    if not run_dir.exists():
+        run_folder.create(run_dir, dataclasses.replace(config, engine=DEPLOYMENT, federation=settings))
+    site_paths = write_sites(run_dir, config, found)
+    node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
+    grid = UnsteadyGrid(app, node_configs, away or {}, silent)
+    server_app(grid, Context(1, 1, {}, RecordDict(), {"run-dir": str(run_dir)}))
+
+
+def events_of(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    return [event for event in run_folder.read_events(run_dir) if event["event"] == name]
+
+
+AWAY = {"HH": 10**9}
+
+
+def test_a_deployed_run_equals_the_simulation_and_ends_with_a_report(small_config: RunConfig, tmp_path: Path) -> None:
+    federate(small_config, tmp_path / "simulated")
+    deploy(small_config, tmp_path / "deployed")
+    assert_same_weights(tmp_path / "simulated", tmp_path / "deployed")
+    names = [[event["event"] for event in run_folder.read_events(tmp_path / run)] for run in ("simulated", "deployed")]
+    assert names[0] == names[1]
+    assert (tmp_path / "deployed" / "summary.json").is_file()
+    page = (tmp_path / "deployed" / "report.html").read_text()
+    assert "every site on its own machine" in page
+    assert "simulations/run.py" not in page
+    assert status.run_status(tmp_path / "deployed")["state"] == "finished"
+
+
+def test_a_round_below_the_quorum_is_retried_with_the_same_weights(small_config: RunConfig, tmp_path: Path) -> None:
+    federate(small_config, tmp_path / "whole")
+    app = Failing(5)  # three sites: calls 1-3 are round 1, 4-6 round 2
+    deploy(small_config, tmp_path / "run", app)
+    assert app.calls == 3 + 3 + 1 + 3 + 3  # who had answered is not asked again; then validation and test
+    assert [event["answered"] for event in events_of(tmp_path / "run", "retried")] == [["Guys", "IOP"]]
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_pauses_and_goes_on(small_config: RunConfig, tmp_path: Path) -> None:
+    federate(small_config, tmp_path / "whole")
+    run_dir = tmp_path / "run"
+    with pytest.raises(RunError, match=r"2 of 3 sites .* python -m server resume run"):
+        deploy(small_config, run_dir, Failing(5, 7))
+    assert load_last(run_dir)[0] == 1  # type: ignore[index]
+    assert status.run_status(run_dir)["state"] == "paused"
+    assert status.run_status(run_dir)["failed"] == ["HH"]
+    assert "the run paused: round 2: 2 of 3 sites" in (run_dir / "report.html").read_text()
+
+    deploy(small_config, run_dir)
+    assert_same_weights(tmp_path / "whole", run_dir)
+    assert len(events_of(run_dir, "site_failed")) == 2  # what led to the pause stays on record
+    assert "the run paused" in (run_dir / "report.html").read_text()
+
+
+def test_when_every_site_fails_nothing_is_overwritten(small_config: RunConfig, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(RunError, match="0 of 3 sites"):
+        deploy(small_config, run_dir, Failing(*range(4, 20)), quorum=1)
+    last = load_last(run_dir)
+    assert last is not None
+    assert last[0] == 1
+    assert {event["site"] for event in events_of(run_dir, "site_failed")} == {"Guys", "HH", "IOP"}
+
+
+def test_an_absent_site_is_waited_for_once_and_named(small_config: RunConfig, tmp_path: Path) -> None:
+    deploy(small_config, tmp_path / "run", away=AWAY, quorum=2, wait_s=0.6)
+    assert [event["sites"] for event in events_of(tmp_path / "run", "waiting")] == [["HH"]]
+    missing = events_of(tmp_path / "run", "site_missing")
+    assert {event["site"] for event in missing} == {"HH"}
+    assert [event["round"] for event in missing if event["action"] == "train"] == [1, 2]
+    assert all(sorted(e["train_loss"]) == ["Guys", "IOP"] for e in events_of(tmp_path / "run", "round_finished"))
+    assert "not connected" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_without_the_quorum_nobody_works_in_vain(small_config: RunConfig, tmp_path: Path) -> None:
+    app = Failing()
+    with pytest.raises(RunError, match="0 of 3 sites"):
+        deploy(small_config, tmp_path / "run", app, away=AWAY, wait_s=0.6)
+    assert app.calls == 0
+    assert load_last(tmp_path / "run")[0] == 0  # type: ignore[index]
+
+
+def test_a_site_that_comes_later_joins_at_the_next_round(small_config: RunConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(small_config, rounds=3)
+    deploy(config, tmp_path / "run", away={"HH": 2}, quorum=2, wait_s=0.3)
+    took_part = [sorted(event["train_loss"]) for event in events_of(tmp_path / "run", "round_finished")]
+    assert took_part[0] == ["Guys", "IOP"]
+    assert took_part[-1] == ["Guys", "HH", "IOP"]
+
+
+def test_a_silent_site_is_given_up_at_the_deadline(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "GRACE_S", 0.5)
+    config = dataclasses.replace(small_config, rounds=1)
+    deploy(config, tmp_path / "run", silent="HH", quorum=2, deadline_s=1.0)
+    (missing,) = [event for event in events_of(tmp_path / "run", "site_missing") if event["action"] == "train"]
+    assert (missing["site"], missing["reason"]) == ("HH", "no answer to train within 1 s")
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_status_of_a_running_run(small_config: RunConfig, tmp_path: Path) -> None:
+    run_dir, seen = tmp_path / "run", []
+
+    class Watching(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            seen.append(status.run_status(run_dir))
+            return client_app(message, context)
+
+    deploy(small_config, run_dir, Watching())
+    first, last = seen[0], seen[-1]
+    assert first["state"] == last["state"] == "running"
+    assert (first["round"], first["action"], first["waiting_for"]) == (1, "train", ["Guys", "HH", "IOP"])
+    assert first["validation_psnr_db"] is None
+    assert last["action"] == "evaluate"
+    assert last["validation_psnr_db"] > 0
+
+
+def test_two_processes_cannot_work_on_one_run(small_config: RunConfig, tmp_path: Path) -> None:
+    run_dir, refusals = tmp_path / "run", []
+
+    class Intruder(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            if not refusals:
+                with pytest.raises(RunError, match="another process works on the run") as refusal:
+                    deploy(small_config, run_dir)
+                refusals.append(refusal)
+            return client_app(message, context)
+
+    deploy(small_config, run_dir, Intruder())
+    assert refusals

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+from requests_by_hand import as_message, deployed_site, reason, small_task, trained, training_request
+
+import client.app
+from agi_core.errors import AgiError, ConfigError, ExhaustedError
+from agi_core.protocol import FAILED, REFUSED, model_hash, pack
+
+
+@pytest.fixture
+def site_path(tmp_path: Path, ixi_dir: Path) -> Path:
+    return deployed_site(tmp_path, ixi_dir)
+
+
+def ask(site_path: Path, message: Message) -> Message:
+    context = Context(
+        run_id=1, node_id=2, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
+    )
+    return client.app.app(message, context)
+
+
+def test_another_protocol_is_refused_with_both_versions(site_path: Path) -> None:
+    reply = ask(site_path, as_message(training_request(*small_task()), protocol=7))
+    assert reply.error.code == REFUSED
+    assert "has 7" in reason(reply)
+    assert "program 1" in reason(reply)
+
+
+def test_another_model_is_refused_with_both_hashes(site_path: Path) -> None:
+    task, weights = small_task()
+    ours = model_hash(pack(weights).manifest)
+    name = next(iter(weights))
+    weights[name] = np.zeros((1, *weights[name].shape), np.float32)
+    theirs = model_hash(pack(weights).manifest)
+    reply = ask(site_path, as_message(training_request(task, weights)))
+    assert reply.error.code == REFUSED
+    assert ours != theirs
+    assert f"has {theirs}" in reason(reply)
+    assert f"program {ours}" in reason(reply)
+
+
+@pytest.mark.parametrize("task", ["{", '{"rounds": 0}', '{"shell": "rm"}', "[]"])
+def test_a_task_that_cannot_be_read_is_refused(site_path: Path, task: str) -> None:
+    reply = ask(site_path, as_message(training_request(task, small_task()[1])))
+    assert (reply.error.code, reason(reply)) == (REFUSED, ConfigError.public)
+
+
+def test_a_repeated_request_is_not_trained_again(site_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, weights = small_task()
+    first = ask(site_path, as_message(training_request(task, weights)))
+
+    def no_training(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(client.app, "answer", no_training)
+    again = ask(site_path, as_message(training_request(task, weights, nonce="new")))
+    assert again.content.config_records["scalars"]["nonce"] == "new"
+    assert trained(again) == trained(first)
+    assert dict(again.content.metric_records["metrics"]) == dict(first.content.metric_records["metrics"])
+    assert ask(site_path, as_message(training_request(task, weights, round=2))).has_error()
+
+
+@pytest.mark.parametrize(
+    ("error", "public"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory, /data/patient-0042"), ExhaustedError.public),
+        (MemoryError("patient-0042"), ExhaustedError.public),
+        (ZeroDivisionError("patient-0042"), AgiError.public),
+    ],
+)
+def test_a_failure_leaves_as_a_public_sentence_and_the_next_request_works(
+    site_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, public: str
+) -> None:
+    released = []
+
+    def fails(*_: object) -> None:
+        raise error
+
+    message = as_message(training_request(*small_task()))
+    with monkeypatch.context() as broken:
+        broken.setattr(client.app, "answer", fails)
+        broken.setattr(torch.cuda, "empty_cache", lambda: released.append(True))
+        reply = ask(site_path, message)
+    assert (reply.error.code, reason(reply)) == (FAILED, public)
+    assert bool(released) == (public == ExhaustedError.public)
+    assert not ask(site_path, message).has_error()

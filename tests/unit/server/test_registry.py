@@ -1,0 +1,59 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from agi_core.errors import ConfigError, RunError
+from server import registry
+from server.superlink import Coordinator
+
+KEY = ec.generate_private_key(ec.SECP384R1())
+PUBLIC = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
+def test_a_comment_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "k.pub").write_bytes(PUBLIC + b" jane@hospital-a\n")
+    assert registry.read_public_key(tmp_path / "k.pub") == PUBLIC.decode()
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+def test_the_fingerprint_is_that_of_ssh_keygen(tmp_path: Path) -> None:
+    (tmp_path / "k.pub").write_bytes(PUBLIC)
+    printed = subprocess.run(["ssh-keygen", "-lf", tmp_path / "k.pub"], capture_output=True, text=True, check=True)
+    assert registry.fingerprint(PUBLIC.decode()) in printed.stdout
+
+
+def test_what_is_no_public_key(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    with pytest.raises(ConfigError, match=r"give the .pub file"):
+        registry.read_public_key(path)
+    path.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    with pytest.raises(ConfigError, match="must never leave its hospital"):
+        registry.read_public_key(path)
+    path.write_text("hello")
+    with pytest.raises(ConfigError, match="no OpenSSH public key"):
+        registry.read_public_key(path)
+    other = ed25519.Ed25519PrivateKey.generate().public_key()
+    path.write_bytes(other.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    with pytest.raises(ConfigError, match="no elliptic-curve key"):
+        registry.read_public_key(path)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", ".hidden", "x" * 64, "ä"])
+def test_names_that_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="--name"):
+        registry.register(Coordinator(tmp_path), name=name, key_path=tmp_path / "k.pub", subjects=None)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sites.json").write_text('{"a": {"unknown": 1}}')
+    with pytest.raises(RunError, match=r"sites.json is damaged .* restore it"):
+        registry.read(Coordinator(tmp_path))
+
+
+def test_unregistering_a_stranger(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="registered: no site yet"):
+        registry.unregister(Coordinator(tmp_path), "hospitalA")
