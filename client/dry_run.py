@@ -17,8 +17,9 @@ from agi_core.data.discover import Subject
 from agi_core.errors import DataError
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
+from agi_core.prediction import predictor
 from agi_core.scenario import parse_scenario
-from agi_core.training import evaluate, predictor, train_round
+from agi_core.training import evaluate, train_round
 from client.site import read_deployed_site
 from client.trainer import open_device, open_subjects
 
@@ -73,7 +74,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
-    evaluate(predictor(model), slices, multiple=spatial_multiple(task.model))
+    evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
     yield Measured(f"evaluation of {count} slices", time.monotonic() - started, _peak_bytes(device))
 
 

@@ -49,9 +49,8 @@ def up(coordinator: Coordinator, arguments: argparse.Namespace) -> int:
             signal.signal(either, signal.SIG_IGN)
         raise _Ended
 
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
         host, port = arguments.host, arguments.port
         with superlink.running(coordinator, host=host, port=port, health_port=arguments.health_port) as process:
             _announce(coordinator, host, port, until=f"{expiry:%Y-%m-%d}")
@@ -62,6 +61,9 @@ def up(coordinator: Coordinator, arguments: argparse.Namespace) -> int:
     except _Ended:
         print("coordinator stopped; runs go on with: python -m server up, then python -m server resume RUN", flush=True)
         return 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Ended(BaseException):
