@@ -40,7 +40,8 @@ def name(message: Message, context: Context) -> Message:
 def _answer(message: Message, context: Context) -> Message:
     site_path = _site_path(context)
     try:
-        reply = leave(answer(site_path, _read(message)))
+        private = read_site(site_path).privacy is not None
+        reply = leave(answer(site_path, _read(message)), private=private)
         return Message(_records(reply), reply_to=message)
     except AgiError as error:
         log.error("%s: %s", site_path.stem, error)

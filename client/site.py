@@ -23,14 +23,25 @@ class SiteData:
 
 
 @dataclass(frozen=True)
+class SitePrivacy:
+    """A site with it trains privately or not at all. `ledger` and the copy of its head are files in different folders;
+    `subjects` is the number that the site makes public: its weight in the average and the denominator of its steps."""
+
+    ledger: str = MISSING
+    ledger_head: str = MISSING
+    subjects: int = MISSING
+
+
+@dataclass(frozen=True)
 class Site:
-    """One site: its name in the federation, its data, its cache folder and its device."""
+    """One site: its name in the federation, its data, its cache folder, its device and its privacy."""
 
     site: str = MISSING
     data: SiteData = field(default_factory=SiteData)
     cache_dir: str = MISSING
     device: str = "auto"
     threads: int = 1
+    privacy: SitePrivacy | None = None
 
 
 def read_site(path: Path) -> Site:

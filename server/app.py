@@ -1,7 +1,7 @@
 """The Flower ServerApp: rounds of training, then the final test. `run_federation` reads top to bottom."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -77,8 +77,7 @@ def run_federation(grid: Grid, run_dir: Path) -> None:
             state.weights, updates, velocity=state.velocity, config=config.federation
         )
         state.round = round
-        losses = {site: replies[site].metrics["train_loss"] for site in sorted(answered)}
-        seconds = {site: replies[site].metrics["seconds"] for site in sorted(answered)}
+        losses, seconds = (_by_site(name, replies, answered) for name in ("train_loss", "seconds"))
         state.history.append({"round": round, "train_loss": losses})
         events.append("round_finished", round=round, train_loss=losses, seconds=seconds)
         run_state.save(run_dir, state, events)
@@ -165,6 +164,11 @@ def _admitted(replies: Mapping[str, Reply], request: Request, events: EventLog) 
         except ProtocolError as error:
             events.append("update_refused", site=site, round=request.round, reason=str(error))
     return updates
+
+
+def _by_site(metric: str, replies: Mapping[str, Reply], sites: Collection[str]) -> dict[str, float]:
+    """The metric of each of the sites that sent it; those that train privately do not."""
+    return {site: replies[site].metrics[metric] for site in sorted(sites) if metric in replies[site].metrics}
 
 
 def _validated(events: EventLog, replies: Mapping[str, Reply], state: RunState, *, round: int) -> None:

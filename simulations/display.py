@@ -55,7 +55,7 @@ class Display:
                     self._validation = f"validation {news['mean']['psnr_db']:.2f} dB"
                 scores = "  ".join(f"{site} {row['psnr_db']:.1f}" for site, row in news["sites"].items())
                 when = f"after round {news['round']}/{rounds}" if news["round"] else "before training"
-                self._line(f"{when}: {self._validation}   [{scores}]" if scores else f"{when}: nobody to validate on")
+                self._line(f"{when}: {self._validation}   [{scores}]" if scores else f"{when}: {self._not_validated()}")
             case "site_failed" | "site_missing" | "update_refused":
                 what = news["event"].replace("_", " ")
                 self._line(f"round {news['round']}: {news['site']}: {what}: {news.get('reason', 'no answer')}")
@@ -84,6 +84,9 @@ class Display:
             return ""
         self._steps_timed += 1
         return f"{_duration(left * (time.monotonic() - self._started) / self._steps_timed)} left  "
+
+    def _not_validated(self) -> str:
+        return "validation is off, the run is private" if self._config.privacy.on else "nobody to validate on"
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -23,10 +23,16 @@ from simulations.baselines import SitesData
 
 
 def write_results(
-    run_dir: Path, *, config: RunConfig, data: SitesData, baselines: Mapping[str, Any], wall_s: float
+    run_dir: Path,
+    *,
+    config: RunConfig,
+    data: SitesData,
+    baselines: Mapping[str, Any],
+    privacy: Mapping[str, Mapping[str, float]],
+    wall_s: float,
 ) -> tuple[dict[str, Any], Path]:
     """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
-    path."""
+    path. `privacy` is what each site has spent."""
     tested = [event for event in run_folder.read_events(run_dir) if event["event"] == "tested"][-1]
     summary = {
         "final": tested["final"],
@@ -34,6 +40,8 @@ def write_results(
         "unseen_sites": tested["unseen_sites"],
         "baselines": {name: {**row["final"], **row} for name, row in baselines.items()},
         "best": tested["best"],
+        "privacy": privacy,
+        "delta": config.privacy.delta,
         "rounds": config.rounds,
         "wall_s": round(wall_s, 1),
         "scenario": config.scenario,
