@@ -1,6 +1,7 @@
-"""`python -m agi_core`: built-in data, and the use of a trained model."""
+"""`python -m agi_core`: built-in data, the use of a trained model, and the planning of privacy."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.progress import Progress
 
 from agi_core import run_folder
 from agi_core.checkpoint import load_weights
+from agi_core.config import load_config, task_of
 from agi_core.data.phantom import parse_sites, write_phantom
 from agi_core.errors import AgiError, ConfigError
 from agi_core.inference import synthesize
@@ -84,6 +86,37 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     )
 
 
+def _privacy_plan(arguments: argparse.Namespace) -> None:
+    from agi_core.privacy.plan import plan_privacy  # here, because Opacus takes seconds to import
+
+    settings = {"rounds": arguments.rounds, "training.local_steps": arguments.local_steps}
+    settings |= {"privacy.lot_rate": arguments.lot_rate, "privacy.delta": arguments.delta}
+    task = task_of(load_config(None, overrides={**settings, "privacy.epsilon": arguments.epsilon}))
+    plan = plan_privacy(task, subjects=arguments.subjects, target_epsilon=arguments.epsilon)
+    print(
+        f"{arguments.subjects} training subjects, {task.rounds} rounds of {task.training.local_steps} steps,"
+        f" epsilon {arguments.epsilon:g} at delta {task.privacy.delta:g}\n\n"
+        f"  noise multiplier   {plan.noise_multiplier:.3f}\n"
+        f"  lot size           {plan.lot_size:.1f} expected ({task.privacy.lot_rate:g} of the subjects)\n"
+        f"  steps              {plan.steps}\n"
+        f"  epsilon            {plan.epsilon:.2f} by PRV, {plan.epsilon_rdp:.2f} by RDP\n\n"
+        "noise over signal     parameters   one step   whole run"
+    )
+    for part in plan.parts:
+        print(f"  {part.name:<20}{part.parameters:>10,}{part.per_step:>11.1f}{part.whole_run:>12.2f}")
+    print(f"\n{plan.advice}")
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"write a positive number, not {text!r}")
+    return value
+
+
 def _count(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"write a whole number from 1 on, not {text!r}")
@@ -105,9 +138,9 @@ def _source(text: str) -> tuple[str, Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m agi_core", description="Built-in data, and use of a trained model."
+        prog="python -m agi_core", description="Built-in data, use of a trained model, and planning of privacy."
     )
-    commands = parser.add_subparsers(required=True, metavar="phantom | synthesize")
+    commands = parser.add_subparsers(required=True, metavar="phantom | synthesize | privacy-plan")
 
     phantom = commands.add_parser("phantom", help="write built-in synthetic data as a real NIfTI tree")
     phantom.set_defaults(command=_phantom)
@@ -136,6 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     synthesis.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (%(default)s)"
     )
+
+    plan = commands.add_parser("privacy-plan", help="noise, lots and signal of a privacy budget, before anyone trains")
+    plan.set_defaults(command=_privacy_plan)
+    plan.add_argument("--subjects", type=_count, required=True, help="training subjects of the site")
+    plan.add_argument("--epsilon", type=_positive, required=True, help="the site's budget for the whole run")
+    plan.add_argument("--rounds", type=_count, help="as in a run")
+    plan.add_argument("--local-steps", type=_count, help="training.local_steps of a run")
+    plan.add_argument("--lot-rate", type=_positive, help="privacy.lot_rate of a run")
+    plan.add_argument("--delta", type=_positive, help="privacy.delta of a run")
     return parser
 
 

@@ -52,6 +52,29 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class PrivacyConfig:
+    """Patient-level differential privacy; off while `epsilon` is None. See `agi_core.privacy.patient_sgd`.
+
+    `epsilon` at `delta` is a site's budget. `noise_multiplier` None = just enough that all steps of the run keep it.
+    `lot_rate` is each subject's probability to be in a step, `slices_per_subject` the crops of each that is (they cost
+    no privacy). Steps are momentum SGD with `learning_rate` as peak of the schedule of `TrainingConfig`, on subjects'
+    gradients clipped to norm `max_grad_norm`.
+    """
+
+    epsilon: float | None = None
+    delta: float = 1e-5
+    noise_multiplier: float | None = None
+    max_grad_norm: float = 1.0
+    lot_rate: float = 0.5
+    slices_per_subject: int = 4
+    learning_rate: float = 0.01
+
+    @property
+    def on(self) -> bool:
+        return self.epsilon is not None
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """`validation_slices` per site and round; `max_subjects` is the limit of an unseen site's final test."""
 
@@ -72,6 +95,7 @@ class Task:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
 @dataclass(frozen=True)
@@ -248,8 +272,23 @@ def validate(config: Task) -> None:
         len(grid.spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in grid.spacing_mm)
     ):
         raise ConfigError(f"grid.spacing_mm={grid.spacing_mm} must be three positive sizes in mm, for example [1,1,5]")
+    _validate_privacy(config.privacy)
     if isinstance(config, RunConfig):
         _validate_run(config)
+
+
+def _validate_privacy(privacy: PrivacyConfig) -> None:
+    for name in ("epsilon", "noise_multiplier", "max_grad_norm", "learning_rate"):
+        value = getattr(privacy, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"privacy.{name}={value} must be a positive number")
+    if privacy.noise_multiplier is not None and not privacy.on:
+        raise ConfigError("privacy.noise_multiplier is set without a budget; set privacy.epsilon too")
+    if not 0 < privacy.delta < 1:
+        raise ConfigError(f"privacy.delta={privacy.delta} must lie between 0 and 1, well below 1 / subjects of a site")
+    if not 0 < privacy.lot_rate <= 1:
+        raise ConfigError(f"privacy.lot_rate={privacy.lot_rate} must lie above 0 and up to 1 (a probability)")
+    _at_least(1, slices_per_subject=privacy.slices_per_subject)
 
 
 def _validate_run(config: RunConfig) -> None:

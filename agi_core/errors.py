@@ -60,3 +60,15 @@ class RunError(AgiError):
     """A run folder cannot be used, or a run cannot go on."""
 
     public = "The run cannot go on."
+
+
+class PrivacyError(AgiError):
+    """Privacy cannot be kept as configured, or its record cannot be trusted."""
+
+    public = "The site's privacy rules do not allow the request."
+
+
+class BudgetError(PrivacyError):
+    """The planned steps would spend more than the site's privacy budget."""
+
+    public = "The site's privacy budget is exhausted."

@@ -126,9 +126,10 @@ def environment(config: RunConfig) -> dict[str, Any]:
 
 
 def summarise(
-    run_dir: Path, config: RunConfig, *, wall_s: float, baselines: Mapping[str, Any], origin: Mapping[str, Any]
+    run_dir: Path, config: RunConfig, *, wall_s: float, baselines: Mapping[str, Any], more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write and return summary.json of a tested run. `origin` says where its scans came from, as far as is known."""
+    """Write and return summary.json of a tested run. `more` is what only the caller knows: where the
+    scans came from, what privacy was spent."""
     tested = [event for event in read_events(run_dir) if event["event"] == "tested"][-1]
     summary = {
         "final": tested["final"],
@@ -141,7 +142,7 @@ def summarise(
         "scenario": config.scenario,
         "reference": config.reference,
         "model": "AGI-Net" if config.model.conv == "cagr" else "plain ResUNet",
-        **origin,
+        **more,
     }
     write_summary(run_dir, summary)
     return summary

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,17 @@ from agi_core.data.datasets import Batch, evaluation_slices
 from agi_core.errors import RunError
 from agi_core.metrics import SubjectScore
 from agi_core.prediction import Predict, autocast, predict_whole
+from agi_core.privacy.noise import NoiseSource
+from agi_core.privacy.patient_sgd import Mechanism, private_step
+from agi_core.protocol import Weights
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
+DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
 OnStep = Callable[[int, int, float], None]  # (step, steps, loss of that step)
 OnSession = Callable[[int], None]  # (sessions done)
 ChosenSlices = tuple[CachedSession, Sequence[int] | None]
 EVALUATION_BATCH = 8
+PRIVATE_MOMENTUM = 0.9
 
 
 def site_generator(*, seed: int, site: str, round: int) -> torch.Generator:
@@ -88,6 +94,56 @@ def train_round(
     return total / training.local_steps
 
 
+def train_round_privately(
+    model: nn.Module,
+    draw_subject: DrawSubject,
+    *,
+    subjects: Sequence[str],
+    mechanism: Mechanism,
+    noise: NoiseSource,
+    task: Task,
+    round: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> None:
+    """One round of patient-level private training, in place; see `agi_core.privacy.patient_sgd`.
+
+    Returns nothing, because a mean loss would tell of the subjects. Slices and crops are drawn anew for each subject
+    from a seed of its own, so that who else is in the lot does not change what is drawn.
+
+    Args:
+        draw_subject: gives random training batches of one subject; `TrainingSlices.draw_subject`.
+        subjects: ids of the subjects to draw lots from.
+        mechanism: the constants of the private step.
+        on_step: called with (step, steps).
+
+    Raises:
+        PrivacyError: the model does not qualify.
+    """
+    training, privacy, device = task.training, task.privacy, next(model.parameters()).device
+    loss_of = _loss(training)
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        momentum=PRIVATE_MOMENTUM,
+        weight_decay=training.weight_decay,
+    )
+
+    def loss_of_subject(number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(noise.seed())
+        batch = draw_subject(subjects[number], generator, privacy.slices_per_subject)
+        with autocast(device):
+            prediction = model(batch.sources.to(device))
+        return loss_of(prediction.float(), batch.target.to(device))
+
+    schedule = replace(training, learning_rate=privacy.learning_rate)
+    model.train()
+    for step in range(training.local_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(schedule, rounds=task.rounds, round=round, step=step)
+        private_step(model, optimizer, loss_of_subject, count=len(subjects), mechanism=mechanism, noise=noise)
+        if on_step is not None:
+            on_step(step + 1, training.local_steps)
+
+
 def evaluate(
     predict: Predict, slices: Iterable[ChosenSlices], *, on_session: OnSession | None = None
 ) -> dict[str, dict[str, float]]:
@@ -109,6 +165,11 @@ def evaluate(
         if on_session is not None:
             on_session(done)
     return {subject_id: score.result() for subject_id, score in scores.items()}
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """The model's weights as numpy arrays, in the order of its state dict."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def _loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:

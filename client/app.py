@@ -61,12 +61,13 @@ def _answer(message: Message, context: Context) -> Message:
 def _reply(site_path: Path, request: Request) -> Reply:
     """The stored reply to a repeated request, or a new one."""
     site = read_site(site_path)
+    private = site.privacy is not None
     if not isinstance(site, DeployedSite):
-        return leave(answer(site_path, request))
+        return leave(answer(site_path, request), private=private)
     state_dir = Path(site.state_dir)
     reply = answers.stored(state_dir, request)
     if reply is None:
-        reply = leave(answer(site_path, request))
+        reply = leave(answer(site_path, request), private=private)
         answers.store(state_dir, request, reply)
     return reply
 

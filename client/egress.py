@@ -18,12 +18,17 @@ ALLOWED_METRICS = (
 DECIMALS = 5
 
 
-def leave(reply: Reply) -> Reply:
+def leave(reply: Reply, *, private: bool) -> Reply:
     """The reply as it may leave the site.
+
+    Args:
+        private: the site trains privately: its trained weights leave, and no metric with them.
 
     Raises:
         ProtocolError: a metric is not allowed or not finite.
     """
+    if private and reply.weights is not None and reply.metrics:
+        raise ProtocolError(f"{', '.join(reply.metrics)} may not leave with privately trained weights")
     for name, value in reply.metrics.items():
         if name not in ALLOWED_METRICS:
             raise ProtocolError(f"metric {name} may not leave the site; allowed: {', '.join(sorted(ALLOWED_METRICS))}")

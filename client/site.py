@@ -43,14 +43,25 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class SitePrivacy:
+    """A site with it trains privately or not at all. `ledger` and the copy of its head are files in different folders;
+    `subjects` is the number that the site makes public: its weight in the average and the denominator of its steps."""
+
+    ledger: str = MISSING
+    ledger_head: str = MISSING
+    subjects: int = MISSING
+
+
+@dataclass(frozen=True)
 class Site:
-    """One site: its name in the federation, its data, its cache folder and its device."""
+    """One site: its name in the federation, its data, its cache folder, its device and its privacy."""
 
     site: str = MISSING
     data: SiteData = field(default_factory=SiteData)
     cache_dir: str = MISSING
     device: str = "auto"
     threads: int = 1
+    privacy: SitePrivacy | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,11 @@ def _with_absolute_paths(site: S, folder: Path) -> S:
     data = site.data
     data = dataclasses.replace(data, dir=absolute(data.dir), sites=absolute(data.sites) if data.sites else None)
     site = dataclasses.replace(site, data=data, cache_dir=absolute(site.cache_dir))
+    if privacy := site.privacy:
+        privacy = dataclasses.replace(
+            privacy, ledger=absolute(privacy.ledger), ledger_head=absolute(privacy.ledger_head)
+        )
+        site = dataclasses.replace(site, privacy=privacy)
     if not isinstance(site, DeployedSite):
         return site
     coordinator = dataclasses.replace(site.coordinator, ca_file=absolute(site.coordinator.ca_file))

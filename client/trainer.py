@@ -21,7 +21,7 @@ from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject, discover
 from agi_core.data.partition import split_subjects, stable_order
-from agi_core.errors import ConfigError, DataError, MismatchError, ProtocolError
+from agi_core.errors import ConfigError, DataError, MismatchError, PrivacyError, ProtocolError
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig, spatial_multiple
@@ -35,13 +35,12 @@ from agi_core.protocol import (
     Packed,
     Reply,
     Request,
-    Weights,
     model_hash,
     pack,
     unpack,
 )
 from agi_core.scenario import parse_scenario
-from agi_core.training import evaluate, train_round
+from agi_core.training import evaluate, train_round, weights_of
 from client.site import Site, read_site
 
 
@@ -64,8 +63,14 @@ def answer(site_path: Path, request: Request) -> Reply:
     site, task = read_site(site_path), read_task(request.task)
     device = open_device(site)
     model = load_model(task, request.weights, device)
+    if request.action == TRAIN and (task.privacy.on or site.privacy):
+        return _train_privately(site_path, site, task, request, model)
     if request.action == TRAIN:
         return _train(site_path, site, task, request, model)
+    if request.action == EVALUATE and request.subjects == VALIDATION and site.privacy:
+        return _reply(request, num_examples=0, metrics={})  # validation is off: its subjects have no budget
+    if request.action == EVALUATE and request.subjects == ALL and site.privacy:
+        raise PrivacyError(f"site {site.site} trains privately; an evaluation on all its subjects tells of these")
     if request.action == EVALUATE and request.subjects == VALIDATION:
         metrics = _validate(site_path, site, task, request, model)
         return _reply(request, num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
@@ -90,6 +95,32 @@ def _train(site_path: Path, site: Site, task: Task, request: Request, model: nn.
     metrics["seconds"] = time.monotonic() - started
     subjects = open_subjects(site_path, request.task)
     return _reply(request, num_examples=len(subjects.train), metrics=metrics, weights=pack(weights_of(model)))
+
+
+def _train_privately(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> Reply:
+    """Weights and the site's public number of subjects, and nothing else: no metric of training or validation."""
+    from client.private_training import train_privately  # here, because Opacus takes seconds to import and is an option
+
+    if site.privacy is None:
+        raise PrivacyError(
+            f"the task asks for private training, but the file of site {site.site} has no section privacy, which says"
+            " where its ledger is kept"
+        )
+    privacy = site.privacy
+    subjects = [subject.id for subject in open_subjects(site_path, request.task).train]
+    training = open_training(site_path, request.task)
+    phase = f"round {request.round}/{task.rounds}"
+    weights = train_privately(
+        model,
+        training,
+        site=site.site,
+        privacy=privacy,
+        task=task,
+        request=request,
+        subjects=subjects,
+        on_step=lambda step, steps: progress.report(progress.Step(phase, site.site, step, steps)),
+    )
+    return _reply(request, num_examples=privacy.subjects, metrics={}, weights=pack(weights))
 
 
 def _validate(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> dict[str, float]:
@@ -231,8 +262,3 @@ def release_memory() -> None:
     _build_once.cache_clear()
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def weights_of(model: nn.Module) -> Weights:
-    """The model's weights as numpy arrays, in the order of its state dict."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}

@@ -21,7 +21,7 @@ from server import run_state, status
 from server.evaluation import over_subjects, site_rows, validation_row
 from server.exchange import Exchange
 from server.run_state import RunState
-from server.strategy import next_weights
+from server.strategy import SiteUpdate, next_weights
 from server.update_gate import admit
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
         try:
             run_federation(grid, run_dir)
             wall_s = run_folder.read_events(run_dir)[-1]["t_s"]
-            run_folder.summarise(run_dir, config, wall_s=wall_s, baselines={}, origin={})
+            run_folder.summarise(run_dir, config, wall_s=wall_s, baselines={}, more={})
         except AgiError:
             with contextlib.suppress(AgiError):  # the disk may be full
                 build_report(run_dir)
@@ -79,15 +79,14 @@ def run_federation(grid: Grid, run_dir: Path) -> None:
                 state.weights, [*updates.values()], velocity=state.velocity, config=config.federation
             )
             state.round = round
-            losses = {site: update.metrics["train_loss"] for site, update in updates.items()}
-            seconds = {site: update.metrics["seconds"] for site, update in updates.items()}
-            state.history.append({"round": round, "train_loss": losses})
+            losses, seconds = (_by_site(name, updates) for name in ("train_loss", "seconds"))
+            state.history.append({"round": round, "sites": [*updates], "train_loss": losses})
             events.append("round_finished", round=round, train_loss=losses, seconds=seconds)
             run_state.save(run_dir, state, events)
 
         # FINAL TEST of the last model: training sites on their test subjects, unseen sites on all of theirs
         if not state.tested:
-            recent = [*state.history[-1]["train_loss"], *unseen]  # a site that is long gone is not waited for
+            recent = [*state.history[-1]["sites"], *unseen]  # a site that is long gone is not waited for
             exchange.wait_for(recent, enough=len(recent), round=state.round)
             validation, test, all_subjects = (
                 exchange.request(EVALUATE, round=state.round, weights=state.weights, subjects=subjects)
@@ -180,6 +179,11 @@ def initial_weights(task: Task) -> Weights:
     """The model's weights before the first round, from the run's seed."""
     model = build_model(task.model, sources=len(parse_scenario(task.scenario).sources), seed=task.seed)
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def _by_site(metric: str, updates: Mapping[str, SiteUpdate]) -> dict[str, float]:
+    """The metric of each of the sites that sent it; those that train privately do not."""
+    return {site: update.metrics[metric] for site, update in updates.items() if metric in update.metrics}
 
 
 def _validated(events: EventLog, metrics: Mapping[str, Mapping[str, float]], state: RunState, *, round: int) -> None:

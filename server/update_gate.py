@@ -18,8 +18,7 @@ def admit(reply: Reply, request: Request, site: str) -> SiteUpdate:
     """The reply to a training request, as an update that may be averaged.
 
     Raises:
-        ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, no training subject,
-            or no loss.
+        ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, no training subject.
     """
     if reply.weights is None:
         raise ProtocolError("the reply to a training request holds no weights")
@@ -28,8 +27,6 @@ def admit(reply: Reply, request: Request, site: str) -> SiteUpdate:
         raise ProtocolError(f"the reply's weights are of model {got}, expected {expected}")
     if reply.num_examples < 1:
         raise ProtocolError(f"the reply counts {reply.num_examples} training subjects")
-    if absent := [name for name in ("train_loss", "seconds") if name not in reply.metrics]:
-        raise ProtocolError(f"the reply holds no {' and no '.join(absent)}")
     weights = unpack(reply.weights)
     for name, array in weights.items():
         if not np.isfinite(array).all():

@@ -57,7 +57,8 @@ class Display:
                 self._line(f"{when}: {self._validation}   [{scores}]")
             case "round_finished" if not self._validation:  # no site has a validation subject
                 losses = "  ".join(f"{site} {loss:.4f}" for site, loss in news["train_loss"].items())
-                self._line(f"after round {news['round']}/{rounds}: training loss   [{losses}]")
+                told = f"training loss   [{losses}]" if losses else "trained privately, so the sites tell no figures"
+                self._line(f"after round {news['round']}/{rounds}: {told}")
             case "site_failed" | "site_missing" | "update_refused":
                 what = news["event"].replace("_", " ")
                 self._line(f"round {news['round']}: {news['site']}: {what}: {news.get('reason', 'no answer')}")

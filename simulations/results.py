@@ -23,11 +23,20 @@ from simulations.baselines import SitesData
 
 
 def write_results(
-    run_dir: Path, *, config: RunConfig, data: SitesData, baselines: Mapping[str, Any], wall_s: float
+    run_dir: Path,
+    *,
+    config: RunConfig,
+    data: SitesData,
+    baselines: Mapping[str, Any],
+    privacy: Mapping[str, Mapping[str, float]],
+    wall_s: float,
 ) -> tuple[dict[str, Any], Path]:
     """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
-    path."""
-    summary = run_folder.summarise(run_dir, config, wall_s=wall_s, baselines=baselines, origin=origin(config))
+    path. `privacy` is what each site has spent."""
+    spent = {"privacy": privacy, "delta": config.privacy.delta}
+    summary = run_folder.summarise(
+        run_dir, config, wall_s=wall_s, baselines=baselines, more={**origin(config), **spent}
+    )
     write_examples(run_dir, _examples(run_dir, config, data))
     return summary, build_report(run_dir)
 

@@ -22,13 +22,13 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from rich.console import Console
 
 from agi_core import checkpoint, progress, run_folder
-from agi_core.config import DEPLOYMENT, RunConfig, load_config, to_yaml
+from agi_core.config import DEPLOYMENT, RunConfig, load_config, task_json, task_of, to_yaml
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.run_folder import EventLog
 from client.app import app as client_app
-from client.site import Site
-from client.trainer import open_device
+from client.site import Site, read_site
+from client.trainer import open_device, open_subjects
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.display import Display, result_table
@@ -102,7 +102,12 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
         events.append("run_finished")
     summary, report_path = write_results(
-        run_dir, config=config, data=data, baselines=baselines, wall_s=events.elapsed_s
+        run_dir,
+        config=config,
+        data=data,
+        baselines=baselines,
+        privacy=_privacy_spent(config, site_paths),
+        wall_s=events.elapsed_s,
     )
     _conclude(summary, run_dir, report_path, compare=compare, console=console)
 
@@ -176,6 +181,21 @@ def _announce(run_dir: Path, config: RunConfig, federation: Federation, console:
         events.append("warning", text=warning)
 
 
+def _privacy_spent(config: RunConfig, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """{site: epsilon by PRV and RDP} from the sites' ledgers; empty when the run was not private."""
+    if not config.privacy.on:
+        return {}
+    from client.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
+
+    spent = {}
+    for name in config.federation.sites:
+        site = read_site(site_paths[name])
+        assert site.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
+        subjects = [subject.id for subject in open_subjects(site_paths[name], task_json(task_of(config))).train]
+        spent[name] = spent_at(name, site.privacy, subjects=subjects, delta=config.privacy.delta)
+    return spent
+
+
 def _conclude(summary: Mapping[str, Any], run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:
     rows = {**summary["sites"], **{f"{site} (unseen)": row for site, row in summary["unseen_sites"].items()}}
     rows["all training sites"] = summary["final"]
@@ -189,6 +209,16 @@ def _conclude(summary: Mapping[str, Any], run_dir: Path, report_path: Path, *, c
         difference = final["psnr_db"] - regression["psnr_db"]
         console.print(
             f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression", highlight=False
+        )
+    if summary["privacy"]:
+        by_site = ", ".join(
+            f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})"
+            for site, spent in summary["privacy"].items()
+        )
+        console.print(
+            f"patient-level privacy of the training subjects at delta {summary['delta']:g}: epsilon {by_site}",
+            highlight=False,
+            soft_wrap=True,
         )
     console.print(f"report: {report_path}", highlight=False, soft_wrap=True)
     console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help", highlight=False, soft_wrap=True)
@@ -218,10 +248,11 @@ def _config(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
         "engine": arguments.engine,
         "seed": arguments.seed,
     }
+    assignments = [*(f"privacy.{setting}" for setting in arguments.dp), *arguments.settings]
     if not arguments.resume:
-        return load_config(arguments.config, overrides=overrides, assignments=arguments.settings)
+        return load_config(arguments.config, overrides=overrides, assignments=assignments)
     stored = run_folder.open_existing(run_dir)
-    config = load_config(arguments.config, overrides=overrides, assignments=arguments.settings, base=stored)
+    config = load_config(arguments.config, overrides=overrides, assignments=assignments, base=stored)
     theirs, ours = _flat(dataclasses.asdict(stored)), _flat(dataclasses.asdict(config))
     changed = "; ".join(f"{key}={theirs[key]} there, {ours[key]} here" for key in theirs if theirs[key] != ours[key])
     if changed:
@@ -268,6 +299,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--partition", help="site: by hospital (default); iid: shuffled")
     parser.add_argument("--rounds", type=int, help="rounds of training and averaging")
     parser.add_argument("--engine", help="in-process (default) or ray (needs the extra: pip install '.[ray]')")
+    parser.add_argument(
+        "--dp",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="patient-level privacy: epsilon=8 is each site's budget; any other setting of privacy likewise",
+    )
     parser.add_argument("--compare", action="store_true", help="also train the local-only and the centralised baseline")
     parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")
     parser.add_argument("--out", help="run folder (default: a new one in runs/)")

@@ -18,7 +18,7 @@ from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.preprocess import same_grid
 from agi_core.errors import RunError
 from agi_core.scenario import Scenario, parse_scenario
-from client.site import Site, SiteData, to_yaml
+from client.site import Site, SiteData, SitePrivacy, to_yaml
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,15 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             subjects=sorted(_ids(subjects)),
         )
         cache_dir = str(Path(config.data.cache_dir).resolve())
+        privacy = None
+        if config.privacy.on and site in federation.training:
+            privacy = SitePrivacy(
+                ledger=str(run_dir.resolve() / "ledgers" / f"{site}.jsonl"),
+                ledger_head=str(run_dir.resolve() / "ledger_heads" / f"{site}.json"),
+                subjects=len(splits[site]["train"]),
+            )
         paths[site] = run_dir.resolve() / "sites" / f"{site}.yaml"
-        atomic.write_text(paths[site], to_yaml(Site(site, data, cache_dir, config.device, config.threads)))
+        atomic.write_text(paths[site], to_yaml(Site(site, data, cache_dir, config.device, config.threads, privacy)))
     return paths
 
 

@@ -1,6 +1,6 @@
 """Small real trees: NIfTI files in the layouts that hospitals have, written once per test session."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from agi_core.config import RunConfig, load_config
+from agi_core.privacy.noise import InsecureNoiseWarning, NoiseSource, insecure_seeded_noise
 
 SHAPE = (40, 36, 8)
 AFFINE = np.diag([4.0, 4.0, 8.0, 1.0])
@@ -25,6 +26,17 @@ SMALL = (
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def seeded() -> Callable[[int], NoiseSource]:
+    """Repeatable privacy noise, with its warning taken."""
+
+    def source(seed: int) -> NoiseSource:
+        with pytest.warns(InsecureNoiseWarning):
+            return insecure_seeded_noise(seed)
+
+    return source
 
 
 def write_head(path: Path, *, seed: int, contrast: float) -> None:

@@ -63,6 +63,9 @@ class TrainingSlices:
         chosen = [np.flatnonzero(session.foreground_fraction >= min_foreground) for session in sessions]
         self.session_of_slice = np.repeat(np.arange(len(sessions)), [len(slices) for slices in chosen])
         self.slice_number = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
+        self._slices_of: dict[str, list[int]] = {}
+        for number, session in enumerate(self.session_of_slice.tolist()):
+            self._slices_of.setdefault(sessions[session].subject_id, []).append(number)
         if not len(self):
             raise DataError(
                 f"None of the slices of {len(sessions)} training sessions holds {min_foreground:.0%} of foreground. "
@@ -72,14 +75,26 @@ class TrainingSlices:
     def __len__(self) -> int:
         return len(self.slice_number)
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Ids of the subjects that have a slice to draw, in the order of the sessions."""
+        return tuple(self._slices_of)
+
     def draw(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Draw `batch_size` slices with replacement, and one crop in each, uniformly.
 
         A slice smaller than the crop is centred in zeros. Two generators in one state give the same batch.
         """
-        numbers = torch.randint(len(self), (batch_size,), generator=generator).tolist()
+        return self._draw(range(len(self)), generator, batch_size)
+
+    def draw_subject(self, subject_id: str, generator: torch.Generator, batch_size: int) -> Batch:
+        """Like `draw`, from the slices of one subject alone: one of `subjects`, with all its sessions."""
+        return self._draw(self._slices_of[subject_id], generator, batch_size)
+
+    def _draw(self, among: Sequence[int], generator: torch.Generator, batch_size: int) -> Batch:
+        numbers = torch.randint(len(among), (batch_size,), generator=generator).tolist()
         corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
-        crops = np.stack([self._read_crop(n, corner) for n, corner in zip(numbers, corners, strict=True)])
+        crops = np.stack([self._read_crop(among[n], corner) for n, corner in zip(numbers, corners, strict=True)])
         images = torch.from_numpy(crops)
         return Batch(images[:, :-1], images[:, -1:])
 

@@ -182,6 +182,8 @@ def _head_window(example: Example, *, margin: int = 8) -> tuple[slice, slice]:
 def training(record: RunRecord) -> str:
     """Curves per site, and the best round."""
     uri = figures.curves(record)
+    if uri is None and record.config.privacy.on:
+        return section("Training", paragraph("Private: no figure of training or validation subjects leaves a site."))
     if uri is None:
         return section("Training", paragraph("No round is finished yet."))
     if any(event["sites"] for event in record.validation.values()):

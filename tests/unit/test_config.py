@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agi_core.config import RunConfig, Task, from_dict, load_config, task_json, task_of, to_yaml
@@ -60,6 +60,15 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("federation.quorum=0", "quorum"),
         ("federation.wait_s=-1", "wait_s"),
         ("federation.retries=-1", "retries"),
+        ("privacy.epsilon=0", "privacy.epsilon"),
+        ("privacy.epsilon=.nan", "privacy.epsilon"),
+        ("privacy.noise_multiplier=1", "set privacy.epsilon too"),
+        ("privacy.max_grad_norm=-1", "privacy.max_grad_norm"),
+        ("privacy.learning_rate=.inf", "privacy.learning_rate"),
+        ("privacy.delta=1", "privacy.delta"),
+        ("privacy.lot_rate=0", "privacy.lot_rate"),
+        ("privacy.lot_rate=1.5", "privacy.lot_rate"),
+        ("privacy.slices_per_subject=0", "slices_per_subject"),
         ("federation.server_momentum=1", "server_momentum"),
         ("federation.server_learning_rate=0", "server_learning_rate"),
         ("federation.deadline_s=0", "deadline_s"),
@@ -81,6 +90,7 @@ def test_config_file_errors_name_the_file(tmp_path: Path) -> None:
         load(path=broken)
 
 
+@settings(deadline=None)
 @given(st.floats(), st.sampled_from(["learning_rate", "warmup", "weight_decay", "ssim_weight"]))
 def test_no_number_slips_through(value: float, name: str) -> None:
     """Whatever is accepted is finite and in range (NaN fails every comparison, so it must be asked for)."""

@@ -1,5 +1,6 @@
 """Crops and whole slices from hand-made cache entries."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ def test_slices_with_little_foreground_are_not_drawn(sessions: list[CachedSessio
     assert slices.session_of_slice.tolist() == [0, 0, 1, 1, 1]
     assert slices.slice_number.tolist() == [1, 2, 0, 1, 2]
     assert len(datasets.TrainingSlices(sessions, crop=(8, 8), min_foreground=0.55)) == 1
+
+
+def test_one_subjects_batch_holds_its_slices_alone(tmp_path: Path, sessions: list[CachedSession]) -> None:
+    again = make_entry(tmp_path / "visit2", shape=(6, 3, 20, 30), fraction=[0, 0, 0, 0, 0.5, 0.5])
+    empty = make_entry(tmp_path / "c", shape=(1, 3, 20, 30), fraction=[0.0])
+    visits = [*sessions, dataclasses.replace(again, subject_id="a"), empty]
+    slices = datasets.TrainingSlices(visits, crop=(8, 8))
+    assert slices.subjects == ("a", "b")
+    for subject, own in (("a", {2, 3, 5, 6}), ("b", {1, 2, 3})):  # counted from 1, over both visits
+        batch = slices.draw_subject(subject, generator(1), 100)
+        assert batch.sources.shape == (100, 2, 8, 8)
+        assert set((64 * batch.sources[:, 0]).flatten().tolist()) == own
 
 
 def test_no_usable_slice_is_an_error(sessions: list[CachedSession]) -> None:

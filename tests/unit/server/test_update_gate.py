@@ -25,7 +25,6 @@ def test_an_honest_reply_is_admitted() -> None:
         {"num_examples": 0},
         {"num_examples": -5},
         {"weights": None},
-        {"metrics": {"seconds": 2.0}},
         {"weights": pack({"w": np.ones(1, np.float32), "b": WEIGHTS["b"]})},  # would broadcast
         {"weights": pack({"w": WEIGHTS["w"]})},
         {"weights": pack({**WEIGHTS, "extra": np.zeros(1, np.float32)})},

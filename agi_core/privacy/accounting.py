@@ -1,0 +1,133 @@
+"""What a history of private steps has cost: epsilon at a given delta, and the noise that a budget needs.
+
+A guarantee of (epsilon, delta) means: for any two data sets that differ in one subject and any set S of results,
+P(result in S) <= e^epsilon P'(result in S) + delta. Steps compose over rounds, runs and restarts, so epsilon is a
+function of the *whole* history of a site; sites hold different people, so a federation's epsilon is the largest of its
+sites', never a mean. Both accountants are Opacus's, for the Poisson-subsampled Gaussian mechanism:
+
+    PRV  numerical composition of privacy loss random variables (Gopi, Lee, Wutschitz 2021); the upper bound of its
+         error interval, within 1 % of the truth
+    RDP  Renyi differential privacy (Mironov 2017; conversion of Balle et al. 2020); looser, and never below PRV's truth
+"""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+from agi_core.errors import PrivacyError
+
+LARGE_ORDERS = (96, 128, 192, 256, 384, 512, 1024)  # for epsilon below 1
+COARSE_ORDERS = (*range(2, 65), *LARGE_ORDERS)
+ORDERS = (*RDPAccountant.DEFAULT_ALPHAS, *LARGE_ORDERS)
+LARGEST_PRV_EPSILON = 64.0
+"""Above it the RDP bound is returned: the composition would need gigabytes, to tell one void guarantee from another."""
+
+
+class Steps(NamedTuple):
+    """`steps` private steps with noise multiplier sigma (above 0) and lot rate q (0 to 1)."""
+
+    noise_multiplier: float
+    lot_rate: float
+    steps: int
+
+
+def epsilon(history: Iterable[Steps], *, delta: float) -> float:
+    """Epsilon of all steps together, by PRV: an upper bound, at most 1 % above the truth; 0 of an empty history.
+
+    Raises:
+        PrivacyError: a value for which there is no guarantee, such as no noise.
+    """
+    return _prv(_merged(history), _checked_delta(delta))
+
+
+def epsilon_rdp(history: Iterable[Steps], *, delta: float) -> float:
+    """Epsilon of all steps together, by RDP: an upper bound, looser than `epsilon`. Raises PrivacyError like it."""
+    return _rdp(_merged(history), _checked_delta(delta), ORDERS)
+
+
+@lru_cache(maxsize=64)
+def calibrate(target_epsilon: float, *, delta: float, lot_rate: float, steps: int) -> float:
+    """The smallest noise multiplier, to 0.5 %, with which `steps` steps cost at most `target_epsilon`.
+
+    Raises:
+        PrivacyError: a value out of range, or no noise multiplier up to 10^4 is enough.
+    """
+    if not 0 < target_epsilon < math.inf:
+        raise PrivacyError(f"epsilon={target_epsilon} must be a positive number")
+
+    def cost(sigma: float) -> float:
+        return epsilon([Steps(sigma, lot_rate, steps)], delta=delta)
+
+    enough = 0.25
+    while _rdp(_merged([Steps(enough, lot_rate, steps)]), _checked_delta(delta), COARSE_ORDERS) > target_epsilon:
+        enough *= 1.2  # enough by RDP is enough by PRV
+        if enough > 1e4:
+            raise PrivacyError(f"epsilon={target_epsilon} cannot be reached with {steps} steps; ask for fewer steps")
+    too_little = enough / 1.3
+    while (above := cost(too_little)) <= target_epsilon and too_little > 1e-2:
+        enough, too_little = too_little, too_little / 1.3
+    below = cost(enough)
+    while enough > 1.005 * too_little:  # false position: log epsilon is nearly a straight line in log sigma
+        part = math.log(above / target_epsilon) / math.log(above / below)
+        guess = 1.001 * too_little * (enough / too_little) ** part
+        sigma = min(max(guess, 1.002 * too_little), enough / 1.0045)
+        if (value := cost(sigma)) <= target_epsilon:
+            enough, below = sigma, value
+        else:
+            too_little, above = sigma, value
+    return enough
+
+
+def _merged(history: Iterable[Steps]) -> tuple[Steps, ...]:
+    """Equal kinds of steps as one, in a fixed order: the cost of a composition does not depend on the order."""
+    totals: dict[tuple[float, float], int] = {}
+    for sigma, rate, steps in history:
+        if not (0 < sigma < math.inf and 0 < rate <= 1 and steps >= 1):
+            raise PrivacyError(
+                f"{steps} steps with noise multiplier {sigma} and lot rate {rate} have no privacy guarantee: the noise"
+                " must be a positive number, the rate a probability above 0, the steps at least 1"
+            )
+        totals[sigma, rate] = totals.get((sigma, rate), 0) + steps
+    return tuple(Steps(sigma, rate, steps) for (sigma, rate), steps in sorted(totals.items()))
+
+
+def _checked_delta(delta: float) -> float:
+    if not 0 < delta < 1:
+        raise PrivacyError(f"delta={delta} must lie between 0 and 1, and well below 1 / subjects")
+    return delta
+
+
+@lru_cache(maxsize=256)
+def _prv(history: tuple[Steps, ...], delta: float) -> float:
+    if not history:
+        return 0.0
+    bound = _rdp(history, delta, COARSE_ORDERS)
+    if bound > LARGEST_PRV_EPSILON:
+        return bound
+    accountant = PRVAccountant()
+    accountant.history = [tuple(steps) for steps in history]
+    with _without_warnings():
+        value = float(accountant.get_epsilon(delta=delta, eps_error=min(0.01, 0.005 * bound)))
+    return min(value, bound) if math.isfinite(value) else bound
+
+
+@lru_cache(maxsize=256)
+def _rdp(history: tuple[Steps, ...], delta: float, orders: tuple[float, ...]) -> float:
+    accountant = RDPAccountant()
+    accountant.history = [tuple(steps) for steps in history]
+    with _without_warnings():
+        return float(accountant.get_epsilon(delta=delta, alphas=list(orders)))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Opacus warns that more orders might tighten an RDP bound, NumPy of log(1 - q) for q = 1 in a masked branch."""
+    with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore"):
+        warnings.filterwarnings("ignore", message="Optimal order", category=UserWarning)
+        yield

@@ -1,0 +1,266 @@
+"""The site's privacy ledger: what has been spent on whom, kept for the life of the data.
+
+An append-only file of JSON lines, each with its number, the hash of the line before and its own. Kinds of lines:
+
+    opened     the ledger's identity, the site, a fingerprint of the key of the subject hashes
+    subjects   a data set: keyed hashes (HMAC-SHA-256) of its subjects' ids
+    reserved   planned steps on a data set, for one request; on the disk before the first step is taken
+    committed  the steps were taken and their result may leave; on the disk before it does
+    released   nothing has left and nothing will: these steps do not count
+
+A reservation counts until it is released, so a crash over-counts and never under-counts. A data set that shares a
+subject with another inherits all that the other spent, directly or through a third.
+
+Length and last hash are kept a second time, outside the folder of the ledger. A ledger that is shorter than that copy
+(restored backup, second folder, truncation), or does not go through it, stops private training, as does any damage.
+Nothing here repairs or replaces a ledger; only the rest of a line that a crash cut short, which nobody was ever told
+of, is taken away. Not covered: somebody who deletes ledger and copy, or sets both back.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from agi_core import atomic
+from agi_core.errors import BudgetError, PrivacyError
+from agi_core.privacy.accounting import Steps, epsilon
+
+FORMAT = 1
+KEY_BYTES = 32
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `epsilon` at `delta`, over everything that was ever spent on the subjects."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Steps for one request. `request` is its digest; `reply` that of the stored reply, once committed."""
+
+    id: str
+    dataset: str
+    run: str
+    round: int
+    request: str
+    steps: Steps
+    status: Literal["reserved", "committed", "released"] = "reserved"
+    reply: str = ""
+
+
+@contextlib.contextmanager
+def open_ledger(path: Path, *, head_path: Path, site: str) -> Iterator["Ledger"]:
+    """The ledger at `path`, verified from its first line on, for this process alone; made when there is none.
+
+    Args:
+        head_path: the copy of length and last hash, in another folder than the ledger.
+
+    Raises:
+        PrivacyError: another process holds it, it is of another site, or anything but the end of what was written.
+        RunError: a file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrivacyError(
+                f"{path} is in use by another process; two must not spend one budget: wait for it, or stop it"
+            ) from None
+        yield Ledger(path, head_path=head_path, site=site)
+
+
+class Ledger:
+    """What `open_ledger` gives; not to be used after its block."""
+
+    def __init__(self, path: Path, *, head_path: Path, site: str) -> None:
+        self._path, self._head_path, self._key_path = path, head_path, path.with_suffix(".key")
+        self._length, self._head = 0, ""
+        self._datasets: dict[str, frozenset[str]] = {}
+        self._reservations: dict[str, Reservation] = {}
+        if not path.exists():
+            self._create(site)
+        self._key, content = self._read_key(), path.read_bytes()
+        whole, newline, torn = content.rpartition(b"\n")
+        hashes = [self._verify(line) for line in (whole.split(b"\n") if newline else [])]
+        self._check_header(whole.split(b"\n")[0], site)
+        self._check_head(hashes)
+        if torn:
+            with path.open("r+b") as file:
+                file.truncate(len(content) - len(torn))
+                os.fsync(file.fileno())
+        self._keep_head()
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number of lines, and the hash of the last."""
+        return self._length, self._head
+
+    def find(self, run: str, round: int) -> list[Reservation]:
+        """The reservations of this round of this run, oldest first."""
+        return [r for r in self._reservations.values() if (r.run, r.round) == (run, round)]
+
+    def spent(self, subjects: Collection[str]) -> list[Steps]:
+        """All steps that count for a data set of these subjects; see the module for what it inherits."""
+        related = set(self._hashes(subjects))
+        counted: set[str] = set()
+        while joined := {d for d, members in self._datasets.items() if d not in counted and members & related}:
+            counted |= joined
+            related.update(*(self._datasets[dataset] for dataset in joined))
+        return [r.steps for r in self._reservations.values() if r.dataset in counted and r.status != "released"]
+
+    def reserve(
+        self, subjects: Collection[str], planned: Steps, *, run: str, round: int, request: str, budget: Budget
+    ) -> Reservation:
+        """Note, before the first of them, that the planned steps are taken on these subjects.
+
+        Raises:
+            BudgetError: spent and planned steps together exceed the budget; nothing is noted.
+            PrivacyError: the planned steps have no guarantee at all.
+        """
+        hashes = self._hashes(subjects)
+        spent = self.spent(subjects)
+        total = epsilon([*spent, planned], delta=budget.delta)
+        if not total <= budget.epsilon:
+            raise BudgetError(
+                f"{self._path}: round {round} would bring epsilon from {epsilon(spent, delta=budget.delta):.3f} to"
+                f" {total:.3f}, above the budget of {budget.epsilon:g} at delta {budget.delta:g}; these subjects can"
+                " only be trained on further with a larger budget"
+            )
+        dataset = _digest(" ".join(hashes))[:16]
+        if dataset not in self._datasets:
+            self._append("subjects", dataset=dataset, hashes=hashes)
+        own = secrets.token_hex(8)
+        self._append("reserved", id=own, dataset=dataset, run=run, round=round, request=request, steps=[*planned])
+        return self._reservations[own]
+
+    def commit(self, reservation: Reservation, *, reply: str) -> None:
+        """Note, before the result leaves, that the steps were taken. `reply` is the digest of the stored reply."""
+        self._close("committed", reservation, reply=reply)
+
+    def release(self, reservation: Reservation) -> None:
+        """Note that nothing of these steps has left or will leave the site, so that they do not count.
+
+        Raises:
+            PrivacyError: the reservation was committed.
+        """
+        self._close("released", reservation)
+
+    def _close(self, kind: str, reservation: Reservation, **fields: str) -> None:
+        status = self._reservations[reservation.id].status
+        if status != "reserved":
+            raise PrivacyError(f"{self._path}: reservation {reservation.id} is {status} and stays so")
+        self._append(kind, id=reservation.id, **fields)
+
+    def _hashes(self, subjects: Collection[str]) -> list[str]:
+        return sorted({hmac.new(self._key, subject.encode(), "sha256").hexdigest()[:32] for subject in subjects})
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        line = _line({"n": self._length, "previous": self._head, "kind": kind, **fields})
+        atomic.append_line(self._path, line)
+        self._verify(line.encode())
+        self._keep_head()
+
+    def _verify(self, line: bytes) -> str:
+        """Take in the next line: its hash; PrivacyError if it is not the next line of this very ledger."""
+        try:
+            record = json.loads(line)
+            whole = _line({name: value for name, value in record.items() if name != "hash"}).encode() == line
+            if not whole or (record["n"], record["previous"]) != (self._length, self._head):
+                raise ValueError
+            self._apply(record)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._stop(f"line {self._length + 1} is damaged, or not the one that was written there") from None
+        self._length, self._head = self._length + 1, str(record["hash"])
+        return self._head
+
+    def _apply(self, record: Record) -> None:
+        match record["kind"]:
+            case "opened":
+                if self._length:
+                    raise ValueError
+            case "subjects":
+                self._datasets[record["dataset"]] = frozenset(record["hashes"])
+            case "reserved":
+                names = ("id", "dataset", "run", "round", "request")
+                fields = {name: record[name] for name in names}
+                self._reservations[record["id"]] = Reservation(**fields, steps=Steps(*record["steps"]))
+            case "committed" | "released" as status:
+                reservation = self._reservations[record["id"]]
+                self._reservations[record["id"]] = replace(reservation, status=status, reply=record.get("reply", ""))
+            case _:
+                raise ValueError
+
+    def _create(self, site: str) -> None:
+        if self._head_path.exists():
+            raise self._stop("it is missing, while its copy in the second place is there")
+        if not self._key_path.exists():
+            with atomic.replacing(self._key_path) as temporary_path:
+                temporary_path.touch(mode=0o600)
+                temporary_path.write_bytes(secrets.token_bytes(KEY_BYTES))
+        opened = {"n": 0, "previous": "", "kind": "opened", "format": FORMAT, "ledger": secrets.token_hex(8)}
+        atomic.write_text(self._path, _line({**opened, "site": site, "key": _digest(self._read_key())}) + "\n")
+
+    def _read_key(self) -> bytes:
+        try:
+            return self._key_path.read_bytes()
+        except FileNotFoundError:
+            raise self._stop(f"{self._key_path.name}, the key of its subject hashes, is missing") from None
+
+    def _check_header(self, line: bytes, site: str) -> None:
+        header = json.loads(line) if line else {}
+        if (header.get("kind"), header.get("format")) != ("opened", FORMAT):
+            raise self._stop("it does not begin as a ledger of this program does")
+        if header["site"] != site:
+            raise self._stop(f"it is the ledger of site {header['site']}, not of {site}")
+        if header["key"] != _digest(self._key):
+            raise self._stop(f"{self._key_path.name} is not the key of its subject hashes")
+
+    def _check_head(self, hashes: list[str]) -> None:
+        """The copy in the second place must lie on this chain, at its end or at most a crash behind."""
+        try:
+            length, head = (value := json.loads(self._head_path.read_text()))["length"], value["head"]
+        except FileNotFoundError:
+            if len(hashes) == 1:  # a crash between the making of ledger and copy; nothing was spent
+                return
+            raise self._stop("its copy in the second place is missing") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise self._stop("its copy in the second place cannot be read") from None
+        if not isinstance(length, int) or not 1 <= length <= len(hashes):
+            raise self._stop(
+                f"it has {len(hashes)} lines where {length} were written: it was cut, restored from a backup, or is"
+                " used in a second folder"
+            )
+        if hashes[length - 1] != head:
+            raise self._stop("it is not the ledger, or not the history, whose copy is in the second place")
+
+    def _keep_head(self) -> None:
+        atomic.write_json(self._head_path, {"length": self._length, "head": self._head})
+
+    def _stop(self, cause: str) -> PrivacyError:
+        return PrivacyError(
+            f"privacy ledger {self._path} (copy: {self._head_path}): {cause}; private training stops, because what was"
+            " spent is no longer certain: put back the newest of both as they were, or use subjects never trained on"
+        )
+
+
+def _line(record: Record) -> str:
+    """Canonical JSON of a record with its hash."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps({**record, "hash": _digest(text)}, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -1,0 +1,188 @@
+"""Private training through the whole federation: what is spent, what leaves, what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from test_federation import Saboteur, federate
+
+from agi_core import run_folder
+from agi_core.checkpoint import load_weights
+from agi_core.config import RunConfig, task_json, task_of
+from agi_core.errors import BudgetError, PrivacyError, RunError
+from agi_core.models.agi_net import build_model
+from agi_core.privacy.accounting import Steps, epsilon
+from agi_core.privacy.ledger import open_ledger
+from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Request, pack, unpack
+from agi_core.training import weights_of
+from client import private_training
+from client.site import Site, read_site, to_yaml
+from client.trainer import answer, open_subjects
+from simulations.run import main
+from simulations.sites import find_sites, write_sites
+
+SITES = ("Guys", "HH", "IOP")
+
+
+@pytest.fixture
+def private_config(small_config: RunConfig) -> RunConfig:
+    privacy = dataclasses.replace(small_config.privacy, epsilon=8.0, slices_per_subject=2)
+    return dataclasses.replace(small_config, privacy=privacy)
+
+
+@pytest.fixture
+def site_path(private_config: RunConfig, tmp_path: Path) -> Path:
+    """One hospital that trains privately."""
+    config, federation = find_sites(private_config)
+    return write_sites(tmp_path / "run", config, federation)["Guys"]
+
+
+def request(config: RunConfig, action: str = TRAIN, *, round: int = 1, subjects: str = "", seed: int = 0) -> Request:
+    task = task_of(config)
+    weights = pack(weights_of(build_model(task.model, sources=2, seed=seed)))
+    return Request(action, "run", round, "nonce", task_json(task), subjects, 3600, weights)
+
+
+def spent(run_dir: Path, site: str) -> list[Steps]:
+    """Everything that counts at a site of this run."""
+    task = task_json(task_of(run_folder.open_existing(run_dir)))
+    subjects = [subject.id for subject in open_subjects(run_dir / "sites" / f"{site}.yaml", task).train]
+    head_path = run_dir / "ledger_heads" / f"{site}.json"
+    with open_ledger(run_dir / "ledgers" / f"{site}.jsonl", head_path=head_path, site=site) as ledger:
+        return ledger.spent(subjects)
+
+
+def test_a_private_run_spends_its_budget_and_says_nothing_of_training(
+    private_config: RunConfig, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    federate(private_config, run_dir)
+    for site in SITES:
+        history = spent(run_dir, site)
+        assert [steps.steps for steps in history] == [2, 2]  # two rounds of two steps
+        assert 7.8 < epsilon(history, delta=1e-5) <= 8.0
+    events = run_folder.read_events(run_dir)
+    assert [(e["train_loss"], e["seconds"]) for e in events if e["event"] == "round_finished"] == [({}, {})] * 2
+    assert all(e["sites"] == {} for e in events if e["event"] == "validated")
+    assert {site: row["subjects"] for site, row in events[-1]["sites"].items()} == dict.fromkeys(SITES, 1)
+    initial = build_model(private_config.model, sources=2, seed=private_config.seed).state_dict()
+    trained = load_weights(run_dir)
+    assert all(np.isfinite(array).all() and (array != initial[name].numpy()).any() for name, array in trained.items())
+
+
+def test_a_training_reply_holds_weights_and_a_public_number(private_config: RunConfig, site_path: Path) -> None:
+    reply = answer(site_path, request(private_config))
+    assert reply.metrics == {}
+    assert reply.num_examples == 3  # as the site file says, whatever the lots were
+    assert answer(site_path, request(private_config, EVALUATE, subjects=VALIDATION)).metrics == {}
+    assert answer(site_path, request(private_config, EVALUATE, subjects=TEST)).num_examples == 1
+    with pytest.raises(PrivacyError, match="tells of these"):
+        answer(site_path, request(private_config, EVALUATE, subjects=ALL))
+
+
+def test_a_repeated_request_gets_the_stored_reply(private_config: RunConfig, site_path: Path) -> None:
+    """No new noise and no new spend; another request of the same round is new."""
+    first = answer(site_path, request(private_config))
+    again = answer(site_path, dataclasses.replace(request(private_config), nonce="another"))
+    assert first.weights is not None
+    assert again.weights is not None
+    assert again.nonce == "another"
+    for name, array in unpack(first.weights).items():
+        np.testing.assert_array_equal(array, unpack(again.weights)[name])
+    answer(site_path, request(private_config, seed=1))
+    site = read_site(site_path)
+    assert site.privacy is not None
+    records = [json.loads(line) for line in Path(site.privacy.ledger).read_text().splitlines()]
+    assert [r["kind"] for r in records] == ["opened", "subjects", "reserved", "committed", "reserved", "committed"]
+
+
+@pytest.mark.parametrize("fail_at", [2, 5])
+def test_an_interrupted_private_run_spends_no_more(private_config: RunConfig, tmp_path: Path, fail_at: int) -> None:
+    """Sites that had answered give their stored replies; the budget, which is exact, suffices."""
+    run_dir = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        federate(private_config, run_dir, app=Saboteur(fail_at=fail_at, error=KeyboardInterrupt()))
+    federate(private_config, run_dir)
+    for site in SITES:
+        assert [steps.steps for steps in spent(run_dir, site)] == [2, 2]
+
+
+def test_a_site_that_dies_while_it_trains_trains_anew(
+    private_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead reservation counts until the round is asked for again; nothing of it had left."""
+    run_dir, real = tmp_path / "run", private_training.train_round_privately
+    calls = 0
+
+    def dying(*arguments: object, **named: object) -> None:
+        nonlocal calls
+        calls += 1
+        real(*arguments, **named)  # type: ignore[arg-type]
+        if calls == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(private_training, "train_round_privately", dying)
+    with pytest.raises(KeyboardInterrupt):
+        federate(private_config, run_dir)
+    assert [len(spent(run_dir, site)) for site in ("Guys", "HH")] == [1, 1]
+    federate(private_config, run_dir)
+    assert calls == 2 + 1 + 1 + 3  # Guys answered from its store, HH and IOP trained, then the second round
+    for site in SITES:
+        assert [steps.steps for steps in spent(run_dir, site)] == [2, 2]
+
+
+def test_a_budget_that_is_too_small_is_refused_before_training(
+    private_config: RunConfig, site_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **named: object) -> None:
+        raise AssertionError("trained beyond the budget")
+
+    monkeypatch.setattr(private_training, "train_round_privately", never)
+    privacy = dataclasses.replace(private_config.privacy, noise_multiplier=0.5)
+    config = dataclasses.replace(private_config, privacy=privacy)
+    with pytest.raises(BudgetError, match="round 1 would bring epsilon"):
+        answer(site_path, request(config))
+
+
+def test_an_exhausted_site_is_named_with_a_public_sentence(private_config: RunConfig, tmp_path: Path) -> None:
+    """Noise for one round and not for two: the second round is refused."""
+    one = epsilon([Steps(2.0, 0.5, 2)], delta=1e-5)
+    privacy = dataclasses.replace(private_config.privacy, epsilon=1.05 * one, noise_multiplier=2.0)
+    with pytest.raises(RunError, match="round 2: 0 of 3 sites"):
+        federate(dataclasses.replace(private_config, privacy=privacy), tmp_path / "run")
+    failed = [e for e in run_folder.read_events(tmp_path / "run") if e["event"] == "site_failed"]
+    assert {(e["site"], e["round"], e["reason"]) for e in failed} == {(s, 2, BudgetError.public) for s in SITES}
+
+
+def test_privacy_is_not_switched_off_from_outside(
+    small_config: RunConfig, private_config: RunConfig, site_path: Path
+) -> None:
+    with pytest.raises(PrivacyError, match="trains privately only"):
+        answer(site_path, request(small_config))
+    loose = dataclasses.replace(private_config, privacy=dataclasses.replace(private_config.privacy, delta=0.4))
+    with pytest.raises(PrivacyError, match="one of 3 subjects"):
+        answer(site_path, request(loose))
+    site: Site = dataclasses.replace(read_site(site_path), privacy=None)
+    elsewhere = site_path.with_name("other.yaml")
+    elsewhere.write_text(to_yaml(site))
+    with pytest.raises(PrivacyError, match="no section privacy"):
+        answer(elsewhere, request(private_config))
+
+
+def test_the_command_prints_what_was_spent(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    command = ["--data", str(ixi_dir), "--out", str(run_dir), "--clients", "2", f"data.cache_dir={cache_dir}", *SMALL]
+    assert main([*command, "--dp", "epsilon=8", "--dp", "slices_per_subject=2"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert set(summary["privacy"]) == {"Guys", "HH"}
+    for site, row in summary["privacy"].items():
+        assert 7.8 < row["epsilon"] <= 8.0 < row["epsilon_rdp"]
+        assert f"{site} {row['epsilon']:.2f} (RDP {row['epsilon_rdp']:.2f})" in printed
+    assert "trained privately, so the sites tell no figures" in printed
+    assert "no figure of training or validation subjects leaves a site" in (run_dir / "report.html").read_text()

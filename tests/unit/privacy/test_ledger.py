@@ -1,0 +1,406 @@
+"""The ledger against crashes, damage, backups, second folders and second processes. Real files, real SIGKILL."""
+
+import os
+import random
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import BudgetError, PrivacyError, RunError
+from agi_core.privacy import ledger as ledger_module
+from agi_core.privacy.accounting import Steps, epsilon, epsilon_rdp
+from agi_core.privacy.ledger import Budget, Ledger, Reservation, open_ledger
+
+SUBJECTS = ("IXI001", "IXI002", "IXI003")
+ONE = Steps(2.0, 0.1, 10)
+LARGE = Budget(1e9, 1e-5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.jsonl"
+
+
+@pytest.fixture
+def head_path(tmp_path: Path) -> Path:
+    return tmp_path / "elsewhere" / "head.json"
+
+
+@pytest.fixture
+def steps_as_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epsilon = number of steps, for tests that are not about the accountant."""
+
+    def count(history: Iterable[Steps], *, delta: float) -> float:
+        return float(sum(steps.steps for steps in history))
+
+    monkeypatch.setattr(ledger_module, "epsilon", count)
+
+
+@pytest.fixture
+def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For speed, where processes die but the machine does not."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def reserve(
+    ledger: Ledger, steps: Steps = ONE, *, round: int = 1, subjects: Iterable[str] = SUBJECTS, budget: Budget = LARGE
+) -> Reservation:
+    return ledger.reserve(tuple(subjects), steps, run="run", round=round, request="digest", budget=budget)
+
+
+def spend(path: Path, head_path: Path, *, rounds: int = 1) -> None:
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        for round in range(rounds):
+            ledger.commit(reserve(ledger, round=round), reply="")
+
+
+def spent(path: Path, head_path: Path, subjects: Iterable[str] = SUBJECTS, *, site: str = "Guys") -> list[Steps]:
+    with open_ledger(path, head_path=head_path, site=site) as ledger:
+        return ledger.spent(tuple(subjects))
+
+
+def test_what_was_spent_is_there_after_reopening(path: Path, head_path: Path) -> None:
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        first, second, third = (reserve(ledger, ONE._replace(steps=n), round=n) for n in (1, 2, 3))
+        ledger.commit(first, reply="abc")
+        ledger.release(second)
+        head = ledger.head
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        assert ledger.head == head
+        assert ledger.spent(SUBJECTS) == [ONE._replace(steps=1), ONE._replace(steps=3)]
+        assert [(r.id, r.status, r.reply, r.request) for r in ledger.find("run", 1)] == [
+            (first.id, "committed", "abc", "digest")
+        ]
+        assert [r.status for n in (2, 3) for r in ledger.find("run", n)] == ["released", "reserved"]
+        assert ledger.find("other", 1) == []
+        ledger.commit(third, reply="")  # the process that reserved it is not needed
+
+
+@pytest.mark.parametrize("first", ["commit", "release"])
+def test_what_is_closed_stays_closed(path: Path, head_path: Path, first: str) -> None:
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        reservation = reserve(ledger)
+        ledger.commit(reservation, reply="") if first == "commit" else ledger.release(reservation)
+        with pytest.raises(PrivacyError, match="stays so"):
+            ledger.release(reservation)
+        with pytest.raises(PrivacyError, match="stays so"):
+            ledger.commit(reservation, reply="")
+
+
+def test_the_budget_is_refused_before_anything_is_spent(path: Path, head_path: Path) -> None:
+    budget = Budget(epsilon([ONE, ONE], delta=1e-5), 1e-5)
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        reserve(ledger, round=1, budget=budget)
+        reserve(ledger, round=2, budget=budget)  # exactly at the budget
+        before = path.read_bytes()
+        with pytest.raises(BudgetError, match=r"round 3 would bring epsilon from .* above the budget") as refusal:
+            reserve(ledger, round=3, budget=budget)
+        assert path.read_bytes() == before
+        assert refusal.value.public == "The site's privacy budget is exhausted."
+        with pytest.raises(PrivacyError, match="no privacy guarantee"):
+            reserve(ledger, ONE._replace(noise_multiplier=0.0))
+
+
+def test_subjects_carry_their_spend_into_other_data_sets(path: Path, head_path: Path) -> None:
+    a, b, c = ONE._replace(steps=1), ONE._replace(steps=2), ONE._replace(steps=4)
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        reserve(ledger, a, subjects=["1", "2"])
+        reserve(ledger, b, subjects=["3", "4"])
+        assert ledger.spent(["1", "5"]) == [a]  # a scan was added, another taken out
+        assert ledger.spent(["5", "6"]) == []
+        assert ledger.spent(["2", "3"]) == [a, b]
+        reserve(ledger, c, subjects=["4", "5"])
+        assert ledger.spent(["5"]) == [b, c]  # and what 4 had spent with 3
+        assert ledger.spent(["1"]) == [a]
+        assert ledger.spent(["2", "1"]) == [a]  # the same set in another order
+
+
+def test_subject_ids_do_not_stand_in_the_ledger(path: Path, head_path: Path) -> None:
+    spend(path, head_path)
+    assert not any(subject in path.read_text() for subject in SUBJECTS)
+    assert stat.S_IMODE(path.with_suffix(".key").stat().st_mode) == 0o600
+    spend(path.parent.parent / "other" / "ledger.jsonl", head_path.parent / "other.json")
+    lines = [(p / "ledger.jsonl").read_text().splitlines()[1] for p in (path.parent, path.parent.parent / "other")]
+    assert lines[0] != lines[1]  # another key, other hashes
+
+
+@pytest.mark.parametrize("line", range(4))
+def test_every_damaged_byte_stops_the_site(path: Path, head_path: Path, line: int) -> None:
+    spend(path, head_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4
+    start = sum(len(row) for row in lines[:line])
+    for position in range(start, start + len(lines[line]), 3):
+        damaged = bytearray(b"".join(lines))
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(PrivacyError, match="private training stops"):
+            spent(path, head_path)
+        assert path.read_bytes() == damaged  # and nothing was repaired
+    path.write_bytes(b"".join(lines))
+    assert spent(path, head_path) == [ONE]
+
+
+def test_a_ledger_cut_anywhere_stops_the_site(path: Path, head_path: Path) -> None:
+    spend(path, head_path, rounds=2)
+    content = path.read_bytes()
+    for size in range(0, len(content), 7):
+        path.write_bytes(content[:size])
+        with pytest.raises(PrivacyError, match="private training stops"):
+            spent(path, head_path)
+    for rows in ([0, 1, 3, 2], [0, 1, 2, 2, 3], [0, 2, 3]):  # swapped, doubled, left out
+        lines = content.splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[row] for row in rows))
+        with pytest.raises(PrivacyError, match="private training stops"):
+            spent(path, head_path)
+
+
+def test_a_line_that_a_crash_cut_short_never_counted(path: Path, head_path: Path) -> None:
+    """Power fails within the append, at every byte: nobody was told of the line, so what stood before counts."""
+    spend(path, head_path)
+    before, head = path.read_bytes(), head_path.read_bytes()
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        reserve(ledger, ONE._replace(steps=5), round=2)
+    after = path.read_bytes()
+    for size in range(len(before), len(after)):
+        path.write_bytes(after[:size])
+        head_path.write_bytes(head)
+        assert spent(path, head_path) == [ONE]
+        assert path.read_bytes() == before
+    path.write_bytes(after)  # the whole line, but not yet the copy
+    head_path.write_bytes(head)
+    assert spent(path, head_path) == [ONE, ONE._replace(steps=5)]
+
+
+def test_a_restored_backup_stops_the_site(path: Path, head_path: Path) -> None:
+    spend(path, head_path)
+    shutil.copytree(path.parent, path.parent.with_name("backup"))
+    spend(path, head_path)
+    shutil.rmtree(path.parent)
+    path.parent.with_name("backup").rename(path.parent)
+    with pytest.raises(PrivacyError, match=r"4 lines where 6 were written.*restored from a backup"):
+        spent(path, head_path)
+
+
+def test_a_second_folder_stops_the_site(path: Path, head_path: Path) -> None:
+    """Each of two copies spends in turn: the one that did not see the last spending is stopped, now and later on."""
+    spend(path, head_path)
+    second = path.parent.with_name("second") / path.name
+    shutil.copytree(path.parent, second.parent)
+    spend(second, head_path)
+    for _ in range(2):
+        with pytest.raises(PrivacyError, match="second folder"):
+            spend(path, head_path)
+    assert spent(second, head_path) == [ONE, ONE]
+
+
+def test_an_empty_second_folder_stops_the_site(path: Path, head_path: Path) -> None:
+    spend(path, head_path)
+    with pytest.raises(PrivacyError, match="missing, while its copy"):
+        spent(path.parent.with_name("new") / path.name, head_path)
+
+
+def test_a_foreign_ledger_stops_the_site(path: Path, head_path: Path) -> None:
+    spend(path, head_path)
+    with pytest.raises(PrivacyError, match="ledger of site Guys, not of HH"):
+        spent(path, head_path, site="HH")
+    other, other_head = path.parent.with_name("other") / path.name, head_path.with_name("other.json")
+    spend(other, other_head, rounds=3)
+    with pytest.raises(PrivacyError, match="not the ledger"):
+        spent(other, head_path)  # longer, and of the same site, but another one
+    shutil.copy(other.with_suffix(".key"), path.with_suffix(".key"))
+    with pytest.raises(PrivacyError, match="not the key"):
+        spent(path, head_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}\n", b"[]\n", b"\xff\xfe\n", b"null\n"])
+def test_another_file_is_no_ledger(path: Path, head_path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.with_suffix(".key").write_bytes(bytes(32))
+    path.write_bytes(content)
+    with pytest.raises(PrivacyError, match="private training stops"):
+        spent(path, head_path)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"length": 4}', '{"length": "4", "head": ""}', "\xff"])
+def test_a_lost_or_broken_copy_stops_the_site(path: Path, head_path: Path, content: str | None) -> None:
+    spend(path, head_path)
+    head_path.unlink() if content is None else head_path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(PrivacyError, match="private training stops"):
+        spent(path, head_path)
+
+
+def test_a_lost_key_stops_the_site(path: Path, head_path: Path) -> None:
+    spend(path, head_path)
+    path.with_suffix(".key").unlink()
+    with pytest.raises(PrivacyError, match="key of its subject hashes, is missing"):
+        spent(path, head_path)
+
+
+def test_two_processes_cannot_hold_it_at_once(path: Path, head_path: Path) -> None:
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        reserve(ledger)
+        child = os.fork()
+        if child == 0:
+            try:
+                spend(path, head_path)
+            except PrivacyError as error:
+                os._exit(0 if "in use by another process" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert spent(path, head_path) == [ONE]
+
+
+def test_a_full_disk_reserves_nothing(path: Path, head_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spend(path, head_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger, monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="disk is full"):
+            reserve(ledger, round=2)
+    assert spent(path, head_path) == [ONE]
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.usefixtures("steps_as_epsilon")
+def test_a_crash_at_any_write_never_under_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Before and after each fsync and each rename of: make the ledger, reserve, commit, reserve, release, reserve."""
+    calls, crash_at = 0, 0
+
+    def crashing(real: object) -> object:
+        def call(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == crash_at and moment == "before":
+                raise Crash
+            result = real(*arguments)  # type: ignore[operator]
+            if calls == crash_at:
+                raise Crash
+            return result
+
+        return call
+
+    finished = False
+    while not finished:
+        calls, crash_at = 0, crash_at + 1
+        path, head_path = tmp_path / str(crash_at) / "ledger.jsonl", tmp_path / f"{crash_at}.json"
+        told: list[int] = []  # steps of the reservations that this process knew of and did not begin to release
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", crashing(os.fsync))
+            patched.setattr(Path, "replace", crashing(Path.replace))
+            try:
+                with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+                    first = reserve(ledger, ONE._replace(steps=1))
+                    told.append(1)
+                    ledger.commit(first, reply="")
+                    second = reserve(ledger, ONE._replace(steps=2), round=2)
+                    ledger.release(second)
+                    reserve(ledger, ONE._replace(steps=4), round=3)
+                    told.append(4)
+                finished = True
+            except Crash:
+                pass
+        counted = sorted(steps.steps for steps in spent(path, head_path))
+        assert set(told) <= set(counted)
+        assert len(counted) <= len(told) + 1  # at most the one under way is counted too much
+        spend(path, head_path)  # and the site goes on
+    assert crash_at > 20
+
+
+@pytest.mark.usefixtures("steps_as_epsilon", "without_fsync")
+def test_two_hundred_kills_never_under_count(tmp_path: Path) -> None:
+    """A child spends as fast as it can and says what it knows; SIGKILL at a random moment; nothing it knew is lost."""
+    rng = random.Random(0)
+    told_in_all = 0
+    for kill in range(200):
+        if kill % 20 == 0:
+            path, head_path = tmp_path / str(kill) / "ledger.jsonl", tmp_path / f"{kill}.json"
+            known: dict[str, str] = {}  # reservation -> last thing that was said about it
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            spend_and_tell(path, head_path, writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb", buffering=0) as told:
+            lines = [told.readline() for _ in range(rng.choice([0, 1, 2, 5, 9]))]
+            time.sleep(rng.uniform(0, 0.003))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            for line in [*lines, *told.readlines()]:
+                if line.endswith(b"\n"):
+                    word, reservation = line.decode().split()
+                    known[reservation] = word
+                    told_in_all += 1
+        with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+            status = {r.id: r.status for r in ledger.find("run", 1)}
+            counted = len(ledger.spent(SUBJECTS))
+        must_count = {r for r, word in known.items() if word in ("reserved", "commits", "committed")}
+        assert all(status[r] in ("reserved", "committed") for r in must_count)
+        assert all(status[r] == "committed" for r, word in known.items() if word == "committed")
+        assert all(status[r] == "released" for r, word in known.items() if word == "released")
+        assert counted == sum(s != "released" for s in status.values()) >= len(must_count)
+    assert told_in_all > 600
+
+
+def spend_and_tell(path: Path, head_path: Path, writing: int) -> None:
+    """In the child, until it is killed."""
+    try:
+        with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+            while True:
+                reservation = reserve(ledger)
+                os.write(writing, f"reserved {reservation.id}\n".encode())
+                if int(reservation.id, 16) % 3:
+                    os.write(writing, f"commits {reservation.id}\n".encode())
+                    ledger.commit(reservation, reply="")
+                    os.write(writing, f"committed {reservation.id}\n".encode())
+                else:
+                    os.write(writing, f"releases {reservation.id}\n".encode())
+                    ledger.release(reservation)
+                    os.write(writing, f"released {reservation.id}\n".encode())
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.usefixtures("without_fsync")
+def test_a_hundred_random_schedules_stay_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random noise, steps, subjects, commits, releases, crashes; epsilon of each single subject is counted apart from
+    the ledger (by RDP, here and there, and with lots of everybody, for speed)."""
+    monkeypatch.setattr(ledger_module, "epsilon", epsilon_rdp)
+    refused = accepted = 0
+    for schedule in range(100):
+        rng = random.Random(schedule)
+        path, head_path = tmp_path / str(schedule) / "ledger.jsonl", tmp_path / f"{schedule}.json"
+        budget = Budget(rng.choice([1.0, 3.0, 8.0]), 1e-5)
+        trained: dict[str, list[Steps]] = {subject: [] for subject in "abcdefgh"}
+        for round in range(8):
+            with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+                subjects = rng.sample("abcdefgh", rng.randint(1, 4))
+                steps = Steps(rng.choice([4.0, 9.0, 20.0]), 1.0, rng.choice([1, 5, 25]))
+                try:
+                    reservation = reserve(ledger, steps, round=round, subjects=subjects, budget=budget)
+                except BudgetError:
+                    refused += 1
+                    continue
+                accepted += 1
+                if (end := rng.choice(["commit", "release", "crash"])) == "release":
+                    ledger.release(reservation)
+                    continue
+                if end == "commit":
+                    ledger.commit(reservation, reply="")
+                for subject in subjects:
+                    trained[subject].append(steps)
+        for history in trained.values():
+            assert epsilon_rdp(history, delta=1e-5) <= budget.epsilon
+    assert min(refused, accepted) > 100

@@ -1,0 +1,69 @@
+"""The planner against figures worked out by hand."""
+
+import dataclasses
+
+import pytest
+
+from agi_core.__main__ import main
+from agi_core.config import PrivacyConfig, Task
+from agi_core.models.model_config import ModelConfig
+from agi_core.privacy.accounting import Steps, epsilon
+from agi_core.privacy.plan import plan_privacy
+
+TASK = Task(
+    rounds=5,
+    model=ModelConfig(conv="plain", widths=[8, 16]),
+    privacy=PrivacyConfig(epsilon=8.0, delta=1e-4, lot_rate=0.2),
+)
+
+
+def test_noise_over_signal() -> None:
+    plan = plan_privacy(TASK, subjects=300, target_epsilon=8.0)
+    assert (plan.lot_size, plan.steps) == (60.0, 200)
+    assert plan.epsilon == epsilon([Steps(plan.noise_multiplier, 0.2, 200)], delta=1e-4) <= 8.0 < plan.epsilon_rdp
+    # encoder 2-8: 144 + 576 + 16 of skip, 8-16: 1152 + 2304 + 128; decoder 24-8: 1728 + 576 + 192; head 8 + 1;
+    # norms of 8, 8, 16, 16, 8, 8 channels with a scale and a bias each
+    convolutions, norms = 144 + 576 + 16 + 1152 + 2304 + 128 + 1728 + 576 + 192 + 8, 2 * 64
+    parameters = {part.name: part.parameters for part in plan.parts}
+    assert parameters == {
+        "whole model": convolutions + norms + 1,
+        "last block and head": 1728 + 576 + 192 + 32 + 9,
+        "norms and biases": norms + 1,
+    }
+    for part in plan.parts:
+        assert part.per_step == pytest.approx(plan.noise_multiplier * part.parameters**0.5 / 60)
+        assert part.whole_run == pytest.approx(part.per_step / 200**0.5)
+
+
+def test_advice_follows_the_noise() -> None:
+    plans = [plan_privacy(TASK, subjects=n, target_epsilon=8.0).advice for n in (3000, 20, 3)]
+    assert [advice.split(":")[0] for advice in plans[:2]] == [
+        "All of the model can be trained",
+        "Noise outweighs what the whole model can learn",
+    ]
+    assert plans[2].startswith("Noise outweighs what even a small part can learn")
+
+
+def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["privacy-plan", "--subjects", "200", "--epsilon", "8", "--rounds", "5", "--lot-rate", "0.2"]) == 0
+    printed = capsys.readouterr().out
+    task = dataclasses.replace(Task(scenario="T1,T2:PD", rounds=5), privacy=PrivacyConfig(epsilon=8.0, lot_rate=0.2))
+    plan = plan_privacy(task, subjects=200, target_epsilon=8.0)
+    assert f"noise multiplier   {plan.noise_multiplier:.3f}" in printed
+    assert "lot size           40.0 expected" in printed
+    assert "steps              200" in printed
+    assert f"{plan.epsilon:.2f} by PRV, {plan.epsilon_rdp:.2f} by RDP" in printed
+    assert f"{plan.parts[0].parameters:,}" in printed
+    assert plan.advice in printed
+
+
+@pytest.mark.parametrize("option", ["--subjects=0", "--epsilon=-1", "--delta=x", "--lot-rate=nan", "--rounds=1.5"])
+def test_bad_numbers_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["privacy-plan", "--subjects", "10", "--epsilon", "8", option])
+    assert "not '" in capsys.readouterr().err
+
+
+def test_a_rate_above_one_is_a_configuration_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["privacy-plan", "--subjects", "10", "--epsilon", "8", "--lot-rate", "2"]) == 2
+    assert "privacy.lot_rate=2" in capsys.readouterr().err
