@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo results test lint clean
+.PHONY: help install demo results test test-deployment lint clean
 
 help:
 	@echo "make install   .venv with the tested versions"
 	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data (about 5 minutes), then a report"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
 	@echo "make test      all fast tests (about 3 minutes)"
+	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 2 minutes; needs nginx)"
 	@echo "make lint      ruff, format check, mypy"
 
 install: $(INSTALLED)
@@ -28,6 +29,9 @@ results: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2
+
+test-deployment: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m slow tests/integration/test_gateway.py tests/integration/test_deployment.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

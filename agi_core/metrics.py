@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agi_core.metric_names import METRICS
+
 SSIM_SIGMA = 1.5  # Gaussian window of Wang et al. 2004: sigma 1.5, 11 x 11; K1 = 0.01, K2 = 0.03
 SSIM_RADIUS = 5
 C1, C2 = 0.01**2, 0.03**2
 PSNR_CEILING_DB = 100.0  # of two equal volumes, instead of infinity
-
-METRICS = tuple(f"{name}{where}" for where in ("", "_foreground") for name in ("psnr_db", "ssim", "mae", "nmse"))
 
 
 class SubjectScore:

@@ -14,6 +14,7 @@ import agi_core
 from agi_core import atomic, progress
 from agi_core.config import DEFAULT_SCENARIOS, Layout, Task, validate
 from agi_core.errors import AgiError, ConfigError
+from client.egress import ALLOWED_METRICS, DECIMALS
 from client.keys import fingerprint, public_key, public_path, write_private
 from client.site import DeployedSite, read_deployed_site
 from client.supervisor import Program, only_client, supervise
@@ -90,8 +91,6 @@ def install_dir() -> Path:
 
 def announcement(site: DeployedSite, public: str) -> str:
     """What the site is about to do: what leaves it, and where it connects."""
-    from client.egress import ALLOWED_METRICS, DECIMALS  # here, because it brings torch
-
     return "\n".join(
         (
             f"agi-fed {version('agi-fed')} from {install_dir()}, site {site.site}, key {fingerprint(public)}",

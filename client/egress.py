@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 from agi_core.errors import ProtocolError
-from agi_core.metrics import METRICS
+from agi_core.metric_names import METRICS
 from agi_core.protocol import Reply
 
 ALLOWED_METRICS = (

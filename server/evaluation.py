@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from agi_core.metrics import METRICS
+from agi_core.metric_names import METRICS
 from agi_core.protocol import Reply
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agi_core import run_folder
 from agi_core.errors import ConfigError
-from agi_core.metrics import METRICS
+from agi_core.metric_names import METRICS
 
 
 def write_scalars(run_dir: Path) -> Path:

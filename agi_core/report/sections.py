@@ -5,7 +5,8 @@ from html import escape
 
 import numpy as np
 
-from agi_core.metrics import METRICS, psnr_db
+from agi_core.metric_names import METRICS
+from agi_core.metrics import psnr_db
 from agi_core.report import figures
 from agi_core.report.examples import Example, Image
 from agi_core.report.markup import (

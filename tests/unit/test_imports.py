@@ -1,6 +1,7 @@
 """The direction of imports: who may know whom, and which library is used where."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,3 +75,9 @@ def test_models_import_torch_alone() -> None:
 
 def test_agi_core_imports_nothing_by_itself() -> None:
     assert not list(imported(ROOT / "agi_core" / "__init__.py"))
+
+
+def test_a_hospitals_supervisor_needs_no_torch() -> None:
+    """It lives as long as the site takes part, and must end within seconds."""
+    code = "import sys, client.__main__, client.terminal; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,3 @@
+"""Names of the figures of `agi_core.metrics`, for programs that do without torch: a hospital's supervisor, say."""
+
+METRICS = tuple(f"{name}{where}" for where in ("", "_foreground") for name in ("psnr_db", "ssim", "mae", "nmse"))
