@@ -98,7 +98,7 @@ def announcement(site: DeployedSite, public: str) -> str:
             "What leaves this site, to the coordinator alone:",
             "  - the model's weights after each round of training here",
             "  - the number of training (or scored) subjects",
-            f"  - means over at least {site.policy.minimum_subjects} subjects, rounded to {DECIMALS} decimals:",
+            f"  - means over the site's validation or test subjects, however few, rounded to {DECIMALS} decimals:",
             *(f"      {line}" for line in _wrapped(sorted(ALLOWED_METRICS))),
             "  - fixed sentences about failures; and what Flower adds: this key's public half, version, times",
             "What never leaves it: scans, file names, subjects, dates, texts of errors.",

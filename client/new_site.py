@@ -32,7 +32,7 @@ threads: 1                  # CPU threads of the training
 runtime_port: 9094          # local port between node and runner; each site on one machine needs its own
 
 policy:                     # this site's own rules; no request from the coordinator can soften them
-  minimum_subjects: 10      # with fewer, no metric leaves the site
+  minimum_subjects: 10      # --check refuses a site with fewer; no other enforcement yet
   max_deadline_s: 3600      # longest time, in seconds, that one request may take
 """
 
