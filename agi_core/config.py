@@ -20,6 +20,7 @@ from yaml import YAMLError  # OmegaConf lets PyYAML's errors through
 
 from agi_core.errors import ConfigError
 from agi_core.models.model_config import ModelConfig, spatial_multiple
+from agi_core.protocol import Transport
 from agi_core.scenario import parse_scenario
 
 Layout = Literal["ixi", "brats", "bids"]
@@ -117,8 +118,8 @@ class FederationConfig:
     site).
 
     A deployed run waits `wait_s` for sites to connect and `deadline_s` for their replies; a round below the quorum is
-    repeated `retries` times with the same weights before the run pauses. Server momentum 0 and server learning rate 1
-    are plain FedAvg.
+    repeated `retries` times with the same weights before the run pauses. With `transport` float16, weights are rounded
+    while they travel, in half the bytes. Server momentum 0 and server learning rate 1 are plain FedAvg.
     """
 
     sites: list[str] = field(default_factory=list)
@@ -127,6 +128,7 @@ class FederationConfig:
     deadline_s: float = 3600.0
     wait_s: float = 600.0
     retries: int = 1
+    transport: Transport = "float32"
     server_momentum: float = 0.0
     server_learning_rate: float = 1.0
 

@@ -38,6 +38,12 @@ class MismatchError(ProtocolError):
         super().__init__(self.public)
 
 
+class TransportError(ProtocolError):
+    """A weight does not fit into the dtype in which it should travel."""
+
+    public = "A weight is too large for float16 transport; run with federation.transport=float32."
+
+
 class DeadlineError(AgiError):
     """A site's work was abandoned at its deadline."""
 

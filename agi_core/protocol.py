@@ -11,12 +11,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agi_core.errors import MismatchError, ProtocolError
+from agi_core.errors import MismatchError, ProtocolError, TransportError
 
 PROTOCOL_VERSION = 1
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
@@ -24,6 +24,7 @@ TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
 
+Transport = Literal["float32", "float16"]  # what float32 weights are while they travel
 Weights = dict[str, NDArray[Any]]
 Scalars = dict[str, int | float | str]
 
@@ -31,10 +32,19 @@ Scalars = dict[str, int | float | str]
 @dataclass(frozen=True)
 class Packed:
     """Weights on the wire: `arrays` maps a dtype's name to one flat array of it; `manifest` is JSON [[name, dtype,
-    shape], ...]."""
+    shape], ...].
+
+    The manifest tells the model's own dtypes. With float16 transport the values of "float32" are halves, which are
+    float32 again as soon as they are unpacked: nothing is trained or summed in half precision."""
 
     arrays: Mapping[str, NDArray[Any]]
     manifest: str
+
+    @property
+    def transport(self) -> Transport:
+        """How these weights travel; a site answers in kind."""
+        flat = self.arrays.get("float32")
+        return "float16" if flat is not None and flat.dtype == np.float16 else "float32"
 
 
 @dataclass(frozen=True)
@@ -69,20 +79,37 @@ class Reply:
     weights: Packed | None
 
 
-def pack(weights: Mapping[str, NDArray[Any]]) -> Packed:
-    """Concatenate named arrays, in the order of their names, into one flat array per dtype."""
+def pack(weights: Mapping[str, NDArray[Any]], transport: Transport = "float32") -> Packed:
+    """Concatenate named arrays, in the order of their names, into one flat array per dtype.
+
+    Raises:
+        TransportError: a weight is too large for float16 transport.
+    """
     by_dtype: dict[str, list[NDArray[Any]]] = {}
     manifest = []
     for name, array in sorted(weights.items()):
         by_dtype.setdefault(str(array.dtype), []).append(array.reshape(-1))
         manifest.append([name, str(array.dtype), list(array.shape)])
-    return Packed(
-        {dtype: np.concatenate(parts) for dtype, parts in by_dtype.items()}, json.dumps(manifest, separators=(",", ":"))
-    )
+    arrays = {dtype: np.concatenate(parts) for dtype, parts in by_dtype.items()}
+    if transport == "float16" and "float32" in arrays:
+        arrays["float32"] = _halves(arrays["float32"])
+    return Packed(arrays, json.dumps(manifest, separators=(",", ":")))
+
+
+def _halves(flat: NDArray[Any]) -> NDArray[np.float16]:
+    """The nearest float16 of each value, at most 2^-11 of it away (below 6e-5: at most 3e-8)."""
+    try:
+        with np.errstate(over="raise"):
+            return flat.astype(np.float16)
+    except FloatingPointError:
+        raise TransportError(
+            f"a weight of {np.abs(flat).max():.3g} is too large for float16 transport (at most 65504); run with"
+            " federation.transport=float32 (a run that exists: in the config.yaml of its folder)"
+        ) from None
 
 
 def unpack(packed: Packed) -> Weights:
-    """The named arrays of `pack`, as views of the flat arrays.
+    """The named arrays of `pack` in the dtypes of the manifest, as views of the flat arrays.
 
     Raises:
         ProtocolError: manifest and arrays do not fit each other exactly.
@@ -93,10 +120,13 @@ def unpack(packed: Packed) -> Weights:
         ]
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"the manifest cannot be read: {error}") from None
+    arrays = dict(packed.arrays)
+    if packed.transport == "float16":
+        arrays["float32"] = arrays["float32"].astype(np.float32)
     weights: Weights = {}
-    position = dict.fromkeys(packed.arrays, 0)
+    position = dict.fromkeys(arrays, 0)
     for name, dtype, shape in rows:
-        flat = packed.arrays.get(dtype)
+        flat = arrays.get(dtype)
         if flat is None or str(flat.dtype) != dtype or flat.ndim != 1:
             raise ProtocolError(f"{name}: no flat array of dtype {dtype} came with the manifest")
         start, size = position[dtype], math.prod(shape)
@@ -107,10 +137,8 @@ def unpack(packed: Packed) -> Weights:
         weights[name] = flat[start : start + size].reshape(shape)
         position[dtype] = start + size
     for dtype, end in position.items():
-        if end != packed.arrays[dtype].size:
-            raise ProtocolError(
-                f"{packed.arrays[dtype].size - end} values of dtype {dtype} are not named in the manifest"
-            )
+        if end != arrays[dtype].size:
+            raise ProtocolError(f"{arrays[dtype].size - end} values of dtype {dtype} are not named in the manifest")
     return weights
 
 

@@ -94,7 +94,8 @@ def _train(site_path: Path, site: Site, task: Task, request: Request, model: nn.
     )
     metrics["seconds"] = time.monotonic() - started
     subjects = open_subjects(site_path, request.task)
-    return _reply(request, num_examples=len(subjects.train), metrics=metrics, weights=pack(weights_of(model)))
+    weights = pack(weights_of(model), request.weights.transport)
+    return _reply(request, num_examples=len(subjects.train), metrics=metrics, weights=weights)
 
 
 def _train_privately(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> Reply:
@@ -120,7 +121,8 @@ def _train_privately(site_path: Path, site: Site, task: Task, request: Request, 
         subjects=subjects,
         on_step=lambda step, steps: progress.report(progress.Step(phase, site.site, step, steps)),
     )
-    return _reply(request, num_examples=privacy.subjects, metrics={}, weights=pack(weights))
+    packed = pack(weights, request.weights.transport)  # after the noise: costs no privacy
+    return _reply(request, num_examples=privacy.subjects, metrics={}, weights=packed)
 
 
 def _validate(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> dict[str, float]:

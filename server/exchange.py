@@ -16,7 +16,18 @@ from flwr.serverapp import Grid
 from agi_core import progress
 from agi_core.config import DEPLOYMENT, RunConfig, task_json, task_of
 from agi_core.errors import AgiError, ProtocolError
-from agi_core.protocol import ARRAYS, METRICS, SCALARS, Reply, Request, Weights, pack, read_reply, request_scalars
+from agi_core.protocol import (
+    ARRAYS,
+    METRICS,
+    SCALARS,
+    TRAIN,
+    Reply,
+    Request,
+    Weights,
+    pack,
+    read_reply,
+    request_scalars,
+)
 from agi_core.run_folder import EventLog
 from server.sites import Sites
 from server.update_gate import check_answer
@@ -30,15 +41,19 @@ class Exchange:
 
     def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str) -> None:
         self._grid, self._sites, self._events, self._run_id = grid, Sites(grid), events, run_id
-        self._task = task_json(task_of(config))
+        self._task, self._transport = task_json(task_of(config)), config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
         # A site that comes back late is not given a request that nobody waits for. A simulation answers while it sends.
         self._lifetime_s = self._deadline_s + GRACE_S if config.engine == DEPLOYMENT else None
 
     def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
-        """A request for any site; `ask` gives each site's copy its own nonce."""
-        deadline_s = math.ceil(self._deadline_s)
-        return Request(action, self._run_id, round, "", self._task, subjects, deadline_s, pack(weights))
+        """A request for any site; `ask` gives each site's copy its own nonce.
+
+        Raises:
+            TransportError: a weight is too large for float16 transport.
+        """
+        packed = pack(weights, self._transport if action == TRAIN else "float32")  # what is scored is what is saved
+        return Request(action, self._run_id, round, "", self._task, subjects, math.ceil(self._deadline_s), packed)
 
     def wait_for(self, sites: Sequence[str], *, enough: int, round: int) -> dict[str, int]:
         """{site: node id} of those that are connected, as soon as `enough` are, at the latest after

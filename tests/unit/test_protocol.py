@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agi_core.errors import ProtocolError
+from agi_core.errors import ProtocolError, TransportError
 from agi_core.protocol import (
     PROTOCOL_VERSION,
     Packed,
@@ -52,6 +52,47 @@ def test_the_model_hash_sees_names_and_shapes_and_neither_order_nor_values() -> 
     assert model_hash(pack(WEIGHTS).manifest) == model_hash(pack(same).manifest)
     reshaped = {**WEIGHTS, "a": WEIGHTS["a"].T}
     assert model_hash(pack(WEIGHTS).manifest) != model_hash(pack(reshaped).manifest)
+
+
+@given(hnp.arrays(np.float32, 5, elements=st.floats(-65504, 65504, width=32)))
+def test_float16_travels_as_halves_and_arrives_as_float32(values: np.ndarray) -> None:
+    weights = {**WEIGHTS, "w": values, "d": values.astype(np.float64)}
+    packed = pack(weights, "float16")
+    assert packed.transport == "float16"
+    assert packed.manifest == pack(weights).manifest  # and so the model hash
+    assert {name: flat.dtype.name for name, flat in packed.arrays.items()} == {
+        "float32": "float16",
+        "float64": "float64",
+        "int64": "int64",
+    }
+    unpacked = unpack(packed)
+    for name, array in weights.items():
+        assert unpacked[name].dtype == array.dtype
+        bound = 2**-11 * np.abs(array) + 2**-25 if array.dtype == np.float32 else 0
+        assert (np.abs(unpacked[name] - array) <= bound).all()
+
+
+def test_what_was_sent_tells_how_to_answer() -> None:
+    assert pack(WEIGHTS).transport == "float32"
+    assert pack({"n": WEIGHTS["n"]}, "float16").transport == "float32"  # nothing to halve
+
+
+@pytest.mark.parametrize("value", [65520, -1e30])
+def test_a_weight_too_large_for_float16_is_refused(value: float) -> None:
+    with pytest.raises(TransportError, match=r"65504.*federation\.transport=float32"):
+        pack({"w": np.array([1, value], np.float32)}, "float16")
+
+
+def test_a_diverged_model_is_left_to_the_gate() -> None:
+    """Only a value that rounding would change into infinity is refused here."""
+    values = np.array([np.nan, np.inf], np.float32)
+    np.testing.assert_array_equal(unpack(pack({"w": values}, "float16"))["w"], values)
+
+
+def test_halves_under_another_name_are_refused() -> None:
+    for name in ("float64", "float16"):
+        with pytest.raises(ProtocolError):
+            unpack(Packed({name: np.zeros(1, np.float16)}, '[["w","float32",[1]]]'))
 
 
 @pytest.mark.parametrize(
