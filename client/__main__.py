@@ -116,6 +116,7 @@ def programs(site: DeployedSite, *, site_path: Path, secret_path: Path) -> tuple
         *("--superlink", site.coordinator.address, "--root-certificates", site.coordinator.ca_file),
         *("--auth-supernode-private-key", site.key_file, "--node-config", f'site="{site.site}"'),
         *("--isolation", "process", "--host", "127.0.0.1", "--port", str(site.runtime_port)),
+        *("--health-server-address", f"127.0.0.1:{site.health_port}"),
         *("--superexec-auth-secret-file", str(secret_path)),
     )
     runner = (

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agi_core.errors import ConfigError
+from agi_core.liveness import is_alive
 from client.checks import Row, failed, passed, warning
 from client.keys import fingerprint, public_key, public_path
 from client.site import DeployedSite
@@ -81,6 +82,8 @@ def _port(site: DeployedSite) -> Row:
         try:
             probe.bind(("127.0.0.1", site.runtime_port))
         except OSError as error:
+            if is_alive(site.health_port):
+                return passed("local port", f"{place} is used by a node that is alive (a service of this machine)")
             return failed(
                 "local port", f"{place}: {error.strerror}", "set runtime_port in the site file to a free port"
             )

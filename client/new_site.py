@@ -29,7 +29,7 @@ coordinator:
 
 device: auto                # auto, cpu, cuda or cuda:1
 threads: 1                  # CPU threads of the training
-runtime_port: 9094          # local port between node and runner; each site on one machine needs its own
+runtime_port: 9094          # local port between node and runner, and the next for the node's health; own for each site
 
 policy:                     # this site's own rules; no request from the coordinator can soften them
   minimum_subjects: 10      # --check refuses a site with fewer; no other enforcement yet

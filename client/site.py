@@ -67,13 +67,18 @@ class Site:
 @dataclass(frozen=True)
 class DeployedSite(Site):
     """A site that joins a coordinator. `key_file` is its private key, `runtime_port` the loopback port on which the
-    node hands requests to the runner, `state_dir` what must survive restarts."""
+    node hands requests to the runner (the next one is its health service), `state_dir` what must survive restarts."""
 
     state_dir: str = MISSING
     coordinator: Coordinator = field(default_factory=Coordinator)
     key_file: str = MISSING
     runtime_port: int = 9094
     policy: Policy = field(default_factory=Policy)
+
+    @property
+    def health_port(self) -> int:
+        """The loopback port of the node's gRPC health service."""
+        return self.runtime_port + 1
 
 
 S = TypeVar("S", bound=Site)
@@ -131,8 +136,8 @@ def _validate(path: Path, site: DeployedSite) -> None:
             f"site file {path}: coordinator.address={site.coordinator.address} must be HOST:PORT,"
             " for example agi.example.org:443"
         )
-    if not 0 < site.runtime_port < 65536:
-        raise ConfigError(f"site file {path}: runtime_port={site.runtime_port} must lie between 1 and 65535")
+    if not 0 < site.runtime_port < 65535:
+        raise ConfigError(f"site file {path}: runtime_port={site.runtime_port} must lie between 1 and 65534")
     for name, value in dataclasses.asdict(site.policy).items():
         if value < 1:
             raise ConfigError(f"site file {path}: policy.{name}={value} must be at least 1")

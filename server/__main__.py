@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agi_core import atomic
 from agi_core.errors import AgiError, RunError
+from agi_core.liveness import is_alive
 from server import certificates, registry, runs, scalars, status, superlink
 from server.superlink import Coordinator
 
+HEALTH_PORT = "health-port.txt"  # in the coordinator's folder: where its gRPC health service was started last
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -53,6 +56,7 @@ def up(coordinator: Coordinator, arguments: argparse.Namespace) -> int:
     try:
         host, port = arguments.host, arguments.port
         with superlink.running(coordinator, host=host, port=port, health_port=arguments.health_port) as process:
+            atomic.write_text(coordinator.dir / HEALTH_PORT, str(arguments.health_port))
             _announce(coordinator, host, port, until=f"{expiry:%Y-%m-%d}")
             if certificates.expires_soon(expiry):
                 print("warning: the certificate ends soon; renew it with: python -m server certs --name NAME")
@@ -153,7 +157,7 @@ def show_status(coordinator: Coordinator, arguments: argparse.Namespace) -> None
     if arguments.json:
         print(json.dumps(current, indent=2))
         return
-    print("coordinator: " + ("running" if current["reachable"] else "not running; start it with: python -m server up"))
+    print(f"coordinator: {_in_words(alive=current['alive'], reachable=current['reachable'])}")
     width = max(map(len, current["sites"]), default=0)
     for name, site in current["sites"].items():
         size = f"  {site['subjects']} subjects" if site["subjects"] else ""
@@ -161,6 +165,19 @@ def show_status(coordinator: Coordinator, arguments: argparse.Namespace) -> None
     if not current["sites"]:
         print("  no site is registered yet")
     print(*_run_lines(current["run"]), sep="\n")
+
+
+def _in_words(*, alive: bool, reachable: bool) -> str:
+    if reachable:
+        return "running"
+    if alive:
+        return "alive, but it does not answer; see superlink.log, or stop it and start it again: python -m server up"
+    return "not running; start it with: python -m server up"
+
+
+def _is_alive(coordinator: Coordinator) -> bool:
+    path = coordinator.dir / HEALTH_PORT
+    return path.is_file() and is_alive(int(path.read_text()))
 
 
 def _status(coordinator: Coordinator) -> dict[str, Any]:
@@ -183,7 +200,7 @@ def _status(coordinator: Coordinator) -> dict[str, Any]:
         state = node.get("status", "not registered" if reachable else "unknown")
         last_seen = "now" if state == "online" else max(seen, default=None)
         sites[name] = {"status": state, "last_seen": last_seen, "subjects": entry.subjects}
-    return {"reachable": reachable, "sites": sites, "run": run}
+    return {"alive": _is_alive(coordinator), "reachable": reachable, "sites": sites, "run": run}
 
 
 def _run_lines(run: Mapping[str, Any] | None) -> list[str]:
