@@ -15,7 +15,7 @@ from agi_core import atomic, progress
 from agi_core.config import DEFAULT_SCENARIOS, Layout, Task, validate
 from agi_core.errors import AgiError, ConfigError
 from client.egress import ALLOWED_METRICS, DECIMALS
-from client.keys import fingerprint, public_key, public_path, write_private
+from client.keys import check_owner, fingerprint, public_key, public_path, write_private
 from client.site import DeployedSite, read_deployed_site
 from client.supervisor import Program, only_client, supervise
 
@@ -49,6 +49,7 @@ def _join(arguments: argparse.Namespace, site_path: Path, console: Console) -> i
     """Join the federation: run node and runner until the user ends it."""
     site = read_deployed_site(site_path)
     state_dir, public = Path(site.state_dir), public_key(Path(site.key_file))
+    check_owner(Path(site.key_file), site=site.site)
     if not Path(site.coordinator.ca_file).is_file():
         raise ConfigError(
             f"{site_path}: coordinator.ca_file {site.coordinator.ca_file} is not there; copy ca.crt to it"

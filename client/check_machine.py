@@ -10,7 +10,7 @@ from pathlib import Path
 from agi_core.errors import ConfigError
 from agi_core.liveness import is_alive
 from client.checks import Row, failed, passed, warning
-from client.keys import fingerprint, public_key, public_path
+from client.keys import check_owner, fingerprint, public_key, public_path
 from client.site import DeployedSite
 from client.supervisor import client_runs
 from client.trainer import open_device
@@ -20,7 +20,7 @@ def check_machine(site: DeployedSite) -> Iterator[Row]:
     """Rows about the machine."""
     yield _device(site)
     key_path = Path(site.key_file)
-    yield from _key(key_path)
+    yield from _key(key_path, site.site)
     yield _users(key_path)
     yield _port(site)
     yield _state(Path(site.state_dir))
@@ -33,7 +33,7 @@ def _device(site: DeployedSite) -> Row:
         return failed("device", str(error), "set device in the site file")
 
 
-def _key(key_path: Path) -> Iterator[Row]:
+def _key(key_path: Path, site: str) -> Iterator[Row]:
     try:
         status = key_path.stat()
     except OSError as error:
@@ -50,6 +50,7 @@ def _key(key_path: Path) -> Iterator[Row]:
             f"chmod 600 {key_path}; if others had access, make a new key with --init and have it registered",
         )
     try:
+        check_owner(key_path, site=site)
         yield passed("key", f"{key_path}, {fingerprint(public_key(key_path))}")
     except ConfigError as error:
         yield failed("key", str(error), f"make a new key with --init and send {public_path(key_path)}")

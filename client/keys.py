@@ -19,8 +19,9 @@ from agi_core import atomic
 from agi_core.errors import ConfigError
 
 
-def make_key(key_path: Path) -> None:
-    """Make an EC P-384 key in OpenSSH format: `key_path` (mode 600, its folder 700) and `key_path`.pub.
+def make_key(key_path: Path, *, site: str) -> None:
+    """Make an EC P-384 key in OpenSSH format: `key_path` (mode 600, its folder 700) and `key_path`.pub, which names the
+    site in its comment.
 
     An existing private key is kept, so that a registration is never lost; its public half is written again.
 
@@ -32,7 +33,19 @@ def make_key(key_path: Path) -> None:
         with atomic.replacing(key_path) as temporary_path:
             key_path.parent.chmod(0o700)
             write_private(temporary_path, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    atomic.write_text(public_path(key_path), public_key(key_path) + "\n")
+    atomic.write_text(public_path(key_path), f"{public_key(key_path)} {site}\n")
+
+
+def check_owner(key_path: Path, *, site: str) -> None:
+    """Raise ConfigError when the file of the public half says that the key is another site's: a copied folder would
+    pass for the other hospital."""
+    path = public_path(key_path)
+    comment = path.read_text().split()[2:] if path.is_file() else []
+    if comment not in ([], [site]) and "@" not in comment[0]:  # USER@HOST, as ssh-keygen writes it, says nothing
+        raise ConfigError(
+            f"key_file {key_path} is the key of site {' '.join(comment)}, and this is {site}: each site must make its"
+            " own with --init, and have it registered"
+        )
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -55,7 +55,7 @@ def write_site(
     state_dir = site_path.resolve().parent.parent / "state" / site
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     key_path = state_dir / "key" / "node"
-    make_key(key_path)
+    make_key(key_path, site=site)
     text = _TEMPLATE.format(
         site=site,
         path=site_path,

@@ -182,7 +182,7 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_node_and_runner_start_and_ctrl_c_ends_both_within_10_s(tmp_path: Path) -> None:
-    make_key(tmp_path / "key")
+    make_key(tmp_path / "key", site="hospitalA")
     scans = write_ixi(tmp_path / "ixi", {"Guys": 3})
     ca = subprocess.run(
         [sys.executable, "-c", "import certifi; print(certifi.where())"], capture_output=True, text=True
