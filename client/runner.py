@@ -105,7 +105,7 @@ def run(site_path: Path, site: DeployedSite, secret: bytes) -> NoReturn:
                 else:
                     pause_s = POLL_S
                     if task.HasField("task") and task.token:
-                        _serve(task.token, site, worker, status)
+                        _serve(task.token, site_path, site, worker, status)
                 time.sleep(pause_s)
     finally:
         worker.kill()
@@ -113,7 +113,7 @@ def run(site_path: Path, site: DeployedSite, secret: bytes) -> NoReturn:
         status.remove()
 
 
-def _serve(token: str, site: DeployedSite, worker: Worker, status: StatusFile) -> None:
+def _serve(token: str, site_path: Path, site: DeployedSite, worker: Worker, status: StatusFile) -> None:
     """One request from the node's hands to the reply in them. A node that vanishes meanwhile is no error."""
     metrics: dict[str, float] = {}
     try:
@@ -125,7 +125,7 @@ def _serve(token: str, site: DeployedSite, worker: Worker, status: StatusFile) -
                 push_task_output(client, context, SubStatus.COMPLETED, "")
 
             try:
-                reply = _answer(message, site, worker, status)
+                reply = _answer(message, site_path, worker, status)
             except Stop:
                 worker.kill()
                 with suppress(Exception):  # a node that stops as well may be gone
@@ -140,15 +140,16 @@ def _serve(token: str, site: DeployedSite, worker: Worker, status: StatusFile) -
     status.waiting(metrics)
 
 
-def _answer(message: Message, site: DeployedSite, worker: Worker, status: StatusFile) -> Message:
-    """The worker's reply, or a public sentence instead."""
+def _answer(message: Message, site_path: Path, worker: Worker, status: StatusFile) -> Message:
+    """The worker's reply, or a public sentence instead. The site file is read anew: an edited policy holds at once."""
     scalars = message.content.config_records.get(SCALARS, ConfigRecord()) if message.has_content() else ConfigRecord()
     run, round = scalars.get("run_id"), scalars.get("round")
     state: State = "training" if message.metadata.message_type == MessageType.TRAIN else "evaluating"
     status.working(state, run=run if isinstance(run, str) else None, round=round if isinstance(round, int) else None)
     log.info("%s: run %.40r, round %.10r", state, run, round)  # a stranger's text: no escape codes
     try:
-        reply = worker.ask(message, until_s=now_s() + allowed_s(scalars, site.policy))
+        policy = read_deployed_site(site_path).policy
+        reply = worker.ask(message, until_s=now_s() + allowed_s(scalars, policy))
     except AgiError as error:
         log.error("%s", error)
         reply = _refusal(error, message)

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -43,7 +44,7 @@ class Backoff:
     ran for `steady_s` starts at `first_s` again."""
 
     first_s: float = 1.0
-    cap_s: float = 30.0
+    cap_s: float = 10.0
     steady_s: float = 120.0
 
     def pause_s(self, failures: int, generator: random.Random) -> float:
@@ -191,7 +192,7 @@ def _start(program: Program, log_path: Path, environment: Mapping[str, str]) -> 
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, and all of the group can be killed
-                preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
+                preexec_fn=partial(die_with, os.getpid()),
             )
     except (OSError, subprocess.SubprocessError) as error:
         raise RunError(f"{program.name} cannot be started ({error}); check the installation and {log_path}") from None
@@ -202,16 +203,13 @@ def _open_log(log_path: Path) -> IO[bytes]:
     return log_path.open("ab")
 
 
-def _die_with(parent_pid: int) -> Callable[[], None]:
-    """For the child, before it becomes the program: let the kernel kill it when its parent ends, however that ends."""
-    libc = ctypes.CDLL(None)
-
-    def ask_kernel() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it ended before the kernel was asked
-            os._exit(1)
-
-    return ask_kernel
+def die_with(parent_pid: int) -> None:
+    """In a child: let the kernel kill this process when its parent ends, however that ends, and whatever hangs here
+    (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it ended before the kernel was asked
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -21,9 +20,11 @@ from flwr.app import Context, Error, Message, RecordDict
 from agi_core import progress
 from agi_core.errors import AgiError, DeadlineError
 from agi_core.protocol import FAILED
+from client.supervisor import die_with
 
 READY = "ready"
 POLL_S = 1.0
+STARTS_S = 300.0  # longest start of a process: it imports torch, perhaps from a network disk, and opens the GPU
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 KILL_S = 2.0  # a process that waits for a driver or a network disk may outlive SIGKILL; it is left behind
 PROCESSES = multiprocessing.get_context("spawn")  # a forked child could not use CUDA, nor trust its parent's threads
@@ -46,18 +47,27 @@ class Worker:
     def ask(self, message: Message, *, until_s: float) -> Message:
         """The ClientApp's reply to `message`, wanted before `now_s()` reaches `until_s`; steps are reported on the way.
 
+        A process that still starts at the deadline is left to it: killed again and again, it would never be ready. One
+        that was started before the site file was last changed is replaced.
+
         Raises:
             DeadlineError: it did not come in time.
             AgiError: the process ended, for example for want of memory.
         """
-        if not self._process.is_alive():
+        if not self._process.is_alive() or self._edited_ns() != self._reads_ns:
             self._restart()
+        asked = False
         try:
             while self._hear(until_s) != READY:
                 pass
+            asked = True
             self._connection.send(message)
             while isinstance(news := self._hear(until_s), progress.Step):
                 progress.report(news)
+        except DeadlineError:
+            if asked or now_s() - self._started_s > STARTS_S:
+                self._restart()
+            raise
         except AgiError:
             self._restart()
             raise
@@ -92,8 +102,11 @@ class Worker:
                 )
 
     def _start(self) -> None:
+        self._started_s, self._reads_ns = now_s(), self._edited_ns()
         self._connection, theirs = PROCESSES.Pipe()
-        self._process = PROCESSES.Process(target=_work, args=(theirs, self._site_path), name="worker", daemon=True)
+        self._process = PROCESSES.Process(
+            target=_work, args=(theirs, self._site_path, os.getpid()), name="worker", daemon=True
+        )
         self._process.start()
         theirs.close()
 
@@ -101,11 +114,18 @@ class Worker:
         self.kill()
         self._start()
 
+    def _edited_ns(self) -> int | None:
+        """When the site file was last changed; None while it is away."""
+        try:
+            return self._site_path.stat().st_mtime_ns
+        except OSError:
+            return None
 
-def _work(connection: Connection, site_path: Path) -> None:
+
+def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
     """The process itself: answer each message until the runner goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's affair
-    threading.Thread(target=_end_with_runner, daemon=True).start()
+    die_with(runner_pid)  # no orphans: a runner that is killed takes its worker along, hung or not
     from client.app import app  # here, so that the runner itself needs no torch
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
@@ -128,11 +148,3 @@ def _work(connection: Connection, site_path: Path) -> None:
         while True:
             connection.send(READY)
             connection.send(answer(connection.recv()))
-
-
-def _end_with_runner() -> None:
-    """No orphans: a runner that is killed takes its worker along."""
-    runner = multiprocessing.parent_process()
-    if runner is not None:
-        runner.join()
-    os._exit(1)

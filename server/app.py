@@ -59,7 +59,10 @@ def run_federation(grid: Grid, run_dir: Path) -> None:
     config = run_folder.open_existing(run_dir)
     training, unseen = config.federation.sites, config.federation.unseen_sites
     quorum = config.federation.quorum or len(training)
-    state, events = run_state.load(run_dir) or _new_run(run_dir, config)
+    saved = run_state.load(run_dir)
+    state, events = saved or _new_run(run_dir, config)
+    if saved and config.engine == DEPLOYMENT:
+        events.append("resumed", round=state.round)
     exchange = Exchange(grid, events, config, run_id=state.run_id)
 
     with _pausing(run_dir, config, state, events):
@@ -95,7 +98,7 @@ def run_federation(grid: Grid, run_dir: Path) -> None:
             ask = partial(_answers, exchange, accept=_as_it_is, config=config, events=events)
             replies = ask(training, validation, wanted=1, needed=1)
             _validated(events, {site: reply.metrics for site, reply in replies.items()}, state, round=state.round)
-            tested = site_rows(ask(training, test, wanted=1, needed=1))
+            tested = site_rows(ask([*replies], test, wanted=1, needed=1))  # who hangs is not waited for twice
             tested_unseen = site_rows(ask(unseen, all_subjects, wanted=0, needed=0))
             final = over_subjects(tested)
             events.append("tested", final=final, sites=tested, unseen_sites=tested_unseen, best=state.best)

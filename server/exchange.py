@@ -43,8 +43,9 @@ class Exchange:
         self._grid, self._sites, self._events, self._run_id = grid, Sites(grid), events, run_id
         self._task, self._transport = task_json(task_of(config)), config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
-        # A site that comes back late is not given a request that nobody waits for. A simulation answers while it sends.
-        self._lifetime_s = self._deadline_s + GRACE_S if config.engine == DEPLOYMENT else None
+        # A site that comes back late is not given a request that nobody waits for; but it is us who name the late, in
+        # plain words, before Flower does. A simulation answers while it sends.
+        self._lifetime_s = self._deadline_s + 2 * GRACE_S if config.engine == DEPLOYMENT else None
 
     def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
         """A request for any site; `ask` gives each site's copy its own nonce.

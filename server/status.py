@@ -53,6 +53,8 @@ def describe(event: Event) -> str | None:
             return f"final test: {psnr_db:.2f} dB"
         case {"event": "paused", "reason": reason}:
             return f"paused: {reason}"
+        case {"event": "resumed", "round": round}:
+            return f"resumed after round {round}"
     return None
 
 

@@ -156,6 +156,8 @@ def _problems(events: Sequence[Event]) -> list[Problem]:
                 problems.append(Problem(site, round, f"update refused: {reason}"))
             case {"event": "paused", "round": round, "reason": reason}:
                 problems.append(Problem("–", round, f"the run paused: {reason}"))
+            case {"event": "resumed", "round": round}:
+                problems.append(Problem("–", round, "the run was interrupted, and went on after this round"))
     return list(dict.fromkeys(problems))
 
 

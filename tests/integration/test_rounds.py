@@ -164,6 +164,8 @@ def test_a_silent_site_is_given_up_at_the_deadline(
     deploy(config, tmp_path / "run", silent="HH", quorum=2, deadline_s=1.0)
     (missing,) = [event for event in events_of(tmp_path / "run", "site_missing") if event["action"] == "train"]
     assert (missing["site"], missing["reason"]) == ("HH", "no answer to train within 1 s")
+    final = [event for event in events_of(tmp_path / "run", "site_missing") if event["action"] == "evaluate"]
+    assert [event["site"] for event in final] == ["HH"]  # asked for its validation, and then no more for its test
     assert (tmp_path / "run" / "summary.json").is_file()
 
 

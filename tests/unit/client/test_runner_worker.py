@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Message
-from requests_by_hand import as_message, deployed_site, small_task, trained, training_request
+from requests_by_hand import as_message, deployed_site, reason, small_task, trained, training_request
 
 from agi_core import progress
-from agi_core.errors import AgiError, DeadlineError
+from agi_core.errors import AgiError, DataError, DeadlineError
 from client.worker import Worker, now_s
 
 LONG = "training.local_steps=100000"
@@ -132,3 +132,28 @@ def test_a_worker_does_not_survive_its_runner(tmp_path: Path) -> None:
     while Path(f"/proc/{orphan}").exists() and "\nState:\tZ" not in Path(f"/proc/{orphan}/status").read_text():
         assert time.monotonic() < deadline, "the worker lives on"
         time.sleep(0.05)
+
+
+def test_a_process_that_still_starts_is_not_killed_for_it(tmp_path: Path, ixi_dir: Path) -> None:
+    worker = Worker(deployed_site(tmp_path, ixi_dir))
+    try:
+        with pytest.raises(DeadlineError):
+            worker.ask(request(round=1), until_s=now_s() + 0.05)
+        starting = {child.pid for child in multiprocessing.active_children()}
+        assert not worker.ask(request(round=1), until_s=now_s() + PATIENCE_S).has_error()
+        assert {child.pid for child in multiprocessing.active_children()} == starting
+    finally:
+        worker.kill()
+
+
+def test_an_edited_site_file_holds_from_the_next_request_on(tmp_path: Path, ixi_dir: Path) -> None:
+    """What the old one said of the scans is not remembered."""
+    site_path = deployed_site(tmp_path, ixi_dir)
+    site_path.write_text(site_path.read_text().replace(str(ixi_dir), str(tmp_path / "nothing")))
+    worker = Worker(site_path)
+    try:
+        assert reason(worker.ask(request(round=1), until_s=now_s() + PATIENCE_S)) == DataError.public
+        deployed_site(tmp_path, ixi_dir)
+        assert not worker.ask(request(round=1), until_s=now_s() + PATIENCE_S).has_error()
+    finally:
+        worker.kill()

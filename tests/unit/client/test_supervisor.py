@@ -208,10 +208,10 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
 
 @given(failures=st.integers(1, 10_000), seed=st.integers(0, 1000))
 def test_pauses_double_up_to_the_cap_and_are_jittered(failures: int, seed: int) -> None:
-    longest = min(30.0, 2.0 ** min(failures - 1, 10))
+    longest = min(10.0, 2.0 ** min(failures - 1, 10))
     assert longest / 2 <= Backoff().pause_s(failures, random.Random(seed)) <= longest
 
 
 def test_the_pauses_outlast_the_minute_in_which_a_node_is_refused() -> None:
-    shortest = sum(Backoff().pause_s(n, random.Random(1)) for n in range(1, 12))
+    shortest = sum(Backoff().pause_s(n, random.Random(1)) for n in range(1, 20))
     assert shortest > 60  # and it never gives up
