@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from health_services import health_service
 
 from agi_core import run_folder
 from server import superlink
@@ -144,6 +145,15 @@ def test_it_starts_once(running: Running, capsys: pytest.CaptureFixture[str]) ->
     assert running.call("up", "--port", port) == 2
     assert "is a coordinator running already?" in capsys.readouterr().err
     assert (running.folder / "flwr" / "config.toml").read_text() == config
+
+
+def test_status_tells_alive_from_ready(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    current = status_of(running, capsys)
+    assert (current["alive"], current["reachable"]) == (True, True)
+    with health_service() as port:  # all that is left of a SuperLink
+        (tmp_path / "health-port.txt").write_text(str(port))
+        assert main(["status", "--dir", str(tmp_path)]) == 0
+    assert "coordinator: alive, but it does not answer" in capsys.readouterr().out
 
 
 def test_registering_a_site(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +311,7 @@ def test_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "start it with: python -m server up" in capsys.readouterr().err
         assert not (folder / "runs" / "r").exists()
         assert main(["status", "--dir", str(folder)]) == 0
-        assert "not running" in capsys.readouterr().out
+        assert "coordinator: not running" in capsys.readouterr().out
 
         up = start(folder, *ports)
         assert "sites    hospitalA" in "".join(up.printed)
