@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -158,7 +159,9 @@ def _pausing(run_dir: Path, config: RunConfig, state: RunState, events: EventLog
     """When the run cannot go on: note why, keep the events that led to it, and say how to continue."""
     try:
         yield
-    except AgiError as error:
+    except (AgiError, httpx.HTTPError) as error:
+        if isinstance(error, httpx.HTTPError):
+            error = RunError(f"the SuperLink failed ({' '.join(str(error).split())[:100]}); see superlink.log")
         with contextlib.suppress(AgiError):  # the disk may be full
             events.append("paused", round=state.round, reason=str(error))
             run_state.keep_events(run_dir, events)

@@ -4,12 +4,15 @@ Flower's own `send_and_receive` looks for replies every 3 s and does not say who
 `POLL_S`, and everybody who does not answer is named in the events.
 """
 
+import contextlib
 import dataclasses
+import logging
 import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -33,6 +36,7 @@ from server.sites import Sites
 from server.update_gate import check_answer
 
 POLL_S = 0.2
+log = logging.getLogger("server")
 GRACE_S = 10.0  # after the deadline, for transport and for a site's own word that it ran out of time
 
 
@@ -128,7 +132,9 @@ class Exchange:
     def _pull(self, message_ids: Sequence[str], *, until: float) -> list[Message]:
         """The replies that are there; looks at least once, and again until there is one or the time is up."""
         while True:
-            messages = list(self._grid.pull_messages(message_ids))
+            messages: list[Message] = []
+            with _passing_faults():
+                messages += self._grid.pull_messages(message_ids)
             if messages or time.monotonic() > until:
                 return messages
             time.sleep(POLL_S)
@@ -151,6 +157,20 @@ def _tell(
             "failed": list(failed),
         }
     )
+
+
+@contextlib.contextmanager
+def _passing_faults() -> Iterator[None]:
+    """Let what the SuperLink may get over pass: a busy one answers 500 ("database is locked"), which Flower itself does
+    not try again. What it refuses (4xx, after the end of the run) is no such fault."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        if error.response.is_client_error:
+            raise
+        log.warning("the SuperLink answers %d; asking again", error.response.status_code)
+    except httpx.TransportError as error:
+        log.warning("the SuperLink does not answer (%s); asking again", error)
 
 
 def _reply(message: Message) -> Reply:

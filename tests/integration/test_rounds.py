@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -38,20 +39,37 @@ class Failing(ClientApp):
 
 
 class UnsteadyGrid(LocalGrid):
-    """Sites that are away for their first so many looks at the list of nodes, and sites whose replies are lost."""
+    """Sites that are away for their first so many looks at the list of nodes, and sites whose replies are lost; and a
+    SuperLink that answers a call with an HTTP error, once, of which `refused` names {the call: the status}."""
 
     def __init__(
-        self, app: ClientApp, node_configs: list[dict[str, str]], away: Mapping[str, int], silent: str
+        self,
+        app: ClientApp,
+        node_configs: list[dict[str, str]],
+        away: Mapping[str, int],
+        silent: str,
+        refused: Mapping[str, int],
     ) -> None:
         super().__init__(app, node_configs)
+        self._refused = dict(refused)
         self._away, self._silent, self._looks = away, silent, 0
         self._lost = {str(node) for node, c in self._contexts.items() if c.node_config["site"] == silent}
 
+    def _fail(self, call: str) -> None:
+        if status := self._refused.pop(call, None):
+            httpx.Response(status, request=httpx.Request("POST", f"https://localhost/{call}")).raise_for_status()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        self._fail("push")
+        return super().push_messages(messages)
+
     def get_nodes(self) -> Iterable[NodeInfo]:
+        self._fail("nodes")
         self._looks += 1
         return [node for node in super().get_nodes() if self._away.get(node.name, 0) < self._looks]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self._fail("pull")
         return [m for m in super().pull_messages(message_ids) if str(m.metadata.src_node_id) not in self._lost]
 
 
@@ -62,6 +80,7 @@ def deploy(
     *,
     away: Mapping[str, int] | None = None,
     silent: str = "",
+    refused: Mapping[str, int] | None = None,
     **federation: Any,
 ) -> None:
     """Start, or resume, a run as the SuperLink would."""
@@ -71,7 +90,7 @@ def deploy(
         run_folder.create(run_dir, dataclasses.replace(config, engine=DEPLOYMENT, federation=settings))
     site_paths = write_sites(run_dir, config, found)
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
-    grid = UnsteadyGrid(app, node_configs, away or {}, silent)
+    grid = UnsteadyGrid(app, node_configs, away or {}, silent, refused or {})
     server_app(grid, Context(1, 1, {}, RecordDict(), {"run-dir": str(run_dir)}))
 
 
@@ -167,6 +186,22 @@ def test_a_silent_site_is_given_up_at_the_deadline(
     final = [event for event in events_of(tmp_path / "run", "site_missing") if event["action"] == "evaluate"]
     assert [event["site"] for event in final] == ["HH"]  # asked for its validation, and then no more for its test
     assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_a_busy_superlink_is_asked_again(small_config: RunConfig, tmp_path: Path) -> None:
+    deploy(small_config, tmp_path / "run", refused={"pull": 500})
+    assert "site_missing" not in [event["event"] for event in run_folder.read_events(tmp_path / "run")]
+
+
+@pytest.mark.parametrize("refused", [{"nodes": 500}, {"push": 500}, {"pull": 401}])
+def test_a_superlink_that_fails_pauses_the_run(
+    small_config: RunConfig, tmp_path: Path, refused: Mapping[str, int]
+) -> None:
+    with pytest.raises(RunError, match=r"the SuperLink failed .* see superlink.log.* python -m server resume run"):
+        deploy(small_config, tmp_path / "run", refused=refused)
+    assert status.run_status(tmp_path / "run")["state"] == "paused"
+    deploy(small_config, tmp_path / "run")
+    assert status.run_status(tmp_path / "run")["state"] == "finished"
 
 
 def test_status_of_a_running_run(small_config: RunConfig, tmp_path: Path) -> None:
