@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
@@ -58,7 +58,9 @@ class Reply:
     """Site to coordinator. `num_examples` = training subjects of the site (its weight in the average), or subjects
     scored by an evaluation.
 
-    `metrics` are means over the site's subjects. `weights` is None in the answer to an evaluation.
+    `metrics` are means over the site's subjects; `suppressed` names those that the site's policy holds back, separated
+    by commas ("" = none). `weights` is None in the answer to an evaluation, and `steps`, the optimiser steps that led
+    to them, is 0.
     """
 
     run_id: str
@@ -67,6 +69,8 @@ class Reply:
     num_examples: int
     metrics: Mapping[str, float]
     weights: Packed | None
+    steps: int = 0
+    suppressed: str = ""
 
 
 def pack(weights: Mapping[str, NDArray[Any]]) -> Packed:

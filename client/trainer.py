@@ -68,12 +68,12 @@ def answer(site_path: Path, request: Request) -> Reply:
     if request.action == TRAIN:
         return _train(site_path, site, task, request, model)
     if request.action == EVALUATE and request.subjects == VALIDATION and site.privacy:
-        return _reply(request, num_examples=0, metrics={})  # validation is off: its subjects have no budget
+        return _reply(request, task, num_examples=0, metrics={})  # validation is off: its subjects have no budget
     if request.action == EVALUATE and request.subjects == ALL and site.privacy:
         raise PrivacyError(f"site {site.site} trains privately; an evaluation on all its subjects tells of these")
     if request.action == EVALUATE and request.subjects == VALIDATION:
         metrics = _validate(site_path, site, task, request, model)
-        return _reply(request, num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
+        return _reply(request, task, num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
     if request.action == EVALUATE and request.subjects in (TEST, ALL):
         return _test(site_path, site, task, request, model)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
@@ -94,7 +94,7 @@ def _train(site_path: Path, site: Site, task: Task, request: Request, model: nn.
     )
     metrics["seconds"] = time.monotonic() - started
     subjects = open_subjects(site_path, request.task)
-    return _reply(request, num_examples=len(subjects.train), metrics=metrics, weights=pack(weights_of(model)))
+    return _reply(request, task, num_examples=len(subjects.train), metrics=metrics, weights=pack(weights_of(model)))
 
 
 def _train_privately(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> Reply:
@@ -120,7 +120,7 @@ def _train_privately(site_path: Path, site: Site, task: Task, request: Request, 
         subjects=subjects,
         on_step=lambda step, steps: progress.report(progress.Step(phase, site.site, step, steps)),
     )
-    return _reply(request, num_examples=privacy.subjects, metrics={}, weights=pack(weights))
+    return _reply(request, task, num_examples=privacy.subjects, metrics={}, weights=pack(weights))
 
 
 def _validate(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> dict[str, float]:
@@ -143,11 +143,14 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
     slices = ((session, None) for session in sessions)
     predict = predictor(model, multiple=spatial_multiple(task.model))
     scores = evaluate(predict, slices, on_session=on_session)
-    return _reply(request, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
+    return _reply(request, task, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
 
-def _reply(request: Request, *, num_examples: int, metrics: dict[str, float], weights: Packed | None = None) -> Reply:
-    return Reply(request.run_id, request.round, request.nonce, num_examples, metrics, weights)
+def _reply(
+    request: Request, task: Task, *, num_examples: int, metrics: dict[str, float], weights: Packed | None = None
+) -> Reply:
+    steps = task.training.local_steps if weights else 0
+    return Reply(request.run_id, request.round, request.nonce, num_examples, metrics, weights, steps)
 
 
 @lru_cache(maxsize=64)

@@ -47,7 +47,7 @@ def documented(section: str) -> set[str]:
 def test_egress_lists_every_field_of_a_reply() -> None:
     scalars = reply_scalars(Reply("run", 1, "nonce", 1, {}, Packed({}, "[]")))
     assert documented("Reply") == set(scalars) | {field.name for field in dataclasses.fields(Reply)}
-    assert scalars["protocol"] == PROTOCOL_VERSION == 1
+    assert scalars["protocol"] == PROTOCOL_VERSION == 2
 
 
 def test_egress_lists_every_metric_that_may_leave() -> None:

@@ -27,7 +27,7 @@ def test_another_protocol_is_refused_with_both_versions(site_path: Path) -> None
     reply = ask(site_path, as_message(training_request(*small_task()), protocol=7))
     assert reply.error.code == REFUSED
     assert "has 7" in reason(reply)
-    assert "program 1" in reason(reply)
+    assert "program 2" in reason(reply)
 
 
 def test_another_model_is_refused_with_both_hashes(site_path: Path) -> None:
