@@ -17,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError
+from agi_core.metric_names import METRICS as FIGURES
 
 PROTOCOL_VERSION = 2
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
+ALLOWED_METRICS = (
+    frozenset(FIGURES) | {f"validation_{name}" for name in FIGURES} | {"validation_subjects", "train_loss", "seconds"}
+)
+"""All that a reply's metrics may ever hold; a site's policy can allow less."""
 
 Weights = dict[str, NDArray[Any]]
 Scalars = dict[str, int | float | str]

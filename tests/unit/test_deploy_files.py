@@ -15,8 +15,8 @@ from flwr.proto import error_pb2, fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2
 from flwr.supercore import constant as flower_headers
 
 from agi_core import errors
-from agi_core.protocol import PROTOCOL_VERSION, Packed, Reply, reply_scalars
-from client.egress import ALLOWED_METRICS, DECIMALS
+from agi_core.protocol import ALLOWED_METRICS, PROTOCOL_VERSION, Packed, Reply, reply_scalars
+from client.egress import DECIMALS
 from client.new_site import write_site
 from client.site import read_deployed_site
 
