@@ -43,7 +43,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
         nonlocal summary
         yield passed("site file", f"{site_path}, site {site.site}, scenario {parsed}")
         summary = yield from check_data(site, parsed)
-        yield from _privacy(site_path, site, parsed)
+        yield from check_budgets(site_path, site, parsed)
         yield from check_machine(site)
         yield from check_connection(site.coordinator)
         yield _registration(site)
@@ -64,7 +64,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
     return report
 
 
-def _privacy(site_path: Path, site: DeployedSite, scenario: Scenario) -> Iterator[Row]:
+def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> Iterator[Row]:
     """What is spent of the site's budget, and what is left; nothing where the site does not train privately."""
     if site.privacy is None:
         return
