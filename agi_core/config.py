@@ -24,6 +24,7 @@ from agi_core.protocol import Transport
 from agi_core.scenario import parse_scenario
 
 Layout = Literal["ixi", "brats", "bids"]
+Aggregation = Literal["mean", "trimmed_mean", "median", "krum", "bulyan"]
 DEFAULT_SCENARIOS: dict[Layout, str] = {"ixi": "T1,T2:PD", "brats": "t1n,t1c,t2w:t2f", "bids": "T1w,T2w:FLAIR"}
 
 
@@ -114,16 +115,22 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """`sites` train, `unseen_sites` are scored at the end; `quorum` = replies needed per round (None = every training
-    site).
+    """`sites` train, `unseen_sites` are scored at the end; `subjects` = {site: subjects that it may count}, which the
+    registry or the simulation fills in; `quorum` = replies needed per round (None = every training site that does not
+    sit out by right: budget spent, policy).
 
     A deployed run waits `wait_s` for sites to connect and `deadline_s` for their replies; a round below the quorum is
     repeated `retries` times with the same weights before the run pauses. With `transport` float16, weights are rounded
     while they travel, in half the bytes. Server momentum 0 and server learning rate 1 are plain FedAvg.
+
+    `aggregation`: see `server.robust`; all but the mean withstand a `hostile_share` of the sites (at least one) and
+    count every site alike. `max_update_norm` is the largest change of the weights that a site's reply may bring, over
+    the square root of its steps (None = what AdamW can do).
     """
 
     sites: list[str] = field(default_factory=list)
     unseen_sites: list[str] = field(default_factory=list)
+    subjects: dict[str, int] = field(default_factory=dict)
     quorum: int | None = None
     deadline_s: float = 3600.0
     wait_s: float = 600.0
@@ -131,6 +138,9 @@ class FederationConfig:
     transport: Transport = "float32"
     server_momentum: float = 0.0
     server_learning_rate: float = 1.0
+    aggregation: Aggregation = "mean"
+    hostile_share: float = 0.1
+    max_update_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -298,6 +308,8 @@ def _validate_run(config: RunConfig) -> None:
     federation = config.federation
     if federation.quorum is not None and federation.quorum < 1:
         raise ConfigError(f"federation.quorum={federation.quorum} must be at least 1")
+    if not 0 < federation.hostile_share < 0.5:
+        raise ConfigError(f"federation.hostile_share={federation.hostile_share} must lie between 0 and 0.5")
     if not (math.isfinite(federation.deadline_s) and federation.deadline_s > 0):
         raise ConfigError(f"federation.deadline_s={federation.deadline_s} must be a positive number of seconds")
     _at_least(0, **{"federation.wait_s": federation.wait_s, "federation.retries": federation.retries})
@@ -307,6 +319,9 @@ def _validate_run(config: RunConfig) -> None:
         raise ConfigError(
             f"federation.server_learning_rate={federation.server_learning_rate} must be a positive number"
         )
+    ceiling = federation.max_update_norm
+    if ceiling is not None and not (math.isfinite(ceiling) and ceiling > 0):
+        raise ConfigError(f"federation.max_update_norm={ceiling} must be a positive number")
 
 
 def _at_least(bound: float, **values: float) -> None:

@@ -74,7 +74,13 @@ class PrivacyError(AgiError):
     public = "The site's privacy rules do not allow the request."
 
 
+class PolicyError(AgiError):
+    """The site's own rules do not allow the request. Nothing is broken: the site sits out."""
+
+    public = "The request is not allowed by the site's policy."
+
+
 class BudgetError(PrivacyError):
-    """The planned steps would spend more than the site's privacy budget."""
+    """The planned steps would spend more than the site's privacy budget. Nothing is broken: the site sits out."""
 
     public = "The site's privacy budget is exhausted."

@@ -17,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError, TransportError
+from agi_core.metric_names import METRICS as FIGURES
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
+ALLOWED_METRICS = (
+    frozenset(FIGURES) | {f"validation_{name}" for name in FIGURES} | {"validation_subjects", "train_loss", "seconds"}
+)
+"""All that a reply's metrics may ever hold; a site's policy can allow less."""
 
 Transport = Literal["float32", "float16"]  # what float32 weights are while they travel
 Weights = dict[str, NDArray[Any]]
@@ -68,7 +73,9 @@ class Reply:
     """Site to coordinator. `num_examples` = training subjects of the site (its weight in the average), or subjects
     scored by an evaluation.
 
-    `metrics` are means over the site's subjects. `weights` is None in the answer to an evaluation.
+    `metrics` are means over the site's subjects; `suppressed` names those that the site's policy holds back, separated
+    by commas ("" = none). `weights` is None in the answer to an evaluation, and `steps`, the optimiser steps that led
+    to them, is 0.
     """
 
     run_id: str
@@ -77,6 +84,8 @@ class Reply:
     num_examples: int
     metrics: Mapping[str, float]
     weights: Packed | None
+    steps: int = 0
+    suppressed: str = ""
 
 
 def pack(weights: Mapping[str, NDArray[Any]], transport: Transport = "float32") -> Packed:

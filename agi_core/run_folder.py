@@ -94,10 +94,15 @@ def create(run_dir: Path, config: RunConfig) -> None:
     check_new(run_dir)
     try:
         (run_dir / "checkpoints").mkdir(parents=True)
-        atomic.write_text(run_dir / "config.yaml", to_yaml(config))
+        write_config(run_dir, config)
         atomic.write_json(run_dir / "environment.json", environment(config))
     except OSError as error:
         raise _write_error(run_dir, error) from None
+
+
+def write_config(run_dir: Path, config: RunConfig) -> None:
+    """Write the configuration of a run folder, or replace it between two processes of a run."""
+    atomic.write_text(run_dir / "config.yaml", to_yaml(config))
 
 
 def open_existing(run_dir: Path) -> RunConfig:

@@ -13,8 +13,10 @@ from rich.console import Console
 import agi_core
 from agi_core import atomic, progress
 from agi_core.config import DEFAULT_SCENARIOS, Layout, Task, validate
-from agi_core.errors import AgiError, ConfigError
-from client.egress import ALLOWED_METRICS, DECIMALS
+from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.protocol import ALLOWED_METRICS
+from client import audit
+from client.egress import DECIMALS
 from client.keys import check_owner, fingerprint, public_key, public_path, write_private
 from client.site import DeployedSite, read_deployed_site
 from client.supervisor import Program, only_client, supervise
@@ -99,10 +101,12 @@ def announcement(site: DeployedSite, public: str) -> str:
             "What leaves this site, to the coordinator alone:",
             "  - the model's weights after each round of training here",
             "  - the number of training (or scored) subjects",
-            f"  - means over the site's validation or test subjects, however few, rounded to {DECIMALS} decimals:",
-            *(f"      {line}" for line in _wrapped(sorted(ALLOWED_METRICS))),
+            f"  - means over the site's validation or test subjects, rounded to {DECIMALS} decimals, unless the whole",
+            f"    site has fewer than {site.policy.minimum_subjects} subjects:",
+            *(f"      {line}" for line in _wrapped(site.policy.metrics or sorted(ALLOWED_METRICS))),
             "  - fixed sentences about failures; and what Flower adds: this key's public half, version, times",
             "What never leaves it: scans, file names, subjects, dates, texts of errors.",
+            f"What left is in {site.state_dir}/audit.jsonl; --audit prints and verifies it.",
             f"It connects to {site.coordinator.address} only (TLS, checked against {site.coordinator.ca_file}),",
             f"and to itself on 127.0.0.1:{site.runtime_port}. Logs: {site.state_dir}/logs. Ctrl-C ends everything.",
             "",
@@ -223,6 +227,20 @@ def _dry_run(arguments: argparse.Namespace, site_path: Path, console: Console) -
     return 0
 
 
+def _audit(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
+    """Verify the audit and print it; 0 when its chain is whole."""
+    state_dir = Path(read_deployed_site(site_path).state_dir)
+    try:
+        rows = audit.read(state_dir)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return NOT_READY
+    for line in audit.table(rows):
+        console.print(line, markup=False)
+    console.print("The chain is whole. Only who noted its last hash can tell whether rows are missing at the end.")
+    return 0
+
+
 def _wrapped(names: Sequence[str]) -> list[str]:
     return [", ".join(names[start : start + 5]) for start in range(0, len(names), 5)]
 
@@ -280,6 +298,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=_dry_run,
         help="train two steps and evaluate once on the site's scans, without network; prints time and memory",
+    )
+    action.add_argument(
+        "--audit",
+        dest="command",
+        action="store_const",
+        const=_audit,
+        help="print what left the site and what was refused, message by message, after verifying the chain of rows",
     )
     parser.set_defaults(command=_join)
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from agi_core import atomic
 from agi_core.errors import ProtocolError, RunError
-from agi_core.protocol import Reply, Request, read_reply, reply_scalars, request_scalars
+from agi_core.protocol import Packed, Reply, Request, read_reply, reply_scalars, request_scalars
 
 KEPT = 8
 REQUEST, REPLY, METRICS = "request", "reply", "metrics"  # the texts in a file's header
@@ -25,13 +25,13 @@ log = logging.getLogger("client")
 
 
 def stored(state_dir: Path, request: Request) -> Reply | None:
-    """The reply that left the site when this request was answered before, with the nonce of this one; None if there is
-    none, or it is damaged."""
+    """The reply that was made when this request was answered before, with the nonce of this one; None if there is none,
+    or it is damaged."""
     path = _path(state_dir, request)
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata()
-            if header[REQUEST] != _digest(request):
+            if header[REQUEST] != digest(request):
                 return None
             arrays = {dtype: file.get_tensor(dtype) for dtype in file.keys()}  # noqa: SIM118  not a mapping
         reply = read_reply(json.loads(header[REPLY]), json.loads(header[METRICS]), arrays)
@@ -48,7 +48,7 @@ def store(state_dir: Path, request: Request, reply: Reply) -> None:
     itself is worth more than its copy."""
     path = _path(state_dir, request)
     header = {
-        REQUEST: _digest(request),
+        REQUEST: digest(request),
         REPLY: json.dumps(reply_scalars(reply)),
         METRICS: json.dumps(dict(reply.metrics)),
     }
@@ -69,11 +69,16 @@ def _path(state_dir: Path, request: Request) -> Path:
     return state_dir / "replies" / f"{hashlib.sha256(question.encode()).hexdigest()[:24]}.safetensors"
 
 
-def _digest(request: Request) -> str:
+def digest(request: Request) -> str:
     """Names everything that the answer depends on: all fields but nonce and deadline, and the weights' bytes."""
     fields = {name: value for name, value in request_scalars(request).items() if name not in ("nonce", "deadline_s")}
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    for dtype, flat in sorted(request.weights.arrays.items()):
-        digest.update(dtype.encode())
-        digest.update(np.ascontiguousarray(flat).data)
-    return digest.hexdigest()
+    return hash_of(request.weights, after=json.dumps(fields, sort_keys=True))
+
+
+def hash_of(weights: Packed, *, after: str = "") -> str:
+    """SHA-256 of the weights' bytes, after a text."""
+    content = hashlib.sha256(after.encode())
+    for dtype, flat in sorted(weights.arrays.items()):
+        content.update(dtype.encode())
+        content.update(np.ascontiguousarray(flat).data)
+    return content.hexdigest()

@@ -3,17 +3,18 @@ site."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from agi_core.errors import AgiError, ExhaustedError
+from agi_core.errors import AgiError, ExhaustedError, ProtocolError
 from agi_core.protocol import ARRAYS, FAILED, METRICS, REFUSED, SCALARS, Reply, Request, read_request, reply_scalars
 from client import answers
-from client.egress import leave
-from client.site import DeployedSite, read_site
-from client.trainer import answer, release_memory
+from client.egress import leave, refuse
+from client.site import DeployedSite, Site, read_site
+from client.trainer import answer, open_subjects, release_memory
 
 log = logging.getLogger("client")
 app = ClientApp()
@@ -34,52 +35,58 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.query()
 def name(message: Message, context: Context) -> Message:
     """The site's name, for engines that do not know their nodes by name (simulation)."""
-    site = read_site(_site_path(context)).site
-    return Message(RecordDict({SCALARS: ConfigRecord({"site": site})}), reply_to=message)
+    site = read_site(_site_path(context))
+    if isinstance(site, DeployedSite):
+        refusal = refuse(ProtocolError("a deployed site is known by its key"), asked=_scalars(message), site=site)
+        return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
+    return Message(RecordDict({SCALARS: ConfigRecord({"site": site.site})}), reply_to=message)
 
 
 def _answer(message: Message, context: Context) -> Message:
-    site_path = _site_path(context)
+    site_path, site = _site_path(context), None
+    failure: AgiError
     try:
-        return Message(_records(_reply(site_path, _read(message))), reply_to=message)
+        site = read_site(site_path)
+        return Message(_records(_reply(site_path, site, _read(message))), reply_to=message)
     except AgiError as error:
         log.error("%s: %s", site_path.stem, error)
-        failure = Error(code=REFUSED, reason=error.public)
+        code, failure = REFUSED, error
     except (torch.OutOfMemoryError, MemoryError):
         log.exception(
             "%s: out of memory; free some, or ask the coordinator for smaller crops or batches", site_path.stem
         )
-        failure = Error(code=FAILED, reason=ExhaustedError.public)
+        code, failure = FAILED, ExhaustedError()
     except Exception:
         log.exception("%s: the request could not be answered", site_path.stem)
-        failure = Error(code=FAILED, reason=AgiError.public)
-    if failure.reason == ExhaustedError.public:
+        code, failure = FAILED, AgiError()
+    if isinstance(failure, ExhaustedError):
         release_memory()  # only here are the exception and the tensors that its frames held gone
-    return Message(failure, reply_to=message)
+    refusal = refuse(failure, code=code, asked=_scalars(message), site=site)
+    return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
 
 
-def _reply(site_path: Path, request: Request) -> Reply:
-    """The stored reply to a repeated request, or a new one."""
-    site = read_site(site_path)
-    private = site.privacy is not None
-    if not isinstance(site, DeployedSite):
-        return leave(answer(site_path, request), private=private)
+def _reply(site_path: Path, site: Site, request: Request) -> Reply:
+    """The stored reply to a repeated request, or a new one, as it leaves."""
     state_dir = Path(site.state_dir)
-    reply = answers.stored(state_dir, request)
+    reply = answers.stored(state_dir, request) if isinstance(site, DeployedSite) else None
     if reply is None:
-        reply = leave(answer(site_path, request), private=private)
-        answers.store(state_dir, request, reply)
-    return reply
+        reply = answer(site_path, request)
+        if isinstance(site, DeployedSite):
+            answers.store(state_dir, request, reply)
+    return leave(reply, request=request, site=site, subjects=len(open_subjects(site_path, request.task).all))
 
 
 def _site_path(context: Context) -> Path:
     return Path(str(context.node_config["site-config"]))
 
 
+def _scalars(message: Message) -> dict[str, Any]:
+    return dict(message.content.config_records.get(SCALARS, ConfigRecord()))
+
+
 def _read(message: Message) -> Request:
-    scalars = message.content.config_records.get(SCALARS, ConfigRecord())
     arrays = message.content.array_records.get(ARRAYS, ArrayRecord())
-    return read_request(dict(scalars), {dtype: array.numpy() for dtype, array in arrays.items()})
+    return read_request(_scalars(message), {dtype: array.numpy() for dtype, array in arrays.items()})
 
 
 def _records(reply: Reply) -> RecordDict:

@@ -32,8 +32,32 @@ threads: 1                  # CPU threads of the training
 runtime_port: 9094          # local port between node and runner, and the next for the node's health; own for each site
 
 policy:                     # this site's own rules; no request from the coordinator can soften them
-  minimum_subjects: 10      # --check refuses a site with fewer; no other enforcement yet
+  minimum_subjects: 10      # a site with fewer tells no figure, and no request may ask for figures of fewer
   max_deadline_s: 3600      # longest time, in seconds, that one request may take
+  # metrics: [train_loss, validation_psnr_db, validation_subjects, psnr_db]  # all that may leave; else docs/egress.md
+  # scenarios: ["T1,T2:PD"]   # the only sources:target to train; without it any
+  # settings:                 # limits for the coordinator's settings: the largest number, or a list of allowed values
+  #   rounds: 200
+  #   training.local_steps: 500
+  #   training.ssim_weight: [0.0, 0.5]
+
+# privacy:                    # with this section the site trains with patient-level differential privacy or not at all
+#   epsilon: 8                # budget of the site's subjects for life, over all runs, at this delta
+#   delta: 1.0e-5             # well below 1 / subjects
+#   subjects: 150             # public: training subjects, about; weight in the average and denominator of each step
+#   min_noise_multiplier: 0.7 # a request may ask for more noise, never for less
+#   max_grad_norm: 1.0        # largest clip that a request may ask for
+#   max_lot_rate: 0.5         # largest probability of a subject to be in a step
+#   ledger: ../state/{site}/privacy/ledger.jsonl              # what was spent; back it up never, see docs/hospital.md
+#   ledger_head: ../state/{site}-ledger-head.json             # its copy, in another folder
+#   validation:               # without it no validation figure leaves
+#     epsilon: 4              # a budget of its own, of the validation subjects
+#     delta: 1.0e-5
+#     subjects: 20            # public: validation subjects, about
+#     noise_multiplier: 4.0
+#     metrics: {{psnr_db: [10, 40]}}                          # figure and the range to which each subject's is clipped
+#     ledger: ../state/{site}/privacy/validation.jsonl
+#     ledger_head: ../state/{site}-validation-head.json
 """
 
 

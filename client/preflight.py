@@ -2,19 +2,23 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from agi_core import atomic
-from agi_core.config import DEFAULT_SCENARIOS
-from agi_core.scenario import parse_scenario
+from agi_core.config import DEFAULT_SCENARIOS, Task, task_json
+from agi_core.data.discover import Subject
+from agi_core.errors import AgiError
+from agi_core.scenario import Scenario, parse_scenario
 from client.check_connection import check_connection
 from client.check_data import check_data
 from client.check_machine import check_machine
 from client.checks import FAILED, Row, failed, passed, warning
+from client.policy import PrivacyBudget
 from client.site import DeployedSite, read_deployed_site
+from client.trainer import open_subjects
 
 REPORT_NAME = "check.json"
 
@@ -39,6 +43,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
         nonlocal summary
         yield passed("site file", f"{site_path}, site {site.site}, scenario {parsed}")
         summary = yield from check_data(site, parsed)
+        yield from check_budgets(site_path, site, parsed)
         yield from check_machine(site)
         yield from check_connection(site.coordinator)
         yield _registration(site)
@@ -57,6 +62,28 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
     if Path(site.state_dir).is_dir():  # else a row says why not
         atomic.write_json(Path(site.state_dir) / REPORT_NAME, report)
     return report
+
+
+def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> Iterator[Row]:
+    """What is spent of the site's budget, and what is left; nothing where the site does not train privately."""
+    if site.privacy is None:
+        return
+    from client.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
+
+    try:
+        subjects = open_subjects(site_path, task_json(Task(scenario=str(scenario))))
+        budgets: list[tuple[str, PrivacyBudget, Sequence[Subject]]] = [("training", site.privacy, subjects.train)]
+        if site.privacy.validation:
+            budgets.append(("validation", site.privacy.validation, subjects.validation))
+        for what, budget, whose in budgets:
+            ids, begun = [subject.id for subject in whose], Path(budget.ledger).exists()
+            spent = spent_at(site.site, budget, subjects=ids, delta=budget.delta)["epsilon"] if begun else 0.0
+            left = max(0.0, budget.epsilon - spent)
+            found = f"epsilon {spent:.2f} of {budget.epsilon:g} spent, {left:.2f} left (delta {budget.delta:g})"
+            fix = "the site sits out until its rules change, or with subjects never used before"
+            yield passed(f"{what} budget", found) if left else warning(f"{what} budget", found, fix)
+    except AgiError as error:
+        yield failed("privacy budget", str(error), "mend what is named; until then the site does not train")
 
 
 def _registration(site: DeployedSite) -> Row:

@@ -1,7 +1,7 @@
 """One round of private training at a site: reserve in the ledger, train, keep the reply, commit; then it may leave."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from safetensors.numpy import load, save
@@ -10,14 +10,15 @@ from torch import nn
 from agi_core import atomic
 from agi_core.config import Task
 from agi_core.data.datasets import TrainingSlices
-from agi_core.errors import PrivacyError
+from agi_core.errors import PolicyError
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
 from agi_core.privacy.ledger import Budget, Reservation, open_ledger
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.protocol import Request, Weights
 from agi_core.training import train_round_privately, weights_of
-from client.site import SitePrivacy
+from client import answers
+from client.policy import PrivacyBudget, SitePrivacy, demand
 
 
 def train_privately(
@@ -38,13 +39,14 @@ def train_privately(
         subjects: ids of all the site's training subjects, on whom the steps are charged.
 
     Raises:
-        BudgetError: the round would exceed the budget; nothing was trained.
-        PrivacyError: the ledger cannot be trusted, or model or task do not qualify.
+        PolicyError: the task asks for less privacy than the site allows; nothing was trained.
+        BudgetError: the round would exceed the site's budget, or the run's own; nothing was trained.
+        PrivacyError: the ledger cannot be trusted, or the model does not qualify.
     """
-    mechanism = mechanism_of(task, subjects=privacy.subjects)
+    mechanism = mechanism_of(task, privacy)
     planned = Steps(mechanism.noise_multiplier, mechanism.lot_rate, task.training.local_steps)
-    budget = Budget(epsilon=task.privacy.epsilon or 0.0, delta=task.privacy.delta)
-    ledger_path, digest = Path(privacy.ledger), _digest_of(request)
+    run_budget = Budget(epsilon=task.privacy.epsilon or 0.0, delta=task.privacy.delta)
+    ledger_path, digest = Path(privacy.ledger), answers.digest(request)
     reply_path = ledger_path.with_suffix(".reply.safetensors")
 
     with open_ledger(ledger_path, head_path=Path(privacy.ledger_head), site=site) as ledger:
@@ -55,7 +57,13 @@ def train_privately(
             elif earlier.status == "reserved":  # its process ended before the commit, so nothing of it left
                 ledger.release(earlier)
         reservation = ledger.reserve(
-            subjects, planned, run=request.run_id, round=request.round, request=digest, budget=budget
+            subjects,
+            planned,
+            run=request.run_id,
+            round=request.round,
+            request=digest,
+            budget=Budget(privacy.epsilon, privacy.delta),
+            run_budget=run_budget,
         )
         train_round_privately(
             model,
@@ -74,31 +82,33 @@ def train_privately(
     return weights
 
 
-def mechanism_of(task: Task, *, subjects: int) -> Mechanism:
-    """The private step of a task at a site with this public number of subjects.
+def mechanism_of(task: Task, allowed: SitePrivacy) -> Mechanism:
+    """The private step that the task asks for, if it is as private as the site demands.
 
     Raises:
-        PrivacyError: the task asks for no privacy, for a delta that protects nobody, or for an impossible budget.
+        PolicyError: it is less private. PrivacyError: its budget is impossible.
     """
-    privacy = task.privacy
-    if privacy.epsilon is None:
-        raise PrivacyError("this site trains privately only, and the task has no privacy.epsilon")
-    if privacy.delta * subjects >= 1:
-        raise PrivacyError(
-            f"privacy.delta={privacy.delta:g} allows to give away one of {subjects} subjects; set it well below"
-            f" {1 / subjects:g}"
-        )
-    sigma = privacy.noise_multiplier or calibrate(
-        privacy.epsilon,
-        delta=privacy.delta,
-        lot_rate=privacy.lot_rate,
-        steps=task.rounds * task.training.local_steps,
+    asked = task.privacy
+    if asked.epsilon is None:
+        raise PolicyError("privacy: this site trains privately only, and the task has no privacy.epsilon")
+    _at_most("epsilon", asked.epsilon, allowed.epsilon)
+    _at_most("delta", asked.delta, allowed.delta)
+    _at_most("max_lot_rate", asked.lot_rate, allowed.max_lot_rate)
+    _at_most("max_grad_norm", asked.max_grad_norm, allowed.max_grad_norm)
+    sigma = asked.noise_multiplier or calibrate(
+        asked.epsilon, delta=asked.delta, lot_rate=asked.lot_rate, steps=task.rounds * task.training.local_steps
     )
-    return Mechanism(sigma, privacy.max_grad_norm, privacy.lot_rate, subjects)
+    least = allowed.min_noise_multiplier
+    demand(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")
+    return Mechanism(sigma, asked.max_grad_norm, asked.lot_rate, allowed.subjects)
 
 
-def spent_at(site: str, privacy: SitePrivacy, *, subjects: Sequence[str], delta: float) -> dict[str, float]:
-    """What has been spent on the site's training subjects: {"epsilon": by PRV, "epsilon_rdp": by RDP}.
+def _at_most(rule: str, asked: float, limit: float) -> None:
+    demand(asked <= limit, f"privacy.{rule}", asked=f"{asked:g}", allowed=f"{limit:g} or less")
+
+
+def spent_at(site: str, privacy: PrivacyBudget, *, subjects: Collection[str], delta: float) -> dict[str, float]:
+    """What has been spent on the site's subjects: {"epsilon": by PRV, "epsilon_rdp": by RDP}.
 
     Raises:
         PrivacyError: the ledger cannot be trusted.
@@ -108,6 +118,12 @@ def spent_at(site: str, privacy: SitePrivacy, *, subjects: Sequence[str], delta:
     return {"epsilon": epsilon(spent, delta=delta), "epsilon_rdp": epsilon_rdp(spent, delta=delta)}
 
 
+def has_trained(site: str, privacy: PrivacyBudget, *, run: str) -> bool:
+    """Whether private steps of this run count at the site. Raises PrivacyError: the ledger cannot be trusted."""
+    with open_ledger(Path(privacy.ledger), head_path=Path(privacy.ledger_head), site=site) as ledger:
+        return bool(ledger.spent_by(run))
+
+
 def _stored(path: Path, reservation: Reservation) -> Weights | None:
     """The reply of a committed reservation, or None when it is no longer kept."""
     content = path.read_bytes() if path.is_file() else b""
@@ -115,11 +131,3 @@ def _stored(path: Path, reservation: Reservation) -> Weights | None:
         return None
     weights: Weights = load(content)
     return weights
-
-
-def _digest_of(request: Request) -> str:
-    """What is asked, without the nonce: equal for a repeated request."""
-    digest = hashlib.sha256(f"{request.run_id}|{request.round}|{request.task}|{request.weights.manifest}".encode())
-    for _, flat in sorted(request.weights.arrays.items()):
-        digest.update(flat.tobytes())
-    return digest.hexdigest()

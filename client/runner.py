@@ -43,10 +43,13 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from agi_core import progress
 from agi_core.errors import AgiError, ConfigError, RunError, StoppedError
-from agi_core.protocol import METRICS, REFUSED, SCALARS
-from client.site import DeployedSite, Policy, read_deployed_site
+from agi_core.protocol import METRICS, SCALARS
+from client.egress import refuse
+from client.logs import keep_logs
+from client.policy import Policy
+from client.site import DeployedSite, read_deployed_site
 from client.status import State, StatusFile
-from client.worker import LOG_FORMAT, Worker, now_s
+from client.worker import Worker, now_s
 
 HOST = "127.0.0.1"
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"  # the one call that the secret signs
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         site_path = options.site_file.resolve()
         site, secret = read_deployed_site(site_path), _read_secret(options.secret_file)
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+        keep_logs(Path(site.state_dir))
         logging.getLogger("httpx").setLevel(logging.WARNING)
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = HOST  # all it speaks to; a proxy would see the weights
         signal.signal(signal.SIGTERM, _stop)
@@ -125,11 +128,11 @@ def _serve(token: str, site_path: Path, site: DeployedSite, worker: Worker, stat
                 push_task_output(client, context, SubStatus.COMPLETED, "")
 
             try:
-                reply = _answer(message, site_path, worker, status)
+                reply = _answer(message, site_path, site, worker, status)
             except Stop:
                 worker.kill()
                 with suppress(Exception):  # a node that stops as well may be gone
-                    push(_refusal(StoppedError(), message))
+                    push(_refusal(StoppedError(), message, site))
                 raise
             push(reply)
             metrics = _metrics(reply)
@@ -140,7 +143,7 @@ def _serve(token: str, site_path: Path, site: DeployedSite, worker: Worker, stat
     status.waiting(metrics)
 
 
-def _answer(message: Message, site_path: Path, worker: Worker, status: StatusFile) -> Message:
+def _answer(message: Message, site_path: Path, site: DeployedSite, worker: Worker, status: StatusFile) -> Message:
     """The worker's reply, or a public sentence instead. The site file is read anew: an edited policy holds at once."""
     scalars = message.content.config_records.get(SCALARS, ConfigRecord()) if message.has_content() else ConfigRecord()
     run, round = scalars.get("run_id"), scalars.get("round")
@@ -152,7 +155,7 @@ def _answer(message: Message, site_path: Path, worker: Worker, status: StatusFil
         reply = worker.ask(message, until_s=now_s() + allowed_s(scalars, policy))
     except AgiError as error:
         log.error("%s", error)
-        reply = _refusal(error, message)
+        reply = _refusal(error, message, site)
     log.info("answered%s", f": {reply.error.reason}" if reply.has_error() else "")
     return reply
 
@@ -163,8 +166,10 @@ def allowed_s(scalars: Mapping[str, object], policy: Policy) -> int:
     return min(asked, policy.max_deadline_s) if isinstance(asked, int) else policy.max_deadline_s
 
 
-def _refusal(error: AgiError, message: Message) -> Message:
-    return Message(Error(code=REFUSED, reason=error.public), reply_to=message)
+def _refusal(error: AgiError, message: Message, site: DeployedSite) -> Message:
+    scalars = message.content.config_records.get(SCALARS, ConfigRecord()) if message.has_content() else ConfigRecord()
+    refusal = refuse(error, asked=dict(scalars), site=site)
+    return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
 
 
 def _metrics(reply: Message) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""The site file: what one hospital's client needs to know about its own machine, its data and, in deployment, about
-its coordinator and its own rules."""
+"""The site file: what one hospital's client needs to know about its own machine, its data, its own rules and, in
+deployment, about its coordinator."""
 
 import dataclasses
 import os
@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from agi_core.config import Layout
 from agi_core.errors import ConfigError
+from client.policy import Policy, PrivacyBudget, SitePrivacy, validate_rules
 
 
 @dataclass(frozen=True)
@@ -35,26 +36,9 @@ class Coordinator:
 
 
 @dataclass(frozen=True)
-class Policy:
-    """The site's own rules; no request can soften them. `max_deadline_s`: longest time given to one request."""
-
-    minimum_subjects: int = 10
-    max_deadline_s: int = 3600
-
-
-@dataclass(frozen=True)
-class SitePrivacy:
-    """A site with it trains privately or not at all. `ledger` and the copy of its head are files in different folders;
-    `subjects` is the number that the site makes public: its weight in the average and the denominator of its steps."""
-
-    ledger: str = MISSING
-    ledger_head: str = MISSING
-    subjects: int = MISSING
-
-
-@dataclass(frozen=True)
 class Site:
-    """One site: its name in the federation, its data, its cache folder, its device and its privacy."""
+    """One site: its name in the federation, its data, its cache folder, its device, its rules, and `state_dir`, for
+    what must survive restarts ("" = the folder beside the site file that is called as it is)."""
 
     site: str = MISSING
     data: SiteData = field(default_factory=SiteData)
@@ -62,18 +46,19 @@ class Site:
     device: str = "auto"
     threads: int = 1
     privacy: SitePrivacy | None = None
+    policy: Policy = field(default_factory=Policy)
+    state_dir: str = ""
 
 
 @dataclass(frozen=True)
 class DeployedSite(Site):
     """A site that joins a coordinator. `key_file` is its private key, `runtime_port` the loopback port on which the
-    node hands requests to the runner (the next one is its health service), `state_dir` what must survive restarts."""
+    node hands requests to the runner (the next one is its health service)."""
 
     state_dir: str = MISSING
     coordinator: Coordinator = field(default_factory=Coordinator)
     key_file: str = MISSING
     runtime_port: int = 9094
-    policy: Policy = field(default_factory=Policy)
 
     @property
     def health_port(self) -> int:
@@ -82,6 +67,7 @@ class DeployedSite(Site):
 
 
 S = TypeVar("S", bound=Site)
+B = TypeVar("B", bound=PrivacyBudget)
 
 
 def read_site(path: Path) -> Site:
@@ -124,9 +110,13 @@ def _read(path: Path, settings: DictConfig, kind: type[S]) -> S:
         key = getattr(error, "full_key", None)
         place = f"{path}, setting {key}" if key else path
         raise ConfigError(f"site file {place}: {str(error).splitlines()[0]}") from None
+    try:
+        validate_rules(site.policy, site.privacy)
+    except ConfigError as error:
+        raise ConfigError(f"site file {path}: {error}") from None
     if isinstance(site, DeployedSite):
         _validate(path, site)
-    return _with_absolute_paths(site, path.resolve().parent)
+    return _with_absolute_paths(site, path.resolve())
 
 
 def _validate(path: Path, site: DeployedSite) -> None:
@@ -138,26 +128,24 @@ def _validate(path: Path, site: DeployedSite) -> None:
         )
     if not 0 < site.runtime_port < 65535:
         raise ConfigError(f"site file {path}: runtime_port={site.runtime_port} must lie between 1 and 65534")
-    for name, value in dataclasses.asdict(site.policy).items():
-        if value < 1:
-            raise ConfigError(f"site file {path}: policy.{name}={value} must be at least 1")
 
 
-def _with_absolute_paths(site: S, folder: Path) -> S:
+def _with_absolute_paths(site: S, path: Path) -> S:
     def absolute(text: str) -> str:
-        return os.path.normpath(folder / text)
+        return os.path.normpath(path.parent / text)
+
+    def with_absolute_ledger(budget: B) -> B:
+        return dataclasses.replace(budget, ledger=absolute(budget.ledger), ledger_head=absolute(budget.ledger_head))
 
     data = site.data
     data = dataclasses.replace(data, dir=absolute(data.dir), sites=absolute(data.sites) if data.sites else None)
-    site = dataclasses.replace(site, data=data, cache_dir=absolute(site.cache_dir))
+    state_dir = absolute(site.state_dir) if site.state_dir else str(path.with_suffix(""))
+    site = dataclasses.replace(site, data=data, cache_dir=absolute(site.cache_dir), state_dir=state_dir)
     if privacy := site.privacy:
-        privacy = dataclasses.replace(
-            privacy, ledger=absolute(privacy.ledger), ledger_head=absolute(privacy.ledger_head)
-        )
+        validation = with_absolute_ledger(privacy.validation) if privacy.validation else None
+        privacy = dataclasses.replace(with_absolute_ledger(privacy), validation=validation)
         site = dataclasses.replace(site, privacy=privacy)
     if not isinstance(site, DeployedSite):
         return site
     coordinator = dataclasses.replace(site.coordinator, ca_file=absolute(site.coordinator.ca_file))
-    return dataclasses.replace(
-        site, state_dir=absolute(site.state_dir), key_file=absolute(site.key_file), coordinator=coordinator
-    )
+    return dataclasses.replace(site, key_file=absolute(site.key_file), coordinator=coordinator)

@@ -20,8 +20,8 @@ from agi_core.config import Task, from_dict
 from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject, discover
-from agi_core.data.partition import split_subjects, stable_order
-from agi_core.errors import ConfigError, DataError, MismatchError, PrivacyError, ProtocolError
+from agi_core.data.partition import stable_order
+from agi_core.errors import ConfigError, DataError, MismatchError, PolicyError, PrivacyError, ProtocolError
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig, spatial_multiple
@@ -41,7 +41,11 @@ from agi_core.protocol import (
 )
 from agi_core.scenario import parse_scenario
 from agi_core.training import evaluate, train_round, weights_of
+from client import answers, audit
+from client.egress import action_of, shown
+from client.policy import SitePrivacy, check_task, demand
 from client.site import Site, read_site
+from client.split import lasting_split
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,24 @@ def answer(site_path: Path, request: Request) -> Reply:
     """Train or evaluate as asked.
 
     Raises:
+        PolicyError: the site's own rules do not allow it.
         AgiError: the request does not fit this site's data, configuration or model.
     """
     site, task = read_site(site_path), read_task(request.task)
+    check_task(task, site.policy)
     device = open_device(site)
     model = load_model(task, request.weights, device)
     if request.action == TRAIN and (task.privacy.on or site.privacy):
         return _train_privately(site_path, site, task, request, model)
     if request.action == TRAIN:
         return _train(site_path, site, task, request, model)
-    if request.action == EVALUATE and request.subjects == VALIDATION and site.privacy:
-        return _reply(request, num_examples=0, metrics={})  # validation is off: its subjects have no budget
     if request.action == EVALUATE and request.subjects == ALL and site.privacy:
-        raise PrivacyError(f"site {site.site} trains privately; an evaluation on all its subjects tells of these")
+        raise PolicyError(f"privacy: site {site.site} trains privately; an evaluation on all subjects tells of these")
+    if request.action == EVALUATE and request.subjects == TEST and site.privacy:
+        _check_private_test(site, site.privacy, request)
     if request.action == EVALUATE and request.subjects == VALIDATION:
         metrics = _validate(site_path, site, task, request, model)
-        return _reply(request, num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
+        return _reply(request, task, num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
     if request.action == EVALUATE and request.subjects in (TEST, ALL):
         return _test(site_path, site, task, request, model)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
@@ -95,11 +101,11 @@ def _train(site_path: Path, site: Site, task: Task, request: Request, model: nn.
     metrics["seconds"] = time.monotonic() - started
     subjects = open_subjects(site_path, request.task)
     weights = pack(weights_of(model), request.weights.transport)
-    return _reply(request, num_examples=len(subjects.train), metrics=metrics, weights=weights)
+    return _reply(request, task, num_examples=len(subjects.train), metrics=metrics, weights=weights)
 
 
 def _train_privately(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> Reply:
-    """Weights and the site's public number of subjects, and nothing else: no metric of training or validation."""
+    """Weights and the site's public number of subjects; no metric of training; of validation noisy ones or none."""
     from client.private_training import train_privately  # here, because Opacus takes seconds to import and is an option
 
     if site.privacy is None:
@@ -110,6 +116,7 @@ def _train_privately(site_path: Path, site: Site, task: Task, request: Request, 
     privacy = site.privacy
     subjects = [subject.id for subject in open_subjects(site_path, request.task).train]
     training = open_training(site_path, request.task)
+    metrics = _validate(site_path, site, task, request, model)
     phase = f"round {request.round}/{task.rounds}"
     weights = train_privately(
         model,
@@ -122,22 +129,75 @@ def _train_privately(site_path: Path, site: Site, task: Task, request: Request, 
         on_step=lambda step, steps: progress.report(progress.Step(phase, site.site, step, steps)),
     )
     packed = pack(weights, request.weights.transport)  # after the noise: costs no privacy
-    return _reply(request, num_examples=privacy.subjects, metrics={}, weights=packed)
+    return _reply(request, task, num_examples=privacy.subjects, metrics=metrics, weights=packed)
 
 
 def _validate(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> dict[str, float]:
-    """The incoming model on the site's validation slices, the same in every round; empty where there are none."""
+    """The incoming model on the site's validation slices, the same in every round; empty where there are none.
+
+    Of a site that trains privately: noisy means, or nothing.
+    """
+    if site.privacy and site.privacy.validation is None:
+        return {}
     sessions = open_whole(site_path, request.task, VALIDATION)
     slices = validation_subset(sessions, limit=task.evaluation.validation_slices)
-    scores = evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
-    if not scores:
+    scored, everybody = (
+        len({session.subject_id for session, _ in some}) for some in (slices, validation_subset(sessions))
+    )
+    demand(
+        not slices or scored >= min(everybody, site.policy.minimum_subjects),
+        "policy.minimum_subjects",
+        asked=f"evaluation.validation_slices={task.evaluation.validation_slices}, which are of {scored} subjects",
+        allowed=f"no figure of fewer than {min(everybody, site.policy.minimum_subjects)}",
+    )
+
+    def score() -> dict[str, dict[str, float]]:
+        return evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
+
+    if not slices:
         return {}
-    means = mean_over_subjects(scores.values())
-    return {f"validation_{name}": value for name, value in means.items()} | {"validation_subjects": len(scores)}
+    if site.privacy and (validation := site.privacy.validation):
+        from agi_core.privacy.noise import system_noise
+        from client.private_validation import validate_privately
+
+        subjects = [subject.id for subject in open_subjects(site_path, request.task).validation]
+        means = validate_privately(
+            score, site=site.site, validation=validation, request=request, subjects=subjects, noise=system_noise()
+        )
+        count = validation.subjects
+    else:
+        scores = score()
+        means, count = mean_over_subjects(scores.values()), len(scores)
+    return {f"validation_{name}": value for name, value in means.items()} | (
+        {"validation_subjects": count} if means else {}
+    )
+
+
+def _check_private_test(site: Site, privacy: SitePrivacy, request: Request) -> None:
+    """Differences between tests of many chosen models tell of single subjects: one model per run that trained here, and
+    so was paid for.
+
+    Raises:
+        PolicyError: the run did not train here, or another model of it was tested.
+    """
+    from client.private_training import has_trained
+
+    if not has_trained(site.site, privacy, run=request.run_id):
+        raise PolicyError(f"privacy: run {request.run_id!r} has not trained here, so it gets no test")
+    told = [row for row in audit.read(Path(site.state_dir)) if row.action == action_of(request) and row.request]
+    if any(row.run == shown(request.run_id) and row.request != answers.digest(request) for row in told):
+        raise PolicyError(f"privacy: run {request.run_id!r} has had its test, of another model")
 
 
 def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> Reply:
-    sessions = open_whole(site_path, request.task, request.subjects)
+    sessions, subjects = open_whole(site_path, request.task, request.subjects), open_subjects(site_path, request.task)
+    least = min(site.policy.minimum_subjects, len(subjects.all))
+    demand(
+        request.subjects != ALL or task.evaluation.max_subjects >= least,
+        "policy.minimum_subjects",
+        asked=f"evaluation.max_subjects={task.evaluation.max_subjects}",
+        allowed=f"no figure of fewer than {least}",
+    )
 
     def on_session(done: int) -> None:
         progress.report(progress.Step("test", site.site, done, len(sessions)))
@@ -145,11 +205,14 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
     slices = ((session, None) for session in sessions)
     predict = predictor(model, multiple=spatial_multiple(task.model))
     scores = evaluate(predict, slices, on_session=on_session)
-    return _reply(request, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
+    return _reply(request, task, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
 
-def _reply(request: Request, *, num_examples: int, metrics: dict[str, float], weights: Packed | None = None) -> Reply:
-    return Reply(request.run_id, request.round, request.nonce, num_examples, metrics, weights)
+def _reply(
+    request: Request, task: Task, *, num_examples: int, metrics: dict[str, float], weights: Packed | None = None
+) -> Reply:
+    steps = task.training.local_steps if weights else 0
+    return Reply(request.run_id, request.round, request.nonce, num_examples, metrics, weights, steps)
 
 
 @lru_cache(maxsize=64)
@@ -163,7 +226,7 @@ def read_task(text: str) -> Task:
 
 @lru_cache(maxsize=256)
 def open_subjects(site_path: Path, task_text: str) -> SiteSubjects:
-    """The site's subjects with all modalities of the task's scenario, split by stable hash.
+    """The site's subjects with all modalities of the task's scenario, each in the part that it was given for good.
 
     Raises:
         DataError: no such subject, or one that the site file lists is not in the tree.
@@ -183,7 +246,7 @@ def open_subjects(site_path: Path, task_text: str) -> SiteSubjects:
         raise DataError(
             f"site {site.site}: {', '.join(absent) or 'every subject'} is missing in {site.data.dir}; {found.summary()}"
         )
-    split = split_subjects(chosen)
+    split = lasting_split(Path(site.state_dir), chosen)
 
     def subjects(ids: Sequence[str]) -> tuple[Subject, ...]:
         return tuple(by_id[subject_id] for subject_id in ids)

@@ -20,12 +20,14 @@ from flwr.app import Context, Error, Message, RecordDict
 from agi_core import progress
 from agi_core.errors import AgiError, DeadlineError
 from agi_core.protocol import FAILED
+from client.egress import refuse
+from client.logs import keep_logs
+from client.site import read_deployed_site
 from client.supervisor import die_with
 
 READY = "ready"
 POLL_S = 1.0
 STARTS_S = 300.0  # longest start of a process: it imports torch, perhaps from a network disk, and opens the GPU
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 KILL_S = 2.0  # a process that waits for a driver or a network disk may outlive SIGKILL; it is left behind
 PROCESSES = multiprocessing.get_context("spawn")  # a forked child could not use CUDA, nor trust its parent's threads
 log = logging.getLogger("client")
@@ -128,7 +130,8 @@ def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
     die_with(runner_pid)  # no orphans: a runner that is killed takes its worker along, hung or not
     from client.app import app  # here, so that the runner itself needs no torch
 
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    site = read_deployed_site(site_path)
+    keep_logs(Path(site.state_dir))
     context = Context(
         run_id=0, node_id=0, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
     )
@@ -138,7 +141,8 @@ def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
             return app(message, context)
         except Exception:  # a kind of message that the app does not know
             log.exception("the message could not be answered")
-            return Message(Error(code=FAILED, reason=AgiError.public), reply_to=message)
+            refusal = refuse(AgiError(), code=FAILED, asked={}, site=site)
+            return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
 
     def on_progress(news: progress.Step | progress.Event) -> None:
         if isinstance(news, progress.Step):

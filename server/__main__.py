@@ -1,4 +1,4 @@
-"""The coordinator: `python -m server up`, `certs`, `register`, `submit`, `status`, `stop`, `resume`.
+"""The coordinator: `python -m server up`, `certs`, `register`, `submit`, `status`, `stop`, `resume`, `release`.
 
 Everything that must survive stands in one folder (`--dir`, default ./coordinator).
 """
@@ -15,7 +15,7 @@ from typing import Any
 from agi_core import atomic
 from agi_core.errors import AgiError, RunError
 from agi_core.liveness import is_alive
-from server import certificates, registry, runs, scalars, status, superlink
+from server import certificates, registry, runs, scalars, status, strikes, superlink
 from server.superlink import Coordinator
 
 HEALTH_PORT = "health-port.txt"  # in the coordinator's folder: where its gRPC health service was started last
@@ -125,6 +125,13 @@ def unregister(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
     print(f"{arguments.name} is shut out")
 
 
+def release(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+    """Let a site out of quarantine."""
+    print(f"{arguments.name} is free again; forgotten:")
+    for strike in strikes.release(coordinator.strikes_path, arguments.name):
+        print(f"  run {strike['run']}, round {strike['round']}: {strike['reason']}")
+
+
 def submit(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
     """Start a run."""
     run_dir = runs.submit(coordinator, name=arguments.name, config_path=arguments.config, settings=arguments.settings)
@@ -134,7 +141,7 @@ def submit(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
 
 def resume(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
     """Go on with a run."""
-    run_dir = runs.resume(coordinator, arguments.run)
+    run_dir = runs.resume(coordinator, arguments.run, quorum=arguments.quorum)
     print(f"run {run_dir.name} goes on after its last finished round")
     print("watch it with: python -m server status")
 
@@ -162,6 +169,9 @@ def show_status(coordinator: Coordinator, arguments: argparse.Namespace) -> None
     for name, site in current["sites"].items():
         size = f"  {site['subjects']} subjects" if site["subjects"] else ""
         print(f"  {name:<{width}}  {site['status']:<10}  last seen {site['last_seen'] or 'never'}{size}")
+        if site["strikes"]:
+            state = "in quarantine; let it out with" if site["strikes"] >= strikes.QUARANTINED_AT else "forget with"
+            print(f"  {'':<{width}}  {site['strikes']} refused replies; {state}: python -m server release {name}")
     if not current["sites"]:
         print("  no site is registered yet")
     print(*_run_lines(current["run"]), sep="\n")
@@ -181,7 +191,7 @@ def _is_alive(coordinator: Coordinator) -> bool:
 
 
 def _status(coordinator: Coordinator) -> dict[str, Any]:
-    entries = registry.read(coordinator)
+    entries, struck = registry.read(coordinator), strikes.read(coordinator.strikes_path)
     run_dir = runs.newest(coordinator)
     run = status.run_status(run_dir) if run_dir is not None else None
     nodes: Mapping[int, Mapping[str, Any]] = {}
@@ -199,7 +209,12 @@ def _status(coordinator: Coordinator) -> dict[str, Any]:
         seen = [node[key] for key in ("online-at", "offline-at") if node.get(key, "N/A") != "N/A"]
         state = node.get("status", "not registered" if reachable else "unknown")
         last_seen = "now" if state == "online" else max(seen, default=None)
-        sites[name] = {"status": state, "last_seen": last_seen, "subjects": entry.subjects}
+        sites[name] = {
+            "status": state,
+            "last_seen": last_seen,
+            "subjects": entry.subjects,
+            "strikes": len(struck.get(name, [])),
+        }
     return {"alive": _is_alive(coordinator), "reachable": reachable, "sites": sites, "run": run}
 
 
@@ -218,6 +233,9 @@ def _run_lines(run: Mapping[str, Any] | None) -> list[str]:
     ):
         if run[key]:
             lines.append(f"  {heading}{doing if key == 'waiting_for' else ''}: {', '.join(run[key])}")
+    lines += [f"  sits out: {site}: {reason}" for site, reason in run["sitting_out"].items()]
+    if run["suppressed"]:
+        lines.append(f"  figures suppressed by the site's policy: {', '.join(run['suppressed'])}")
     if run.get("reason"):
         lines.append(f"  {run['reason']}")
     if run["state"] in ("paused", "interrupted"):
@@ -253,6 +271,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--subjects", type=int, help="how many subjects it has agreed to train on")
     sub = add("unregister", unregister, "shut a hospital out")
     sub.add_argument("name")
+    sub = add("release", release, "let a site out of quarantine and forget its refused replies")
+    sub.add_argument("name")
     sub = add("submit", submit, "start a run with all registered sites, or those of federation.sites")
     sub.add_argument("--config", type=Path, help="YAML file of settings")
     sub.add_argument("--name", help="of the run (default: date and time)")
@@ -263,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", nargs="?", help="(default: the newest)")
     sub = add("resume", resume, "go on with a run after its last finished round")
     sub.add_argument("run")
+    sub.add_argument("--quorum", type=int, help="answers that a round needs from now on")
     sub = add("tensorboard", tensorboard, "write a run's figures for TensorBoard")
     sub.add_argument("run")
     return parser

@@ -10,20 +10,30 @@ import httpx
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from agi_core import progress, run_folder
+from agi_core import checkpoint, progress, run_folder
 from agi_core.config import DEPLOYMENT, RunConfig, Task
-from agi_core.errors import AgiError, ProtocolError, RunError
+from agi_core.errors import AgiError, RunError
+from agi_core.metric_names import METRICS
 from agi_core.models.agi_net import build_model
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request, Weights
 from agi_core.report.report import build_report
 from agi_core.run_folder import EventLog
 from agi_core.scenario import parse_scenario
-from server import run_state, status
-from server.evaluation import over_subjects, site_rows, validation_row
-from server.exchange import Exchange
+from server import run_state, status, strikes
+from server.evaluation import (
+    VALIDATION_METRICS,
+    Answered,
+    held_back,
+    over_subjects,
+    site_rows,
+    validation_rows,
+    worse_at,
+)
+from server.exchange import Answers, Exchange
+from server.robust import SiteUpdate
 from server.run_state import RunState
-from server.strategy import SiteUpdate, next_weights
-from server.update_gate import admit
+from server.strategy import next_weights
+from server.update_gate import Verdict, judge_figures, judge_updates
 
 T = TypeVar("T")
 app = ServerApp()
@@ -34,13 +44,14 @@ def main(grid: Grid, context: Context) -> None:
     """Run, or go on with, the run whose folder the run configuration names. A deployed run also ends with its summary
     and report; a simulation writes its own, which need the scans."""
     run_dir = Path(str(context.run_config["run-dir"]))
+    strikes_path = Path(str(context.run_config.get("strikes-path") or run_dir / strikes.FILE))
     config = run_folder.open_existing(run_dir)
     if config.engine != DEPLOYMENT:
-        run_federation(grid, run_dir)
+        run_federation(grid, run_dir, strikes_path)
         return
     with run_state.holding(run_dir), progress.listening(partial(status.follow, run_dir)):
         try:
-            run_federation(grid, run_dir)
+            run_federation(grid, run_dir, strikes_path)
             wall_s = run_folder.read_events(run_dir)[-1]["t_s"]
             run_folder.summarise(run_dir, config, wall_s=wall_s, baselines={}, more={})
         except AgiError:
@@ -50,21 +61,21 @@ def main(grid: Grid, context: Context) -> None:
         build_report(run_dir)
 
 
-def run_federation(grid: Grid, run_dir: Path) -> None:
+def run_federation(grid: Grid, run_dir: Path, strikes_path: Path) -> None:
     """All remaining rounds of the run in `run_dir`, then the final test. Killed at any moment, the next call goes on
-    from the last checkpoint.
+    from the last checkpoint. `strikes_path`: see `server.strikes`.
 
     Raises:
         RunError: fewer sites than the quorum connected or answered, or the state cannot be saved; what was finished is.
     """
     config = run_folder.open_existing(run_dir)
     training, unseen = config.federation.sites, config.federation.unseen_sites
-    quorum = config.federation.quorum or len(training)
     saved = run_state.load(run_dir)
     state, events = saved or _new_run(run_dir, config)
     if saved and config.engine == DEPLOYMENT:
         events.append("resumed", round=state.round)
     exchange = Exchange(grid, events, config, run_id=state.run_id)
+    ask = partial(_answers, exchange, config=config, state=state, events=events, strikes_path=strikes_path)
 
     with _pausing(run_dir, config, state, events):
         first = state.round + 1
@@ -72,37 +83,50 @@ def run_federation(grid: Grid, run_dir: Path) -> None:
             # TRAINING: one exchange. The replies also hold the validation of the weights that were sent.
             events.append("round_started", round=round)
             request = exchange.request(TRAIN, round=round, weights=state.weights)
-            wanted = len(training) if round == first else quorum  # a site that is late joins at the next round
-            updates = _answers(
-                exchange, training, request, admit, wanted=wanted, needed=quorum, config=config, events=events
+            asked = training if round == first else [site for site in training if site not in state.sitting_out]
+            updates = ask(
+                asked,
+                request,
+                partial(judge_updates, config=config),
+                quorum=config.federation.quorum,
+                wait_for_all=round == first,  # a site that is late joins at the next round
             )
 
-            # AGGREGATION
-            _validated(events, {site: update.metrics for site, update in updates.items()}, state, round=round - 1)
-            state.weights, state.velocity = next_weights(
-                state.weights, [*updates.values()], velocity=state.velocity, config=config.federation
-            )
+            # AGGREGATION, or back to the best model
+            if _validated(events, updates, state, round=round - 1):
+                state.weights, state.velocity = next_weights(
+                    state.weights, [*updates.values()], velocity=state.velocity, config=config.federation
+                )
+            else:
+                state.weights, state.velocity = checkpoint.load_weights(run_dir, best=True), {}
             state.round = round
             losses, seconds = (_by_site(name, updates) for name in ("train_loss", "seconds"))
             state.history.append({"round": round, "sites": [*updates], "train_loss": losses})
-            events.append("round_finished", round=round, train_loss=losses, seconds=seconds)
+            events.append("round_finished", round=round, sites=[*updates], train_loss=losses, seconds=seconds)
             run_state.save(run_dir, state, events)
 
         # FINAL TEST of the last model: training sites on their test subjects, unseen sites on all of theirs
         if not state.tested:
             recent = [*state.history[-1]["sites"], *unseen]  # a site that is long gone is not waited for
             exchange.wait_for(recent, enough=len(recent), round=state.round)
-            validation, test, all_subjects = (
-                exchange.request(EVALUATE, round=state.round, weights=state.weights, subjects=subjects)
-                for subjects in (VALIDATION, TEST, ALL)
+            evaluate = partial(exchange.request, EVALUATE, round=state.round)
+            replies = ask(training, evaluate(weights=state.weights, subjects=VALIDATION), judge_figures, quorum=1)
+            if not _validated(events, replies, state, round=state.round):
+                state.weights = checkpoint.load_weights(run_dir, best=True)
+            test, all_subjects = (evaluate(weights=state.weights, subjects=subjects) for subjects in (TEST, ALL))
+            seen, others = (  # who hung a moment ago is not waited for again
+                ask(sites, request, judge_figures, quorum=quorum)
+                for sites, request, quorum in (([*replies], test, 1), (unseen, all_subjects, 0))
             )
-            ask = partial(_answers, exchange, accept=_as_it_is, config=config, events=events)
-            replies = ask(training, validation, wanted=1, needed=1)
-            _validated(events, {site: reply.metrics for site, reply in replies.items()}, state, round=state.round)
-            tested = site_rows(ask([*replies], test, wanted=1, needed=1))  # who hangs is not waited for twice
-            tested_unseen = site_rows(ask(unseen, all_subjects, wanted=0, needed=0))
-            final = over_subjects(tested)
-            events.append("tested", final=final, sites=tested, unseen_sites=tested_unseen, best=state.best)
+            tested, tested_unseen = site_rows(seen), site_rows(others)
+            events.append(
+                "tested",
+                final=over_subjects(tested),
+                sites=tested,
+                unseen_sites=tested_unseen,
+                suppressed=held_back({**seen, **others}, METRICS),
+                best=state.best,
+            )
             state.tested = True
             run_state.save(run_dir, state, events)
 
@@ -111,47 +135,93 @@ def _answers(
     exchange: Exchange,
     sites: Sequence[str],
     request: Request,
-    accept: Callable[[Reply, Request, str], T],
+    judge: Callable[[Mapping[str, Reply], Request], Verdict[T]],
     *,
-    wanted: int,
-    needed: int,
+    quorum: int | None,
+    wait_for_all: bool = False,
     config: RunConfig,
+    state: RunState,
     events: EventLog,
+    strikes_path: Path,
 ) -> dict[str, T]:
-    """{site: accepted reply} in the order of names, of at least `needed` sites.
+    """{site: what is used of its reply} in the order of names, of at least `quorum` sites; None: of all that do not
+    sit out by right, and of one at least. Sites in quarantine are not asked.
 
-    Waits, within its limit, for `wanted` sites to connect. While fewer than `needed` have answered, the others are
-    asked again, `federation.retries` times.
+    Waits, within its limit, for so many to connect, or for all. While fewer have answered, the others are asked again,
+    `federation.retries` times; a site whose reply is refused, or that sits out, is not.
 
     Raises:
-        RunError: still fewer than `needed`.
+        RunError: still fewer.
     """
     retries = config.federation.retries if config.engine == DEPLOYMENT else 0  # a simulated site would fail again
-    accepted: dict[str, T] = {}
+    shut_out = [site for site in strikes.quarantined(strikes_path) if site in sites]
+    asking = [site for site in sites if site not in shut_out]
+    replies: dict[str, Reply] = {}
+    refused: dict[str, str] = {}
+    verdict: Verdict[T] = Verdict({})
+
+    def needed() -> int:
+        return max(1, sum(site not in state.sitting_out for site in sites)) if quorum is None else quorum
+
     for attempt in range(1 + retries):
-        if attempt:
-            events.append("retried", round=request.round, action=request.action, answered=sorted(accepted))
-        remaining = [site for site in sites if site not in accepted]
-        enough = needed - len(accepted) if attempt else wanted
-        nodes = exchange.wait_for(remaining, enough=enough, round=request.round)
-        exchange.note_absent([site for site in remaining if site not in nodes], request)
-        if len(accepted) + len(nodes) < needed:
+        if len(verdict.accepted) + len(asking) < needed():
             break
-        for site, reply in exchange.ask(nodes, request).items():
-            try:
-                accepted[site] = accept(reply, request, site)
-            except ProtocolError as error:
-                events.append("update_refused", site=site, round=request.round, reason=str(error))
-        if len(accepted) >= needed:
-            return dict(sorted(accepted.items()))
+        if attempt:
+            events.append("retried", round=request.round, action=request.action, answered=sorted(verdict.accepted))
+        expected = [site for site in asking if site not in state.sitting_out]
+        enough = len(expected) if wait_for_all and not attempt else needed() - len(verdict.accepted)
+        nodes = exchange.wait_for(expected, enough=enough, round=request.round)
+        exchange.note_absent([site for site in expected if site not in nodes], request)
+        nodes |= exchange.wait_for([site for site in asking if site not in expected], enough=0, round=request.round)
+        if len(verdict.accepted) + len(nodes) < needed():
+            break
+        answers = exchange.ask(nodes, request)
+        replies |= answers.replies
+        refused |= answers.malformed
+        _note_sitting_out(answers, state, request, events)
+        verdict = judge(replies, request)
+        if len(verdict.accepted) >= needed():
+            break
+        asking = [site for site in asking if site not in {*replies, *refused, *answers.sitting_out}]
+
+    refused |= verdict.refused
+    for site, reason in verdict.clipped.items():
+        events.append("update_clipped", site=site, round=request.round, reason=reason)
+    for site, reason in sorted(refused.items()):
+        count = strikes.strike(strikes_path, site, run=events.path.parent.name, round=request.round, reason=reason)
+        events.append("update_refused", site=site, round=request.round, reason=reason, strikes=count)
+        if count == strikes.QUARANTINED_AT:
+            events.append("site_quarantined", site=site, round=request.round)
+    if len(verdict.accepted) >= needed():
+        return dict(sorted(verdict.accepted.items()))
     raise RunError(
-        f"round {request.round}: {len(accepted)} of {len(sites)} sites gave a usable answer to {request.action},"
-        f" {needed} are needed"
+        f"round {request.round}: {len(verdict.accepted)} of {len(sites)} sites gave a usable answer to"
+        f" {request.action}, {needed()} are needed" + _who_is_out(shut_out, refused, state, config)
     )
 
 
-def _as_it_is(reply: Reply, request: Request, site: str) -> Reply:
-    return reply
+def _note_sitting_out(answers: Answers, state: RunState, request: Request, events: EventLog) -> None:
+    """A site that sits out of training is not expected any more; whoever answers, is."""
+    for site, reason in sorted(answers.sitting_out.items()):
+        if state.sitting_out.get(site) != reason:
+            events.append("site_sat_out", site=site, round=request.round, action=request.action, reason=reason)
+    if request.action == TRAIN:
+        state.sitting_out |= answers.sitting_out
+        for site in answers.replies:
+            state.sitting_out.pop(site, None)
+
+
+def _who_is_out(shut_out: Sequence[str], refused: Mapping[str, str], state: RunState, config: RunConfig) -> str:
+    """Why sites are missing that connected or might have, and what can be done."""
+    deployed = config.engine == DEPLOYMENT
+    lines = [f"{site} sits out: {reason}" for site, reason in sorted(state.sitting_out.items())]
+    lines += [f"{site} was refused: {reason}" for site, reason in sorted(refused.items())]
+    for site in shut_out:
+        release = f"python -m server release {site}" if deployed else f"delete {strikes.FILE} in the run folder"
+        lines.append(f"{site} is in quarantine after {strikes.QUARANTINED_AT} refused replies; to let it in: {release}")
+    if (shut_out or refused) and deployed:
+        lines.append("to go on without it, resume with a lower --quorum")
+    return "".join(f"; {line}" for line in lines)
 
 
 @contextlib.contextmanager
@@ -192,9 +262,15 @@ def _by_site(metric: str, updates: Mapping[str, SiteUpdate]) -> dict[str, float]
     return {site: update.metrics[metric] for site, update in updates.items() if metric in update.metrics}
 
 
-def _validated(events: EventLog, metrics: Mapping[str, Mapping[str, float]], state: RunState, *, round: int) -> None:
-    """Note the validation of the model after `round` that travelled in these replies."""
-    rows = {site: row for site, values in sorted(metrics.items()) if (row := validation_row(values))}
+def _validated(events: EventLog, answers: Answered, state: RunState, *, round: int) -> bool:
+    """Note the validation of the model after `round` that travelled in these answers; False when the model must go,
+    because a majority of sites report it much worse than the best one."""
+    rows = validation_rows(answers)
     mean = over_subjects(rows)
-    events.append("validated", round=round, mean=mean, sites=rows)
-    state.consider_best(round=round, psnr_db=mean.get("psnr_db"))
+    events.append("validated", round=round, mean=mean, sites=rows, suppressed=held_back(answers, VALIDATION_METRICS))
+    if state.best and (worse := worse_at(rows, state.best["sites"])):
+        events.append("rolled_back", round=round, to=state.best["round"], sites=worse)
+        return False
+    psnrs = {site: row["psnr_db"] for site, row in rows.items()}
+    state.consider_best(round=round, psnr_db=mean.get("psnr_db"), sites=psnrs)
+    return True

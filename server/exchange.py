@@ -11,6 +11,7 @@ import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -18,10 +19,11 @@ from flwr.serverapp import Grid
 
 from agi_core import progress
 from agi_core.config import DEPLOYMENT, RunConfig, task_json, task_of
-from agi_core.errors import AgiError, ProtocolError
+from agi_core.errors import BudgetError, MismatchError, PolicyError, PrivacyError, ProtocolError
 from agi_core.protocol import (
     ARRAYS,
     METRICS,
+    REFUSED,
     SCALARS,
     TRAIN,
     Reply,
@@ -38,6 +40,17 @@ from server.update_gate import check_answer
 POLL_S = 0.2
 log = logging.getLogger("server")
 GRACE_S = 10.0  # after the deadline, for transport and for a site's own word that it ran out of time
+SITS_OUT = frozenset(error.public for error in (BudgetError, PolicyError, PrivacyError))
+"""Refusals that are a site's right: nothing is broken there, and asking again will not help."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came back, by site: replies to the request; why what came is none; and why a site sits out by right."""
+
+    replies: Mapping[str, Reply]
+    malformed: Mapping[str, str]
+    sitting_out: Mapping[str, str]
 
 
 class Exchange:
@@ -45,7 +58,8 @@ class Exchange:
 
     def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str) -> None:
         self._grid, self._sites, self._events, self._run_id = grid, Sites(grid), events, run_id
-        self._task, self._transport = task_json(task_of(config)), config.federation.transport
+        self._task, self._registered = task_json(task_of(config)), config.federation.subjects
+        self._transport = config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
         # A site that comes back late is not given a request that nobody waits for; but it is us who name the late, in
         # plain words, before Flower does. A simulation answers while it sends.
@@ -70,13 +84,15 @@ class Exchange:
 
         return self._sites.wait_for(sites, enough=enough, limit_s=self._wait_s, on_wait=on_wait)
 
-    def ask(self, nodes: Mapping[str, int], request: Request) -> dict[str, Reply]:
-        """Send the request to {site: node id}; {site: reply} of those that gave an answer to it, in the order of names.
+    def ask(self, nodes: Mapping[str, int], request: Request) -> Answers:
+        """Send the request to {site: node id}, and collect what the sites say to it.
 
-        Who fails, answers something else or not at all is named in the events.
+        Who fails or does not answer is named in the events.
         """
         requests = {site: dataclasses.replace(request, nonce=secrets.token_hex(16)) for site in nodes}
         replies: dict[str, Reply] = {}
+        malformed: dict[str, str] = {}
+        sitting_out: dict[str, str] = {}
         failed: list[str] = []
         _tell(request.round, request.action, sorted(nodes))
         waiting = self._send(nodes, requests)
@@ -87,23 +103,32 @@ class Exchange:
         while waiting:
             for message in self._pull(list(waiting), until=deadline):
                 if message.metadata.reply_to_message_id not in waiting:
-                    continue
+                    continue  # a second answer to the same request
                 site = waiting.pop(message.metadata.reply_to_message_id)
+                if message.has_error():
+                    reason = " ".join((message.error.reason or "no reason given").split())[:200]
+                    if message.error.code == REFUSED and reason in SITS_OUT:
+                        sitting_out[site] = reason
+                    else:
+                        failed.append(site)
+                        self._failed(site, request, reason)
+                    continue
                 try:
-                    reply = _reply(message)
-                    check_answer(reply, requests[site])
+                    reply = _read(message)
+                    check_answer(reply, requests[site], registered=self._registered.get(site))
                     replies[site] = reply
-                except AgiError as error:
+                except MismatchError as error:  # a site of another release means no harm
                     failed.append(site)
-                    self._events.append(
-                        "site_failed", site=site, round=request.round, action=request.action, reason=str(error)
-                    )
+                    self._failed(site, request, str(error))
+                except ProtocolError as error:
+                    failed.append(site)
+                    malformed[site] = str(error)
             _tell(request.round, request.action, sorted(waiting.values()), answered=sorted(replies), failed=failed)
             if time.monotonic() > deadline:
                 break
         for site in sorted(waiting.values()):
             self._missing(site, request, f"no answer to {request.action} within {self._deadline_s:.0f} s")
-        return dict(sorted(replies.items()))
+        return Answers(replies, malformed, sitting_out)
 
     def note_absent(self, sites: Sequence[str], request: Request) -> None:
         """Note who could not be asked."""
@@ -139,6 +164,9 @@ class Exchange:
                 return messages
             time.sleep(POLL_S)
 
+    def _failed(self, site: str, request: Request, reason: str) -> None:
+        self._events.append("site_failed", site=site, round=request.round, action=request.action, reason=reason)
+
     def _missing(self, site: str, request: Request, reason: str) -> None:
         self._events.append("site_missing", site=site, round=request.round, action=request.action, reason=reason)
 
@@ -173,12 +201,19 @@ def _passing_faults() -> Iterator[None]:
         log.warning("the SuperLink does not answer (%s); asking again", error)
 
 
-def _reply(message: Message) -> Reply:
-    """The reply in a message. Raises ProtocolError when it is an error, or does not follow the contract."""
-    if message.has_error():
-        raise ProtocolError(" ".join((message.error.reason or "no reason given").split())[:200])
+def _read(message: Message) -> Reply:
+    """The reply in a message.
+
+    Raises:
+        ProtocolError: it does not follow the contract; whatever Flower and NumPy raise on hostile bytes is one, too.
+    """
     content = message.content
-    arrays = {dtype: array.numpy() for dtype, array in content.array_records.get(ARRAYS, {}).items()}
-    return read_reply(
-        dict(content.config_records.get(SCALARS, {})), dict(content.metric_records.get(METRICS, {})), arrays
-    )
+    try:
+        arrays = {dtype: array.numpy() for dtype, array in content.array_records.get(ARRAYS, {}).items()}
+        return read_reply(
+            dict(content.config_records.get(SCALARS, {})), dict(content.metric_records.get(METRICS, {})), arrays
+        )
+    except ProtocolError:
+        raise
+    except Exception as error:
+        raise ProtocolError(f"the reply cannot be read: {type(error).__name__}") from None

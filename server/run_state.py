@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ from agi_core.protocol import Weights
 from agi_core.run_folder import EventLog
 from server.strategy import Velocity
 
-FORMAT = 1
+FORMAT = 2
 VELOCITY = "velocity/"
 LOCK = ".lock"
 PATIENCE_S = 1.0
@@ -28,7 +28,8 @@ PATIENCE_S = 1.0
 @dataclass
 class RunState:
     """Everything that a resumed run needs. `history` holds one row per finished round; `best` names the round with the
-    best validation PSNR."""
+    best validation PSNR, and what each site reported then; `sitting_out` is {site: why} of those that are not expected
+    to answer. Strikes lie elsewhere: they outlive the run."""
 
     weights: Weights
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -37,11 +38,13 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     tested: bool = False
+    sitting_out: dict[str, str] = field(default_factory=dict)
 
-    def consider_best(self, *, round: int, psnr_db: float | None) -> None:
-        """Note that the model after `round` reached this validation PSNR (None: nothing was validated)."""
+    def consider_best(self, *, round: int, psnr_db: float | None, sites: Mapping[str, float]) -> None:
+        """Note that the model after `round` reached this validation PSNR, overall (None: nothing was validated) and at
+        each site."""
         if psnr_db is not None and (self.best is None or psnr_db > self.best["psnr_db"]):
-            self.best = {"round": round, "psnr_db": psnr_db}
+            self.best = {"round": round, "psnr_db": psnr_db, "sites": dict(sites)}
 
 
 def save(run_dir: Path, state: RunState, events: EventLog) -> None:
@@ -72,7 +75,7 @@ def load(run_dir: Path) -> tuple[RunState, EventLog] | None:
         weights={n.removeprefix(WEIGHTS): a for n, a in arrays.items() if n.startswith(WEIGHTS)},
         velocity={n.removeprefix(VELOCITY): a.astype(np.float64) for n, a in arrays.items() if n.startswith(VELOCITY)},
         round=round,
-        **{name: values[name] for name in ("run_id", "history", "best", "tested")},
+        **{name: values[name] for name in ("run_id", "history", "best", "tested", "sitting_out")},
     )
     events = EventLog(run_dir, elapsed_s=values["elapsed_s"])
     events.cut_back(values["events_bytes"])

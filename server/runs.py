@@ -3,14 +3,14 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agi_core import atomic, run_folder
-from agi_core.config import DEPLOYMENT, RunConfig, load_config
+from agi_core.config import DEPLOYMENT, FederationConfig, RunConfig, load_config
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.report.report import build_report
-from server import registry, run_state, superlink
+from server import registry, robust, run_state, superlink
 from server.superlink import Coordinator
 
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
@@ -40,11 +40,13 @@ def submit(coordinator: Coordinator, *, name: str | None, config_path: Path | No
     return run_dir
 
 
-def resume(coordinator: Coordinator, name: str) -> Path:
-    """Go on with a run after its last finished round; returns its folder.
+def resume(coordinator: Coordinator, name: str, *, quorum: int | None = None) -> Path:
+    """Go on with a run after its last finished round, with the sites' sizes as they are registered now, and perhaps
+    another quorum; returns its folder.
 
     Raises:
         RunError: no such run, it is running or finished, or the coordinator does not answer.
+        ConfigError: the quorum does not fit the run's sites.
     """
     run_dir = find(coordinator, name)
     if (run_dir / "summary.json").is_file():
@@ -58,6 +60,11 @@ def resume(coordinator: Coordinator, name: str) -> Path:
             raise RunError(f"{name} is about to start; watch it with: python -m server status")
         if not state.startswith("finished"):  # its process is gone, which Flower notices after a minute
             superlink.stop(coordinator, flower_run)
+    config = run_folder.open_existing(run_dir)
+    federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
+    federation = _with_sizes(federation, registry.read(coordinator))
+    robust.check_sites(federation)
+    run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     _start(coordinator, run_dir)
     return run_dir
 
@@ -120,7 +127,7 @@ def _config(coordinator: Coordinator, config_path: Path | None, settings: Sequen
             f"{', '.join(refused)}: not a setting of a deployed run; data, device and threads stand in each hospital's"
             " own site file, and its sites are federation.sites=[...]"
         )
-    federation, registered = config.federation, list(registry.read(coordinator))
+    federation, registered = config.federation, registry.read(coordinator)
     unseen = federation.unseen_sites
     training = federation.sites or [site for site in registered if site not in unseen]
     chosen = [*training, *unseen]
@@ -133,7 +140,23 @@ def _config(coordinator: Coordinator, config_path: Path | None, settings: Sequen
         raise ConfigError("no site is registered; add one with: python -m server register --name NAME KEY.pub")
     if len(set(chosen)) < len(chosen):
         raise ConfigError("a site stands twice in federation.sites and federation.unseen_sites; name each once")
-    if federation.quorum is not None and federation.quorum > len(training):
-        raise ConfigError(f"federation.quorum={federation.quorum} is more than the {len(training)} training sites")
     federation = dataclasses.replace(federation, sites=sorted(training), unseen_sites=sorted(unseen))
+    federation = _with_sizes(federation, registered)
+    robust.check_sites(federation)
     return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)
+
+
+def _with_sizes(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:
+    """With the registered number of subjects of every site: no reply may count more.
+
+    Raises:
+        ConfigError: a training site is registered without one.
+    """
+    sizes = {site: entry.subjects for site, entry in registered.items() if entry.subjects}
+    if unknown := [site for site in federation.sites if site not in sizes]:
+        raise ConfigError(
+            f"{', '.join(unknown)}: registered without a number of subjects, which limits a site's weight in the"
+            " average; add it with: python -m server register --name NAME KEY.pub --subjects N"
+        )
+    chosen = [*federation.sites, *federation.unseen_sites]
+    return dataclasses.replace(federation, subjects={site: sizes[site] for site in chosen if site in sizes})

@@ -9,6 +9,7 @@ from typing import Any
 from agi_core import atomic, run_folder
 from agi_core.errors import AgiError
 from agi_core.progress import Event, Step
+from agi_core.protocol import TRAIN
 from agi_core.run_folder import Event as RunEvent
 from server import run_state
 
@@ -43,12 +44,22 @@ def describe(event: Event) -> str | None:
             return f"round {round}: {site}: {action}: {reason}"
         case {"event": "update_refused", "round": round, "site": site, "reason": reason}:
             return f"round {round}: {site}: update refused: {reason}"
+        case {"event": "update_clipped", "round": round, "site": site, "reason": reason}:
+            return f"round {round}: {site}: {reason}"
+        case {"event": "site_quarantined", "round": round, "site": site}:
+            return f"round {round}: {site} is in quarantine; let it out with: python -m server release {site}"
+        case {"event": "site_sat_out", "round": round, "site": site, "reason": reason}:
+            return f"round {round}: {site} sits out: {reason}"
+        case {"event": "rolled_back", "round": round, "to": best, "sites": sites}:
+            return f"the model after round {round} is worse at {', '.join(sites)}: back to that after round {best}"
         case {"event": "retried", "round": round, "action": action}:
             return f"round {round}: too few answers; asking again to {action}"
-        case {"event": "round_finished", "round": round, "train_loss": losses}:
-            return f"round {round}: averaged {', '.join(losses)}"
+        case {"event": "round_finished", "round": round, "sites": sites}:
+            return f"round {round}: averaged {', '.join(sites)}"
         case {"event": "validated", "round": round, "mean": {"psnr_db": psnr_db}}:
             return f"after round {round}: validation {psnr_db:.2f} dB"
+        case {"event": "validated", "round": round, "suppressed": [*sites]} if sites:
+            return f"after round {round}: validation is suppressed at {', '.join(sites)}"
         case {"event": "tested", "final": {"psnr_db": psnr_db}}:
             return f"final test: {psnr_db:.2f} dB"
         case {"event": "paused", "reason": reason}:
@@ -67,7 +78,8 @@ def run_status(run_dir: Path) -> dict[str, Any]:
     config = run_folder.open_existing(run_dir)
     events = run_folder.read_events(run_dir) if (run_dir / "events.jsonl").is_file() else []
     round = max((event["round"] for event in events if event["event"] in ("round_started", "waiting")), default=0)
-    validated = next((event for event in reversed(events) if event["event"] == "validated" and event["mean"]), None)
+    validations = [event for event in reversed(events) if event["event"] == "validated"]
+    last, validated = next(iter(validations), None), next((event for event in validations if event["mean"]), None)
     status: dict[str, Any] = {
         "name": run_dir.name,
         "state": _state(run_dir, events),
@@ -78,6 +90,8 @@ def run_status(run_dir: Path) -> dict[str, Any]:
         "answered": [],
         "failed": _named(events, "site_failed", "site_missing", round=round),
         "refused": _named(events, "update_refused", round=round),
+        "sitting_out": _sitting_out(events),
+        "suppressed": last.get("suppressed", []) if last else [],
     }
     if status["state"] == "running":
         shown = ("action", "waiting_for", "answered")
@@ -99,6 +113,17 @@ def _state(run_dir: Path, events: list[RunEvent]) -> str:
 
 def _named(events: list[RunEvent], *names: str, round: int) -> list[str]:
     return sorted({event["site"] for event in events if event["event"] in names and event["round"] == round})
+
+
+def _sitting_out(events: list[RunEvent]) -> dict[str, str]:
+    """{site: why} of those that have not answered since they said so."""
+    out: dict[str, str] = {}
+    for event in events:
+        if event["event"] == "site_sat_out" and event["action"] == TRAIN:
+            out[event["site"]] = event["reason"]
+        elif event["event"] == "round_finished":
+            out = {site: reason for site, reason in out.items() if site not in event["sites"]}
+    return out
 
 
 def _now(run_dir: Path) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from agi_core import atomic
 from agi_core.errors import RunError
+from server import strikes
 from server.certificates import Certificates
 from server.processes import adopt_orphans, die_with_parent, end_descendants
 
@@ -51,6 +52,10 @@ class Coordinator:
     @property
     def sites_path(self) -> Path:
         return self.dir / "sites.json"
+
+    @property
+    def strikes_path(self) -> Path:
+        return self.dir / strikes.FILE
 
     @property
     def log_path(self) -> Path:
@@ -126,7 +131,8 @@ def run(coordinator: Coordinator, run_dir: Path) -> str:
         app_dir.mkdir()
         (app_dir / "pyproject.toml").write_text(_bundle())
         config_path = Path(folder) / "run.toml"
-        config_path.write_text(f"run-dir = {json.dumps(str(run_dir.resolve()))}\n")
+        paths = {"run-dir": run_dir, "strikes-path": coordinator.strikes_path}
+        config_path.write_text("".join(f"{key} = {json.dumps(str(path.resolve()))}\n" for key, path in paths.items()))
         answer = _flwr(coordinator, "run", str(app_dir), CONNECTION, "--run-config", str(config_path))
     return str(answer["run-id"])
 
@@ -206,6 +212,7 @@ clientapp = "client.app:app"
 
 [tool.flwr.app.config]
 run-dir = ""
+strikes-path = ""
 """
 
 

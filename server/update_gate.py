@@ -1,24 +1,104 @@
-"""The update gate: what a reply must satisfy before its weights are averaged. The server trusts no reply."""
+"""The update gate: what a reply must satisfy before any of it is used. The server trusts no reply.
+
+A reply answers this very request and counts no more subjects than are registered. A trained one has exactly the
+parameters that were sent, all finite, and its change is bounded. With u = |reply - sent| / sqrt(its steps), over all
+parameters as one vector, and c the limit of its site,
+
+    u <= c             averaged as it is
+    c < u <= 10 c      scaled down to c
+    u > 10 c           refused
+
+    c = min(ceiling, 3 x median of u over the round's sites);  with fewer than three sites, the ceiling
+    ceiling = federation.max_update_norm, or what AdamW can do in this round
+    with privacy: c = max(c, 3 x the norm of the noise that the site has to add)
+
+The noise is a function of the site's public number of subjects, so the smallest of unequal sites is not cut for its
+noise. Adam's change hardly depends on a site's size or data, so honest sites differ by far less than 3.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from agi_core.config import RunConfig, Task
 from agi_core.errors import ProtocolError
-from agi_core.protocol import Reply, Request, model_hash, unpack
-from server.strategy import SiteUpdate
+from agi_core.protocol import Reply, Request, Weights, model_hash, unpack
+from agi_core.training import PRIVATE_MOMENTUM, learning_rate
+from server.robust import SiteUpdate
+
+MEDIANS = 3.0
+NOISE_NORMS = 3.0
+REFUSED_AT = 10.0
+ADAMW_RATIO = 2.0
+"""Adam moves a weight by at most lr sqrt(0.1 t / (1 - 0.9^t)) in step t, after a sudden large gradient; else by lr."""
+
+T = TypeVar("T")
 
 
-def check_answer(reply: Reply, request: Request) -> None:
-    """Raise ProtocolError unless the reply answers this very request: its run, round and nonce."""
+@dataclass(frozen=True)
+class Verdict(Generic[T]):
+    """What is used of one round's replies, and {site: why} of those that were cut down or refused."""
+
+    accepted: Mapping[str, T]
+    clipped: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_answer(reply: Reply, request: Request, *, registered: int | None) -> None:
+    """Raise ProtocolError unless the reply answers this very request, its run, round and nonce, and counts at most the
+    registered subjects (None: not known)."""
     for name in ("run_id", "round", "nonce"):
         if getattr(reply, name) != getattr(request, name):
             raise ProtocolError(f"the reply's {name} is not that of the request")
+    most = math.inf if registered is None else registered
+    for what, count in (("", reply.num_examples), ("validation ", reply.metrics.get("validation_subjects", 0))):
+        if not 0 <= count <= most or count != int(count):
+            raise ProtocolError(f"the reply counts {count:g} {what}subjects, {registered} are registered")
 
 
-def admit(reply: Reply, request: Request, site: str) -> SiteUpdate:
-    """The reply to a training request, as an update that may be averaged.
+def judge_figures(replies: Mapping[str, Reply], request: Request) -> Verdict[Reply]:
+    """Replies to an evaluation: `check_answer` is all that can be asked of them."""
+    return Verdict(replies)
+
+
+def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: RunConfig) -> Verdict[SiteUpdate]:
+    """Replies to a training request, each of which has passed `check_answer`."""
+    updates: dict[str, SiteUpdate] = {}
+    refused: dict[str, str] = {}
+    for site, reply in sorted(replies.items()):
+        try:
+            updates[site] = read_update(reply, request, site, local_steps=config.training.local_steps)
+        except ProtocolError as error:
+            refused[site] = str(error)
+
+    sent = unpack(request.weights)
+    norms = {site: _distance(update.weights, sent) / math.sqrt(replies[site].steps) for site, update in updates.items()}
+    accepted: dict[str, SiteUpdate] = {}
+    clipped: dict[str, str] = {}
+    for site, update in updates.items():
+        limit = norm_limit(update, [*norms.values()], config=config, round=request.round)
+        excess = norms[site] / limit
+        if excess > REFUSED_AT:
+            refused[site] = f"its change is {excess:.3g} times the limit of this round"
+        elif excess > 1:
+            clipped[site] = f"its change was {excess:.3g} times the limit of this round, and was scaled down to it"
+            accepted[site] = replace(update, weights=_scaled(update.weights, sent, 1 / excess))
+        else:
+            accepted[site] = update
+    return Verdict(accepted, clipped, refused)
+
+
+def read_update(reply: Reply, request: Request, site: str, *, local_steps: int) -> SiteUpdate:
+    """The reply to a training request, as an update whose change is still to be judged.
 
     Raises:
-        ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, no training subject.
+        ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, no training subject, or
+            another number of steps than 1 to `local_steps`.
     """
     if reply.weights is None:
         raise ProtocolError("the reply to a training request holds no weights")
@@ -27,8 +107,70 @@ def admit(reply: Reply, request: Request, site: str) -> SiteUpdate:
         raise ProtocolError(f"the reply's weights are of model {got}, expected {expected}")
     if reply.num_examples < 1:
         raise ProtocolError(f"the reply counts {reply.num_examples} training subjects")
+    if not 1 <= reply.steps <= local_steps:
+        raise ProtocolError(f"the reply names {reply.steps} steps, {local_steps} were asked for")
     weights = unpack(reply.weights)
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ProtocolError(f"the reply's {name} is not finite")
-    return SiteUpdate(site, weights, reply.num_examples, reply.metrics)
+    return SiteUpdate(site, weights, reply.num_examples, reply.metrics, reply.suppressed)
+
+
+def norm_limit(update: SiteUpdate, norms: Sequence[float], *, config: RunConfig, round: int) -> float:
+    """c of one site: the largest change over the square root of its steps that is averaged as it is.
+
+    Args:
+        norms: those of all the round's sites.
+    """
+    parameters, steps = sum(array.size for array in update.weights.values()), config.training.local_steps
+    limit = config.federation.max_update_norm
+    if limit is None:
+        rates = _rates(config, config.training.learning_rate, round)
+        limit = ADAMW_RATIO * sum(rates) * math.sqrt(parameters / steps)
+    if len(norms) >= 3:
+        limit = min(limit, MEDIANS * statistics.median(norms))
+    if config.privacy.on:
+        noise = noise_norm(config, subjects=update.num_examples, parameters=parameters, round=round)
+        limit = max(limit, NOISE_NORMS * noise / math.sqrt(steps))
+    return max(limit, np.finfo(float).tiny)  # nobody may have changed anything
+
+
+def noise_norm(task: Task, *, subjects: int, parameters: int, round: int) -> float:
+    """Expected norm of the noise in the weights after one private round at a site of so many subjects.
+
+    Each step adds noise of standard deviation sigma C / (q N) to each gradient; momentum SGD moves the weights by
+    a_j = lr_j + momentum a_(j+1) times the gradient of step j. See `agi_core.privacy.patient_sgd`.
+    """
+    from agi_core.privacy.accounting import calibrate  # here, because Opacus takes seconds to import and is an option
+
+    privacy, steps = task.privacy, task.rounds * task.training.local_steps
+    sigma = privacy.noise_multiplier or calibrate(
+        privacy.epsilon or math.inf, delta=privacy.delta, lot_rate=privacy.lot_rate, steps=steps
+    )
+    moved, squares = 0.0, 0.0
+    for rate in reversed(_rates(task, privacy.learning_rate, round)):
+        moved = rate + PRIVATE_MOMENTUM * moved
+        squares += moved**2
+    return sigma * privacy.max_grad_norm / (privacy.lot_rate * subjects) * math.sqrt(parameters * squares)
+
+
+def _rates(task: Task, peak: float, round: int) -> list[float]:
+    """The learning rate of each step of a round."""
+    schedule = replace(task.training, learning_rate=peak)
+    return [learning_rate(schedule, rounds=task.rounds, round=round, step=step) for step in range(schedule.local_steps)]
+
+
+def _distance(weights: Weights, sent: Weights) -> float:
+    """Euclidean distance, all parameters as one vector; inf where it overflows."""
+    with np.errstate(over="ignore"):
+        return math.sqrt(sum(float(np.square(_change(array, sent[name])).sum()) for name, array in weights.items()))
+
+
+def _scaled(weights: Weights, sent: Weights, factor: float) -> Weights:
+    return {
+        name: (sent[name] + factor * _change(array, sent[name])).astype(array.dtype) for name, array in weights.items()
+    }
+
+
+def _change(array: NDArray[Any], sent: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(np.subtract(array, sent, dtype=np.float64))

@@ -18,7 +18,9 @@ from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.preprocess import same_grid
 from agi_core.errors import RunError
 from agi_core.scenario import Scenario, parse_scenario
-from client.site import Site, SiteData, SitePrivacy, to_yaml
+from client.policy import Policy, SitePrivacy
+from client.site import Site, SiteData, to_yaml
+from server.robust import check_sites
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     if config.grid.spacing_mm is None and (warning := spacing_warning(_spacings(parts.training, scenario))):
         warnings.append(warning)
     sites, unseen = sorted(parts.training), sorted(parts.unseen)
-    federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen)
+    sizes = {site: len(members) for site, members in sorted({**parts.training, **parts.unseen}.items())}
+    federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen, subjects=sizes)
+    check_sites(federation)
     config = dataclasses.replace(config, reference=reference, federation=federation)
     return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings))
 
@@ -147,14 +151,21 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
         )
         cache_dir = str(Path(config.data.cache_dir).resolve())
         privacy = None
-        if config.privacy.on and site in federation.training:
+        if config.privacy.epsilon is not None and site in federation.training:
             privacy = SitePrivacy(
                 ledger=str(run_dir.resolve() / "ledgers" / f"{site}.jsonl"),
                 ledger_head=str(run_dir.resolve() / "ledger_heads" / f"{site}.json"),
                 subjects=len(splits[site]["train"]),
+                epsilon=config.privacy.epsilon,
+                delta=config.privacy.delta,
+                min_noise_multiplier=config.privacy.noise_multiplier or 0.0,
+                max_grad_norm=config.privacy.max_grad_norm,
+                max_lot_rate=config.privacy.lot_rate,
             )
         paths[site] = run_dir.resolve() / "sites" / f"{site}.yaml"
-        atomic.write_text(paths[site], to_yaml(Site(site, data, cache_dir, config.device, config.threads, privacy)))
+        policy = Policy(minimum_subjects=1)  # nothing leaves this machine
+        site_file = Site(site, data, cache_dir, config.device, config.threads, privacy, policy)
+        atomic.write_text(paths[site], to_yaml(site_file))
     return paths
 
 

@@ -6,21 +6,22 @@ from typing import Any
 
 import numpy as np
 from conftest import SMALL
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from agi_core.config import load_config, task_json, task_of
 from agi_core.models.agi_net import build_model
 from agi_core.protocol import ARRAYS, SCALARS, TRAIN, Request, Weights, pack, request_scalars
+from client.app import app
 from simulations.local_grid import LocalGrid
 
 
-def deployed_site(folder: Path, data_dir: Path, *, port: int = 9094, name: str = "Guys") -> Path:
-    """The path of the new site's file."""
+def deployed_site(folder: Path, data_dir: Path, *, port: int = 9094, name: str = "Guys", rules: str = "") -> Path:
+    """The path of the new site's file; `rules` are its sections policy and privacy."""
     path = folder / f"{name}.yaml"
     path.write_text(
         f"site: {name}\ndata: {{dir: {data_dir}, layout: ixi}}\ncache_dir: cache\ndevice: cpu\nstate_dir: state\n"
-        f'coordinator: {{address: "127.0.0.1:1", ca_file: ca.crt}}\nkey_file: {name}.key\nruntime_port: {port}\n'
+        f'coordinator: {{address: "127.0.0.1:1", ca_file: ca.crt}}\nkey_file: {name}.key\nruntime_port: {port}\n{rules}'
     )
     return path
 
@@ -46,6 +47,14 @@ def as_message(request: Request, **changed: Any) -> Message:
     message = Message(RecordDict({ARRAYS: arrays, SCALARS: scalars}), 2, request.action)
     message.metadata.__dict__["_message_id"] = "1"
     return message
+
+
+def ask(site_path: Path, message: Message) -> Message:
+    """What the installed ClientApp of the site answers."""
+    context = Context(
+        run_id=1, node_id=2, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
+    )
+    return app(message, context)
 
 
 def reason(reply: Message) -> str:

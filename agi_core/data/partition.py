@@ -1,7 +1,7 @@
 """Partition: which subjects train at which client, and which are kept to validate and to test. Never by slice.
 
-Everything here depends on subject ids through SHA-256 alone: not on the order of files, on the machine, or on Python's
-hash seed. A subject that joins leaves the order of the others as it was.
+Everything here depends on subject ids through SHA-256, and on the parts given before: not on the order of files, on the
+machine, or on Python's hash seed.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from agi_core.errors import ConfigError
 class Split:
     """Subject ids of one client, each in exactly one part."""
 
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,31 @@ def stable_order(subject_ids: Iterable[str], *, seed: int | None = None) -> tupl
     return tuple(sorted(subject_ids, key=lambda subject_id: hashlib.sha256(f"{prefix}{subject_id}".encode()).digest()))
 
 
-def split_subjects(subject_ids: Iterable[str]) -> Split:
-    """Split the subjects of one client; a subject that joins moves at most two of the others.
+def split_subjects(subject_ids: Iterable[str], *, before: Split | None = None) -> Split:
+    """Split the subjects of one client. Who has a part in the split before keeps it, for ever.
 
     One subject trains. Of two, one trains and one tests. From three on 20 % test and 10 % validate, both rounded down
-    but at least one, and the rest trains. Tests come from the front of the stable order and validation from its back.
+    but at least one, and the rest trains. What test and validation lack of that, they take from the newcomers: tests
+    from the front of the stable order and validation from its back.
     """
+    before = before or Split()
     order = stable_order(subject_ids)
     n = len(order)
-    test = 0 if n < 2 else max(1, n * 20 // 100)
-    validation = 0 if n < 3 else max(1, n * 10 // 100)
-    return Split(train=order[test : n - validation], validation=order[n - validation :], test=order[:test])
+    train, validation, test = (
+        [subject_id for subject_id in order if subject_id in part]
+        for part in (before.train, before.validation, before.test)
+    )
+    given = {*train, *validation, *test}
+    new = [subject_id for subject_id in order if subject_id not in given]
+    tests = max(0, (0 if n < 2 else max(1, n * 20 // 100)) - len(test))
+    rest = new[tests:]
+    validations = max(0, (0 if n < 3 else max(1, n * 10 // 100)) - len(validation))
+    trains = max(0, len(rest) - validations)
+    return Split(
+        train=stable_order([*train, *rest[:trains]]),
+        validation=stable_order([*validation, *rest[trains:]]),
+        test=stable_order([*test, *new[:tests]]),
+    )
 
 
 def partition(subjects: Sequence[Subject], *, clients: int, scheme: Literal["site", "iid"], seed: int) -> Partition:

@@ -19,7 +19,6 @@ of, is taken away. Not covered: somebody who deletes ledger and copy, or sets bo
 
 import contextlib
 import fcntl
-import hashlib
 import hmac
 import json
 import os
@@ -31,16 +30,16 @@ from typing import Any, Literal
 
 from agi_core import atomic
 from agi_core.errors import BudgetError, PrivacyError
+from agi_core.hash_chain import Record, seal, sha256, unseal
 from agi_core.privacy.accounting import Steps, epsilon
 
 FORMAT = 1
 KEY_BYTES = 32
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """At most `epsilon` at `delta`, over everything that was ever spent on the subjects."""
+    """At most `epsilon` at `delta`: the site's, over everything that was ever spent on the subjects, or a run's own."""
 
     epsilon: float
     delta: float
@@ -121,25 +120,36 @@ class Ledger:
             related.update(*(self._datasets[dataset] for dataset in joined))
         return [r.steps for r in self._reservations.values() if r.dataset in counted and r.status != "released"]
 
+    def spent_by(self, run: str) -> list[Steps]:
+        """All steps that count for one run."""
+        return [r.steps for r in self._reservations.values() if r.run == run and r.status != "released"]
+
     def reserve(
-        self, subjects: Collection[str], planned: Steps, *, run: str, round: int, request: str, budget: Budget
+        self,
+        subjects: Collection[str],
+        planned: Steps,
+        *,
+        run: str,
+        round: int,
+        request: str,
+        budget: Budget,
+        run_budget: Budget | None = None,
     ) -> Reservation:
         """Note, before the first of them, that the planned steps are taken on these subjects.
 
+        Args:
+            budget: the site's, for everything that was ever spent on the subjects.
+            run_budget: what the run itself asked to keep to.
+
         Raises:
-            BudgetError: spent and planned steps together exceed the budget; nothing is noted.
+            BudgetError: spent and planned steps together exceed a budget; nothing is noted.
             PrivacyError: the planned steps have no guarantee at all.
         """
         hashes = self._hashes(subjects)
-        spent = self.spent(subjects)
-        total = epsilon([*spent, planned], delta=budget.delta)
-        if not total <= budget.epsilon:
-            raise BudgetError(
-                f"{self._path}: round {round} would bring epsilon from {epsilon(spent, delta=budget.delta):.3f} to"
-                f" {total:.3f}, above the budget of {budget.epsilon:g} at delta {budget.delta:g}; these subjects can"
-                " only be trained on further with a larger budget"
-            )
-        dataset = _digest(" ".join(hashes))[:16]
+        self._check_budget(self.spent(subjects), planned, budget, f"round {round}", "of the site")
+        if run_budget is not None:
+            self._check_budget(self.spent_by(run), planned, run_budget, f"round {round}", "of the run")
+        dataset = sha256(" ".join(hashes))[:16]
         if dataset not in self._datasets:
             self._append("subjects", dataset=dataset, hashes=hashes)
         own = secrets.token_hex(8)
@@ -158,6 +168,15 @@ class Ledger:
         """
         self._close("released", reservation)
 
+    def _check_budget(self, spent: list[Steps], planned: Steps, budget: Budget, what: str, whose: str) -> None:
+        total = epsilon([*spent, planned], delta=budget.delta)
+        if not total <= budget.epsilon:
+            raise BudgetError(
+                f"{self._path}: {what} would bring epsilon from {epsilon(spent, delta=budget.delta):.3f} to"
+                f" {total:.3f}, above the budget of {budget.epsilon:g} at delta {budget.delta:g} {whose}; the subjects"
+                " can only be used further with a larger budget"
+            )
+
     def _close(self, kind: str, reservation: Reservation, **fields: str) -> None:
         status = self._reservations[reservation.id].status
         if status != "reserved":
@@ -168,7 +187,7 @@ class Ledger:
         return sorted({hmac.new(self._key, subject.encode(), "sha256").hexdigest()[:32] for subject in subjects})
 
     def _append(self, kind: str, **fields: Any) -> None:
-        line = _line({"n": self._length, "previous": self._head, "kind": kind, **fields})
+        line = seal({"kind": kind, **fields}, n=self._length, previous=self._head)
         atomic.append_line(self._path, line)
         self._verify(line.encode())
         self._keep_head()
@@ -176,10 +195,7 @@ class Ledger:
     def _verify(self, line: bytes) -> str:
         """Take in the next line: its hash; PrivacyError if it is not the next line of this very ledger."""
         try:
-            record = json.loads(line)
-            whole = _line({name: value for name, value in record.items() if name != "hash"}).encode() == line
-            if not whole or (record["n"], record["previous"]) != (self._length, self._head):
-                raise ValueError
+            record = unseal(line, n=self._length, previous=self._head)
             self._apply(record)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._stop(f"line {self._length + 1} is damaged, or not the one that was written there") from None
@@ -210,8 +226,8 @@ class Ledger:
             with atomic.replacing(self._key_path) as temporary_path:
                 temporary_path.touch(mode=0o600)
                 temporary_path.write_bytes(secrets.token_bytes(KEY_BYTES))
-        opened = {"n": 0, "previous": "", "kind": "opened", "format": FORMAT, "ledger": secrets.token_hex(8)}
-        atomic.write_text(self._path, _line({**opened, "site": site, "key": _digest(self._read_key())}) + "\n")
+        opened = {"kind": "opened", "format": FORMAT, "ledger": secrets.token_hex(8), "site": site}
+        atomic.write_text(self._path, seal({**opened, "key": sha256(self._read_key())}, n=0, previous="") + "\n")
 
     def _read_key(self) -> bytes:
         try:
@@ -225,7 +241,7 @@ class Ledger:
             raise self._stop("it does not begin as a ledger of this program does")
         if header["site"] != site:
             raise self._stop(f"it is the ledger of site {header['site']}, not of {site}")
-        if header["key"] != _digest(self._key):
+        if header["key"] != sha256(self._key):
             raise self._stop(f"{self._key_path.name} is not the key of its subject hashes")
 
     def _check_head(self, hashes: list[str]) -> None:
@@ -254,13 +270,3 @@ class Ledger:
             f"privacy ledger {self._path} (copy: {self._head_path}): {cause}; private training stops, because what was"
             " spent is no longer certain: put back the newest of both as they were, or use subjects never trained on"
         )
-
-
-def _line(record: Record) -> str:
-    """Canonical JSON of a record with its hash."""
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return json.dumps({**record, "hash": _digest(text)}, sort_keys=True, separators=(",", ":"))
-
-
-def _digest(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

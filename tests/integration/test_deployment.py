@@ -228,6 +228,7 @@ def act(place: Path, secret: str) -> Story:
         coordinator.running["up"].send_signal(signal.SIGTERM)
         stop_s["coordinator"] = coordinator.end("up", since=stopped)
         received = received_path.read_bytes()
+    printed["audit"] = hospitals["hospitalA"].run("audit")
     hospitals["hospitalA"].run("services")
     return Story(place, secret, coordinator, hospitals, data_dirs, received, printed, stop_s, processes_of(place))
 
@@ -277,6 +278,8 @@ def test_what_the_commands_said(story: Story) -> None:
         assert f"{name} registered, key {fingerprint}" in story.printed[f"register {name}"]
     assert "ready to join" in story.printed["check"]
     assert "At this pace a round of" in story.printed["dry-run"]
+    assert "round 3    train" in story.printed["audit"]
+    assert "The chain is whole" in story.printed["audit"]
     for name, hospital in story.hospitals.items():
         assert f"{name} -> localhost:" in hospital.printed("join")
         assert "connected" in hospital.printed("join")
@@ -317,8 +320,10 @@ def test_a_hospital_that_fails_is_named_and_says_nothing_of_its_own(story: Story
 
 def test_the_secret_stays_at_the_hospitals(story: Story) -> None:
     secret = story.secret.encode()
-    log = story.hospitals["hospitalC"].folder / "state" / "hospitalC" / "logs" / "runner.log"
-    assert secret in log.read_bytes()  # it was there to be told
+    state_dir = story.hospitals["hospitalC"].folder / "state" / "hospitalC"
+    assert secret in (state_dir / "logs" / "details.log").read_bytes()  # it was there to be told
+    for name in ("logs/runner.log", "logs/node.log", "audit.jsonl"):
+        assert secret not in (state_dir / name).read_bytes(), name
     assert all(part in story.received for part in (b"train_loss", b"SuperNode", DataError.public.encode()))
     assert secret not in story.received
     kept = [path for path in story.coordinator.folder.rglob("*") if path.is_file()]

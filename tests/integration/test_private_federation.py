@@ -12,7 +12,7 @@ from test_federation import Saboteur, federate
 from agi_core import run_folder
 from agi_core.checkpoint import load_weights
 from agi_core.config import RunConfig, task_json, task_of
-from agi_core.errors import BudgetError, PrivacyError, RunError
+from agi_core.errors import BudgetError, PolicyError, PrivacyError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
@@ -79,7 +79,7 @@ def test_a_training_reply_holds_weights_and_a_public_number(private_config: RunC
     assert reply.num_examples == 3  # as the site file says, whatever the lots were
     assert answer(site_path, request(private_config, EVALUATE, subjects=VALIDATION)).metrics == {}
     assert answer(site_path, request(private_config, EVALUATE, subjects=TEST)).num_examples == 1
-    with pytest.raises(PrivacyError, match="tells of these"):
+    with pytest.raises(PolicyError, match="tells of these"):
         answer(site_path, request(private_config, EVALUATE, subjects=ALL))
 
 
@@ -160,10 +160,10 @@ def test_an_exhausted_site_is_named_with_a_public_sentence(private_config: RunCo
 def test_privacy_is_not_switched_off_from_outside(
     small_config: RunConfig, private_config: RunConfig, site_path: Path
 ) -> None:
-    with pytest.raises(PrivacyError, match="trains privately only"):
+    with pytest.raises(PolicyError, match="trains privately only"):
         answer(site_path, request(small_config))
     loose = dataclasses.replace(private_config, privacy=dataclasses.replace(private_config.privacy, delta=0.4))
-    with pytest.raises(PrivacyError, match="one of 3 subjects"):
+    with pytest.raises(PolicyError, match=r"privacy.delta: the request asks for 0.4, .* 1e-05 or less"):
         answer(site_path, request(loose))
     site: Site = dataclasses.replace(read_site(site_path), privacy=None)
     elsewhere = site_path.with_name("other.yaml")

@@ -19,7 +19,7 @@ from requests_by_hand import deployed_site, small_task
 from safetensors.numpy import save_file
 
 from agi_core.errors import ConfigError, DeadlineError, StoppedError
-from agi_core.protocol import model_hash, pack
+from agi_core.protocol import PROTOCOL_VERSION, model_hash, pack
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 150.0
@@ -276,7 +276,7 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
     assert model_hash(other_manifest) != model_hash(manifest)
 
     def question(**changed: Any) -> dict[str, Any]:
-        usual = {"protocol": 1, "action": "train", "run_id": "r", "round": 1, "nonce": "a", "task": task}
+        usual = {"protocol": PROTOCOL_VERSION, "action": "train", "run_id": "r", "round": 1, "nonce": "a", "task": task}
         return {**usual, "subjects": "", "deadline_s": 120, "manifest": manifest, **changed}
 
     with ended(Processes(tmp_path)) as processes, ExitStack() as stack:
@@ -291,7 +291,7 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
             [
                 question(),
                 question(nonce="b"),
-                question(protocol=2),
+                question(protocol=1),
                 question(manifest=other_manifest),
                 question(task="{"),
                 question(round=2, task=slow_task, deadline_s=SITE_DEADLINE_S),
@@ -308,7 +308,7 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
         assert first["metrics"]["train_loss"] > 0
 
         # refusals name both values, and nothing of the site
-        assert coordinator.answer(2)["reason"].startswith("protocol version: the message has 2, this program 1;")
+        assert coordinator.answer(2)["reason"].startswith("protocol version: the message has 1, this program 2;")
         theirs, ours = model_hash(other_manifest), model_hash(manifest)
         assert f"model hash: the message has {theirs}, this program {ours};" in coordinator.answer(3)["reason"]
         assert coordinator.answer(4)["reason"] == ConfigError.public

@@ -15,8 +15,8 @@ from flwr.proto import error_pb2, fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2
 from flwr.supercore import constant as flower_headers
 
 from agi_core import errors
-from agi_core.protocol import PROTOCOL_VERSION, Packed, Reply, reply_scalars
-from client.egress import ALLOWED_METRICS, DECIMALS
+from agi_core.protocol import ALLOWED_METRICS, PROTOCOL_VERSION, Packed, Reply, reply_scalars
+from client.egress import DECIMALS
 from client.new_site import write_site
 from client.site import read_deployed_site
 
@@ -47,7 +47,7 @@ def documented(section: str) -> set[str]:
 def test_egress_lists_every_field_of_a_reply() -> None:
     scalars = reply_scalars(Reply("run", 1, "nonce", 1, {}, Packed({}, "[]")))
     assert documented("Reply") == set(scalars) | {field.name for field in dataclasses.fields(Reply)}
-    assert scalars["protocol"] == PROTOCOL_VERSION == 1
+    assert scalars["protocol"] == PROTOCOL_VERSION == 2
 
 
 def test_egress_lists_every_metric_that_may_leave() -> None:

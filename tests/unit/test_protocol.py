@@ -113,7 +113,7 @@ def test_manifests_that_do_not_fit_are_refused(manifest: str) -> None:
 
 
 REQUEST = Request("train", "run", 3, "nonce", "{}", "", 60, pack(WEIGHTS))
-REPLY = Reply("run", 3, "nonce", 12, {"psnr_db": 20.0}, pack(WEIGHTS))
+REPLY = Reply("run", 3, "nonce", 12, {"psnr_db": 20.0}, pack(WEIGHTS), steps=40, suppressed="ssim,mae")
 
 
 def test_messages_survive_the_wire() -> None:

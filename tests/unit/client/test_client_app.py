@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Context, Message, RecordDict
-from requests_by_hand import as_message, deployed_site, reason, small_task, trained, training_request
+from requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
 
 import client.app
 from agi_core.errors import AgiError, ConfigError, ExhaustedError
@@ -16,18 +15,11 @@ def site_path(tmp_path: Path, ixi_dir: Path) -> Path:
     return deployed_site(tmp_path, ixi_dir)
 
 
-def ask(site_path: Path, message: Message) -> Message:
-    context = Context(
-        run_id=1, node_id=2, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
-    )
-    return client.app.app(message, context)
-
-
 def test_another_protocol_is_refused_with_both_versions(site_path: Path) -> None:
     reply = ask(site_path, as_message(training_request(*small_task()), protocol=7))
     assert reply.error.code == REFUSED
     assert "has 7" in reason(reply)
-    assert "program 1" in reason(reply)
+    assert "program 2" in reason(reply)
 
 
 def test_another_model_is_refused_with_both_hashes(site_path: Path) -> None:

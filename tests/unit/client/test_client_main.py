@@ -129,7 +129,7 @@ def test_what_leaves_is_announced(tmp_path: Path) -> None:
     text = announcement(site, public_key(Path(site.key_file)))
     for words in (
         "model's weights",
-        "subjects, however few",
+        "fewer than 10 subjects",
         "train_loss",
         "agi.example.org:443 only",
         "scans, file names",

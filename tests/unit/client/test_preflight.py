@@ -17,13 +17,18 @@ from conftest import write_head, write_ixi
 from cryptography import x509
 from tls_servers import Authority, serving
 
+from agi_core.config import Task, task_json
 from agi_core.errors import ConfigError
+from agi_core.privacy.accounting import Steps
+from agi_core.privacy.ledger import Budget, open_ledger
+from agi_core.scenario import parse_scenario
 from client.check_connection import check_connection
 from client.checks import FAILED, PASSED, WARNING, Row
 from client.keys import make_key
-from client.preflight import preflight
-from client.site import Coordinator
+from client.preflight import check_budgets, preflight
+from client.site import Coordinator, read_deployed_site
 from client.supervisor import only_client
+from client.trainer import open_subjects
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +235,35 @@ def test_a_site_that_is_ready(tmp_path: Path, authority: Authority, ixi_dir: Pat
     assert report["data"] == {"subjects": 12, "sessions": 12, "modalities": {"T1": t1, "T2": t1, "PD": t1}}
     assert json.loads((tmp_path / "state" / "check.json").read_text()) == report
     assert not list((tmp_path / "cache").rglob("*"))
+
+
+def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authority, ixi_dir: Path) -> None:
+    path = site_file(tmp_path, data_dir=ixi_dir, port=1, authority=authority)
+    budget = (
+        "{{subjects: 9, epsilon: {epsilon}, delta: 1.0e-5, ledger: l/{name}.jsonl, ledger_head: {name}.json{more}}}"
+    )
+    validation = budget.format(name="v", epsilon=2, more=", noise_multiplier: 5, metrics: {psnr_db: [10, 40]}")
+    privacy = budget.format(name="t", epsilon=8, more=f", validation: {validation}")
+    path.write_text(f"{path.read_text()}privacy: {privacy}\n")
+    site, scenario = read_deployed_site(path), parse_scenario("T1,T2:PD")
+    fresh = [(row.what, row.state, row.found) for row in check_budgets(path, site, scenario)]
+    assert fresh == [
+        ("training budget", PASSED, "epsilon 0.00 of 8 spent, 8.00 left (delta 1e-05)"),
+        ("validation budget", PASSED, "epsilon 0.00 of 2 spent, 2.00 left (delta 1e-05)"),
+    ]
+    assert site.privacy is not None
+    subjects = open_subjects(path, task_json(Task(scenario="T1,T2:PD")))
+    steps, limit = Steps(1.0, 1.0, 4), Budget(1e9, 1e-5)
+    for rules, whose in ((site.privacy, subjects.train), (site.privacy.validation, subjects.validation)):
+        assert rules is not None
+        with open_ledger(Path(rules.ledger), head_path=Path(rules.ledger_head), site="hospitalA") as ledger:
+            ledger.reserve([s.id for s in whose], steps, run="r", round=1, request="d", budget=limit)
+    training, validating = check_budgets(path, site, scenario)
+    assert (training.state, validating.state) == (WARNING, WARNING)  # both are spent, and more
+    assert "of 2 spent, 0.00 left" in validating.found
+    Path(site.privacy.ledger).write_text("damaged\n")
+    (failed,) = check_budgets(path, site, scenario)
+    assert (failed.what, failed.state) == ("privacy budget", FAILED)
 
 
 def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> None:

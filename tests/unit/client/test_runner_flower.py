@@ -21,8 +21,8 @@ from flwr.supercore.superexec import run_superexec
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 from requests_by_hand import deployed_site
 
+from client.policy import Policy
 from client.runner import ACQUIRE, allowed_s, main
-from client.site import Policy
 
 ADVICE = (
     "client/runner.py is written for the private interfaces of Flower 1.41, and {what} is another one in the installed"

@@ -1,9 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from agi_core.errors import ConfigError
-from client.site import Coordinator, DeployedSite, Policy, Site, SiteData, read_deployed_site, read_site, to_yaml
+from client.policy import Policy
+from client.site import Coordinator, DeployedSite, Site, SiteData, read_deployed_site, read_site, to_yaml
 from client.trainer import open_device
 
 SITE = Site("Guys", SiteData("/scans", "ixi", subjects=["IXI002", "IXI010"]), "/cache", device="cpu", threads=2)
@@ -11,13 +13,13 @@ SITE = Site("Guys", SiteData("/scans", "ixi", subjects=["IXI002", "IXI010"]), "/
 
 def test_a_site_file_comes_back(tmp_path: Path) -> None:
     (tmp_path / "Guys.yaml").write_text(to_yaml(SITE))
-    assert read_site(tmp_path / "Guys.yaml") == SITE
+    assert read_site(tmp_path / "Guys.yaml") == dataclasses.replace(SITE, state_dir=f"{tmp_path}/Guys")
 
 
 def test_what_is_not_written_has_a_default(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("site: HH\ncache_dir: c\ndata: {dir: d, layout: brats}\n")
     assert read_site(tmp_path / "site.yaml") == Site(
-        "HH", SiteData(f"{tmp_path}/d", "brats"), f"{tmp_path}/c", device="auto", threads=1
+        "HH", SiteData(f"{tmp_path}/d", "brats"), f"{tmp_path}/c", "auto", threads=1, state_dir=f"{tmp_path}/site"
     )
 
 

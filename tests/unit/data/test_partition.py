@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agi_core.data.discover import Subject
-from agi_core.data.partition import partition, split_subjects, stable_order
+from agi_core.data.partition import Split, partition, split_subjects, stable_order
 from agi_core.errors import ConfigError
 
 IDS = st.lists(st.text("IX0123456789", min_size=1, max_size=8), min_size=1, max_size=60, unique=True)
@@ -57,15 +57,24 @@ def test_every_subject_is_in_one_part_of_the_split(ids: list[str]) -> None:
 
 
 @given(size=st.integers(1, 200), name=st.text("IX0123456789", min_size=1))
-def test_a_subject_that_joins_moves_at_most_two_others(size: int, name: str) -> None:
+def test_a_subject_keeps_its_part_whoever_joins_or_leaves(size: int, name: str) -> None:
     ids = [f"S{index}" for index in range(size)]
-    before, after = split_subjects(ids), split_subjects([*ids, name])
-    stayed = sum(
-        len(set(getattr(before, part)) & set(getattr(after, part))) for part in ("train", "validation", "test")
-    )
-    assert stayed >= size - 2
-    assert not set(before.test) & set(after.validation)
-    assert not set(before.validation) & set(after.test)
+    before = split_subjects(ids)
+    after = split_subjects([*ids[size // 3 :], name, f"{name}-too"], before=before)
+    for part in ("train", "validation", "test"):
+        stayed = set(getattr(before, part)) & {*ids[size // 3 :]}
+        assert stayed <= set(getattr(after, part)) <= stayed | {name, f"{name}-too"}
+    assert sorted(after.train + after.validation + after.test) == sorted([*ids[size // 3 :], name, f"{name}-too"])
+
+
+def test_newcomers_fill_what_test_and_validation_lack() -> None:
+    first, later = [f"S{index}" for index in range(10)], [f"N{index}" for index in range(10)]
+    before = split_subjects(first)
+    after = split_subjects([*first, *later], before=before)
+    assert (len(after.train), len(after.validation), len(after.test)) == (14, 2, 4)
+    everybody_trains = Split(train=tuple(first))
+    assert split_subjects(first, before=everybody_trains) == Split(train=stable_order(first))
+    assert len(split_subjects([*first, *later], before=everybody_trains).test) == 4
 
 
 def test_fewer_clients_than_hospitals_leave_the_smallest_unseen() -> None:

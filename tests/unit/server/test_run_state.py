@@ -18,8 +18,9 @@ def example() -> RunState:
         round=4,
         velocity={"encoder.w": rng.normal(size=(3, 2)), "b": rng.normal(size=1)},
         history=[{"round": 4, "train_loss": {"Guys": 0.25}}],
-        best={"round": 3, "psnr_db": 21.5},
+        best={"round": 3, "psnr_db": 21.5, "sites": {"Guys": 21.5}},
         tested=True,
+        sitting_out={"HH": "The site's privacy budget is exhausted."},
     )
 
 
@@ -57,15 +58,15 @@ def test_a_format_of_another_release_is_refused(tmp_path: Path) -> None:
     run_state.save(tmp_path, example(), EventLog(tmp_path))
     _, state = checkpoint.load_round(tmp_path, 4)
     checkpoint.commit_state(tmp_path, round=4, state={**state, "format": 99})
-    with pytest.raises(RunError, match="format 99, this program reads 1"):
+    with pytest.raises(RunError, match="format 99, this program reads 2"):
         run_state.load(tmp_path)
 
 
 def test_the_best_round_is_the_first_of_the_highest() -> None:
     state = dataclasses.replace(example(), best=None)
     for round, psnr_db in enumerate([None, 20.0, 22.0, 21.0, 22.0, None]):
-        state.consider_best(round=round, psnr_db=psnr_db)
-    assert state.best == {"round": 2, "psnr_db": 22.0}
+        state.consider_best(round=round, psnr_db=psnr_db, sites={"A": 1.0 * round})
+    assert state.best == {"round": 2, "psnr_db": 22.0, "sites": {"A": 2.0}}
 
 
 def test_the_best_model_stays_on_disk(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Two logs of a deployed site.
+
+What the programs print, and systemd or the supervisor keeps, may be read by more people than the scans and be sent to
+other machines: our own lines alone, in which errors stand as their public sentences, numbers as they are, and every
+other argument of a warning or an error as an ellipsis. In full, with paths, subjects and tracebacks, everything is in
+`state_dir/logs/details.log`, for the user that runs the site.
+"""
+
+import copy
+import logging
+import os
+from pathlib import Path
+
+from agi_core.errors import AgiError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+DETAILS_NAME = "details.log"
+DETAILS_BYTES = 10 * 2**20  # of one file; the part before it is kept as details.log.1
+
+
+def keep_logs(state_dir: Path) -> None:
+    """Send all that this process logs from now on to both."""
+    path = state_dir / "logs" / DETAILS_NAME
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > DETAILS_BYTES:
+        path.replace(path.with_name(f"{DETAILS_NAME}.1"))
+    os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))
+    details, printed = logging.FileHandler(path), logging.StreamHandler()
+    details.setFormatter(logging.Formatter(LOG_FORMAT))
+    printed.setFormatter(Redacting(LOG_FORMAT))
+    printed.addFilter(logging.Filter("client"))
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.INFO, handlers=[details, printed], force=True)
+
+
+class Redacting(logging.Formatter):
+    """See the module."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)
+        record.exc_info = record.exc_text = record.stack_info = None
+        if record.levelno >= logging.WARNING:
+            record.args = tuple(map(_public, record.args)) if isinstance(record.args, tuple) else ()
+            record.msg = f"{record.msg} (in full: {DETAILS_NAME})"
+        return super().format(record)
+
+
+def _public(argument: object) -> object:
+    if isinstance(argument, AgiError):
+        return argument.public
+    return argument if isinstance(argument, int | float) else "…"

@@ -1,0 +1,169 @@
+"""Requests that an honest coordinator would not send, to the installed ClientApp of a hospital: each is refused with
+one public sentence, counted in the audit, and changes nothing."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_ixi
+from flwr.app import Message, MessageType
+from requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
+
+from agi_core.errors import AgiError, ConfigError, PolicyError, ProtocolError
+from agi_core.protocol import ALL, EVALUATE, METRICS, SCALARS, TEST, VALIDATION, Request, Weights
+from client import audit
+from client.__main__ import main
+from client.site import read_site
+
+RULES = """\
+policy:
+  scenarios: ["T1,T2:PD"]
+  settings: {rounds: 10}
+privacy:
+  epsilon: 8
+  delta: 1.0e-5
+  subjects: 9
+  min_noise_multiplier: 1.0
+  max_grad_norm: 1.0
+  max_lot_rate: 0.5
+  ledger: state/privacy/ledger.jsonl
+  ledger_head: head.json
+"""
+PRIVATE = ("privacy.epsilon=8", "privacy.noise_multiplier=3.0", "privacy.slices_per_subject=1")
+TASK, WEIGHTS = small_task(*PRIVATE)
+
+
+@pytest.fixture(scope="module")
+def site_path(tmp_path_factory: pytest.TempPathFactory, ixi_dir: Path) -> Path:
+    """A hospital that trains privately, with one honest round behind it."""
+    path = deployed_site(tmp_path_factory.mktemp("hospital"), ixi_dir, rules=RULES)
+    reply = ask(path, as_message(training_request(TASK, WEIGHTS)))
+    assert not reply.has_error(), reason(reply)
+    assert dict(reply.content.metric_records[METRICS]) == {}
+    assert reply.content.config_records[SCALARS]["num_examples"] == 9
+    return path
+
+
+def asking(*settings: str) -> Callable[[], Message]:
+    """A training request whose task has these settings as well; a later one wins."""
+    return lambda: as_message(training_request(small_task(*PRIVATE, *settings)[0], WEIGHTS, round=2))
+
+
+def task_with(**changed: Any) -> Callable[[], Message]:
+    """A training request whose task's JSON was changed by hand."""
+    return lambda: as_message(training_request(json.dumps({**json.loads(TASK), **changed}), WEIGHTS, round=2))
+
+
+def evaluation(subjects: str, *, run: str = "run", task: str = TASK, weights: Weights = WEIGHTS) -> Request:
+    request = training_request(task, weights)
+    return dataclasses.replace(request, action=EVALUATE, subjects=subjects, run_id=run)
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (task_with(privacy={}), PolicyError),  # no noise at all
+        (asking("privacy.noise_multiplier=0.1"), PolicyError),
+        (asking("privacy.noise_multiplier=null", "rounds=1"), PolicyError),  # epsilon 8 in one round: little noise
+        (asking("privacy.epsilon=100"), PolicyError),
+        (asking("privacy.delta=0.1"), PolicyError),
+        (asking("privacy.max_grad_norm=1e9"), PolicyError),
+        (asking("privacy.lot_rate=1.0"), PolicyError),
+        (asking("rounds=11"), PolicyError),
+        (asking("scenario=T1:PD"), PolicyError),
+        (task_with(commands="rm"), ConfigError),
+        (task_with(evaluation={"metrics": ["patient_age"]}), ConfigError),
+        (lambda: as_message(training_request(TASK, WEIGHTS), metrics="patient_age"), ProtocolError),
+        (lambda: as_message(evaluation(ALL)), PolicyError),
+        (lambda: as_message(evaluation("IXI100")), ProtocolError),  # on one subject, by name
+        (lambda: as_message(evaluation(TEST, run="another")), PolicyError),  # a run that did not train here
+        (lambda: Message(as_message(training_request(TASK, WEIGHTS)).content, 2, MessageType.QUERY), ProtocolError),
+    ],
+)
+def test_what_is_refused_is_counted_and_changes_nothing(
+    site_path: Path, message: Callable[[], Message], error: type[AgiError]
+) -> None:
+    site = read_site(site_path)
+    assert site.privacy is not None
+    ledger_path, state_dir = Path(site.privacy.ledger), Path(site.state_dir)
+    before, rows = ledger_path.read_bytes(), audit.read(state_dir)
+    answer = message()
+    answer.metadata.__dict__["_message_id"] = "1"
+    reply = ask(site_path, answer)
+    assert reply.has_error()
+    assert reason(reply) == error.public
+    *earlier, refused = audit.read(state_dir)
+    assert earlier == rows
+    assert (refused.decision, refused.reason, refused.left) == ("refused", error.public, {})
+    assert ledger_path.read_bytes() == before
+
+
+def test_a_test_is_told_once_per_run_and_model_and_validation_never(
+    site_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeated evaluation on chosen weights is a differencing attack."""
+    chosen = {name: array + 1 for name, array in WEIGHTS.items()}
+    first = ask(site_path, as_message(evaluation(TEST)))
+    assert dict(first.content.metric_records[METRICS])["psnr_db"] > 0
+    assert first.content.config_records[SCALARS]["num_examples"] == 2
+    again = ask(site_path, as_message(dataclasses.replace(evaluation(TEST), nonce="m")))
+    assert dict(again.content.metric_records[METRICS]) == dict(first.content.metric_records[METRICS])
+    for request in (evaluation(TEST, weights=chosen), dataclasses.replace(evaluation(TEST), round=2)):
+        assert reason(ask(site_path, as_message(request))) == PolicyError.public
+    for weights in (WEIGHTS, chosen):
+        reply = ask(site_path, as_message(evaluation(VALIDATION, weights=weights)))
+        assert dict(reply.content.metric_records[METRICS]) == {}
+
+    assert main(["--site-file", str(site_path), "--audit"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"refused: {PolicyError.public}" in printed
+    assert "The chain is whole" in printed
+    path = Path(read_site(site_path).state_dir) / audit.NAME
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"decision":"refused"', b'"decision":"ignored"', 1))
+    assert main(["--site-file", str(site_path), "--audit"]) == 1
+    assert "is damaged, or not the one" in capsys.readouterr().err
+    path.write_bytes(content)
+
+
+def test_after_all_that_the_honest_run_goes_on(site_path: Path) -> None:
+    first = ask(site_path, as_message(training_request(TASK, WEIGHTS)))
+    assert len(audit.read(Path(read_site(site_path).state_dir))) > 1
+    again = ask(site_path, as_message(training_request(TASK, WEIGHTS, nonce="again")))
+    assert trained(again) == trained(first)  # the stored reply: no new noise, no new spend
+    site = read_site(site_path)
+    assert site.privacy is not None
+    kinds = [json.loads(line)["kind"] for line in Path(site.privacy.ledger).read_text().splitlines()]
+    assert kinds == ["opened", "subjects", "reserved", "committed"]
+
+
+def test_the_lifetime_budget_outlives_a_run(tmp_path: Path, ixi_dir: Path) -> None:
+    """Another run of the same cost is refused in its first round, though its own budget is fresh."""
+    path = deployed_site(tmp_path, ixi_dir, rules=RULES.replace("epsilon: 8", "epsilon: 4"))
+    task, _ = small_task("privacy.epsilon=4", "privacy.noise_multiplier=1.2", "privacy.slices_per_subject=1")
+    request = training_request(task, WEIGHTS)
+    assert not ask(path, as_message(request)).has_error()
+    refused = ask(path, as_message(dataclasses.replace(request, run_id="another")))
+    assert reason(refused) == "The site's privacy budget is exhausted."
+
+
+def test_no_figure_of_few_subjects_leaves_without_privacy_either(tmp_path: Path) -> None:
+    """20 subjects: 2 validate, 4 test."""
+    task, weights = small_task("evaluation.max_subjects=1")
+    path = deployed_site(tmp_path, write_ixi(tmp_path / "ixi", {"Guys": 20}))
+    assert reason(ask(path, as_message(evaluation(ALL, task=task, weights=weights)))) == PolicyError.public
+    one_slice, _ = small_task("evaluation.validation_slices=1")
+    assert reason(ask(path, as_message(training_request(one_slice, weights)))) == PolicyError.public
+    honest, _ = small_task("evaluation.max_subjects=10")
+    reply = ask(path, as_message(evaluation(ALL, task=honest, weights=weights)))
+    assert reply.content.config_records[SCALARS]["num_examples"] == 10
+
+    few = tmp_path / "few"
+    few.mkdir()
+    path = deployed_site(few, write_ixi(few / "ixi", {"Guys": 9}))
+    reply = ask(path, as_message(training_request(honest, weights)))
+    assert dict(reply.content.metric_records[METRICS]) == {}
+    assert "train_loss" in str(reply.content.config_records[SCALARS]["suppressed"]).split(",")

@@ -1,0 +1,59 @@
+import pytest
+
+from agi_core.metric_names import METRICS
+from agi_core.protocol import Reply
+from server.evaluation import VALIDATION_METRICS, held_back, over_subjects, site_rows, validation_rows, worse_at
+
+
+def reply(psnr_db: float | None, *, subjects: int = 2, suppressed: str = "", prefix: str = "") -> Reply:
+    metrics = {} if psnr_db is None else {f"{prefix}{name}": psnr_db for name in METRICS}
+    if prefix and metrics:
+        metrics["validation_subjects"] = subjects
+    return Reply("run", 1, "n", subjects, metrics, None, 0, suppressed)
+
+
+def test_the_mean_is_over_subjects() -> None:
+    rows = site_rows({"B": reply(20.0, subjects=3), "A": reply(24.0, subjects=1), "C": reply(9.0, subjects=0)})
+    assert list(rows) == ["A", "B"]
+    assert over_subjects(rows)["psnr_db"] == pytest.approx(21.0)
+
+
+@pytest.mark.parametrize("told", [(), ("A",)])
+def test_figures_that_a_site_holds_back_are_absent_not_zero(told: tuple[str, ...]) -> None:
+    names = ",".join(METRICS)
+    replies = {s: reply(20.0) if s in told else reply(None, suppressed=names) for s in ("A", "B")}
+    assert list(site_rows(replies)) == [*told]
+    assert over_subjects(site_rows(replies)).get("psnr_db") == (20.0 if told else None)
+    assert held_back(replies, METRICS) == [site for site in ("A", "B") if site not in told]
+
+
+def test_a_row_with_half_of_the_figures_is_no_row() -> None:
+    half = Reply("run", 1, "n", 2, {"ssim": 0.5}, None, 0, "psnr_db,mae")
+    assert site_rows({"A": half}) == {}
+    half = Reply("run", 1, "n", 2, {"validation_ssim": 0.5, "validation_subjects": 2}, None, 0, "validation_psnr_db")
+    assert validation_rows({"A": half}) == {}
+    assert held_back({"A": half}, VALIDATION_METRICS) == ["A"]
+    assert held_back({"A": half}, METRICS) == []
+
+
+def test_validation_travels_with_training() -> None:
+    rows = validation_rows({"A": reply(20.0, prefix="validation_"), "B": reply(None)})
+    assert rows["A"] == {**dict.fromkeys(METRICS, 20.0), "subjects": 2}
+    assert list(rows) == ["A"]
+
+
+@pytest.mark.parametrize(
+    ("now", "worse"),
+    [
+        ({"A": 17.5, "B": 18.9, "C": 30.0}, []),  # less than 3 dB below
+        ({"A": 16.9, "B": 20.0, "C": 20.0}, []),  # one of three
+        ({"A": 16.9, "B": 5.0, "C": 30.0}, ["A", "B"]),
+        ({"A": 16.9, "B": 25.0}, []),  # half is no majority
+        ({"A": 1.0}, ["A"]),
+        ({"D": 1.0, "E": 1.0}, []),  # who said nothing of the best model cannot compare
+        ({}, []),
+    ],
+)
+def test_a_majority_must_report_a_model_much_worse(now: dict[str, float], worse: list[str]) -> None:
+    best = dict.fromkeys("ABC", 20.0)
+    assert worse_at({site: {"psnr_db": value} for site, value in now.items()}, best) == worse

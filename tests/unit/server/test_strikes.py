@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import ConfigError, RunError
+from server import strikes
+
+
+def test_three_strikes_quarantine_a_site_until_it_is_released(tmp_path: Path) -> None:
+    path = tmp_path / strikes.FILE
+    assert strikes.quarantined(path) == []
+    for count in (1, 2, 3):
+        assert strikes.strike(path, "B", run=f"run{count}", round=1, reason="not finite") == count
+        assert strikes.quarantined(path) == (["B"] if count == 3 else [])
+    strikes.strike(path, "A", run="run3", round=2, reason="no weights")
+    assert [row["run"] for row in strikes.release(path, "B")] == ["run1", "run2", "run3"]
+    assert strikes.read(path) == {"A": [{"run": "run3", "round": 2, "reason": "no weights"}]}
+
+
+def test_a_site_without_strikes_cannot_be_released(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="B has no strikes; with strikes: no site"):
+        strikes.release(tmp_path / strikes.FILE, "B")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"A": 3}', '{"A": [1]}'])
+def test_a_damaged_file_is_named_and_not_replaced(tmp_path: Path, content: str) -> None:
+    path = tmp_path / strikes.FILE
+    path.write_text(content)
+    with pytest.raises(RunError, match=r"strikes.json is damaged .* restore it"):
+        strikes.strike(path, "A", run="r", round=1, reason="x")
+    assert path.read_text() == content
