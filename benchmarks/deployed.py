@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from agi_core.run_folder import Event, read_events
 from server.processes import descendants
 
 SITES = ("hospitalA", "hospitalB", "hospitalC")
@@ -84,13 +85,26 @@ def hospital(folder: Path, site: str, coordinator_dir: Path, port: int) -> Path:
     return site_path
 
 
-def federate(coordinator_dir: Path, name: str, *settings: str) -> Path:
-    """Submit a run and wait for its end; the path of its folder."""
+def submit(coordinator_dir: Path, name: str, *settings: str) -> Path:
+    """Start a run; the path of its folder."""
     server("submit", coordinator_dir, "--name", name, *TRIVIAL, *settings)
-    run_dir = coordinator_dir / "runs" / name
+    return coordinator_dir / "runs" / name
+
+
+def federate(coordinator_dir: Path, name: str, *settings: str) -> Path:
+    """Start a run and wait for its end; the path of its folder."""
+    run_dir = submit(coordinator_dir, name, *settings)
     wait_for(lambda: (run_dir / "report.html").is_file(), "the end of the run")
     assert (run_dir / "summary.json").is_file(), f"the run did not finish; see {run_dir / 'events.jsonl'}"
     return run_dir
+
+
+def timed_events(run_dir: Path) -> list[Event]:
+    """The run's events, each with its "time" by the clock: the last line was written when the file was."""
+    path = run_dir / "events.jsonl"
+    events = read_events(run_dir) if path.is_file() else []
+    zero = path.stat().st_mtime - events[-1]["t_s"] if events else 0.0
+    return [{**event, "time": zero + event["t_s"]} for event in events]
 
 
 def write_scans(data_dir: Path, *, seed: int) -> None:

@@ -14,16 +14,15 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from deployed import SITES, coordinator, federate, gateway, hospital, our, running
-
-from agi_core.run_folder import read_events
+import numpy as np
+from deployed import SITES, coordinator, cpu_seconds, federate, gateway, hospital, our, running, timed_events
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds per round of a deployed federation with a trivial model.")
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as place, cpu_seconds() as samples, ExitStack() as stack:
         folder = Path(place)
         coordinator_dir = folder / "coordinator"
         port = stack.enter_context(coordinator(coordinator_dir))
@@ -32,19 +31,21 @@ def main() -> None:
             site_path = hospital(folder, site, coordinator_dir, port)
             stack.enter_context(running(folder / f"{site}.log", our("client", "--site-file", str(site_path))))
         load = [os.getloadavg()[0]]
-        events = read_events(federate(coordinator_dir, "overhead", f"rounds={rounds}", "model.widths=[8,16]"))
+        run_dir = federate(coordinator_dir, "overhead", f"rounds={rounds}", "model.widths=[8,16]")
+        events = timed_events(run_dir)
         load.append(os.getloadavg()[0])
 
-    started = next(event["t_s"] for event in events if event["event"] == "round_started")
+    started = next(event["time"] for event in events if event["event"] == "round_started")
     finished = [event for event in events if event["event"] == "round_finished"]
-    ends = [started, *(event["t_s"] for event in finished)]
+    ends = [started, *(event["time"] for event in finished)]
     seconds = [end - begin for begin, end in itertools.pairwise(ends)]
+    cpu_s = np.diff(np.interp(ends[1:], *np.transpose(samples)))
     work = [max(event["seconds"].values()) for event in finished]
-    print("| sites | rounds | seconds per round: median | smallest | largest | slowest site's work: median | load |")
-    print("|---|---|---|---|---|---|---|")
+    print("| sites | rounds | seconds per round: median | smallest | largest | slowest site's work | CPU s | load |")
+    print("|---|---|---|---|---|---|---|---|")
     print(
         f"| {len(SITES)} | {len(seconds)} | {statistics.median(seconds):.1f} | {min(seconds):.1f} | {max(seconds):.1f}"
-        f" | {statistics.median(work):.2f} | {load[0]:.1f} to {load[1]:.1f} |"
+        f" | {statistics.median(work):.2f} | {np.median(cpu_s):.1f} | {load[0]:.1f} to {load[1]:.1f} |"
     )
 
 

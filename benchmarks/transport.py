@@ -24,9 +24,19 @@ from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
-from deployed import SITES, coordinator, cpu_seconds, federate, free_port, hospital, our, running, wait_for
+from deployed import (
+    SITES,
+    coordinator,
+    cpu_seconds,
+    free_port,
+    hospital,
+    our,
+    running,
+    submit,
+    timed_events,
+    wait_for,
+)
 
-from agi_core.run_folder import read_events
 from client.__main__ import environment
 from client.site import read_deployed_site
 from server.superlink import BIN_DIR, CONNECTION, Coordinator
@@ -153,7 +163,7 @@ def plain(folder: Path, rounds: int) -> list[float]:
 
 def ours(folder: Path, transport: str, rounds: int) -> tuple[list[float], list[float]]:
     """Times at which our rounds began, one more than `rounds`, so that each ends with its state on disk; and the median
-    seconds of a round's three phases."""
+    seconds of a round's three phases. Nobody waits for the rest of the run."""
     coordinator_dir = folder / "coordinator"
     with ExitStack() as stack:
         port = stack.enter_context(coordinator(coordinator_dir))
@@ -161,16 +171,22 @@ def ours(folder: Path, transport: str, rounds: int) -> tuple[list[float], list[f
             site_path = hospital(folder, name, coordinator_dir, port)
             stack.enter_context(running(folder / f"{name}.log", our("client", "--site-file", str(site_path))))
         settings = (f"rounds={rounds + 1}", f"federation.transport={transport}", *MODEL)
-        run_dir = federate(coordinator_dir, transport, *settings)
-    events = read_events(run_dir)
-    zero = (run_dir / "events.jsonl").stat().st_mtime - events[-1]["t_s"]
-    begins = [zero + event["t_s"] for event in events if event["event"] == "round_started"]
+        run_dir = submit(coordinator_dir, transport, *settings)
+        wait_for(lambda: len(begins_of(run_dir)) > rounds, "our last round")
+        begins = begins_of(run_dir)
     phases = []
     for begin, end in itertools.pairwise(begins[1:]):
         work = [site_work(folder / "state" / name / "logs" / "runner.log", begin) for name in SITES]
         received, answered = (max(times) for times in zip(*work, strict=True))
         phases.append((received - begin, answered - received, end - answered))
     return begins, [statistics.median(seconds) for seconds in zip(*phases, strict=True)]
+
+
+def begins_of(run_dir: Path) -> list[float]:
+    """Times at which the run's rounds began."""
+    events = timed_events(run_dir)
+    assert not events or events[-1]["event"] != "paused", events[-1]["reason"]
+    return [event["time"] for event in events if event["event"] == "round_started"]
 
 
 def site_work(log_path: Path, begin: float) -> tuple[float, float]:
