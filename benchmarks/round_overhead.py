@@ -68,7 +68,8 @@ def federate(folder: Path, rounds: int) -> Path:
             place = ("--data", str(folder / "scans" / site), "--coordinator", f"localhost:{port}")
             call("client", "--site-file", str(site_path), "--init", *place, "--ca", str(coordinator / "certs/ca.crt"))
             site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
-            server("register", coordinator, "--name", site, str(folder / "state" / site / "key" / "node.pub"))
+            key_path = folder / "state" / site / "key" / "node.pub"
+            server("register", coordinator, "--name", site, str(key_path), "--subjects", str(SUBJECTS))
             stack.enter_context(running(folder, "client", "--site-file", str(site_path)))
         server("submit", coordinator, "--name", "overhead", f"rounds={rounds}", *TRIVIAL)
         run_dir = coordinator / "runs" / "overhead"
