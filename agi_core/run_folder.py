@@ -140,6 +140,7 @@ def summarise(
         "final": tested["final"],
         "sites": tested["sites"],
         "unseen_sites": tested["unseen_sites"],
+        "suppressed": tested["suppressed"],
         "baselines": {name: {**row["final"], **row} for name, row in baselines.items()},
         "best": tested["best"],
         "rounds": config.rounds,

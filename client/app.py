@@ -81,7 +81,7 @@ def _site_path(context: Context) -> Path:
 
 
 def _scalars(message: Message) -> dict[str, Any]:
-    return dict(message.content.config_records.get(SCALARS, ConfigRecord()))
+    return dict(message.content.config_records.get(SCALARS, ConfigRecord())) if message.has_content() else {}
 
 
 def _read(message: Message) -> Request:

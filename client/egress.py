@@ -49,11 +49,8 @@ def leave(reply: Reply, *, request: Request, site: Site, subjects: int) -> Reply
             raise ProtocolError(f"metric {name} may not leave the site; allowed: {', '.join(sorted(ALLOWED_METRICS))}")
         if not math.isfinite(value):
             raise ProtocolError(f"metric {name} is {value}; only finite values leave the site")
-        if (
-            site.privacy
-            and reply.weights is not None
-            and not (site.privacy.validation and name.startswith("validation_"))
-        ):
+        noisy = site.privacy and site.privacy.validation and name.startswith("validation_")
+        if site.privacy and reply.weights is not None and not noisy:
             raise ProtocolError(f"metric {name} may not leave with privately trained weights")
 
     policy, small = site.policy, subjects < site.policy.minimum_subjects

@@ -107,15 +107,22 @@ def _at_most(rule: str, asked: float, limit: float) -> None:
     demand(asked <= limit, f"privacy.{rule}", asked=f"{asked:g}", allowed=f"{limit:g} or less")
 
 
-def spent_at(site: str, privacy: PrivacyBudget, *, subjects: Collection[str], delta: float) -> dict[str, float]:
-    """What has been spent on the site's subjects: {"epsilon": by PRV, "epsilon_rdp": by RDP}.
+def spent_at(
+    site: str, privacy: PrivacyBudget, *, subjects: Collection[str], delta: float, run: str = ""
+) -> dict[str, float]:
+    """What has been spent on the site's subjects: {"epsilon": by PRV, "epsilon_rdp": by RDP, "epsilon_run": of it by
+    `run`}.
 
     Raises:
         PrivacyError: the ledger cannot be trusted.
     """
     with open_ledger(Path(privacy.ledger), head_path=Path(privacy.ledger_head), site=site) as ledger:
-        spent = ledger.spent(subjects)
-    return {"epsilon": epsilon(spent, delta=delta), "epsilon_rdp": epsilon_rdp(spent, delta=delta)}
+        spent, of_run = ledger.spent(subjects), ledger.spent_by(run)
+    return {
+        "epsilon": epsilon(spent, delta=delta),
+        "epsilon_rdp": epsilon_rdp(spent, delta=delta),
+        "epsilon_run": epsilon(of_run, delta=delta),
+    }
 
 
 def has_trained(site: str, privacy: PrivacyBudget, *, run: str) -> bool:

@@ -158,7 +158,7 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
         return {}
     if site.privacy and (validation := site.privacy.validation):
         from agi_core.privacy.noise import system_noise
-        from client.private_validation import validate_privately
+        from client.private_validation import validate_privately  # here, because it brings Opacus
 
         subjects = [subject.id for subject in open_subjects(site_path, request.task).validation]
         means = validate_privately(
@@ -168,9 +168,9 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
     else:
         scores = score()
         means, count = mean_over_subjects(scores.values()), len(scores)
-    return {f"validation_{name}": value for name, value in means.items()} | (
-        {"validation_subjects": count} if means else {}
-    )
+    if not means:
+        return {}
+    return {**{f"validation_{name}": value for name, value in means.items()}, "validation_subjects": count}
 
 
 def _check_private_test(site: Site, privacy: SitePrivacy, request: Request) -> None:

@@ -93,7 +93,7 @@ def run_federation(grid: Grid, run_dir: Path, strikes_path: Path) -> None:
             )
 
             # AGGREGATION, or back to the best model
-            if _validated(events, updates, state, round=round - 1):
+            if _validated(events, updates, state, config, round=round - 1):
                 state.weights, state.velocity = next_weights(
                     state.weights, [*updates.values()], velocity=state.velocity, config=config.federation
                 )
@@ -111,7 +111,7 @@ def run_federation(grid: Grid, run_dir: Path, strikes_path: Path) -> None:
             exchange.wait_for(recent, enough=len(recent), round=state.round)
             evaluate = partial(exchange.request, EVALUATE, round=state.round)
             replies = ask(training, evaluate(weights=state.weights, subjects=VALIDATION), judge_figures, quorum=1)
-            if not _validated(events, replies, state, round=state.round):
+            if not _validated(events, replies, state, config, round=state.round):
                 state.weights = checkpoint.load_weights(run_dir, best=True)
             test, all_subjects = (evaluate(weights=state.weights, subjects=subjects) for subjects in (TEST, ALL))
             seen, others = (  # who hung a moment ago is not waited for again
@@ -262,13 +262,14 @@ def _by_site(metric: str, updates: Mapping[str, SiteUpdate]) -> dict[str, float]
     return {site: update.metrics[metric] for site, update in updates.items() if metric in update.metrics}
 
 
-def _validated(events: EventLog, answers: Answered, state: RunState, *, round: int) -> bool:
+def _validated(events: EventLog, answers: Answered, state: RunState, config: RunConfig, *, round: int) -> bool:
     """Note the validation of the model after `round` that travelled in these answers; False when the model must go,
-    because a majority of sites report it much worse than the best one."""
+    because a majority of sites report it much worse than the best one. Private figures are noisy: they judge nothing.
+    """
     rows = validation_rows(answers)
     mean = over_subjects(rows)
     events.append("validated", round=round, mean=mean, sites=rows, suppressed=held_back(answers, VALIDATION_METRICS))
-    if state.best and (worse := worse_at(rows, state.best["sites"])):
+    if state.best and not config.privacy.on and (worse := worse_at(rows, state.best["sites"])):
         events.append("rolled_back", round=round, to=state.best["round"], sites=worse)
         return False
     psnrs = {site: row["psnr_db"] for site, row in rows.items()}

@@ -7,6 +7,7 @@ from agi_core.metric_names import METRICS
 from agi_core.protocol import Reply
 from server.robust import SiteUpdate
 
+PSNR = METRICS[0]
 VALIDATION_METRICS = tuple(f"validation_{name}" for name in METRICS)
 
 Answered = Mapping[str, Reply | SiteUpdate]
@@ -16,25 +17,27 @@ WORSE_DB = 3.0
 
 
 def site_rows(replies: Mapping[str, Reply]) -> Rows:
-    """{site: {metric: mean over its subjects, ..., "subjects": n}}; sites without subjects, and those that hold figures
-    back, are left out."""
+    """{site: {metric: mean over its subjects, ..., "subjects": n}} of the sites that tell a PSNR: sites without
+    subjects do not, nor those that hold it back. Other metrics may be missing."""
     return {
-        site: {**{name: reply.metrics[name] for name in METRICS}, "subjects": reply.num_examples}
+        site: {
+            **{name: reply.metrics[name] for name in METRICS if name in reply.metrics},
+            "subjects": reply.num_examples,
+        }
         for site, reply in sorted(replies.items())
-        if reply.num_examples > 0 and all(name in reply.metrics for name in METRICS)
+        if reply.num_examples > 0 and PSNR in reply.metrics
     }
 
 
 def validation_rows(answers: Answered) -> Rows:
-    """The validation figures that travelled in the metrics; sites without, as in `site_rows`."""
-    return {
-        site: {
-            **{name: answer.metrics[sent] for name, sent in zip(METRICS, VALIDATION_METRICS, strict=True)},
-            "subjects": int(answer.metrics["validation_subjects"]),
-        }
-        for site, answer in sorted(answers.items())
-        if answer.metrics.get("validation_subjects") and all(name in answer.metrics for name in VALIDATION_METRICS)
-    }
+    """The validation figures that travelled in the metrics; rows as in `site_rows`."""
+    rows: Rows = {}
+    for site, answer in sorted(answers.items()):
+        subjects = int(answer.metrics.get("validation_subjects", 0))
+        row = {name: answer.metrics[f"validation_{name}"] for name in METRICS if f"validation_{name}" in answer.metrics}
+        if subjects and PSNR in row:
+            rows[site] = {**row, "subjects": subjects}
+    return rows
 
 
 def held_back(answers: Answered, names: Collection[str]) -> list[str]:
@@ -53,5 +56,5 @@ def worse_at(rows: Mapping[str, Mapping[str, Any]], best_psnr_db: Mapping[str, f
     """The sites at which this model's validation PSNR lies more than WORSE_DB below what the same site reported for the
     best model, if they are a majority of the sites that reported both; else none."""
     both = [site for site in rows if site in best_psnr_db]
-    worse = [site for site in both if rows[site]["psnr_db"] < best_psnr_db[site] - WORSE_DB]
+    worse = [site for site in both if rows[site][PSNR] < best_psnr_db[site] - WORSE_DB]
     return worse if len(worse) > len(both) / 2 else []

@@ -55,13 +55,23 @@ class Display:
                 scores = "  ".join(f"{site} {row['psnr_db']:.1f}" for site, row in news["sites"].items())
                 when = f"after round {news['round']}/{rounds}" if news["round"] else "before training"
                 self._line(f"{when}: {self._validation}   [{scores}]")
-            case "round_finished" if not self._validation:  # no site has a validation subject
+            case "round_finished" if not self._validation:  # no site tells of its validation
                 losses = "  ".join(f"{site} {loss:.4f}" for site, loss in news["train_loss"].items())
-                told = f"training loss   [{losses}]" if losses else "trained privately, so the sites tell no figures"
+                if losses:
+                    told = f"training loss   [{losses}]"
+                elif self._config.privacy.on:
+                    told = "trained privately, so the sites tell no figures"
+                else:
+                    told = "figures suppressed by the sites' policies"
                 self._line(f"after round {news['round']}/{rounds}: {told}")
-            case "site_failed" | "site_missing" | "update_refused":
+            case "site_failed" | "site_missing" | "site_sat_out" | "update_clipped" | "update_refused":
                 what = news["event"].replace("_", " ")
                 self._line(f"round {news['round']}: {news['site']}: {what}: {news.get('reason', 'no answer')}")
+            case "site_quarantined":
+                self._line(f"round {news['round']}: {news['site']} is in quarantine and is not asked any more")
+            case "rolled_back":
+                worse = ", ".join(news["sites"])
+                self._line(f"the model after round {news['round']} is worse at {worse}: back to round {news['to']}")
             case "baseline_finished":
                 final = news["final"]
                 score = f"{final['psnr_db']:.2f} dB" if final else "nobody to test on"
@@ -100,13 +110,8 @@ def result_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     for name, row in rows.items():
         if not row:  # nobody to test
             continue
-        table.add_row(
-            name,
-            f"{row['psnr_db']:.2f}",
-            f"{row['ssim']:.4f}",
-            f"{row['mae']:.4f}",
-            f"{row['subjects']:.0f}" if "subjects" in row else "",
-        )
+        formats = {"psnr_db": ".2f", "ssim": ".4f", "mae": ".4f", "subjects": ".0f"}
+        table.add_row(name, *(format(row[key], digits) if key in row else "" for key, digits in formats.items()))
     return table
 
 

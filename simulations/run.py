@@ -106,7 +106,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         config=config,
         data=data,
         baselines=baselines,
-        privacy=_privacy_spent(config, site_paths),
+        privacy=_privacy_spent(config, run_dir, site_paths),
         wall_s=events.elapsed_s,
     )
     _conclude(summary, run_dir, report_path, compare=compare, console=console)
@@ -181,18 +181,19 @@ def _announce(run_dir: Path, config: RunConfig, federation: Federation, console:
         events.append("warning", text=warning)
 
 
-def _privacy_spent(config: RunConfig, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
-    """{site: epsilon by PRV and RDP} from the sites' ledgers; empty when the run was not private."""
+def _privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """{site: `spent_at`} from the sites' ledgers; empty when the run was not private."""
     if not config.privacy.on:
         return {}
     from client.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
 
     spent = {}
+    run = next(event["run_id"] for event in run_folder.read_events(run_dir) if event["event"] == "run_started")
     for name in config.federation.sites:
         site = read_site(site_paths[name])
         assert site.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
         subjects = [subject.id for subject in open_subjects(site_paths[name], task_json(task_of(config))).train]
-        spent[name] = spent_at(name, site.privacy, subjects=subjects, delta=config.privacy.delta)
+        spent[name] = spent_at(name, site.privacy, subjects=subjects, delta=config.privacy.delta, run=run)
     return spent
 
 
@@ -203,9 +204,11 @@ def _conclude(summary: Mapping[str, Any], run_dir: Path, report_path: Path, *, c
     label = f" - SYNTHETIC DATA, {summary['anatomies']} anatomies" if summary["synthetic"] else ""
     console.print(result_table(f"{summary['scenario']}, whole volume{label}", rows))
     final, regression = summary["final"], summary["baselines"]["voxel_regression"]["final"]
-    if not final:
+    if summary["suppressed"]:
+        console.print(f"figures suppressed by the site's policy: {', '.join(summary['suppressed'])}", highlight=False)
+    elif not final:
         console.print("no site has a test subject: a site needs two subjects for one, three also to validate")
-    else:
+    if final:
         difference = final["psnr_db"] - regression["psnr_db"]
         console.print(
             f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression", highlight=False

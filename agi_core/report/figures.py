@@ -130,6 +130,26 @@ def comparison(methods: Mapping[str, tuple[str, Scores]]) -> str:
         return _svg(figure)
 
 
+def epsilons(spent: Mapping[str, Mapping[str, float]], *, budget: float, sites: Sequence[str]) -> str:
+    """Bars of each site's epsilon, all runs pale and this run strong, and the budget as a line, as an SVG data URI."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 1.1 + 0.36 * len(spent)), layout="constrained")
+        axes: Axes = figure.subplots()
+        for name, alpha in (("epsilon", 0.35), ("epsilon_run", 1.0)):
+            axes.barh(
+                range(len(spent)),
+                [row[name] for row in spent.values()],
+                height=0.6,
+                color=[site_colour(sites, site) for site in spent],
+                alpha=alpha,
+            )
+        axes.axvline(budget, color=_INK, linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.set_yticks(range(len(spent)), list(spent))
+        axes.set_ylim(len(spent) - 0.5, -0.5)
+        axes.set(xlabel="epsilon (dashed: the budget of this run; pale: earlier runs)")
+        return _svg(figure)
+
+
 def grey(image: Image) -> str:
     """An image of [0, 1] in grey, black to white, as a PNG data URI; one pixel per voxel."""
     return _png(np.clip(image, 0, 1), "gray")

@@ -65,6 +65,9 @@ class RunRecord:
     validation: Mapping[int, Event]
     rounds: Mapping[int, Event]
     federated: Scores | None  # None: not tested yet
+    suppressed: Sequence[str]  # sites that hold test figures back
+    tested_round: int  # after which the tested model stood: the last, or where that was worse, the best
+    privacy: Mapping[str, Mapping[str, float]]  # {site: epsilon, by whom it is known}; empty where sites do not tell
     baselines: Mapping[str, Scores]
     best: Mapping[str, Any] | None  # {"round", "psnr_db"} by validation
     problems: Sequence[Problem]
@@ -123,6 +126,11 @@ def read_run(run_dir: Path) -> RunRecord:
         validation=by_round("validated"),
         rounds=by_round("round_finished"),
         federated=_scores(tested) if tested else None,
+        suppressed=tested.get("suppressed", []),
+        tested_round=next(
+            (e["to"] for e in events if e["event"] == "rolled_back" and e["round"] == config.rounds), config.rounds
+        ),
+        privacy=summary.get("privacy", {}),
         baselines={name: _scores(row) for name, row in baselines.items()},
         best=tested.get("best"),
         problems=[Problem(p.site, p.round, without_ids(p.text, subject_ids)) for p in _problems(events)],
@@ -154,6 +162,15 @@ def _problems(events: Sequence[Event]) -> list[Problem]:
                     problems.append(Problem(site, round, event.get("reason", f"no answer to {action}")))
             case {"event": "update_refused", "site": site, "round": round, "reason": reason}:
                 problems.append(Problem(site, round, f"update refused: {reason}"))
+            case {"event": "update_clipped", "site": site, "round": round, "reason": reason}:
+                problems.append(Problem(site, round, f"update cut down: {reason}"))
+            case {"event": "site_quarantined", "site": site, "round": round}:
+                problems.append(Problem(site, round, "in quarantine from here on: three replies were refused"))
+            case {"event": "site_sat_out", "site": site, "round": round, "action": action, "reason": reason}:
+                problems.append(Problem(site, round, f"sits out of {action} from here on: {reason}"))
+            case {"event": "rolled_back", "round": round, "to": best, "sites": sites}:
+                worse = f"the model after this round was worse here: back to the one after round {best}"
+                problems += [Problem(site, round, worse) for site in sites]
             case {"event": "paused", "round": round, "reason": reason}:
                 problems.append(Problem("–", round, f"the run paused: {reason}"))
             case {"event": "resumed", "round": round}:

@@ -25,6 +25,7 @@ def build_report(run_dir: Path) -> Path:
         sections.comparison(record),
         sections.examples(read_examples(run_dir), deployed=record.deployed),
         sections.training(record),
+        sections.privacy(record),
         sections.what_was_run(record),
         sections.messages(record),
         sections.how_to_read(),
@@ -96,6 +97,8 @@ def _result(record: RunRecord) -> Iterator[str]:
             yield f"against {db(other)} of a voxel-wise cubic regression ({signed_db(psnr - other)})."
         else:
             yield "(a voxel-wise regression was not run)."
+    elif record.suppressed:
+        yield f"{trained} synthesises {task}. Its test figures are suppressed by the policies of the sites."
     else:
         yield f"{trained} synthesises {task}. No training site has a test subject."
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
@@ -110,7 +113,8 @@ def _tiles(record: RunRecord) -> str:
     if scores is None or not scores.final:
         return ""
     psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
-    tiles = [("PSNR", db(psnr), tested), ("SSIM", f"{scores.final['ssim']:.3f}", tested)]
+    tiles = [("PSNR", db(psnr), tested)]
+    tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
     if (regression := record.baselines.get("voxel_regression")) is not None:
         tiles.append(("Over voxel regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:

@@ -33,6 +33,11 @@ MAX_EXAMPLES = 8  # keeps the file small enough for an e-mail
 
 _METRIC_NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
 _DECIMALS = {"psnr_db": 2, "ssim": 3, "mae": 4, "nmse": 4}
+_EPSILONS = {
+    "epsilon_run": "This run",
+    "epsilon": "All runs on these subjects",
+    "epsilon_rdp": "The same by RDP, a looser bound",
+}
 _WORST, _UNSEEN = mark("worst", "worst site"), mark("unseen", "unseen site")
 
 
@@ -47,6 +52,7 @@ def sites(record: RunRecord) -> str:
     for site, means in scores.sites.items():
         worst = _WORST if site == scores.worst_site and len(scores.sites) > 1 else ""
         rows.append(row(_swatch(record, site) + escape(site) + worst, _figures(means)))
+    rows += [row(escape(site), ["–", "suppressed", *["–"] * (len(METRICS) - 1)]) for site in record.suppressed]
     if scores.final:
         rows.append(row("all of these subjects", _figures({**scores.final, "subjects": scores.subjects}), kind="total"))
     rows += [row(escape(site) + _UNSEEN, _figures(means)) for site, means in scores.unseen_sites.items()]
@@ -55,9 +61,11 @@ def sites(record: RunRecord) -> str:
         f'<th scope="colgroup" colspan="4">{name}</th>' for name in ("Whole volume", "Foreground")
     )
     names = head_row(["Site", "Test subjects", *(_METRIC_NAMES[_base(name)] for name in METRICS)])
-    caption = f"{record.model_name} after round {config.rounds}, mean over the subjects of each site"
+    caption = f"{record.model_name} after round {record.tested_round}, mean over the subjects of each site"
     notes = []
-    if untested := sorted(set(config.federation.sites) - set(scores.sites)):
+    if record.suppressed:
+        notes.append("Suppressed: the site's policy lets no figures of so few subjects leave, or none of this kind.")
+    if untested := sorted(set(config.federation.sites) - set(scores.sites) - set(record.suppressed)):
         notes.append(f"Without test subjects, and so not scored: {words(untested)}.")
     if scores.unseen_sites:
         limit = config.evaluation.max_subjects
@@ -90,7 +98,8 @@ def comparison(record: RunRecord) -> str:
         difference = signed_db(scores.final["psnr_db"] - its.final["psnr_db"]) if its is not scores else "–"
         worst = f"{its.worst_site} {db(its.sites[its.worst_site]['psnr_db'])}" if its.worst_site is not None else "–"
         unseen = db(its.unseen_psnr_db) if its.unseen_psnr_db is not None else "–"
-        cells = (db(its.final["psnr_db"]), difference, f"{its.final['ssim']:.3f}", worst, unseen)
+        ssim = f"{its.final['ssim']:.3f}" if "ssim" in its.final else "–"
+        cells = (db(its.final["psnr_db"]), difference, ssim, worst, unseen)
         heading = f"{escape(name)}<small>{escape(trained[method])}</small>"
         rows.append(row(heading, cells, kind="total" if its is scores else ""))
     head = head_row(
@@ -193,16 +202,46 @@ def training(record: RunRecord) -> str:
             f"Validation: at most {limit} slices per site, the same in every round; round 0 is the untrained model."
         ]
     else:
-        notes = ["No site has a validation subject, so there is no validation curve and no best round."]
+        notes = ["No site tells of its validation, so there is no validation curve and no best round."]
+    if held_back := sorted({site for event in record.validation.values() for site in event.get("suppressed", [])}):
+        notes.append(f"Validation is suppressed by the policies of {words(held_back)}.")
     if record.best:
         best = f"Best mean validation PSNR: {db(record.best['psnr_db'])} after round {record.best['round']}."
-        notes.append(f"{best} The test figures above are those of the last model, after round {record.config.rounds}.")
+        notes.append(f"{best} The test figures above are those of the model after round {record.tested_round}.")
     alt = "Validation PSNR and training loss of each site over the rounds."
     if record.rounds:
         last = max(record.rounds)
         losses = ", ".join(f"{site} {loss:.4f}" for site, loss in record.rounds[last]["train_loss"].items())
         alt += f" Training loss in round {last}: {losses}."
     return section("Training", plot(uri, alt=alt) + paragraph(" ".join(notes)))
+
+
+def privacy(record: RunRecord) -> str:
+    """Epsilon of each site against the run's budget; empty for a run without privacy."""
+    asked, title = record.config.privacy, "Patient-level privacy"
+    if asked.epsilon is None:
+        return ""
+    meaning = paragraph(
+        "Whatever a site's replies say, they say it at most e^epsilon times more likely with any one training subject"
+        " than without, up to delta. Sites hold different people, so their epsilons are not added. The baselines are"
+        " trained without privacy: what it costs is the distance to them."
+    )
+    if not record.privacy:
+        told = "Sites do not tell what they have spent: it stands in their ledgers." if record.deployed else ""
+        planned = f"Planned for this run: at most epsilon {asked.epsilon:g} at delta {asked.delta:g} at each site."
+        return section(title, paragraph(f"{planned} {told}") + meaning)
+    rows = [
+        row(_swatch(record, site) + escape(site), [f"{its[name]:.2f}" for name in _EPSILONS])
+        for site, its in record.privacy.items()
+    ]
+    caption = f"Epsilon at delta {asked.delta:g}; the budget of this run is {asked.epsilon:g}"
+    uri = figures.epsilons(record.privacy, budget=asked.epsilon, sites=record.config.federation.sites)
+    spent = ", ".join(f"{site} {its['epsilon']:.2f}" for site, its in record.privacy.items())
+    alt = f"Epsilon of each site against the budget of {asked.epsilon:g}: {spent}."
+    return section(
+        title,
+        table(head=head_row(["Site", *_EPSILONS.values()]), rows=rows, caption=caption) + plot(uri, alt=alt) + meaning,
+    )
 
 
 def what_was_run(record: RunRecord) -> str:
@@ -257,7 +296,9 @@ def messages(record: RunRecord) -> str:
     body = ""
     if record.problems:
         rows = [row(escape(problem.site), [problem.round, problem.text]) for problem in record.problems]
-        body += "<h3>Failures</h3>" + table(head=head_row(["Site", "Round", "What happened"]), rows=rows, kind="text")
+        body += "<h3>Failures and decisions</h3>" + table(
+            head=head_row(["Site", "Round", "What happened"]), rows=rows, kind="text"
+        )
     if record.warnings:
         body += "<h3>Warnings</h3>" + bullets(record.warnings)
     if record.skipped:

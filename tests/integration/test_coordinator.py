@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from health_services import health_service
 
 from agi_core import run_folder
-from server import superlink
+from server import strikes, superlink
 from server.__main__ import main
 from server.superlink import Coordinator
 
@@ -171,6 +171,7 @@ def test_registering_a_site(running: Running, tmp_path: Path, capsys: pytest.Cap
         "status": "registered",
         "last_seen": None,
         "subjects": 40,
+        "strikes": 0,
     }
 
     assert running.call("register", "--name", "hospitalA", str(write_key(tmp_path / "b.pub"))) == 2
@@ -196,11 +197,14 @@ def test_a_registration_cut_short_is_mended(running: Running, tmp_path: Path) ->
 
 
 def test_submit_refuses_what_cannot_work(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    running.call("register", "--name", "hospitalD", str(write_key(tmp_path / "d.pub")))
+    running.call("register", "--name", "hospitalD", str(write_key(tmp_path / "d.pub")), "--subjects", "9")
+    running.call("register", "--name", "hospitalF", str(write_key(tmp_path / "f.pub")))
     for settings, message in (
         (["data.dir=/scans"], "data: not a setting of a deployed run"),
         (["federation.sites=[nobody]"], "not registered: nobody"),
         (["federation.sites=[hospitalD]", "federation.quorum=2"], "more than the 1 training sites"),
+        (["federation.sites=[hospitalF]"], "hospitalF: registered without a number of subjects"),
+        (["federation.sites=[hospitalD]", "federation.aggregation=krum"], "krum needs 5 replies"),
         (["federation.sites=[hospitalD]", "federation.unseen_sites=[hospitalD]"], "stands twice"),
         (["rounds=0"], "rounds"),
     ):
@@ -214,7 +218,7 @@ def test_a_run_that_waits_pauses_resumes_and_stops(
     running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No hospital is there: the run says for whom it waits, pauses at the limit, resumes, and can be stopped."""
-    running.call("register", "--name", "hospitalE", str(write_key(tmp_path / "e.pub")))
+    running.call("register", "--name", "hospitalE", str(write_key(tmp_path / "e.pub")), "--subjects", "9")
     small = ("model.widths=[8,16]", "grid.crop=[32,32]", "federation.sites=[hospitalE]")
     assert running.call("submit", "--name", "first", *small, "federation.wait_s=2", "federation.retries=0") == 0
     run_dir = running.folder / "runs" / "first"
@@ -239,6 +243,17 @@ def test_a_run_that_waits_pauses_resumes_and_stops(
     assert status_of(running, capsys)["run"]["state"] == "interrupted"
     assert running.call("stop") == 2
     assert "is not running" in capsys.readouterr().err
+
+
+def test_a_site_is_released_from_quarantine(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Coordinator(running.folder).strikes_path
+    assert running.call("release", "hospitalA") == 2
+    assert "hospitalA has no strikes" in capsys.readouterr().err
+    for round in (1, 2, 3):
+        strikes.strike(path, "hospitalA", run="first", round=round, reason="the reply's w is not finite")
+    assert running.call("release", "hospitalA") == 0
+    assert "run first, round 3: the reply's w is not finite" in capsys.readouterr().out
+    assert strikes.quarantined(path) == []
 
 
 def test_nothing_of_it_listens_beyond_loopback(running: Running) -> None:
@@ -268,7 +283,7 @@ def test_a_killed_superlink_leaves_nothing_behind_and_its_run_is_resumed(
     ports = free_port(), free_port()
     running = Running(folder, start(folder, *ports))
     try:
-        running.call("register", "--name", "hospitalA", str(write_key(tmp_path / "a.pub")))
+        running.call("register", "--name", "hospitalA", str(write_key(tmp_path / "a.pub")), "--subjects", "9")
         assert running.call("submit", "--name", "r", "model.widths=[8,16]", "grid.crop=[32,32]") == 0
         until(lambda: status_of(running, capsys)["run"]["waiting_for"] == ["hospitalA"], "the run waits")
 
@@ -301,7 +316,7 @@ def test_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = write_key(tmp_path / "a.pub")
     up = start(folder, *ports)
     try:
-        assert main(["register", "--dir", str(folder), "--name", "hospitalA", str(key)]) == 0
+        assert main(["register", "--dir", str(folder), "--name", "hospitalA", str(key), "--subjects", "9"]) == 0
         assert up.stop(signal.SIGTERM) < 10
         assert up.process.returncode == 0
         until(lambda: not processes_of(folder), "no process is left", deadline_s=5)

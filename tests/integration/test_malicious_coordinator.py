@@ -150,6 +150,26 @@ def test_the_lifetime_budget_outlives_a_run(tmp_path: Path, ixi_dir: Path) -> No
     assert reason(refused) == "The site's privacy budget is exhausted."
 
 
+def test_private_validation_is_noisy_and_told_once_per_model(tmp_path: Path, ixi_dir: Path) -> None:
+    validation = "{epsilon: 50, delta: 1e-5, subjects: 1, noise_multiplier: 0.5, metrics: {psnr_db: [10, 40]}"
+    rules = f"{RULES}  validation: {validation}, ledger: state/privacy/v.jsonl, ledger_head: v.json}}\n"
+    path = deployed_site(tmp_path, ixi_dir, rules=rules)
+
+    def told(request: Request) -> dict[str, float]:
+        reply = ask(path, as_message(request))
+        assert not reply.has_error(), reason(reply)
+        return {name: float(str(value)) for name, value in reply.content.metric_records[METRICS].items()}
+
+    first = told(training_request(TASK, WEIGHTS))
+    assert set(first) == {"validation_psnr_db", "validation_subjects"}
+    assert 10 <= first["validation_psnr_db"] <= 40
+    assert first["validation_subjects"] == 1
+    chosen = {name: array + 1 for name, array in WEIGHTS.items()}
+    assert told(dataclasses.replace(evaluation(VALIDATION, weights=chosen), round=0)) == {}  # the same model's number
+    assert set(told(evaluation(VALIDATION))) == set(first)
+    assert told(evaluation(VALIDATION, weights=chosen)) == {}
+
+
 def test_no_figure_of_few_subjects_leaves_without_privacy_either(tmp_path: Path) -> None:
     """20 subjects: 2 validate, 4 test."""
     task, weights = small_task("evaluation.max_subjects=1")

@@ -17,10 +17,14 @@ from agi_core.models.agi_net import build_model
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Request, pack, unpack
+from agi_core.report.report import build_report
 from agi_core.training import weights_of
 from client import private_training
+from client.app import app as client_app
 from client.site import Site, read_site, to_yaml
 from client.trainer import answer, open_subjects
+from server.app import app as server_app
+from simulations.local_grid import run_in_process
 from simulations.run import main
 from simulations.sites import find_sites, write_sites
 
@@ -153,8 +157,27 @@ def test_an_exhausted_site_is_named_with_a_public_sentence(private_config: RunCo
     privacy = dataclasses.replace(private_config.privacy, epsilon=1.05 * one, noise_multiplier=2.0)
     with pytest.raises(RunError, match="round 2: 0 of 3 sites"):
         federate(dataclasses.replace(private_config, privacy=privacy), tmp_path / "run")
-    failed = [e for e in run_folder.read_events(tmp_path / "run") if e["event"] == "site_failed"]
-    assert {(e["site"], e["round"], e["reason"]) for e in failed} == {(s, 2, BudgetError.public) for s in SITES}
+    out = [e for e in run_folder.read_events(tmp_path / "run") if e["event"] == "site_sat_out"]
+    assert {(e["site"], e["round"], e["reason"]) for e in out} == {(s, 2, BudgetError.public) for s in SITES}
+
+
+def test_a_site_that_sits_out_by_right_does_not_stop_the_run(private_config: RunConfig, tmp_path: Path) -> None:
+    """Its policy allows less than the run spends; the default quorum is every site that does not sit out."""
+    run_dir = tmp_path / "run"
+    config, federation = find_sites(private_config)
+    run_folder.create(run_dir, config)
+    site_paths = write_sites(run_dir, config, federation)
+    strict = read_site(site_paths["HH"])
+    assert strict.privacy is not None
+    privacy = dataclasses.replace(strict.privacy, epsilon=1.0)
+    site_paths["HH"].write_text(to_yaml(dataclasses.replace(strict, privacy=privacy)))
+    node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
+    run_in_process(server_app, client_app, node_configs=node_configs, run_config={"run-dir": str(run_dir)})
+    events = run_folder.read_events(run_dir)
+    out = [(e["site"], e["round"], e["action"], e["reason"]) for e in events if e["event"] == "site_sat_out"]
+    assert out == [("HH", 1, "train", PolicyError.public)]
+    assert [e["sites"] for e in events if e["event"] == "round_finished"] == [["Guys", "IOP"]] * 2
+    assert "sits out of train from here on" in build_report(run_dir).read_text()
 
 
 def test_privacy_is_not_switched_off_from_outside(

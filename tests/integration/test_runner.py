@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from agi_core.errors import ConfigError, DeadlineError, StoppedError
 from agi_core.protocol import PROTOCOL_VERSION, model_hash, pack
+from client import audit
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 150.0
@@ -340,6 +341,10 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
         third, repeated = coordinator.answer(6), coordinator.answer(8)
         assert repeated["scalars"]["nonce"] == "c"
         assert (repeated["weights"], repeated["metrics"]) == (third["weights"], third["metrics"])
+        rows = audit.read(hospital.folder / "state")  # those of the runner's own refusals, too
+        decisions = ["answered"] * 2 + ["refused"] * 4 + ["answered", "refused", "answered"]
+        assert [row.decision for row in rows] == decisions
+        assert [rows[5].reason, rows[7].reason] == [DeadlineError.public, StoppedError.public]
         print(f"ready {ready_s:.1f} s after the late answer; stopped in {stop_s:.1f} s")
         assert not coordinator.marker.exists(), coordinator.marker.read_text()
         subprocess.run([sys.executable, "-c", "import client.app"], cwd=tmp_path / "bundle", check=True)

@@ -38,8 +38,9 @@ def scores(shift_db: float) -> dict[str, Any]:
 class Run:
     """A run folder in the making."""
 
-    def __init__(self, run_dir: Path, *, unseen: list[str], conv: str = "cagr") -> None:
+    def __init__(self, run_dir: Path, *, unseen: list[str], conv: str = "cagr", **settings: Any) -> None:
         overrides = {"federation.sites": SITES, "federation.unseen_sites": unseen, "rounds": 2, "model.conv": conv}
+        overrides |= settings
         self.dir = run_dir
         run_folder.create(
             run_dir,
@@ -60,7 +61,8 @@ class Run:
     def finish(self, **changes: Any) -> None:
         best = {"round": 1, "psnr_db": 21.25}
         tested = scores(0.0) | {"best": best} | changes
-        self.events.append("tested", **{name: tested[name] for name in ("final", "sites", "unseen_sites", "best")})
+        names = ("final", "sites", "unseen_sites", "best")
+        self.events.append("tested", **{name: tested[name] for name in names}, suppressed=tested.get("suppressed", []))
         self.events.append("run_finished")
         baselines = {"voxel_regression": scores(-1.5), "local_only": scores(-0.75), "centralised": scores(0.25)}
         summary = {"baselines": baselines, "rounds": 2, "wall_s": 83.2, "synthetic": True, "anatomies": 2}
@@ -198,7 +200,7 @@ def test_a_plain_network_on_real_scans_without_unseen_sites_validation_and_compa
     assert "plain ResUNet, trained federated over 2 sites" in page.text
     assert "AGI-Net" not in page.text
     assert "SYNTHETIC" not in page.text
-    assert "No site has a validation subject" in page.text
+    assert "No site tells of its validation" in page.text
     assert "PSNR (dB)" not in page.svg("Validation PSNR")
     assert "Not run: local-only and centralised." in page.text
     assert f"python simulations/run.py --out {run.dir} --resume --compare" in page.text
@@ -271,3 +273,65 @@ def test_the_last_validation_of_a_round_counts(tmp_path: Path) -> None:
     assert Page(run.dir / "report.html").images
     figures = [content.split(b"data:image/svg+xml")[1].split(b'"')[0] for content in (single, other, again)]
     assert figures[0] == figures[2] != figures[1]
+
+
+EPSILONS = {"Guys": {"epsilon": 9.5, "epsilon_rdp": 10.5, "epsilon_run": 7.91}}
+EPSILONS[HOSTILE] = {"epsilon": 4.0, "epsilon_rdp": 4.25, "epsilon_run": 4.0}
+
+
+def test_what_each_site_has_spent_stands_beside_the_budget(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN, **{"privacy.epsilon": 8.0})
+    run.train(rounds=2, validation=False)
+    run.finish(privacy=EPSILONS, delta=1e-5)
+    page = Page(build_report(run.dir))
+    assert page.row("Guys")[0] == "Guys"
+    rows = [cells for cells in page.rows if cells[1:] in (["7.91", "9.50", "10.50"], ["4.00", "4.00", "4.25"])]
+    assert [cells[0] for cells in rows] == ["Guys", HOSTILE]
+    figure = page.svg("Epsilon of each site against the budget of 8: Guys 9.50")
+    assert all(text in figure for text in ("Guys", "&lt;b&gt;x $\\frac", "epsilon (dashed: the budget of this run"))
+    assert "the budget of this run is 8" in page.text
+
+
+@pytest.mark.parametrize("engine", ["deployment", "in-process"])
+def test_where_sites_do_not_tell_the_plan_is_shown(tmp_path: Path, engine: str) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN, **{"privacy.epsilon": 8.0, "engine": engine})
+    page = Page(build_report(run.dir))
+    assert "Planned for this run: at most epsilon 8 at delta 1e-05 at each site" in page.text
+    assert ("Sites do not tell what they have spent" in page.text) == (engine == "deployment")
+
+
+def test_a_run_without_privacy_does_not_speak_of_it(full: Page) -> None:
+    assert "Patient-level privacy" not in full.text
+
+
+def test_suppressed_figures_are_called_so(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.events.append("validated", round=0, mean={}, sites={}, suppressed=SITES)
+    run.events.append("round_finished", round=1, sites=SITES, train_loss={}, seconds={})
+    nothing: dict[str, Any] = {"final": {}, "sites": {}, "unseen_sites": {}, "best": None}
+    run.finish(**nothing, baselines={}, suppressed=SITES)
+    page = Page(build_report(run.dir))
+    assert page.row("Guys") == ["Guys", "–", "suppressed", *["–"] * 7]
+    assert "Its test figures are suppressed by the policies of the sites" in page.text
+    assert "not scored" not in page.text
+
+
+def test_decisions_of_the_server_are_listed_by_site(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.events.append("site_sat_out", site="Guys", round=1, action="train", reason="budget spent")
+    run.events.append("update_clipped", site=HOSTILE, round=1, reason="3 times the limit")
+    run.events.append("update_refused", site=HOSTILE, round=2, reason="not finite", strikes=3)
+    run.events.append("site_quarantined", site=HOSTILE, round=2)
+    run.events.append("rolled_back", round=2, to=1, sites=["Guys"])
+    run.train(rounds=2)
+    run.finish()
+    page = Page(build_report(run.dir))
+    rows = page.rows[page.rows.index(["Site", "Round", "What happened"]) + 1 :][:5]
+    assert rows == [
+        ["Guys", "1", "sits out of train from here on: budget spent"],
+        [HOSTILE, "1", "update cut down: 3 times the limit"],
+        [HOSTILE, "2", "update refused: not finite"],
+        [HOSTILE, "2", "in quarantine from here on: three replies were refused"],
+        ["Guys", "2", "the model after this round was worse here: back to the one after round 1"],
+    ]
+    assert "AGI-Net after round 1, mean over" in page.text

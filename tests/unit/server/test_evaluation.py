@@ -27,7 +27,13 @@ def test_figures_that_a_site_holds_back_are_absent_not_zero(told: tuple[str, ...
     assert held_back(replies, METRICS) == [site for site in ("A", "B") if site not in told]
 
 
-def test_a_row_with_half_of_the_figures_is_no_row() -> None:
+def test_a_site_may_tell_its_psnr_and_no_more() -> None:
+    replies = {"A": reply(20.0), "B": Reply("run", 1, "n", 2, {"psnr_db": 22.0}, None, 0, "ssim,mae")}
+    assert site_rows(replies)["B"] == {"psnr_db": 22.0, "subjects": 2}
+    assert over_subjects(site_rows(replies)) == {"psnr_db": 21.0}
+
+
+def test_without_a_psnr_there_is_no_row() -> None:
     half = Reply("run", 1, "n", 2, {"ssim": 0.5}, None, 0, "psnr_db,mae")
     assert site_rows({"A": half}) == {}
     half = Reply("run", 1, "n", 2, {"validation_ssim": 0.5, "validation_subjects": 2}, None, 0, "validation_psnr_db")

@@ -53,6 +53,11 @@ def test_what_goes_on_now_is_shown_while_it_goes_on(run_dir: Path) -> None:
             "not connected",
         ),
         ({"event": "update_refused", "site": "A", "reason": "NaN", **ROUND}, "A: update refused: NaN"),
+        ({"event": "update_clipped", "site": "A", "reason": "cut down", **ROUND}, "round 1: A: cut down"),
+        ({"event": "site_sat_out", "site": "A", "reason": "budget", "action": "train", **ROUND}, "A sits out: budget"),
+        ({"event": "site_quarantined", "site": "A", **ROUND}, "python -m server release A"),
+        ({"event": "rolled_back", "to": 0, "sites": ["A", "B"], **ROUND}, "worse at A, B: back to that after round 0"),
+        ({"event": "validated", "mean": {}, "sites": {}, "suppressed": ["A"], **ROUND}, "suppressed at A"),
         ({"event": "paused", "reason": "round 2: 1 of 3", **ROUND}, "paused: round 2: 1 of 3"),
         ({"event": "validated", "mean": {"psnr_db": 20.0}, "sites": {}, **ROUND}, "validation 20.00 dB"),
     ],
@@ -81,3 +86,16 @@ def test_tensorboard_shows_each_site(run_dir: Path) -> None:
         "validation_psnr_db/all sites",
     }
     assert [(point.step, point.value) for point in written.Scalars("train_loss/A")] == [(1, 0.5), (2, 0.25)]
+
+
+def test_who_sits_out_is_shown_until_it_answers_again(run_dir: Path) -> None:
+    events = EventLog(run_dir)
+    for site in ("A", "B"):
+        events.append("site_sat_out", site=site, round=1, action="train", reason="policy")
+    events.append("site_sat_out", site="C", round=1, action="evaluate", reason="policy")  # it trains all the same
+    assert status.run_status(run_dir)["sitting_out"] == {"A": "policy", "B": "policy"}
+    events.append("round_finished", round=2, sites=["B", "C"], train_loss={}, seconds={})
+    events.append("validated", round=2, mean={}, sites={}, suppressed=["B"])
+    current = status.run_status(run_dir)
+    assert current["sitting_out"] == {"A": "policy"}
+    assert current["suppressed"] == ["B"]
