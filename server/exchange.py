@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from agi_core import progress
@@ -38,6 +39,14 @@ from server.update_gate import check_answer
 POLL_S = 0.2
 log = logging.getLogger("server")
 GRACE_S = 10.0  # after the deadline, for transport and for a site's own word that it ran out of time
+
+
+_LOST = {  # Flower's own words are for its developers
+    ErrorCode.MESSAGE_UNAVAILABLE: "no answer in time",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way",
+    ErrorCode.NODE_UNAVAILABLE: "its connection was lost for a minute: its node or its network failed",
+    ErrorCode.CLIENT_APP_CRASHED: "its runner was lost for a minute",
+}
 
 
 class Exchange:
@@ -176,7 +185,8 @@ def _passing_faults() -> Iterator[None]:
 def _reply(message: Message) -> Reply:
     """The reply in a message. Raises ProtocolError when it is an error, or does not follow the contract."""
     if message.has_error():
-        raise ProtocolError(" ".join((message.error.reason or "no reason given").split())[:200])
+        error = message.error
+        raise ProtocolError(_LOST.get(error.code) or " ".join((error.reason or "no reason given").split())[:200])
     content = message.content
     arrays = {dtype: array.numpy() for dtype, array in content.array_records.get(ARRAYS, {}).items()}
     return read_reply(
