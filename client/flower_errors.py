@@ -77,8 +77,8 @@ _KNOWN: tuple[tuple[str, Advice], ...] = (
     (
         r"\[code: 2004\]",
         Advice(
-            "The coordinator refused this site's key (2004): it is not registered, or the node ended less than a minute"
-            " ago and is still held as online.",
+            "The coordinator refused this site's key (2004): it is not registered, or a node with this key is held as"
+            " online: the one that ended less than a minute ago, or another machine's.",
             "It is tried again by itself; after two minutes ask the coordinator to register this site's public key"
             " (the .pub file beside key_file).",
         ),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from agi_core import progress
@@ -51,6 +52,14 @@ class Answers:
     replies: Mapping[str, Reply]
     malformed: Mapping[str, str]
     sitting_out: Mapping[str, str]
+
+
+_LOST = {  # Flower's own words are for its developers
+    ErrorCode.MESSAGE_UNAVAILABLE: "no answer in time",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way",
+    ErrorCode.NODE_UNAVAILABLE: "its connection was lost for a minute: its node or its network failed",
+    ErrorCode.CLIENT_APP_CRASHED: "its runner was lost for a minute",
+}
 
 
 class Exchange:
@@ -106,7 +115,8 @@ class Exchange:
                     continue  # a second answer to the same request
                 site = waiting.pop(message.metadata.reply_to_message_id)
                 if message.has_error():
-                    reason = " ".join((message.error.reason or "no reason given").split())[:200]
+                    said = message.error.reason or "no reason given"
+                    reason = _LOST.get(message.error.code) or " ".join(said.split())[:200]
                     if message.error.code == REFUSED and reason in SITS_OUT:
                         sitting_out[site] = reason
                     else:

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from test_federation import assert_same_weights, federate
 
@@ -202,6 +203,20 @@ def test_a_superlink_that_fails_pauses_the_run(
     assert status.run_status(tmp_path / "run")["state"] == "paused"
     deploy(small_config, tmp_path / "run")
     assert status.run_status(tmp_path / "run")["state"] == "finished"
+
+
+def test_a_site_that_flower_gives_up_is_named_in_plain_words(small_config: RunConfig, tmp_path: Path) -> None:
+    class Lost(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            if context.node_config["site"] != "HH":
+                return client_app(message, context)
+            return Message(Error(ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable"), reply_to=message)
+
+    deploy(dataclasses.replace(small_config, rounds=1), tmp_path / "run", Lost(), quorum=2)
+    failed = events_of(tmp_path / "run", "site_failed")
+    assert {(event["site"], event["reason"]) for event in failed} == {
+        ("HH", "its connection was lost for a minute: its node or its network failed")
+    }
 
 
 def test_status_of_a_running_run(small_config: RunConfig, tmp_path: Path) -> None:
