@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from agi_core import progress
-from agi_core.config import Task, from_dict
+from agi_core.config import Task, crop_of, from_dict
 from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject, discover
@@ -126,8 +126,8 @@ def _train_privately(site_path: Path, site: Site, task: Task, request: Request, 
 def _validate(site_path: Path, site: Site, task: Task, request: Request, model: nn.Module) -> dict[str, float]:
     """The incoming model on the site's validation slices, the same in every round; empty where there are none."""
     sessions = open_whole(site_path, request.task, VALIDATION)
-    slices = validation_subset(sessions, limit=task.evaluation.validation_slices)
-    scores = evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
+    slices = validation_subset(sessions, limit=task.evaluation.validation_slices, volumes=task.model.dims == 3)
+    scores = evaluate(predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task)), slices)
     if not scores:
         return {}
     means = mean_over_subjects(scores.values())
@@ -141,7 +141,7 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
         progress.report(progress.Step("test", site.site, done, len(sessions)))
 
     slices = ((session, None) for session in sessions)
-    predict = predictor(model, multiple=spatial_multiple(task.model))
+    predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
     scores = evaluate(predict, slices, on_session=on_session)
     return _reply(request, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
@@ -192,9 +192,8 @@ def open_subjects(site_path: Path, task_text: str) -> SiteSubjects:
 @lru_cache(maxsize=256)
 def open_training(site_path: Path, task_text: str) -> TrainingSlices:
     """The site's training slices; the first call builds the cache."""
-    task = read_task(task_text)
     sessions = _open_sessions(site_path, task_text, open_subjects(site_path, task_text).train, whole=False)
-    return TrainingSlices(sessions, crop=(task.grid.crop[0], task.grid.crop[1]))
+    return TrainingSlices(sessions, crop=crop_of(read_task(task_text)))
 
 
 @lru_cache(maxsize=256)
