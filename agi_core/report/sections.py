@@ -190,9 +190,9 @@ def training(record: RunRecord) -> str:
         return section("Training", paragraph("No round is finished yet."))
     if any(event["sites"] for event in record.validation.values()):
         limit = record.config.evaluation.validation_slices
-        notes = [
-            f"Validation: at most {limit} slices per site, the same in every round; round 0 is the untrained model."
-        ]
+        volumes = record.config.model.dims == 3
+        scored = f"whole volumes of {limit} slices together, or one," if volumes else f"at most {limit} slices"
+        notes = [f"Validation: {scored} per site, the same in every round; round 0 is the untrained model."]
     else:
         notes = ["No site has a validation subject, so there is no validation curve and no best round."]
     if record.best:
