@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from agi_core import run_folder
 from agi_core.checkpoint import load_weights
-from agi_core.config import load_config, task_of
+from agi_core.config import crop_of, load_config, task_of
 from agi_core.data.phantom import parse_sites, write_phantom
 from agi_core.errors import AgiError, ConfigError
 from agi_core.inference import synthesize
@@ -79,6 +79,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         multiple=spatial_multiple(config.model),
         batch_size=arguments.batch_size,
         device=torch.device(arguments.device),
+        crop=crop_of(config),
     )
     print(
         f"synthetic {scenario.target} in {arguments.out}; its values 0 to 1 stand for percentiles 0.5 to 99.5"
@@ -164,7 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     synthesis.add_argument("--out", type=Path, required=True, help="NIfTI file to write, .nii or .nii.gz")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
     synthesis.add_argument("--weights", choices=("last", "best"), default="last", help="which model (%(default)s)")
-    synthesis.add_argument("--batch-size", type=_count, default=8, help="slices at a time; bounds memory (%(default)s)")
+    synthesis.add_argument(
+        "--batch-size", type=_count, default=8, help="slices at a time, in 2-D; bounds memory (%(default)s)"
+    )
     synthesis.add_argument("--threads", type=_count, default=1, help="CPU threads (%(default)s)")
     synthesis.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (%(default)s)"

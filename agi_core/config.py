@@ -25,16 +25,21 @@ from agi_core.scenario import parse_scenario
 
 Layout = Literal["ixi", "brats", "bids"]
 Aggregation = Literal["mean", "trimmed_mean", "median", "krum", "bulyan"]
+DEFAULT_CROP = {2: (96, 96), 3: (48, 48, 32)}
 DEFAULT_SCENARIOS: dict[Layout, str] = {"ixi": "T1,T2:PD", "brats": "t1n,t1c,t2w:t2f", "bids": "T1w,T2w:FLAIR"}
 
 
 @dataclass(frozen=True)
 class GridConfig:
     """The working grid: `spacing_mm` (axis 1, axis 2, slice; None = the target's own) and the training crop in
-    voxels."""
+    voxels.
+
+    `crop` is rows (towards anterior), columns (towards right) and, with model.dims=3, slices; None is 96 x 96, or
+    48 x 48 x 32 in 3-D, where two sizes get 32 slices. See `crop_of`.
+    """
 
     spacing_mm: list[float] | None = None
-    crop: list[int] = field(default_factory=lambda: [96, 96])
+    crop: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class PrivacyConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """`validation_slices` per site and round; `max_subjects` is the limit of an unseen site's final test."""
+    """`validation_slices` per site and round (in 3-D: whole volumes of about so many slices, at least one);
+    `max_subjects` is the limit of an unseen site's final test."""
 
     validation_slices: int = 64
     max_subjects: int = 20
@@ -244,6 +250,12 @@ def task_of(config: RunConfig) -> Task:
     return Task(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Task)})
 
 
+def crop_of(task: Task) -> tuple[int, ...]:
+    """The training crop in voxels: (rows, columns), in 3-D (rows, columns, slices)."""
+    default, given = DEFAULT_CROP[task.model.dims], tuple(task.grid.crop or ())
+    return given + default[len(given) :] if len(given) in (0, 2) else given
+
+
 def task_json(task: Task) -> str:
     """Canonical JSON of a task: equal tasks give equal text."""
     return json.dumps(dataclasses.asdict(task), sort_keys=True, separators=(",", ":"))
@@ -262,9 +274,6 @@ def validate(config: Task) -> None:
             f"reference={config.reference} is no source of {config.scenario}; choose {', '.join(scenario.sources)}"
         )
     config.model.validate()
-    if config.model.dims != 2:
-        raise ConfigError(f"model.dims={config.model.dims}: data and training are 2-D so far; leave model.dims at 2")
-
     training, grid = config.training, config.grid
     _at_least(1, rounds=config.rounds, batch_size=training.batch_size, local_steps=training.local_steps)
     _at_least(0, validation_slices=config.evaluation.validation_slices, max_subjects=config.evaluation.max_subjects)
@@ -273,12 +282,16 @@ def validate(config: Task) -> None:
         raise ConfigError(f"training.learning_rate={training.learning_rate} must be a positive number")
     if not 0 <= training.warmup <= 1:
         raise ConfigError(f"training.warmup={training.warmup} must lie between 0 and 1 (a part of all steps)")
-    if len(grid.crop) != 2 or min(grid.crop) < 16:
-        raise ConfigError(f"grid.crop={grid.crop} must be two sizes of at least 16 voxels, for example [96,96]")
-    multiple = spatial_multiple(config.model)
-    if any(size % multiple for size in grid.crop):
+    crop = [*crop_of(config)]
+    if len(crop) != config.model.dims or min(crop) < 16:
         raise ConfigError(
-            f"grid.crop={grid.crop}: with {len(config.model.widths)} widths each size must be a multiple of {multiple}"
+            f"grid.crop={crop} must be {'two' if config.model.dims == 2 else 'two or three'} sizes of at least 16"
+            f" voxels with model.dims={config.model.dims}, for example {[*DEFAULT_CROP[config.model.dims]]}"
+        )
+    multiple = spatial_multiple(config.model)
+    if any(size % multiple for size in crop):
+        raise ConfigError(
+            f"grid.crop={crop}: with {len(config.model.widths)} widths each size must be a multiple of {multiple}"
         )
     if grid.spacing_mm is not None and (
         len(grid.spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in grid.spacing_mm)

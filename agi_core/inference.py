@@ -17,7 +17,7 @@ from torch import nn
 from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
 from agi_core.data.preprocess import align, resample
 from agi_core.errors import DataError, RunError
-from agi_core.prediction import predict_whole, predictor, source_box
+from agi_core.prediction import SlidingWindow, predict_whole, predictor, source_box
 from agi_core.scenario import Scenario
 
 
@@ -32,11 +32,12 @@ def synthesize(
     multiple: int,
     batch_size: int,
     device: torch.device,
+    crop: tuple[int, ...] = (),
 ) -> None:
     """Synthesise the scenario's target from its sources and write it on the reference's grid.
 
     Args:
-        model: (B, M, H, W) -> (B, 1, H, W); it is moved to `device` and put in evaluation mode.
+        model: (B, M, H, W) -> (B, 1, H, W), or of volumes; it is moved to `device` and put in evaluation mode.
         scenario: of the run; the model sees the sources in its order.
         source_paths: one NIfTI file per source modality.
         reference: the source whose grid, orientation and header geometry the output has.
@@ -44,6 +45,7 @@ def synthesize(
         spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
         multiple: what H and W are padded to, and cropped back from.
         batch_size: slices that the model sees at once: the bound on memory.
+        crop: the training crop; with three sizes the model is 3-D and sees windows of that size, one at a time.
 
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the reference's head, or
@@ -60,7 +62,9 @@ def synthesize(
         raise DataError(f"{out_path} is one of the sources. Choose another output file.")
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
     prepared = align(volumes, to=reference, spacing_mm=spacing_mm, place=str(source_paths[reference]))
-    slices = predict(model, prepared.volumes, multiple=multiple, batch_size=batch_size, device=device)  # (D, H, W)
+    slices = predict(  # (D, H, W)
+        model, prepared.volumes, multiple=multiple, batch_size=batch_size, device=device, crop=crop
+    )
     on_reference = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[reference].grid)
     write_volume(
         out_path,
@@ -71,9 +75,15 @@ def synthesize(
 
 
 def predict(
-    model: nn.Module, volumes: FloatArray, *, multiple: int, batch_size: int, device: torch.device
+    model: nn.Module,
+    volumes: FloatArray,
+    *,
+    multiple: int,
+    batch_size: int,
+    device: torch.device,
+    crop: tuple[int, ...] = (),
 ) -> FloatArray:
-    """Run the model, in evaluation mode, over whole axial slices, `batch_size` at a time.
+    """Run the model, in evaluation mode, over whole axial slices, `batch_size` at a time, or over the whole volume.
 
     Args:
         volumes: float32 (D, M, H, W) in [0, 1].
@@ -84,8 +94,8 @@ def predict(
     Raises:
         RunError: the output is not finite.
     """
-    network, box = predictor(model.to(device), multiple=multiple), source_box(volumes)
-    batches = torch.split(torch.from_numpy(volumes), batch_size)
+    network, box = predictor(model.to(device), multiple=multiple, crop=crop), source_box(volumes)
+    batches = torch.split(torch.from_numpy(volumes), len(volumes) if isinstance(network, SlidingWindow) else batch_size)
     result = torch.cat([predict_whole(network, batch, box=box)[:, 0] for batch in batches]).numpy()
     if not np.isfinite(result).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")

@@ -5,10 +5,13 @@ the network sees the box around the volume's non-zero source voxels, and where e
 prediction is zero. On scans with noise around the head the box is the whole slice and nothing changes. Neither needs a
 mask or the target. (Two real stripped subjects after a short training: 19.4 and 18.2 dB on whole slices, 25.0 and
 23.2 dB so; docs/decisions/0005.)
+
+A 3-D network sees a volume through windows of its training patch's size, for the same reason.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +21,40 @@ from torch import Tensor, nn
 
 Predict = Callable[[Tensor], Tensor]  # sources (B, M, h, w) in [0, 1] -> prediction (B, 1, h, w), on the CPU
 Box = tuple[slice, slice]  # rows and columns of a slice
+OVERLAP = 0.25
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A 3-D network as a `Predict` whose B slices are all slices of one volume, in their order.
+
+    Windows overlap by a quarter and are blended with Gaussian weights (MONAI), one at a time, so that memory grows with
+    the volume by its own arrays alone. A volume smaller than the window is centred in zeros, as training patches are.
+    Slices before the first and behind the last non-zero source voxel are not shown to the network, and zero.
+
+    Attributes:
+        network: sources (1, M, d, h, w) -> (1, 1, d, h, w).
+        crop: (h, w, d) of a window.
+    """
+
+    network: Predict
+    crop: tuple[int, ...]
+
+    def __call__(self, sources: Tensor) -> Tensor:
+        """(D, M, H, W) in [0, 1] -> (D, 1, H, W)"""
+        from monai.inferers.utils import sliding_window_inference  # here, because MONAI takes seconds to import
+
+        prediction = torch.zeros_like(sources[:, :1])
+        occupied = torch.nonzero((sources != 0).flatten(1).any(dim=1))
+        if not len(occupied):
+            return prediction
+        shown = slice(int(occupied[0]), int(occupied[-1]) + 1)
+        h, w, d = self.crop
+        volume = sources[shown].transpose(0, 1)[None]  # (1, M, D, H, W)
+        with torch.inference_mode():  # MONAI weights the network's output in place
+            result = sliding_window_inference(volume, (d, h, w), 1, self.network, overlap=OVERLAP, mode="gaussian")
+        prediction[shown] = result[0].transpose(0, 1)
+        return prediction
 
 
 def source_box(sources: NDArray[np.floating]) -> Box:
@@ -29,8 +66,11 @@ def source_box(sources: NDArray[np.floating]) -> Box:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def predictor(model: nn.Module, *, multiple: int) -> Predict:
-    """The model for any slice size: zero-padded to `multiple`, cut back, without gradients, float32."""
+def predictor(model: nn.Module, *, multiple: int, crop: tuple[int, ...] = ()) -> Predict:
+    """The model for any slice size: zero-padded to `multiple`, cut back, without gradients, float32.
+
+    `crop` is the training crop; one of three sizes, (h, w, d), is that of a 3-D network: it gives a `SlidingWindow`.
+    """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def predict(sources: Tensor) -> Tensor:
@@ -41,7 +81,7 @@ def predictor(model: nn.Module, *, multiple: int) -> Predict:
             prediction: Tensor = model(padded)
         return prediction[..., :height, :width].float().cpu()
 
-    return predict
+    return SlidingWindow(predict, crop) if len(crop) == 3 else predict
 
 
 def predict_whole(predict: Predict, sources: Tensor, *, box: Box) -> Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from agi_core.config import Task, TrainingConfig
 from agi_core.data.cache import CachedSession
-from agi_core.data.datasets import Batch, evaluation_slices
+from agi_core.data.datasets import Batch, WholeSlices, evaluation_slices
 from agi_core.errors import RunError
 from agi_core.metrics import SubjectScore
-from agi_core.prediction import Predict, autocast, predict_whole
+from agi_core.prediction import Predict, SlidingWindow, autocast, predict_whole
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.protocol import Weights
@@ -55,7 +55,7 @@ def train_round(
     (weights, seed, site, round) alone can be repeated exactly.
 
     Args:
-        model: takes sources (B, M, h, w) in [0, 1], gives (B, 1, h, w); already on its device.
+        model: takes sources (B, M, *crop) in [0, 1], gives (B, 1, *crop); already on its device.
         draw: gives random training batches; `agi_core.data.datasets.TrainingSlices.draw`.
         round: from 1.
 
@@ -68,7 +68,7 @@ def train_round(
     training, device = task.training, next(model.parameters()).device
     generator = site_generator(seed=task.seed, site=site, round=round)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
-    loss_of = _loss(training)
+    loss_of = _loss(training, dims=task.model.dims)
     model.train()
     total = 0.0
     for step in range(training.local_steps):
@@ -120,7 +120,7 @@ def train_round_privately(
         PrivacyError: the model does not qualify.
     """
     training, privacy, device = task.training, task.privacy, next(model.parameters()).device
-    loss_of = _loss(training)
+    loss_of = _loss(training, dims=task.model.dims)
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         momentum=PRIVATE_MOMENTUM,
@@ -159,12 +159,28 @@ def evaluate(
     scores: dict[str, SubjectScore] = {}
     for done, (session, indices) in enumerate(slices, start=1):
         score = scores.setdefault(session.subject_id, SubjectScore())
-        for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices):
-            prediction = predict_whole(predict, batch.sources, box=session.source_box)
+        for prediction, batch in predict_session(predict, session, indices=indices):
             score.add(prediction, batch.target, batch.foreground)
         if on_session is not None:
             on_session(done)
     return {subject_id: score.result() for subject_id, score in scores.items()}
+
+
+def predict_session(
+    predict: Predict, session: CachedSession, *, indices: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, WholeSlices]]:
+    """Predictions (B, 1, H, W) in [0, 1] beside the truth of a session's slices (all, or those of `indices`), a few at
+    a time. A 3-D network sees the whole volume whichever slices are asked for."""
+    volume = None
+    if isinstance(predict, SlidingWindow):
+        (everything,) = evaluation_slices(session, batch_size=session.shape[0])
+        volume = predict_whole(predict, everything.sources, box=session.source_box)
+        del everything  # as large as all modalities of the volume
+    for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices):
+        if volume is None:
+            yield predict_whole(predict, batch.sources, box=session.source_box), batch
+        else:
+            yield volume[list(batch.indices)], batch
 
 
 def weights_of(model: nn.Module) -> Weights:
@@ -172,10 +188,10 @@ def weights_of(model: nn.Module) -> Weights:
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
-def _loss(training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
+def _loss(training: TrainingConfig, *, dims: int) -> Callable[[Tensor, Tensor], Tensor]:
     if training.ssim_weight == 0:
         return F.l1_loss
     from monai.losses import SSIMLoss  # here, because MONAI takes seconds to import and is an option
 
-    ssim = SSIMLoss(spatial_dims=2, data_range=1.0)
+    ssim = SSIMLoss(spatial_dims=dims, data_range=1.0)
     return lambda prediction, target: F.l1_loss(prediction, target) + training.ssim_weight * ssim(prediction, target)

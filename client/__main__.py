@@ -12,7 +12,7 @@ from rich.console import Console
 
 import agi_core
 from agi_core import atomic, progress
-from agi_core.config import DEFAULT_SCENARIOS, Layout, Task, validate
+from agi_core.config import Layout, load_config, task_of
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.protocol import ALLOWED_METRICS
 from client import audit
@@ -25,14 +25,17 @@ NOT_READY, MISTAKE, INTERRUPTED = 1, 2, 130
 SITES_DIR = Path("sites")
 SECRET_NAME = "runtime.secret"  # noqa: S105  a file name
 STATUS_NAME = "status.json"
-ROUND_STEPS = Task().training.local_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     console = Console(soft_wrap=True, highlight=False)
     try:
+        if arguments.settings and arguments.command is not _dry_run:
+            raise ConfigError(
+                f"{' '.join(arguments.settings)}: settings are for --dry-run; the coordinator decides them"
+            )
         site_path = _site_path(arguments)
         command: Callable[[argparse.Namespace, Path, Console], int] = arguments.command
         return command(arguments, site_path, console)
@@ -212,18 +215,18 @@ def _check(arguments: argparse.Namespace, site_path: Path, console: Console) -> 
 def _dry_run(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
     """Train two steps and evaluate, and print time and memory of each."""
     site = read_deployed_site(site_path)
-    task = Task(scenario=arguments.scenario or DEFAULT_SCENARIOS[site.data.layout])
-    validate(task)
+    overrides = {"scenario": arguments.scenario, "data.layout": site.data.layout}
+    task = task_of(load_config(None, overrides=overrides, assignments=arguments.settings))
     from client.dry_run import dry_run
 
-    console.print(f"{site.site}: dry run of {task.scenario}, default model, no network", markup=False)
+    model = " ".join(arguments.settings) or "default model"
+    console.print(f"{site.site}: dry run of {task.scenario}, {model}, no network", markup=False)
     step_s = 0.0
     for measured in dry_run(site_path, task):
         console.print(f"  {measured.what:<48} {measured.seconds:8.2f} s  peak {measured.peak_bytes / 1e9:6.2f} GB")
         step_s = measured.seconds if "next training step" in measured.what else step_s
-    console.print(
-        f"At this pace a round of {ROUND_STEPS} steps trains for {ROUND_STEPS * step_s:.0f} s. Nothing left this site."
-    )
+    steps = task.training.local_steps
+    console.print(f"At this pace a round of {steps} steps trains for {steps * step_s:.0f} s. Nothing left this site.")
     return 0
 
 
@@ -318,6 +321,12 @@ def _parser() -> argparse.ArgumentParser:
         "--scenario",
         metavar="T1,T2:PD",
         help="sources:target that the coordinator announced (default: the usual one of the layout)",
+    )
+    tried.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="with --dry-run: settings that the coordinator announced, for example model.dims=3",
     )
     return parser
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from agi_core.config import Task, task_json
+from agi_core.config import Task, crop_of, task_json
 from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject
@@ -47,19 +47,23 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     subjects = open_subjects(site_path, task_json(task))
     scored = subjects.validation or subjects.test or subjects.train
 
+    spacing = task.grid.spacing_mm
+
     def opened(chosen: tuple[Subject, ...], *, whole: bool) -> list[CachedSession]:
         return build_cache(
             chosen[:MAX_SUBJECTS],
             scenario=parse_scenario(task.scenario),
-            spacing_mm=None,
+            spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
             cache_dir=Path(site.cache_dir),
             data_dir=Path(site.data.dir),
             whole=whole,
         )
 
     started = time.monotonic()
-    training = TrainingSlices(opened(subjects.train, whole=False), crop=(task.grid.crop[0], task.grid.crop[1]))
-    slices = validation_subset(opened(scored, whole=True), limit=task.evaluation.validation_slices)
+    training = TrainingSlices(opened(subjects.train, whole=False), crop=crop_of(task))
+    slices = validation_subset(
+        opened(scored, whole=True), limit=task.evaluation.validation_slices, volumes=task.model.dims == 3
+    )
     if not slices:
         raise DataError("no slice of these subjects holds enough of the head to be scored; check the target scans")
     many = len(training.sessions) + len(slices)
@@ -74,7 +78,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
-    evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
+    evaluate(predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task)), slices)
     yield Measured(f"evaluation of {count} slices", time.monotonic() - started, _peak_bytes(device))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from agi_core import progress
-from agi_core.config import Task, from_dict
+from agi_core.config import Task, crop_of, from_dict
 from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject, discover
@@ -140,9 +140,11 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
     if site.privacy and site.privacy.validation is None:
         return {}
     sessions = open_whole(site_path, request.task, VALIDATION)
-    slices = validation_subset(sessions, limit=task.evaluation.validation_slices)
+    volumes = task.model.dims == 3
+    slices = validation_subset(sessions, limit=task.evaluation.validation_slices, volumes=volumes)
     scored, everybody = (
-        len({session.subject_id for session, _ in some}) for some in (slices, validation_subset(sessions))
+        len({session.subject_id for session, _ in some})
+        for some in (slices, validation_subset(sessions, volumes=volumes))
     )
     demand(
         not slices or scored >= min(everybody, site.policy.minimum_subjects),
@@ -152,7 +154,7 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
     )
 
     def score() -> dict[str, dict[str, float]]:
-        return evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
+        return evaluate(predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task)), slices)
 
     if not slices:
         return {}
@@ -203,7 +205,7 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
         progress.report(progress.Step("test", site.site, done, len(sessions)))
 
     slices = ((session, None) for session in sessions)
-    predict = predictor(model, multiple=spatial_multiple(task.model))
+    predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
     scores = evaluate(predict, slices, on_session=on_session)
     return _reply(request, task, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
@@ -257,9 +259,8 @@ def open_subjects(site_path: Path, task_text: str) -> SiteSubjects:
 @lru_cache(maxsize=256)
 def open_training(site_path: Path, task_text: str) -> TrainingSlices:
     """The site's training slices; the first call builds the cache."""
-    task = read_task(task_text)
     sessions = _open_sessions(site_path, task_text, open_subjects(site_path, task_text).train, whole=False)
-    return TrainingSlices(sessions, crop=(task.grid.crop[0], task.grid.crop[1]))
+    return TrainingSlices(sessions, crop=crop_of(read_task(task_text)))
 
 
 @lru_cache(maxsize=256)

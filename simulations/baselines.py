@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from agi_core import atomic, progress
-from agi_core.config import RunConfig, Task, task_json, task_of
+from agi_core.config import RunConfig, Task, crop_of, task_json, task_of
 from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import TrainingSlices
 from agi_core.metrics import mean_over_subjects
@@ -85,7 +85,7 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Row:
 def centralised(config: RunConfig, data: SitesData) -> Row:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
-    pooled = TrainingSlices(sessions, crop=(config.grid.crop[0], config.grid.crop[1]))
+    pooled = TrainingSlices(sessions, crop=crop_of(config))
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
     return _scored(_trained(task, pooled, site="centralised", device=data.device), config, data)
 
@@ -129,7 +129,7 @@ def _trained(
         progress.report(progress.Step(phase, site, step, steps, loss))
 
     train_round(model, slices.draw, task=task, site=site, round=1, on_step=on_step)
-    return predictor(model, multiple=spatial_multiple(task.model))
+    return predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
 
 
 def _scored(predict: Predict, config: RunConfig, data: SitesData) -> Row:

@@ -10,15 +10,15 @@ import torch
 
 from agi_core import run_folder
 from agi_core.checkpoint import load_weights
-from agi_core.config import RunConfig
+from agi_core.config import RunConfig, crop_of
 from agi_core.data.cache import CachedSession
-from agi_core.data.datasets import evaluation_slices
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
-from agi_core.prediction import Predict, predict_whole, predictor
+from agi_core.prediction import Predict, predictor
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.scenario import parse_scenario
+from agi_core.training import predict_session
 from simulations.baselines import SitesData
 
 
@@ -53,7 +53,7 @@ def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example
     scenario = parse_scenario(config.scenario)
     model = build_model(config.model, sources=len(scenario.sources)).to(data.device)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in load_weights(run_dir).items()})
-    predict = predictor(model, multiple=spatial_multiple(config.model))
+    predict = predictor(model, multiple=spatial_multiple(config.model), crop=crop_of(config))
     sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
         (site, True, s) for site, s in data.unseen.items()
     ]
@@ -67,8 +67,7 @@ def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example
 def _example(predict: Predict, session: CachedSession, *, site: str, unseen: bool, sources: tuple[str, ...]) -> Example:
     right_mm, anterior_mm, _ = session.spacing_mm
     k = int(np.argmax(session.foreground_fraction))
-    (batch,) = evaluation_slices(session, batch_size=1, indices=[k])
-    prediction = predict_whole(predict, batch.sources, box=session.source_box)
+    ((prediction, batch),) = predict_session(predict, session, indices=[k])
     return Example(
         site=site,
         unseen=unseen,

@@ -134,16 +134,17 @@ def with_built_in_data(config: RunConfig, console: Console) -> RunConfig:
         return config
     layout: Literal["ixi", "brats"] = "brats" if config.data.layout == "brats" else "ixi"
     sites = parse_sites(config.data.phantom_sites)
-    name = "-".join([f"phantom-{layout}", *(f"{site}{count}" for site, count in sites.items())])
-    data_dir = BUILT_IN_DIR / name
-    if not phantom_matches(data_dir, layout=layout, sites=sites, seed=0):
+    isotropic = config.model.dims == 3  # 5 mm slices would leave a volume little to show
+    kind = f"phantom-{layout}-isotropic" if isotropic else f"phantom-{layout}"
+    data_dir = BUILT_IN_DIR / "-".join([kind, *(f"{site}{count}" for site, count in sites.items())])
+    if not phantom_matches(data_dir, layout=layout, sites=sites, seed=0, isotropic=isotropic):
         console.print(f"making built-in synthetic data in {data_dir} (once)", highlight=False)
 
         def on_subject(done: int, total: int) -> None:
             progress.report(progress.Step("making synthetic data", "", done, total))
 
         with Display(console, config).showing():
-            write_phantom(data_dir, layout=layout, sites=sites, seed=0, on_subject=on_subject)
+            write_phantom(data_dir, layout=layout, sites=sites, seed=0, isotropic=isotropic, on_subject=on_subject)
     site_map = str(data_dir / "partitioning.csv") if layout == "brats" else None
     data = dataclasses.replace(config.data, dir=str(data_dir), layout=layout, sites=site_map)
     return dataclasses.replace(config, data=data)
@@ -153,6 +154,7 @@ def _announce(run_dir: Path, config: RunConfig, federation: Federation, console:
     """Print, and note in the events of a new run, what was found and how it was divided."""
     console.print(f"{federation.discovery.summary()}", markup=False, highlight=False, soft_wrap=True)
     model = "AGI-Net" if config.model.conv == "cagr" else "plain ResUNet"
+    model += " in 3-D" if config.model.dims == 3 else ""
     sites = ", ".join(f"{site} {len(subjects)}" for site, subjects in federation.training.items())
     unseen = ", ".join(f"{site} {len(subjects)}" for site, subjects in federation.unseen.items())
     console.print(

@@ -1,4 +1,4 @@
-"""Slices from the cache as tensors: random crops for training, whole slices for evaluation.
+"""Slices from the cache as tensors: random crops (in 3-D: patches) for training, whole slices for evaluation.
 
 Reading is a copy out of the page cache, far below a training step, so there is no loader process or queue.
 Randomness comes from the caller's generator alone: `TrainingSlices.draw` first draws all indices, then reads.
@@ -20,7 +20,8 @@ MIN_FOREGROUND = 0.05
 
 @dataclass(frozen=True)
 class Batch:
-    """Training crops, float32 in [0, 1]: sources (B, M, h, w) and target (B, 1, h, w)."""
+    """Training crops, float32 in [0, 1]: sources (B, M, h, w) and target (B, 1, h, w); in 3-D (B, M, d, h, w) and
+    (B, 1, d, h, w)."""
 
     sources: Tensor
     target: Tensor
@@ -48,7 +49,7 @@ class TrainingSlices:
 
     Args:
         sessions: training entries of the cache (cropped to the head box).
-        crop: (h, w) of a crop, in voxels.
+        crop: (h, w) of a crop in voxels, or (h, w, d) of a patch of d slices.
         min_foreground: slices with less head than this are not drawn; see `MIN_FOREGROUND`.
 
     Raises:
@@ -56,7 +57,7 @@ class TrainingSlices:
     """
 
     def __init__(
-        self, sessions: Sequence[CachedSession], *, crop: tuple[int, int], min_foreground: float = MIN_FOREGROUND
+        self, sessions: Sequence[CachedSession], *, crop: tuple[int, ...], min_foreground: float = MIN_FOREGROUND
     ) -> None:
         self.sessions = sessions
         self.crop = crop
@@ -83,7 +84,9 @@ class TrainingSlices:
     def draw(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Draw `batch_size` slices with replacement, and one crop in each, uniformly.
 
-        A slice smaller than the crop is centred in zeros. Two generators in one state give the same batch.
+        In 3-D a voxel of the head is drawn in each slice, and the patch lies around it, as near as the ends of the head
+        box allow: a small patch elsewhere in that box could miss the head. A slice, or a volume, smaller than the
+        crop is centred in zeros. Two generators in one state give the same batch.
         """
         return self._draw(range(len(self)), generator, batch_size)
 
@@ -99,13 +102,21 @@ class TrainingSlices:
         return Batch(images[:, :-1], images[:, -1:])
 
     def _read_crop(self, number: int, corner: tuple[float, float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w)."""
-        session = self.sessions[self.session_of_slice[number]]
-        volumes, _ = session.read_slice(int(self.slice_number[number]))
-        crop = np.zeros((volumes.shape[0], *self.crop), dtype=np.float32)
-        cut, paste = zip(*map(_overlap, volumes.shape[1:], self.crop, corner), strict=True)
-        crop[:, *paste] = volumes[:, *cut]
-        return crop
+        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners), float32 (M + 1, h, w), or the
+        patch around one of its head's voxels (corner[0] of them all), (M + 1, d, h, w)."""
+        session, k = self.sessions[self.session_of_slice[number]], int(self.slice_number[number])
+        depth, modalities, height, width = session.shape
+        h, w, *thick = self.crop
+        if thick:
+            head = np.argwhere(session.read_slice(k)[1])
+            row, column = head[int(corner[0] * len(head))].tolist()
+            d, start = thick[0], (k - thick[0] // 2, row - h // 2, column - w // 2)
+        else:
+            d, start = 1, (k, int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1)))
+        cut, (in_d, in_h, in_w) = zip(*map(_overlap, (depth, height, width), (d, h, w), start), strict=True)
+        patch = np.zeros((d, modalities, h, w), dtype=np.float32)
+        patch[in_d, :, in_h, in_w] = session.read_block(*cut)
+        return patch.swapaxes(0, 1).reshape(modalities, *thick, h, w)
 
 
 def evaluation_slices(
@@ -121,12 +132,18 @@ def evaluation_slices(
 
 
 def validation_subset(
-    sessions: Sequence[CachedSession], *, limit: int = 64
+    sessions: Sequence[CachedSession], *, limit: int = 64, volumes: bool = False
 ) -> list[tuple[CachedSession, tuple[int, ...]]]:
     """At most `limit` slices of a site, the same in every round: sessions in their order with slice numbers.
 
-    Slices with at least `MIN_FOREGROUND` are lined up session after session and taken at even steps.
+    Slices with at least `MIN_FOREGROUND` are lined up session after session and taken at even steps. `volumes` is for
+    networks that see whole volumes whichever slices are scored: it takes sessions at even steps, all such slices of
+    each, and one session at least unless `limit` is 0.
     """
+    if volumes and sessions and limit:
+        count = min(len(sessions), max(1, limit // max(session.shape[0] for session in sessions)))
+        sessions = [sessions[n] for n in np.linspace(0, len(sessions) - 1, count).round().astype(int)]
+        limit = sum(session.shape[0] for session in sessions)
     slices = [
         (number, int(k))
         for number, session in enumerate(sessions)
@@ -154,10 +171,11 @@ def spacing_warning(spacings_mm: Mapping[str, tuple[float, float, float]]) -> st
     )
 
 
-def _overlap(size: int, crop: int, corner: float) -> tuple[slice, slice]:
-    """Along one axis: what to cut out of `size` voxels and where to paste it in `crop`."""
+def _overlap(size: int, crop: int, start: int) -> tuple[slice, slice]:
+    """Along one axis: what to cut out of `size` voxels, from `start` or as near as they allow, and where to paste it in
+    `crop`."""
     if size >= crop:
-        start = int(corner * (size - crop + 1))
+        start = min(max(start, 0), size - crop)
         return slice(start, start + crop), slice(0, crop)
     start = (crop - size) // 2
     return slice(0, size), slice(start, start + size)

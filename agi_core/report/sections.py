@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+from agi_core.config import crop_of
 from agi_core.metric_names import METRICS
 from agi_core.metrics import psnr_db
 from agi_core.report import figures
@@ -198,9 +199,9 @@ def training(record: RunRecord) -> str:
         return section("Training", paragraph("No round is finished yet."))
     if any(event["sites"] for event in record.validation.values()):
         limit = record.config.evaluation.validation_slices
-        notes = [
-            f"Validation: at most {limit} slices per site, the same in every round; round 0 is the untrained model."
-        ]
+        volumes = record.config.model.dims == 3
+        scored = f"whole volumes of {limit} slices together, or one," if volumes else f"at most {limit} slices"
+        notes = [f"Validation: {scored} per site, the same in every round; round 0 is the untrained model."]
     else:
         notes = ["No site tells of its validation, so there is no validation curve and no best round."]
     if held_back := sorted({site for event in record.validation.values() for site in event.get("suppressed", [])}):
@@ -258,7 +259,7 @@ def what_was_run(record: RunRecord) -> str:
         "Partition": "by hospital" if config.partition == "site" else "by chance (iid)",
         "Model": f"{record.model_name}, {model.dims}-D, {'-'.join(map(str, model.widths))} channels",
         "Training": f"{config.rounds} rounds x {training.local_steps} local steps x {training.batch_size} crops of"
-        f" {' x '.join(map(str, grid.crop))}; AdamW, peak learning rate {training.learning_rate:g}; loss {loss}",
+        f" {' x '.join(map(str, crop_of(config)))}; AdamW, peak learning rate {training.learning_rate:g}; loss {loss}",
         "Grid": spacing,
         "Seed": str(config.seed),
         "Engine": f"{config.engine}: "

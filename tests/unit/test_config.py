@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.config import RunConfig, Task, from_dict, load_config, task_json, task_of, to_yaml
+from agi_core.config import RunConfig, Task, crop_of, from_dict, load_config, task_json, task_of, to_yaml
 from agi_core.errors import ConfigError
 
 
@@ -48,6 +48,7 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("rounds=0", "rounds"),
         ("grid.crop=[96]", "grid.crop"),
         ("grid.crop=[90,96]", "multiple of 4"),
+        ("grid.crop=[96,96,32]", "two sizes of at least 16 voxels with model.dims=2"),
         ("grid.spacing_mm=[1,1]", "spacing_mm"),
         ("grid.spacing_mm=[1,1,-1]", "spacing_mm"),
         ("scenario=T1,T2", "T1,T2"),
@@ -79,6 +80,26 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
 def test_bad_settings_are_named(assignment: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named.replace("[", r"\[")):
         load(assignment)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "crop"),
+    [
+        ((), (96, 96)),
+        (("grid.crop=[64,48]",), (64, 48)),
+        (("model.dims=3",), (48, 48, 32)),
+        (("model.dims=3", "grid.crop=[64,96]"), (64, 96, 32)),
+        (("model.dims=3", "grid.crop=[64,96,20]"), (64, 96, 20)),
+    ],
+)
+def test_crops_follow_the_dimensions(assignments: tuple[str, ...], crop: tuple[int, ...]) -> None:
+    assert crop_of(load(*assignments)) == crop
+
+
+@pytest.mark.parametrize("crop", ["[48]", "[48,48,8]", "[48,48,32,16]"])
+def test_bad_patches_are_named(crop: str) -> None:
+    with pytest.raises(ConfigError, match=r"two or three sizes of at least 16 voxels .* for example \[48, 48, 32\]"):
+        load("model.dims=3", f"grid.crop={crop}")
 
 
 def test_config_file_errors_name_the_file(tmp_path: Path) -> None:

@@ -91,6 +91,28 @@ def test_geometry_and_values_over_the_48_orientations(tmp_path: Path, model: nn.
     np.testing.assert_allclose(read_volume(tmp_path / "pd.nii.gz").data, expected, atol=WRITTEN_STEP)
 
 
+def test_a_3d_model_on_few_thick_slices(tmp_path: Path) -> None:
+    """Six slices of 5 mm in a window of 16: centred in zeros, and cut back."""
+    model = build_model(ModelConfig(dims=3, widths=[4, 8]), sources=2)
+    with torch.no_grad():
+        *_, bias = model.parameters()
+        bias.fill_(0.5)
+    t1, t2 = scan(1), scan(2)
+    sources = {"T1": save(tmp_path / "t1.nii.gz", t1), "T2": save(tmp_path / "t2.nii.gz", t2, codes="PIL")}
+    run(model, tmp_path / "pd.nii.gz", sources, crop=(24, 16, 16))
+
+    written, reference = nib.load(tmp_path / "pd.nii.gz"), nib.load(sources["T2"])
+    assert written.shape == reference.shape
+    np.testing.assert_allclose(written.affine, reference.affine, rtol=0, atol=1e-6)
+    stack = np.stack([scale_intensity(t1)[0], scale_intensity(t2)[0]])  # (M, I, J, K)
+    volume = torch.from_numpy(stack.transpose(0, 3, 2, 1).copy())[None]  # (1, M, D, H, W) of 6, 17 and 14
+    with torch.inference_mode():
+        padded = model(nn.functional.pad(volume, (1, 1, 3, 4, 5, 5)))
+    expected = padded[0, 0, 5:11, 3:20, 1:15].clamp(0, 1).numpy().transpose(2, 1, 0)
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(read_volume(tmp_path / "pd.nii.gz").data, expected, atol=WRITTEN_STEP)
+
+
 class Second(nn.Module):
     """Gives back its second source: what comes out is where it was put."""
 

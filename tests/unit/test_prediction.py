@@ -1,8 +1,11 @@
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agi_core.prediction import predict_whole, predictor, source_box
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import ModelConfig
+from agi_core.prediction import SlidingWindow, predict_whole, predictor, source_box
 
 
 def test_the_box_holds_every_non_zero_source_voxel() -> None:
@@ -59,3 +62,42 @@ def test_the_predictor_uses_evaluation_mode_and_no_gradients() -> None:
     prediction = predictor(model, multiple=1)(x)
     assert not prediction.requires_grad
     torch.testing.assert_close(prediction, model[0](x).detach())
+
+
+# VOLUMES
+
+
+def test_a_window_that_covers_the_volume_is_one_direct_pass() -> None:
+    """Centred in zeros, without the empty slices at both ends."""
+    model = build_model(ModelConfig(dims=3, widths=[4, 8]), sources=2)
+    sources = torch.zeros(9, 2, 10, 13)  # D, M, H, W
+    sources[2:8] = torch.rand(6, 2, 10, 13)
+    prediction = predictor(model, multiple=2, crop=(16, 16, 8))(sources)
+    padded = F.pad(sources[2:8].transpose(0, 1)[None], (1, 2, 3, 3, 1, 1))
+    with torch.inference_mode():
+        expected = model(padded)[0, 0, 1:7, 3:13, 1:14]
+    torch.testing.assert_close(prediction[2:8, 0], expected)
+    assert not prediction[[0, 1, 8]].any()
+
+
+def test_windows_of_one_size_cover_a_larger_volume() -> None:
+    """A 1-tap convolution sees no window, so blending must give back what it makes of the whole volume."""
+    conv, seen = nn.Conv3d(2, 1, 1), []
+
+    def network(window: Tensor) -> Tensor:
+        seen.append(tuple(window.shape))
+        result: Tensor = conv(window).detach()
+        return result
+
+    sources = torch.rand(11, 2, 21, 18) + 0.1
+    prediction = SlidingWindow(network, (8, 12, 4))(sources)
+    torch.testing.assert_close(prediction, conv(sources.transpose(0, 1)).detach().transpose(0, 1))
+    assert set(seen) == {(1, 2, 4, 8, 12)}
+    assert len(seen) == 4 * 4 * 2  # steps of 3, 6 and 9 over 11 slices, 21 rows and 18 columns
+
+
+def test_an_empty_volume_needs_no_network() -> None:
+    def network(window: Tensor) -> Tensor:
+        raise AssertionError(window.shape)
+
+    assert not SlidingWindow(network, (8, 8, 4))(torch.zeros(5, 2, 9, 9)).any()

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from agi_core.config import Task, TrainingConfig
-from agi_core.data.datasets import Batch
+from agi_core.config import PrivacyConfig, Task, TrainingConfig
+from agi_core.data.datasets import Batch, TrainingSlices
 from agi_core.errors import RunError
 from agi_core.metrics import psnr_db
-from agi_core.training import evaluate, learning_rate, site_generator, train_round
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import ModelConfig
+from agi_core.prediction import SlidingWindow
+from agi_core.privacy.noise import NoiseSource
+from agi_core.privacy.patient_sgd import Mechanism
+from agi_core.training import evaluate, learning_rate, site_generator, train_round, train_round_privately
 
 
 def task(**training: float) -> Task:
@@ -153,6 +159,55 @@ def test_a_loss_that_is_not_finite_stops_the_round() -> None:
         train_round(small_model(), broken, task=task(), site="HH", round=2)
 
 
+# VOLUMES
+
+
+VOLUMES = ModelConfig(dims=3, widths=[4, 8])
+PATCH = (16, 20, 12)
+
+
+def patches(tmp_path: Path) -> TrainingSlices:
+    """One subject smaller than the patch, so that every draw is the same patch: the whole volume, centred in zeros."""
+    volume = np.random.default_rng(0).random((10, 3, 15, 18), dtype=np.float32)
+    return TrainingSlices([write_entry(tmp_path / "IXI003", volume)], crop=PATCH)
+
+
+def test_a_round_on_patches_has_the_ssim_of_volumes(tmp_path: Path) -> None:
+    from monai.losses import SSIMLoss
+
+    slices, model = patches(tmp_path), build_model(VOLUMES, sources=2)
+    batch = slices.draw(torch.Generator(), 2)
+    with torch.no_grad():
+        prediction = model(batch.sources)
+    expected = F.l1_loss(prediction, batch.target) + SSIMLoss(spatial_dims=3)(prediction, batch.target)
+    training = TrainingConfig(local_steps=1, batch_size=2, ssim_weight=1.0)
+    loss = train_round(model, slices.draw, task=Task(model=VOLUMES, training=training), site="Guys", round=1)
+    assert loss == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_private_step_on_patches_is_sgd_without_noise_and_clip(
+    tmp_path: Path, seeded: Callable[[int], NoiseSource]
+) -> None:
+    slices, model, oracle = patches(tmp_path), build_model(VOLUMES, sources=2), build_model(VOLUMES, sources=2)
+    training = TrainingConfig(local_steps=1, warmup=0.0)
+    configuration = Task(model=VOLUMES, training=training, privacy=PrivacyConfig(epsilon=8, learning_rate=0.1))
+    train_round_privately(
+        model,
+        slices.draw_subject,
+        subjects=slices.subjects,
+        mechanism=Mechanism(noise_multiplier=0, max_grad_norm=1e6, lot_rate=1.0, subjects=1),
+        noise=seeded(1),
+        task=configuration,
+        round=1,
+    )
+    batch = slices.draw(torch.Generator(), 1)
+    F.l1_loss(oracle(batch.sources), batch.target).backward()  # type: ignore[no-untyped-call]
+    rate = 0.1 * learning_rate(training, rounds=configuration.rounds, round=1, step=0) / training.learning_rate
+    torch.optim.SGD(oracle.parameters(), lr=rate).step()
+    torch.testing.assert_close(weights(model), weights(oracle), rtol=0, atol=1e-6)
+    assert not torch.equal(weights(model), weights(build_model(VOLUMES, sources=2)))
+
+
 # EVALUATION
 
 
@@ -176,3 +231,14 @@ def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
     chosen = evaluate(lambda x: x[:, :1], [(session, (0, 3))])["IXI002"]["mae"]
     assert all_slices == pytest.approx(0.125)
     assert chosen == 0
+
+
+def test_a_3d_network_sees_whole_volumes_whichever_slices_are_scored(tmp_path: Path) -> None:
+    """A network that puts out the mean over the slices of its window, here all of them."""
+    volumes = np.random.default_rng(0).random((6, 2, 16, 16), dtype=np.float32).astype(np.float16).astype(np.float32)
+    session = write_entry(tmp_path / "IXI004", volumes)
+    through = SlidingWindow(lambda window: window.mean(dim=2, keepdim=True).repeat(1, 1, 6, 1, 1), (16, 16, 6))
+    mean = volumes[:, 0].mean(axis=0)
+    for indices in (None, (4, 1)):
+        errors = np.abs(volumes[list(indices or range(6)), 1] - mean)
+        assert evaluate(through, [(session, indices)])["IXI004"]["mae"] == pytest.approx(errors.mean(), abs=1e-6)

@@ -124,6 +124,17 @@ def test_a_dry_run_measures_and_needs_no_network(tmp_path: Path, capsys: pytest.
     assert re.search(r"a round of 40 steps trains for \d+ s", out)
 
 
+def test_a_dry_run_takes_the_coordinators_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init("--data", str(write_ixi(tmp_path / "ixi", {"Guys": 3})))
+    volumes = ("model.dims=3", "model.widths=[4,8]", "grid.crop=[16,16,16]", "grid.spacing_mm=[8,8,8]")
+    assert main(["--site", "hospitalA", "--dry-run", *volumes, "training.local_steps=7"]) == 0
+    out = capsys.readouterr().out
+    assert "model.dims=3" in out
+    assert re.search(r"a round of 7 steps trains for \d+ s", out)
+    assert main(["--site", "hospitalA", "--check", "model.dims=3"]) == 2
+    assert "settings are for --dry-run" in capsys.readouterr().err
+
+
 def test_what_leaves_is_announced(tmp_path: Path) -> None:
     site = read_deployed_site(init("--coordinator", "agi.example.org:443"))
     text = announcement(site, public_key(Path(site.key_file)))

@@ -68,9 +68,14 @@ def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:
             assert volumes.dtype == np.float16
             np.testing.assert_array_equal(volumes, prepared.volumes[k].astype(np.float16))
             np.testing.assert_array_equal(foreground, prepared.foreground[k])
+        block = entry.read_block(slice(2, 5), slice(1, 24), slice(7, 9))
+        assert block.dtype == np.float16
+        np.testing.assert_array_equal(block, prepared.volumes[2:5, :, 1:24, 7:9].astype(np.float16))
     entries[0].path.unlink()
     with pytest.raises(DataError, match=r"cannot be read.*Start again"):
         entries[0].read_slice(0)
+    with pytest.raises(DataError, match=r"cannot be read.*Start again"):
+        entries[0].read_block(slice(1), slice(1), slice(1))
 
 
 def test_training_entries_are_cropped_to_the_head(tmp_path: Path) -> None:

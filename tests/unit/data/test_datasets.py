@@ -103,17 +103,42 @@ def test_small_slices_are_centred_in_zeros(sessions: list[CachedSession]) -> Non
     assert not target.any()
 
 
-@given(seed=st.integers(0, 2**40), batch_size=st.integers(1, 5))
+@given(seed=st.integers(0, 2**40), batch_size=st.integers(1, 5), crop=st.sampled_from([(8, 8), (8, 8, 3)]))
 @settings(max_examples=20, deadline=None)
-def test_the_generator_alone_decides(tmp_path_factory: pytest.TempPathFactory, seed: int, batch_size: int) -> None:
+def test_the_generator_alone_decides(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, batch_size: int, crop: tuple[int, ...]
+) -> None:
     entry = make_entry(tmp_path_factory.mktemp("d") / "a", shape=(4, 3, 20, 30), fraction=[1, 1, 1, 1])
-    slices = datasets.TrainingSlices([entry], crop=(8, 8))
+    slices = datasets.TrainingSlices([entry], crop=crop)
     ours, theirs = generator(seed), generator(seed)
     first = [slices.draw(ours, batch_size).target for _ in range(2)]
     torch.manual_seed(0)
     np.random.seed(0)
     second = [slices.draw(theirs, batch_size).target for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_patches_are_aligned_boxes_with_head(tmp_path: Path) -> None:
+    entry = make_entry(tmp_path / "a", shape=(12, 3, 20, 30), fraction=[0, 0] + [1] * 10)
+    batch = datasets.TrainingSlices([entry], crop=(8, 6, 4)).draw(generator(0), 400)
+    assert batch.sources.shape == (400, 2, 4, 8, 6)
+    assert batch.target.shape == (400, 1, 4, 8, 6)
+    k, row, column = (64 * x for x in (batch.sources[:, 0], batch.sources[:, 1], batch.target[:, 0]))
+    torch.testing.assert_close(k, k[:, :1, :1, :1] + torch.arange(4)[:, None, None].expand_as(k))
+    torch.testing.assert_close(row, row[:, :1, :1, :1] + torch.arange(8)[:, None].expand_as(k))
+    torch.testing.assert_close(column, column[:, :1, :1, :1] + torch.arange(6).expand_as(k))
+    # around voxels of slices 2 to 11, rows 0 to 9 (the head) and columns 0 to 29, kept inside; values count from 1
+    assert set(k[:, 0, 0, 0].tolist()) == set(range(1, 10))
+    assert set(row[:, 0, 0, 0].tolist()) == set(range(1, 7))
+    assert set(column[:, 0, 0, 0].tolist()) == set(range(1, 26))
+
+
+def test_thin_volumes_are_centred_in_zeros(sessions: list[CachedSession]) -> None:
+    batch = datasets.TrainingSlices(sessions[1:], crop=(16, 16, 8)).draw(generator(0), 3)
+    k = batch.sources[:, 0] * 64
+    torch.testing.assert_close(k[:, 2:5, 3:13, 2:14], torch.arange(1.0, 4)[:, None, None].expand(3, 3, 10, 12))
+    k[:, 2:5, 3:13, 2:14] = 0
+    assert not k.any()
 
 
 def test_evaluation_keeps_every_slice_whole(sessions: list[CachedSession]) -> None:
@@ -145,6 +170,16 @@ def test_validation_takes_even_steps(tmp_path: Path) -> None:
     assert datasets.validation_subset(sessions, limit=10) == subset
     assert [indices for _, indices in datasets.validation_subset(sessions)] == [tuple(range(2, 10))] * 5
     assert datasets.validation_subset([]) == []
+
+
+def test_validation_of_volumes_takes_whole_ones(tmp_path: Path) -> None:
+    sessions = [make_entry(tmp_path / str(n), shape=(10, 2, 4, 4), fraction=[0.0, 0.0] + [0.5] * 8) for n in range(5)]
+    for limit, names in ((64, "01234"), (39, "024"), (3, "0")):
+        subset = datasets.validation_subset(sessions, limit=limit, volumes=True)
+        assert "".join(session.subject_id for session, _ in subset) == names
+        assert {indices for _, indices in subset} == {tuple(range(2, 10))}
+    assert datasets.validation_subset(sessions, limit=0, volumes=True) == []
+    assert datasets.validation_subset([], volumes=True) == []
 
 
 def test_spacing_warning_names_the_sites() -> None:
