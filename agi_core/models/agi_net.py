@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agi_core.errors import ConfigError
 from agi_core.models.cross_group_attention import CrossGroupAttention, mean_over_space
+from agi_core.models.group_alignment import GroupAlignment
 from agi_core.models.group_rolling import TAPS, Routing, roll_kernel
 from agi_core.models.model_config import ModelConfig
 from agi_core.models.resunet import CONV, CONVOLVE, ConvFactory, ResUNet, to_channels_last
@@ -67,8 +68,11 @@ class CagrConv(nn.Module):
         return rolled * attention.reshape(len(z), 1, -1, *[1] * (self.weight.dim() - 2))
 
 
-def build_model(config: ModelConfig, *, sources: int, seed: int = 0) -> nn.Module:
+def build_model(config: ModelConfig, *, sources: int, reference: int | None = None, seed: int = 0) -> ResUNet:
     """The network of `config`: (B, sources, *space) in [0, 1] -> (B, 1, *space), unbounded; float32, on the CPU.
+
+    `reference` is the number of the source in the target's pose, which the others are aligned to; None: the last one.
+    With `config.neighbours` n the network takes slabs (B, sources, 2n + 1, H, W) and makes their middle slices.
 
     Weights follow from `seed` alone and torch's global generator is left as it was. Both kinds of network have the same
     parameter names where they have the same parameters, and one seed gives these bit for bit the same values.
@@ -77,11 +81,15 @@ def build_model(config: ModelConfig, *, sources: int, seed: int = 0) -> nn.Modul
     config.validate()
     if sources < 1:
         raise ConfigError(f"The model has {sources} source modalities; give at least one.")
+    if reference is None:
+        reference = sources - 1
+    if not 0 <= reference < sources:
+        raise ConfigError(f"The reference is source number {reference}, but the model has {sources}.")
 
     plain_conv = partial(CONV[config.dims], kernel_size=TAPS, padding=1, bias=False)
 
     def cagr_conv(channels_in: int, channels_out: int) -> nn.Module:
-        groups = sources if channels_in == sources else config.groups  # the sources themselves are the first groups
+        groups = sources if channels_in == sources else config.groups  # without a stem the first groups are the sources
         return CagrConv(channels_in, channels_out, groups=groups, config=config)
 
     def resunet(encoder_conv: ConvFactory, decoder_conv: ConvFactory) -> ResUNet:
@@ -91,6 +99,8 @@ def build_model(config: ModelConfig, *, sources: int, seed: int = 0) -> nn.Modul
             dims=config.dims,
             encoder_conv=encoder_conv,
             decoder_conv=decoder_conv,
+            alignment=None if config.alignment == "none" else GroupAlignment(config, reference=reference),
+            stem=config.stem,
         )
 
     with torch.random.fork_rng(devices=[]):
