@@ -23,6 +23,8 @@ from agi_core.models.model_config import ModelConfig, spatial_multiple
 from agi_core.scenario import parse_scenario
 
 Layout = Literal["ixi", "brats", "bids"]
+Register = Literal["none", "rigid"]
+MisalignKind = Literal["translation", "rotation", "scale", "elastic", "rigid"]
 DEFAULT_SCENARIOS: dict[Layout, str] = {"ixi": "T1,T2:PD", "brats": "t1n,t1c,t2w:t2f", "bids": "T1w,T2w:FLAIR"}
 
 
@@ -36,11 +38,23 @@ class GridConfig:
 
 
 @dataclass(frozen=True)
+class MisalignConfig:
+    """Every training sample's `source` is moved by a random part of `size`; off while `source` is None.
+
+    `size`: voxels (translation), degrees (rotation), a fraction (scale), mm RMS (elastic), mm and degrees (rigid, 3-D).
+    """
+
+    source: str | None = None
+    kind: MisalignKind = "translation"
+    size: float = 6.0
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """One round at one site: `local_steps` AdamW steps on `batch_size` crops; L1 + ssim_weight * (1 - SSIM).
 
     The learning rate rises linearly over the first `warmup` part of all steps of the run to `learning_rate`, then falls
-    as a cosine.
+    as a cosine. `adversarial` adds a patch discriminator, as pix2pix does: see `agi_core.adversary`.
     """
 
     local_steps: int = 40
@@ -49,6 +63,8 @@ class TrainingConfig:
     warmup: float = 0.1
     weight_decay: float = 0.0
     ssim_weight: float = 0.0
+    adversarial: bool = False
+    misalign: MisalignConfig = field(default_factory=MisalignConfig)
 
 
 @dataclass(frozen=True)
@@ -101,12 +117,13 @@ class Task:
 @dataclass(frozen=True)
 class DataConfig:
     """Scans of a simulation. `dir` None = built-in synthetic data of `phantom_sites`; `sites` = site map (CSV);
-    `exclude` = subject ids."""
+    `exclude` = subject ids. `register: rigid` lays every source on the reference (`agi_core.data.registration`)."""
 
     dir: str | None = None
     layout: Layout = "ixi"
     sites: str | None = None
     exclude: list[str] = field(default_factory=list)
+    register: Register = "none"
     cache_dir: str = ".cache/volumes"
     phantom_sites: str = "Guys:14,HH:10,IOP:6"
 
@@ -272,6 +289,21 @@ def validate(config: Task) -> None:
         len(grid.spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in grid.spacing_mm)
     ):
         raise ConfigError(f"grid.spacing_mm={grid.spacing_mm} must be three positive sizes in mm, for example [1,1,5]")
+    misalign = training.misalign
+    if misalign.source is not None and misalign.source not in scenario.sources:
+        raise ConfigError(
+            f"training.misalign.source={misalign.source} is no source of {config.scenario};"
+            f" choose {', '.join(scenario.sources)}"
+        )
+    _at_least(0.0, **{"training.misalign.size": misalign.size})
+    if misalign.kind == "rigid" and config.model.dims == 2:
+        raise ConfigError("training.misalign.kind=rigid leaves the slice; choose another kind for model.dims=2")
+    if training.adversarial and min(grid.crop) < 32:
+        raise ConfigError(f"grid.crop={grid.crop}: the discriminator of training.adversarial needs at least 32 voxels")
+    if training.adversarial and config.privacy.on:
+        raise ConfigError(
+            "training.adversarial: a discriminator sees the subjects without privacy; leave it out, or privacy.epsilon"
+        )
     _validate_privacy(config.privacy)
     if isinstance(config, RunConfig):
         _validate_run(config)

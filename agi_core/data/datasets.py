@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agi_core.data.cache import CachedSession
+from agi_core.data.misalignment import Perturb
 from agi_core.errors import DataError
 
 MIN_FOREGROUND = 0.05
@@ -50,16 +51,23 @@ class TrainingSlices:
         sessions: training entries of the cache (cropped to the head box).
         crop: (h, w) of a crop, in voxels.
         min_foreground: slices with less head than this are not drawn; see `MIN_FOREGROUND`.
+        perturb: moves a source of every slice drawn; see `agi_core.data.misalignment.perturbation`.
 
     Raises:
         DataError: no slice qualifies.
     """
 
     def __init__(
-        self, sessions: Sequence[CachedSession], *, crop: tuple[int, int], min_foreground: float = MIN_FOREGROUND
+        self,
+        sessions: Sequence[CachedSession],
+        *,
+        crop: tuple[int, int],
+        min_foreground: float = MIN_FOREGROUND,
+        perturb: Perturb | None = None,
     ) -> None:
         self.sessions = sessions
         self.crop = crop
+        self.perturb = perturb
         chosen = [np.flatnonzero(session.foreground_fraction >= min_foreground) for session in sessions]
         self.session_of_slice = np.repeat(np.arange(len(sessions)), [len(slices) for slices in chosen])
         self.slice_number = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
@@ -94,14 +102,20 @@ class TrainingSlices:
     def _draw(self, among: Sequence[int], generator: torch.Generator, batch_size: int) -> Batch:
         numbers = torch.randint(len(among), (batch_size,), generator=generator).tolist()
         corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
-        crops = np.stack([self._read_crop(among[n], corner) for n, corner in zip(numbers, corners, strict=True)])
+        rng = np.random.default_rng(_seed(generator)) if self.perturb else None
+        crops = np.stack([self._read_crop(among[n], corner, rng) for n, corner in zip(numbers, corners, strict=True)])
         images = torch.from_numpy(crops)
         return Batch(images[:, :-1], images[:, -1:])
 
-    def _read_crop(self, number: int, corner: tuple[float, float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def _read_crop(
+        self, number: int, corner: tuple[float, float], rng: np.random.Generator | None
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w)."""
         session = self.sessions[self.session_of_slice[number]]
-        volumes, _ = session.read_slice(int(self.slice_number[number]))
+        stored, _ = session.read_slice(int(self.slice_number[number]))
+        volumes = stored.astype(np.float32)
+        if self.perturb is not None and rng is not None:
+            volumes = self.perturb(volumes, session.spacing_mm, rng)
         crop = np.zeros((volumes.shape[0], *self.crop), dtype=np.float32)
         cut, paste = zip(*map(_overlap, volumes.shape[1:], self.crop, corner), strict=True)
         crop[:, *paste] = volumes[:, *cut]
@@ -152,6 +166,10 @@ def spacing_warning(spacings_mm: Mapping[str, tuple[float, float, float]]) -> st
         f"The sites' voxel spacings differ by more than 10 % ({listed} mm). The model sees that as different head "
         "sizes; set grid.spacing_mm to resample every site alike."
     )
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator))
 
 
 def _overlap(size: int, crop: int, corner: float) -> tuple[slice, slice]:

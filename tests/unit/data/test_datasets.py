@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from agi_core.config import MisalignConfig
 from agi_core.data import datasets
 from agi_core.data.cache import CachedSession, open_entry
+from agi_core.data.misalignment import perturbation
 from agi_core.errors import DataError
+from agi_core.scenario import Scenario
 
 
 def make_entry(path: Path, *, shape: tuple[int, int, int, int], fraction: list[float]) -> CachedSession:
@@ -114,6 +117,18 @@ def test_the_generator_alone_decides(tmp_path_factory: pytest.TempPathFactory, s
     np.random.seed(0)
     second = [slices.draw(theirs, batch_size).target for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_one_source_is_moved_and_nothing_else_changes(sessions: list[CachedSession]) -> None:
+    perturb = perturbation(MisalignConfig("T2", "translation", 3), Scenario(("T1", "T2"), "PD"))
+    still = datasets.TrainingSlices(sessions[:1], crop=(16, 16)).draw(generator(0), 100)
+    slices = datasets.TrainingSlices(sessions[:1], crop=(16, 16), perturb=perturb)
+    moved = slices.draw(generator(0), 100)
+    assert torch.equal(moved.target, still.target)
+    assert torch.equal(moved.sources[:, 0], still.sources[:, 0])
+    rows = 64 * (still.sources[:, 1] - moved.sources[:, 1]).flatten(1).median(dim=1).values  # edges are mirrored
+    assert set(rows.round(decimals=3).tolist()) == set(range(-3, 4))
+    assert torch.equal(slices.draw(generator(0), 100).sources, moved.sources)
 
 
 def test_evaluation_keeps_every_slice_whole(sessions: list[CachedSession]) -> None:
