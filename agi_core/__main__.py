@@ -64,7 +64,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         )
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no usable GPU; leave --device out")
-    model = build_model(config.model, sources=len(scenario.sources))
+    model = build_model(config.model, sources=len(scenario.sources), reference=scenario.number_of(config.reference))
     weights = load_weights(arguments.run, best=arguments.weights == "best")
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     torch.set_num_threads(arguments.threads)

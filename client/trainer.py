@@ -243,7 +243,9 @@ def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:
     Raises:
         MismatchError: the coordinator's model differs from the one that this program builds from the task.
     """
-    model = _build_once(json.dumps(dataclasses.asdict(task.model)), len(parse_scenario(task.scenario).sources), device)
+    scenario = parse_scenario(task.scenario)
+    reference = scenario.number_of(task.reference)
+    model = _build_once(json.dumps(dataclasses.asdict(task.model)), len(scenario.sources), reference, device)
     own = pack(weights_of(model)).manifest
     if packed.manifest != own:
         raise MismatchError("model hash", theirs=model_hash(packed.manifest), ours=model_hash(own))
@@ -252,9 +254,9 @@ def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:
 
 
 @lru_cache(maxsize=2)
-def _build_once(model_config: str, sources: int, device: torch.device) -> nn.Module:
+def _build_once(model_config: str, sources: int, reference: int | None, device: torch.device) -> nn.Module:
     """One model for all requests (in a simulation: for all sites in turn), since each request brings all weights."""
-    return build_model(ModelConfig(**json.loads(model_config)), sources=sources).to(device)
+    return build_model(ModelConfig(**json.loads(model_config)), sources=sources, reference=reference).to(device)
 
 
 def release_memory() -> None:

@@ -121,9 +121,10 @@ def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
 def _trained(
     task: Task, slices: TrainingSlices, *, site: str, device: torch.device, phase: str = "centralised"
 ) -> Predict:
-    model: nn.Module = build_model(task.model, sources=len(parse_scenario(task.scenario).sources), seed=task.seed).to(
-        device
-    )
+    scenario = parse_scenario(task.scenario)
+    reference = scenario.number_of(task.reference)
+    model: nn.Module = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=task.seed)
+    model.to(device)
 
     def on_step(step: int, steps: int, loss: float) -> None:
         progress.report(progress.Step(phase, site, step, steps, loss))

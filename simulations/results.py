@@ -51,7 +51,8 @@ def origin(config: RunConfig) -> dict[str, Any]:
 def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example]:
     """The slice with most foreground of each site's first test subject."""
     scenario = parse_scenario(config.scenario)
-    model = build_model(config.model, sources=len(scenario.sources)).to(data.device)
+    reference = scenario.number_of(config.reference)
+    model = build_model(config.model, sources=len(scenario.sources), reference=reference).to(data.device)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in load_weights(run_dir).items()})
     predict = predictor(model, multiple=spatial_multiple(config.model))
     sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
