@@ -77,6 +77,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         out_path=arguments.out,
         spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
         multiple=spatial_multiple(config.model),
+        neighbours=config.model.neighbours,
         batch_size=arguments.batch_size,
         device=torch.device(arguments.device),
     )

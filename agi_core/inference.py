@@ -17,7 +17,7 @@ from torch import nn
 from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
 from agi_core.data.preprocess import align, resample
 from agi_core.errors import DataError, RunError
-from agi_core.prediction import predict_whole, predictor, source_box
+from agi_core.prediction import predict_whole, predictor, slabs, source_box
 from agi_core.scenario import Scenario
 
 
@@ -30,6 +30,7 @@ def synthesize(
     out_path: Path,
     spacing_mm: tuple[float, float, float] | None,
     multiple: int,
+    neighbours: int = 0,
     batch_size: int,
     device: torch.device,
 ) -> None:
@@ -43,6 +44,7 @@ def synthesize(
         out_path: ends in `.nii` or `.nii.gz`; replaced when it exists.
         spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
         multiple: what H and W are padded to, and cropped back from.
+        neighbours: slices on either side that the model sees; `ModelConfig.neighbours`.
         batch_size: slices that the model sees at once: the bound on memory.
 
     Raises:
@@ -60,7 +62,9 @@ def synthesize(
         raise DataError(f"{out_path} is one of the sources. Choose another output file.")
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
     prepared = align(volumes, to=reference, spacing_mm=spacing_mm, place=str(source_paths[reference]))
-    slices = predict(model, prepared.volumes, multiple=multiple, batch_size=batch_size, device=device)  # (D, H, W)
+    slices = predict(  # (D, H, W)
+        model, prepared.volumes, multiple=multiple, batch_size=batch_size, device=device, neighbours=neighbours
+    )
     on_reference = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[reference].grid)
     write_volume(
         out_path,
@@ -71,7 +75,13 @@ def synthesize(
 
 
 def predict(
-    model: nn.Module, volumes: FloatArray, *, multiple: int, batch_size: int, device: torch.device
+    model: nn.Module,
+    volumes: FloatArray,
+    *,
+    multiple: int,
+    batch_size: int,
+    device: torch.device,
+    neighbours: int = 0,
 ) -> FloatArray:
     """Run the model, in evaluation mode, over whole axial slices, `batch_size` at a time.
 
@@ -85,7 +95,7 @@ def predict(
         RunError: the output is not finite.
     """
     network, box = predictor(model.to(device), multiple=multiple), source_box(volumes)
-    batches = torch.split(torch.from_numpy(volumes), batch_size)
+    batches = torch.split(slabs(torch.from_numpy(volumes), neighbours=neighbours), batch_size)
     result = torch.cat([predict_whole(network, batch, box=box)[:, 0] for batch in batches]).numpy()
     if not np.isfinite(result).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")

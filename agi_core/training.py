@@ -145,12 +145,13 @@ def train_round_privately(
 
 
 def evaluate(
-    predict: Predict, slices: Iterable[ChosenSlices], *, on_session: OnSession | None = None
+    predict: Predict, slices: Iterable[ChosenSlices], *, neighbours: int = 0, on_session: OnSession | None = None
 ) -> dict[str, dict[str, float]]:
     """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
 
     Args:
         slices: (session, slice numbers) pairs; None = every slice of the session.
+        neighbours: slices on either side that the model sees; `ModelConfig.neighbours`.
         on_session: called with the number of sessions done.
 
     Returns:
@@ -159,7 +160,7 @@ def evaluate(
     scores: dict[str, SubjectScore] = {}
     for done, (session, indices) in enumerate(slices, start=1):
         score = scores.setdefault(session.subject_id, SubjectScore())
-        for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices):
+        for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices, neighbours=neighbours):
             prediction = predict_whole(predict, batch.sources, box=session.source_box)
             score.add(prediction, batch.target, batch.foreground)
         if on_session is not None:

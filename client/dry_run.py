@@ -58,7 +58,11 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
         )
 
     started = time.monotonic()
-    training = TrainingSlices(opened(subjects.train, whole=False), crop=(task.grid.crop[0], task.grid.crop[1]))
+    training = TrainingSlices(
+        opened(subjects.train, whole=False),
+        crop=(task.grid.crop[0], task.grid.crop[1]),
+        neighbours=task.model.neighbours,
+    )
     slices = validation_subset(opened(scored, whole=True), limit=task.evaluation.validation_slices)
     if not slices:
         raise DataError("no slice of these subjects holds enough of the head to be scored; check the target scans")
@@ -74,7 +78,8 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
-    evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
+    predict = predictor(model, multiple=spatial_multiple(task.model))
+    evaluate(predict, slices, neighbours=task.model.neighbours)
     yield Measured(f"evaluation of {count} slices", time.monotonic() - started, _peak_bytes(device))
 
 

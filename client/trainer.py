@@ -127,7 +127,8 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
     """The incoming model on the site's validation slices, the same in every round; empty where there are none."""
     sessions = open_whole(site_path, request.task, VALIDATION)
     slices = validation_subset(sessions, limit=task.evaluation.validation_slices)
-    scores = evaluate(predictor(model, multiple=spatial_multiple(task.model)), slices)
+    predict = predictor(model, multiple=spatial_multiple(task.model))
+    scores = evaluate(predict, slices, neighbours=task.model.neighbours)
     if not scores:
         return {}
     means = mean_over_subjects(scores.values())
@@ -142,7 +143,7 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
 
     slices = ((session, None) for session in sessions)
     predict = predictor(model, multiple=spatial_multiple(task.model))
-    scores = evaluate(predict, slices, on_session=on_session)
+    scores = evaluate(predict, slices, neighbours=task.model.neighbours, on_session=on_session)
     return _reply(request, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
 
@@ -194,7 +195,9 @@ def open_training(site_path: Path, task_text: str) -> TrainingSlices:
     """The site's training slices; the first call builds the cache."""
     task = read_task(task_text)
     sessions = _open_sessions(site_path, task_text, open_subjects(site_path, task_text).train, whole=False)
-    return TrainingSlices(sessions, crop=(task.grid.crop[0], task.grid.crop[1]))
+    return TrainingSlices(
+        sessions, crop=(task.grid.crop[0], task.grid.crop[1]), neighbours=task.model.neighbours
+    )
 
 
 @lru_cache(maxsize=256)

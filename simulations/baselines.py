@@ -85,7 +85,9 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Row:
 def centralised(config: RunConfig, data: SitesData) -> Row:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
-    pooled = TrainingSlices(sessions, crop=(config.grid.crop[0], config.grid.crop[1]))
+    pooled = TrainingSlices(
+        sessions, crop=(config.grid.crop[0], config.grid.crop[1]), neighbours=config.model.neighbours
+    )
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
     return _scored(_trained(task, pooled, site="centralised", device=data.device), config, data)
 
@@ -143,7 +145,8 @@ def _rows(predict: Predict, sites: Mapping[str, Sequence[CachedSession]], config
     rows: Rows = {}
     for site, sessions in sites.items():
         on_session = partial(_report_test, site, len(sessions))
-        scores = evaluate(predict, ((s, None) for s in sessions), on_session=on_session)
+        whole = ((session, None) for session in sessions)
+        scores = evaluate(predict, whole, neighbours=config.model.neighbours, on_session=on_session)
         if scores:
             rows[site] = {**mean_over_subjects(scores.values()), "subjects": len(scores)}
     return rows

@@ -15,7 +15,7 @@ from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import evaluation_slices
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
-from agi_core.prediction import Predict, predict_whole, predictor
+from agi_core.prediction import Predict, middle, predict_whole, predictor
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.scenario import parse_scenario
@@ -59,22 +59,22 @@ def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example
         (site, True, s) for site, s in data.unseen.items()
     ]
     return [
-        _example(predict, sessions[0], site=site, unseen=unseen, sources=scenario.sources)
+        _example(predict, sessions[0], site=site, unseen=unseen, config=config)
         for site, unseen, sessions in sites
         if sessions
     ]
 
 
-def _example(predict: Predict, session: CachedSession, *, site: str, unseen: bool, sources: tuple[str, ...]) -> Example:
+def _example(predict: Predict, session: CachedSession, *, site: str, unseen: bool, config: RunConfig) -> Example:
     right_mm, anterior_mm, _ = session.spacing_mm
     k = int(np.argmax(session.foreground_fraction))
-    (batch,) = evaluation_slices(session, batch_size=1, indices=[k])
+    (batch,) = evaluation_slices(session, batch_size=1, indices=[k], neighbours=config.model.neighbours)
     prediction = predict_whole(predict, batch.sources, box=session.source_box)
     return Example(
         site=site,
         unseen=unseen,
         title=f"{site}, test subject 1",
-        sources=dict(zip(sources, batch.sources[0].numpy(), strict=True)),
+        sources=dict(zip(parse_scenario(config.scenario).sources, middle(batch.sources)[0].numpy(), strict=True)),
         target=batch.target[0, 0].numpy(),
         prediction=prediction[0, 0].numpy(),
         foreground=batch.foreground[0, 0].numpy(),

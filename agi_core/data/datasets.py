@@ -14,6 +14,7 @@ from torch import Tensor
 from agi_core.data.cache import CachedSession
 from agi_core.data.misalignment import Perturb
 from agi_core.errors import DataError
+from agi_core.prediction import middle
 
 MIN_FOREGROUND = 0.05
 """Share of the head box's in-plane area that must be head, for a slice to be used in training and validation."""
@@ -21,7 +22,8 @@ MIN_FOREGROUND = 0.05
 
 @dataclass(frozen=True)
 class Batch:
-    """Training crops, float32 in [0, 1]: sources (B, M, h, w) and target (B, 1, h, w)."""
+    """Training crops, float32 in [0, 1]: sources (B, M, h, w), or with n neighbours (B, M, 2n + 1, h, w), and target
+    (B, 1, h, w)."""
 
     sources: Tensor
     target: Tensor
@@ -32,7 +34,7 @@ class WholeSlices:
     """Whole slices, nothing dropped.
 
     Attributes:
-        sources: float32 (B, M, H, W) in [0, 1].
+        sources: float32 (B, M, H, W) in [0, 1], or with n neighbours (B, M, 2n + 1, H, W).
         target: float32 (B, 1, H, W) in [0, 1].
         foreground: bool (B, 1, H, W).
         indices: slice number of each in its session.
@@ -51,6 +53,7 @@ class TrainingSlices:
         sessions: training entries of the cache (cropped to the head box).
         crop: (h, w) of a crop, in voxels.
         min_foreground: slices with less head than this are not drawn; see `MIN_FOREGROUND`.
+        neighbours: slices on either side that come with each slice of the sources; end slices are repeated.
         perturb: moves a source of every slice drawn; see `agi_core.data.misalignment.perturbation`.
 
     Raises:
@@ -63,10 +66,12 @@ class TrainingSlices:
         *,
         crop: tuple[int, int],
         min_foreground: float = MIN_FOREGROUND,
+        neighbours: int = 0,
         perturb: Perturb | None = None,
     ) -> None:
         self.sessions = sessions
         self.crop = crop
+        self.neighbours = neighbours
         self.perturb = perturb
         chosen = [np.flatnonzero(session.foreground_fraction >= min_foreground) for session in sessions]
         self.session_of_slice = np.repeat(np.arange(len(sessions)), [len(slices) for slices in chosen])
@@ -102,36 +107,51 @@ class TrainingSlices:
     def _draw(self, among: Sequence[int], generator: torch.Generator, batch_size: int) -> Batch:
         numbers = torch.randint(len(among), (batch_size,), generator=generator).tolist()
         corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
-        rng = np.random.default_rng(_seed(generator)) if self.perturb else None
-        crops = np.stack([self._read_crop(among[n], corner, rng) for n, corner in zip(numbers, corners, strict=True)])
-        images = torch.from_numpy(crops)
-        return Batch(images[:, :-1], images[:, -1:])
+        seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist() if self.perturb else numbers
+        drawn = zip(numbers, corners, seeds, strict=True)
+        images = torch.from_numpy(np.stack([self._read_crop(among[n], corner, seed) for n, corner, seed in drawn]))
+        return Batch(*_sources_and_target(images))
 
     def _read_crop(
-        self, number: int, corner: tuple[float, float], rng: np.random.Generator | None
+        self, number: int, corner: tuple[float, float], seed: int
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w)."""
-        session = self.sessions[self.session_of_slice[number]]
-        stored, _ = session.read_slice(int(self.slice_number[number]))
-        volumes = stored.astype(np.float32)
-        if self.perturb is not None and rng is not None:
-            volumes = self.perturb(volumes, session.spacing_mm, rng)
-        crop = np.zeros((volumes.shape[0], *self.crop), dtype=np.float32)
-        cut, paste = zip(*map(_overlap, volumes.shape[1:], self.crop, corner), strict=True)
-        crop[:, *paste] = volumes[:, *cut]
+        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w), or with
+        neighbours (M + 1, 2n + 1, h, w). Neighbours are moved alike: by what `seed` draws."""
+        session, k = self.sessions[self.session_of_slice[number]], int(self.slice_number[number])
+        volumes = _read_slab(session, k, self.neighbours)
+        if self.perturb is not None:
+            slices = np.moveaxis(volumes, 1, 0) if self.neighbours else [volumes]
+            moved = [self.perturb(s, session.spacing_mm, np.random.default_rng(seed)) for s in slices]
+            volumes = np.stack(moved, axis=1) if self.neighbours else moved[0]
+        crop = np.zeros((*volumes.shape[:-2], *self.crop), dtype=np.float32)
+        cut, paste = zip(*map(_overlap, volumes.shape[-2:], self.crop, corner), strict=True)
+        crop[..., *paste] = volumes[..., *cut]
         return crop
 
 
 def evaluation_slices(
-    session: CachedSession, *, batch_size: int, indices: Sequence[int] | None = None
+    session: CachedSession, *, batch_size: int, indices: Sequence[int] | None = None, neighbours: int = 0
 ) -> Iterator[WholeSlices]:
-    """Whole slices of a session in order (all, or those of `indices`), in batches."""
+    """Whole slices of a session in order (all, or those of `indices`), in batches; `neighbours` as in training."""
     numbers = range(session.shape[0]) if indices is None else indices
     for start in range(0, len(numbers), batch_size):
         batch = tuple(numbers[start : start + batch_size])
-        volumes, foreground = zip(*map(session.read_slice, batch), strict=True)
-        images = torch.from_numpy(np.stack(volumes).astype(np.float32))
-        yield WholeSlices(images[:, :-1], images[:, -1:], torch.from_numpy(np.stack(foreground))[:, None], batch)
+        images = torch.from_numpy(np.stack([_read_slab(session, k, neighbours) for k in batch]))
+        foreground = torch.from_numpy(np.stack([session.read_slice(k)[1] for k in batch]))[:, None]
+        yield WholeSlices(*_sources_and_target(images), foreground, batch)
+
+
+def _read_slab(session: CachedSession, k: int, neighbours: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Slice `k`, float32 (M + 1, H, W), or with n neighbours on either side (M + 1, 2n + 1, H, W)."""
+    if not neighbours:
+        return session.read_slice(k)[0].astype(np.float32)
+    around = [min(max(j, 0), session.shape[0] - 1) for j in range(k - neighbours, k + neighbours + 1)]
+    return np.stack([session.read_slice(j)[0] for j in around], axis=1).astype(np.float32)
+
+
+def _sources_and_target(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M + 1, h, w), or slabs (B, M + 1, 2n + 1, h, w) -> the sources, and the target of the middle slices."""
+    return images[:, :-1], middle(images)[:, -1:]
 
 
 def validation_subset(
@@ -166,10 +186,6 @@ def spacing_warning(spacings_mm: Mapping[str, tuple[float, float, float]]) -> st
         f"The sites' voxel spacings differ by more than 10 % ({listed} mm). The model sees that as different head "
         "sizes; set grid.spacing_mm to resample every site alike."
     )
-
-
-def _seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator))
 
 
 def _overlap(size: int, crop: int, corner: float) -> tuple[slice, slice]:
