@@ -35,11 +35,13 @@ class CagrConv(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, *, groups: int, config: ModelConfig) -> None:
         super().__init__()
-        self.interpolation = config.interpolation
+        self.interpolation, self.circular = config.interpolation, config.shift == "circular"
         self.convolve = partial(CONVOLVE[config.dims], padding=1)
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, *[TAPS] * config.dims))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        self.attention = CrossGroupAttention(channels_in, groups=groups) if config.attention else None
+        self.attention = (
+            CrossGroupAttention(channels_in, groups=groups, shuffle=config.shuffle) if config.attention else None
+        )
         self.routing = Routing(channels_in, groups=groups, config=config) if config.rolling else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +66,9 @@ class CagrConv(nn.Module):
             h = torch.cat([self.routing.summarise(x, a) for x, a in zip(samples, attention, strict=True)])
             with without_autocast:
                 scale, offset = self.routing(h)
-                rolled = roll_kernel(self.weight, scale=scale, offset=offset, interpolation=self.interpolation)
+                rolled = roll_kernel(
+                    self.weight, scale=scale, offset=offset, interpolation=self.interpolation, circular=self.circular
+                )
         return rolled * attention.reshape(len(z), 1, -1, *[1] * (self.weight.dim() - 2))
 
 

@@ -13,6 +13,7 @@ ALIGNMENTS = ("none", "global", "affine", "dense")
 CONVOLUTIONS = ("cagr", "plain")
 DIMENSIONS = (2, 3)
 INTERPOLATIONS = ("linear", "fourier")
+SHIFTS = ("circular", "true", "none")
 PLACEMENTS = ("all", "encoder", "decoder")
 
 
@@ -37,8 +38,14 @@ class ModelConfig:
     """Channel groups of every CAGR convolution but the first, whose groups are the source modalities."""
     attention: bool = True
     """Cross-group attention on."""
+    shuffle: bool = True
+    """The attention's channel shuffle; off: a group's attention sees that group alone."""
     rolling: bool = True
     """Group-wise rolling and scaling of the kernel on."""
+    shift: str = "circular"
+    """[R] how rolling moves a kernel: circular: a roll; true: what leaves at an end is lost; none: offsets are 0."""
+    scaling: bool = True
+    """The scale lambda of rolling; off: it is 1."""
     placement: str = "all"
     """[R] which blocks of the ResUNet get CAGR convolutions: all, encoder, decoder."""
     interpolation: str = "linear"
@@ -54,6 +61,7 @@ class ModelConfig:
         _check_choice("conv", self.conv, CONVOLUTIONS)
         _check_choice("dims", self.dims, DIMENSIONS)
         _check_choice("placement", self.placement, PLACEMENTS)
+        _check_choice("shift", self.shift, SHIFTS)
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"model.widths is {list(self.widths)}; give at least one positive number of channels.")
@@ -82,6 +90,12 @@ class ModelConfig:
             raise ConfigError(
                 f"model.stem is {self.stem}, which model.groups {self.groups} does not divide; choose a multiple."
             )
+        if self.rolling and self.shift == "none" and not self.scaling:
+            raise ConfigError(
+                "model.shift is none and model.scaling false, which leaves no rolling; set model.rolling=false."
+            )
+        if self.shift == "true" and self.interpolation == "fourier":
+            raise ConfigError("model.shift=true is no roll, which model.interpolation=fourier is made of; set linear.")
         for width in self.widths:
             if width % self.groups:
                 raise ConfigError(
