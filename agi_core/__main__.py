@@ -80,6 +80,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         neighbours=config.model.neighbours,
         batch_size=arguments.batch_size,
         device=torch.device(arguments.device),
+        register=config.data.register == "rigid",
     )
     print(
         f"synthetic {scenario.target} in {arguments.out}; its values 0 to 1 stand for percentiles 0.5 to 99.5"

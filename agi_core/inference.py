@@ -16,6 +16,7 @@ from torch import nn
 
 from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
 from agi_core.data.preprocess import align, resample
+from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
 from agi_core.prediction import predict_whole, predictor, slabs, source_box
 from agi_core.scenario import Scenario
@@ -33,6 +34,7 @@ def synthesize(
     neighbours: int = 0,
     batch_size: int,
     device: torch.device,
+    register: bool = False,
 ) -> None:
     """Synthesise the scenario's target from its sources and write it on the reference's grid.
 
@@ -46,6 +48,7 @@ def synthesize(
         multiple: what H and W are padded to, and cropped back from.
         neighbours: slices on either side that the model sees; `ModelConfig.neighbours`.
         batch_size: slices that the model sees at once: the bound on memory.
+        register: lay the other sources on the reference first, as the run's `data.register` did in training.
 
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the reference's head, or
@@ -61,6 +64,8 @@ def synthesize(
     if out_path.resolve() in {path.resolve() for path in source_paths.values()}:
         raise DataError(f"{out_path} is one of the sources. Choose another output file.")
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
+    if register:
+        volumes = register_sources(volumes, to=reference, place=str(out_path))
     prepared = align(volumes, to=reference, spacing_mm=spacing_mm, place=str(source_paths[reference]))
     slices = predict(  # (D, H, W)
         model, prepared.volumes, multiple=multiple, batch_size=batch_size, device=device, neighbours=neighbours

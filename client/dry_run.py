@@ -45,6 +45,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     task = dataclasses.replace(task, training=dataclasses.replace(task.training, local_steps=2))
     device = open_device(site)
     subjects = open_subjects(site_path, task_json(task))
+    sources = parse_scenario(task.scenario).sources
     scored = subjects.validation or subjects.test or subjects.train
 
     def opened(chosen: tuple[Subject, ...], *, whole: bool) -> list[CachedSession]:
@@ -55,6 +56,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
             cache_dir=Path(site.cache_dir),
             data_dir=Path(site.data.dir),
             whole=whole,
+            register_to=(task.reference or sources[0]) if site.data.register == "rigid" else None,
         )
 
     started = time.monotonic()
@@ -69,7 +71,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     many = len(training.sessions) + len(slices)
     yield Measured(f"reading {many} sessions (from then on cached)", time.monotonic() - started, _peak_bytes(device))
 
-    model = build_model(task.model, sources=len(parse_scenario(task.scenario).sources)).to(device)
+    model = build_model(task.model, sources=len(sources)).to(device)
     ends = [time.monotonic()]
     train_round(
         model, training.draw, task=task, site=site.site, round=1, on_step=lambda *_: ends.append(time.monotonic())

@@ -20,6 +20,7 @@ from agi_core.config import Task, from_dict
 from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject, discover
+from agi_core.data.misalignment import perturbation
 from agi_core.data.partition import split_subjects, stable_order
 from agi_core.errors import ConfigError, DataError, MismatchError, PrivacyError, ProtocolError
 from agi_core.metrics import mean_over_subjects
@@ -195,8 +196,9 @@ def open_training(site_path: Path, task_text: str) -> TrainingSlices:
     """The site's training slices; the first call builds the cache."""
     task = read_task(task_text)
     sessions = _open_sessions(site_path, task_text, open_subjects(site_path, task_text).train, whole=False)
+    perturb = perturbation(task.training.misalign, parse_scenario(task.scenario))
     return TrainingSlices(
-        sessions, crop=(task.grid.crop[0], task.grid.crop[1]), neighbours=task.model.neighbours
+        sessions, crop=(task.grid.crop[0], task.grid.crop[1]), neighbours=task.model.neighbours, perturb=perturb
     )
 
 
@@ -211,6 +213,11 @@ def open_whole(site_path: Path, task_text: str, which: str) -> tuple[CachedSessi
 def _open_sessions(site_path: Path, task_text: str, subjects: Sequence[Subject], *, whole: bool) -> list[CachedSession]:
     site, task = read_site(site_path), read_task(task_text)
     spacing = task.grid.spacing_mm
+    if site.data.register == "rigid" and task.reference is None:
+        raise ConfigError(
+            f"site {site.site} registers its scans (data.register: rigid), but the run names no reference to register"
+            " to; start it with reference=MODALITY, the source acquired in the target's pose"
+        )
     return build_cache(
         subjects,
         scenario=parse_scenario(task.scenario),
@@ -218,6 +225,7 @@ def _open_sessions(site_path: Path, task_text: str, subjects: Sequence[Subject],
         cache_dir=Path(site.cache_dir),
         data_dir=Path(site.data.dir),
         whole=whole,
+        register_to=task.reference if site.data.register == "rigid" else None,
         on_session=lambda done, total: progress.report(progress.Step("reading scans", site.site, done, total)),
     )
 

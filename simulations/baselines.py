@@ -22,6 +22,7 @@ from agi_core import atomic, progress
 from agi_core.config import RunConfig, Task, task_json, task_of
 from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import TrainingSlices
+from agi_core.data.misalignment import perturbation
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
@@ -85,8 +86,9 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Row:
 def centralised(config: RunConfig, data: SitesData) -> Row:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
+    perturb = perturbation(config.training.misalign, parse_scenario(config.scenario))
     pooled = TrainingSlices(
-        sessions, crop=(config.grid.crop[0], config.grid.crop[1]), neighbours=config.model.neighbours
+        sessions, crop=(config.grid.crop[0], config.grid.crop[1]), neighbours=config.model.neighbours, perturb=perturb
     )
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
     return _scored(_trained(task, pooled, site="centralised", device=data.device), config, data)
