@@ -300,6 +300,8 @@ def validate(config: Task) -> None:
         raise ConfigError("training.misalign.kind=rigid leaves the slice; choose another kind for model.dims=2")
     if training.adversarial and min(grid.crop) < 32:
         raise ConfigError(f"grid.crop={grid.crop}: the discriminator of training.adversarial needs at least 32 voxels")
+    if training.adversarial and config.model.neighbours:
+        raise ConfigError("training.adversarial judges single slices; leave model.neighbours at 0")
     if training.adversarial and config.privacy.on:
         raise ConfigError(
             "training.adversarial: a discriminator sees the subjects without privacy; leave it out, or privacy.epsilon"

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agi_core.adversary import adversarial_loss
 from agi_core.config import Task, TrainingConfig
 from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import Batch, evaluation_slices
@@ -18,6 +19,7 @@ from agi_core.prediction import Predict, autocast, predict_whole
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.protocol import Weights
+from agi_core.scenario import parse_scenario
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
@@ -68,7 +70,12 @@ def train_round(
     training, device = task.training, next(model.parameters()).device
     generator = site_generator(seed=task.seed, site=site, round=round)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
-    loss_of = _loss(training)
+    loss_of, adversary = _loss(training), None
+    if training.adversarial:
+        scenario = parse_scenario(task.scenario)
+        adversary = adversarial_loss(
+            sources=len(scenario.sources), dims=task.model.dims, device=device, seed=generator.initial_seed()
+        )
     model.train()
     total = 0.0
     for step in range(training.local_steps):
@@ -80,6 +87,8 @@ def train_round(
         with autocast(device):
             prediction = model(sources)
         loss = loss_of(prediction.float(), target)
+        if adversary is not None:
+            loss = loss + adversary(sources, prediction.float(), target)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         value = loss.item()
