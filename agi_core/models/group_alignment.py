@@ -45,7 +45,7 @@ TINY = 1e-6
 """Added to every diagonal, for images without an edge."""
 WINDOW = 6
 """Voxels between windows of the dense field, at each stride; a window is three times as long."""
-STIFFNESS = 0.2
+STIFFNESS = 0.5
 """Pull of a window to no further motion, in units of what the edges of an average window tell."""
 
 
@@ -111,9 +111,10 @@ class GroupAlignment(nn.Module):
             if self.kind != "dense":
                 return affine
             residual = torch.zeros_like(affine)
+            plane = slice(1 if self.neighbours else 0, None)  # few slices tell too little of each window's depth
             for stride in DENSE_STRIDES:
                 matrix, right = self._normal_equations(*scales[stride].compare(theta, residual))
-                residual = residual + resize(window_step(matrix, right), space)
+                residual[:, plane] += resize(window_step(matrix[:, plane, plane], right[:, plane]), space)
             return affine + residual
 
     def _normal_equations(self, edges: Tensor, moved: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,15 +234,15 @@ def affine_step(matrix: Tensor, right: Tensor, basis: Tensor) -> Tensor:
 
 
 def window_step(matrix: Tensor, right: Tensor) -> Tensor:
-    """The same for overlapping windows, each on its own: (B, N, N, *space), (B, N, *space) -> (B, N, *windows)"""
-    axes = right.shape[1]
+    """The same for overlapping windows, each on its own: (B, K, K, *space), (B, K, *space) -> (B, K, *windows)"""
+    axes = right.dim() - 2
 
     def over_windows(x: Tensor) -> Tensor:
         cells = F.interpolate(x, size=[max(n // WINDOW, 1) for n in x.shape[2:]], mode="area")
         return AVERAGE_POOL[axes](F.pad(cells, [1] * 2 * axes, mode="replicate"), 3, stride=1).movedim(1, -1)
 
     normal = over_windows(matrix.flatten(1, 2))
-    normal = normal.reshape(*normal.shape[:-1], axes, axes)  # (B, *windows, N, N)
+    normal = normal.reshape(*normal.shape[:-1], *matrix.shape[1:3])  # (B, *windows, K, K)
     average = normal.diagonal(dim1=-2, dim2=-1).mean(dim=list(range(1, 1 + axes)), keepdim=True)
     stiffness = torch.diag_embed(STIFFNESS * average + TINY)
     solution: Tensor = torch.linalg.solve(normal + stiffness, over_windows(right))
