@@ -5,13 +5,10 @@
 One source is moved; target and reference stay. Every (variant, seed) is trained by the product's own loop in one round,
 with the same steps, crops and initial weights, and scored on whole volumes of the same unseen subjects (the stable
 split's) under the same recorded moves (OUT/moves.json). Resumable: each is a file that is kept while its settings are
-the same. Intervals are 95 % Student t of a mean over seeds and subjects, both taken as random:
-SE^2 = var(means of seeds) / seeds + var(means of subjects) / subjects, with the smaller number less one as degrees of
-freedom; p is that test of the difference to plain, paired by seed and subject.
+the same.
 """
 
 import argparse
-import csv
 import dataclasses
 import hashlib
 import json
@@ -19,7 +16,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,9 +28,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.spatial.transform import Rotation
-from scipy.stats import t as student_t
-from torch import Tensor, nn
+from torch import Tensor
 
 from agi_core import atomic
 from agi_core.config import Layout, MisalignKind, RunConfig, load_config, task_hash, task_json, task_of
@@ -52,6 +47,8 @@ from agi_core.models.model_config import spatial_multiple
 from agi_core.prediction import predict_whole, predictor, slabs
 from agi_core.scenario import parse_scenario
 from agi_core.training import train_round
+from benchmarks.misalignment_report import Results, draw_figure, tables
+from benchmarks.misalignment_truth import offset_errors, read_poses, true_offsets
 
 FloatArray = npt.NDArray[np.float64]
 SETTINGS = ["rounds=1", "training.batch_size=8", "grid.crop=[96,96]"]
@@ -134,9 +131,16 @@ def main() -> int:
         for done, line in enumerate(pool.map(partial(run, setup), *zip(*todo, strict=True)) if todo else (), start=1):
             print(f"[{done}/{len(todo)}] {line}", flush=True)
     results = {case: result for case in cases if (result := read_result(setup, *case)) is not None}
-    text = report(setup, names, seeds, results)
+    text = heading(setup, seeds, results) + tables(results, names, seeds, main=str(MAIN), tests=list(map(str, TESTS)))
     atomic.write_text(setup.out_dir / "misalignment.md", text)
-    draw_figure(setup.out_dir / "misalignment.png", names, seeds, results)
+    draw_figure(
+        setup.out_dir / "misalignment.png",
+        results,
+        names,
+        seeds,
+        curve={test.size: str(test) for test in TRANSLATIONS},
+        bars=list(map(str, OTHERS)),
+    )
     print(text)
     return 0
 
@@ -146,7 +150,7 @@ def run(setup: Setup, name: str, seed: int) -> str:
     torch.set_num_threads(1)
     config = configuration(setup, name, seed)
     task, scenario, data = task_of(config), parse_scenario(setup.scenario), VARIANTS[name].data
-    reference = scenario.sources.index(setup.reference)
+    moved, reference = scenario.sources.index(setup.moved), scenario.sources.index(setup.reference)
     model = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=seed)
     slices = TrainingSlices(
         open_sessions(setup, data, part="train"),
@@ -160,16 +164,18 @@ def run(setup: Setup, name: str, seed: int) -> str:
     )
     scores: dict[str, dict[str, dict[str, float]]] = {}
     predict = predictor(model, multiple=spatial_multiple(task.model))
-    poses = read_poses(setup) if data == "native" and isinstance(model.alignment, GroupAlignment) else {}
+    alignment = model.alignment
+    poses = read_poses(setup.data_dir / "truth.csv") if data == "native" and setup.moved == "T1" else {}
     for session, test, volumes, target, foreground in test_inputs(setup, data):
         score, sources = SubjectScore(), slabs(volumes, neighbours=task.model.neighbours)
         for part in torch.split(torch.arange(len(sources)), 8):
             prediction = predict_whole(predict, sources[part], box=session.source_box)
             score.add(prediction, target[part], foreground[part])
         row = score.result()
-        if session.subject_id in poses and test.kind != "elastic":
-            true = true_offsets(move_of(test, session), poses[session.subject_id], session)
-            row |= offset_errors(model.alignment, sources, true, foreground, setup=setup, session=session)
+        if isinstance(alignment, GroupAlignment) and session.subject_id in poses and test.kind != "elastic":
+            true = true_offsets(move_of(test, session), poses[session.subject_id], session.grid)
+            found = torch.cat([alignment.offsets(part)[:, moved, -2:] for part in torch.split(sources, 8)])
+            row |= offset_errors(found.numpy(), true, head=foreground[:, 0].numpy(), spacing_mm=session.spacing_mm)
         scores.setdefault(str(test), {})[session.subject_id] = row
     result = {
         "variant": name,
@@ -183,28 +189,6 @@ def run(setup: Setup, name: str, seed: int) -> str:
     atomic.write_json(result_path(setup, name, seed), result)
     psnr_db = np.mean([row["psnr_db"] for row in scores[str(MAIN)].values()])
     return f"{name}, seed {seed}: {psnr_db:.2f} dB"
-
-
-def offset_errors(
-    alignment: nn.Module,
-    sources: Tensor,
-    true: FloatArray,
-    foreground: Tensor,
-    *,
-    setup: Setup,
-    session: CachedSession,
-) -> dict[str, float]:
-    """Median over the head of how far the recovered in-plane offsets of the moved source are off."""
-    assert isinstance(alignment, GroupAlignment)
-    moved = parse_scenario(setup.scenario).sources.index(setup.moved)
-    with torch.inference_mode():
-        found = torch.cat([alignment.offsets(part)[:, moved, -2:] for part in torch.split(sources, 8)])
-    error = (found.numpy() - true[1:].transpose(1, 0, 2, 3)).transpose(1, 0, 2, 3)[:, foreground[:, 0].numpy()]
-    error_mm = error * np.array([session.spacing_mm[1], session.spacing_mm[0]])[:, None]
-    return {
-        "offset_error_px": float(np.median(np.hypot(*error))),
-        "offset_error_mm": float(np.median(np.hypot(*error_mm))),
-    }
 
 
 def configuration(setup: Setup, name: str, seed: int) -> RunConfig:
@@ -318,40 +302,6 @@ def registered(
     return resample(laid.data, laid.grid, session.grid).T
 
 
-def read_poses(setup: Setup) -> dict[str, FloatArray]:
-    """{subject: where the anatomy at a point of the target's scan is in the scan of T1, 4 x 4 in mm}, from
-    `truth.csv`; empty without that file."""
-    path = setup.data_dir / "truth.csv"
-    if not path.is_file() or setup.moved != "T1":
-        return {}
-
-    def pose(row: Mapping[str, str], scan: str) -> FloatArray:
-        matrix = np.eye(4)
-        angles = [float(row[f"{scan}_r{axis}_deg"]) for axis in "xyz"]
-        matrix[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
-        matrix[:3, 3] = [float(row[f"{scan}_t{axis}_mm"]) for axis in "xyz"]
-        return matrix
-
-    with path.open() as file:
-        rows = {row["subject"]: row for row in csv.DictReader(file)}
-    return {name.split("-")[0]: pose(row, "T2PD") @ np.linalg.inv(pose(row, "T1")) for name, row in rows.items()}
-
-
-def true_offsets(move: Move, pose: FloatArray, session: CachedSession) -> FloatArray:
-    """What undoes the subject's own motion and the move: (3, D, H, W) in voxels, `still(p) = moved(p + offset(p))`."""
-    middle, grid = np.append((np.array(session.grid.shape) - 1) / 2, 1.0), session.grid.affine
-    centre_mm = grid[:3] @ middle
-    moved = np.eye(4)
-    moved[:3, :3] = move.scale * Rotation.from_rotvec(move.angle_deg, degrees=True).as_matrix()
-    moved[:3, 3] = centre_mm + move.shift_mm - moved[:3, :3] @ centre_mm
-    to_source = np.linalg.inv(grid) @ moved @ pose @ grid  # voxel (i, j, k) -> voxel
-    d, h, w = session.shape[0], *session.shape[2:]
-    k, j, i = np.indices((d, h, w))
-    voxels = np.stack([i, j, k, np.ones_like(i)])
-    offsets: FloatArray = (np.tensordot(to_source, voxels, axes=1) - voxels)[2::-1]
-    return offsets
-
-
 def test_inputs(setup: Setup, data: str) -> Iterator[tuple[CachedSession, Test, Tensor, Tensor, Tensor]]:
     """Sources (D, M, H, W) with one moved, target and head (D, 1, H, W), for every test subject and test."""
     moved = parse_scenario(setup.scenario).sources.index(setup.moved)
@@ -363,101 +313,12 @@ def test_inputs(setup: Setup, data: str) -> Iterator[tuple[CachedSession, Test, 
             yield session, test, images[:, :-1], images[:, -1:], torch.from_numpy(head)[:, None]
 
 
-# REPORT
-
-Results = Mapping[tuple[str, int], Mapping[str, Any]]
-
-
-def scores_of(results: Results, name: str, seeds: Sequence[int], test: Test, metric: str) -> FloatArray | None:
-    """(seeds, subjects), or None while a seed is missing."""
-    if any((name, seed) not in results for seed in seeds):
-        return None
-    rows = [results[name, seed]["scores"][str(test)] for seed in seeds]
-    return np.array([[row[subject][metric] for subject in sorted(row)] for row in rows])
-
-
-def interval(values: FloatArray) -> tuple[float, float, float]:
-    """Mean of (seeds, subjects), half its 95 % interval, and the p of its being 0; see the module."""
-    seeds, subjects = values.shape
-    variance = values.mean(axis=0).var(ddof=1) / subjects
-    freedom = subjects - 1
-    if seeds > 1:
-        variance += values.mean(axis=1).var(ddof=1) / seeds
-        freedom = min(seeds, subjects) - 1
-    mean, error = float(values.mean()), float(np.sqrt(variance))
-    p = 2 * float(student_t.sf(abs(mean) / error, freedom)) if error else float("nan")
-    return mean, float(student_t.ppf(0.975, freedom)) * error, p
-
-
-def report(setup: Setup, names: Sequence[str], seeds: Sequence[int], results: Results) -> str:
-    """Markdown: the main test, then every test."""
-    complete = [n for n in names if all((n, seed) in results for seed in seeds)]
+def heading(setup: Setup, seeds: Sequence[int], results: Results) -> str:
     commits = ", ".join(sorted({result["commit"] for result in results.values()}))
-    lines = [
-        f"{setup.scenario}, {setup.moved} moved, seeds {', '.join(map(str, seeds))}, {setup.steps} steps of 8 crops of"
-        f" 96 x 96, commit {commits}. Test: {MAIN}.",
-        "",
-        "| model | PSNR dB | SSIM | MAE | PSNR minus plain, dB | p | CPU time of a step, x plain |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in complete:
-        cells = [name]
-        for metric, digits in (("psnr_db", 2), ("ssim", 4), ("mae", 4)):
-            values = scores_of(results, name, seeds, MAIN, metric)
-            assert values is not None
-            mean, half, _ = interval(values)
-            cells.append(f"{mean:.{digits}f} ± {half:.{digits}f}")
-        cells += difference(results, name, seeds, MAIN)
-        ratios = [
-            results[name, seed]["step_cpu_s"] / results["plain", seed]["step_cpu_s"]
-            for seed in seeds
-            if ("plain", seed) in results
-        ]
-        cells.append(f"{median(ratios):.2f}" if ratios else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "PSNR in dB by test:",
-        "",
-        f"| model | {' | '.join(map(str, TESTS))} |",
-        "|---" * (len(TESTS) + 1) + "|",
-    ]
-    for name in complete:
-        means = [scores_of(results, name, seeds, test, "psnr_db") for test in TESTS]
-        lines.append(f"| {name} | {' | '.join(f'{m.mean():.2f}' for m in means if m is not None)} |")
-    return "\n".join(lines) + "\n"
-
-
-def difference(results: Results, name: str, seeds: Sequence[int], test: Test) -> list[str]:
-    """[difference to plain with its interval, p]"""
-    plain, own = (scores_of(results, n, seeds, test, "psnr_db") for n in ("plain", name))
-    if plain is None or own is None or name == "plain":
-        return ["", ""]
-    mean, half, p = interval(own - plain)
-    return [f"{mean:+.2f} ± {half:.2f}", f"{p:.2g}"]
-
-
-def draw_figure(path: Path, names: Sequence[str], seeds: Sequence[int], results: Results) -> None:
-    """PSNR against the translation, and what the other moves cost."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 4))
-    complete = [n for n in names if all((n, seed) in results for seed in seeds)]
-    for index, name in enumerate(complete):
-        curve = [scores_of(results, name, seeds, test, "psnr_db") for test in TRANSLATIONS]
-        means = [values.mean() for values in curve if values is not None]
-        left.plot([test.size for test in TRANSLATIONS], means, marker="o", label=name, color=f"C{index % 10}")
-        lost = [scores_of(results, name, seeds, test, "psnr_db") for test in OTHERS]
-        positions = np.arange(len(OTHERS)) + 0.8 * (index / max(len(complete), 1) - 0.5)
-        heights = [means[0] - values.mean() for values in lost if values is not None]
-        right.bar(positions, heights, width=0.8 / len(complete), color=f"C{index % 10}")
-    left.set(xlabel="translation of the moved source, px", ylabel="PSNR, dB")
-    left.legend(fontsize="x-small")
-    right.set(xticks=range(len(OTHERS)), ylabel="PSNR lost, dB")
-    right.set_xticklabels([str(test) for test in OTHERS], fontsize="small")
-    with atomic.replacing(path) as temporary_path:
-        figure.savefig(temporary_path, dpi=110)
+    return (
+        f"{setup.data_dir.name}, {setup.scenario}, {setup.moved} moved, seeds {', '.join(map(str, seeds))},"
+        f" {setup.steps} steps of 8 crops of 96 x 96, one thread, commit {commits}.\n\n"
+    )
 
 
 def commit() -> str:
