@@ -64,7 +64,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         )
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no usable GPU; leave --device out")
-    model = build_model(config.model, sources=len(scenario.sources))
+    model = build_model(config.model, sources=len(scenario.sources), reference=scenario.number_of(config.reference))
     weights = load_weights(arguments.run, best=arguments.weights == "best")
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     torch.set_num_threads(arguments.threads)
@@ -77,9 +77,11 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         out_path=arguments.out,
         spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
         multiple=spatial_multiple(config.model),
+        neighbours=config.model.neighbours,
         batch_size=arguments.batch_size,
         device=torch.device(arguments.device),
         crop=crop_of(config),
+        register=config.data.register == "rigid",
     )
     print(
         f"synthetic {scenario.target} in {arguments.out}; its values 0 to 1 stand for percentiles 0.5 to 99.5"

@@ -26,6 +26,8 @@ from agi_core.scenario import parse_scenario
 Layout = Literal["ixi", "brats", "bids"]
 Aggregation = Literal["mean", "trimmed_mean", "median", "krum", "bulyan"]
 DEFAULT_CROP = {2: (96, 96), 3: (48, 48, 32)}
+Register = Literal["none", "rigid"]
+MisalignKind = Literal["translation", "rotation", "scale", "elastic", "rigid"]
 DEFAULT_SCENARIOS: dict[Layout, str] = {"ixi": "T1,T2:PD", "brats": "t1n,t1c,t2w:t2f", "bids": "T1w,T2w:FLAIR"}
 
 
@@ -43,11 +45,23 @@ class GridConfig:
 
 
 @dataclass(frozen=True)
+class MisalignConfig:
+    """Every training sample's `source` is moved by a random part of `size`; off while `source` is None.
+
+    `size`: voxels (translation), degrees (rotation), a fraction (scale), mm RMS (elastic), mm and degrees (rigid, 3-D).
+    """
+
+    source: str | None = None
+    kind: MisalignKind = "translation"
+    size: float = 6.0
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """One round at one site: `local_steps` AdamW steps on `batch_size` crops; L1 + ssim_weight * (1 - SSIM).
 
     The learning rate rises linearly over the first `warmup` part of all steps of the run to `learning_rate`, then falls
-    as a cosine.
+    as a cosine. `adversarial` adds a patch discriminator, as pix2pix does: see `agi_core.adversary`.
     """
 
     local_steps: int = 40
@@ -56,6 +70,8 @@ class TrainingConfig:
     warmup: float = 0.1
     weight_decay: float = 0.0
     ssim_weight: float = 0.0
+    adversarial: bool = False
+    misalign: MisalignConfig = field(default_factory=MisalignConfig)
 
 
 @dataclass(frozen=True)
@@ -109,12 +125,13 @@ class Task:
 @dataclass(frozen=True)
 class DataConfig:
     """Scans of a simulation. `dir` None = built-in synthetic data of `phantom_sites`; `sites` = site map (CSV);
-    `exclude` = subject ids."""
+    `exclude` = subject ids. `register: rigid` lays every source on the reference (`agi_core.data.registration`)."""
 
     dir: str | None = None
     layout: Layout = "ixi"
     sites: str | None = None
     exclude: list[str] = field(default_factory=list)
+    register: Register = "none"
     cache_dir: str = ".cache/volumes"
     phantom_sites: str = "Guys:14,HH:10,IOP:6"
 
@@ -297,6 +314,26 @@ def validate(config: Task) -> None:
         len(grid.spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in grid.spacing_mm)
     ):
         raise ConfigError(f"grid.spacing_mm={grid.spacing_mm} must be three positive sizes in mm, for example [1,1,5]")
+    misalign = training.misalign
+    if misalign.source is not None and misalign.source not in scenario.sources:
+        raise ConfigError(
+            f"training.misalign.source={misalign.source} is no source of {config.scenario};"
+            f" choose {', '.join(scenario.sources)}"
+        )
+    _at_least(0.0, **{"training.misalign.size": misalign.size})
+    if misalign.kind == "rigid" or (misalign.source is not None and config.model.dims == 3):
+        raise ConfigError(
+            "training.misalign moves slices within their plane: choose another kind than rigid, and leave"
+            " model.dims at 2"
+        )
+    if training.adversarial and min(crop) < 32:
+        raise ConfigError(f"grid.crop={crop}: the discriminator of training.adversarial needs at least 32 voxels")
+    if training.adversarial and config.model.neighbours:
+        raise ConfigError("training.adversarial judges single slices; leave model.neighbours at 0")
+    if training.adversarial and config.privacy.on:
+        raise ConfigError(
+            "training.adversarial: a discriminator sees the subjects without privacy; leave it out, or privacy.epsilon"
+        )
     _validate_privacy(config.privacy)
     if isinstance(config, RunConfig):
         _validate_run(config)

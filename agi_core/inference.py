@@ -16,8 +16,9 @@ from torch import nn
 
 from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
 from agi_core.data.preprocess import align, resample
+from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
-from agi_core.prediction import SlidingWindow, predict_whole, predictor, source_box
+from agi_core.prediction import SlidingWindow, predict_whole, predictor, slabs, source_box
 from agi_core.scenario import Scenario
 
 
@@ -30,9 +31,11 @@ def synthesize(
     out_path: Path,
     spacing_mm: tuple[float, float, float] | None,
     multiple: int,
+    neighbours: int = 0,
     batch_size: int,
     device: torch.device,
     crop: tuple[int, ...] = (),
+    register: bool = False,
 ) -> None:
     """Synthesise the scenario's target from its sources and write it on the reference's grid.
 
@@ -44,8 +47,10 @@ def synthesize(
         out_path: ends in `.nii` or `.nii.gz`; replaced when it exists.
         spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
         multiple: what H and W are padded to, and cropped back from.
+        neighbours: slices on either side that the model sees; `ModelConfig.neighbours`.
         batch_size: slices that the model sees at once: the bound on memory.
         crop: the training crop; with three sizes the model is 3-D and sees windows of that size, one at a time.
+        register: lay the other sources on the reference first, as the run's `data.register` did in training.
 
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the reference's head, or
@@ -61,9 +66,17 @@ def synthesize(
     if out_path.resolve() in {path.resolve() for path in source_paths.values()}:
         raise DataError(f"{out_path} is one of the sources. Choose another output file.")
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
+    if register:
+        volumes = register_sources(volumes, to=reference, place=str(out_path))
     prepared = align(volumes, to=reference, spacing_mm=spacing_mm, place=str(source_paths[reference]))
     slices = predict(  # (D, H, W)
-        model, prepared.volumes, multiple=multiple, batch_size=batch_size, device=device, crop=crop
+        model,
+        prepared.volumes,
+        multiple=multiple,
+        batch_size=batch_size,
+        device=device,
+        crop=crop,
+        neighbours=neighbours,
     )
     on_reference = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[reference].grid)
     write_volume(
@@ -82,6 +95,7 @@ def predict(
     batch_size: int,
     device: torch.device,
     crop: tuple[int, ...] = (),
+    neighbours: int = 0,
 ) -> FloatArray:
     """Run the model, in evaluation mode, over whole axial slices, `batch_size` at a time, or over the whole volume.
 
@@ -95,7 +109,8 @@ def predict(
         RunError: the output is not finite.
     """
     network, box = predictor(model.to(device), multiple=multiple, crop=crop), source_box(volumes)
-    batches = torch.split(torch.from_numpy(volumes), len(volumes) if isinstance(network, SlidingWindow) else batch_size)
+    at_once = len(volumes) if isinstance(network, SlidingWindow) else batch_size
+    batches = torch.split(slabs(torch.from_numpy(volumes), neighbours=neighbours), at_once)
     result = torch.cat([predict_whole(network, batch, box=box)[:, 0] for batch in batches]).numpy()
     if not np.isfinite(result).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")

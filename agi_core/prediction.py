@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Predict = Callable[[Tensor], Tensor]  # sources (B, M, h, w) in [0, 1] -> prediction (B, 1, h, w), on the CPU
+Predict = Callable[[Tensor], Tensor]
+"""Sources (B, M, h, w) in [0, 1], or slabs (B, M, 2n + 1, h, w), -> prediction (B, 1, h, w), on the CPU."""
 Box = tuple[slice, slice]  # rows and columns of a slice
 OVERLAP = 0.25
 
@@ -66,6 +67,22 @@ def source_box(sources: NDArray[np.floating]) -> Box:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
+def slabs(volume: Tensor, *, neighbours: int) -> Tensor:
+    """Every slice with n neighbours on either side, the end slices repeated: (D, M, H, W) -> (D, M, 2n + 1, H, W).
+
+    Without neighbours the volume itself.
+    """
+    if not neighbours:
+        return volume
+    around = torch.arange(len(volume))[:, None] + torch.arange(-neighbours, neighbours + 1)
+    return volume[around.clamp(0, len(volume) - 1)].transpose(1, 2)
+
+
+def middle(sources: Tensor) -> Tensor:
+    """The slices that a prediction is of: of slabs (B, M, 2n + 1, H, W) the middle ones, of (B, M, H, W) all."""
+    return sources[:, :, sources.shape[2] // 2] if sources.dim() == 5 else sources
+
+
 def predictor(model: nn.Module, *, multiple: int, crop: tuple[int, ...] = ()) -> Predict:
     """The model for any slice size: zero-padded to `multiple`, cut back, without gradients, float32.
 
@@ -85,10 +102,11 @@ def predictor(model: nn.Module, *, multiple: int, crop: tuple[int, ...] = ()) ->
 
 
 def predict_whole(predict: Predict, sources: Tensor, *, box: Box) -> Tensor:
-    """Whole slices: sources (B, M, H, W) in [0, 1] -> prediction (B, 1, H, W), clipped to [0, 1]; see the module."""
-    prediction = torch.zeros_like(sources[:, :1])
+    """Whole slices, or slabs of them, in [0, 1] -> prediction (B, 1, H, W), clipped to [0, 1]; see the module."""
+    slices = middle(sources)
+    prediction = torch.zeros_like(slices[:, :1])
     prediction[..., box[0], box[1]] = predict(sources[..., box[0], box[1]]).clamp(0, 1)
-    return prediction * (sources != 0).any(dim=1, keepdim=True)
+    return prediction * (slices != 0).any(dim=1, keepdim=True)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -18,6 +18,10 @@ class Scenario:
         """All modalities a session must have: the sources, then the target."""
         return (*self.sources, self.target)
 
+    def number_of(self, source: str | None) -> int | None:
+        """The place of a source among the sources, from 0; None for None."""
+        return None if source is None else self.sources.index(source)
+
     def __str__(self) -> str:
         return f"{','.join(self.sources)}:{self.target}"
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agi_core.adversary import adversarial_loss
 from agi_core.config import Task, TrainingConfig
 from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import Batch, WholeSlices, evaluation_slices
@@ -18,6 +19,7 @@ from agi_core.prediction import Predict, SlidingWindow, autocast, predict_whole
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.protocol import Weights
+from agi_core.scenario import parse_scenario
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
@@ -68,7 +70,12 @@ def train_round(
     training, device = task.training, next(model.parameters()).device
     generator = site_generator(seed=task.seed, site=site, round=round)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
-    loss_of = _loss(training, dims=task.model.dims)
+    loss_of, adversary = _loss(training, dims=task.model.dims), None
+    if training.adversarial:
+        scenario = parse_scenario(task.scenario)
+        adversary = adversarial_loss(
+            sources=len(scenario.sources), dims=task.model.dims, device=device, seed=generator.initial_seed()
+        )
     model.train()
     total = 0.0
     for step in range(training.local_steps):
@@ -80,6 +87,8 @@ def train_round(
         with autocast(device):
             prediction = model(sources)
         loss = loss_of(prediction.float(), target)
+        if adversary is not None:
+            loss = loss + adversary(sources, prediction.float(), target)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         value = loss.item()
@@ -145,12 +154,13 @@ def train_round_privately(
 
 
 def evaluate(
-    predict: Predict, slices: Iterable[ChosenSlices], *, on_session: OnSession | None = None
+    predict: Predict, slices: Iterable[ChosenSlices], *, neighbours: int = 0, on_session: OnSession | None = None
 ) -> dict[str, dict[str, float]]:
     """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
 
     Args:
         slices: (session, slice numbers) pairs; None = every slice of the session.
+        neighbours: slices on either side that the model sees; `ModelConfig.neighbours`.
         on_session: called with the number of sessions done.
 
     Returns:
@@ -159,7 +169,7 @@ def evaluate(
     scores: dict[str, SubjectScore] = {}
     for done, (session, indices) in enumerate(slices, start=1):
         score = scores.setdefault(session.subject_id, SubjectScore())
-        for prediction, batch in predict_session(predict, session, indices=indices):
+        for prediction, batch in predict_session(predict, session, indices=indices, neighbours=neighbours):
             score.add(prediction, batch.target, batch.foreground)
         if on_session is not None:
             on_session(done)
@@ -167,7 +177,7 @@ def evaluate(
 
 
 def predict_session(
-    predict: Predict, session: CachedSession, *, indices: Sequence[int] | None = None
+    predict: Predict, session: CachedSession, *, indices: Sequence[int] | None = None, neighbours: int = 0
 ) -> Iterator[tuple[Tensor, WholeSlices]]:
     """Predictions (B, 1, H, W) in [0, 1] beside the truth of a session's slices (all, or those of `indices`), a few at
     a time. A 3-D network sees the whole volume whichever slices are asked for."""
@@ -176,7 +186,7 @@ def predict_session(
         (everything,) = evaluation_slices(session, batch_size=session.shape[0])
         volume = predict_whole(predict, everything.sources, box=session.source_box)
         del everything  # as large as all modalities of the volume
-    for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices):
+    for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices, neighbours=neighbours):
         if volume is None:
             yield predict_whole(predict, batch.sources, box=session.source_box), batch
         else:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agi_core.data.cache import CachedSession
-from agi_core.prediction import Predict
+from agi_core.prediction import Predict, middle
 
 DEGREE = 3
 
@@ -36,8 +36,9 @@ def fit(sessions: Iterable[CachedSession]) -> Predict:
     coefficients, *_ = np.linalg.lstsq(np.asarray(normal), np.asarray(right), rcond=None)
 
     def predict(sources: Tensor) -> Tensor:
-        batch, modalities, height, width = sources.shape
-        values = sources.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(modalities, -1)
+        slices = middle(sources)
+        batch, modalities, height, width = slices.shape
+        values = slices.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(modalities, -1)
         return torch.from_numpy((coefficients @ _features(values)).reshape(batch, 1, height, width).astype(np.float32))
 
     return predict

@@ -1,16 +1,22 @@
-"""Time of a training step: AGI-Net against a plain ResUNet of the same widths. Needs torch alone.
+"""Time and memory of a training step: AGI-Net and group alignment against a plain ResUNet of the same widths. Needs
+torch alone.
 
     python -m benchmarks.step_time
     python -m benchmarks.step_time --device cuda --widths 64,128,256,512 --size 256
 
 The models take turns step by step, so that what else the machine does falls on all alike; a ratio is the median over
-the turns of (step of this model / step of the plain one). On a GPU: bf16 autocast, channels-last input, and the peak
-memory of each model alone.
+the turns of (step of this model / step of the plain one). Peak memory is that of each model alone: on a GPU what torch
+allocated; on a CPU how far a fresh process grew above what it held before the model. On a GPU: bf16 autocast and
+channels-last input.
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from statistics import median
 
 import torch
@@ -35,7 +41,13 @@ def main() -> None:
             "plain": ModelConfig(conv="plain", dims=args.dims, widths=widths),
             "cagr": ModelConfig(dims=args.dims, widths=widths),
             "cagr, routing_pool=4": ModelConfig(dims=args.dims, widths=widths, routing_pool=4),
+            "global": ModelConfig(conv="plain", dims=args.dims, widths=widths, alignment="global"),
+            "affine": ModelConfig(conv="plain", dims=args.dims, widths=widths, alignment="affine"),
+            "dense": ModelConfig(conv="plain", dims=args.dims, widths=widths, alignment="dense"),
         }
+        if args.dims == 2:
+            thick = ModelConfig(conv="plain", widths=widths, alignment="affine", neighbours=1)
+            configs |= {"affine, neighbours=1": thick, "the same, stem=8": replace(thick, stem=8)}
         memory = {name: peak_memory(config, shape, args.device) for name, config in configs.items()}
         steps = {name: training_step(config, shape, args.device) for name, config in configs.items()}
         seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -60,9 +72,10 @@ def training_step(config: ModelConfig, shape: tuple[int, ...], device: str) -> C
     model = build_model(config, sources=SOURCES).to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(0)
-    sources = torch.rand(shape, generator=generator).to(device)
+    slab = [2 * config.neighbours + 1] if config.neighbours else []
+    sources = torch.rand([*shape[:2], *slab, *shape[2:]], generator=generator).to(device)
     target = torch.rand(shape[0], 1, *shape[2:], generator=generator).to(device)
-    if device == "cuda":
+    if device == "cuda" and not slab:
         formats = {2: torch.channels_last, 3: torch.channels_last_3d}
         sources = sources.contiguous(memory_format=formats[config.dims])
 
@@ -86,9 +99,10 @@ def timed(step: Callable[[], None], device: str) -> float:
 
 
 def peak_memory(config: ModelConfig, shape: tuple[int, ...], device: str) -> str:
-    """Peak of two steps of a model that is alone on the GPU: weights, optimiser state, activations and workspace."""
+    """Peak of two steps of a model that is alone: weights, optimiser state, activations and workspace."""
     if device != "cuda":
-        return "-"
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return f"{pool.submit(growth, config, shape).result() / 2**20:.0f} MiB"
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -96,6 +110,17 @@ def peak_memory(config: ModelConfig, shape: tuple[int, ...], device: str) -> str
     step()
     step()
     return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f} MiB"
+
+
+def growth(config: ModelConfig, shape: tuple[int, ...]) -> int:
+    """Bytes by which this process grows at most over two steps, after one of a small batch has loaded the libraries."""
+    torch.set_num_threads(1)
+    training_step(config, (1, *shape[1:2], *[32] * config.dims), "cpu")()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = training_step(config, shape, "cpu")
+    step()
+    step()
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def parse_args() -> argparse.Namespace:

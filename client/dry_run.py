@@ -45,6 +45,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     task = dataclasses.replace(task, training=dataclasses.replace(task.training, local_steps=2))
     device = open_device(site)
     subjects = open_subjects(site_path, task_json(task))
+    sources = parse_scenario(task.scenario).sources
     scored = subjects.validation or subjects.test or subjects.train
 
     spacing = task.grid.spacing_mm
@@ -57,10 +58,11 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
             cache_dir=Path(site.cache_dir),
             data_dir=Path(site.data.dir),
             whole=whole,
+            register_to=(task.reference or sources[0]) if site.data.register == "rigid" else None,
         )
 
     started = time.monotonic()
-    training = TrainingSlices(opened(subjects.train, whole=False), crop=crop_of(task))
+    training = TrainingSlices(opened(subjects.train, whole=False), crop=crop_of(task), neighbours=task.model.neighbours)
     slices = validation_subset(
         opened(scored, whole=True), limit=task.evaluation.validation_slices, volumes=task.model.dims == 3
     )
@@ -69,7 +71,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     many = len(training.sessions) + len(slices)
     yield Measured(f"reading {many} sessions (from then on cached)", time.monotonic() - started, _peak_bytes(device))
 
-    model = build_model(task.model, sources=len(parse_scenario(task.scenario).sources)).to(device)
+    model = build_model(task.model, sources=len(sources)).to(device)
     ends = [time.monotonic()]
     train_round(
         model, training.draw, task=task, site=site.site, round=1, on_step=lambda *_: ends.append(time.monotonic())
@@ -78,7 +80,8 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
-    evaluate(predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task)), slices)
+    predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
+    evaluate(predict, slices, neighbours=task.model.neighbours)
     yield Measured(f"evaluation of {count} slices", time.monotonic() - started, _peak_bytes(device))
 
 

@@ -18,6 +18,7 @@ data:
   dir: {data_dir}           # folder of scans (NIfTI); it is only ever read
   layout: {layout}          # how it is laid out: ixi, brats or bids
   exclude: []               # ids of subjects to leave out, for example [IXI012, IXI034]
+  register: none            # rigid: lay every source on the run's reference first (needs the extra "register")
 
 cache_dir: ../state/{site}/cache    # prepared scans: patient data, about 7 bytes per voxel of three modalities
 state_dir: ../state/{site}          # logs, lock, what must survive a restart; mode 700

@@ -11,20 +11,22 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agi_core.config import Layout
+from agi_core.config import Layout, Register
 from agi_core.errors import ConfigError
 from client.policy import Policy, PrivacyBudget, SitePrivacy, validate_rules
 
 
 @dataclass(frozen=True)
 class SiteData:
-    """Where the scans are. `subjects` None = every subject of the tree; a simulated site lists its share."""
+    """Where the scans are. `subjects` None = every subject of the tree; a simulated site lists its share. `register:
+    rigid` lays every source on the run's reference before anything else sees it (`agi_core.data.registration`)."""
 
     dir: str = MISSING
     layout: Layout = MISSING
     sites: str | None = None
     exclude: list[str] = field(default_factory=list)
     subjects: list[str] | None = None
+    register: Register = "none"
 
 
 @dataclass(frozen=True)

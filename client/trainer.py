@@ -20,6 +20,7 @@ from agi_core.config import Task, crop_of, from_dict
 from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.discover import Subject, discover
+from agi_core.data.misalignment import perturbation
 from agi_core.data.partition import stable_order
 from agi_core.errors import ConfigError, DataError, MismatchError, PolicyError, PrivacyError, ProtocolError
 from agi_core.metrics import mean_over_subjects
@@ -154,7 +155,8 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
     )
 
     def score() -> dict[str, dict[str, float]]:
-        return evaluate(predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task)), slices)
+        predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
+        return evaluate(predict, slices, neighbours=task.model.neighbours)
 
     if not slices:
         return {}
@@ -206,7 +208,7 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
 
     slices = ((session, None) for session in sessions)
     predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
-    scores = evaluate(predict, slices, on_session=on_session)
+    scores = evaluate(predict, slices, neighbours=task.model.neighbours, on_session=on_session)
     return _reply(request, task, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
 
@@ -260,7 +262,9 @@ def open_subjects(site_path: Path, task_text: str) -> SiteSubjects:
 def open_training(site_path: Path, task_text: str) -> TrainingSlices:
     """The site's training slices; the first call builds the cache."""
     sessions = _open_sessions(site_path, task_text, open_subjects(site_path, task_text).train, whole=False)
-    return TrainingSlices(sessions, crop=crop_of(read_task(task_text)))
+    task = read_task(task_text)
+    perturb = perturbation(task.training.misalign, parse_scenario(task.scenario))
+    return TrainingSlices(sessions, crop=crop_of(task), neighbours=task.model.neighbours, perturb=perturb)
 
 
 @lru_cache(maxsize=256)
@@ -274,6 +278,11 @@ def open_whole(site_path: Path, task_text: str, which: str) -> tuple[CachedSessi
 def _open_sessions(site_path: Path, task_text: str, subjects: Sequence[Subject], *, whole: bool) -> list[CachedSession]:
     site, task = read_site(site_path), read_task(task_text)
     spacing = task.grid.spacing_mm
+    if site.data.register == "rigid" and task.reference is None:
+        raise ConfigError(
+            f"site {site.site} registers its scans (data.register: rigid), but the run names no reference to register"
+            " to; start it with reference=MODALITY, the source acquired in the target's pose"
+        )
     return build_cache(
         subjects,
         scenario=parse_scenario(task.scenario),
@@ -281,6 +290,7 @@ def _open_sessions(site_path: Path, task_text: str, subjects: Sequence[Subject],
         cache_dir=Path(site.cache_dir),
         data_dir=Path(site.data.dir),
         whole=whole,
+        register_to=task.reference if site.data.register == "rigid" else None,
         on_session=lambda done, total: progress.report(progress.Step("reading scans", site.site, done, total)),
     )
 
@@ -309,7 +319,9 @@ def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:
     Raises:
         MismatchError: the coordinator's model differs from the one that this program builds from the task.
     """
-    model = _build_once(json.dumps(dataclasses.asdict(task.model)), len(parse_scenario(task.scenario).sources), device)
+    scenario = parse_scenario(task.scenario)
+    reference = scenario.number_of(task.reference)
+    model = _build_once(json.dumps(dataclasses.asdict(task.model)), len(scenario.sources), reference, device)
     own = pack(weights_of(model)).manifest
     if packed.manifest != own:
         raise MismatchError("model hash", theirs=model_hash(packed.manifest), ours=model_hash(own))
@@ -318,9 +330,9 @@ def load_model(task: Task, packed: Packed, device: torch.device) -> nn.Module:
 
 
 @lru_cache(maxsize=2)
-def _build_once(model_config: str, sources: int, device: torch.device) -> nn.Module:
+def _build_once(model_config: str, sources: int, reference: int | None, device: torch.device) -> nn.Module:
     """One model for all requests (in a simulation: for all sites in turn), since each request brings all weights."""
-    return build_model(ModelConfig(**json.loads(model_config)), sources=sources).to(device)
+    return build_model(ModelConfig(**json.loads(model_config)), sources=sources, reference=reference).to(device)
 
 
 def release_memory() -> None:

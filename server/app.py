@@ -253,7 +253,9 @@ def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
 
 def initial_weights(task: Task) -> Weights:
     """The model's weights before the first round, from the run's seed."""
-    model = build_model(task.model, sources=len(parse_scenario(task.scenario).sources), seed=task.seed)
+    scenario = parse_scenario(task.scenario)
+    reference = scenario.number_of(task.reference)
+    model = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=task.seed)
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 

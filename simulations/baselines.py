@@ -22,6 +22,7 @@ from agi_core import atomic, progress
 from agi_core.config import RunConfig, Task, crop_of, task_json, task_of
 from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import TrainingSlices
+from agi_core.data.misalignment import perturbation
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
@@ -85,7 +86,8 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Row:
 def centralised(config: RunConfig, data: SitesData) -> Row:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
-    pooled = TrainingSlices(sessions, crop=crop_of(config))
+    perturb = perturbation(config.training.misalign, parse_scenario(config.scenario))
+    pooled = TrainingSlices(sessions, crop=crop_of(config), neighbours=config.model.neighbours, perturb=perturb)
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
     return _scored(_trained(task, pooled, site="centralised", device=data.device), config, data)
 
@@ -121,9 +123,10 @@ def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
 def _trained(
     task: Task, slices: TrainingSlices, *, site: str, device: torch.device, phase: str = "centralised"
 ) -> Predict:
-    model: nn.Module = build_model(task.model, sources=len(parse_scenario(task.scenario).sources), seed=task.seed).to(
-        device
-    )
+    scenario = parse_scenario(task.scenario)
+    reference = scenario.number_of(task.reference)
+    model: nn.Module = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=task.seed)
+    model.to(device)
 
     def on_step(step: int, steps: int, loss: float) -> None:
         progress.report(progress.Step(phase, site, step, steps, loss))
@@ -142,7 +145,8 @@ def _rows(predict: Predict, sites: Mapping[str, Sequence[CachedSession]], config
     rows: Rows = {}
     for site, sessions in sites.items():
         on_session = partial(_report_test, site, len(sessions))
-        scores = evaluate(predict, ((s, None) for s in sessions), on_session=on_session)
+        whole = ((session, None) for session in sessions)
+        scores = evaluate(predict, whole, neighbours=config.model.neighbours, on_session=on_session)
         if scores:
             rows[site] = {**mean_over_subjects(scores.values()), "subjects": len(scores)}
     return rows

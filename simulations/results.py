@@ -14,7 +14,7 @@ from agi_core.config import RunConfig, crop_of
 from agi_core.data.cache import CachedSession
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
-from agi_core.prediction import Predict, predictor
+from agi_core.prediction import Predict, middle, predictor
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.scenario import parse_scenario
@@ -51,28 +51,29 @@ def origin(config: RunConfig) -> dict[str, Any]:
 def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example]:
     """The slice with most foreground of each site's first test subject."""
     scenario = parse_scenario(config.scenario)
-    model = build_model(config.model, sources=len(scenario.sources)).to(data.device)
+    reference = scenario.number_of(config.reference)
+    model = build_model(config.model, sources=len(scenario.sources), reference=reference).to(data.device)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in load_weights(run_dir).items()})
     predict = predictor(model, multiple=spatial_multiple(config.model), crop=crop_of(config))
     sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
         (site, True, s) for site, s in data.unseen.items()
     ]
     return [
-        _example(predict, sessions[0], site=site, unseen=unseen, sources=scenario.sources)
+        _example(predict, sessions[0], site=site, unseen=unseen, config=config)
         for site, unseen, sessions in sites
         if sessions
     ]
 
 
-def _example(predict: Predict, session: CachedSession, *, site: str, unseen: bool, sources: tuple[str, ...]) -> Example:
+def _example(predict: Predict, session: CachedSession, *, site: str, unseen: bool, config: RunConfig) -> Example:
     right_mm, anterior_mm, _ = session.spacing_mm
     k = int(np.argmax(session.foreground_fraction))
-    ((prediction, batch),) = predict_session(predict, session, indices=[k])
+    ((prediction, batch),) = predict_session(predict, session, indices=[k], neighbours=config.model.neighbours)
     return Example(
         site=site,
         unseen=unseen,
         title=f"{site}, test subject 1",
-        sources=dict(zip(sources, batch.sources[0].numpy(), strict=True)),
+        sources=dict(zip(parse_scenario(config.scenario).sources, middle(batch.sources)[0].numpy(), strict=True)),
         target=batch.target[0, 0].numpy(),
         prediction=prediction[0, 0].numpy(),
         foreground=batch.foreground[0, 0].numpy(),

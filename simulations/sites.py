@@ -105,12 +105,14 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
     scenario, cache_dir = parse_scenario(config.scenario), Path(config.data.cache_dir).resolve()
     data_dir, spacing = Path(str(config.data.dir)).resolve(), config.grid.spacing_mm
     spacing_mm = (spacing[0], spacing[1], spacing[2]) if spacing else None
+    register_to = config.reference if config.data.register == "rigid" else None
     check_disk(
         [(subjects, whole) for _, subjects, whole in needed],
         scenario=scenario,
         spacing_mm=spacing_mm,
         cache_dir=cache_dir,
         data_dir=data_dir,
+        register_to=register_to,
     )
     for site, subjects, whole in needed:
         build_cache(
@@ -120,6 +122,7 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
             cache_dir=cache_dir,
             data_dir=data_dir,
             whole=whole,
+            register_to=register_to,
             on_session=partial(_report_reading, site),
         )
 
@@ -148,6 +151,7 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             layout=config.data.layout,
             sites=str(Path(config.data.sites).resolve()) if config.data.sites else None,
             subjects=sorted(_ids(subjects)),
+            register=config.data.register,
         )
         cache_dir = str(Path(config.data.cache_dir).resolve())
         privacy = None

@@ -100,6 +100,7 @@ def build_cache(
     cache_dir: Path,
     data_dir: Path,
     whole: bool,
+    register_to: str | None = None,
     on_session: Callable[[int, int], None] | None = None,
 ) -> list[CachedSession]:
     """Prepare every session that is not in the cache yet, and open all, in the order of `subjects` and their sessions.
@@ -109,6 +110,7 @@ def build_cache(
         cache_dir: where the entries live, `train` and `whole` apart; created when missing.
         data_dir: root of the data set: paths enter the key relative to it.
         whole: keep whole slices (evaluation) instead of the head box (training).
+        register_to: the source that every other source is registered to first; None: no registration.
         on_session: called with (done, total) after each session.
 
     Raises:
@@ -116,7 +118,7 @@ def build_cache(
         RunError: `cache_dir` cannot be written.
     """
     sessions = [(subject.id, session) for subject in subjects for session in subject.sessions]
-    paths = [_path(session, scenario, spacing_mm, whole, cache_dir, data_dir) for _, session in sessions]
+    paths = [_path(session, scenario, spacing_mm, whole, cache_dir, data_dir, register_to) for _, session in sessions]
     opened = [open_entry(path, subject_id=subject_id) for path, (subject_id, _) in zip(paths, sessions, strict=True)]
     missing = [session for entry, (_, session) in zip(opened, sessions, strict=True) if entry is None]
     if missing:
@@ -127,7 +129,13 @@ def build_cache(
         if entry is None:
             try:
                 _write_entry(
-                    path, session, scenario=scenario, spacing_mm=spacing_mm, whole=whole, subject_id=subject_id
+                    path,
+                    session,
+                    scenario=scenario,
+                    spacing_mm=spacing_mm,
+                    whole=whole,
+                    subject_id=subject_id,
+                    register_to=register_to,
                 )
             except DataError as error:
                 raise DataError(f"{error} (To go on without this subject: data.exclude=[{subject_id}])") from error
@@ -147,6 +155,7 @@ def check_disk(
     spacing_mm: tuple[float, float, float] | None,
     cache_dir: Path,
     data_dir: Path,
+    register_to: str | None = None,
 ) -> None:
     """Refuse, before anything is written, several `build_cache` calls, (subjects, whole) each, that need more than the
     free disk.
@@ -158,7 +167,7 @@ def check_disk(
     for subjects, whole in requests:
         for subject in subjects:
             for session in subject.sessions:
-                path = _path(session, scenario, spacing_mm, whole, cache_dir, data_dir)
+                path = _path(session, scenario, spacing_mm, whole, cache_dir, data_dir, register_to)
                 if open_entry(path, subject_id=subject.id) is None:
                     missing.append(session)
     _check_disk(missing, scenario, spacing_mm, cache_dir)
@@ -192,8 +201,11 @@ def _write_entry(
     spacing_mm: tuple[float, float, float] | None,
     whole: bool,
     subject_id: str,
+    register_to: str | None,
 ) -> None:
-    prepared = prepare_session(session, scenario=scenario, spacing_mm=spacing_mm, subject_id=subject_id)
+    prepared = prepare_session(
+        session, scenario=scenario, spacing_mm=spacing_mm, subject_id=subject_id, register_to=register_to
+    )
     d, h, w = head_box(prepared.foreground)
     fraction = prepared.foreground[:, h, w].mean(axis=(1, 2))
     if whole:
@@ -221,6 +233,7 @@ def _path(
     whole: bool,
     cache_dir: Path,
     data_dir: Path,
+    register_to: str | None,
 ) -> Path:
     """The entry's file: its name is a hash of everything that it depends on."""
     inputs = []
@@ -231,7 +244,9 @@ def _path(
         status = path.stat()
         place = path.relative_to(data_dir) if path.is_relative_to(data_dir) else path.absolute()
         inputs.append([modality, place.as_posix(), status.st_size, status.st_mtime_ns])
-    settings = {"version": CACHE_VERSION, "spacing_mm": spacing_mm and list(spacing_mm), "whole": whole}
+    settings: dict[str, Any] = {"version": CACHE_VERSION, "spacing_mm": spacing_mm and list(spacing_mm), "whole": whole}
+    if register_to is not None:
+        settings["register_to"] = register_to
     key = hashlib.sha256(json.dumps([inputs, settings], sort_keys=True).encode()).hexdigest()[:32]
     return cache_dir / ("whole" if whole else "train") / f"{key}.safetensors"
 

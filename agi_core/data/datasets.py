@@ -8,20 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from agi_core.data.cache import CachedSession
+from agi_core.data.misalignment import Perturb
 from agi_core.errors import DataError
+from agi_core.prediction import middle
 
+Crop = npt.NDArray[np.float32]
 MIN_FOREGROUND = 0.05
 """Share of the head box's in-plane area that must be head, for a slice to be used in training and validation."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Training crops, float32 in [0, 1]: sources (B, M, h, w) and target (B, 1, h, w); in 3-D (B, M, d, h, w) and
-    (B, 1, d, h, w)."""
+    """Training crops, float32 in [0, 1]: sources (B, M, h, w), or with n neighbours (B, M, 2n + 1, h, w), and target
+    (B, 1, h, w); in 3-D (B, M, d, h, w) and (B, 1, d, h, w)."""
 
     sources: Tensor
     target: Tensor
@@ -32,7 +36,7 @@ class WholeSlices:
     """Whole slices, nothing dropped.
 
     Attributes:
-        sources: float32 (B, M, H, W) in [0, 1].
+        sources: float32 (B, M, H, W) in [0, 1], or with n neighbours (B, M, 2n + 1, H, W).
         target: float32 (B, 1, H, W) in [0, 1].
         foreground: bool (B, 1, H, W).
         indices: slice number of each in its session.
@@ -51,16 +55,26 @@ class TrainingSlices:
         sessions: training entries of the cache (cropped to the head box).
         crop: (h, w) of a crop in voxels, or (h, w, d) of a patch of d slices.
         min_foreground: slices with less head than this are not drawn; see `MIN_FOREGROUND`.
+        neighbours: slices on either side that come with each slice of the sources; end slices are repeated.
+        perturb: moves a source of every slice drawn; see `agi_core.data.misalignment.perturbation`.
 
     Raises:
         DataError: no slice qualifies.
     """
 
     def __init__(
-        self, sessions: Sequence[CachedSession], *, crop: tuple[int, ...], min_foreground: float = MIN_FOREGROUND
+        self,
+        sessions: Sequence[CachedSession],
+        *,
+        crop: tuple[int, ...],
+        min_foreground: float = MIN_FOREGROUND,
+        neighbours: int = 0,
+        perturb: Perturb | None = None,
     ) -> None:
         self.sessions = sessions
         self.crop = crop
+        self.neighbours = neighbours
+        self.perturb = perturb
         chosen = [np.flatnonzero(session.foreground_fraction >= min_foreground) for session in sessions]
         self.session_of_slice = np.repeat(np.arange(len(sessions)), [len(slices) for slices in chosen])
         self.slice_number = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
@@ -97,38 +111,66 @@ class TrainingSlices:
     def _draw(self, among: Sequence[int], generator: torch.Generator, batch_size: int) -> Batch:
         numbers = torch.randint(len(among), (batch_size,), generator=generator).tolist()
         corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
-        crops = np.stack([self._read_crop(among[n], corner) for n, corner in zip(numbers, corners, strict=True)])
-        images = torch.from_numpy(crops)
-        return Batch(images[:, :-1], images[:, -1:])
+        seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist() if self.perturb else numbers
+        drawn = zip(numbers, corners, seeds, strict=True)
+        images = torch.from_numpy(np.stack([self._read_crop(among[n], corner, seed) for n, corner, seed in drawn]))
+        return Batch(*_sources_and_target(images))
 
-    def _read_crop(self, number: int, corner: tuple[float, float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners), float32 (M + 1, h, w), or the
-        patch around one of its head's voxels (corner[0] of them all), (M + 1, d, h, w)."""
+    def _read_crop(self, number: int, corner: tuple[float, float], seed: int) -> Crop:
+        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w), or with
+        neighbours (M + 1, 2n + 1, h, w). Neighbours are moved alike: by what `seed` draws. In 3-D `_read_patch`."""
         session, k = self.sessions[self.session_of_slice[number]], int(self.slice_number[number])
+        if len(self.crop) == 3:
+            return self._read_patch(session, k, corner[0])
+        volumes = _read_slab(session, k, self.neighbours)
+        if self.perturb is not None:
+            slices = np.moveaxis(volumes, 1, 0) if self.neighbours else [volumes]
+            moved = [self.perturb(s, session.spacing_mm, np.random.default_rng(seed)) for s in slices]
+            volumes = np.stack(moved, axis=1) if self.neighbours else moved[0]
+        crop = np.zeros((*volumes.shape[:-2], *self.crop), dtype=np.float32)
+        height, width = volumes.shape[-2:]
+        h, w = self.crop
+        start = int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1))
+        cut, paste = zip(*map(_overlap, (height, width), (h, w), start), strict=True)
+        crop[..., *paste] = volumes[..., *cut]
+        return crop
+
+    def _read_patch(self, session: CachedSession, k: int, part: float) -> Crop:
+        """The patch around one of the head's voxels in slice `k` (`part` of them all), float32 (M + 1, d, h, w)."""
         depth, modalities, height, width = session.shape
-        h, w, *thick = self.crop
-        if thick:
-            head = np.argwhere(session.read_slice(k)[1])
-            row, column = head[int(corner[0] * len(head))].tolist()
-            d, start = thick[0], (k - thick[0] // 2, row - h // 2, column - w // 2)
-        else:
-            d, start = 1, (k, int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1)))
+        h, w, d = self.crop
+        head = np.argwhere(session.read_slice(k)[1])
+        row, column = head[int(part * len(head))].tolist()
+        start = k - d // 2, row - h // 2, column - w // 2
         cut, (in_d, in_h, in_w) = zip(*map(_overlap, (depth, height, width), (d, h, w), start), strict=True)
         patch = np.zeros((d, modalities, h, w), dtype=np.float32)
         patch[in_d, :, in_h, in_w] = session.read_block(*cut)
-        return patch.swapaxes(0, 1).reshape(modalities, *thick, h, w)
+        return patch.swapaxes(0, 1)
 
 
 def evaluation_slices(
-    session: CachedSession, *, batch_size: int, indices: Sequence[int] | None = None
+    session: CachedSession, *, batch_size: int, indices: Sequence[int] | None = None, neighbours: int = 0
 ) -> Iterator[WholeSlices]:
-    """Whole slices of a session in order (all, or those of `indices`), in batches."""
+    """Whole slices of a session in order (all, or those of `indices`), in batches; `neighbours` as in training."""
     numbers = range(session.shape[0]) if indices is None else indices
     for start in range(0, len(numbers), batch_size):
         batch = tuple(numbers[start : start + batch_size])
-        volumes, foreground = zip(*map(session.read_slice, batch), strict=True)
-        images = torch.from_numpy(np.stack(volumes).astype(np.float32))
-        yield WholeSlices(images[:, :-1], images[:, -1:], torch.from_numpy(np.stack(foreground))[:, None], batch)
+        images = torch.from_numpy(np.stack([_read_slab(session, k, neighbours) for k in batch]))
+        foreground = torch.from_numpy(np.stack([session.read_slice(k)[1] for k in batch]))[:, None]
+        yield WholeSlices(*_sources_and_target(images), foreground, batch)
+
+
+def _read_slab(session: CachedSession, k: int, neighbours: int) -> Crop:
+    """Slice `k`, float32 (M + 1, H, W), or with n neighbours on either side (M + 1, 2n + 1, H, W)."""
+    if not neighbours:
+        return session.read_slice(k)[0].astype(np.float32)
+    around = [min(max(j, 0), session.shape[0] - 1) for j in range(k - neighbours, k + neighbours + 1)]
+    return np.stack([session.read_slice(j)[0] for j in around], axis=1).astype(np.float32)
+
+
+def _sources_and_target(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M + 1, h, w), or slabs (B, M + 1, 2n + 1, h, w) -> the sources, and the target of the middle slices."""
+    return images[:, :-1], middle(images)[:, -1:]
 
 
 def validation_subset(

@@ -1,7 +1,8 @@
 """From scans to aligned arrays in [0, 1]: scale each volume, put the sources on the target's grid, find the head.
 
-There is no registration here: sources follow the scanner's coordinates, and what misalignment remains (the patient
-moved) is the model's task. The order is fixed: intensities are scaled on the volume's own grid, before interpolation.
+Sources follow the scanner's coordinates, and what misalignment remains (the patient moved) is the model's task, unless
+the site registers them to the reference first. The order is fixed: intensities are scaled on the volume's own grid,
+before interpolation.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from agi_core.data.discover import Session
 from agi_core.data.nifti import FloatArray, Grid, Volume, read_volume
+from agi_core.data.registration import register_sources
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
 
@@ -44,9 +46,17 @@ class Prepared:
 
 
 def prepare_session(
-    session: Session, *, scenario: Scenario, spacing_mm: tuple[float, float, float] | None, subject_id: str
+    session: Session,
+    *,
+    scenario: Scenario,
+    spacing_mm: tuple[float, float, float] | None,
+    subject_id: str,
+    register_to: str | None = None,
 ) -> Prepared:
     """Read one session's scans and align them to the target: modalities in the order sources, then target.
+
+    Args:
+        register_to: the reference, a source that every other source is registered to first; None: no registration.
 
     Raises:
         DataError: a scan is missing or unreadable, or a source covers less than half of the target's head.
@@ -56,6 +66,8 @@ def prepare_session(
     if missing := [modality for modality in modalities if modality not in session.paths]:
         raise DataError(f"{place} has no {', '.join(missing)}. Add the scans or leave the subject out.")
     volumes = {modality: read_volume(session.paths[modality]) for modality in modalities}
+    if register_to is not None:
+        volumes |= register_sources({m: volumes[m] for m in scenario.sources}, to=register_to, place=place)
     return align(volumes, to=scenario.target, spacing_mm=spacing_mm, place=place)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agi_core.errors import ConfigError
 from agi_core.models.cross_group_attention import CrossGroupAttention, mean_over_space
+from agi_core.models.group_alignment import GroupAlignment
 from agi_core.models.group_rolling import TAPS, Routing, roll_kernel
 from agi_core.models.model_config import ModelConfig
 from agi_core.models.resunet import CONV, CONVOLVE, ConvFactory, ResUNet, to_channels_last
@@ -34,11 +35,13 @@ class CagrConv(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, *, groups: int, config: ModelConfig) -> None:
         super().__init__()
-        self.interpolation = config.interpolation
+        self.interpolation, self.circular = config.interpolation, config.shift == "circular"
         self.convolve = partial(CONVOLVE[config.dims], padding=1)
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, *[TAPS] * config.dims))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        self.attention = CrossGroupAttention(channels_in, groups=groups) if config.attention else None
+        self.attention = (
+            CrossGroupAttention(channels_in, groups=groups, shuffle=config.shuffle) if config.attention else None
+        )
         self.routing = Routing(channels_in, groups=groups, config=config) if config.rolling else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,12 +66,17 @@ class CagrConv(nn.Module):
             h = torch.cat([self.routing.summarise(x, a) for x, a in zip(samples, attention, strict=True)])
             with without_autocast:
                 scale, offset = self.routing(h)
-                rolled = roll_kernel(self.weight, scale=scale, offset=offset, interpolation=self.interpolation)
+                rolled = roll_kernel(
+                    self.weight, scale=scale, offset=offset, interpolation=self.interpolation, circular=self.circular
+                )
         return rolled * attention.reshape(len(z), 1, -1, *[1] * (self.weight.dim() - 2))
 
 
-def build_model(config: ModelConfig, *, sources: int, seed: int = 0) -> nn.Module:
+def build_model(config: ModelConfig, *, sources: int, reference: int | None = None, seed: int = 0) -> ResUNet:
     """The network of `config`: (B, sources, *space) in [0, 1] -> (B, 1, *space), unbounded; float32, on the CPU.
+
+    `reference` is the number of the source in the target's pose, which the others are aligned to; None: the last one.
+    With `config.neighbours` n the network takes slabs (B, sources, 2n + 1, H, W) and makes their middle slices.
 
     Weights follow from `seed` alone and torch's global generator is left as it was. Both kinds of network have the same
     parameter names where they have the same parameters, and one seed gives these bit for bit the same values.
@@ -77,11 +85,15 @@ def build_model(config: ModelConfig, *, sources: int, seed: int = 0) -> nn.Modul
     config.validate()
     if sources < 1:
         raise ConfigError(f"The model has {sources} source modalities; give at least one.")
+    if reference is None:
+        reference = sources - 1
+    if not 0 <= reference < sources:
+        raise ConfigError(f"The reference is source number {reference}, but the model has {sources}.")
 
     plain_conv = partial(CONV[config.dims], kernel_size=TAPS, padding=1, bias=False)
 
     def cagr_conv(channels_in: int, channels_out: int) -> nn.Module:
-        groups = sources if channels_in == sources else config.groups  # the sources themselves are the first groups
+        groups = sources if channels_in == sources else config.groups  # without a stem the first groups are the sources
         return CagrConv(channels_in, channels_out, groups=groups, config=config)
 
     def resunet(encoder_conv: ConvFactory, decoder_conv: ConvFactory) -> ResUNet:
@@ -91,6 +103,8 @@ def build_model(config: ModelConfig, *, sources: int, seed: int = 0) -> nn.Modul
             dims=config.dims,
             encoder_conv=encoder_conv,
             decoder_conv=decoder_conv,
+            alignment=None if config.alignment == "none" else GroupAlignment(config, reference=reference),
+            stem=config.stem,
         )
 
     with torch.random.fork_rng(devices=[]):

@@ -32,19 +32,21 @@ def channel_shuffle(z: Tensor, groups: int) -> Tensor:
 class CrossGroupAttention(nn.Module):
     """A of the module's equations; groups are contiguous along the channels and `groups` divides `channels`.
 
-    With one channel per group (the first convolution of a network) the shuffle moves nothing.
+    With one channel per group (the first convolution of a network) the shuffle moves nothing. Without `shuffle` z_s is
+    z, so that a group sees itself alone.
     """
 
-    def __init__(self, channels: int, *, groups: int) -> None:
+    def __init__(self, channels: int, *, groups: int, shuffle: bool = True) -> None:
         super().__init__()
-        self.groups = groups
+        self.groups, self.shuffle = groups, shuffle
         per_group = channels // groups
         self.weight = nn.Parameter(torch.zeros(groups, per_group, 2 * per_group))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, z: Tensor) -> Tensor:
         """Channel means (B, C) -> attention (B, C) in (0, 1)"""
-        intra, inter = (v.reshape(len(z), *self.weight.shape[:2]) for v in (z, channel_shuffle(z, self.groups)))
+        shuffled = channel_shuffle(z, self.groups) if self.shuffle else z
+        intra, inter = (v.reshape(len(z), *self.weight.shape[:2]) for v in (z, shuffled))
         both = torch.cat([intra, inter], dim=2)  # (B, G, 2 C/G)
         logits = torch.einsum("bgi,goi->bgo", both, self.weight).flatten(1) + self.bias
         return torch.sigmoid(logits)

@@ -26,23 +26,23 @@ from agi_core.models.resunet import AVERAGE_POOL, CONV, CONVOLVE
 TAPS = 3
 
 
-def roll_matrix(offset: Tensor, *, taps: int, interpolation: str) -> Tensor:
-    """Offsets (...) in taps -> circulant matrices R (..., taps, taps) that roll a vector w by them: R @ w.
+def roll_matrix(offset: Tensor, *, taps: int, interpolation: str, circular: bool = True) -> Tensor:
+    """Offsets (...) in taps -> matrices R (..., taps, taps) that roll a vector w by them: R @ w.
 
     linear: w rolled by floor(d) and by floor(d) + 1, mixed by the fraction; fourier: w's trigonometric interpolant,
-    which keeps the norm (`taps` must be odd). Both equal torch.roll(w, d) at whole d.
+    which keeps the norm (`taps` must be odd). Both equal torch.roll(w, d) at whole d. Not `circular`, for linear alone:
+    a tap that leaves at one end is lost and a zero enters at the other.
     """
-    whole = torch.arange(taps, device=offset.device)
+    taps_apart = torch.arange(taps, device=offset.device)[:, None] - torch.arange(taps, device=offset.device)
     if interpolation == "linear":
         floor = offset.detach().floor()
-        fraction = (offset - floor)[..., None]
-        at_floor = (floor[..., None].remainder(taps) == whole).to(offset.dtype)
-        weights = (1 - fraction) * at_floor + fraction * at_floor.roll(1, dims=-1)
-    else:
-        frequency = torch.arange(1, taps // 2 + 1, dtype=offset.dtype, device=offset.device)
-        phase = 2 * pi / taps * (whole - offset[..., None])[..., None] * frequency
-        weights = (1 + 2 * phase.cos().sum(-1)) / taps
-    return weights[..., (whole[:, None] - whole) % taps]
+        fraction = (offset - floor)[..., None, None]
+        rest = taps_apart - floor[..., None, None]
+        rest = rest.remainder(taps) if circular else rest
+        return (1 - fraction) * (rest == 0) + fraction * (rest == 1)
+    frequency = torch.arange(1, taps // 2 + 1, dtype=offset.dtype, device=offset.device)
+    phase = 2 * pi / taps * (taps_apart - offset[..., None, None])[..., None] * frequency
+    return (1 + 2 * phase.cos().sum(-1)) / taps
 
 
 def kronecker(a: Tensor, b: Tensor) -> Tensor:
@@ -50,13 +50,13 @@ def kronecker(a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("...ij,...kl->...ikjl", a, b).flatten(-4, -3).flatten(-2, -1)
 
 
-def roll_kernel(kernel: Tensor, *, scale: Tensor, offset: Tensor, interpolation: str) -> Tensor:
+def roll_kernel(kernel: Tensor, *, scale: Tensor, offset: Tensor, interpolation: str, circular: bool = True) -> Tensor:
     """One kernel per sample: each group's slice of `kernel` rolled by its offsets and multiplied by its scale.
 
     kernel (O, C, *taps), scale (B, G), offset (B, G, axes) in taps -> (B, O, C, *taps).
     """
     groups, taps = scale.shape[1], kernel.shape[2]
-    per_axis = roll_matrix(offset, taps=taps, interpolation=interpolation)  # (B, G, axes, K, K)
+    per_axis = roll_matrix(offset, taps=taps, interpolation=interpolation, circular=circular)  # (B, G, axes, K, K)
     operator = scale[..., None, None] * reduce(kronecker, per_axis.unbind(2))  # (B, G, K^axes, K^axes)
     flat = kernel.reshape(len(kernel), groups, -1, operator.shape[-1])  # (O, G, C/G, K^axes)
     rolled = torch.einsum("bgst,ogct->bogcs", operator, flat)
@@ -71,10 +71,8 @@ class Routing(nn.Module):
         self.dims, self.groups, self.max_offset, self.pool = config.dims, groups, config.max_offset, config.routing_pool
         self.depthwise = CONV[self.dims](channels, channels, TAPS, padding=1, groups=channels, bias=False)
         self.norm = nn.GroupNorm(1, channels)
-        self.scale = nn.Linear(channels, groups, bias=False)
-        self.offset = nn.Linear(channels, groups * self.dims, bias=False)
-        nn.init.zeros_(self.scale.weight)
-        nn.init.zeros_(self.offset.weight)
+        self.scale = zeros_linear(channels, groups) if config.scaling else None
+        self.offset = zeros_linear(channels, groups * self.dims) if config.shift != "none" else None
 
     def summarise(self, x: Tensor, attention: Tensor) -> Tensor:
         """h of one sample: x (1, C, *space), attention (C) -> (1, C) in the precision of the parameters.
@@ -89,6 +87,16 @@ class Routing(nn.Module):
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, C) -> scale (B, G) in (0, 2), offset (B, G, axes) in taps, in (-max_offset, max_offset)"""
-        scale = 2 * torch.sigmoid(self.scale(h))
-        offset = self.max_offset * F.softsign(self.offset(h)).reshape(len(h), self.groups, self.dims)
+        scale, offset = h.new_ones(len(h), self.groups), h.new_zeros(len(h), self.groups, self.dims)
+        if self.scale is not None:
+            scale = 2 * torch.sigmoid(self.scale(h))
+        if self.offset is not None:
+            offset = self.max_offset * F.softsign(self.offset(h)).reshape(offset.shape)
         return scale, offset
+
+
+def zeros_linear(features_in: int, features_out: int) -> nn.Linear:
+    """Without bias; it starts at zero."""
+    linear = nn.Linear(features_in, features_out, bias=False)
+    nn.init.zeros_(linear.weight)
+    return linear

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 from agi_core.errors import ConfigError
 
+ALIGNMENTS = ("none", "global", "affine", "dense")
 CONVOLUTIONS = ("cagr", "plain")
 DIMENSIONS = (2, 3)
 INTERPOLATIONS = ("linear", "fourier")
+SHIFTS = ("circular", "true", "none")
 PLACEMENTS = ("all", "encoder", "decoder")
 
 
@@ -23,14 +25,27 @@ class ModelConfig:
     """cagr: AGI-Net. plain: a ResUNet of the same widths and initial kernels, the baseline."""
     dims: int = 2
     """2: slices, 3: volumes."""
+    alignment: str = "none"
+    """Bring every source onto the reference before the network mixes them (`group_alignment`): global: by one offset
+    per image; affine: by rotation, scale and shear too; dense: by a smooth field on top of that."""
+    neighbours: int = 0
+    """Slices on either side that the alignment sees of every source, to follow motion through the plane; 2-D only."""
     widths: list[int] = field(default_factory=lambda: [16, 32, 64])
     """Channels at each scale, finest first; every further scale halves the space."""
+    stem: int = 0
+    """Channels that each source gets from a convolution of its own before the sources are mixed; 0: none."""
     groups: int = 4
     """Channel groups of every CAGR convolution but the first, whose groups are the source modalities."""
     attention: bool = True
     """Cross-group attention on."""
+    shuffle: bool = True
+    """The attention's channel shuffle; off: a group's attention sees that group alone."""
     rolling: bool = True
     """Group-wise rolling and scaling of the kernel on."""
+    shift: str = "circular"
+    """[R] how rolling moves a kernel: circular: a roll; true: what leaves at an end is lost; none: offsets are 0."""
+    scaling: bool = True
+    """The scale lambda of rolling; off: it is 1."""
     placement: str = "all"
     """[R] which blocks of the ResUNet get CAGR convolutions: all, encoder, decoder."""
     interpolation: str = "linear"
@@ -42,12 +57,23 @@ class ModelConfig:
 
     def validate(self) -> None:
         """Raise ConfigError naming the first field that is out of range, its value and what is allowed."""
+        _check_choice("alignment", self.alignment, ALIGNMENTS)
         _check_choice("conv", self.conv, CONVOLUTIONS)
         _check_choice("dims", self.dims, DIMENSIONS)
         _check_choice("placement", self.placement, PLACEMENTS)
+        _check_choice("shift", self.shift, SHIFTS)
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"model.widths is {list(self.widths)}; give at least one positive number of channels.")
+        if self.neighbours < 0:
+            raise ConfigError(f"model.neighbours is {self.neighbours}; it must be at least 0.")
+        if self.neighbours and (self.dims == 3 or self.alignment == "none"):
+            raise ConfigError(
+                f"model.neighbours is {self.neighbours}, but neighbouring slices serve the alignment of 2-D slices; "
+                "set model.alignment and leave model.dims at 2, or leave model.neighbours at 0."
+            )
+        if self.stem < 0:
+            raise ConfigError(f"model.stem is {self.stem}; it must be at least 0 (0: no stem).")
         if self.groups < 1:
             raise ConfigError(f"model.groups is {self.groups}; it must be at least 1.")
         if not 0 < self.max_offset <= 1.5:
@@ -60,6 +86,16 @@ class ModelConfig:
             raise ConfigError(
                 "model.attention and model.rolling are both false, which leaves no CAGR; use model.conv=plain."
             )
+        if self.stem % self.groups:
+            raise ConfigError(
+                f"model.stem is {self.stem}, which model.groups {self.groups} does not divide; choose a multiple."
+            )
+        if self.rolling and self.shift == "none" and not self.scaling:
+            raise ConfigError(
+                "model.shift is none and model.scaling false, which leaves no rolling; set model.rolling=false."
+            )
+        if self.shift == "true" and self.interpolation == "fourier":
+            raise ConfigError("model.shift=true is no roll, which model.interpolation=fourier is made of; set linear.")
         for width in self.widths:
             if width % self.groups:
                 raise ConfigError(

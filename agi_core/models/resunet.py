@@ -45,6 +45,8 @@ class ResBlock(nn.Module):
 class ResUNet(nn.Module):
     """Sources (B, M, *space) in [0, 1] -> target (B, 1, *space), unbounded.
 
+    `alignment` maps the sources to sources before anything mixes them, and None leaves them as they are; then each gets
+    `stem` channels from a convolution of its own, if not 0.
     Every spatial size is a multiple of 2**(len(widths) - 1). Activations are kept in channels-last order, which is
     faster on CPUs and GPUs alike.
     """
@@ -57,11 +59,20 @@ class ResUNet(nn.Module):
         dims: int,
         encoder_conv: ConvFactory,
         decoder_conv: ConvFactory,
+        alignment: nn.Module | None = None,
+        stem: int = 0,
     ) -> None:
         super().__init__()
         self.dims = dims
+        self.alignment = alignment or nn.Identity()
+        self.stem = nn.Sequential()
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         channels = sources
+        if stem:
+            channels = sources * stem
+            self.stem.append(CONV[dims](sources, channels, 3, padding=1, groups=sources, bias=False))
+            self.stem.append(nn.GroupNorm(sources, channels))
+            self.stem.append(nn.LeakyReLU(0.1))
         for width in widths:
             self.encoder.append(ResBlock(channels, width, dims=dims, conv=encoder_conv))
             channels = width
@@ -72,7 +83,7 @@ class ResUNet(nn.Module):
 
     def forward(self, sources: Tensor) -> Tensor:
         """(B, M, *space) -> (B, 1, *space)"""
-        x = self.encoder[0](to_channels_last(sources))
+        x = self.encoder[0](self.stem(to_channels_last(self.alignment(sources))))
         finer: list[Tensor] = []
         for block in self.encoder[1:]:
             finer.append(x)

@@ -178,6 +178,21 @@ def test_bad_requests_are_refused(tmp_path: Path, model: nn.Module) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far.nii", "t1.nii", "t2.nii"]
 
 
+def test_a_network_with_neighbours_sees_them(tmp_path: Path) -> None:
+    """The same file as from the network's own predictions of slabs, in batches of any size."""
+    config = ModelConfig(conv="plain", widths=[4, 8], alignment="affine", neighbours=1)
+    model = build_model(config, sources=2, reference=1, seed=3)
+    volumes = np.random.default_rng(0).random((5, 2, 10, 14), dtype=np.float32)
+    around = np.array([[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]])
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(volumes[around].swapaxes(1, 2)))[:, 0].clamp(0, 1).numpy()
+    result = predict(model, volumes, multiple=2, neighbours=1, batch_size=2, device=CPU)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    sources = {"T1": save(tmp_path / "t1.nii", scan(1)), "T2": save(tmp_path / "t2.nii", scan(2))}
+    run(model, tmp_path / "pd.nii", sources, neighbours=1)
+    assert read_volume(tmp_path / "pd.nii").data.shape == read_volume(sources["T2"]).data.shape
+
+
 def test_a_diverged_model_writes_nothing(tmp_path: Path) -> None:
     model = build_model(ModelConfig(conv="plain", widths=[4, 8]), sources=2)
     with torch.no_grad():

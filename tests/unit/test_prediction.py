@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
-from agi_core.prediction import SlidingWindow, predict_whole, predictor, source_box
+from agi_core.prediction import SlidingWindow, predict_whole, predictor, slabs, source_box
 
 
 def test_the_box_holds_every_non_zero_source_voxel() -> None:
@@ -32,6 +32,22 @@ def test_the_network_sees_the_box_alone_and_zeros_stay_zero() -> None:
     expected = torch.zeros(2, 1, 10, 12)
     expected[:, :, 4:7, 3:8] = 1
     expected[0, 0, 4, 3] = 0
+    torch.testing.assert_close(prediction, expected)
+
+
+def test_slabs_repeat_the_end_slices_and_are_predicted_in_their_middle() -> None:
+    volume = torch.arange(1.0, 4)[:, None, None, None].expand(3, 2, 4, 5) / 10
+    assert slabs(volume, neighbours=0) is volume
+    thick = slabs(volume, neighbours=2)
+    assert thick.shape == (3, 2, 5, 4, 5)
+    numbers = (10 * thick[:, 1, :, 0, 0]).round().int().tolist()
+    assert numbers == [[1, 1, 1, 2, 3], [1, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
+    thick[0, :, 2, 1, 1] = 0  # its neighbours are not zero there
+    box = (slice(1, 3), slice(0, 5))
+    prediction = predict_whole(lambda x: x[:, :1, 2] + 0.5, thick, box=box)
+    expected = torch.zeros(3, 1, 4, 5)
+    expected[:, :, 1:3] = volume[:, :1, 1:3] + 0.5
+    expected[0, 0, 1, 1] = 0
     torch.testing.assert_close(prediction, expected)
 
 

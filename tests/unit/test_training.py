@@ -242,3 +242,14 @@ def test_a_3d_network_sees_whole_volumes_whichever_slices_are_scored(tmp_path: P
     for indices in (None, (4, 1)):
         errors = np.abs(volumes[list(indices or range(6)), 1] - mean)
         assert evaluate(through, [(session, indices)])["IXI004"]["mae"] == pytest.approx(errors.mean(), abs=1e-6)
+
+
+def test_evaluate_shows_a_network_the_neighbours(tmp_path: Path) -> None:
+    """A model that copies the slice above scores as the wrong slice; one that copies the middle makes no error."""
+    volumes = np.zeros((4, 2, 16, 16), np.float32)
+    volumes[:] = np.array([0.1, 0.2, 0.4, 0.8], np.float32)[:, None, None, None]
+    session = write_entry(tmp_path / "IXI002", volumes)
+    middle = evaluate(lambda x: x[:, :1, 1], [(session, None)], neighbours=1)["IXI002"]["mae"]
+    above = evaluate(lambda x: x[:, :1, 2], [(session, None)], neighbours=1)["IXI002"]["mae"]
+    assert middle == 0
+    assert above == pytest.approx((0.1 + 0.2 + 0.4) / 4, abs=1e-3)

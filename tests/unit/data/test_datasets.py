@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from agi_core.config import MisalignConfig
 from agi_core.data import datasets
 from agi_core.data.cache import CachedSession, open_entry
+from agi_core.data.misalignment import perturbation
 from agi_core.errors import DataError
+from agi_core.scenario import Scenario
 
 
 def make_entry(path: Path, *, shape: tuple[int, int, int, int], fraction: list[float]) -> CachedSession:
@@ -139,6 +142,41 @@ def test_thin_volumes_are_centred_in_zeros(sessions: list[CachedSession]) -> Non
     torch.testing.assert_close(k[:, 2:5, 3:13, 2:14], torch.arange(1.0, 4)[:, None, None].expand(3, 3, 10, 12))
     k[:, 2:5, 3:13, 2:14] = 0
     assert not k.any()
+
+
+def test_one_source_is_moved_and_nothing_else_changes(sessions: list[CachedSession]) -> None:
+    perturb = perturbation(MisalignConfig("T2", "translation", 3), Scenario(("T1", "T2"), "PD"))
+    still = datasets.TrainingSlices(sessions[:1], crop=(16, 16)).draw(generator(0), 100)
+    slices = datasets.TrainingSlices(sessions[:1], crop=(16, 16), perturb=perturb)
+    moved = slices.draw(generator(0), 100)
+    assert torch.equal(moved.target, still.target)
+    assert torch.equal(moved.sources[:, 0], still.sources[:, 0])
+    rows = 64 * (still.sources[:, 1] - moved.sources[:, 1]).flatten(1).median(dim=1).values  # edges are mirrored
+    assert set(rows.round(decimals=3).tolist()) == set(range(-3, 4))
+    assert torch.equal(slices.draw(generator(0), 100).sources, moved.sources)
+
+
+def test_neighbours_come_with_each_slice(sessions: list[CachedSession]) -> None:
+    """Slice numbers count from 1; end slices are repeated, and the target is the middle slice's."""
+    (batch,) = datasets.evaluation_slices(sessions[0], batch_size=4, neighbours=1)
+    assert batch.sources.shape == (4, 2, 3, 20, 30)
+    assert (64 * batch.sources[:, 0, :, 0, 0]).tolist() == [[1, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+    assert batch.target.shape == batch.foreground.shape == (4, 1, 20, 30)
+    crops = datasets.TrainingSlices(sessions[:1], crop=(8, 32), neighbours=2).draw(generator(0), 50)
+    assert crops.sources.shape == (50, 2, 5, 8, 32)
+    assert crops.target.shape == (50, 1, 8, 32)
+    slices = {tuple(slab) for slab in (64 * crops.sources[:, 0, :, 0, 1]).tolist()}
+    assert slices == {(1, 1, 2, 3, 4), (1, 2, 3, 4, 4)}
+    torch.testing.assert_close(64 * crops.target[:, 0, :, 1:31], torch.arange(1.0, 31).expand(50, 8, 30))
+
+
+def test_neighbours_are_moved_alike(sessions: list[CachedSession]) -> None:
+    perturb = perturbation(MisalignConfig("T2", "translation", 3), Scenario(("T1", "T2"), "PD"))
+    alone = datasets.TrainingSlices(sessions[:1], crop=(16, 16), perturb=perturb).draw(generator(0), 20)
+    slabs = datasets.TrainingSlices(sessions[:1], crop=(16, 16), neighbours=1, perturb=perturb).draw(generator(0), 20)
+    for neighbour in slabs.sources[:, 1].unbind(1):  # T2 holds the row, which is the same in every slice
+        assert torch.equal(neighbour, alone.sources[:, 1])
+    assert torch.equal(slabs.target, alone.target)
 
 
 def test_evaluation_keeps_every_slice_whole(sessions: list[CachedSession]) -> None:

@@ -60,6 +60,13 @@ def literal_roll(w: Tensor, offset: Tensor, axis: int, interpolation: str) -> Te
     return (1 - fraction) * torch.roll(w, floor, axis) + fraction * torch.roll(w, floor + 1, axis)
 
 
+def literal_shift(w: Tensor, offset: Tensor, axis: int) -> Tensor:
+    """A roll within zeros that are cut off again."""
+    zeros = torch.zeros_like(w)
+    padded = torch.cat([zeros, w, zeros], axis)
+    return literal_roll(padded, offset, axis, "linear").narrow(axis, 3, 3)
+
+
 def literal_cagr(conv: CagrConv, x: Tensor, config: ModelConfig) -> Tensor:
     """The equations of the paper as reconstructed, one sample, one group and one axis at a time."""
     outputs = []
@@ -70,6 +77,7 @@ def literal_cagr(conv: CagrConv, x: Tensor, config: ModelConfig) -> Tensor:
             n, size, _ = conv.attention.weight.shape
             z = sample.flatten(1).mean(1)
             shuffled = torch.stack([z[group * size + j] for j in range(size) for group in range(n)])
+            shuffled = shuffled if config.shuffle else z
             logits = []
             for g in range(n):
                 of_group = slice(g * size, (g + 1) * size)
@@ -82,12 +90,18 @@ def literal_cagr(conv: CagrConv, x: Tensor, config: ModelConfig) -> Tensor:
             y = (y - y.mean()) / torch.sqrt(y.var(unbiased=False) + 1e-5)
             y = torch.stack([g * v + b for g, v, b in zip(r.norm.weight, y, r.norm.bias, strict=True)])
             h = torch.relu(y).flatten(1).mean(1)
-            scale = 2 * torch.sigmoid(r.scale.weight @ h)
-            offset = config.max_offset * F.softsign(r.offset.weight @ h)
+            scale = 2 * torch.sigmoid(r.scale.weight @ h) if r.scale else torch.ones(r.groups)
+            offset = (
+                config.max_offset * F.softsign(r.offset.weight @ h) if r.offset else torch.zeros(r.groups * config.dims)
+            )
             parts = []
             for g, part in enumerate(kernel.chunk(len(scale), dim=1)):
                 for axis in range(config.dims):
-                    part = literal_roll(part, offset[g * config.dims + axis], 2 + axis, config.interpolation)
+                    d = offset[g * config.dims + axis]
+                    if config.shift == "true":
+                        part = literal_shift(part, d, 2 + axis)
+                    else:
+                        part = literal_roll(part, d, 2 + axis, config.interpolation)
                 parts.append(scale[g] * part)
             kernel = torch.cat(parts, dim=1)
         outputs.append(CONVOLVE[config.dims](attended[None], kernel, padding=1))
@@ -104,6 +118,11 @@ SMALL_AND_LARGE: dict[int, list[tuple[int, ...]]] = {2: [(7, 9), (52, 50)], 3: [
         (2, False, {"attention": False}),
         (2, True, {"rolling": False}),
         (3, False, {"rolling": False}),
+        (2, False, {"shuffle": False}),
+        (2, False, {"shift": "true", "max_offset": 1.5}),
+        (3, False, {"shift": "true"}),
+        (2, True, {"shift": "none"}),
+        (2, False, {"scaling": False}),
     ],
 )
 def test_cagr_is_its_equations(dims: int, large: bool, options: dict[str, object]) -> None:
@@ -194,6 +213,8 @@ def test_offsets_and_scales_learn_from_the_start() -> None:
     model = build_model(TINY[2], sources=2).double()
     model(random(2, 2, 16, 16)).square().mean().backward()
     for _, attention, routing in cagr_parts(model):
+        assert routing.scale
+        assert routing.offset
         for weight in (attention.weight, routing.scale.weight, routing.offset.weight):
             assert weight.grad is not None
             assert weight.grad.any()
@@ -248,7 +269,9 @@ def test_training_lowers_the_loss_and_uses_the_routing(dims: int) -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert sum(later < earlier for earlier, later in pairwise(losses)) > 15
-    assert all(routing.offset.weight.abs().max() > 1e-3 for _, _, routing in cagr_parts(model))
+    for _, _, routing in cagr_parts(model):
+        assert routing.offset
+        assert routing.offset.weight.abs().max() > 1e-3
 
 
 def test_errors() -> None:

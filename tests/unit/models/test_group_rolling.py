@@ -26,6 +26,20 @@ def test_whole_offsets_are_torch_roll(offset: int, taps: int, interpolation: str
     torch.testing.assert_close(matrix(offset, taps, interpolation) @ w, torch.roll(w, offset), rtol=0, atol=1e-14)
 
 
+def test_a_true_shift_loses_what_leaves() -> None:
+    w = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    for offset, wanted in (
+        (1.0, [0, 1, 2]),
+        (-1.0, [2, 6, 0]),
+        (0.5, [0.5, 1.5, 4]),
+        (-1.5, [4, 3, 0]),
+        (0.0, [1, 2, 6]),
+    ):
+        d = torch.tensor(offset, dtype=torch.float64)
+        shifted = roll_matrix(d, taps=3, interpolation="linear", circular=False) @ w
+        torch.testing.assert_close(shifted, torch.tensor(wanted, dtype=torch.float64))
+
+
 def test_half_a_tap_by_linear_interpolation_is_the_mean_of_neighbours() -> None:
     w = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
     torch.testing.assert_close(matrix(0.5, 3, "linear") @ w, torch.tensor([3.5, 1.5, 4.0], dtype=torch.float64))
@@ -78,6 +92,8 @@ def test_routing_starts_at_scale_one_and_offset_zero_and_can_leave_them(dims: in
     scale, offset = routing(torch.rand(3, 8, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(scale, torch.ones(3, 4))
     assert torch.equal(offset, torch.zeros(3, 4, dims))
+    assert routing.scale
+    assert routing.offset
     slopes = torch.autograd.grad(scale.sum() + offset.sum(), [routing.scale.weight, routing.offset.weight])
     assert all(slope.abs().min() > 0 for slope in slopes)
 
@@ -86,6 +102,8 @@ def test_routing_starts_at_scale_one_and_offset_zero_and_can_leave_them(dims: in
 def test_routing_is_bounded(max_offset: float) -> None:
     routing = Routing(8, groups=2, config=ModelConfig(max_offset=max_offset)).double()
     generator = torch.Generator().manual_seed(0)
+    assert routing.scale
+    assert routing.offset
     torch.nn.init.normal_(routing.scale.weight, std=5, generator=generator)
     torch.nn.init.normal_(routing.offset.weight, std=1000, generator=generator)
     scale, offset = routing(torch.rand(100, 8, dtype=torch.float64, generator=generator))

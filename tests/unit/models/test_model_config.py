@@ -15,6 +15,9 @@ from agi_core.models.model_config import ModelConfig, spatial_multiple
         ModelConfig(attention=False),
         ModelConfig(rolling=False),
         ModelConfig(conv="plain", widths=[5, 7]),
+        ModelConfig(conv="plain", widths=[5], alignment="dense", neighbours=2, stem=3),
+        ModelConfig(dims=3, alignment="global", stem=8, shift="true", shuffle=False),
+        ModelConfig(shift="none"),
     ],
 )
 def test_valid(config: ModelConfig) -> None:
@@ -36,6 +39,15 @@ def test_valid(config: ModelConfig) -> None:
         (ModelConfig(max_offset=1.6), r"model.max_offset is 1.6"),
         (ModelConfig(max_offset=float("nan")), r"model.max_offset is nan"),
         (ModelConfig(routing_pool=0), r"model.routing_pool is 0"),
+        (ModelConfig(alignment="rigid"), r"model.alignment is 'rigid'; choose one of none, global, affine, dense"),
+        (ModelConfig(neighbours=-1), r"model.neighbours is -1"),
+        (ModelConfig(neighbours=1), r"set model.alignment"),
+        (ModelConfig(neighbours=1, alignment="affine", dims=3), r"leave model.dims at 2"),
+        (ModelConfig(stem=-1), r"model.stem is -1"),
+        (ModelConfig(stem=6), r"model.stem is 6, which model.groups 4 does not divide"),
+        (ModelConfig(shift="linear"), r"model.shift is 'linear'; choose one of circular, true, none"),
+        (ModelConfig(shift="none", scaling=False), r"set model.rolling=false"),
+        (ModelConfig(shift="true", interpolation="fourier"), r"model.shift=true is no roll"),
         (ModelConfig(attention=False, rolling=False), r"use model.conv=plain"),
     ],
 )

@@ -17,7 +17,7 @@ def test_the_output_is_one_image_of_the_same_size(dims: int, space: tuple[int, .
 def test_one_scale_is_a_residual_block_and_a_head() -> None:
     model = build_model(ModelConfig(conv="plain", widths=[8]), sources=2)
     x = torch.rand(1, 2, 5, 7)
-    torch.testing.assert_close(model(x), model.head(model.encoder[0](x)))  # type: ignore[operator,index]
+    torch.testing.assert_close(model(x), model.head(model.encoder[0](x)))
 
 
 def test_the_coarsest_scale_reaches_the_output() -> None:

@@ -1,0 +1,1 @@
+"""Measurements that print a table. A package, because one of our dependencies installs another `benchmarks`."""
