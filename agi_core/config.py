@@ -323,8 +323,7 @@ def validate(config: Task) -> None:
     _at_least(0.0, **{"training.misalign.size": misalign.size})
     if misalign.kind == "rigid" or (misalign.source is not None and config.model.dims == 3):
         raise ConfigError(
-            "training.misalign moves slices within their plane: choose another kind than rigid, and leave"
-            " model.dims at 2"
+            "training.misalign moves slices within their plane: choose another kind than rigid, and leave model.dims=2"
         )
     if training.adversarial and min(crop) < 32:
         raise ConfigError(f"grid.crop={crop}: the discriminator of training.adversarial needs at least 32 voxels")
