@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo results test test-deployment lint clean
+.PHONY: help install demo results test test-deployment test-faults lint clean
 
 help:
 	@echo "make install   .venv with the tested versions"
@@ -11,6 +11,7 @@ help:
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
 	@echo "make test      all fast tests (about 3 minutes)"
 	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 2 minutes; needs nginx)"
+	@echo "make test-faults       each fault in real processes, each refusal, every socket (needs strace; minutes)"
 	@echo "make lint      ruff, format check, mypy"
 
 install: $(INSTALLED)
@@ -32,6 +33,9 @@ test: $(INSTALLED)
 
 test-deployment: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow tests/integration/test_gateway.py tests/integration/test_deployment.py
+
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m slow tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,13 +1,17 @@
-"""Real programs for tests: nginx with `deploy/nginx.conf`, and a look at what is still alive."""
+"""Real programs for tests: ours, nginx with `deploy/nginx.conf`, a network that can be cut, and a look at what is still
+alive."""
 
 import contextlib
 import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], what: str, *, deadline_s: float = 120.0) -> Any:
+def slowness() -> float:
+    """How many times as long as on an idle machine work takes here at this moment: other programs may want the
+    processor too, and limits in seconds are meant for a machine of one's own."""
+    began, work = time.monotonic(), time.thread_time()
+    while (worked := time.thread_time() - work) < 0.1:
+        pass
+    return (time.monotonic() - began) / worked
+
+
+def until(condition: Callable[[], Any], what: str, *, deadline_s: float = 300.0) -> Any:
     """The first true value of the condition."""
     deadline = time.monotonic() + deadline_s
     while not (value := condition()):
@@ -57,6 +70,112 @@ def accepts(port: int) -> bool:
     """Whether somebody listens there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Program:
+    """One of our commands in the background, with a log of its own; all that it starts has its folder in the
+    environment, by which `processes_of` finds it. It runs `under` another program, such as strace."""
+
+    process: subprocess.Popen[bytes]
+
+    def __init__(
+        self, folder: Path, package: str, *arguments: str | Path, under: Sequence[str | Path] = (), **variables: str
+    ) -> None:
+        self.folder, self.log_path = folder, folder / "terminal.txt"
+        self._command = [*map(str, under), sys.executable, "-m", package, *map(str, arguments)]
+        self._variables = {"PLACE": f"{folder}/", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                cwd=self.folder,
+                env=os.environ | self._variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def printed(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def processes(self) -> dict[int, str]:
+        return processes_of(self.folder)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Ask it to end; the seconds that it took."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(120)
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """Whatever is left of it."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], None], *, host: str = "127.0.0.1") -> Iterator[int]:
+    """The port of a server that serves each connection in a thread of its own."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):  # either end may go away at any time
+                serve(self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server((host, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield int(server.server_address[1])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def join(one: socket.socket, other: socket.socket, *, whole: threading.Event | None = None) -> None:
+    """Carry what either end says to the other, until both have ended; nothing while `whole` is not set."""
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while part := source.recv(65536):
+                if whole is not None:
+                    whole.wait()
+                sink.sendall(part)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    back = threading.Thread(target=carry, args=(other, one), daemon=True)
+    back.start()
+    carry(one, other)
+    back.join()
+
+
+@contextlib.contextmanager
+def wire(target_port: int, *, host: str = "127.0.0.1") -> Iterator[tuple[int, threading.Event]]:
+    """(port, whole): a way from a port of `host` to one of this machine. While `whole` is cleared it is cut: what is
+    sent then neither arrives nor fails, as when a network goes away."""
+    whole = threading.Event()
+    whole.set()
+
+    def serve(client: socket.socket) -> None:
+        whole.wait()
+        with socket.create_connection(("127.0.0.1", target_port)) as server:
+            join(client, server, whole=whole)
+
+    with listening(serve, host=host) as port:
+        try:
+            yield port, whole
+        finally:
+            whole.set()
 
 
 @contextlib.contextmanager

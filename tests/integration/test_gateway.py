@@ -1,31 +1,28 @@
 """deploy/nginx.conf in a real nginx before a real SuperLink: hospitals get in, and nobody gets anything else."""
 
-import asyncio
 import contextlib
 import http.client
 import os
 import secrets
 import signal
+import socket
 import ssl
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from real_processes import ROOT, free_port, needs_nginx, nginx, processes_of, until, with_changes
+from federation_of_processes import Federation, running
+from real_processes import ROOT, free_port, join, listening, needs_nginx, nginx, until, with_changes
 
 from client.__main__ import environment, programs
 from client.check_connection import check_connection
 from client.checks import PASSED
-from client.keys import public_path, write_private
-from client.new_site import write_site
+from client.keys import write_private
 from client.site import Coordinator as CoordinatorAddress
-from client.site import DeployedSite, read_deployed_site
+from client.site import DeployedSite
 from server import superlink
-from server.__main__ import main
 from server.superlink import Coordinator
 
 pytestmark = [pytest.mark.slow, needs_nginx]
@@ -35,23 +32,18 @@ CONTROL = "/v1/control/list-runs"
 
 @dataclass
 class Gateway:
-    """nginx on `port`, a SuperLink behind it on `inner_port`, and the coordinator's folder."""
+    """nginx on `port`, before the SuperLink of a coordinator."""
 
     port: int
-    inner_port: int
-    folder: Path
-
-    @property
-    def ca_path(self) -> Path:
-        return self.folder / "certs" / "ca.crt"
+    federation: Federation
 
     def connect(self, port: int) -> http.client.HTTPSConnection:
-        context = ssl.create_default_context(cafile=str(self.ca_path))
+        context = ssl.create_default_context(cafile=str(self.federation.ca_path))
         return http.client.HTTPSConnection("localhost", port, context=context, timeout=30)
 
     def status(self, method: str, path: str, body: bytes = b"", *, inner: bool = False) -> int:
         """What the gateway, or the SuperLink itself, answers."""
-        connection = self.connect(self.inner_port if inner else self.port)
+        connection = self.connect(self.federation.port if inner else self.port)
         with contextlib.closing(connection):
             connection.putrequest(method, path)  # as it stands: http.client resolves no dots
             connection.putheader("Content-Type", "application/x-protobuf")
@@ -65,49 +57,17 @@ class Gateway:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     place = tmp_path_factory.mktemp("gateway")
-    made = Gateway(free_port(), free_port(), place / "coordinator")
-    conf_path = place / "agi-fed.conf"
-    changes = {
-        "127.0.0.1:8000": f"127.0.0.1:{made.inner_port}",
-        "listen 443": f"listen 127.0.0.1:{made.port}",
-        "/var/lib/agi-fed/coordinator": str(made.folder),
-    }
-    conf_path.write_text(with_changes((ROOT / "deploy" / "nginx.conf").read_text(), changes))
-    assert main(["certs", "--dir", str(made.folder), "--name", NAME]) == 0
-    ports = ("--port", str(made.inner_port), "--health-port", str(free_port()))
-    up = subprocess.Popen(
-        [sys.executable, "-m", "server", "up", "--dir", str(made.folder), *ports],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with running(Federation(place, name=NAME)) as federation:
+        made = Gateway(free_port(), federation)
+        conf_path = place / "agi-fed.conf"
+        changes = {
+            "127.0.0.1:8000": f"127.0.0.1:{federation.port}",
+            "listen 443": f"listen 127.0.0.1:{made.port}",
+            "/var/lib/agi-fed/coordinator": str(federation.dir),
+        }
+        conf_path.write_text(with_changes((ROOT / "deploy" / "nginx.conf").read_text(), changes))
         with nginx(place / "nginx", conf_path, port=made.port):
-            until(lambda: answers(made) or up.poll() is not None, "the SuperLink answers")
-            assert up.poll() is None
             yield made
-    finally:
-        up.terminate()
-        up.wait(20)
-        for process in processes_of(place):
-            os.kill(process, signal.SIGKILL)
-
-
-def answers(gateway: Gateway) -> bool:
-    try:
-        return gateway.status("GET", "/health", inner=True) == 200
-    except OSError:
-        return False
-
-
-def new_site(gateway: Gateway, folder: Path, name: str, *, host: str) -> DeployedSite:
-    """A registered hospital that connects to the gateway as `host`."""
-    (folder / "sites").mkdir()
-    site_path = folder / "sites" / f"{name}.yaml"
-    address = f"{host}:{gateway.port}"
-    key_path = write_site(site_path, site=name, data_dir=folder, layout="ixi", address=address, ca_path=gateway.ca_path)
-    site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
-    assert main(["register", "--dir", str(gateway.folder), "--name", name, str(public_path(key_path))]) == 0
-    return read_deployed_site(site_path)
 
 
 @contextlib.contextmanager
@@ -140,11 +100,11 @@ def node_of(site: DeployedSite, **variables: str) -> Iterator[None]:
 
 
 def is_online(gateway: Gateway) -> bool:
-    return any(node["status"] == "online" for node in superlink.nodes(Coordinator(gateway.folder)).values())
+    return any(node["status"] == "online" for node in superlink.nodes(Coordinator(gateway.federation.dir)).values())
 
 
 def test_a_node_joins_through_the_gateway(gateway: Gateway, tmp_path: Path) -> None:
-    site = new_site(gateway, tmp_path, "hospitalA", host="localhost")
+    site = gateway.federation.site("hospitalA", tmp_path, port=gateway.port)
     assert not is_online(gateway)
     with node_of(site):
         until(lambda: is_online(gateway), "the node is online")
@@ -153,13 +113,13 @@ def test_a_node_joins_through_the_gateway(gateway: Gateway, tmp_path: Path) -> N
 
 def test_a_node_joins_through_a_proxy(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hospital's machine cannot even resolve the coordinator's name: the proxy does. TLS ends at the gateway."""
-    site = new_site(gateway, tmp_path, "hospitalB", host=NAME)
+    site = gateway.federation.site("hospitalB", tmp_path, host=NAME, port=gateway.port)
     with connect_proxy() as (proxy_url, asked), node_of(site, HTTPS_PROXY=proxy_url, https_proxy=proxy_url):
         until(lambda: is_online(gateway), "the node is online")
         assert set(asked) == {f"{NAME}:{gateway.port}"}  # loopback calls to the runner do not go there
 
         monkeypatch.setenv("https_proxy", proxy_url)
-        rows = list(check_connection(CoordinatorAddress(f"{NAME}:{gateway.port}", str(gateway.ca_path))))
+        rows = list(check_connection(CoordinatorAddress(f"{NAME}:{gateway.port}", str(gateway.federation.ca_path))))
         assert [row for row in rows if row.state != PASSED] == []
     until(lambda: not is_online(gateway), "the node has left")
 
@@ -204,11 +164,11 @@ def test_what_looks_like_the_fleet_path_reaches_no_other(gateway: Gateway) -> No
 
 def test_the_flwr_command_does_not_get_through(gateway: Gateway, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
-        f'[superlink.gate]\naddress = "localhost:{gateway.port}"\nroot-certificates = "{gateway.ca_path}"\n'
+        f'[superlink.gate]\naddress = "localhost:{gateway.port}"\nroot-certificates = "{gateway.federation.ca_path}"\n'
     )
     finished = subprocess.run(
         [str(superlink.BIN_DIR / "flwr"), "list", "gate"],
-        env=Coordinator(gateway.folder).environment() | {"FLWR_HOME": str(tmp_path)},
+        env=Coordinator(gateway.federation.dir).environment() | {"FLWR_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -253,45 +213,17 @@ def test_too_many_requests_are_told_to_come_again(gateway: Gateway) -> None:
 def connect_proxy() -> Iterator[tuple[str, list[str]]]:
     """A hospital's proxy: (its URL, the HOST:PORT that it was asked for). Every name leads to this machine."""
     asked: list[str] = []
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-    port = 0
 
-    async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while part := await source.read(65536):
-                sink.write(part)
-                await sink.drain()
-            sink.write_eof()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        method, target, _ = (await reader.readuntil(b"\r\n\r\n")).decode().split(maxsplit=2)
+    def serve(client: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(4096)
+        method, target, _ = head.decode().split(maxsplit=2)
         assert method == "CONNECT"
         asked.append(target)
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", int(target.rpartition(":")[2]))
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await asyncio.gather(pipe(reader, upstream_writer), pipe(upstream_reader, writer))
-        upstream_writer.close()
-        writer.close()
+        with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))) as server:
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            join(client, server)
 
-    async def run(stop: asyncio.Event) -> None:
-        nonlocal port
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        ready.set()
-        await stop.wait()
-        server.close()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(stop),), daemon=True)
-    thread.start()
-    ready.wait()
-    try:
+    with listening(serve) as port:
         yield f"http://127.0.0.1:{port}", asked
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
