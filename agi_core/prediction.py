@@ -67,15 +67,22 @@ def source_box(sources: NDArray[np.floating]) -> Box:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def slabs(volume: Tensor, *, neighbours: int) -> Tensor:
-    """Every slice with n neighbours on either side, the end slices repeated: (D, M, H, W) -> (D, M, 2n + 1, H, W).
+def around(k: int, *, depth: int, neighbours: int) -> list[int]:
+    """Numbers of slice `k` of `depth` and its neighbours on either side, mirrored at the ends.
 
-    Without neighbours the volume itself.
+    Mirrored, not repeated: the alignment then sees no slope through an end slice and moves it in its plane alone; a
+    repeated slice would halve the slope and send it off by slices.
     """
+    last = depth - 1
+    return [max(last - abs(last - abs(j)), 0) for j in range(k - neighbours, k + neighbours + 1)]
+
+
+def slabs(volume: Tensor, *, neighbours: int) -> Tensor:
+    """Every slice with those `around` it: (D, M, H, W) -> (D, M, 2n + 1, H, W); without neighbours the volume."""
     if not neighbours:
         return volume
-    around = torch.arange(len(volume))[:, None] + torch.arange(-neighbours, neighbours + 1)
-    return volume[around.clamp(0, len(volume) - 1)].transpose(1, 2)
+    numbers = torch.tensor([around(k, depth=len(volume), neighbours=neighbours) for k in range(len(volume))])
+    return volume[numbers].transpose(1, 2)
 
 
 def middle(sources: Tensor) -> Tensor:

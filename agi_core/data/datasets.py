@@ -15,7 +15,7 @@ from torch import Tensor
 from agi_core.data.cache import CachedSession
 from agi_core.data.misalignment import Perturb
 from agi_core.errors import DataError
-from agi_core.prediction import middle
+from agi_core.prediction import around, middle
 
 Crop = npt.NDArray[np.float32]
 MIN_FOREGROUND = 0.05
@@ -55,7 +55,7 @@ class TrainingSlices:
         sessions: training entries of the cache (cropped to the head box).
         crop: (h, w) of a crop in voxels, or (h, w, d) of a patch of d slices.
         min_foreground: slices with less head than this are not drawn; see `MIN_FOREGROUND`.
-        neighbours: slices on either side that come with each slice of the sources; end slices are repeated.
+        neighbours: slices on either side that come with each slice of the sources; mirrored at the ends.
         perturb: moves a source of every slice drawn; see `agi_core.data.misalignment.perturbation`.
 
     Raises:
@@ -164,8 +164,8 @@ def _read_slab(session: CachedSession, k: int, neighbours: int) -> Crop:
     """Slice `k`, float32 (M + 1, H, W), or with n neighbours on either side (M + 1, 2n + 1, H, W)."""
     if not neighbours:
         return session.read_slice(k)[0].astype(np.float32)
-    around = [min(max(j, 0), session.shape[0] - 1) for j in range(k - neighbours, k + neighbours + 1)]
-    return np.stack([session.read_slice(j)[0] for j in around], axis=1).astype(np.float32)
+    numbers = around(k, depth=session.shape[0], neighbours=neighbours)
+    return np.stack([session.read_slice(j)[0] for j in numbers], axis=1).astype(np.float32)
 
 
 def validation_subset(

@@ -120,8 +120,12 @@ class GroupAlignment(nn.Module):
     def _normal_equations(self, edges: Tensor, moved: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Gauss-Newton's matrix (B, N, N, *space) and right-hand side (B, N, *space) of every voxel by itself."""
         mean = (edges + moved) / 2
+        shown = [mean] * (mean.dim() - 2)
+        if self.neighbours:
+            shown[0] = edges  # the reference's, where mirrored slices have no slope, however the source has been moved
         slopes = [
-            self._middle(central_difference(mean, axis=axis)) * (mean.shape[axis] / 2) for axis in range(2, mean.dim())
+            self._middle(central_difference(x, axis=axis)) * (x.shape[axis] / 2)
+            for axis, x in enumerate(shown, start=2)
         ]
         slope = torch.stack(slopes, dim=1)  # (B, N, 2, *space), per unit of the normalised coordinates
         weight = self._inside(self._middle(position))

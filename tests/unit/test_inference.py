@@ -183,7 +183,7 @@ def test_a_network_with_neighbours_sees_them(tmp_path: Path) -> None:
     config = ModelConfig(conv="plain", widths=[4, 8], alignment="affine", neighbours=1)
     model = build_model(config, sources=2, reference=1, seed=3)
     volumes = np.random.default_rng(0).random((5, 2, 10, 14), dtype=np.float32)
-    around = np.array([[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]])
+    around = np.array([[1, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 3]])
     with torch.inference_mode():
         expected = model(torch.from_numpy(volumes[around].swapaxes(1, 2)))[:, 0].clamp(0, 1).numpy()
     result = predict(model, volumes, multiple=2, neighbours=1, batch_size=2, device=CPU)

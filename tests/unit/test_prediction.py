@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
-from agi_core.prediction import SlidingWindow, predict_whole, predictor, slabs, source_box
+from agi_core.prediction import SlidingWindow, around, predict_whole, predictor, slabs, source_box
 
 
 def test_the_box_holds_every_non_zero_source_voxel() -> None:
@@ -35,13 +35,19 @@ def test_the_network_sees_the_box_alone_and_zeros_stay_zero() -> None:
     torch.testing.assert_close(prediction, expected)
 
 
-def test_slabs_repeat_the_end_slices_and_are_predicted_in_their_middle() -> None:
+def test_neighbours_stay_within_the_volume() -> None:
+    assert around(0, depth=1, neighbours=1) == [0, 0, 0]
+    assert around(1, depth=2, neighbours=2) == [1, 0, 1, 0, 0]
+    assert around(2, depth=9, neighbours=1) == [1, 2, 3]
+
+
+def test_slabs_are_mirrored_at_the_ends_and_predicted_in_their_middle() -> None:
     volume = torch.arange(1.0, 4)[:, None, None, None].expand(3, 2, 4, 5) / 10
     assert slabs(volume, neighbours=0) is volume
     thick = slabs(volume, neighbours=2)
     assert thick.shape == (3, 2, 5, 4, 5)
     numbers = (10 * thick[:, 1, :, 0, 0]).round().int().tolist()
-    assert numbers == [[1, 1, 1, 2, 3], [1, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
+    assert numbers == [[3, 2, 1, 2, 3], [2, 1, 2, 3, 2], [1, 2, 3, 2, 1]]
     thick[0, :, 2, 1, 1] = 0  # its neighbours are not zero there
     box = (slice(1, 3), slice(0, 5))
     prediction = predict_whole(lambda x: x[:, :1, 2] + 0.5, thick, box=box)

@@ -252,4 +252,4 @@ def test_evaluate_shows_a_network_the_neighbours(tmp_path: Path) -> None:
     middle = evaluate(lambda x: x[:, :1, 1], [(session, None)], neighbours=1)["IXI002"]["mae"]
     above = evaluate(lambda x: x[:, :1, 2], [(session, None)], neighbours=1)["IXI002"]["mae"]
     assert middle == 0
-    assert above == pytest.approx((0.1 + 0.2 + 0.4) / 4, abs=1e-3)
+    assert above == pytest.approx((0.1 + 0.2 + 0.4 + 0.4) / 4, abs=1e-3)

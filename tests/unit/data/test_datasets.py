@@ -157,16 +157,16 @@ def test_one_source_is_moved_and_nothing_else_changes(sessions: list[CachedSessi
 
 
 def test_neighbours_come_with_each_slice(sessions: list[CachedSession]) -> None:
-    """Slice numbers count from 1; end slices are repeated, and the target is the middle slice's."""
+    """Slice numbers count from 1; they are mirrored at the ends, and the target is the middle slice's."""
     (batch,) = datasets.evaluation_slices(sessions[0], batch_size=4, neighbours=1)
     assert batch.sources.shape == (4, 2, 3, 20, 30)
-    assert (64 * batch.sources[:, 0, :, 0, 0]).tolist() == [[1, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+    assert (64 * batch.sources[:, 0, :, 0, 0]).tolist() == [[2, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 3]]
     assert batch.target.shape == batch.foreground.shape == (4, 1, 20, 30)
     crops = datasets.TrainingSlices(sessions[:1], crop=(8, 32), neighbours=2).draw(generator(0), 50)
     assert crops.sources.shape == (50, 2, 5, 8, 32)
     assert crops.target.shape == (50, 1, 8, 32)
     slices = {tuple(slab) for slab in (64 * crops.sources[:, 0, :, 0, 1]).tolist()}
-    assert slices == {(1, 1, 2, 3, 4), (1, 2, 3, 4, 4)}
+    assert slices == {(2, 1, 2, 3, 4), (1, 2, 3, 4, 3)}
     torch.testing.assert_close(64 * crops.target[:, 0, :, 1:31], torch.arange(1.0, 31).expand(50, 8, 30))
 
 

@@ -194,6 +194,18 @@ def test_neighbouring_slices_show_motion_through_the_plane() -> None:
     assert error < 0.5 * before
 
 
+def test_an_end_slice_is_moved_in_its_plane_alone() -> None:
+    """Its neighbours are mirrored, so that nothing tells of a motion through the plane."""
+    image, beyond = texture(96, 96, detail=9)[0, 0], texture(96, 96, detail=9, seed=1)[0, 0]
+    fixed = torch.stack([beyond, image, beyond])
+    moving = other_contrast(moved_by(fixed[None], torch.tensor([3.0, -2.0], dtype=torch.float64)))[0]
+    offsets = GroupAlignment(replace(AFFINE, neighbours=1), reference=0).offsets(torch.stack([fixed, moving])[None])[
+        0, 1
+    ]
+    assert offsets[0].abs().max() < 1e-6
+    assert error_vox(offsets[1:], torch.tensor([3.0, -2.0]).reshape(2, 1, 1)) < 0.2
+
+
 @pytest.mark.parametrize(("dims", "neighbours"), [(2, 0), (2, 1), (3, 0)])
 @pytest.mark.parametrize("conv", ["plain", "cagr"])
 def test_the_network_takes_an_empty_batch_and_trains(dims: int, neighbours: int, conv: str) -> None:
