@@ -225,7 +225,7 @@ def load_config(
     if not config.scenario:
         config = dataclasses.replace(config, scenario=DEFAULT_SCENARIOS[config.data.layout])
     validate(config)
-    return config
+    return dataclasses.replace(config, grid=dataclasses.replace(config.grid, crop=[*crop_of(config)]))
 
 
 def _read_settings(path: Path) -> DictConfig:

@@ -20,6 +20,7 @@ from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.protocol import Weights
 from agi_core.scenario import parse_scenario
+from agi_core.schedule import PRIVATE_MOMENTUM, learning_rate
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
@@ -27,25 +28,12 @@ OnStep = Callable[[int, int, float], None]  # (step, steps, loss of that step)
 OnSession = Callable[[int], None]  # (sessions done)
 ChosenSlices = tuple[CachedSession, Sequence[int] | None]
 EVALUATION_BATCH = 8
-PRIVATE_MOMENTUM = 0.9
 
 
 def site_generator(*, seed: int, site: str, round: int) -> torch.Generator:
     """All randomness of one site in one round: a function of (run seed, site, round) and of nothing else."""
     digest = hashlib.sha256(f"{seed}|{site}|{round}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-
-
-def learning_rate(training: TrainingConfig, *, rounds: int, round: int, step: int) -> float:
-    """Learning rate of local step `step` (from 0) of round `round` (from 1): linear warm-up, then cosine to zero over
-    the whole run."""
-    position = ((round - 1) * training.local_steps + step + 1) / (rounds * training.local_steps)
-    if position < training.warmup:
-        return training.learning_rate * position / training.warmup
-    rest = (position - training.warmup) / max(1 - training.warmup, 1e-9)
-    return (
-        training.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0) * 0.99))
-    )  # ends at 0.02 %, so that no step is idle
 
 
 def train_round(

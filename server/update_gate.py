@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from agi_core.config import RunConfig, Task
 from agi_core.errors import ProtocolError
 from agi_core.protocol import Reply, Request, Weights, model_hash, unpack
-from agi_core.training import PRIVATE_MOMENTUM, learning_rate
+from agi_core.schedule import PRIVATE_MOMENTUM, learning_rate
 from server.robust import SiteUpdate
 
 MEDIANS = 3.0

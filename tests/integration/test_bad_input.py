@@ -220,7 +220,7 @@ def test_a_subject_whose_names_say_two_sites(data_dir: Path, refused: Callable[.
         (("training.learning_rate=nan",), "must be a positive number"),
         (("model.conv=cagrr",), "choose one of cagr, plain"),
         (("model.dims=4",), "choose one of 2, 3"),
-        (("model.dims=3", "grid.crop=[48,48,30]"), "each size must be a multiple of 4"),
+        (("model.dims=3", "grid.crop=[48,48,31]"), "each size must be a multiple of"),
         (("training=4",), "--help-config"),
         (("rounds=[1",), "a bracket or quote is not closed"),
         (("data.exclude=IXI100",), "setting data.exclude: needs a list"),

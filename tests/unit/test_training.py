@@ -20,7 +20,8 @@ from agi_core.models.model_config import ModelConfig
 from agi_core.prediction import SlidingWindow
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism
-from agi_core.training import evaluate, learning_rate, site_generator, train_round, train_round_privately
+from agi_core.schedule import learning_rate
+from agi_core.training import evaluate, site_generator, train_round, train_round_privately
 
 
 def task(**training: float) -> Task:

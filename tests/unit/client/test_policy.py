@@ -3,12 +3,13 @@ from typing import Any
 
 import pytest
 
-from agi_core.config import PrivacyConfig, Task, TrainingConfig
+from agi_core.config import GridConfig, PrivacyConfig, Task, TrainingConfig
 from agi_core.errors import ConfigError, PolicyError
 from client.policy import Policy, PrivateValidation, SitePrivacy, check_task, validate_rules
 from client.private_training import mechanism_of
 
-TASK = Task(scenario="T1,T2:PD", rounds=6, training=TrainingConfig(local_steps=40, ssim_weight=0.5))
+TRAINING = TrainingConfig(local_steps=40, ssim_weight=0.5)
+TASK = Task(scenario="T1,T2:PD", rounds=6, grid=GridConfig(crop=[96, 96]), training=TRAINING)
 PRIVACY = SitePrivacy("l", "h", 150, 8.0, 1e-5, min_noise_multiplier=1.0, max_grad_norm=1.0, max_lot_rate=0.5)
 ASKED = PrivacyConfig(epsilon=8.0, delta=1e-5, noise_multiplier=1.0, max_grad_norm=1.0, lot_rate=0.5)
 
