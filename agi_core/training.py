@@ -15,7 +15,7 @@ from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import Batch, WholeSlices, evaluation_slices
 from agi_core.errors import RunError
 from agi_core.metrics import SubjectScore
-from agi_core.prediction import Predict, SlidingWindow, autocast, predict_whole
+from agi_core.prediction import Predict, SlidingWindow, autocast, middle, predict_whole
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.protocol import Weights
@@ -76,7 +76,8 @@ def train_round(
             prediction = model(sources)
         loss = loss_of(prediction.float(), target)
         if adversary is not None:
-            loss = loss + adversary(sources, prediction.float(), target)
+            given = middle(sources) if task.model.neighbours else sources
+            loss = loss + adversary(given, prediction.float(), target)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         value = loss.item()

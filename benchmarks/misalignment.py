@@ -49,40 +49,11 @@ from agi_core.scenario import parse_scenario
 from agi_core.training import train_round
 from benchmarks.misalignment_report import Results, draw_figure, tables
 from benchmarks.misalignment_truth import offset_errors, read_poses, true_offsets
+from benchmarks.misalignment_variants import SETS, VARIANTS
 
 FloatArray = npt.NDArray[np.float64]
 SETTINGS = ["rounds=1", "training.batch_size=8", "grid.crop=[128,128]"]
 MOVED_IN_TRAINING = ["training.misalign.kind=translation", "training.misalign.size=6"]
-PLAIN, ALIGNED = ("model.conv=plain",), ("model.conv=plain", "model.alignment=affine")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row: settings on top of `SETTINGS`, the data (native, rigid = registered first, twin = acquired in one pose)
-    and whether the source is moved in training."""
-
-    settings: tuple[str, ...]
-    data: str = "native"
-    moved: bool = True
-
-
-VARIANTS = {
-    "plain": Variant(PLAIN),
-    "plain, equal cost": Variant((*PLAIN, "model.widths=[18,36,72]")),
-    "pix2pix": Variant((*PLAIN, "training.adversarial=true")),
-    "AGI-Net (CAGR)": Variant(("model.conv=cagr",)),
-    "global": Variant((*PLAIN, "model.alignment=global")),
-    "affine": Variant(ALIGNED),
-    "dense": Variant((*PLAIN, "model.alignment=dense")),
-    "affine, 3 slices": Variant((*ALIGNED, "model.neighbours=1")),
-    "affine + CAGR": Variant(("model.conv=cagr", "model.alignment=affine")),
-    "plain, trained still": Variant(PLAIN, moved=False),
-    "affine, trained still": Variant(ALIGNED, moved=False),
-    "registered, plain": Variant(PLAIN, data="rigid", moved=False),
-    "registered, affine": Variant(ALIGNED, data="rigid", moved=False),
-    "twin, plain": Variant(PLAIN, data="twin", moved=False),
-    "twin, affine": Variant(ALIGNED, data="twin", moved=False),
-}
 
 
 @dataclass(frozen=True)
@@ -336,14 +307,16 @@ def parse_args() -> tuple[Setup, list[str], list[int], int]:
     parser.add_argument("--scenario", default="T1,T2:PD", help="(%(default)s)")
     parser.add_argument("--reference", default="T2", help="source in the target's pose (%(default)s)")
     parser.add_argument("--moved", default="T1", help="source that is moved (%(default)s)")
-    parser.add_argument("--variants", default="all", help="semicolon-separated names (all): " + "; ".join(VARIANTS))
+    parser.add_argument(
+        "--variants", default="main", help=f"{', '.join(SETS)} (%(default)s), or of these: {'; '.join(VARIANTS)}"
+    )
     parser.add_argument("--seeds", default="0,1,2,3,4", help="(%(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="of training (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/misalignment"), help="(%(default)s)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="further settings of every variant")
     a = parser.parse_args()
-    names = list(VARIANTS) if a.variants == "all" else [name.strip() for name in a.variants.split(";")]
+    names = SETS.get(a.variants) or [name.strip() for name in a.variants.split(";")]
     if unknown := set(names) - set(VARIANTS):
         parser.error(f"no variant is called {', '.join(unknown)}")
     if a.registered is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from agi_core.data.cache import CachedSession
 from agi_core.data.misalignment import Perturb
 from agi_core.errors import DataError
-from agi_core.prediction import around, middle
+from agi_core.prediction import around
 
 Crop = npt.NDArray[np.float32]
 MIN_FOREGROUND = 0.05
@@ -114,7 +114,7 @@ class TrainingSlices:
         seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist() if self.perturb else numbers
         drawn = zip(numbers, corners, seeds, strict=True)
         images = torch.from_numpy(np.stack([self._read_crop(among[n], corner, seed) for n, corner, seed in drawn]))
-        return Batch(images[:, :-1], (middle(images) if self.neighbours else images)[:, -1:])
+        return Batch(*_sources_and_target(images, self.neighbours))
 
     def _read_crop(self, number: int, corner: tuple[float, float], seed: int) -> Crop:
         """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w), or with
@@ -157,7 +157,7 @@ def evaluation_slices(
         batch = tuple(numbers[start : start + batch_size])
         images = torch.from_numpy(np.stack([_read_slab(session, k, neighbours) for k in batch]))
         foreground = torch.from_numpy(np.stack([session.read_slice(k)[1] for k in batch]))[:, None]
-        yield WholeSlices(images[:, :-1], middle(images)[:, -1:], foreground, batch)
+        yield WholeSlices(*_sources_and_target(images, neighbours), foreground, batch)
 
 
 def _read_slab(session: CachedSession, k: int, neighbours: int) -> Crop:
@@ -166,6 +166,11 @@ def _read_slab(session: CachedSession, k: int, neighbours: int) -> Crop:
         return session.read_slice(k)[0].astype(np.float32)
     numbers = around(k, depth=session.shape[0], neighbours=neighbours)
     return np.stack([session.read_slice(j)[0] for j in numbers], axis=1).astype(np.float32)
+
+
+def _sources_and_target(images: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """(B, M + 1, h, w), or slabs (B, M + 1, 2n + 1, h, w) -> the sources, and the target of the middle slices."""
+    return images[:, :-1], images[:, -1:, neighbours] if neighbours else images[:, -1:]
 
 
 def validation_subset(

@@ -8,8 +8,8 @@ source, with E the edges that a contrast shows, whichever side of them is the br
     u     = argmin over smooth u of sum_p |E(reference)(p) - E(source)(p + u(p))|^2           by Gauss-Newton
     out   = source(p + u(p))                                                                  interpolated once
 
-E is a normalised gradient field (Haber and Modersitzki, MICCAI 2006) made to be subtracted, the second line is Lucas
-and Kanade (IJCAI 1981), and u is constant, affine, or affine plus windows. All of it is closed form: no parameter that
+E is a normalised gradient field (Haber and Modersitzki, MICCAI 2006) made to be subtracted, the argmin is Lucas and
+Kanade's (IJCAI 1981), and u is constant, affine, or affine plus windows. All of it is closed form: no parameter that
 private training pays for or federated averaging mixes, no statistic of other samples. It is estimated without
 gradients, in float32 at least.
 
@@ -35,6 +35,7 @@ SHARPNESS = 20.0
 """The soft-argmax's, in units of 1 / correlation."""
 REFINE_STRIDES = (4, 2, 2, 1, 1)
 DENSE_STRIDES = (2, 2, 1, 1)
+"""One Gauss-Newton step each, for the affine part and then for the windows."""
 FEWEST = 12
 """An axis is never pooled to fewer voxels than this."""
 NOISE = 0.1

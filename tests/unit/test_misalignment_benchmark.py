@@ -8,8 +8,10 @@ from scipy.stats import ttest_1samp
 
 from agi_core.data.misalignment import Move, field, inverse
 from agi_core.data.nifti import Grid
+from benchmarks.misalignment import TESTS, Setup, configuration, fingerprint
 from benchmarks.misalignment_report import interval, tables
 from benchmarks.misalignment_truth import offset_errors, read_poses, true_offsets
+from benchmarks.misalignment_variants import SETS, VARIANTS
 
 GRID = Grid((24, 20, 8), np.diag([1.5, 1.75, 5.0, 1.0]))
 MOVE = Move(shift_mm=(3.0, -1.75, 2.0), angle_deg=(1.0, 2.0, 4.0), scale=1.03)
@@ -74,3 +76,14 @@ def test_the_table_pairs_differences_and_leaves_out_what_is_unfinished() -> None
     assert "| +1.00 ± 0.00 |" in text
     assert "| 1.50 |" in text
     assert "late" not in text
+
+
+def test_variants_differ_in_their_settings_or_their_data_and_tests_in_their_names(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, None, "ixi", "T1,T2:PD", "T2", "T1", 300, tmp_path, ())
+    assert len({fingerprint(setup, name, 0) for name in VARIANTS}) == len(VARIANTS)
+    assert fingerprint(setup, "plain", 0) != fingerprint(setup, "plain", 1)
+    assert set().union(*SETS.values()) == set(VARIANTS)
+    assert len(set(map(str, TESTS))) == len(TESTS)
+    moved = configuration(setup, "plain", 0).training.misalign
+    assert (moved.source, moved.kind, moved.size) == ("T1", "translation", 6)
+    assert configuration(setup, "trained still, plain", 0).training.misalign.source is None

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,29 @@ def test_the_ssim_term_is_monais() -> None:
     loss = train_round(model, draw, task=task(local_steps=1, ssim_weight=0.3), site="Guys", round=1)
     assert loss == pytest.approx(l1 + 0.3 * ssim, abs=1e-6)
     assert ssim > 0.01
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_a_network_with_neighbours_is_trained_on_slabs(adversarial: bool) -> None:
+    """Motion-free slabs of one slice train the network to the weights that the slices themselves do."""
+    config = ModelConfig(conv="plain", widths=[4], alignment="affine", neighbours=1)
+
+    def slices(generator: torch.Generator, batch_size: int) -> Batch:
+        sources = torch.rand((batch_size, 2, 48, 48), generator=generator)
+        return Batch(sources, sources.mean(dim=1, keepdim=True))
+
+    def slabs(generator: torch.Generator, batch_size: int) -> Batch:
+        batch = slices(generator, batch_size)
+        return Batch(batch.sources[:, :, None].expand(-1, -1, 3, -1, -1), batch.target)
+
+    results = []
+    for model_config, drawn in ((replace(config, neighbours=0), slices), (config, slabs)):
+        model = build_model(model_config, sources=2, seed=1)
+        training = TrainingConfig(local_steps=3, batch_size=2, adversarial=adversarial)
+        one = Task(scenario="T1,T2:PD", rounds=1, model=model_config, training=training)
+        train_round(model, drawn, task=one, site="Guys", round=1)
+        results.append(weights(model))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_the_round() -> None:

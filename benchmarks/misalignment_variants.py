@@ -1,0 +1,50 @@
+"""The rows of the misalignment benchmark: what is trained, and on which data."""
+
+from dataclasses import dataclass
+
+PLAIN, CAGR = ("model.conv=plain",), ("model.conv=cagr",)
+ALIGN = ("model.alignment=affine", "model.neighbours=1")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: settings on top of `SETTINGS`, the data (native, rigid = registered first, twin = acquired in one pose)
+    and whether the source is moved in training."""
+
+    settings: tuple[str, ...]
+    data: str = "native"
+    moved: bool = True
+
+
+MAIN_VARIANTS = {
+    "plain": Variant(PLAIN),
+    "plain, equal cost": Variant((*PLAIN, "model.widths=[18,36,72]")),
+    "pix2pix": Variant((*PLAIN, "training.adversarial=true")),
+    "AGI-Net (CAGR)": Variant(CAGR),
+    "aligned": Variant((*PLAIN, *ALIGN)),
+    "registered, plain": Variant(PLAIN, data="rigid", moved=False),
+    "registered, aligned": Variant((*PLAIN, *ALIGN), data="rigid", moved=False),
+    "twin, plain": Variant(PLAIN, data="twin", moved=False),
+    "twin, aligned": Variant((*PLAIN, *ALIGN), data="twin", moved=False),
+    "trained still, plain": Variant(PLAIN, moved=False),
+    "trained still, aligned": Variant((*PLAIN, *ALIGN), moved=False),
+}
+ABLATIONS = {
+    "aligned, CAGR": Variant((*CAGR, *ALIGN)),
+    "attention only": Variant((*CAGR, "model.rolling=false")),
+    "rolling only": Variant((*CAGR, "model.attention=false")),
+    "aligned, attention only": Variant((*CAGR, *ALIGN, "model.rolling=false")),
+    "aligned, rolling only": Variant((*CAGR, *ALIGN, "model.attention=false")),
+    "CAGR, no shuffle": Variant((*CAGR, "model.shuffle=false")),
+    "CAGR, lambda 1": Variant((*CAGR, "model.scaling=false")),
+    "CAGR, no offsets": Variant((*CAGR, "model.shift=none")),
+    "CAGR, true shift": Variant((*CAGR, "model.shift='true'")),
+    "CAGR, 2 groups": Variant((*CAGR, "model.groups=2")),
+    "CAGR, 8 groups": Variant((*CAGR, "model.groups=8")),
+    "aligned, global": Variant((*PLAIN, "model.alignment=global")),
+    "aligned, affine in the slice": Variant((*PLAIN, "model.alignment=affine")),
+    "aligned, dense": Variant((*PLAIN, "model.alignment=dense")),
+    "aligned, stem": Variant((*PLAIN, *ALIGN, "model.stem=8")),
+}
+VARIANTS = {**MAIN_VARIANTS, **ABLATIONS}
+SETS = {"main": [*MAIN_VARIANTS], "ablations": ["plain", "aligned", "AGI-Net (CAGR)", *ABLATIONS], "all": [*VARIANTS]}
