@@ -115,8 +115,7 @@ class Exchange:
                     continue  # a second answer to the same request
                 site = waiting.pop(message.metadata.reply_to_message_id)
                 if message.has_error():
-                    said = message.error.reason or "no reason given"
-                    reason = _LOST.get(message.error.code) or " ".join(said.split())[:200]
+                    reason = _LOST.get(message.error.code) or _shown(message.error.reason or "no reason given")
                     if message.error.code == REFUSED and reason in SITS_OUT:
                         sitting_out[site] = reason
                     else:
@@ -132,7 +131,7 @@ class Exchange:
                     self._failed(site, request, str(error))
                 except ProtocolError as error:
                     failed.append(site)
-                    malformed[site] = str(error)
+                    malformed[site] = _shown(str(error))
             _tell(request.round, request.action, sorted(waiting.values()), answered=sorted(replies), failed=failed)
             if time.monotonic() > deadline:
                 break
@@ -195,6 +194,11 @@ def _tell(
             "failed": list(failed),
         }
     )
+
+
+def _shown(text: str) -> str:
+    """A site's words on one line, short, and without a terminal's escape codes."""
+    return "".join(character for character in " ".join(text.split())[:200] if character.isprintable())
 
 
 @contextlib.contextmanager

@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 
 from agi_core.config import RunConfig, Task
 from agi_core.errors import ProtocolError
-from agi_core.protocol import Reply, Request, Weights, model_hash, unpack
+from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack
 from agi_core.schedule import PRIVATE_MOMENTUM, learning_rate
 from server.robust import SiteUpdate
 
 MEDIANS = 3.0
 NOISE_NORMS = 3.0
 REFUSED_AT = 10.0
+LARGEST_FIGURE = 1e9  # sums of larger ones could overflow
 ADAMW_RATIO = 2.0
 """Adam moves a weight by at most lr sqrt(0.1 t / (1 - 0.9^t)) in step t, after a sudden large gradient; else by lr."""
 
@@ -50,11 +51,15 @@ class Verdict(Generic[T]):
 
 
 def check_answer(reply: Reply, request: Request, *, registered: int | None) -> None:
-    """Raise ProtocolError unless the reply answers this very request, its run, round and nonce, and counts at most the
-    registered subjects (None: not known)."""
+    """Raise ProtocolError unless the reply answers this very request, its run, round and nonce, tells only figures that
+    a site may tell, and counts at most the registered subjects (None: not known)."""
     for name in ("run_id", "round", "nonce"):
         if getattr(reply, name) != getattr(request, name):
             raise ProtocolError(f"the reply's {name} is not that of the request")
+    if unknown := [name for name in reply.metrics if name not in ALLOWED_METRICS]:
+        raise ProtocolError(f"the reply tells {', '.join(unknown)}, which nobody asked for")
+    if absurd := [name for name, value in reply.metrics.items() if abs(value) > LARGEST_FIGURE]:
+        raise ProtocolError(f"the reply's {', '.join(absurd)} cannot be")
     most = math.inf if registered is None else registered
     for what, count in (("", reply.num_examples), ("validation ", reply.metrics.get("validation_subjects", 0))):
         if not 0 <= count <= most or count != int(count):

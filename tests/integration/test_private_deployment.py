@@ -113,6 +113,7 @@ def test_two_runs_spend_one_budget_through_a_crash(place: Place) -> None:
     port = free_port()
     place.call("server", "certs", "--name", "localhost")
     place.start("up", "server", "up", "--port", str(port), "--health-port", str(free_port()))
+    until(lambda: "coordinator ready" in place.printed("up"), "the coordinator is up")
     ca = str(place.folder / "coordinator" / "certs" / "ca.crt")
     init = ("--data", str(scans), "--layout", "ixi", "--coordinator", f"localhost:{port}", "--ca", ca)
     place.call("client", "--site", "hospitalA", "--init", *init)
@@ -120,7 +121,6 @@ def test_two_runs_spend_one_budget_through_a_crash(place: Place) -> None:
     text = site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}")
     site_path.write_text(text.replace("device: auto", "device: cpu") + PRIVACY)
     assert "epsilon 0.00 of 6 spent, 6.00 left" in place.call("client", "--site", "hospitalA", "--check")
-    until(lambda: "coordinator ready" in place.printed("up"), "the coordinator is up")
     key = str(place.folder / "state" / "hospitalA" / "key" / "node.pub")
     place.call("server", "register", "--name", "hospitalA", key, "--subjects", "12")
 

@@ -112,6 +112,12 @@ def test_an_answer_to_another_request_is_refused(change: dict[str, Any]) -> None
         check_answer(dataclasses.replace(REPLY, **change), REQUEST, registered=5)
 
 
+@pytest.mark.parametrize("metrics", [{"validation_psnr_db": 1e308}, {"age": 70.0}, {"\x1b[2J": 1.0}])
+def test_figures_that_cannot_be_are_refused(metrics: dict[str, float]) -> None:
+    with pytest.raises(ProtocolError, match=r"the reply('s| tells)"):
+        check_answer(dataclasses.replace(REPLY, metrics=metrics), REQUEST, registered=24)
+
+
 @pytest.mark.parametrize("count", [-5, 25, 10**9])
 def test_no_reply_counts_more_subjects_than_are_registered(count: int) -> None:
     with pytest.raises(ProtocolError, match=r"counts .* subjects, 24 are registered"):
