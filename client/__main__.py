@@ -120,7 +120,7 @@ def announcement(site: DeployedSite, public: str) -> str:
 def programs(site: DeployedSite, *, site_path: Path, secret_path: Path) -> tuple[Program, Program]:
     """The node, Flower's program that talks to the coordinator; and the runner, ours, that reads the scans."""
     node = (
-        str(Path(sys.executable).with_name("flower-supernode")),
+        *(sys.executable, "-m", "client.node"),
         *("--superlink", site.coordinator.address, "--root-certificates", site.coordinator.ca_file),
         *("--auth-supernode-private-key", site.key_file, "--node-config", f'site="{site.site}"'),
         *("--isolation", "process", "--host", "127.0.0.1", "--port", str(site.runtime_port)),

@@ -25,7 +25,7 @@ from server.__main__ import main
 
 SMALL = ("model.widths=[8,16]", "grid.crop=[32,32]", "training.local_steps=2", "training.batch_size=2", "reference=T1")
 STOP_S = 10.0
-NODE, RUNNER, WORKER = "flower-supernode", "client.runner", "spawn_main"  # in their command lines
+NODE, RUNNER, WORKER = "client.node", "client.runner", "spawn_main"  # in their command lines
 
 
 class Hospital(Program):
@@ -171,7 +171,9 @@ class Federation:
         return Run(self.dir / "runs" / name)
 
     def resume(self, run: Run) -> None:
+        """Until a process works on it again."""
         assert self.call("resume", run.dir.name) == 0
+        until(lambda: run_state.is_held(run.dir), f"run {run.dir.name} goes on")
 
     def until_ready(self, names: Sequence[str] = ()) -> None:
         """All are connected by their own word, and wait."""
