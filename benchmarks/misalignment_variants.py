@@ -46,5 +46,21 @@ ABLATIONS = {
     "aligned, dense": Variant((*PLAIN, "model.alignment=dense")),
     "aligned, stem": Variant((*PLAIN, *ALIGN, "model.stem=8")),
 }
-VARIANTS = {**MAIN_VARIANTS, **ABLATIONS}
-SETS = {"main": [*MAIN_VARIANTS], "ablations": ["plain", "aligned", "AGI-Net (CAGR)", *ABLATIONS], "all": [*VARIANTS]}
+OTHER_MOVES = {
+    f"trained on {kind}, {name}": Variant(
+        (*settings, f"training.misalign.kind={kind}", f"training.misalign.size={size}")
+    )
+    for kind, size in {"rotation": 5, "scale": 0.1, "elastic": 3}.items()
+    for name, settings in {
+        "plain": PLAIN,
+        "aligned": (*PLAIN, *ALIGN),
+        "aligned, dense": (*PLAIN, "model.alignment=dense"),
+    }.items()
+}
+VARIANTS = MAIN_VARIANTS | ABLATIONS | OTHER_MOVES
+SETS = {
+    "main": [*MAIN_VARIANTS],
+    "ablations": ["plain", "aligned", "AGI-Net (CAGR)", *ABLATIONS],
+    "moves": ["plain", *OTHER_MOVES],
+    "all": [*VARIANTS],
+}
