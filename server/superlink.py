@@ -138,8 +138,12 @@ def run(coordinator: Coordinator, run_dir: Path) -> str:
 
 
 def stop(coordinator: Coordinator, flower_run: str) -> None:
-    """Stop a run by Flower's id."""
-    _flwr(coordinator, "stop", flower_run, CONNECTION)
+    """Stop a run by Flower's id; one that has ended by itself meanwhile is no error."""
+    try:
+        _flwr(coordinator, "stop", flower_run, CONNECTION)
+    except RunError as error:
+        if "[code: 18]" not in str(error):
+            raise
 
 
 def run_status(coordinator: Coordinator, flower_run: str) -> tuple[str, str]:
