@@ -102,7 +102,8 @@ def main() -> int:
         for done, line in enumerate(pool.map(partial(run, setup), *zip(*todo, strict=True)) if todo else (), start=1):
             print(f"[{done}/{len(todo)}] {line}", flush=True)
     results = {case: result for case in cases if (result := read_result(setup, *case)) is not None}
-    text = heading(setup, seeds, results) + tables(results, names, seeds, main=str(MAIN), tests=list(map(str, TESTS)))
+    main_tests = {name: str(TRANSLATIONS[0] if VARIANTS[name].data == "twin" else MAIN) for name in names}
+    text = heading(setup, seeds, results) + tables(results, names, seeds, main=main_tests, tests=list(map(str, TESTS)))
     atomic.write_text(setup.out_dir / "misalignment.md", text)
     draw_figure(
         setup.out_dir / "misalignment.png",

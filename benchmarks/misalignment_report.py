@@ -23,25 +23,25 @@ Results = Mapping[tuple[str, int], Mapping[str, Any]]
 """{(variant, seed): content of its file}"""
 
 
-def tables(results: Results, names: Sequence[str], seeds: Sequence[int], *, main: str, tests: Sequence[str]) -> str:
-    """Markdown: the test `main` with intervals, PSNR in every test, and how far recovered offsets are off. Variants
-    without all seeds are left out."""
+def tables(
+    results: Results, names: Sequence[str], seeds: Sequence[int], *, main: Mapping[str, str], tests: Sequence[str]
+) -> str:
+    """Markdown: each variant in its test of `main` with intervals and against plain in plain's, PSNR in every test, and
+    how far recovered offsets are off. Variants without all seeds are left out."""
     complete = [name for name in names if all((name, seed) in results for seed in seeds)]
     lines = [
-        f"Test: {main}.",
-        "",
-        "| model | PSNR dB | SSIM | MAE | PSNR minus plain, dB | p | CPU time of a step, x plain |",
-        "|---|---|---|---|---|---|---|",
+        "| model | test | PSNR dB | SSIM | MAE | PSNR minus plain, dB | p | CPU time of a step, x plain |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in complete:
-        cells = [name]
+        cells = [name, main[name]]
         for metric, digits in (("psnr_db", 2), ("ssim", 4), ("mae", 4)):
-            mean, half, _ = interval(values_of(results, name, seeds, main, metric))
+            mean, half, _ = interval(values_of(results, name, seeds, main[name], metric))
             cells.append(f"{mean:.{digits}f} ± {half:.{digits}f}")
         cells += minus_plain(results, name, seeds, main) if "plain" in complete else ["", "", ""]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "PSNR in dB in every test:", "", *_by_test(results, complete, seeds, tests, "psnr_db")]
-    aligned = [name for name in complete if "offset_error_mm" in _any(results, name, seeds, main)]
+    aligned = [name for name in complete if "offset_error_mm" in _any(results, name, seeds, main[name])]
     if aligned:
         measured = [test for test in tests if "offset_error_mm" in _any(results, aligned[0], seeds, test)]
         for unit in ("px", "mm"):
@@ -68,11 +68,11 @@ def interval(values: FloatArray) -> tuple[float, float, float]:
     return mean, float(student_t.ppf(0.975, freedom)) * error, p
 
 
-def minus_plain(results: Results, name: str, seeds: Sequence[int], test: str) -> list[str]:
+def minus_plain(results: Results, name: str, seeds: Sequence[int], main: Mapping[str, str]) -> list[str]:
     """[PSNR minus plain's with its interval, p, ratio of step times]"""
     if name == "plain":
         return ["", "", "1"]
-    own, plain = (values_of(results, n, seeds, test, "psnr_db") for n in (name, "plain"))
+    own, plain = (values_of(results, n, seeds, main[n], "psnr_db") for n in (name, "plain"))
     mean, half, p = interval(own - plain)
     ratio = median(results[name, seed]["step_cpu_s"] / results["plain", seed]["step_cpu_s"] for seed in seeds)
     return [f"{mean:+.2f} ± {half:.2f}", f"{p:.2g}", f"{ratio:.2f}"]

@@ -18,7 +18,7 @@ class Variant:
 
 MAIN_VARIANTS = {
     "plain": Variant(PLAIN),
-    "plain, equal cost": Variant((*PLAIN, "model.widths=[18,36,72]")),
+    "plain, equal cost": Variant((*PLAIN, "model.widths=[16,48,64]")),
     "pix2pix": Variant((*PLAIN, "training.adversarial=true")),
     "AGI-Net (CAGR)": Variant(CAGR),
     "aligned": Variant((*PLAIN, *ALIGN)),
