@@ -9,7 +9,7 @@ data, model and GPU from request to request, and is killed and replaced when a r
 ends an app that hangs) or when it dies. An answer that the node no longer takes is not lost: the worker has stored it,
 and the coordinator's repeated request gets it at once (`client/answers.py`). Errors leave as public sentences only.
 
-All private Flower calls of the deployment stand in this file; they belong to Flower 1.41.
+The private Flower calls of the runner stand in this file, those of the node in `client/node.py`: Flower 1.41.
 """
 
 import argparse
