@@ -10,13 +10,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from agi_core import progress, run_folder
-from agi_core.config import DEPLOYMENT, RunConfig, Task
+from agi_core.config import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, ProtocolError, RunError
-from agi_core.models.agi_net import build_model
-from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request, Weights
+from agi_core.initial_weights import initial_weights
+from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request
 from agi_core.report.report import build_report
 from agi_core.run_folder import EventLog
-from agi_core.scenario import parse_scenario
 from server import run_state, status
 from server.evaluation import over_subjects, site_rows, validation_row
 from server.exchange import Exchange
@@ -173,12 +172,6 @@ def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
     )
     run_state.save(run_dir, state, events)
     return state, events
-
-
-def initial_weights(task: Task) -> Weights:
-    """The model's weights before the first round, from the run's seed."""
-    model = build_model(task.model, sources=len(parse_scenario(task.scenario).sources), seed=task.seed)
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def _by_site(metric: str, updates: Mapping[str, SiteUpdate]) -> dict[str, float]:
