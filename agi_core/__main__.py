@@ -1,4 +1,4 @@
-"""`python -m agi_core`: built-in data, the use of a trained model, and the planning of privacy."""
+"""`python -m agi_core`: built-in data, pre-training, the use of a trained model, and the planning of privacy."""
 
 import argparse
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from agi_core import run_folder
+from agi_core import progress, run_folder
 from agi_core.checkpoint import load_weights
 from agi_core.config import crop_of, load_config, task_of
 from agi_core.data.phantom import parse_sites, write_phantom
@@ -17,6 +17,8 @@ from agi_core.errors import AgiError, ConfigError
 from agi_core.inference import synthesize
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
+from agi_core.pretraining import PRETRAINING, pretrain, with_public_data
+from agi_core.privacy.trainable import PARTS
 from agi_core.scenario import parse_scenario
 
 
@@ -51,6 +53,26 @@ def _phantom(arguments: argparse.Namespace) -> None:
     print(f"synthetic {arguments.layout} data in {arguments.out}")
 
 
+def _pretrain(arguments: argparse.Namespace) -> None:
+    config = load_config(None, overrides={}, assignments=arguments.settings, base=PRETRAINING)
+    if config.privacy.on:
+        raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
+    device = _device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device)
+    torch.set_num_threads(config.threads)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
+        bar = live.add_task("starting", total=None)
+
+        def show(news: progress.Step | progress.Event) -> None:
+            if isinstance(news, progress.Step):
+                live.update(bar, description=news.phase, completed=news.step, total=news.steps)
+
+        with progress.listening(show):
+            pretrain(
+                config if config.data.dir else with_public_data(config, Path(".cache")), arguments.out, device=device
+            )
+    print(f"initial weights in {arguments.out}; start a run from them with initial_weights={arguments.out}")
+
+
 def _synthesize(arguments: argparse.Namespace) -> None:
     config = run_folder.open_existing(arguments.run)
     scenario = parse_scenario(config.scenario)
@@ -62,8 +84,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             f"the model of {arguments.run} makes {scenario.target} from {', '.join(scenario.sources)}, but was given"
             f" {', '.join(given)} and the grid of {reference}; pass {files}, and --grid one of them or not at all"
         )
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no usable GPU; leave --device out")
+    device = _device(arguments.device)
     model = build_model(config.model, sources=len(scenario.sources), reference=scenario.number_of(config.reference))
     weights = load_weights(arguments.run, best=arguments.weights == "best")
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
@@ -79,7 +100,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         multiple=spatial_multiple(config.model),
         neighbours=config.model.neighbours,
         batch_size=arguments.batch_size,
-        device=torch.device(arguments.device),
+        device=device,
         crop=crop_of(config),
         register=config.data.register == "rigid",
     )
@@ -94,6 +115,7 @@ def _privacy_plan(arguments: argparse.Namespace) -> None:
 
     settings = {"rounds": arguments.rounds, "training.local_steps": arguments.local_steps}
     settings |= {"privacy.lot_rate": arguments.lot_rate, "privacy.delta": arguments.delta}
+    settings |= {"privacy.trainable": arguments.trainable}
     task = task_of(load_config(None, overrides={**settings, "privacy.epsilon": arguments.epsilon}))
     plan = plan_privacy(task, subjects=arguments.subjects, target_epsilon=arguments.epsilon)
     print(
@@ -106,8 +128,16 @@ def _privacy_plan(arguments: argparse.Namespace) -> None:
         "noise over signal     parameters   one step   whole run"
     )
     for part in plan.parts:
-        print(f"  {part.name:<20}{part.parameters:>10,}{part.per_step:>11.1f}{part.whole_run:>12.2f}")
-    print(f"\n{plan.advice}")
+        print(f"  {part.part:<20}{part.parameters:>10,}{part.per_step:>11.1f}{part.whole_run:>12.2f}")
+    trained = plan.trained.part
+    print(f"\ntrained: {trained} ({PARTS[trained]}); signal over noise, whole run: {plan.signal_to_noise:.2f}")
+    print(plan.advice)
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"device {name}: this machine has no usable one of that name; leave it out")
+    return torch.device("cpu" if name == "auto" else name)
 
 
 def _positive(text: str) -> float:
@@ -141,9 +171,10 @@ def _source(text: str) -> tuple[str, Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m agi_core", description="Built-in data, use of a trained model, and planning of privacy."
+        prog="python -m agi_core",
+        description="Built-in data, pre-training, use of a trained model, and planning of privacy.",
     )
-    commands = parser.add_subparsers(required=True, metavar="phantom | synthesize | privacy-plan")
+    commands = parser.add_subparsers(required=True, metavar="phantom | pretrain | synthesize | privacy-plan")
 
     phantom = commands.add_parser("phantom", help="write built-in synthetic data as a real NIfTI tree")
     phantom.set_defaults(command=_phantom)
@@ -152,6 +183,18 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     phantom.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same data (%(default)s)")
     phantom.add_argument("--isotropic", action="store_true", help="3-D acquisition with cubic voxels")
+
+    pretraining = commands.add_parser(
+        "pretrain", help="train on public data (default: built-in) without privacy, as a start for private runs"
+    )
+    pretraining.set_defaults(command=_pretrain)
+    pretraining.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    pretraining.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="settings of a run: data.dir, data.layout, scenario, and those of model, grid and training",
+    )
 
     synthesis = commands.add_parser("synthesize", help="make the missing modality of one subject with a run's model")
     synthesis.set_defaults(command=_synthesize)
@@ -182,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--rounds", type=_count, help="as in a run")
     plan.add_argument("--local-steps", type=_count, help="training.local_steps of a run")
     plan.add_argument("--lot-rate", type=_positive, help="privacy.lot_rate of a run")
+    plan.add_argument("--trainable", choices=tuple(PARTS), help="privacy.trainable of a run")
     plan.add_argument("--delta", type=_positive, help="privacy.delta of a run")
     return parser
 

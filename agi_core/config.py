@@ -79,18 +79,20 @@ class PrivacyConfig:
     """Patient-level differential privacy; off while `epsilon` is None. See `agi_core.privacy.patient_sgd`.
 
     `epsilon` at `delta` is a site's budget. `noise_multiplier` None = just enough that all steps of the run keep it.
-    `lot_rate` is each subject's probability to be in a step, `slices_per_subject` the crops of each that is (they cost
-    no privacy). Steps are momentum SGD with `learning_rate` as peak of the schedule of `TrainingConfig`, on subjects'
-    gradients clipped to norm `max_grad_norm`.
+    `trainable` is the part of the weights that is trained (`agi_core.privacy.trainable`); the rest stays as it was
+    sent. `lot_rate` is each subject's probability to be in a step, `slices_per_subject` the crops of each that is (they
+    cost no privacy). Steps are momentum SGD on subjects' gradients clipped to norm `max_grad_norm`; `learning_rate` is
+    the peak of the schedule of `TrainingConfig`, less where noise outweighs signal.
     """
 
     epsilon: float | None = None
+    trainable: Literal["all", "norms", "last"] = "norms"
     delta: float = 1e-5
     noise_multiplier: float | None = None
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 0.3
     lot_rate: float = 0.5
     slices_per_subject: int = 4
-    learning_rate: float = 0.01
+    learning_rate: float = 0.1
 
     @property
     def on(self) -> bool:
@@ -168,8 +170,13 @@ class FederationConfig:
 
 @dataclass(frozen=True)
 class RunConfig(Task):
-    """A whole run: the task, and where and how it is run."""
+    """A whole run: the task, and where and how it is run.
 
+    `initial_weights` is a file of `python -m agi_core pretrain`, or `random`; None = random, but in a private
+    simulation pre-trained on built-in data.
+    """
+
+    initial_weights: str | None = None
     clients: int = 5
     partition: Literal["site", "iid"] = "site"
     engine: Literal["in-process", "ray", "deployment"] = "in-process"
@@ -183,6 +190,9 @@ DEPLOYMENT: Literal["deployment"] = (
     "deployment"  # the engine of runs that `python -m server submit` starts at real sites
 )
 
+PRIVATE_DEFAULTS = {"training": {"local_steps": 4}}
+"""What a private run does otherwise: few steps, each of a large lot. Noise does not average out over more steps."""
+
 T = TypeVar("T", bound=Task)
 
 
@@ -192,19 +202,20 @@ def load_config(
     """The run's configuration from a YAML file, command-line flags (dotted keys; None = not given) and `key=value`
     assignments.
 
-    Each wins over the ones before it; all win over `base` (None = the defaults).
+    Each wins over the ones before it; all win over `base` (None = the defaults, with `PRIVATE_DEFAULTS` for a private
+    run).
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, or a value out of range; the message names the key.
     """
-    merged = OmegaConf.structured(base or RunConfig)
     try:
+        settings = OmegaConf.create()
         if path is not None:
             if not path.is_file():
                 raise ConfigError(
                     f"config file {path} does not exist; give an existing YAML file to --config, or leave it out"
                 )
-            merged = OmegaConf.merge(merged, _read_settings(path))
+            settings = _read_settings(path)
         flags = OmegaConf.create()
         for key, value in overrides.items():
             if value is not None:
@@ -214,7 +225,10 @@ def load_config(
                 raise ConfigError(
                     f"cannot read {assignment!r}: settings are written key=value, for example training.local_steps=20"
                 )
-        merged = OmegaConf.merge(merged, flags, OmegaConf.from_dotlist(list(assignments)))
+        given = OmegaConf.merge(settings, flags, OmegaConf.from_dotlist(list(assignments)))
+        private = base is None and OmegaConf.select(given, "privacy.epsilon") is not None
+        defaults = PRIVATE_DEFAULTS if private else {}
+        merged = OmegaConf.merge(OmegaConf.structured(base or RunConfig), defaults, given)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
     except YAMLError:

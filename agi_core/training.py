@@ -18,6 +18,7 @@ from agi_core.metrics import SubjectScore
 from agi_core.prediction import Predict, SlidingWindow, autocast, middle, predict_whole
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
+from agi_core.privacy.trainable import training_only
 from agi_core.protocol import Weights
 from agi_core.scenario import parse_scenario
 from agi_core.schedule import PRIVATE_MOMENTUM, learning_rate
@@ -103,7 +104,11 @@ def train_round_privately(
     round: int,
     on_step: Callable[[int, int], None] | None = None,
 ) -> None:
-    """One round of patient-level private training, in place; see `agi_core.privacy.patient_sgd`.
+    """One round of patient-level private training of the part `privacy.trainable`, in place; see
+    `agi_core.privacy.patient_sgd`. Everything else stays bit for bit as it is.
+
+    Where noise will outweigh the signal of the whole run, the learning rate is divided by their ratio, which is public:
+    a site with few subjects moves little, rather than away from a good start.
 
     Returns nothing, because a mean loss would tell of the subjects. Slices and crops are drawn anew for each subject
     from a seed of its own, so that who else is in the lot does not change what is drawn.
@@ -119,11 +124,6 @@ def train_round_privately(
     """
     training, privacy, device = task.training, task.privacy, next(model.parameters()).device
     loss_of = _loss(training, dims=task.model.dims)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        momentum=PRIVATE_MOMENTUM,
-        weight_decay=training.weight_decay,
-    )
 
     def loss_of_subject(number: int) -> Tensor:
         generator = torch.Generator().manual_seed(noise.seed())
@@ -132,14 +132,19 @@ def train_round_privately(
             prediction = model(batch.sources.to(device))
         return loss_of(prediction.float(), batch.target.to(device))
 
-    schedule = replace(training, learning_rate=privacy.learning_rate)
     model.train()
-    for step in range(training.local_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(schedule, rounds=task.rounds, round=round, step=step)
-        private_step(model, optimizer, loss_of_subject, count=len(subjects), mechanism=mechanism, noise=noise)
-        if on_step is not None:
-            on_step(step + 1, training.local_steps)
+    with training_only(privacy.trainable, model) as parameters:
+        noise_over_signal = mechanism.noise_over_signal(
+            parameters=sum(parameter.numel() for parameter in parameters), steps=task.rounds * training.local_steps
+        )
+        schedule = replace(training, learning_rate=privacy.learning_rate / max(1.0, noise_over_signal))
+        optimizer = torch.optim.SGD(parameters, momentum=PRIVATE_MOMENTUM, weight_decay=training.weight_decay)
+        for step in range(training.local_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(schedule, rounds=task.rounds, round=round, step=step)
+            private_step(model, optimizer, loss_of_subject, count=len(subjects), mechanism=mechanism, noise=noise)
+            if on_step is not None:
+                on_step(step + 1, training.local_steps)
 
 
 def evaluate(

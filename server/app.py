@@ -11,14 +11,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from agi_core import checkpoint, progress, run_folder
-from agi_core.config import DEPLOYMENT, RunConfig, Task
+from agi_core.config import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
+from agi_core.initial_weights import initial_weights
 from agi_core.metric_names import METRICS
-from agi_core.models.agi_net import build_model
-from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request, Weights
+from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request
 from agi_core.report.report import build_report
 from agi_core.run_folder import EventLog
-from agi_core.scenario import parse_scenario
 from server import run_state, status, strikes
 from server.evaluation import (
     VALIDATION_METRICS,
@@ -249,14 +248,6 @@ def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
     )
     run_state.save(run_dir, state, events)
     return state, events
-
-
-def initial_weights(task: Task) -> Weights:
-    """The model's weights before the first round, from the run's seed."""
-    scenario = parse_scenario(task.scenario)
-    reference = scenario.number_of(task.reference)
-    model = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=task.seed)
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def _by_site(metric: str, updates: Mapping[str, SiteUpdate]) -> dict[str, float]:

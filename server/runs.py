@@ -9,6 +9,7 @@ from pathlib import Path
 from agi_core import atomic, run_folder
 from agi_core.config import DEPLOYMENT, FederationConfig, RunConfig, load_config
 from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.initial_weights import initial_weights, weights_file
 from agi_core.report.report import build_report
 from server import registry, robust, run_state, superlink
 from server.superlink import Coordinator
@@ -127,6 +128,9 @@ def _config(coordinator: Coordinator, config_path: Path | None, settings: Sequen
             f"{', '.join(refused)}: not a setting of a deployed run; data, device and threads stand in each hospital's"
             " own site file, and its sites are federation.sites=[...]"
         )
+    if path := weights_file(config):
+        config = dataclasses.replace(config, initial_weights=str(path.resolve()))
+        initial_weights(config)  # an unusable file is named before the run is made
     federation, registered = config.federation, registry.read(coordinator)
     unseen = federation.unseen_sites
     training = federation.sites or [site for site in registered if site not in unseen]

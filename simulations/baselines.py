@@ -1,5 +1,6 @@
 """What a federation is compared with, at equal budget: K local steps in each of R rounds.
 
+initial weights    what the federation started from, as it is; where that was pre-trained
 voxel regression   one cubic fit, pooled over all training sites
 local-only         R*K steps per site on its own subjects, scored on its own test subjects and on the unseen sites'
 centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
@@ -23,6 +24,7 @@ from agi_core.config import RunConfig, Task, crop_of, task_json, task_of
 from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.misalignment import perturbation
+from agi_core.initial_weights import initial_weights
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
@@ -83,13 +85,21 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Row:
     return _scored(predict, config, data)
 
 
+def untrained(config: RunConfig, data: SitesData) -> Row:
+    """The federation's initial weights."""
+    return _scored(
+        predictor(_initial_model(config, data.device), multiple=spatial_multiple(config.model)), config, data
+    )
+
+
 def centralised(config: RunConfig, data: SitesData) -> Row:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
     perturb = perturbation(config.training.misalign, parse_scenario(config.scenario))
     pooled = TrainingSlices(sessions, crop=crop_of(config), neighbours=config.model.neighbours, perturb=perturb)
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
-    return _scored(_trained(task, pooled, site="centralised", device=data.device), config, data)
+    model = _initial_model(config, data.device)
+    return _scored(_trained(model, task, pooled, site="centralised"), config, data)
 
 
 def local_only(config: RunConfig, data: SitesData) -> Row:
@@ -99,7 +109,7 @@ def local_only(config: RunConfig, data: SitesData) -> Row:
     sites: Rows = {}
     by_model: dict[str, Rows] = {}
     for site, slices in data.training.items():
-        predict = _trained(task, slices, site=site, device=data.device, phase="local-only")
+        predict = _trained(_initial_model(config, data.device), task, slices, site=site, phase="local-only")
         sites |= _rows(predict, {site: data.test[site]}, config)
         by_model[site] = _rows(predict, data.unseen, config)
     unseen = {name: _mean_row([rows[name] for rows in by_model.values()]) for name in data.unseen}
@@ -107,6 +117,7 @@ def local_only(config: RunConfig, data: SitesData) -> Row:
 
 
 BASELINES: dict[str, Callable[[RunConfig, SitesData], Row]] = {
+    "initial_weights": untrained,
     "voxel_regression": voxel_regression,
     "local_only": local_only,
     "centralised": centralised,
@@ -120,14 +131,15 @@ def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
     return dataclasses.replace(task_of(config), rounds=1, training=training)
 
 
-def _trained(
-    task: Task, slices: TrainingSlices, *, site: str, device: torch.device, phase: str = "centralised"
-) -> Predict:
-    scenario = parse_scenario(task.scenario)
-    reference = scenario.number_of(task.reference)
-    model: nn.Module = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=task.seed)
-    model.to(device)
+def _initial_model(config: RunConfig, device: torch.device) -> nn.Module:
+    scenario = parse_scenario(config.scenario)
+    reference = scenario.number_of(config.reference)
+    model = build_model(config.model, sources=len(scenario.sources), reference=reference)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights(config).items()})
+    return model.to(device)
 
+
+def _trained(model: nn.Module, task: Task, slices: TrainingSlices, *, site: str, phase: str = "centralised") -> Predict:
     def on_step(step: int, steps: int, loss: float) -> None:
         progress.report(progress.Step(phase, site, step, steps, loss))
 

@@ -25,6 +25,7 @@ from agi_core import checkpoint, progress, run_folder
 from agi_core.config import DEPLOYMENT, RunConfig, load_config, task_json, task_of, to_yaml
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.initial_weights import initial_weights, weights_file
 from agi_core.run_folder import EventLog
 from client.app import app as client_app
 from client.site import Site, read_site
@@ -33,6 +34,7 @@ from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.display import Display, result_table
 from simulations.local_grid import run_in_process
+from simulations.pretrained import with_pretrained_weights
 from simulations.results import origin, write_results
 from simulations.sites import Federation, find_sites, prepare_caches, write_sites
 
@@ -83,11 +85,13 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     open_device(Site(device=config.device, threads=config.threads))
     run_engine = _engine(config)
     config = with_built_in_data(config, console)
+    initial_weights(config)  # an unusable file is named before the scans are read
     config, federation = find_sites(config)
     display = Display(console, config)
     with display.showing():
         prepare_caches(config, federation)
     if not resume:
+        config = with_pretrained_weights(config, BUILT_IN_DIR, console)
         run_folder.create(run_dir, config)
     site_paths = write_sites(run_dir, config, federation)
     _announce(run_dir, config, federation, console)
@@ -98,7 +102,9 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
         events = EventLog(run_dir, elapsed_s=run_folder.read_events(run_dir)[-1]["t_s"])
         data = open_sites(config, site_paths)
-        names = ("voxel_regression", "local_only", "centralised") if compare else ("voxel_regression",)
+        names = ["voxel_regression"]
+        names += ["initial_weights"] if weights_file(config) else []
+        names += ["local_only", "centralised"] if compare else []
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
         events.append("run_finished")
     summary, report_path = write_results(
@@ -106,7 +112,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         config=config,
         data=data,
         baselines=baselines,
-        privacy=_privacy_spent(config, run_dir, site_paths),
+        privacy=privacy_spent(config, run_dir, site_paths),
         wall_s=events.elapsed_s,
     )
     _conclude(summary, run_dir, report_path, compare=compare, console=console)
@@ -160,7 +166,8 @@ def _announce(run_dir: Path, config: RunConfig, federation: Federation, console:
     console.print(
         f"{model}, {config.scenario}, reference {config.reference}: {config.rounds} rounds of"
         f" {config.training.local_steps} steps at {len(federation.training)} sites ({sites})"
-        + (f"; unseen: {unseen}" if unseen else ""),
+        + (f"; unseen: {unseen}" if unseen else "")
+        + (f"; starts from {path.name}" if (path := weights_file(config)) else ""),
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -183,7 +190,7 @@ def _announce(run_dir: Path, config: RunConfig, federation: Federation, console:
         events.append("warning", text=warning)
 
 
-def _privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
     """{site: `spent_at`} from the sites' ledgers; empty when the run was not private."""
     if not config.privacy.on:
         return {}
@@ -309,7 +316,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="key=value",
-        help="patient-level privacy: epsilon=8 is each site's budget; any other setting of privacy likewise",
+        help="patient-level privacy: epsilon=8 is each site's budget; any other setting of privacy likewise. The run"
+        " starts from weights pre-trained on public synthetic data, or from initial_weights=FILE or random",
     )
     parser.add_argument("--compare", action="store_true", help="also train the local-only and the centralised baseline")
     parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")

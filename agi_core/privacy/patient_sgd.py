@@ -61,6 +61,11 @@ class Mechanism:
         if self.subjects < 1:
             raise PrivacyError(f"subjects={self.subjects} must be at least 1")
 
+    def noise_over_signal(self, *, parameters: int, steps: int) -> float:
+        """Norm of the noise over the largest norm that the subjects' mean can have, in the sum of `steps` steps (signal
+        adds up, noise by its root): sigma sqrt(parameters / steps) / (q N)."""
+        return self.noise_multiplier * math.sqrt(parameters / steps) / (self.lot_rate * self.subjects)
+
 
 def private_step(
     model: nn.Module,

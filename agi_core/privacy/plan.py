@@ -1,23 +1,22 @@
 """What a privacy budget will cost, before anyone trains."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agi_core.config import Task
 from agi_core.models.agi_net import build_model
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
+from agi_core.privacy.patient_sgd import Mechanism
+from agi_core.privacy.trainable import PARTS, parameters_of
+from agi_core.scenario import parse_scenario
 
 
 @dataclass(frozen=True)
 class NoiseOfPart:
-    """A named part of the model and its noise: norm of the noise over the largest norm that one step's mean gradient
-    can have, in one step (`per_step`) and in the sum of all steps (`whole_run`: signal adds up, noise by its root).
+    """A part of the model (`privacy.trainable`) and its noise over its signal (`Mechanism.noise_over_signal`), in one
+    step and in the sum of all."""
 
-        per_step = sigma sqrt(parameters) / (q N)        whole_run = per_step / sqrt(steps)
-    """
-
-    name: str
+    part: str
     parameters: int
     per_step: float
     whole_run: float
@@ -25,25 +24,33 @@ class NoiseOfPart:
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """What one site of N subjects needs and gets: sigma, the expected lot q N, all its steps, and their epsilon."""
+    """What one site of N subjects needs and gets: sigma, the expected lot q N, all its steps, and their epsilon.
+
+    `trained` is the part that the task trains, `parts` are all that it could, the largest first.
+    """
 
     noise_multiplier: float
     lot_size: float
     steps: int
     epsilon: float
     epsilon_rdp: float
+    trained: NoiseOfPart
     parts: Sequence[NoiseOfPart]
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Of the trained part over the whole run, at best: when all subjects agree and all are clipped."""
+        return 1 / self.trained.whole_run
 
     @property
     def advice(self) -> str:
         """One sentence."""
-        whole, *_, smallest = (part.whole_run for part in self.parts)
-        if whole <= 1:
-            return "All of the model can be trained: over the run the signal can outweigh the noise."
-        if smallest <= 1:
+        if self.signal_to_noise >= 1:
+            return f"Over the run the signal in the trained part ({PARTS[self.trained.part]}) can outweigh the noise."
+        if smaller := [part.part for part in self.parts if part.whole_run <= 1]:
             return (
-                "Noise outweighs what the whole model can learn: start from a model that was trained without privacy on"
-                " public or synthetic data and train a small part, or use larger lots, fewer steps, more subjects."
+                f"Noise outweighs what this part can learn: train privacy.trainable={smaller[0]} of a model that was"
+                " pre-trained on public data."
             )
         return (
             "Noise outweighs what even a small part can learn: more subjects or a larger epsilon are needed; averaging"
@@ -60,11 +67,14 @@ def plan_privacy(task: Task, *, subjects: int, target_epsilon: float) -> Privacy
     delta, rate = task.privacy.delta, task.privacy.lot_rate
     steps = task.rounds * task.training.local_steps
     sigma = calibrate(target_epsilon, delta=delta, lot_rate=rate, steps=steps)
+    mechanism = Mechanism(sigma, task.privacy.max_grad_norm, rate, subjects)
     history = [Steps(sigma, rate, steps)]
+    model = build_model(task.model, sources=len(parse_scenario(task.scenario).sources))
 
-    def noise_of(name: str, parameters: int) -> NoiseOfPart:
-        per_step = sigma * math.sqrt(parameters) / (rate * subjects)
-        return NoiseOfPart(name, parameters, per_step, per_step / math.sqrt(steps))
+    def noise_of(part: str) -> NoiseOfPart:
+        parameters = sum(parameter.numel() for parameter in parameters_of(part, model).values())
+        one, all_steps = (mechanism.noise_over_signal(parameters=parameters, steps=count) for count in (1, steps))
+        return NoiseOfPart(part, parameters, per_step=one, whole_run=all_steps)
 
     return PrivacyPlan(
         noise_multiplier=sigma,
@@ -72,16 +82,6 @@ def plan_privacy(task: Task, *, subjects: int, target_epsilon: float) -> Privacy
         steps=steps,
         epsilon=epsilon(history, delta=delta),
         epsilon_rdp=epsilon_rdp(history, delta=delta),
-        parts=[noise_of(name, count) for name, count in _parts(task).items()],
+        trained=noise_of(task.privacy.trainable),
+        parts=sorted(map(noise_of, PARTS), key=lambda part: -part.parameters),
     )
-
-
-def _parts(task: Task) -> dict[str, int]:
-    """Parameters of the task's model with two sources, of its last decoder block and head, and of norms and biases."""
-    named = dict(build_model(task.model, sources=2).named_parameters())
-    last = f"decoder.{len(task.model.widths) - 2}."
-    return {
-        "whole model": sum(p.numel() for p in named.values()),
-        "last block and head": sum(p.numel() for name, p in named.items() if name.startswith((last, "head."))),
-        "norms and biases": sum(p.numel() for p in named.values() if p.dim() == 1),
-    }

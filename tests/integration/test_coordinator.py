@@ -207,6 +207,7 @@ def test_submit_refuses_what_cannot_work(running: Running, tmp_path: Path, capsy
         (["federation.sites=[hospitalD]", "federation.aggregation=krum"], "krum needs 5 replies"),
         (["federation.sites=[hospitalD]", "federation.unseen_sites=[hospitalD]"], "stands twice"),
         (["rounds=0"], "rounds"),
+        (["initial_weights=/nowhere"], "initial_weights=/nowhere cannot be read"),
     ):
         assert running.call("submit", "--name", "refused", *settings) == 2
         assert message in capsys.readouterr().err

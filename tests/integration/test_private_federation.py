@@ -7,15 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SMALL
+from rich.console import Console
 from test_federation import Saboteur, federate
 
 from agi_core import run_folder
 from agi_core.checkpoint import load_weights
-from agi_core.config import RunConfig, task_json, task_of
-from agi_core.errors import BudgetError, PolicyError, PrivacyError, RunError
+from agi_core.config import PrivacyConfig, RunConfig, TrainingConfig, task_json, task_of
+from agi_core.errors import BudgetError, ConfigError, PolicyError, PrivacyError, RunError
+from agi_core.initial_weights import initial_weights
 from agi_core.models.agi_net import build_model
+from agi_core.pretraining import PRETRAINING
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
+from agi_core.privacy.trainable import parameters_of
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Request, pack, unpack
 from agi_core.report.report import build_report
 from agi_core.training import weights_of
@@ -24,16 +28,22 @@ from client.app import app as client_app
 from client.site import Site, read_site, to_yaml
 from client.trainer import answer, open_subjects
 from server.app import app as server_app
+from simulations import pretrained
 from simulations.local_grid import run_in_process
 from simulations.run import main
 from simulations.sites import find_sites, write_sites
 
 SITES = ("Guys", "HH", "IOP")
+TINY_PRETRAINING = dataclasses.replace(
+    PRETRAINING,
+    training=TrainingConfig(local_steps=2, batch_size=2),
+    data=dataclasses.replace(PRETRAINING.data, phantom_sites="PublicA:1"),
+)
 
 
 @pytest.fixture
 def private_config(small_config: RunConfig) -> RunConfig:
-    privacy = dataclasses.replace(small_config.privacy, epsilon=8.0, slices_per_subject=2)
+    privacy = dataclasses.replace(small_config.privacy, epsilon=8.0, trainable="all", slices_per_subject=2)
     return dataclasses.replace(small_config, privacy=privacy)
 
 
@@ -196,11 +206,19 @@ def test_privacy_is_not_switched_off_from_outside(
 
 
 def test_the_command_prints_what_was_spent(
-    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ixi_dir: Path,
+    cache_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And starts from weights that were pre-trained on public data, of which it moves only the part to be trained."""
     run_dir = tmp_path / "run"
     command = ["--data", str(ixi_dir), "--out", str(run_dir), "--clients", "2", f"data.cache_dir={cache_dir}", *SMALL]
-    assert main([*command, "--dp", "epsilon=8", "--dp", "slices_per_subject=2"]) == 0
+    command += ["--dp", "epsilon=8", "--dp", "slices_per_subject=2"]
+    monkeypatch.chdir(tmp_path)  # where `.cache` is made
+    monkeypatch.setattr(pretrained, "PRETRAINING", TINY_PRETRAINING)
+    assert main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     summary = json.loads((run_dir / "summary.json").read_text())
     assert set(summary["privacy"]) == {"Guys", "HH"}
@@ -209,3 +227,33 @@ def test_the_command_prints_what_was_spent(
         assert f"{site} {row['epsilon']:.2f} (RDP {row['epsilon_rdp']:.2f})" in printed
     assert "trained privately, so the sites tell no figures" in printed
     assert "no figure of training or validation subjects leaves a site" in (run_dir / "report.html").read_text()
+
+    assert "pre-training without privacy on public synthetic data: 2 steps of 2 crops" in printed
+    config = run_folder.open_existing(run_dir)
+    start = initial_weights(config)
+    (file,) = (tmp_path / ".cache").glob("pretrained-*.safetensors")
+    assert config.initial_weights == str(file)
+    assert f"starts from {file.name}" in printed
+    assert summary["baselines"]["initial_weights"]["final"]["psnr_db"] > 0
+    model = build_model(config.model, sources=2)
+    moved = {name for name, array in load_weights(run_dir).items() if (array != start[name]).any()}
+    assert moved == set(parameters_of("norms", model))
+
+    again = ["--out", str(tmp_path / "again"), *(part for part in command if part != "--out" and part != str(run_dir))]
+    assert main(again) == 0
+    assert "pre-training" not in capsys.readouterr().out
+
+
+def test_pretraining_can_be_left_out_and_is_refused_where_there_is_no_built_in_data(
+    private_config: RunConfig, tmp_path: Path
+) -> None:
+    console = Console(quiet=True)
+    for config in (
+        dataclasses.replace(private_config, initial_weights="random"),
+        dataclasses.replace(private_config, privacy=PrivacyConfig()),
+    ):
+        assert pretrained.with_pretrained_weights(config, tmp_path, console) == config
+    bids = dataclasses.replace(private_config, data=dataclasses.replace(private_config.data, layout="bids"))
+    with pytest.raises(ConfigError, match=r"initial_weights=FILE .* or initial_weights=random"):
+        pretrained.with_pretrained_weights(bids, tmp_path, console)
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.config import RunConfig, Task, crop_of, from_dict, load_config, task_json, task_of, to_yaml
+from agi_core.config import (
+    PRIVATE_DEFAULTS,
+    RunConfig,
+    Task,
+    crop_of,
+    from_dict,
+    load_config,
+    task_json,
+    task_of,
+    to_yaml,
+)
 from agi_core.errors import ConfigError
 
 
@@ -19,6 +29,18 @@ def test_later_sources_win(tmp_path: Path) -> None:
     path.write_text("rounds: 7\nseed: 7\ntraining: {local_steps: 7, batch_size: 7}\n")
     config = load("training.local_steps=9", path=path, rounds=8)
     assert (config.rounds, config.seed, config.training.local_steps, config.training.batch_size) == (8, 7, 9, 7)
+
+
+def test_a_private_run_takes_few_steps_unless_told_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("privacy: {epsilon: 8}\n")
+    few, usual = PRIVATE_DEFAULTS["training"]["local_steps"], RunConfig().training.local_steps
+    assert few < usual == load().training.local_steps
+    for config in (load("privacy.epsilon=8"), load(path=path), load(**{"privacy.epsilon": 8.0})):
+        assert config.training.local_steps == few
+    assert load("privacy.epsilon=8", "training.local_steps=7").training.local_steps == 7
+    stored = load_config(None, overrides={}, assignments=["privacy.epsilon=8"], base=RunConfig())
+    assert stored.training.local_steps == usual  # a run goes on with what it was started with
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ import dataclasses
 import pytest
 
 from agi_core.__main__ import main
-from agi_core.config import PrivacyConfig, Task
+from agi_core.config import PrivacyConfig, Task, load_config, task_of
 from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.plan import plan_privacy
 
 TASK = Task(
+    scenario="T1,T2:PD",
     rounds=5,
     model=ModelConfig(conv="plain", widths=[8, 16]),
-    privacy=PrivacyConfig(epsilon=8.0, delta=1e-4, lot_rate=0.2),
+    privacy=PrivacyConfig(epsilon=8.0, trainable="norms", delta=1e-4, lot_rate=0.2),
 )
 
 
@@ -24,34 +25,36 @@ def test_noise_over_signal() -> None:
     # encoder 2-8: 144 + 576 + 16 of skip, 8-16: 1152 + 2304 + 128; decoder 24-8: 1728 + 576 + 192; head 8 + 1;
     # norms of 8, 8, 16, 16, 8, 8 channels with a scale and a bias each
     convolutions, norms = 144 + 576 + 16 + 1152 + 2304 + 128 + 1728 + 576 + 192 + 8, 2 * 64
-    parameters = {part.name: part.parameters for part in plan.parts}
-    assert parameters == {
-        "whole model": convolutions + norms + 1,
-        "last block and head": 1728 + 576 + 192 + 32 + 9,
-        "norms and biases": norms + 1,
-    }
+    assert [(part.part, part.parameters) for part in plan.parts] == [
+        ("all", convolutions + norms + 1),
+        ("last", 1728 + 576 + 192 + 32 + 9),
+        ("norms", norms + 144 + 9),
+    ]
+    assert plan.trained == plan.parts[2]
+    assert plan.signal_to_noise == pytest.approx(200**0.5 * 60 / (plan.noise_multiplier * (norms + 144 + 9) ** 0.5))
     for part in plan.parts:
         assert part.per_step == pytest.approx(plan.noise_multiplier * part.parameters**0.5 / 60)
         assert part.whole_run == pytest.approx(part.per_step / 200**0.5)
 
 
 def test_advice_follows_the_noise() -> None:
-    plans = [plan_privacy(TASK, subjects=n, target_epsilon=8.0).advice for n in (3000, 20, 3)]
-    assert [advice.split(":")[0] for advice in plans[:2]] == [
-        "All of the model can be trained",
-        "Noise outweighs what the whole model can learn",
-    ]
+    whole = dataclasses.replace(TASK, privacy=dataclasses.replace(TASK.privacy, trainable="all"))
+    plans = [plan_privacy(whole, subjects=n, target_epsilon=8.0).advice for n in (3000, 30, 3)]
+    assert "trained part (whole model) can outweigh the noise" in plans[0]
+    assert "train privacy.trainable=norms of a model that was pre-trained" in plans[1]
     assert plans[2].startswith("Noise outweighs what even a small part can learn")
 
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["privacy-plan", "--subjects", "200", "--epsilon", "8", "--rounds", "5", "--lot-rate", "0.2"]) == 0
     printed = capsys.readouterr().out
-    task = dataclasses.replace(Task(scenario="T1,T2:PD", rounds=5), privacy=PrivacyConfig(epsilon=8.0, lot_rate=0.2))
+    overrides = {"rounds": 5, "privacy.epsilon": 8.0, "privacy.lot_rate": 0.2}
+    task = task_of(load_config(None, overrides=overrides))
     plan = plan_privacy(task, subjects=200, target_epsilon=8.0)
     assert f"noise multiplier   {plan.noise_multiplier:.3f}" in printed
     assert "lot size           40.0 expected" in printed
-    assert "steps              200" in printed
+    assert f"steps              {5 * task.training.local_steps}" in printed
+    assert f"signal over noise, whole run: {plan.signal_to_noise:.2f}" in printed
     assert f"{plan.epsilon:.2f} by PRV, {plan.epsilon_rdp:.2f} by RDP" in printed
     assert f"{plan.parts[0].parameters:,}" in printed
     assert plan.advice in printed

@@ -1,0 +1,90 @@
+"""Pre-training: initial weights from data that nobody needs to protect, without privacy.
+
+Built-in data is such, so `python -m agi_core pretrain --out FILE` needs nothing else. Its sites are made for this:
+other subjects and scanners than those of the other built-in data (in the layout of IXI, repetition and echo times up to
+10 % away from Guys' and HH's, gain and shading further, and no gradient-echo T1 like IOP's). What all built-in data has
+in common are its two anatomies and the signal equations.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.numpy import save
+
+from agi_core import atomic, progress
+from agi_core.config import DataConfig, RunConfig, TrainingConfig, crop_of, task_hash, task_json, task_of
+from agi_core.data.cache import build_cache
+from agi_core.data.datasets import TrainingSlices
+from agi_core.data.discover import discover
+from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
+from agi_core.errors import ConfigError
+from agi_core.models.agi_net import build_model
+from agi_core.scenario import parse_scenario
+from agi_core.training import train_round, weights_of
+
+PRETRAINING = RunConfig(
+    rounds=1,
+    training=TrainingConfig(local_steps=600, batch_size=8),
+    data=DataConfig(phantom_sites="PublicA:8,PublicB:8,PublicC:8,PublicD:8"),
+)
+"""The settings of a pre-training where the user gives none."""
+PUBLIC_SEED = 1  # of its built-in data; that of simulated sites is 0
+
+
+def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None:
+    """Train on all subjects of `config.data` and write the weights, with the task that made them, as safetensors.
+
+    Raises:
+        AgiError: no usable scans, or a file cannot be written.
+    """
+    assert config.data.dir is not None  # noqa: S101  the user's, or that of `with_public_data`
+    data_dir, scenario, task = Path(config.data.dir), parse_scenario(config.scenario), task_of(config)
+    spacing = config.grid.spacing_mm
+    found = discover(
+        data_dir,
+        layout=config.data.layout,
+        modalities=scenario.modalities,
+        sites_file=Path(config.data.sites) if config.data.sites else None,
+        exclude=config.data.exclude,
+    )
+    sessions = build_cache(
+        found.subjects,
+        scenario=scenario,
+        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
+        cache_dir=Path(config.data.cache_dir),
+        data_dir=data_dir,
+        whole=False,
+        on_session=_reporting("reading public scans"),
+    )
+    slices = TrainingSlices(sessions, crop=crop_of(config), neighbours=config.model.neighbours)
+    reference = scenario.number_of(config.reference)
+    model = build_model(config.model, sources=len(scenario.sources), reference=reference, seed=config.seed).to(device)
+    for round in range(1, config.rounds + 1):
+        train_round(model, slices.draw, task=task, site="public", round=round, on_step=_reporting("pre-training"))
+    text = task_json(task)
+    atomic.write_bytes(out_path, save(weights_of(model), metadata={"task": text, "task_hash": task_hash(text)}))
+
+
+def with_public_data(config: RunConfig, work_dir: Path) -> RunConfig:
+    """The configuration with built-in data for pre-training, made in `work_dir` on first use.
+
+    Raises:
+        ConfigError: there is no built-in data of the configuration's layout.
+    """
+    layout = config.data.layout
+    if layout == "bids":
+        raise ConfigError("there is no built-in data in the layout bids; name a public folder with data.dir")
+    sites = parse_sites(config.data.phantom_sites)
+    data_dir = work_dir / "-".join(["public", layout, *(f"{site}{count}" for site, count in sites.items())])
+    if not phantom_matches(data_dir, layout=layout, sites=sites, seed=PUBLIC_SEED):
+        on_subject = _reporting("making public synthetic data")
+        write_phantom(data_dir, layout=layout, sites=sites, seed=PUBLIC_SEED, on_subject=on_subject)
+    site_map = str(data_dir / "partitioning.csv") if layout == "brats" else None
+    return replace(config, data=replace(config.data, dir=str(data_dir), sites=site_map))
+
+
+def _reporting(phase: str) -> Callable[..., None]:
+    """Passes (step, steps) and, in training, the loss on to `agi_core.progress`."""
+    return lambda step, steps, loss=None: progress.report(progress.Step(phase, "", step, steps, loss))

@@ -1,0 +1,51 @@
+"""The part of a network that is trained privately; the rest keeps the weights that it was given, bit for bit.
+
+The noise of a step has norm sigma C sqrt(parameters), and the signal at most C q N whatever their number, so fewer
+parameters mean less noise. That pays when the frozen rest is of use already, that is, after pre-training on public
+data.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+PARTS = {
+    "all": "whole model",
+    "norms": "norms, biases, first and last convolution",
+    "last": "last block and head",
+}
+"""The values of `privacy.trainable`, and what each is."""
+
+
+def parameters_of(part: str, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The named parameters of a part of a ResUNet: one of `PARTS`.
+
+    `norms` has the first convolution in it, so that the input of every norm needs a gradient: torch 2.13 crashes in the
+    CPU's backward pass of a channels-last GroupNorm when it needs none.
+    """
+    named = dict(model.named_parameters())
+    blocks = {int(name.split(".")[1]) for name in named if name.startswith("decoder.")}
+    last = f"decoder.{max(blocks, default=0)}."
+
+    layers = {"all": ("",), "norms": ("encoder.0.conv1.", "head."), "last": (last, "head.")}[part]
+    return {
+        name: parameter
+        for name, parameter in named.items()
+        if name.startswith(layers) or (part == "norms" and parameter.dim() == 1)
+    }
+
+
+@contextmanager
+def training_only(part: str, model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """The parameters of the part, while everything else of the model is frozen within the block."""
+    chosen = list(parameters_of(part, model).values())
+    were = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    try:
+        yield chosen
+    finally:
+        for parameter, trainable in were:
+            parameter.requires_grad_(trainable)

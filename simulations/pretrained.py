@@ -1,0 +1,52 @@
+"""Where a private simulation starts: at weights that were pre-trained on public synthetic data, made on first use."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from agi_core.config import RunConfig, task_json, task_of
+from agi_core.data.phantom.tree import VERSION
+from agi_core.errors import ConfigError, DataError
+from agi_core.pretraining import PRETRAINING, PUBLIC_SEED, pretrain, with_public_data
+from client.site import Site
+from client.trainer import open_device
+from simulations.display import Display
+
+
+def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console) -> RunConfig:
+    """The configuration of a private run with a file of pre-trained weights; any other as it is.
+
+    The file is kept in `work_dir` under a hash of all that it depends on. It does not depend on the run's seed.
+
+    Raises:
+        ConfigError: there is no built-in data for the run's scenario.
+    """
+    if not config.privacy.on or config.initial_weights is not None:
+        return config
+    data = replace(PRETRAINING.data, layout=config.data.layout, cache_dir=config.data.cache_dir)
+    model = replace(PRETRAINING, scenario=config.scenario, reference=config.reference, model=config.model)
+    pretraining = replace(model, grid=config.grid, data=data)
+    inputs = [task_json(task_of(pretraining)), data.layout, data.phantom_sites, PUBLIC_SEED, VERSION]
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
+    path = (work_dir / f"pretrained-{key}.safetensors").resolve()
+    if not path.is_file():
+        steps, size = pretraining.training.local_steps, pretraining.training.batch_size
+        console.print(
+            f"pre-training without privacy on public synthetic data: {steps} steps of {size} crops (once; kept in"
+            f" {path.name}; initial_weights=random does without)",
+            highlight=False,
+            soft_wrap=True,
+        )
+        try:
+            with Display(console, config).showing():
+                device = open_device(Site(device=config.device, threads=config.threads))
+                pretrain(with_public_data(pretraining, work_dir), path, device=device)
+        except (ConfigError, DataError) as error:
+            raise ConfigError(
+                f"no pre-training on built-in data ({error}); give initial_weights=FILE of python -m agi_core"
+                " pretrain, or initial_weights=random"
+            ) from None
+    return replace(config, initial_weights=str(path))

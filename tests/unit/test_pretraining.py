@@ -1,0 +1,68 @@
+"""Pre-training on a small public folder and on built-in data, and its command."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from agi_core.__main__ import main
+from agi_core.config import load_config, task_hash, task_json, task_of
+from agi_core.data.discover import discover
+from agi_core.errors import ConfigError
+from agi_core.initial_weights import initial_weights
+from agi_core.pretraining import PRETRAINING, with_public_data
+
+
+def test_the_command_writes_weights_that_a_run_starts_from(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "start.safetensors"
+    settings = [*SMALL, f"data.dir={ixi_dir}", f"data.cache_dir={cache_dir}"]
+    assert main(["pretrain", "--out", str(path), *settings]) == 0
+    assert f"initial_weights={path}" in capsys.readouterr().out
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    text = task_json(task_of(load_config(None, overrides={}, assignments=settings, base=PRETRAINING)))
+    assert metadata == {"task": text, "task_hash": task_hash(text)}
+    config = load_config(None, overrides={"initial_weights": str(path)}, assignments=SMALL)
+    random = initial_weights(load_config(None, overrides={}, assignments=SMALL))
+    trained = initial_weights(config)
+    assert all(np.isfinite(array).all() and (array != random[name]).any() for name, array in trained.items())
+
+
+def test_the_same_settings_give_the_same_weights(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:
+    settings = [*SMALL, f"data.dir={ixi_dir}", f"data.cache_dir={cache_dir}"]
+    for name in ("a", "b"):
+        assert main(["pretrain", "--out", str(tmp_path / name), *settings]) == 0
+    first, again = (load_file(tmp_path / name) for name in ("a", "b"))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, again[name])
+
+
+def test_privacy_is_not_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--out", str(tmp_path / "w"), "privacy.epsilon=8"]) == 2
+    assert "is for public data only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("layout", "scenario"), [("ixi", "T1,T2:PD"), ("brats", "t1n,t1c,t2w:t2f")])
+def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path: Path) -> None:
+    assignments = [f"data.layout={layout}", "data.phantom_sites=PublicA:1"]
+    config = with_public_data(load_config(None, overrides={}, assignments=assignments, base=PRETRAINING), tmp_path)
+    data_dir = Path(str(config.data.dir))
+    made = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")}
+    assert with_public_data(config, tmp_path) == config
+    assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")} == made
+    sites_file = Path(config.data.sites) if config.data.sites else None
+    modalities = scenario.replace(":", ",").split(",")
+    found = discover(data_dir, layout=config.data.layout, modalities=modalities, sites_file=sites_file)
+    assert [subject.site for subject in found.subjects] == ["PublicA"]
+
+
+def test_there_is_no_built_in_data_in_bids(tmp_path: Path) -> None:
+    config = load_config(None, overrides={}, assignments=["data.layout=bids"], base=PRETRAINING)
+    with pytest.raises(ConfigError, match="name a public folder"):
+        with_public_data(config, tmp_path)
+    assert not list(tmp_path.iterdir())
