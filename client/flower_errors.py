@@ -168,7 +168,9 @@ _KNOWN: tuple[tuple[str, Advice], ...] = (
 _PATTERNS = tuple((re.compile(pattern, re.IGNORECASE), advice) for pattern, advice in _KNOWN)
 
 CONNECTED, WAITING = "connected", "cannot reach the coordinator, trying again"
-_STATES = re.compile(r"(?P<connected>SuperNode ID: \d+|Connection successful)|Connection attempt failed")
+_STATES = re.compile(
+    r"(?P<connected>SuperNode ID: \d+|Connection successful|(Received|Sent) successfully)|Connection attempt failed"
+)
 
 
 def explain(text: str) -> Advice | None:

@@ -75,3 +75,4 @@ def test_the_last_word_about_the_connection_counts() -> None:
     assert connection_state(connected) == CONNECTED
     assert connection_state(connected + RETRY) == WAITING
     assert connection_state(connected + RETRY + again) == CONNECTED
+    assert connection_state(connected + RETRY + "INFO :      Received successfully\n") == CONNECTED  # says no more then
