@@ -92,7 +92,7 @@ class PrivacyConfig:
     max_grad_norm: float = 0.3
     lot_rate: float = 0.5
     slices_per_subject: int = 4
-    learning_rate: float = 0.1
+    learning_rate: float = 0.05
 
     @property
     def on(self) -> bool:
