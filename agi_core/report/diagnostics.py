@@ -31,10 +31,10 @@ def _alignment(shown: Sequence[Example]) -> str:
         return ""
     intro = paragraph(
         "Where the model takes each source from to bring it onto the reference, in mm over the head of the example"
-        " slices: length of the offsets, and where the true motion is known (built-in data), their distance to it; in"
-        " the plane alone where the model sees single slices."
-        " In the pictures the reference is grey and the edges of the source are orange: before, they lie beside the"
-        " reference's; after, on them. Arrows point from where a voxel is needed to where it is found, in the plane,"
+        " slices: length of the offsets, and where the true motion is known (built-in IXI-like data), their distance to"
+        " it; in the plane alone where the model sees single slices. In the pictures the reference is grey and the"
+        " edges of the source are orange: before, they lie beside the reference's; after, on them. Arrows point from"
+        " where a voxel is needed to where it is found, in the plane,"
         f" {figures.ARROW_SCALE} times as long."
     )
     rows = [
