@@ -92,6 +92,26 @@ def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
     return luminance * (2 * covariance + C2) / (variance_p + variance_t + C2)
 
 
+def neighbour_ssim(volume: Tensor, foreground: Tensor) -> float | None:
+    """Mean SSIM between each slice and the next where both are foreground: how smoothly a volume goes through a plane.
+
+    Args:
+        volume: (D, H, W) in [0, 1]; other planes: `movedim`. foreground: bool, the same shape.
+
+    Returns:
+        In [-1, 1]; None where there is nothing to compare: no such voxel, or slices smaller than SSIM's window.
+    """
+    r = SSIM_RADIUS
+    both = (foreground[1:] & foreground[:-1])[:, r:-r, r:-r]
+    if not both.any():
+        return None
+    total = 0.0
+    for k in torch.nonzero(both.flatten(1).any(dim=1)).flatten().tolist():
+        here, following = volume[k : k + 2].double()[:, None, None]
+        total += float(ssim_map(here, following)[0, 0][both[k]].sum())
+    return total / int(both.sum())
+
+
 def mean_over_subjects(subjects: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Each metric's mean over the subjects that have it; empty without subjects."""
     rows = list(subjects)

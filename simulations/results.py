@@ -12,14 +12,17 @@ from agi_core import run_folder
 from agi_core.checkpoint import load_weights
 from agi_core.config import RunConfig, crop_of
 from agi_core.data.cache import CachedSession
+from agi_core.data.datasets import evaluation_slices
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
-from agi_core.prediction import Predict, middle, predictor
+from agi_core.models.resunet import ResUNet
+from agi_core.prediction import Predict, predictor
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.scenario import parse_scenario
 from agi_core.training import predict_session
 from simulations.baselines import SitesData
+from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
 
 
 def write_results(
@@ -59,23 +62,35 @@ def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example
         (site, True, s) for site, s in data.unseen.items()
     ]
     return [
-        _example(predict, sessions[0], site=site, unseen=unseen, config=config)
+        _example(model, predict, sessions[0], site=site, unseen=unseen, config=config)
         for site, unseen, sessions in sites
         if sessions
     ]
 
 
-def _example(predict: Predict, session: CachedSession, *, site: str, unseen: bool, config: RunConfig) -> Example:
+def _example(
+    model: ResUNet, predict: Predict, session: CachedSession, *, site: str, unseen: bool, config: RunConfig
+) -> Example:
+    """A slice of a session, and what its diagnostics need of the whole of it."""
     right_mm, anterior_mm, _ = session.spacing_mm
     k = int(np.argmax(session.foreground_fraction))
-    ((prediction, batch),) = predict_session(predict, session, indices=[k], neighbours=config.model.neighbours)
+    with recorded_attention(model) as attention:
+        parts = [
+            (prediction, batch.target, batch.foreground)
+            for prediction, batch in predict_session(predict, session, neighbours=config.model.neighbours)
+        ]
+    prediction, target, foreground = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))  # (D, H, W) each
+    (shown,) = evaluation_slices(session, batch_size=1, indices=[k])
     return Example(
         site=site,
         unseen=unseen,
         title=f"{site}, test subject 1",
-        sources=dict(zip(parse_scenario(config.scenario).sources, middle(batch.sources)[0].numpy(), strict=True)),
-        target=batch.target[0, 0].numpy(),
-        prediction=prediction[0, 0].numpy(),
-        foreground=batch.foreground[0, 0].numpy(),
+        sources=dict(zip(parse_scenario(config.scenario).sources, shown.sources[0].numpy(), strict=True)),
+        target=target[k].numpy(),
+        prediction=prediction[k].numpy(),
+        foreground=foreground[k].numpy(),
         spacing_mm=(anterior_mm, right_mm),
+        moved=moved_sources(model.alignment, session, k, config=config),
+        attention=mean_attention(attention, config=config),
+        through_plane=through_plane(target, prediction, foreground),
     )

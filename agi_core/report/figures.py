@@ -12,12 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from agi_core.report.examples import Image
 from agi_core.report.record import RunRecord, Scores
 
 ERROR_SCALE = 0.25  # absolute error that is shown brightest, in every report
+ARROW_SCALE = 4  # an arrow is so many times as long as the offset it shows
 _ERROR_COLOURS = "inferno"
+_ARROW_STEP_MM = 12.0
+_EDGE_COLOUR = (1.0, 0.6, 0.1)
 _INK, _GRID = "#1b2733", "#dfe5eb"
 _SITE_COLOURS = (
     "#0072B2",
@@ -165,6 +169,58 @@ def error_scale() -> str:
     return _png(np.linspace(0, 1, 256)[None, :], _ERROR_COLOURS)
 
 
+def overlay(image: Image, edges_of: Image) -> str:
+    """An image in grey with the edges of another one in orange as a PNG data URI; both (H, W) in [0, 1]."""
+    strength = np.hypot(*np.gradient(np.asarray(edges_of, dtype=np.float64)))
+    strongest = np.percentile(strength, 97) or 1.0
+    opacity = np.clip(strength / strongest, 0, 1)[..., None] ** 2
+    return _png((1 - opacity) * np.clip(image, 0, 1)[..., None] + opacity * _EDGE_COLOUR)
+
+
+def arrows(image: Image, offset_mm: Image, *, where: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> str:
+    """Offsets (2, H, W) towards (anterior, right) as arrows over an image (H, W), inside of `where`, as a PNG data URI.
+
+    All are `as_seen`. An arrow starts where the moved source is needed and points to where it is found.
+    """
+    (rows, columns), (row_mm, column_mm) = image.shape, spacing_mm
+    height_mm, width_mm = rows * row_mm, columns * column_mm
+    step = [max(round(_ARROW_STEP_MM / mm), 1) for mm in spacing_mm]
+    row, column = np.mgrid[step[0] // 2 : rows : step[0], step[1] // 2 : columns : step[1]]
+    row, column = row[where[row, column]], column[where[row, column]]
+    anterior_mm, right_mm = offset_mm[:, row, column]
+    figure = Figure(figsize=(3, 3 * height_mm / width_mm), dpi=120)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, width_mm, 0, height_mm), aspect="auto")
+    axes.quiver(
+        (column + 0.5) * column_mm,
+        height_mm - (row + 0.5) * row_mm,
+        -right_mm,
+        anterior_mm,
+        angles="xy",
+        scale_units="xy",
+        scale=1 / ARROW_SCALE,
+        color=_EDGE_COLOUR,
+        width=0.005,
+    )
+    axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return _data_uri("image/png", buffer.getvalue())
+
+
+def spectra(frequency: Image, power: Mapping[str, Image]) -> str:
+    """Power in dB over frequency (cycles per mm) of {name: power}, as an SVG data URI."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        axes: Axes = figure.subplots()
+        for (name, values), colour in zip(power.items(), (_INK, _SITE_COLOURS[1]), strict=True):
+            power_db = 10 * np.log10(np.maximum(values, 1e-12))
+            axes.plot(frequency, power_db, label=name, color=colour, linewidth=1.8)
+        axes.set(xlabel="frequency (cycles per mm)", ylabel="power (dB)")
+        axes.legend(frameon=False)
+        return _svg(figure)
+
+
 def as_seen(image: Image) -> Image:
     """From (anterior, right) axes to the radiological view: anterior at the top, the patient's right on the left."""
     return image[::-1, ::-1]
@@ -191,7 +247,8 @@ def _svg(figure: Figure) -> str:
     return _data_uri("image/svg+xml", text.encode())
 
 
-def _png(values: Image, colours: str) -> str:
+def _png(values: Image, colours: str | None = None) -> str:
+    """(H, W) in a colour map, or (H, W, 3) as it is; in [0, 1]."""
     buffer = io.BytesIO()
     imsave(buffer, values, cmap=colours, vmin=0, vmax=1, format="png")
     return _data_uri("image/png", buffer.getvalue())

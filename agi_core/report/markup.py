@@ -1,6 +1,6 @@
 """Pieces of HTML and of prose. Arguments called `text` are escaped here; those called `html` are HTML already."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 
@@ -24,6 +24,18 @@ def terms(definitions: Mapping[str, str]) -> str:
 
 def plot(uri: str, *, alt: str) -> str:
     return f'<img class="plot" src="{uri}" alt="{escape(alt)}">'
+
+
+def panels(images: Sequence[tuple[str, str, str]], *, title: str, aspect: float) -> str:
+    """Slices in the radiological view side by side: (name, note, URI) of each; `aspect` is width / height in mm."""
+    labels = '<span class="anterior" aria-hidden="true">A</span><span class="right" aria-hidden="true">R</span>'
+    cells = "".join(
+        f'<figure><div class="panel"><img src="{uri}" alt="{escape(f"{name}: {title}")}"'
+        f' style="aspect-ratio: {aspect:.4g}">{labels}</div>'
+        f"<figcaption><b>{escape(name)}</b> {escape(note)}</figcaption></figure>"
+        for name, note, uri in images
+    )
+    return f'<div class="panels" style="grid-template-columns: repeat({len(images)}, 1fr)">{cells}</div>'
 
 
 def mark(kind: str, text: str) -> str:

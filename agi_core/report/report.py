@@ -6,6 +6,7 @@ from pathlib import Path
 
 from agi_core import atomic
 from agi_core.report import sections
+from agi_core.report.diagnostics import diagnostics
 from agi_core.report.examples import read_examples
 from agi_core.report.markup import db, duration, plural, signed_db, words
 from agi_core.report.record import RunRecord, read_run
@@ -20,11 +21,13 @@ def build_report(run_dir: Path) -> Path:
         RunError: there is no run in the folder, one of its files is damaged, or the report cannot be written.
     """
     record = read_run(run_dir)
+    shown = read_examples(run_dir)
     body = (
         sections.sites(record),
         sections.comparison(record),
-        sections.examples(read_examples(run_dir), deployed=record.deployed),
+        sections.examples(shown, deployed=record.deployed),
         sections.training(record),
+        diagnostics(shown),
         sections.privacy(record),
         sections.what_was_run(record),
         sections.messages(record),

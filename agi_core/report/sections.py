@@ -9,13 +9,14 @@ from agi_core.config import crop_of
 from agi_core.metric_names import METRICS
 from agi_core.metrics import psnr_db
 from agi_core.report import figures
-from agi_core.report.examples import Example, Image
+from agi_core.report.examples import Example, Image, head_window
 from agi_core.report.markup import (
     bullets,
     db,
     duration,
     head_row,
     mark,
+    panels,
     paragraph,
     plot,
     plural,
@@ -155,39 +156,23 @@ def examples(shown: Sequence[Example], *, deployed: bool) -> str:
 
 
 def _example(example: Example) -> str:
-    window = _head_window(example)
+    window = head_window(example)
     target, prediction = np.clip(example.target, 0, 1), np.clip(example.prediction, 0, 1)
     quality = f"slice: {db(psnr_db(float(np.mean((prediction - target) ** 2))))}"
 
     def shown(image: Image) -> Image:
         return figures.as_seen(image[window])
 
-    panels = [(f"Source {name}", "", figures.grey(shown(image))) for name, image in example.sources.items()]
-    panels += [
+    images = [(f"Source {name}", "", figures.grey(shown(image))) for name, image in example.sources.items()]
+    images += [
         ("Target", "", figures.grey(shown(target))),
         ("Prediction", quality, figures.grey(shown(prediction))),
         ("Absolute error", f"0 to {figures.ERROR_SCALE}", figures.error_map(shown(prediction), shown(target))),
     ]
     height, width = (size * mm for size, mm in zip(target[window].shape, example.spacing_mm, strict=True))
-    labels = '<span class="anterior" aria-hidden="true">A</span><span class="right" aria-hidden="true">R</span>'
-    cells = "".join(
-        f'<figure><div class="panel"><img src="{uri}" alt="{escape(f"{name}: {example.title}")}"'
-        f' style="aspect-ratio: {width:g} / {height:g}">{labels}</div>'
-        f"<figcaption><b>{escape(name)}</b> {escape(note)}</figcaption></figure>"
-        for name, note, uri in panels
-    )
     heading = f"<h3>{escape(example.title)}{_UNSEEN if example.unseen else ''}</h3>"
-    columns = f"grid-template-columns: repeat({len(panels)}, 1fr)"
-    return f'<section class="example">{heading}<div class="panels" style="{columns}">{cells}</div></section>'
-
-
-def _head_window(example: Example, *, margin: int = 8) -> tuple[slice, slice]:
-    """The box around the foreground with a margin in pixels; the whole slice where there is none."""
-    if not example.foreground.any():
-        return slice(None), slice(None)
-    positions = np.argwhere(example.foreground)
-    (top, left), (bottom, right) = positions.min(axis=0), positions.max(axis=0)
-    return slice(max(top - margin, 0), bottom + margin + 1), slice(max(left - margin, 0), right + margin + 1)
+    slices = panels(images, title=example.title, aspect=width / height)
+    return f'<section class="example">{heading}{slices}</section>'
 
 
 def training(record: RunRecord) -> str:

@@ -18,6 +18,7 @@ def test_a_federation_of_volumes(
 ) -> None:
     run_dir = tmp_path / "run"
     settings = (*SMALL, "model.dims=3", "model.widths=[4,8]", "grid.crop=[32,32,16]", "training.ssim_weight=0.5")
+    settings += ("model.alignment=affine",)
     command = ["--data", str(ixi_dir), "--out", str(run_dir), *settings, f"data.cache_dir={cache_dir}"]
     assert main([*command, "--clients", "2", "--compare"]) == 0
     assert "AGI-Net in 3-D" in capsys.readouterr().out
@@ -29,7 +30,7 @@ def test_a_federation_of_volumes(
     psnrs = [summary["baselines"][name]["final"]["psnr_db"] for name in ("local_only", "centralised")]
     assert np.ptp([*psnrs, summary["final"]["psnr_db"]]) < 3
     report = (run_dir / "report.html").read_text()
-    for words in ("3-D", "crops of 32 x 32 x 16"):
+    for words in ("3-D", "crops of 32 x 32 x 16", "T2 on T1, after", "encoder.0.conv1", "Axial, prediction"):
         assert words in report
 
     (subject,) = json.loads((run_dir / "splits.json").read_text())["HH"]["test"]

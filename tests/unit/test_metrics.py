@@ -3,7 +3,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from agi_core.metrics import PSNR_CEILING_DB, SubjectScore, mean_over_subjects, psnr_db
+from agi_core.metrics import PSNR_CEILING_DB, SubjectScore, mean_over_subjects, neighbour_ssim, psnr_db
 
 
 def images(seed: int, slices: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,6 +40,17 @@ def test_ssim_agrees_with_scikit_image(seed: int) -> None:
         for p, t in zip(prediction[:, 0].double().numpy(), target[:, 0].double().numpy(), strict=True)
     ]
     assert ours == pytest.approx(np.mean(theirs), abs=1e-6)
+
+
+def test_identical_neighbours_are_alike_and_others_as_by_hand() -> None:
+    """Constant slices have the luminance term alone; the pair with no foreground in common does not count."""
+    volume = torch.tensor([0.5, 0.5, 0.6, 0.1])[:, None, None].expand(4, 12, 12)
+    head = torch.ones(4, 12, 12, dtype=torch.bool)
+    head[3] = False
+    assert neighbour_ssim(volume[:2], head[:2]) == pytest.approx(1)
+    assert neighbour_ssim(volume, head) == pytest.approx((1 + 0.6001 / 0.6101) / 2)
+    assert neighbour_ssim(volume, ~head) is None
+    assert neighbour_ssim(volume[:, :10], head[:, :10]) is None
 
 
 def test_foreground_counts_only_the_head() -> None:

@@ -1,10 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agi_core.errors import RunError
-from agi_core.report.examples import Example, read_examples, write_examples
+from agi_core.report.examples import Example, MovedSource, read_examples, write_examples
 
 RNG = np.random.default_rng(0)
 
@@ -31,6 +32,27 @@ def test_examples_come_back_in_order_within_half_precision(tmp_path: Path) -> No
         np.testing.assert_allclose(theirs.target, ours.target, atol=5e-4)
         np.testing.assert_allclose(theirs.prediction, ours.prediction, atol=5e-4)
         np.testing.assert_array_equal(theirs.foreground, ours.foreground)
+
+
+def test_diagnostics_come_back(tmp_path: Path) -> None:
+    plain = example("HH, test subject 1", sources=("T1", "T2", "PD"))
+    true_mm = RNG.random((3, 9, 7)) * 20
+    moved = {
+        "T1": MovedSource(RNG.random((9, 7)), RNG.random((2, 9, 7)) * 20, true_mm),
+        "PD": MovedSource(RNG.random((9, 7)), RNG.random((3, 9, 7)) * 20),
+    }
+    attention, through_plane = {"encoder.0.conv1": {"T1": 0.4}}, {"axial": (0.75, 0.5)}
+    written = dataclasses.replace(plain, moved=moved, attention=attention, through_plane=through_plane)
+    write_examples(tmp_path, [plain, written])
+    without, full = read_examples(tmp_path)
+    assert (without.moved, without.attention, without.through_plane) == ({}, {}, {})
+    assert (full.attention, full.through_plane) == (attention, through_plane)
+    assert list(full.moved) == ["T1", "PD"]
+    for name, source in moved.items():
+        np.testing.assert_allclose(full.moved[name].aligned, source.aligned, atol=5e-4)
+        np.testing.assert_allclose(full.moved[name].offset_mm, source.offset_mm, atol=0.01)
+    assert full.moved["T1"].true_offset_mm == pytest.approx(true_mm, abs=0.01)
+    assert full.moved["PD"].true_offset_mm is None
 
 
 def test_a_run_without_examples_has_none(tmp_path: Path) -> None:

@@ -44,3 +44,26 @@ def test_sites_have_colours_of_their_own_as_far_as_there_are_colours() -> None:
     colours = [figures.site_colour(sites, site) for site in sites]
     assert len(set(colours[:7])) == 7
     assert colours[7:] == colours[:2]
+
+
+def test_overlay_is_grey_where_the_source_is_flat_and_orange_on_its_edges() -> None:
+    step = np.zeros((8, 8))
+    step[:, 4:] = 1
+    shown = pixels(figures.overlay(np.full((8, 8), 0.5), step))
+    np.testing.assert_allclose(shown[:, [0, 7]], 0.5, atol=0.003)
+    np.testing.assert_allclose(shown[:, 3:5], np.broadcast_to([1.0, 0.6, 0.1], (8, 2, 3)), atol=0.003)
+    np.testing.assert_allclose(pixels(figures.overlay(np.full((8, 8), 0.5), np.ones((8, 8)))), 0.5, atol=0.003)
+
+
+@pytest.mark.parametrize(("anterior_mm", "right_mm"), [(9.0, 0.0), (-9.0, 0.0), (0.0, 9.0), (0.0, -9.0)])
+def test_an_arrow_points_to_where_the_source_is_found(anterior_mm: float, right_mm: float) -> None:
+    """Up is anterior and left is right, and what lies outside of the head has no arrow."""
+    head = np.zeros((55, 55), bool)
+    head[27, 27] = True
+    offset_mm = np.zeros((2, 55, 55)) + np.array([anterior_mm, right_mm])[:, None, None]
+    shown = pixels(figures.arrows(np.zeros((55, 55)), offset_mm, where=head, spacing_mm=(2.0, 2.0)))
+    orange = np.argwhere(shown[..., 0] > 0.5)
+    up, left = np.array(shown.shape[:2]) / 2 - orange.mean(axis=0)
+    longest = figures.ARROW_SCALE * 9 / 110 * len(shown)  # from its start, in pixels of the picture
+    assert (up, left) == pytest.approx((np.sign(anterior_mm) * longest / 2, np.sign(right_mm) * longest / 2), abs=12)
+    assert np.ptp(orange, axis=0).max() == pytest.approx(longest, abs=3)

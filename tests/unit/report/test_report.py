@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,7 @@ def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
     shown = [alt.split(":")[0] for alt in full.images if alt.endswith("_IOP, test subject 1")]
     assert shown == ["Source T1", "Source T2", "Target", "Prediction", "Absolute error"]
     assert "Best mean validation PSNR: 21.25 dB after round 1" in full.text
+    assert {"target", "prediction", "power (dB)"} <= set(re.findall(">([^<>]+)</text>", full.svg("Radial power")))
 
 
 def test_text_is_escaped_and_no_subject_is_named(full: Page) -> None:
@@ -227,6 +229,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path, rounds: int) -> None:
     assert "has not been tested yet" in page.text
     assert "real or synthetic is noted when the run ends" in page.text
     assert ("No round is finished yet" in page.text) == (rounds == 0)
+    assert "Diagnostics" not in page.text  # nor where no scan leaves its site: both have no example slices
 
 
 def test_a_run_that_ended_while_baselines_ran_shows_what_is_known(tmp_path: Path) -> None:

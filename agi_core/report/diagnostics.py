@@ -1,0 +1,158 @@
+"""The report's section on what the model does inside, and on what a mean over voxels does not show; from the examples.
+
+Everything in it appears only where there is something to show: no alignment without a source that is moved, no
+attention in a plain network, nothing at all where no scan leaves its site.
+"""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agi_core.report import figures
+from agi_core.report.examples import Example, Image, MovedSource, head_window
+from agi_core.report.markup import head_row, panels, paragraph, plot, row, section, table
+from agi_core.report.sections import MAX_EXAMPLES
+
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def diagnostics(shown: Sequence[Example]) -> str:
+    """Alignment, attention, spectrum and through-plane consistency of the examples; empty without examples."""
+    body = _alignment(shown) + _attention(shown) + _spectrum(shown) + _through_plane(shown)
+    return section("Diagnostics", body) if body else ""
+
+
+def _alignment(shown: Sequence[Example]) -> str:
+    """Offsets of every moved source against the truth, and the source on the reference before and after."""
+    moved = [(example, name, source) for example in shown for name, source in example.moved.items()]
+    if not moved:
+        return ""
+    intro = paragraph(
+        "Where the model takes each source from to bring it onto the reference, in mm over the head of the example"
+        " slices: length of the offsets, and where the true motion is known (built-in IXI-like data), their distance to"
+        " it; in the plane alone where the model sees single slices. In the pictures the reference is grey and the"
+        " edges of the source are orange: before, they lie beside the reference's; after, on them. Arrows point from"
+        " where a voxel is needed to where it is found, in the plane,"
+        f" {figures.ARROW_SCALE} times as long."
+    )
+    rows = [
+        row(f"{escape(example.title)}, {escape(name)}", _lengths(example, source)) for example, name, source in moved
+    ]
+    head = head_row(["Moved source", "Predicted: median", "largest", "True: median", "Error: median", "90 % below"])
+    pictures = "".join(
+        f'<section class="example"><h3>{escape(example.title)}</h3>{_before_and_after(example, name, source)}</section>'
+        for example, name, source in moved[:MAX_EXAMPLES]
+    )
+    return f"<h3>Alignment</h3>{intro}{table(head=head, rows=rows)}{pictures}"
+
+
+def _lengths(example: Example, source: MovedSource) -> list[str]:
+    """Cells of a moved source: median and largest predicted offset, median true one, median and 90 % error."""
+    head = example.foreground if example.foreground.any() else np.ones_like(example.foreground)
+    true = source.true_offset_mm
+    predicted_mm = np.linalg.norm(source.offset_mm, axis=0)[head]
+    cells = [f"{np.median(predicted_mm):.2f} mm", f"{predicted_mm.max():.2f} mm"]
+    if true is None:
+        return [*cells, "unknown", "–", "–"]
+    true = true[-len(source.offset_mm) :]  # what a model of single slices can follow: in the plane
+    true_mm, error_mm = (np.linalg.norm(field, axis=0)[head] for field in (true, source.offset_mm - true))
+    return [*cells, *(f"{mm:.2f} mm" for mm in (np.median(true_mm), np.median(error_mm), np.quantile(error_mm, 0.9)))]
+
+
+def _before_and_after(example: Example, name: str, source: MovedSource) -> str:
+    window = head_window(example)
+
+    def shown(image: Image) -> Image:
+        return figures.as_seen(image[window])
+
+    reference = next(modality for modality in example.sources if modality not in example.moved)
+    fixed, aligned = shown(example.sources[reference]), shown(source.aligned)
+    in_plane_mm = np.stack([shown(component) for component in source.offset_mm[-2:]])
+    head = example.foreground[window][::-1, ::-1]
+    field = figures.arrows(aligned, in_plane_mm, where=head, spacing_mm=example.spacing_mm)
+    images = [
+        (f"{name} on {reference}, before", "", figures.overlay(fixed, shown(example.sources[name]))),
+        (f"{name} on {reference}, after", "", figures.overlay(fixed, aligned)),
+        ("Offsets", f"over the aligned {name}", field),
+    ]
+    height, width = (size * mm for size, mm in zip(fixed.shape, example.spacing_mm, strict=True))
+    return panels(images, title=example.title, aspect=width / height)
+
+
+def _attention(shown: Sequence[Example]) -> str:
+    """Mean attention of each group and layer over the examples' subjects."""
+    layers = list(shown[0].attention) if shown else []
+    if not layers:
+        return ""
+    rows = []
+    for layer in layers:
+        groups = shown[0].attention[layer]
+        means = {name: np.mean([example.attention[layer][name] for example in shown]) for name in groups}
+        rows.append(row(escape(layer), [", ".join(f"{name} {mean:.3f}" for name, mean in means.items())]))
+    intro = paragraph(
+        "Mean of the attention A over the channels of each group, in (0, 1), over one test subject of each site; it"
+        " starts at 0.5 before training. It multiplies the layer's kernel, and so weighs a group against the others on"
+        " top of the kernel's own weights."
+    )
+    head = head_row(["Convolution", "A of each group"])
+    return f"<h3>Cross-group attention</h3>{intro}{table(head=head, rows=rows, kind='text')}"
+
+
+def _spectrum(shown: Sequence[Example]) -> str:
+    """Radial spectrum of target and prediction."""
+    if not shown:
+        return ""
+    coarsest_mm = max(max(example.spacing_mm) for example in shown)
+    edges = np.linspace(0, 0.5 / coarsest_mm, min(min(example.target.shape) for example in shown) // 4 + 1)
+    target, prediction = (
+        radial_spectrum([getattr(example, kind) for example in shown], [e.spacing_mm for e in shown], edges=edges)
+        for kind in ("target", "prediction")
+    )
+    frequency = (edges[1:] + edges[:-1]) / 2
+    fine = slice(len(frequency) // 2, None)
+    ours, theirs = (power[fine] @ frequency[fine] for power in (prediction, target))  # a ring's size grows with it
+    share = ours / theirs if theirs else 1.0
+    intro = paragraph(
+        f"Mean over the example slices. In the finer half of the frequencies the prediction has {share:.0%} of the"
+        " target's power. Below 100% it lacks detail, or the target's noise, which cannot be predicted."
+    )
+    uri = figures.spectra(frequency, {"target": target, "prediction": prediction})
+    return f"<h3>Frequencies</h3>{intro}{plot(uri, alt='Radial power spectrum of target and prediction.')}"
+
+
+def radial_spectrum(
+    images: Sequence[Image], spacings_mm: Sequence[tuple[float, float]], *, edges: Image
+) -> NDArray[np.float64]:
+    """Mean power |FFT|^2 / pixels of images (H, W) without their means, in rings between `edges` (cycles per mm)."""
+    total, count = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
+    for image, (row_mm, column_mm) in zip(images, spacings_mm, strict=True):
+        power = np.abs(np.fft.fft2(image - image.mean(), norm="ortho")) ** 2
+        rows, columns = (np.fft.fftfreq(n, mm) for n, mm in zip(image.shape, (row_mm, column_mm), strict=True))
+        radius = np.hypot(rows[:, None], columns)
+        total += np.histogram(radius, edges, weights=power)[0]
+        count += np.histogram(radius, edges)[0]
+    return total / np.maximum(count, 1)
+
+
+def _through_plane(shown: Sequence[Example]) -> str:
+    """SSIM between neighbouring slices of the whole prediction against that of the whole target."""
+    planes = [plane for plane in PLANES if any(plane in example.through_plane for example in shown)]
+    if not planes:
+        return ""
+    rows = []
+    for example in shown:
+        cells: list[str] = []
+        for plane in planes:
+            both = example.through_plane.get(plane)
+            cells += [f"{value:.3f}" for value in both] if both else ["–", "–"]
+        rows.append(row(escape(example.title), cells))
+    head = head_row(
+        ["Whole volume", *(f"{plane.capitalize()}, {kind}" for plane in planes for kind in ("target", "prediction"))]
+    )
+    intro = paragraph(
+        "SSIM between neighbouring slices within the head, of all slices of a subject. A prediction below its target"
+        " jumps from slice to slice; one above it is smoother than the scan, noise included."
+    )
+    return f"<h3>Consistency through the plane</h3>{intro}{table(head=head, rows=rows)}"
