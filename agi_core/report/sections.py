@@ -30,7 +30,12 @@ from agi_core.report.markup import (
 from agi_core.report.record import RunRecord, Scores
 from agi_core.scenario import parse_scenario
 
-BASELINES = {"voxel_regression": "voxel regression", "local_only": "local-only", "centralised": "centralised"}
+BASELINES = {
+    "initial_weights": "initial weights",
+    "voxel_regression": "voxel regression",
+    "local_only": "local-only",
+    "centralised": "centralised",
+}
 MAX_EXAMPLES = 8  # keeps the file small enough for an e-mail
 
 _METRIC_NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
@@ -78,7 +83,8 @@ def sites(record: RunRecord) -> str:
 
 def comparison(record: RunRecord) -> str:
     """The baselines beside the federated model, how each was trained, and what was not run."""
-    missing = [name for method, name in BASELINES.items() if method not in record.baselines]
+    optional = {"initial_weights"}  # where they were trained: of random ones there is nothing to say
+    missing = [name for method, name in BASELINES.items() if method not in {*record.baselines, *optional}]
     command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
     not_run = (
         f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"

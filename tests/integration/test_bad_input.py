@@ -446,7 +446,7 @@ def test_synthesize(
         (["phantom", "--out", "x", "--seed", "-1"], "a whole number from 0 on"),
         (["synthesize", "--run", "x", "--out", "y.nii", "--source", "scan.nii"], "write MODALITY=FILE"),
         (["synthesize", "--run", "x", "--out", "y.nii", "--source", "T1=a", "--batch-size", "0"], "from 1 on"),
-        ([], "phantom | synthesize"),
+        ([], "phantom | pretrain | synthesize"),
     ],
 )
 def test_options(capsys: pytest.CaptureFixture[str], options: list[str], cause: str) -> None:

@@ -215,7 +215,8 @@ def test_a_private_step_on_patches_is_sgd_without_noise_and_clip(
 ) -> None:
     slices, model, oracle = patches(tmp_path), build_model(VOLUMES, sources=2), build_model(VOLUMES, sources=2)
     training = TrainingConfig(local_steps=1, warmup=0.0)
-    configuration = Task(model=VOLUMES, training=training, privacy=PrivacyConfig(epsilon=8, learning_rate=0.1))
+    private = PrivacyConfig(epsilon=8, learning_rate=0.1, trainable="all")
+    configuration = Task(model=VOLUMES, training=training, privacy=private)
     train_round_privately(
         model,
         slices.draw_subject,
