@@ -126,6 +126,7 @@ def _how_trained(record: RunRecord) -> dict[str, str]:
     budget = f"{rounds} x {steps} = {rounds * steps} steps"
     return {
         "federated": f"{rounds} rounds of {steps} local steps at each site, batch {batch}; scans stay at their sites",
+        "initial_weights": "the weights that the run started from, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
         "local_only": f"one model per site, {budget} on its own scans, batch {batch}; scored on its own test subjects"
         " and on the unseen sites' (mean over the models)",
