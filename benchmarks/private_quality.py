@@ -105,11 +105,12 @@ def measure(case: Case, *, seed: int, run_dir: Path) -> dict[str, Any]:
         run_dir=run_dir,
         events=EventLog(run_dir),
     )
+    spent = privacy_spent(config, run_dir, site_paths).values()
     return {
         "psnr_db": tested["final"]["psnr_db"],
         "initial_psnr_db": baselines["initial_weights"]["final"]["psnr_db"],
         "training_subjects": subjects,
-        "epsilon": max((spent["epsilon"] for spent in privacy_spent(config, site_paths).values()), default=None),
+        "epsilon": max((row["epsilon"] for row in spent), default=None),
     }
 
 
