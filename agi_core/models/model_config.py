@@ -13,7 +13,7 @@ ALIGNMENTS = ("none", "global", "affine", "dense")
 CONVOLUTIONS = ("cagr", "plain")
 DIMENSIONS = (2, 3)
 INTERPOLATIONS = ("linear", "fourier")
-SHIFTS = ("circular", "true", "none")
+SHIFTS = ("circular", "open", "none")
 PLACEMENTS = ("all", "encoder", "decoder")
 
 
@@ -43,7 +43,7 @@ class ModelConfig:
     rolling: bool = True
     """Group-wise rolling and scaling of the kernel on."""
     shift: str = "circular"
-    """[R] how rolling moves a kernel: circular: a roll; true: what leaves at an end is lost; none: offsets are 0."""
+    """[R] how rolling moves a kernel: circular: a roll; open: what leaves at an end is lost; none: offsets are 0."""
     scaling: bool = True
     """The scale lambda of rolling; off: it is 1."""
     placement: str = "all"
@@ -94,8 +94,8 @@ class ModelConfig:
             raise ConfigError(
                 "model.shift is none and model.scaling false, which leaves no rolling; set model.rolling=false."
             )
-        if self.shift == "true" and self.interpolation == "fourier":
-            raise ConfigError("model.shift=true is no roll, which model.interpolation=fourier is made of; set linear.")
+        if self.shift == "open" and self.interpolation == "fourier":
+            raise ConfigError("model.shift=open is no roll, which model.interpolation=fourier is made of; set linear.")
         for width in self.widths:
             if width % self.groups:
                 raise ConfigError(

@@ -98,7 +98,7 @@ def literal_cagr(conv: CagrConv, x: Tensor, config: ModelConfig) -> Tensor:
             for g, part in enumerate(kernel.chunk(len(scale), dim=1)):
                 for axis in range(config.dims):
                     d = offset[g * config.dims + axis]
-                    if config.shift == "true":
+                    if config.shift == "open":
                         part = literal_shift(part, d, 2 + axis)
                     else:
                         part = literal_roll(part, d, 2 + axis, config.interpolation)
@@ -119,8 +119,8 @@ SMALL_AND_LARGE: dict[int, list[tuple[int, ...]]] = {2: [(7, 9), (52, 50)], 3: [
         (2, True, {"rolling": False}),
         (3, False, {"rolling": False}),
         (2, False, {"shuffle": False}),
-        (2, False, {"shift": "true", "max_offset": 1.5}),
-        (3, False, {"shift": "true"}),
+        (2, False, {"shift": "open", "max_offset": 1.5}),
+        (3, False, {"shift": "open"}),
         (2, True, {"shift": "none"}),
         (2, False, {"scaling": False}),
     ],

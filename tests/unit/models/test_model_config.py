@@ -16,7 +16,7 @@ from agi_core.models.model_config import ModelConfig, spatial_multiple
         ModelConfig(rolling=False),
         ModelConfig(conv="plain", widths=[5, 7]),
         ModelConfig(conv="plain", widths=[5], alignment="dense", neighbours=2, stem=3),
-        ModelConfig(dims=3, alignment="global", stem=8, shift="true", shuffle=False),
+        ModelConfig(dims=3, alignment="global", stem=8, shift="open", shuffle=False),
         ModelConfig(shift="none"),
     ],
 )
@@ -45,9 +45,9 @@ def test_valid(config: ModelConfig) -> None:
         (ModelConfig(neighbours=1, alignment="affine", dims=3), r"leave model.dims at 2"),
         (ModelConfig(stem=-1), r"model.stem is -1"),
         (ModelConfig(stem=6), r"model.stem is 6, which model.groups 4 does not divide"),
-        (ModelConfig(shift="linear"), r"model.shift is 'linear'; choose one of circular, true, none"),
+        (ModelConfig(shift="linear"), r"model.shift is 'linear'; choose one of circular, open, none"),
         (ModelConfig(shift="none", scaling=False), r"set model.rolling=false"),
-        (ModelConfig(shift="true", interpolation="fourier"), r"model.shift=true is no roll"),
+        (ModelConfig(shift="open", interpolation="fourier"), r"model.shift=open is no roll"),
         (ModelConfig(attention=False, rolling=False), r"use model.conv=plain"),
     ],
 )
