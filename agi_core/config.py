@@ -81,8 +81,8 @@ class PrivacyConfig:
     `epsilon` at `delta` is a site's budget. `noise_multiplier` None = just enough that all steps of the run keep it.
     `trainable` is the part of the weights that is trained (`agi_core.privacy.trainable`); the rest stays as it was
     sent. `lot_rate` is each subject's probability to be in a step, `slices_per_subject` the crops of each that is (they
-    cost no privacy). Steps are momentum SGD on subjects' gradients clipped to norm `max_grad_norm`; `learning_rate` is
-    the peak of the schedule of `TrainingConfig`, less where noise outweighs signal.
+    cost no privacy). Steps are AdamW on the noised sum of subjects' gradients clipped to norm `max_grad_norm`, with
+    `learning_rate` as peak of the schedule of `TrainingConfig`.
     """
 
     epsilon: float | None = None
@@ -92,7 +92,7 @@ class PrivacyConfig:
     max_grad_norm: float = 0.3
     lot_rate: float = 0.5
     slices_per_subject: int = 4
-    learning_rate: float = 0.05
+    learning_rate: float = 1e-3
 
     @property
     def on(self) -> bool:

@@ -107,8 +107,8 @@ def train_round_privately(
     """One round of patient-level private training of the part `privacy.trainable`, in place; see
     `agi_core.privacy.patient_sgd`. Everything else stays bit for bit as it is.
 
-    Where noise will outweigh the signal of the whole run, the learning rate is divided by their ratio, which is public:
-    a site with few subjects moves little, rather than away from a good start.
+    A new AdamW on the noised gradients: its steps are no longer where there is more noise, so that a site with few
+    subjects is not carried away from a good start. Momentum SGD was (docs/privacy.md).
 
     Returns nothing, because a mean loss would tell of the subjects. Slices and crops are drawn anew for each subject
     from a seed of its own, so that who else is in the lot does not change what is drawn.
@@ -132,13 +132,10 @@ def train_round_privately(
             prediction = model(batch.sources.to(device))
         return loss_of(prediction.float(), batch.target.to(device))
 
+    schedule = replace(training, learning_rate=privacy.learning_rate)
     model.train()
     with training_only(privacy.trainable, model) as parameters:
-        noise_over_signal = mechanism.noise_over_signal(
-            parameters=sum(parameter.numel() for parameter in parameters), steps=task.rounds * training.local_steps
-        )
-        schedule = replace(training, learning_rate=privacy.learning_rate / max(1.0, noise_over_signal))
-        optimizer = torch.optim.SGD(parameters, momentum=PRIVATE_MOMENTUM, weight_decay=training.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay)
         for step in range(training.local_steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(schedule, rounds=task.rounds, round=round, step=step)

@@ -12,6 +12,7 @@ from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.privacy.trainable import PARTS, parameters_of, training_only
+from agi_core.protocol import pack
 from agi_core.training import train_round, train_round_privately, weights_of
 
 
@@ -85,24 +86,20 @@ def test_what_was_frozen_before_stays_frozen_afterwards_also_after_an_error() ->
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == {"head.weight", "head.bias"}
 
 
-def test_a_round_of_much_noise_moves_as_little_as_one_of_noise_equal_to_signal() -> None:
-    """The learning rate is divided by noise over signal above 1, and noise moves the weights in proportion to both."""
+def test_a_round_of_much_noise_moves_no_further_than_one_of_little() -> None:
+    """With nobody in any lot: the length of a step does not follow the noise."""
     assignments = [*SMALL, "model.conv=plain", "privacy.epsilon=8", "privacy.trainable=all"]
     task = task_of(load_config(None, overrides={}, assignments=assignments))
-    size = sum(array.size for array in weights_of(build_model(task.model, sources=2)).values())
 
-    def moved(ratio: float) -> float:
+    def moved(sigma: float) -> float:
         model = build_model(task.model, sources=2)
-        before = np.concatenate([array.flatten() for array in weights_of(model).values()])
-        sigma = ratio * 0.5 * 3 / (size / (task.rounds * task.training.local_steps)) ** 0.5
+        before = pack(weights_of(model)).arrays["float32"]
         mechanism = Mechanism(sigma, 1.0, 0.5, 3)
-        steps = task.rounds * task.training.local_steps
-        assert mechanism.noise_over_signal(parameters=size, steps=steps) == pytest.approx(ratio)
         train_round_privately(
             model, draw_subject, subjects=[], mechanism=mechanism, noise=system_noise(), task=task, round=1
         )
-        after = np.concatenate([array.flatten() for array in weights_of(model).values()])
-        return float(np.linalg.norm(after - before))
+        return float(np.linalg.norm(pack(weights_of(model)).arrays["float32"] - before))
 
-    assert moved(50.0) == pytest.approx(moved(1.0), rel=0.1)
-    assert moved(0.5) == pytest.approx(0.5 * moved(1.0), rel=0.1)
+    little = moved(1.0)
+    assert little > 0
+    assert moved(100.0) == pytest.approx(little, rel=0.1)
