@@ -35,6 +35,7 @@ _SITE_COLOURS = (
 _DASHES = ("-", "--", ":", "-.")
 _METHOD_MARKS = {  # marker, colour
     "federated": ("o", "#123a5c"),
+    "initial_weights": ("v", "#b39b5a"),
     "voxel_regression": ("s", "#7d8894"),
     "local_only": ("^", "#D55E00"),
     "centralised": ("D", "#009E73"),
