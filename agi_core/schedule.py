@@ -4,8 +4,6 @@ import math
 
 from agi_core.config import TrainingConfig
 
-PRIVATE_MOMENTUM = 0.9
-
 
 def learning_rate(training: TrainingConfig, *, rounds: int, round: int, step: int) -> float:
     """Learning rate of local step `step` (from 0) of round `round` (from 1): linear warm-up, then cosine to zero over

@@ -21,7 +21,7 @@ from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.privacy.trainable import training_only
 from agi_core.protocol import Weights
 from agi_core.scenario import parse_scenario
-from agi_core.schedule import PRIVATE_MOMENTUM, learning_rate
+from agi_core.schedule import learning_rate
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices

@@ -10,10 +10,10 @@ parameters as one vector, and c the limit of its site,
 
     c = min(ceiling, 3 x median of u over the round's sites);  with fewer than three sites, the ceiling
     ceiling = federation.max_update_norm, or what AdamW can do in this round
-    with privacy: c = max(c, 3 x the norm of the noise that the site has to add)
+    with privacy: c = max(c, 3 x the change that noise alone makes)
 
-The noise is a function of the site's public number of subjects, so the smallest of unequal sites is not cut for its
-noise. Adam's change hardly depends on a site's size or data, so honest sites differ by far less than 3.
+Adam divides the size of the gradients out, noisy ones too, so its change hardly depends on a site's size, data or
+noise, and honest sites differ by far less than 3.
 """
 
 import math
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from agi_core.config import RunConfig, Task
 from agi_core.errors import ProtocolError
 from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack
-from agi_core.schedule import PRIVATE_MOMENTUM, learning_rate
+from agi_core.schedule import learning_rate
 from server.robust import SiteUpdate
 
 MEDIANS = 3.0
@@ -135,28 +135,24 @@ def norm_limit(update: SiteUpdate, norms: Sequence[float], *, config: RunConfig,
     if len(norms) >= 3:
         limit = min(limit, MEDIANS * statistics.median(norms))
     if config.privacy.on:
-        noise = noise_norm(config, subjects=update.num_examples, parameters=parameters, round=round)
+        noise = noise_norm(config, parameters=parameters, round=round)
         limit = max(limit, NOISE_NORMS * noise / math.sqrt(steps))
     return max(limit, np.finfo(float).tiny)  # nobody may have changed anything
 
 
-def noise_norm(task: Task, *, subjects: int, parameters: int, round: int) -> float:
-    """Expected norm of the noise in the weights after one private round at a site of so many subjects.
+def noise_norm(task: Task, *, parameters: int, round: int) -> float:
+    """Expected change of the weights in a private round whose gradients are noise alone, of any size.
 
-    Each step adds noise of standard deviation sigma C / (q N) to each gradient; momentum SGD moves the weights by
-    a_j = lr_j + momentum a_(j+1) times the gradient of step j. See `agi_core.privacy.patient_sgd`.
+    AdamW moves each weight by lr_t m_t / sqrt(v_t), and v_t is the noise's variance; noise g_k is in every m_t from k
+    on, with 0.1 0.9^(t-k) / (1 - 0.9^(t+1)). See `agi_core.training.train_round_privately`.
     """
-    from agi_core.privacy.accounting import calibrate  # here, because Opacus takes seconds to import and is an option
-
-    privacy, steps = task.privacy, task.rounds * task.training.local_steps
-    sigma = privacy.noise_multiplier or calibrate(
-        privacy.epsilon or math.inf, delta=privacy.delta, lot_rate=privacy.lot_rate, steps=steps
-    )
+    rates = _rates(task, task.privacy.learning_rate, round)
+    heard = [0.1 * rate / (1 - 0.9 ** (t + 1)) for t, rate in enumerate(rates)]
     moved, squares = 0.0, 0.0
-    for rate in reversed(_rates(task, privacy.learning_rate, round)):
-        moved = rate + PRIVATE_MOMENTUM * moved
+    for weight in reversed(heard):
+        moved = weight + 0.9 * moved
         squares += moved**2
-    return sigma * privacy.max_grad_norm / (privacy.lot_rate * subjects) * math.sqrt(parameters * squares)
+    return math.sqrt(parameters * squares)
 
 
 def _rates(task: Task, peak: float, round: int) -> list[float]:

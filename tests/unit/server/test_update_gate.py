@@ -16,7 +16,7 @@ from agi_core.errors import ProtocolError
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.protocol import Reply, Request, Weights, pack, read_reply, reply_scalars, unpack
-from agi_core.schedule import PRIVATE_MOMENTUM, learning_rate
+from agi_core.schedule import learning_rate
 from server.robust import SiteUpdate
 from server.update_gate import (
     Verdict,
@@ -224,7 +224,7 @@ def test_the_noise_of_a_private_round_is_predicted(seeded: Callable[[int], Noise
     for round in (1, 50):
         model = nn.Linear(100, 50, bias=False)
         before = model.weight.detach().clone()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=PRIVATE_MOMENTUM)
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
         schedule = dataclasses.replace(config.training, learning_rate=privacy.learning_rate)
         mechanism = Mechanism(2.0, privacy.max_grad_norm, privacy.lot_rate, SIZES["C"])
         source = seeded(round)
@@ -233,12 +233,12 @@ def test_the_noise_of_a_private_round_is_predicted(seeded: Callable[[int], Noise
             silent = functools.partial(_nothing_to_learn, model)
             private_step(model, optimizer, silent, count=6, mechanism=mechanism, noise=source)
         norm = float((model.weight.detach() - before).norm())
-        predicted = noise_norm(config, subjects=SIZES["C"], parameters=5_000, round=round)
-        assert norm == pytest.approx(predicted, rel=0.04)
+        predicted = noise_norm(config, parameters=5_000, round=round)
+        assert norm == pytest.approx(predicted, rel=0.05)
 
 
 def _nothing_to_learn(model: nn.Linear, subject: int) -> torch.Tensor:
-    return 0 * model.weight.sum()
+    return 0 * sum(parameter.sum() for parameter in model.parameters())
 
 
 def train(net: nn.Linear, x: torch.Tensor, y: torch.Tensor, *, steps: int, round: int, config: RunConfig) -> None:
@@ -280,18 +280,29 @@ def test_fifty_rounds_of_unequal_honest_sites(steps: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("sigmas", [{"A": 1.0, "B": 1.0, "C": 1.0}, {"A": 1.0, "B": 2.0, "C": 5.0}])
-def test_fifty_private_rounds_with_different_noise(sigmas: dict[str, float]) -> None:
-    """The smallest site adds the most noise, and more than the task asks for: it may be cut, and is never refused."""
+def test_fifty_private_rounds_with_different_noise(
+    sigmas: dict[str, float], seeded: Callable[[int], NoiseSource]
+) -> None:
+    """Real private steps of unequal sites, of which some add more noise than the task asks for."""
     config = config_of("privacy.epsilon=8", "privacy.noise_multiplier=1")
-    rng = np.random.default_rng(0)
+    schedule = dataclasses.replace(config.training, learning_rate=config.privacy.learning_rate)
+    model = nn.Linear(20, 20)
+    sent = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
     for round in range(1, 51):
+        request = dataclasses.replace(REQUEST, round=round, weights=pack(sent))
         replies = {}
-        for site, sigma in sigmas.items():
-            # the noise alone: a signal that the sites share would only lower the ratios
-            norm = sigma * noise_norm(config, subjects=SIZES[site], parameters=420, round=round)
-            noise = {n: rng.normal(scale=norm / math.sqrt(420), size=a.shape) for n, a in SENT.items()}
-            weights = pack({n: (SENT[n] + noise[n]).astype(np.float32) for n in SENT})
-            replies[site] = dataclasses.replace(REPLY, round=round, weights=weights, num_examples=SIZES[site])
-        verdict = judge_updates(replies, dataclasses.replace(REQUEST, round=round), config=config)
+        for number, (site, sigma) in enumerate(sigmas.items()):
+            model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in sent.items()})
+            optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+            mechanism, source = Mechanism(sigma, 0.3, 0.5, SIZES[site]), seeded(3 * round + number)
+            for step in range(config.training.local_steps):
+                optimizer.param_groups[0]["lr"] = learning_rate(schedule, rounds=50, round=round, step=step)
+                silent = functools.partial(_nothing_to_learn, model)
+                private_step(model, optimizer, silent, count=2, mechanism=mechanism, noise=source)
+            weights = pack({name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()})
+            steps = config.training.local_steps
+            reply = dataclasses.replace(REPLY, round=round, weights=weights, num_examples=SIZES[site], steps=steps)
+            replies[site] = reply
+        verdict = judge_updates(replies, request, config=config)
         assert not verdict.refused
-        assert {site for site in verdict.clipped if sigmas[site] < 2} == set()
+        assert not verdict.clipped
