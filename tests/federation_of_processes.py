@@ -146,7 +146,7 @@ class Federation:
             site_path, site=name, data_dir=data_dir, layout="ixi", address=address, ca_path=self.ca_path
         )
         site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
-        assert self.call("register", "--name", name, str(public_path(key_path))) == 0
+        assert self.call("register", "--name", name, str(public_path(key_path)), "--subjects", "50") == 0
         return read_deployed_site(site_path)
 
     def join(
