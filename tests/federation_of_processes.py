@@ -92,7 +92,7 @@ class Run:
 
     def took_part(self) -> list[list[str]]:
         """The sites whose updates were averaged, per round."""
-        return [sorted(event["train_loss"]) for event in self.events("round_finished")]
+        return [sorted(event["sites"]) for event in self.events("round_finished")]
 
     def troubles(self) -> set[tuple[str, int, str]]:
         """{(site, round, reason)} of those that failed, or did not answer."""
