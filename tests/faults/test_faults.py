@@ -114,7 +114,7 @@ def test_a_gpu_without_memory(federation: Federation, hospital: Hospital) -> Non
     run, deadline_s = without_one(federation, "memory")
     check_story(run, deadline_s, ExhaustedError.public)
     assert not fault.exists()
-    assert "CUDA out of memory" in (Path(hospital.site.state_dir) / "logs" / "runner.log").read_text()
+    assert "CUDA out of memory" in (Path(hospital.site.state_dir) / "logs" / "details.log").read_text()
 
 
 # what Flower notices after a minute
@@ -227,7 +227,7 @@ def test_a_request_that_asks_for_a_forbidden_field(federation: Federation, hospi
     assert run.troubles() == {(name, 1, ProtocolError.public) for name in BOTH}
     assert ProtocolError.public in run.report()
     for name in BOTH:
-        log_path = Path(federation.hospitals[name].site.state_dir) / "logs" / "runner.log"
+        log_path = Path(federation.hospitals[name].site.state_dir) / "logs" / "details.log"
         assert "unknown fields: subject_ids" in log_path.read_text()
 
     fault.unlink()
