@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from agi_core.config import RunConfig, Task
 from agi_core.errors import ProtocolError
+from agi_core.privacy.trainable import names_of
 from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack
 from agi_core.schedule import learning_rate
 from server.robust import SiteUpdate
@@ -135,7 +136,8 @@ def norm_limit(update: SiteUpdate, norms: Sequence[float], *, config: RunConfig,
     if len(norms) >= 3:
         limit = min(limit, MEDIANS * statistics.median(norms))
     if config.privacy.on:
-        noise = noise_norm(config, parameters=parameters, round=round)
+        names = names_of(config.privacy.trainable, {name: array.ndim for name, array in update.weights.items()})
+        noise = noise_norm(config, parameters=sum(update.weights[name].size for name in names), round=round)
         limit = max(limit, NOISE_NORMS * noise / math.sqrt(steps))
     return max(limit, np.finfo(float).tiny)  # nobody may have changed anything
 

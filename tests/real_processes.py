@@ -178,6 +178,16 @@ def wire(target_port: int, *, host: str = "127.0.0.1") -> Iterator[tuple[int, th
             whole.set()
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the leader of a process group to stop, then kill what is left of the group."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
 @contextlib.contextmanager
 def nginx(folder: Path, conf_path: Path, *, port: int) -> Iterator[Path]:
     """nginx with the file at `conf_path`, listening on `port`; the path of its record of all that it received."""
@@ -196,12 +206,7 @@ def nginx(folder: Path, conf_path: Path, *, port: int) -> Iterator[Path]:
         assert process.poll() is None, (folder / "error.log").read_text()
         yield folder / "received.log"
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        end(process)
 
 
 def with_changes(text: str, changes: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ parameters mean less noise. That pays when the frozen rest is of use already, th
 data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import nn
@@ -18,22 +18,23 @@ PARTS = {
 """The values of `privacy.trainable`, and what each is."""
 
 
-def parameters_of(part: str, model: nn.Module) -> dict[str, nn.Parameter]:
-    """The named parameters of a part of a ResUNet: one of `PARTS`.
+def names_of(part: str, axes: Mapping[str, int]) -> set[str]:
+    """The names in a part of a ResUNet, one of `PARTS`, of all parameters {name: number of axes}.
 
     `norms` has the first convolution in it, so that the input of every norm needs a gradient: torch 2.13 crashes in the
     CPU's backward pass of a channels-last GroupNorm when it needs none.
     """
-    named = dict(model.named_parameters())
-    blocks = {int(name.split(".")[1]) for name in named if name.startswith("decoder.")}
+    blocks = {int(name.split(".")[1]) for name in axes if name.startswith("decoder.")}
     last = f"decoder.{max(blocks, default=0)}."
-
     layers = {"all": ("",), "norms": ("encoder.0.conv1.", "head."), "last": (last, "head.")}[part]
-    return {
-        name: parameter
-        for name, parameter in named.items()
-        if name.startswith(layers) or (part == "norms" and parameter.dim() == 1)
-    }
+    return {name for name, count in axes.items() if name.startswith(layers) or (part == "norms" and count == 1)}
+
+
+def parameters_of(part: str, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The named parameters of a part of a ResUNet: one of `PARTS`."""
+    named = dict(model.named_parameters())
+    names = names_of(part, {name: parameter.dim() for name, parameter in named.items()})
+    return {name: parameter for name, parameter in named.items() if name in names}
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 import contextlib
 import http.client
-import os
 import secrets
-import signal
 import socket
 import ssl
 import subprocess
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from federation_of_processes import Federation, running
-from real_processes import ROOT, free_port, join, listening, needs_nginx, nginx, until, with_changes
+from real_processes import ROOT, end, free_port, join, listening, needs_nginx, nginx, until, with_changes
 
 from client.__main__ import environment, programs
 from client.check_connection import check_connection
@@ -91,12 +89,7 @@ def node_of(site: DeployedSite, **variables: str) -> Iterator[None]:
     except AssertionError as error:
         raise AssertionError(f"{error}\n{(state_dir / 'node.log').read_text()[-3000:]}") from None
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        end(process)
 
 
 def is_online(gateway: Gateway) -> bool:

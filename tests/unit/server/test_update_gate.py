@@ -237,6 +237,19 @@ def test_the_noise_of_a_private_round_is_predicted(seeded: Callable[[int], Noise
         assert norm == pytest.approx(predicted, rel=0.05)
 
 
+def test_the_noise_is_that_of_the_trained_part() -> None:
+    weights = {
+        "decoder.0.conv1.weight": np.zeros((10, 10), np.float32),
+        "decoder.0.norm1.weight": np.zeros(4, np.float32),
+    }
+    update = SiteUpdate("A", weights, 5)
+    settings = ("privacy.epsilon=8", "federation.max_update_norm=1e-9")
+    for part, parameters in (("norms", 4), ("all", 104)):
+        config = config_of(*settings, f"privacy.trainable={part}")
+        floor = 3 * noise_norm(config, parameters=parameters, round=1) / math.sqrt(config.training.local_steps)
+        assert norm_limit(update, [0.0], config=config, round=1) == pytest.approx(floor)
+
+
 def _nothing_to_learn(model: nn.Linear, subject: int) -> torch.Tensor:
     return 0 * sum(parameter.sum() for parameter in model.parameters())
 
