@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from agi_core import atomic
 from agi_core.errors import ProtocolError, RunError
@@ -54,12 +54,13 @@ def store(state_dir: Path, request: Request, reply: Reply) -> None:
     }
     arrays = reply.weights.arrays if reply.weights else {}
     try:
-        atomic.write_bytes(path, save({dtype: np.ascontiguousarray(flat) for dtype, flat in arrays.items()}, header))
+        with atomic.replacing(path) as temporary_path:
+            save_file({dtype: np.ascontiguousarray(flat) for dtype, flat in arrays.items()}, temporary_path, header)
         atomic.remove_stale(path.parent)
         replies = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
         for old in replies[:-KEPT]:
             old.unlink()
-    except (RunError, OSError) as error:
+    except (RunError, OSError, SafetensorError) as error:
         log.warning("the reply is not kept, so a repeated request would be answered anew: %s", error)
 
 

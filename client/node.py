@@ -1,6 +1,7 @@
-"""`python -m client.node`: Flower's `flower-supernode`, with its own arguments, and two of its faults mended.
+"""`python -m client.node`: Flower's `flower-supernode`, with its own arguments, two of its faults mended, and its pauses
+shorter: it looks for a request every second, not every three, because a round waits for the last site to look.
 
-Both are in the loop of flwr 1.41 that talks to the coordinator, and both lose a site for good, silently:
+Both faults are in the loop of flwr 1.41 that talks to the coordinator, and both lose a site for good, silently:
 
 * An error that is not tried again (a TLS handshake that a firewall cuts, an answer like 500) ends the loop, but not the
   process: the thread of the Runtime API keeps it. Here the process ends, and whoever started it starts it again.
@@ -10,6 +11,7 @@ Both are in the loop of flwr 1.41 that talks to the coordinator, and both lose a
 """
 
 import os
+import time
 from typing import Any
 
 from flwr.supernode import start_client_internal
@@ -17,14 +19,22 @@ from flwr.supernode.cli import flower_supernode
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 _fetch = start_client_internal._pull_and_store_message
+PAUSE_S = 1.0
 
 
-def fetch_or_send(*, state: InMemoryNodeState, **rest: Any) -> int | None:
-    """The run of the request that was fetched, as Flower's own function; or of an answer that waits. The loop sends
-    next in either case, and pauses otherwise."""
-    run_id = _fetch(state=state, **rest)
-    if run_id is not None:
-        return run_id
+def fetch_or_send(*, state: InMemoryNodeState, **rest: Any) -> int:
+    """The run of the next request, as Flower's own function; or of an answer that waits. The loop sends next in either
+    case; it would pause where there is neither."""
+    while True:
+        run_id = _fetch(state=state, **rest)
+        if run_id is None:
+            run_id = run_of_waiting_answer(state)
+        if run_id is not None:
+            return run_id
+        time.sleep(PAUSE_S)
+
+
+def run_of_waiting_answer(state: InMemoryNodeState) -> int | None:
     with state.lock_msg_store:
         waiting = (entry.message.metadata for entry in state.msg_store.values() if not entry.is_retrieved)
         return next((metadata.run_id for metadata in waiting if metadata.reply_to_message_id), None)

@@ -1,5 +1,7 @@
+import sqlite3
 import subprocess
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,20 @@ def test_every_flag_is_documented(tmp_path: Path) -> None:
     assert {"--enable-supernode-auth", "--database", "--disable-runtime-dependency-installation"} <= set(flags)
     assert [flag for flag in flags if flag not in shown] == []
     assert "--insecure" not in flags
+
+
+def test_the_database_is_made_with_large_pages_and_never_touched_again(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    superlink._make_database(path)
+    with closing(sqlite3.connect(path)) as flower:
+        flower.execute("PRAGMA journal_mode = WAL")
+        flower.execute("CREATE TABLE kept (number INTEGER)")
+        flower.execute("INSERT INTO kept VALUES (1)")
+        flower.commit()
+    superlink._make_database(path)
+    with closing(sqlite3.connect(path)) as flower:
+        assert flower.execute("SELECT number FROM kept").fetchall() == [(1,)]
+        assert flower.execute("PRAGMA page_size").fetchone() == (superlink.PAGE_BYTES,)
 
 
 def test_the_environment_keeps_everything_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
