@@ -1,5 +1,5 @@
-"""`python -m client.node`: Flower's `flower-supernode`, with its own arguments, two of its faults mended, and its pauses
-shorter: it looks for a request every second, not every three, because a round waits for the last site to look.
+"""`python -m client.node`: Flower's `flower-supernode`, with its own arguments, two of its faults mended, and shorter
+pauses: it looks for a request every second, not every three, because a round waits for the last site to look.
 
 Both faults are in the loop of flwr 1.41 that talks to the coordinator, and both lose a site for good, silently:
 

@@ -4,6 +4,7 @@ initial weights    what the federation started from, as it is; where that was pr
 voxel regression   one cubic fit, pooled over all training sites
 local-only         R*K steps per site on its own subjects, scored on its own test subjects and on the unseen sites'
 centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
+without privacy    for a private run: the same federation, with all weights trained by plain AdamW on as many crops
 
 Every network starts from the federation's own initial weights. A finished baseline is kept in `baselines/NAME.json`; an
 interrupted one is trained anew.
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from agi_core import atomic, progress
-from agi_core.config import RunConfig, Task, crop_of, task_json, task_of
+from agi_core.config import PrivacyConfig, RunConfig, Task, crop_of, task_json, task_of
 from agi_core.data.cache import CachedSession
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.misalignment import perturbation
@@ -102,6 +103,37 @@ def centralised(config: RunConfig, data: SitesData) -> Row:
     return _scored(_trained(model, task, pooled, site="centralised"), config, data)
 
 
+def without_privacy(config: RunConfig, data: SitesData) -> Row:
+    """A private run's federation without privacy, averaged by subjects. A site looks at as many crops in a round as it
+    does privately, at the same learning rate: a larger one forgets what was learned in pre-training."""
+    privacy, batch_size = config.privacy, config.training.batch_size
+    model = _initial_model(config, data.device)
+    counts = {site: len(slices.subjects) for site, slices in data.training.items()}
+    tasks = {}
+    for site, count in counts.items():
+        crops = privacy.lot_rate * count * config.training.local_steps * privacy.slices_per_subject
+        steps = max(1, round(crops / batch_size))
+        training = dataclasses.replace(config.training, local_steps=steps, learning_rate=privacy.learning_rate)
+        tasks[site] = dataclasses.replace(task_of(config), training=training, privacy=PrivacyConfig())
+    for round_number in range(1, config.rounds + 1):
+        global_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        total = {name: torch.zeros_like(tensor) for name, tensor in global_weights.items()}
+        for site, slices in data.training.items():
+            model.load_state_dict(global_weights)
+            train_round(
+                model,
+                slices.draw,
+                task=tasks[site],
+                site=site,
+                round=round_number,
+                on_step=partial(_report_step, f"without privacy, round {round_number}/{config.rounds}", site),
+            )
+            for name, tensor in model.state_dict().items():
+                total[name] += counts[site] / sum(counts.values()) * tensor
+        model.load_state_dict(total)
+    return _scored(predictor(model, multiple=spatial_multiple(config.model), crop=crop_of(config)), config, data)
+
+
 def local_only(config: RunConfig, data: SitesData) -> Row:
     """R*K steps per site. An unseen site's row is the mean over the local models; "unseen_by_model" holds each
     one's."""
@@ -121,6 +153,7 @@ BASELINES: dict[str, Callable[[RunConfig, SitesData], Row]] = {
     "voxel_regression": voxel_regression,
     "local_only": local_only,
     "centralised": centralised,
+    "without_privacy": without_privacy,
 }
 
 
@@ -140,10 +173,7 @@ def _initial_model(config: RunConfig, device: torch.device) -> nn.Module:
 
 
 def _trained(model: nn.Module, task: Task, slices: TrainingSlices, *, site: str, phase: str = "centralised") -> Predict:
-    def on_step(step: int, steps: int, loss: float) -> None:
-        progress.report(progress.Step(phase, site, step, steps, loss))
-
-    train_round(model, slices.draw, task=task, site=site, round=1, on_step=on_step)
+    train_round(model, slices.draw, task=task, site=site, round=1, on_step=partial(_report_step, phase, site))
     return predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
 
 
@@ -162,6 +192,10 @@ def _rows(predict: Predict, sites: Mapping[str, Sequence[CachedSession]], config
         if scores:
             rows[site] = {**mean_over_subjects(scores.values()), "subjects": len(scores)}
     return rows
+
+
+def _report_step(phase: str, site: str, step: int, steps: int, loss: float) -> None:
+    progress.report(progress.Step(phase, site, step, steps, loss))
 
 
 def _report_test(site: str, sessions: int, done: int) -> None:

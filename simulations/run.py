@@ -104,6 +104,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         data = open_sites(config, site_paths)
         names = ["voxel_regression"]
         names += ["initial_weights"] if weights_file(config) else []
+        names += ["without_privacy"] if config.privacy.on else []
         names += ["local_only", "centralised"] if compare else []
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
         events.append("run_finished")
@@ -222,6 +223,9 @@ def _conclude(summary: Mapping[str, Any], run_dir: Path, report_path: Path, *, c
         console.print(
             f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression", highlight=False
         )
+    if final and (plain := summary["baselines"].get("without_privacy")):
+        cost = plain["final"]["psnr_db"] - final["psnr_db"]
+        console.print(f"the same federation without privacy: {cost:+.2f} dB", highlight=False)
     if summary["privacy"]:
         by_site = ", ".join(
             f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})"
@@ -317,7 +321,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="key=value",
         help="patient-level privacy: epsilon=8 is each site's budget; any other setting of privacy likewise. The run"
-        " starts from weights pre-trained on public synthetic data, or from initial_weights=FILE or random",
+        " starts from weights pre-trained on public synthetic data, or from initial_weights=FILE or random,"
+        " and is compared with the same federation without privacy",
     )
     parser.add_argument("--compare", action="store_true", help="also train the local-only and the centralised baseline")
     parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")

@@ -39,6 +39,7 @@ _METHOD_MARKS = {  # marker, colour
     "voxel_regression": ("s", "#7d8894"),
     "local_only": ("^", "#D55E00"),
     "centralised": ("D", "#009E73"),
+    "without_privacy": ("P", "#7A4E9C"),
 }
 _STYLE = {
     "svg.fonttype": "none",  # text stays text

@@ -35,6 +35,7 @@ BASELINES = {
     "voxel_regression": "voxel regression",
     "local_only": "local-only",
     "centralised": "centralised",
+    "without_privacy": "federated without privacy",
 }
 MAX_EXAMPLES = 8  # keeps the file small enough for an e-mail
 
@@ -83,7 +84,8 @@ def sites(record: RunRecord) -> str:
 
 def comparison(record: RunRecord) -> str:
     """The baselines beside the federated model, how each was trained, and what was not run."""
-    optional = {"initial_weights"}  # where they were trained: of random ones there is nothing to say
+    # Initial weights where they were trained, of random ones there is nothing to say; the other for private runs.
+    optional = {"initial_weights", "without_privacy"}
     missing = [name for method, name in BASELINES.items() if method not in {*record.baselines, *optional}]
     command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
     not_run = (
@@ -131,6 +133,8 @@ def _how_trained(record: RunRecord) -> dict[str, str]:
         "local_only": f"one model per site, {budget} on its own scans, batch {batch}; scored on its own test subjects"
         " and on the unseen sites' (mean over the models)",
         "centralised": f"one model, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",
+        "without_privacy": "the same federation from the same weights: all of them trained, nothing clipped, no noise,"
+        " as many crops in a round",
     }
 
 
@@ -216,8 +220,8 @@ def privacy(record: RunRecord) -> str:
         return ""
     meaning = paragraph(
         "Whatever a site's replies say, they say it at most e^epsilon times more likely with any one training subject"
-        " than without, up to delta. Sites hold different people, so their epsilons are not added. The baselines are"
-        " trained without privacy: what it costs is the distance to them."
+        " than without, up to delta. Sites hold different people, so their epsilons are not added. What"
+        " privacy costs is the distance to the federation without it, under Comparison."
     )
     if not record.privacy:
         told = "Sites do not tell what they have spent: it stands in their ledgers." if record.deployed else ""

@@ -29,6 +29,7 @@ from client.site import Site, read_site, to_yaml
 from client.trainer import answer, open_subjects
 from server.app import app as server_app
 from simulations import pretrained
+from simulations.baselines import open_sites, without_privacy
 from simulations.local_grid import run_in_process
 from simulations.run import main
 from simulations.sites import find_sites, write_sites
@@ -235,6 +236,9 @@ def test_the_command_prints_what_was_spent(
     assert config.initial_weights == str(file)
     assert f"starts from {file.name}" in printed
     assert summary["baselines"]["initial_weights"]["final"]["psnr_db"] > 0
+    cost = summary["baselines"]["without_privacy"]["final"]["psnr_db"] - summary["final"]["psnr_db"]
+    assert f"the same federation without privacy: {cost:+.2f} dB" in printed
+    assert "federated without privacy" in (run_dir / "report.html").read_text()
     model = build_model(config.model, sources=2)
     moved = {name for name, array in load_weights(run_dir).items() if (array != start[name]).any()}
     assert moved == set(parameters_of("norms", model))
@@ -242,6 +246,19 @@ def test_the_command_prints_what_was_spent(
     again = ["--out", str(tmp_path / "again"), *(part for part in command if part != "--out" and part != str(run_dir))]
     assert main(again) == 0
     assert "pre-training" not in capsys.readouterr().out
+
+
+def test_a_run_is_compared_with_the_same_federation_without_privacy(private_config: RunConfig, tmp_path: Path) -> None:
+    """Which a federation without privacy is the oracle of: one step at each site, for at most 6 crops in lots of 8."""
+    training = dataclasses.replace(private_config.training, batch_size=8)
+    config = dataclasses.replace(private_config, training=training)
+    plain = dataclasses.replace(training, local_steps=1, learning_rate=config.privacy.learning_rate)
+    federate(dataclasses.replace(config, training=plain, privacy=PrivacyConfig()), tmp_path / "plain")
+    (tested,) = [event for event in run_folder.read_events(tmp_path / "plain") if event["event"] == "tested"]
+    config, federation = find_sites(config)
+    row = without_privacy(config, open_sites(config, write_sites(tmp_path / "run", config, federation)))
+    assert row["final"]["psnr_db"] == pytest.approx(tested["final"]["psnr_db"], abs=2e-5)
+    assert row["sites"].keys() == tested["sites"].keys()
 
 
 def test_pretraining_can_be_left_out_and_is_refused_where_there_is_no_built_in_data(
