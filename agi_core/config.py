@@ -86,7 +86,7 @@ class PrivacyConfig:
     """
 
     epsilon: float | None = None
-    trainable: Literal["all", "norms", "last"] = "norms"
+    trainable: Literal["all", "norms", "last", "adapters"] = "norms"
     delta: float = 1e-5
     noise_multiplier: float | None = None
     max_grad_norm: float = 0.3
@@ -348,6 +348,8 @@ def validate(config: Task) -> None:
             "training.adversarial: a discriminator sees the subjects without privacy; leave it out, or privacy.epsilon"
         )
     _validate_privacy(config.privacy)
+    if config.privacy.trainable == "adapters" and not config.model.adapters:
+        raise ConfigError("privacy.trainable=adapters, but the model has none; set model.adapters=4 or so")
     if isinstance(config, RunConfig):
         _validate_run(config)
 

@@ -105,6 +105,7 @@ def build_model(config: ModelConfig, *, sources: int, reference: int | None = No
             decoder_conv=decoder_conv,
             alignment=None if config.alignment == "none" else GroupAlignment(config, reference=reference),
             stem=config.stem,
+            adapters=config.adapters,
         )
 
     with torch.random.fork_rng(devices=[]):

@@ -34,6 +34,8 @@ class ModelConfig:
     """Channels at each scale, finest first; every further scale halves the space."""
     stem: int = 0
     """Channels that each source gets from a convolution of its own before the sources are mixed; 0: none."""
+    adapters: int = 0
+    """Channels of a bottleneck beside every block, to tune in its place (`privacy.trainable=adapters`); 0: none."""
     groups: int = 4
     """Channel groups of every CAGR convolution but the first, whose groups are the source modalities."""
     attention: bool = True
@@ -74,6 +76,8 @@ class ModelConfig:
             )
         if self.stem < 0:
             raise ConfigError(f"model.stem is {self.stem}; it must be at least 0 (0: no stem).")
+        if self.adapters < 0:
+            raise ConfigError(f"model.adapters is {self.adapters}; it must be at least 0 (0: no adapters).")
         if self.groups < 1:
             raise ConfigError(f"model.groups is {self.groups}; it must be at least 1.")
         if not 0 < self.max_offset <= 1.5:

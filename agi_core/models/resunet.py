@@ -25,9 +25,13 @@ def to_channels_last(x: Tensor) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """y = act(norm(conv(act(norm(conv(x))))) + skip(x)); the skip is a 1-tap convolution where the width changes."""
+    """y = act(norm(conv(act(norm(conv(x))))) + skip(x)); the skip is a 1-tap convolution where the width changes.
 
-    def __init__(self, channels_in: int, channels_out: int, *, dims: int, conv: ConvFactory) -> None:
+    With `adapters` channels the sum has a third term, up(act(down(x))), two 1-tap convolutions of which the second
+    starts at zero: few weights, by which a trained block can be tuned (Houlsby et al., ICML 2019; here in parallel).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, dims: int, conv: ConvFactory, adapters: int = 0) -> None:
         super().__init__()
         self.conv1 = conv(channels_in, channels_out)
         self.norm1 = nn.GroupNorm(gcd(8, channels_out), channels_out)
@@ -35,11 +39,19 @@ class ResBlock(nn.Module):
         self.norm2 = nn.GroupNorm(gcd(8, channels_out), channels_out)
         changes_width = channels_in != channels_out
         self.skip = CONV[dims](channels_in, channels_out, 1, bias=False) if changes_width else nn.Identity()
+        self.adapter: nn.Sequential | None = None
+        if adapters:
+            up = CONV[dims](adapters, channels_out, 1, bias=False)
+            nn.init.zeros_(up.weight)
+            self.adapter = nn.Sequential(CONV[dims](channels_in, adapters, 1), nn.LeakyReLU(0.1), up)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, *space) -> (B, C_out, *space)"""
         y = F.leaky_relu(self.norm1(self.conv1(x)), 0.1)
-        return F.leaky_relu(self.norm2(self.conv2(y)) + self.skip(x), 0.1)
+        y = self.norm2(self.conv2(y)) + self.skip(x)
+        if self.adapter is not None:
+            y = y + self.adapter(x)
+        return F.leaky_relu(y, 0.1)
 
 
 class ResUNet(nn.Module):
@@ -61,6 +73,7 @@ class ResUNet(nn.Module):
         decoder_conv: ConvFactory,
         alignment: nn.Module | None = None,
         stem: int = 0,
+        adapters: int = 0,
     ) -> None:
         super().__init__()
         self.dims = dims
@@ -74,10 +87,10 @@ class ResUNet(nn.Module):
             self.stem.append(nn.GroupNorm(sources, channels))
             self.stem.append(nn.LeakyReLU(0.1))
         for width in widths:
-            self.encoder.append(ResBlock(channels, width, dims=dims, conv=encoder_conv))
+            self.encoder.append(ResBlock(channels, width, dims=dims, conv=encoder_conv, adapters=adapters))
             channels = width
         for width in reversed(widths[:-1]):
-            self.decoder.append(ResBlock(channels + width, width, dims=dims, conv=decoder_conv))
+            self.decoder.append(ResBlock(channels + width, width, dims=dims, conv=decoder_conv, adapters=adapters))
             channels = width
         self.head = CONV[dims](channels, 1, 1)
 

@@ -76,6 +76,7 @@ def plan_privacy(task: Task, *, subjects: int, target_epsilon: float) -> Privacy
         one, all_steps = (mechanism.noise_over_signal(parameters=parameters, steps=count) for count in (1, steps))
         return NoiseOfPart(part, parameters, per_step=one, whole_run=all_steps)
 
+    parts = [part for part in PARTS if part != "adapters" or task.model.adapters]
     return PrivacyPlan(
         noise_multiplier=sigma,
         lot_size=rate * subjects,
@@ -83,5 +84,5 @@ def plan_privacy(task: Task, *, subjects: int, target_epsilon: float) -> Privacy
         epsilon=epsilon(history, delta=delta),
         epsilon_rdp=epsilon_rdp(history, delta=delta),
         trained=noise_of(task.privacy.trainable),
-        parts=sorted(map(noise_of, PARTS), key=lambda part: -part.parameters),
+        parts=sorted(map(noise_of, parts), key=lambda part: -part.parameters),
     )

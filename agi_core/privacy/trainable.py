@@ -14,6 +14,7 @@ PARTS = {
     "all": "whole model",
     "norms": "norms, biases, first and last convolution",
     "last": "last block and head",
+    "adapters": "adapters and head",
 }
 """The values of `privacy.trainable`, and what each is."""
 
@@ -26,8 +27,20 @@ def names_of(part: str, axes: Mapping[str, int]) -> set[str]:
     """
     blocks = {int(name.split(".")[1]) for name in axes if name.startswith("decoder.")}
     last = f"decoder.{max(blocks, default=0)}."
-    layers = {"all": ("",), "norms": ("encoder.0.conv1.", "head."), "last": (last, "head.")}[part]
-    return {name for name, count in axes.items() if name.startswith(layers) or (part == "norms" and count == 1)}
+
+    def chosen(name: str) -> bool:
+        match part:
+            case "all":
+                return True
+            case "norms":
+                return axes[name] == 1 or name.startswith(("encoder.0.conv1.", "head."))
+            case "last":
+                return name.startswith((last, "head."))
+            case "adapters":
+                return ".adapter." in name or name.startswith("head.")
+        raise ValueError(f"no part of a network is called {part}")
+
+    return set(filter(chosen, axes))
 
 
 def parameters_of(part: str, model: nn.Module) -> dict[str, nn.Parameter]:

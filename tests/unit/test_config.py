@@ -95,6 +95,7 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("privacy.learning_rate=.inf", "privacy.learning_rate"),
         ("privacy.delta=1", "privacy.delta"),
         ("privacy.lot_rate=0", "privacy.lot_rate"),
+        ("privacy.trainable=adapters", "set model.adapters"),
         ("privacy.lot_rate=1.5", "privacy.lot_rate"),
         ("privacy.slices_per_subject=0", "slices_per_subject"),
         ("federation.server_momentum=1", "server_momentum"),

@@ -44,6 +44,7 @@ def test_valid(config: ModelConfig) -> None:
         (ModelConfig(neighbours=1), r"set model.alignment"),
         (ModelConfig(neighbours=1, alignment="affine", dims=3), r"leave model.dims at 2"),
         (ModelConfig(stem=-1), r"model.stem is -1"),
+        (ModelConfig(adapters=-1), r"model.adapters is -1"),
         (ModelConfig(stem=6), r"model.stem is 6, which model.groups 4 does not divide"),
         (ModelConfig(shift="linear"), r"model.shift is 'linear'; choose one of circular, open, none"),
         (ModelConfig(shift="none", scaling=False), r"set model.rolling=false"),

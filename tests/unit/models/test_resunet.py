@@ -37,3 +37,22 @@ def test_channels_last_changes_the_layout_only(space: tuple[int, ...]) -> None:
     assert torch.equal(x, y)
     formats = {2: torch.channels_last, 3: torch.channels_last_3d}
     assert y.is_contiguous(memory_format=formats[len(space)])
+
+
+def test_adapters_leave_a_new_network_as_it_is_and_are_a_term_of_their_own() -> None:
+    with_adapters = build_model(ModelConfig(conv="plain", widths=[4, 8], adapters=2), sources=2)
+    without = build_model(ModelConfig(conv="plain", widths=[4, 8]), sources=2)
+    own = {name: tensor for name, tensor in with_adapters.state_dict().items() if ".adapter." not in name}
+    without.load_state_dict(own)
+    x = torch.rand(2, 2, 8, 8)
+    torch.testing.assert_close(with_adapters(x), without(x))
+    block = with_adapters.encoder[0]
+    down, _, up = block.adapter
+    torch.nn.init.normal_(up.weight)
+    w, b, v = (parameter.detach()[..., 0, 0] if parameter.dim() == 4 else parameter.detach()
+               for parameter in (down.weight, down.bias, up.weight))  # fmt: skip
+    hidden = torch.einsum("rc,bchw->brhw", w, x) + b[:, None, None]
+    term = torch.einsum("or,brhw->bohw", v, torch.where(hidden > 0, hidden, 0.1 * hidden))
+    y = without.encoder[0]
+    plain = y.norm2(y.conv2(torch.nn.functional.leaky_relu(y.norm1(y.conv1(x)), 0.1))) + y.skip(x)
+    torch.testing.assert_close(block(x), torch.nn.functional.leaky_relu(plain + term, 0.1))

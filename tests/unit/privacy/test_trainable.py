@@ -38,6 +38,16 @@ def test_the_parts_by_hand() -> None:
     assert set(parameters_of("all", model)) == {name for name, _ in model.named_parameters()}
 
 
+def test_the_adapters_by_hand() -> None:
+    model = build_model(ModelConfig(conv="plain", widths=[8, 16], adapters=2), sources=2)
+    blocks = ("encoder.0", "encoder.1", "decoder.0")
+    adapters = {f"{block}.adapter.{name}" for block in blocks for name in ("0.weight", "0.bias", "2.weight")}
+    assert set(parameters_of("adapters", model)) == adapters | {"head.weight", "head.bias"}
+    counts = {name: parameter.numel() for name, parameter in parameters_of("adapters", model).items()}
+    # down: 2 x (2 + 8 + 24) inputs and 2 biases each; up: 2 x (8 + 16 + 8) outputs; head: 8 and its bias
+    assert sum(counts.values()) == 2 * 34 + 2 * 3 + 2 * 32 + 9
+
+
 def test_the_last_block_is_the_finest_and_a_net_without_decoder_has_a_head() -> None:
     model = build_model(ModelConfig(widths=[4, 8, 16]), sources=2)
     assert {name.split(".conv")[0] for name in parameters_of("last", model) if ".conv" in name} == {"decoder.1"}
@@ -50,7 +60,7 @@ def test_the_last_block_is_the_finest_and_a_net_without_decoder_has_a_head() -> 
 @pytest.mark.parametrize("conv", ["cagr", "plain"])
 @pytest.mark.parametrize("part", list(PARTS))
 def test_a_private_round_moves_the_part_and_nothing_else(part: str, conv: str) -> None:
-    assignments = [*SMALL, f"model.conv={conv}", "privacy.epsilon=8", f"privacy.trainable={part}"]
+    assignments = [*SMALL, f"model.conv={conv}", "model.adapters=2", "privacy.epsilon=8", f"privacy.trainable={part}"]
     task = task_of(load_config(None, overrides={}, assignments=assignments))
     model = build_model(task.model, sources=2)
     before = {name: array.copy() for name, array in weights_of(model).items()}
