@@ -26,6 +26,7 @@ from agi_core.config import DEPLOYMENT, RunConfig, load_config, task_json, task_
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.initial_weights import initial_weights, weights_file
+from agi_core.models.model_config import name_of
 from agi_core.run_folder import EventLog
 from client.app import app as client_app
 from client.site import Site, read_site
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     if arguments.help_config:
-        console.print(to_yaml(RunConfig()), markup=False, highlight=False)
+        console.print(to_yaml(load_config(None, overrides={})), markup=False, highlight=False)
         return 0
     run_dir = None
     try:
@@ -160,8 +161,7 @@ def with_built_in_data(config: RunConfig, console: Console) -> RunConfig:
 def _announce(run_dir: Path, config: RunConfig, federation: Federation, console: Console) -> None:
     """Print, and note in the events of a new run, what was found and how it was divided."""
     console.print(f"{federation.discovery.summary()}", markup=False, highlight=False, soft_wrap=True)
-    model = "AGI-Net" if config.model.conv == "cagr" else "plain ResUNet"
-    model += " in 3-D" if config.model.dims == 3 else ""
+    model = name_of(config.model) + (" in 3-D" if config.model.dims == 3 else "")
     sites = ", ".join(f"{site} {len(subjects)}" for site, subjects in federation.training.items())
     unseen = ", ".join(f"{site} {len(subjects)}" for site, subjects in federation.unseen.items())
     console.print(

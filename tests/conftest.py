@@ -15,6 +15,7 @@ SHAPE = (40, 36, 8)
 AFFINE = np.diag([4.0, 4.0, 8.0, 1.0])
 SMALL = (
     "model.widths=[8,16]",
+    "model.alignment=none",
     "grid.crop=[32,32]",
     "training.local_steps=2",
     "training.batch_size=2",

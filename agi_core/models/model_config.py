@@ -113,6 +113,12 @@ def _check_choice(name: str, value: object, allowed: Collection[object]) -> None
         raise ConfigError(f"model.{name} is {value!r}; choose one of {', '.join(map(str, allowed))}.")
 
 
+def name_of(config: ModelConfig) -> str:
+    """For people: no result of plain convolutions is called AGI-Net."""
+    name = "AGI-Net" if config.conv == "cagr" else "plain ResUNet"
+    return name if config.alignment == "none" else f"{name} with group alignment"
+
+
 def spatial_multiple(config: ModelConfig) -> int:
     """The number of pixels that every spatial size of the network's input must be a multiple of."""
     return 1 << (len(config.widths) - 1)

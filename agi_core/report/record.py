@@ -10,6 +10,7 @@ from typing import Any
 from agi_core import run_folder
 from agi_core.config import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
+from agi_core.models.model_config import name_of
 from agi_core.run_folder import Event
 
 Row = Mapping[str, Any]  # metric -> mean over subjects; of a site also "subjects" -> how many
@@ -88,7 +89,7 @@ class RunRecord:
     @property
     def model_name(self) -> str:
         """The network's name: no result of plain convolutions is called AGI-Net."""
-        return "AGI-Net" if self.config.model.conv == "cagr" else "plain ResUNet"
+        return name_of(self.config.model)
 
 
 def read_run(run_dir: Path) -> RunRecord:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agi_core.config import (
-    PRIVATE_DEFAULTS,
+    PRIVATE_STEPS,
     RunConfig,
     Task,
     crop_of,
@@ -34,13 +34,39 @@ def test_later_sources_win(tmp_path: Path) -> None:
 def test_a_private_run_takes_few_steps_unless_told_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("privacy: {epsilon: 8}\n")
-    few, usual = PRIVATE_DEFAULTS["training"]["local_steps"], RunConfig().training.local_steps
+    few, usual = PRIVATE_STEPS, RunConfig().training.local_steps
     assert few < usual == load().training.local_steps
     for config in (load("privacy.epsilon=8"), load(path=path), load(**{"privacy.epsilon": 8.0})):
         assert config.training.local_steps == few
     assert load("privacy.epsilon=8", "training.local_steps=7").training.local_steps == 7
     stored = load_config(None, overrides={}, assignments=["privacy.epsilon=8"], base=RunConfig())
     assert stored.training.local_steps == usual  # a run goes on with what it was started with
+
+
+@pytest.mark.parametrize(
+    ("settings", "alignment", "neighbours"),
+    [
+        ([], "affine", 1),
+        (["model.conv=plain"], "affine", 1),
+        (["model.neighbours=0"], "affine", 0),
+        (["model.alignment=global"], "global", 1),
+        (["model.alignment=none"], "none", 0),
+        (["training.adversarial=true"], "affine", 0),
+        (["model.dims=3"], "none", 0),
+        (["model.dims=3", "model.alignment=affine"], "affine", 0),
+        (["data.layout=brats"], "none", 0),
+        (["data.layout=brats", "model.alignment=dense"], "dense", 1),
+    ],
+)
+def test_a_new_run_aligns_its_sources_unless_told_otherwise(
+    settings: list[str], alignment: str, neighbours: int
+) -> None:
+    model = load(*settings).model
+    assert (model.alignment, model.neighbours) == (alignment, neighbours)
+
+
+def test_a_run_goes_on_with_the_alignment_that_it_was_started_with() -> None:
+    assert load_config(None, overrides={}, base=RunConfig()).model.alignment == "none"
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
