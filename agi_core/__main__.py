@@ -54,7 +54,7 @@ def _phantom(arguments: argparse.Namespace) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    config = load_config(None, overrides={}, assignments=arguments.settings, base=PRETRAINING)
+    config = load_config(None, overrides={}, assignments=arguments.settings, defaults=PRETRAINING)
     if config.privacy.on:
         raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
     device = _device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # OmegaConf lets PyYAML's errors through
 
@@ -196,12 +196,18 @@ T = TypeVar("T", bound=Task)
 
 
 def load_config(
-    path: Path | None, *, overrides: Mapping[str, Any], assignments: Sequence[str] = (), base: RunConfig | None = None
+    path: Path | None,
+    *,
+    overrides: Mapping[str, Any],
+    assignments: Sequence[str] = (),
+    base: RunConfig | None = None,
+    defaults: RunConfig | None = None,
 ) -> RunConfig:
     """The run's configuration from a YAML file, command-line flags (dotted keys; None = not given) and `key=value`
     assignments.
 
-    Each wins over the ones before it; all win over `base` (None = the defaults of a new run).
+    Each wins over the ones before it; all win over `base`, the settings of an existing run. A new one starts from
+    `defaults` (None = `RunConfig()`) and `_of_a_new_run`.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, or a value out of range; the message names the key.
@@ -224,8 +230,8 @@ def load_config(
                     f"cannot read {assignment!r}: settings are written key=value, for example training.local_steps=20"
                 )
         given = OmegaConf.merge(settings, flags, OmegaConf.from_dotlist(list(assignments)))
-        defaults = _of_a_new_run(given) if base is None else {}
-        merged = OmegaConf.merge(OmegaConf.structured(base or RunConfig), defaults, given)
+        start = OmegaConf.structured(base or defaults or RunConfig)
+        merged = OmegaConf.merge(start, _of_a_new_run(given) if base is None else {}, given)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from None
     except YAMLError:
@@ -239,7 +245,7 @@ def load_config(
     return dataclasses.replace(config, grid=dataclasses.replace(config.grid, crop=[*crop_of(config)]))
 
 
-def _of_a_new_run(given: DictConfig) -> dict[str, Any]:
+def _of_a_new_run(given: Container) -> dict[str, Any]:
     """What differs from `RunConfig`, which names the paper's own network, where the user has not chosen.
 
     Sources are aligned where that was measured to be better (docs/results.md): in 2-D, with a slice on either side if

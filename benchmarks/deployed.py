@@ -21,7 +21,7 @@ from server.processes import descendants
 SITES = ("hospitalA", "hospitalB", "hospitalC")
 SUBJECTS = 10
 TRIVIAL = (  # next to nothing to do at a site
-    *("grid.crop=[16,16]", "training.local_steps=1", "training.batch_size=1"),
+    *("grid.crop=[16,16]", "model.alignment=none", "training.local_steps=1", "training.batch_size=1"),
     *("evaluation.validation_slices=1", "reference=T1", "federation.wait_s=300"),
 )
 LIMIT_S = 1800.0

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-PLAIN, CAGR = ("model.conv=plain",), ("model.conv=cagr",)
+NOT_ALIGNED = ("model.alignment=none", "model.neighbours=0")
+PLAIN, CAGR = ("model.conv=plain", *NOT_ALIGNED), ("model.conv=cagr", *NOT_ALIGNED)
 ALIGN = ("model.alignment=affine", "model.neighbours=1")
 
 

@@ -29,7 +29,14 @@ from simulations.local_grid import run_in_process
 from simulations.run import with_built_in_data
 from simulations.sites import find_sites, prepare_caches, write_sites
 
-SETTINGS = ("rounds=10", "reference=T2", "training.local_steps=16", "model.widths=[8,16]", "grid.crop=[64,64]")
+SETTINGS = (
+    "rounds=10",
+    "reference=T2",
+    "training.local_steps=16",
+    "model.widths=[8,16]",
+    "model.alignment=none",
+    "grid.crop=[64,64]",
+)
 SETTINGS += ("evaluation.validation_slices=4", "data.phantom_sites=Guys:12,HH:10,IOP:6", "federation.quorum=4")
 VARIANTS: dict[str, tuple[bool, bool, Aggregation]] = {  # attacked, gate, aggregation
     "clean, mean": (False, True, "mean"),

@@ -25,7 +25,7 @@ def test_the_command_writes_weights_that_a_run_starts_from(
     assert f"initial_weights={path}" in capsys.readouterr().out
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    text = task_json(task_of(load_config(None, overrides={}, assignments=settings, base=PRETRAINING)))
+    text = task_json(task_of(load_config(None, overrides={}, assignments=settings, defaults=PRETRAINING)))
     assert metadata == {"task": text, "task_hash": task_hash(text)}
     config = load_config(None, overrides={"initial_weights": str(path)}, assignments=SMALL)
     random = initial_weights(load_config(None, overrides={}, assignments=SMALL))
@@ -50,7 +50,7 @@ def test_privacy_is_not_promised(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(("layout", "scenario"), [("ixi", "T1,T2:PD"), ("brats", "t1n,t1c,t2w:t2f")])
 def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path: Path) -> None:
     assignments = [f"data.layout={layout}", "data.phantom_sites=PublicA:1"]
-    config = with_public_data(load_config(None, overrides={}, assignments=assignments, base=PRETRAINING), tmp_path)
+    config = with_public_data(load_config(None, overrides={}, assignments=assignments, defaults=PRETRAINING), tmp_path)
     data_dir = Path(str(config.data.dir))
     made = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")}
     assert with_public_data(config, tmp_path) == config
@@ -62,7 +62,7 @@ def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path:
 
 
 def test_there_is_no_built_in_data_in_bids(tmp_path: Path) -> None:
-    config = load_config(None, overrides={}, assignments=["data.layout=bids"], base=PRETRAINING)
+    config = load_config(None, overrides={}, assignments=["data.layout=bids"], defaults=PRETRAINING)
     with pytest.raises(ConfigError, match="name a public folder"):
         with_public_data(config, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -45,7 +45,11 @@ class Run:
         self.dir = run_dir
         run_folder.create(
             run_dir,
-            load_config(None, overrides=overrides, assignments=("training.local_steps=16", "training.batch_size=8")),
+            load_config(
+                None,
+                overrides=overrides,
+                assignments=("model.alignment=none", "training.local_steps=16", "training.batch_size=8"),
+            ),
         )
         (run_dir / "splits.json").write_text(json.dumps(SPLITS))
         self.events = run_folder.EventLog(run_dir)

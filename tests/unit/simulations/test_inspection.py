@@ -36,7 +36,8 @@ def session(data_dir: Path) -> CachedSession:
 
 def config_of(data_dir: Path, *settings: str) -> RunConfig:
     overrides = {"data.dir": str(data_dir), "scenario": SCENARIO, "reference": "T2"}
-    return load_config(None, overrides=overrides, assignments=("model.widths=[8,16]", "model.groups=4", *settings))
+    small = ("model.widths=[8,16]", "model.groups=4", "model.alignment=none", "model.neighbours=0")
+    return load_config(None, overrides=overrides, assignments=(*small, *settings))
 
 
 @pytest.mark.parametrize(
