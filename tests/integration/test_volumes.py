@@ -21,7 +21,7 @@ def test_a_federation_of_volumes(
     settings += ("model.alignment=affine",)
     command = ["--data", str(ixi_dir), "--out", str(run_dir), *settings, f"data.cache_dir={cache_dir}"]
     assert main([*command, "--clients", "2", "--compare"]) == 0
-    assert "AGI-Net in 3-D" in capsys.readouterr().out
+    assert "AGI-Net with group alignment in 3-D" in capsys.readouterr().out
 
     summary = json.loads((run_dir / "summary.json").read_text())
     assert {site: row["subjects"] for site, row in summary["sites"].items()} == {"Guys": 1, "HH": 1}
