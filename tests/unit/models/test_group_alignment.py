@@ -206,6 +206,27 @@ def test_an_end_slice_is_moved_in_its_plane_alone() -> None:
     assert error_vox(offsets[1:], torch.tensor([3.0, -2.0]).reshape(2, 1, 1)) < 0.2
 
 
+def test_sources_that_lie_on_the_reference_are_left_as_they_are() -> None:
+    """Bit for bit, although noise makes an estimate differ from nothing."""
+    image = texture(64, 56)
+    noise = 0.02 * torch.randn(2, 1, 64, 56, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sources = torch.cat([other_contrast(image) + noise[:1], image + noise[1:]], dim=1)
+    align = GroupAlignment(AFFINE, reference=1)
+    assert float(align.offsets(sources).abs().max()) == 0.0
+    torch.testing.assert_close(align(sources), sources, rtol=0, atol=1e-12)
+
+
+def test_a_motion_is_shrunk_by_hand_in_the_plane_and_through_it_apart() -> None:
+    align = GroupAlignment(replace(AFFINE, neighbours=1), reference=1)
+    voxels = (3, 20, 40)
+    motion = torch.tensor([0.3, 0.3, 0.4]).reshape(1, 3, 1, 1, 1).expand(1, 3, 1, 20, 40)  # slices, rows, columns
+    normalised = 2 * motion / torch.tensor(voxels).reshape(1, 3, 1, 1, 1)
+    kept = align._shrunk(normalised, voxels=voxels) / normalised
+    through, plane = 1 - 0.15**2 / 0.3**2, 1 - 0.2**2 / (0.3**2 + 0.4**2)
+    torch.testing.assert_close(kept[0, :, 0, 0, 0], torch.tensor([through, plane, plane]))
+    assert align._shrunk(normalised / 3, voxels=voxels).abs().max() == 0
+
+
 @pytest.mark.parametrize(("dims", "neighbours"), [(2, 0), (2, 1), (3, 0)])
 @pytest.mark.parametrize("conv", ["plain", "cagr"])
 def test_the_network_takes_an_empty_batch_and_trains(dims: int, neighbours: int, conv: str) -> None:
