@@ -129,8 +129,8 @@ def running(coordinator: Coordinator, *, host: str, port: int, health_port: int)
 
 
 def _make_database(path: Path) -> None:
-    """An empty database for Flower to fill, if there is none: with SQLite's largest pages, because weights lie in it in
-    pieces of 5 MiB, and its usual pages of 4 KiB take twice as long to write them (`benchmarks/results.md`)."""
+    """An empty database for Flower to fill, if there is none: with larger pages, because weights lie in it in pieces of
+    5 MiB, and SQLite's usual pages of 4 KiB take twice as long to write them (`benchmarks/results.md`)."""
     if path.exists():
         return
     with contextlib.closing(sqlite3.connect(path)) as connection:

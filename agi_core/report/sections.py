@@ -220,8 +220,12 @@ def privacy(record: RunRecord) -> str:
         return ""
     meaning = paragraph(
         "Whatever a site's replies say, they say it at most e^epsilon times more likely with any one training subject"
-        " than without, up to delta. Sites hold different people, so their epsilons are not added. What"
-        " privacy costs is the distance to the federation without it, under Comparison."
+        " than without, up to delta. Sites hold different people, so their epsilons are not added."
+        + (
+            " What privacy costs is the distance to the federation without it, under Comparison."
+            if "without_privacy" in record.baselines
+            else ""
+        )
     )
     if not record.privacy:
         told = "Sites do not tell what they have spent: it stands in their ledgers." if record.deployed else ""
