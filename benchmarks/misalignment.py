@@ -1,6 +1,9 @@
 """The misalignment benchmark: what a moved source costs each model, against what registration and alignment recover.
 
     python -m benchmarks.misalignment --data DIR/ixi_like --registered DIR/ixi_like_registered --jobs 2
+    python -m benchmarks.misalignment --data DIR/ixi_like --scenario T2,PD:T1 --moved PD --register-target
+    python -m benchmarks.misalignment --data GENERATED --tested DIR/brats_like --layout brats \\
+        --scenario t1n,t1c,t2w:t2f --reference t2w --moved t1n -- grid.spacing_mm=[1.5,1.75,5]
 
 One source is moved; target and reference stay. Every (variant, seed) is trained by the product's own loop in one round,
 with the same steps, crops and initial weights, and scored on whole volumes of the same unseen subjects (the stable
@@ -31,7 +34,7 @@ import torch
 from torch import Tensor
 
 from agi_core import atomic
-from agi_core.config import Layout, MisalignKind, RunConfig, load_config, task_hash, task_json, task_of
+from agi_core.config import Layout, MisalignKind, RunConfig, Task, load_config, task_hash, task_json, task_of
 from agi_core.data.cache import CachedSession, build_cache
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.discover import discover
@@ -44,6 +47,7 @@ from agi_core.metrics import SubjectScore
 from agi_core.models.agi_net import build_model
 from agi_core.models.group_alignment import GroupAlignment
 from agi_core.models.model_config import spatial_multiple
+from agi_core.models.resunet import ResUNet
 from agi_core.prediction import predict_whole, predictor, slabs
 from agi_core.scenario import parse_scenario
 from agi_core.training import train_round
@@ -80,11 +84,13 @@ class Setup:
     """What all variants share; `moved` and `reference` are sources."""
 
     data_dir: Path
+    tested_dir: Path | None
     registered_dir: Path | None
     layout: Layout
     scenario: str
     reference: str
     moved: str
+    register_target: bool
     steps: int
     out_dir: Path
     settings: tuple[str, ...]
@@ -122,7 +128,7 @@ def run(setup: Setup, name: str, seed: int) -> str:
     torch.set_num_threads(1)
     config = configuration(setup, name, seed)
     task, scenario, data = task_of(config), parse_scenario(setup.scenario), VARIANTS[name].data
-    moved, reference = scenario.sources.index(setup.moved), scenario.sources.index(setup.reference)
+    reference = scenario.sources.index(setup.reference)
     model = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=seed)
     slices = TrainingSlices(
         open_sessions(setup, data, part="train"),
@@ -134,21 +140,7 @@ def run(setup: Setup, name: str, seed: int) -> str:
     loss = train_round(
         model, slices.draw, task=task, site="benchmark", round=1, on_step=lambda *_: ends.append(time.process_time())
     )
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    predict = predictor(model, multiple=spatial_multiple(task.model))
-    alignment = model.alignment
-    poses = read_poses(setup.data_dir / "truth.csv") if data == "native" and setup.moved == "T1" else {}
-    for session, test, volumes, target, foreground in test_inputs(setup, data):
-        score, sources = SubjectScore(), slabs(volumes, neighbours=task.model.neighbours)
-        for part in torch.split(torch.arange(len(sources)), 8):
-            prediction = predict_whole(predict, sources[part], box=session.source_box)
-            score.add(prediction, target[part], foreground[part])
-        row = score.result()
-        if isinstance(alignment, GroupAlignment) and session.subject_id in poses and test.kind != "elastic":
-            true = true_offsets(move_of(test, session), poses[session.subject_id], session.grid)
-            found = torch.cat([alignment.offsets(part)[:, moved, -2:] for part in torch.split(sources, 8)])
-            row |= offset_errors(found.numpy(), true, head=foreground[:, 0].numpy(), spacing_mm=session.spacing_mm)
-        scores.setdefault(str(test), {})[session.subject_id] = row
+    scores = score(setup, model, task=task, data=data)
     result = {
         "variant": name,
         "seed": seed,
@@ -161,6 +153,37 @@ def run(setup: Setup, name: str, seed: int) -> str:
     atomic.write_json(result_path(setup, name, seed), result)
     psnr_db = np.mean([row["psnr_db"] for row in scores[str(MAIN)].values()])
     return f"{name}, seed {seed}: {psnr_db:.2f} dB"
+
+
+def score(setup: Setup, model: ResUNet, *, task: Task, data: str) -> dict[str, dict[str, dict[str, float]]]:
+    """{test: {subject: metrics of the whole volume}}, with errors of the recovered offsets where the true ones are
+    known, and `psnr_registered_db` against a target registered to the prediction with `register_target`."""
+    moved = parse_scenario(setup.scenario).sources.index(setup.moved)
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    predict = predictor(model, multiple=spatial_multiple(task.model))
+    alignment = model.alignment
+    poses = read_poses(setup.data_dir / "truth.csv") if data == "native" and setup.moved == "T1" else {}
+    for session, test, volumes, target, foreground in test_inputs(setup, data):
+        sources = slabs(volumes, neighbours=task.model.neighbours)
+        parts = torch.split(torch.arange(len(sources)), 8)
+        prediction = torch.cat([predict_whole(predict, sources[part], box=session.source_box) for part in parts])
+        row = scored(prediction, target, foreground)
+        if setup.register_target:
+            laid = registered(target[:, 0].numpy(), onto=prediction[:, 0].numpy(), session=session)
+            row["psnr_registered_db"] = scored(prediction, torch.from_numpy(laid)[:, None], foreground)["psnr_db"]
+        if isinstance(alignment, GroupAlignment) and session.subject_id in poses and test.kind != "elastic":
+            true = true_offsets(move_of(test, session), poses[session.subject_id], session.grid)
+            found = torch.cat([alignment.offsets(sources[part])[:, moved, -2:] for part in parts])
+            row |= offset_errors(found.numpy(), true, head=foreground[:, 0].numpy(), spacing_mm=session.spacing_mm)
+        scores.setdefault(str(test), {})[session.subject_id] = row
+    return scores
+
+
+def scored(prediction: Tensor, target: Tensor, foreground: Tensor) -> dict[str, float]:
+    """Metrics of one volume, slices first."""
+    subject_score = SubjectScore()
+    subject_score.add(prediction, target, foreground)
+    return subject_score.result()
 
 
 def configuration(setup: Setup, name: str, seed: int) -> RunConfig:
@@ -176,7 +199,7 @@ def configuration(setup: Setup, name: str, seed: int) -> RunConfig:
 
 def fingerprint(setup: Setup, name: str, seed: int) -> str:
     """Names everything that a result depends on but code and scans."""
-    tests = ", ".join(map(str, TESTS))
+    tests = ", ".join(map(str, TESTS)) + (", target registered" if setup.register_target else "")
     return task_hash(f"{task_json(task_of(configuration(setup, name, seed)))}|{VARIANTS[name].data}|{tests}")
 
 
@@ -197,15 +220,18 @@ def read_result(setup: Setup, name: str, seed: int) -> dict[str, Any] | None:
 
 def open_sessions(setup: Setup, data: str, *, part: str) -> list[CachedSession]:
     """Cached sessions of the stable split's `train` or `test` subjects. Whole slices in both, so that training sees
-    as much air around the head as testing, and a moved head does not leave the picture."""
-    root = twin(setup) if data == "twin" else setup.data_dir
+    as much air around the head as testing, and a moved head does not leave the picture. Another folder of scans to
+    test on is used whole."""
+    elsewhere = setup.tested_dir if part == "test" else None
+    root = elsewhere or (twin(setup) if data == "twin" else setup.data_dir)
     scenario = parse_scenario(setup.scenario)
     found = discover(root, layout=setup.layout, modalities=scenario.modalities, sites_file=None, exclude=[])
-    chosen = getattr(split_subjects([subject.id for subject in found.subjects]), part)
+    chosen = None if elsewhere else getattr(split_subjects([subject.id for subject in found.subjects]), part)
+    spacing = configuration(setup, "plain", 0).grid.spacing_mm
     return build_cache(
-        [subject for subject in found.subjects if subject.id in chosen],
+        [subject for subject in found.subjects if chosen is None or subject.id in chosen],
         scenario=scenario,
-        spacing_mm=None,
+        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
         cache_dir=setup.out_dir / "cache",
         data_dir=root,
         whole=True,
@@ -303,11 +329,17 @@ def commit() -> str:
 def parse_args() -> tuple[Setup, list[str], list[int], int]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder of scans whose sources lie as acquired")
+    parser.add_argument("--tested", type=Path, help="folder to test on, whole, instead of unseen subjects of --data")
     parser.add_argument("--registered", type=Path, help="the modalities of --data acquired in one pose: the bound")
     parser.add_argument("--layout", choices=get_args(Layout), default="ixi", help="of --data (%(default)s)")
     parser.add_argument("--scenario", default="T1,T2:PD", help="(%(default)s)")
     parser.add_argument("--reference", default="T2", help="source in the target's pose (%(default)s)")
     parser.add_argument("--moved", default="T1", help="source that is moved (%(default)s)")
+    parser.add_argument(
+        "--register-target",
+        action="store_true",
+        help="score also against the target registered to the prediction, for targets in a pose of their own",
+    )
     parser.add_argument(
         "--variants", default="main", help=f"{', '.join(SETS)} (%(default)s), or of these: {'; '.join(VARIANTS)}"
     )
@@ -323,7 +355,17 @@ def parse_args() -> tuple[Setup, list[str], list[int], int]:
     if a.registered is None:
         names = [name for name in names if VARIANTS[name].data != "twin"]
     setup = Setup(
-        a.data, a.registered, a.layout, a.scenario, a.reference, a.moved, a.steps, a.out.absolute(), tuple(a.settings)
+        data_dir=a.data,
+        tested_dir=a.tested,
+        registered_dir=a.registered,
+        layout=a.layout,
+        scenario=a.scenario,
+        reference=a.reference,
+        moved=a.moved,
+        register_target=a.register_target,
+        steps=a.steps,
+        out_dir=a.out.absolute(),
+        settings=tuple(a.settings),
     )
     return setup, names, [int(seed) for seed in a.seeds.split(",")], a.jobs
 

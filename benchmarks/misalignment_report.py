@@ -41,6 +41,10 @@ def tables(
         cells += minus_plain(results, name, seeds, main) if "plain" in complete else ["", "", ""]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "PSNR in dB in every test:", "", *_by_test(results, complete, seeds, tests, "psnr_db")]
+    laid = [name for name in complete if "psnr_registered_db" in _any(results, name, seeds, main[name])]
+    if laid:
+        lines += ["", "PSNR in dB against the target registered to the prediction:", ""]
+        lines += _by_test(results, laid, seeds, tests, "psnr_registered_db")
     aligned = [name for name in complete if "offset_error_mm" in _any(results, name, seeds, main[name])]
     if aligned:
         measured = [test for test in tests if "offset_error_mm" in _any(results, aligned[0], seeds, test)]

@@ -80,7 +80,7 @@ def test_the_table_pairs_differences_and_leaves_out_what_is_unfinished() -> None
 
 
 def test_variants_differ_in_their_settings_or_their_data_and_tests_in_their_names(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, None, "ixi", "T1,T2:PD", "T2", "T1", 300, tmp_path, ())
+    setup = Setup(tmp_path, None, None, "ixi", "T1,T2:PD", "T2", "T1", False, 300, tmp_path, ())
     assert len({fingerprint(setup, name, 0) for name in VARIANTS}) == len(VARIANTS)
     assert fingerprint(setup, "plain", 0) != fingerprint(setup, "plain", 1)
     assert set().union(*SETS.values()) == set(VARIANTS)
