@@ -36,9 +36,9 @@ Slices = tuple[Tensor, Tensor]  # sources (subjects, slices, M, h, w) and target
 
 
 def without_privacy(model: nn.Module, slices: Slices) -> Step:
-    """One batch of all slices: forward, L1, backward, momentum SGD."""
+    """One batch of all slices: forward, L1, backward, AdamW."""
     sources, target = (tensor.flatten(0, 1) for tensor in slices)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -55,7 +55,7 @@ def private(model: nn.Module, slices: Slices, *, part: str) -> Step:
     model.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.SGD(chosen, lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.AdamW(chosen, lr=1e-3)
     mechanism, count = Mechanism(1.0, 1.0, 1.0, len(sources)), len(sources)
 
     def step() -> None:
@@ -76,8 +76,8 @@ def opacus_hooks(model: nn.Module, slices: Slices) -> Step:
     sources, target = (tensor.flatten(0, 1) for tensor in slices)
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     wrapped = GradSampleModule(model)
-    sgd = torch.optim.SGD(wrapped.parameters(), lr=1e-3, momentum=0.9)
-    optimizer = DPOptimizer(sgd, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(sources))
+    adamw = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
+    optimizer = DPOptimizer(adamw, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(sources))
 
     def step() -> None:
         optimizer.zero_grad()

@@ -20,7 +20,7 @@ from agi_core.pretraining import PRETRAINING
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
 from agi_core.privacy.trainable import parameters_of
-from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Request, pack, unpack
+from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Request, Transport, pack, unpack
 from agi_core.report.report import build_report
 from agi_core.training import weights_of
 from client import private_training
@@ -70,11 +70,13 @@ def spent(run_dir: Path, site: str) -> list[Steps]:
         return ledger.spent(subjects)
 
 
+@pytest.mark.parametrize("transport", ["float32", "float16"])
 def test_a_private_run_spends_its_budget_and_says_nothing_of_training(
-    private_config: RunConfig, tmp_path: Path
+    private_config: RunConfig, tmp_path: Path, transport: Transport
 ) -> None:
     run_dir = tmp_path / "run"
-    federate(private_config, run_dir)
+    federation = dataclasses.replace(private_config.federation, transport=transport)
+    federate(dataclasses.replace(private_config, federation=federation), run_dir)
     for site in SITES:
         history = spent(run_dir, site)
         assert [steps.steps for steps in history] == [2, 2]  # two rounds of two steps
