@@ -26,7 +26,7 @@ from agi_core.training import train_round, weights_of
 
 PRETRAINING = RunConfig(
     rounds=1,
-    training=TrainingConfig(local_steps=600, batch_size=8),
+    training=TrainingConfig(local_steps=2400, batch_size=4),
     data=DataConfig(phantom_sites="PublicA:8,PublicB:8,PublicC:8,PublicD:8"),
 )
 """The settings of a pre-training where the user gives none."""

@@ -37,7 +37,7 @@ HOSPITALS = ("Guys", "HH", "IOP", "Alder", "Birch", "Cedar", "Elm", "Fir", "Haze
 SUBJECTS = 40
 GRID = ["reference=T2", "model.conv=plain", "model.alignment=none", "grid.spacing_mm=[3,3,10]", "grid.crop=[48,48]"]
 TRAINING = ["rounds=4", "evaluation.validation_slices=1", "evaluation.max_subjects=0", "training.batch_size=4"]
-PRIVATE = ["training.local_steps=4", "privacy.lot_rate=0.5", "privacy.slices_per_subject=1"]
+PRIVATE = ["training.local_steps=4", "privacy.lot_rate=0.5", "privacy.slices_per_subject=2"]
 PRETRAINED, SCRATCH = "pre-trained", "from scratch"
 RATE = {PRETRAINED: 5e-4, SCRATCH: 3e-3}  # of AdamW without privacy, which forgets the pre-training at its usual 3e-3
 EPSILONS = (8.0, None, 3.0, 1.0)  # None: without privacy
@@ -51,11 +51,13 @@ class Case:
     sites: int
     start: str
     epsilon: float | None
+    trained: str = "norms"  # as `privacy.trainable`; without privacy everything is trained
 
     @property
     def name(self) -> str:
-        budget = "none" if self.epsilon is None else f"{self.epsilon:g}"
-        return f"{self.data.name if self.data else 'built-in'}-{self.sites}-{self.start.replace(' ', '-')}-{budget}"
+        data, budget = self.data.name if self.data else "built-in", f"{self.epsilon:g}" if self.epsilon else "none"
+        part = [] if self.trained == "norms" else [self.trained]
+        return "-".join([data, str(self.sites), self.start.replace(" ", "-"), budget, *part])
 
 
 def main() -> None:
@@ -80,8 +82,10 @@ def main() -> None:
 def cases(data: Path | None) -> list[Case]:
     """The rows, the aim first."""
     sets = [(None, 10), (None, 3)] + ([(data, 10), (data, 3)] if data else [])
-    starts = (PRETRAINED, SCRATCH)
-    return [Case(*data_set, start, epsilon) for start in starts for data_set in sets for epsilon in EPSILONS]
+    pretrained = [Case(*data_set, PRETRAINED, epsilon) for data_set in sets for epsilon in EPSILONS]
+    parts = [Case(None, 10, PRETRAINED, 8.0, part) for part in ("last", "adapters", "all")]
+    scratch = [Case(*data_set, SCRATCH, epsilon, "all") for data_set in sets for epsilon in EPSILONS]
+    return pretrained + parts + scratch
 
 
 def measure(case: Case, *, seed: int, run_dir: Path) -> dict[str, Any]:
@@ -118,9 +122,9 @@ def configure(case: Case, *, seed: int) -> RunConfig:
     """The private federation of a case; without a budget of its own, that of epsilon 8."""
     data = {"data.dir": str(case.data) if case.data else None, "clients": case.sites, "seed": seed}
     data["data.phantom_sites"] = ",".join(f"{site}:{SUBJECTS}" for site in HOSPITALS[: case.sites])
-    settings = [*GRID, *TRAINING, *PRIVATE, f"privacy.epsilon={case.epsilon or 8}"]
-    if case.start == SCRATCH:
-        settings += ["initial_weights=random", "privacy.trainable=all"]
+    settings = [*GRID, *TRAINING, *PRIVATE, f"privacy.epsilon={case.epsilon or 8}", f"privacy.trainable={case.trained}"]
+    settings += ["model.adapters=4"] if case.trained == "adapters" else []
+    settings += ["initial_weights=random"] if case.start == SCRATCH else []
     console = Console()
     config = with_built_in_data(load_config(None, overrides=data, assignments=settings), console)
     return with_pretrained_weights(config, BUILT_IN_DIR, console)
@@ -140,13 +144,14 @@ def table(out_dir: Path, rows: Sequence[Case], seeds: Sequence[int]) -> str:
     lines = [
         f"`python benchmarks/private_quality.py`, commit {commit()}; {' '.join([*GRID, *TRAINING, *PRIVATE])}",
         "",
-        "| data | sites | training subjects | start | epsilon | seeds | PSNR dB | initial weights, dB | minus"
+        "| data | sites | training subjects | start | epsilon | trained | seeds | PSNR dB | initial weights, dB | minus"
         " without privacy, dB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in rows:
         ours = finished(out_dir, case, seeds)
-        plain = finished(out_dir, replace(case, epsilon=None), seeds)
+        trained = "norms" if case.start == PRETRAINED else "all"
+        plain = finished(out_dir, replace(case, epsilon=None, trained=trained), seeds)
         if not ours:
             continue
         differences = [ours[seed]["psnr_db"] - plain[seed]["psnr_db"] for seed in ours if seed in plain]
@@ -155,7 +160,7 @@ def table(out_dir: Path, rows: Sequence[Case], seeds: Sequence[int]) -> str:
             case.sites,
             next(iter(ours.values()))["training_subjects"],
         ]
-        cells += [case.start, case.epsilon or "none", len(ours)]
+        cells += [case.start, case.epsilon or "none", case.trained if case.epsilon else "all", len(ours)]
         cells += [interval([row[name] for row in ours.values()]) for name in ("psnr_db", "initial_psnr_db")]
         cells.append(interval(differences) if differences and case.epsilon else "")
         lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -19,7 +19,7 @@ from simulations.display import Display
 def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console) -> RunConfig:
     """The configuration of a private run with a file of pre-trained weights; any other as it is.
 
-    The file is kept in `work_dir` under a hash of all that it depends on. It does not depend on the run's seed.
+    The file is kept in `work_dir` under a hash of all that it depends on. The run's seed is its seed.
 
     Raises:
         ConfigError: there is no built-in data for the run's scenario.
@@ -28,7 +28,7 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
         return config
     data = replace(PRETRAINING.data, layout=config.data.layout, cache_dir=config.data.cache_dir)
     model = replace(PRETRAINING, scenario=config.scenario, reference=config.reference, model=config.model)
-    pretraining = replace(model, grid=config.grid, data=data)
+    pretraining = replace(model, grid=config.grid, data=data, seed=config.seed)
     inputs = [task_json(task_of(pretraining)), data.layout, data.phantom_sites, PUBLIC_SEED, VERSION]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
     path = (work_dir / f"pretrained-{key}.safetensors").resolve()
