@@ -5,6 +5,7 @@ from dataclasses import dataclass
 NOT_ALIGNED = ("model.alignment=none", "model.neighbours=0")
 PLAIN, CAGR = ("model.conv=plain", *NOT_ALIGNED), ("model.conv=cagr", *NOT_ALIGNED)
 ALIGN = ("model.alignment=affine", "model.neighbours=1")
+DENSE = ("model.alignment=dense", "model.neighbours=1")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ ABLATIONS = {
     "CAGR, 8 groups": Variant((*CAGR, "model.groups=8")),
     "aligned, global": Variant((*PLAIN, "model.alignment=global")),
     "aligned, affine in the slice": Variant((*PLAIN, "model.alignment=affine")),
-    "aligned, dense": Variant((*PLAIN, "model.alignment=dense")),
+    "aligned, dense": Variant((*PLAIN, *DENSE)),
     "aligned, stem": Variant((*PLAIN, *ALIGN, "model.stem=8")),
 }
 OTHER_MOVES = {
@@ -55,7 +56,7 @@ OTHER_MOVES = {
     for name, settings in {
         "plain": PLAIN,
         "aligned": (*PLAIN, *ALIGN),
-        "aligned, dense": (*PLAIN, "model.alignment=dense"),
+        "aligned, dense": (*PLAIN, *DENSE),
     }.items()
 }
 VARIANTS = MAIN_VARIANTS | ABLATIONS | OTHER_MOVES

@@ -35,8 +35,9 @@ SEARCH_RADIUS = 2
 SHARPNESS = 20.0
 """The soft-argmax's, in units of 1 / correlation."""
 REFINE_STRIDES = (4, 2, 2, 1, 1)
-DENSE_STRIDES = (2, 2, 1, 1)
-"""One Gauss-Newton step each, for the affine part and then for the windows."""
+"""One Gauss-Newton step each for the affine part."""
+DENSE_STEPS = ((2, 6), (2, 4), (1, 6), (1, 4), (1, 4))
+"""And then each for the windows: stride, and voxels between windows at it; a window is three times as long."""
 FEWEST = 12
 """An axis is never pooled to fewer voxels than this."""
 NOISE = 0.1
@@ -45,11 +46,10 @@ RIDGE = 1e-3
 """Added to the diagonal of the affine fit, as a part of it."""
 TINY = 1e-6
 """Added to every diagonal, for images without an edge."""
-FOUND, FOUND_THROUGH = 0.2, 0.15
-"""Motion that is found where there is none: root mean square in voxels, and of a slab in slices through the plane
-(`ixi_like_registered`, training subjects: medians 0.09 and 0.10, a tenth above 0.14 and 0.16)."""
-WINDOW = 6
-"""Voxels between windows of the dense field, at each stride; a window is three times as long."""
+FOUND, FOUND_THROUGH, FOUND_BENDING = 0.2, 0.15, 0.5
+"""Motion that is found where there is none: root mean square in voxels, of a slab in slices through the plane, and of
+what the windows add (`ixi_like_registered`, training subjects: medians 0.09, 0.10 and 0.47, a tenth above 0.14, 0.16
+and 0.55)."""
 STIFFNESS = 0.5
 """Pull of a window to no further motion, in units of what the edges of an average window tell."""
 
@@ -112,25 +112,29 @@ class GroupAlignment(nn.Module):
                 basis = with_one(lattice(right.shape[2:], like=right))[: 1 if self.kind == "global" else None]
                 theta[..., : len(basis)] += affine_step(matrix, right, basis)
             space = self._middle(fixed).shape[2:]
-            affine = self._shrunk(affine_motion(theta, lattice(space, like=fixed)), voxels=images.shape[2:])
+            affine = affine_motion(theta, lattice(space, like=fixed))
+            affine = self._shrunk(affine, found=FOUND, voxels=images.shape[2:])
             if self.kind != "dense":
                 return affine
             residual = torch.zeros_like(affine)
             plane = slice(1 if self.neighbours else 0, None)  # few slices tell too little of each window's depth
-            for stride in DENSE_STRIDES:
+            for stride, window in DENSE_STEPS:
                 matrix, right = self._normal_equations(*scales[stride].compare(theta, residual))
-                residual[:, plane] += resize(window_step(matrix[:, plane, plane], right[:, plane]), space)
-            return affine + residual
+                residual[:, plane] += resize(
+                    window_step(matrix[:, plane, plane], right[:, plane], window=window), space
+                )
+            return affine + self._shrunk(residual, found=FOUND_BENDING, voxels=images.shape[2:])
 
-    def _shrunk(self, motion: Tensor, *, voxels: Sequence[int]) -> Tensor:
+    def _shrunk(self, motion: Tensor, *, found: float, voxels: Sequence[int]) -> Tensor:
         """Less of a motion (B, N, *space) that is hardly above what is found where nothing moved, and nothing of one
         below: times max(0, 1 - noise^2 / mean square), as James and Stein's estimator (1961), so that sources that lie
-        on the reference are not blurred by an interpolation. `voxels`: of the sources, along each axis."""
+        on the reference are not blurred by an interpolation. `found`: the noise in the plane, in voxels; `voxels`: of
+        the sources, along each axis."""
         half = motion.new_tensor(list(voxels)).reshape(-1, *[1] * (motion.dim() - 2)) / 2
         squares = (motion * half).square().flatten(2).mean(2)  # (B, N), in voxels
         through = min(self.neighbours, 1)
         squares[:, through:] = squares[:, through:].sum(1, keepdim=True)
-        noise = squares.new_tensor([FOUND_THROUGH] * through + [FOUND] * (squares.shape[1] - through))
+        noise = squares.new_tensor([FOUND_THROUGH] * through + [found] * (squares.shape[1] - through))
         kept = (1 - noise**2 / squares.clamp(min=1e-12)).clamp(min=0)
         return motion * kept.reshape(*kept.shape, *[1] * (motion.dim() - 2))
 
@@ -254,12 +258,12 @@ def affine_step(matrix: Tensor, right: Tensor, basis: Tensor) -> Tensor:
     return solution.reshape(batch, axes, terms)
 
 
-def window_step(matrix: Tensor, right: Tensor) -> Tensor:
+def window_step(matrix: Tensor, right: Tensor, *, window: int) -> Tensor:
     """The same for overlapping windows, each on its own: (B, K, K, *space), (B, K, *space) -> (B, K, *windows)"""
     axes = right.dim() - 2
 
     def over_windows(x: Tensor) -> Tensor:
-        cells = F.interpolate(x, size=[max(n // WINDOW, 1) for n in x.shape[2:]], mode="area")
+        cells = F.interpolate(x, size=[max(n // window, 1) for n in x.shape[2:]], mode="area")
         return AVERAGE_POOL[axes](F.pad(cells, [1] * 2 * axes, mode="replicate"), 3, stride=1).movedim(1, -1)
 
     normal = over_windows(matrix.flatten(1, 2))
