@@ -206,12 +206,13 @@ def test_an_end_slice_is_moved_in_its_plane_alone() -> None:
     assert error_vox(offsets[1:], torch.tensor([3.0, -2.0]).reshape(2, 1, 1)) < 0.2
 
 
-def test_sources_that_lie_on_the_reference_are_left_as_they_are() -> None:
+@pytest.mark.parametrize("kind", ["affine", "dense"])
+def test_sources_that_lie_on_the_reference_are_left_as_they_are(kind: str) -> None:
     """Bit for bit, although noise makes an estimate differ from nothing."""
     image = texture(64, 56)
     noise = 0.02 * torch.randn(2, 1, 64, 56, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sources = torch.cat([other_contrast(image) + noise[:1], image + noise[1:]], dim=1)
-    align = GroupAlignment(AFFINE, reference=1)
+    align = GroupAlignment(replace(AFFINE, alignment=kind), reference=1)
     assert float(align.offsets(sources).abs().max()) == 0.0
     torch.testing.assert_close(align(sources), sources, rtol=0, atol=1e-12)
 
