@@ -8,7 +8,6 @@ from scipy.stats import ttest_1samp
 
 from agi_core.data.misalignment import Move, field, inverse
 from agi_core.data.nifti import Grid, read_volume
-from agi_core.data.phantom import write_phantom
 from benchmarks.federated_misalignment import configuration as federated
 from benchmarks.federated_misalignment import move_hospitals
 from benchmarks.misalignment import TESTS, Setup, configuration, fingerprint
@@ -93,16 +92,14 @@ def test_variants_differ_in_their_settings_or_their_data_and_tests_in_their_name
     assert configuration(setup, "trained still, plain", 0).training.misalign.source is None
 
 
-def test_hospitals_keep_their_own_misalignment(tmp_path: Path) -> None:
-    """One T1 of each hospital and its T2: Guys' scans are the originals, elsewhere T1 alone is another image."""
-    data = tmp_path / "data"
-    write_phantom(data, layout="ixi", sites={"Guys": 3, "HH": 3, "IOP": 3}, seed=0)
-    setup = Setup(data, None, None, "ixi", "T1,T2:PD", "T2", "T1", False, 1, tmp_path, ())
+def test_hospitals_keep_their_own_misalignment(ixi_dir: Path, tmp_path: Path) -> None:
+    """Guys' scans are the originals; elsewhere T1, and T1 alone, is another image."""
+    setup = Setup(ixi_dir, None, None, "ixi", "T1,T2:PD", "T2", "T1", False, 1, tmp_path, ())
     moved = move_hospitals(setup, tmp_path / "moved")
     paths = sorted(path.relative_to(moved) for path in moved.rglob("*.nii.gz"))
     assert {path.name.split("-")[1] for path in paths} == {"Guys", "HH", "IOP"}
     for path in paths:
-        same = np.array_equal(read_volume(moved / path).data, read_volume(data / path).data)
+        same = np.array_equal(read_volume(moved / path).data, read_volume(ixi_dir / path).data)
         assert same == ("-T1." not in path.name or "-Guys-" in path.name)
     still = federated("aligned", 0, data_dir=moved)
     assert (still.clients, still.training.misalign.source, still.model.alignment) == (3, None, "affine")
