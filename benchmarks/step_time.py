@@ -48,6 +48,7 @@ def main() -> None:
         if args.dims == 2:
             thick = ModelConfig(conv="plain", widths=widths, alignment="affine", neighbours=1)
             configs |= {"affine, neighbours=1": thick, "the same, stem=8": replace(thick, stem=8)}
+            configs["dense, neighbours=1"] = replace(thick, alignment="dense")
         memory = {name: peak_memory(config, shape, args.device) for name, config in configs.items()}
         steps = {name: training_step(config, shape, args.device) for name, config in configs.items()}
         seconds: dict[str, list[float]] = {name: [] for name in steps}
