@@ -9,7 +9,7 @@ help:
 	@echo "make install   .venv with the tested versions"
 	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data (about 5 minutes), then a report"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
-	@echo "make test      all fast tests (about 3 minutes)"
+	@echo "make test      all fast tests (about 4 minutes)"
 	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 2 minutes; needs nginx)"
 	@echo "make test-faults       each fault in real processes, each refusal, every socket (needs strace; minutes)"
 	@echo "make lint      ruff, format check, mypy"

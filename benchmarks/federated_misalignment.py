@@ -40,8 +40,12 @@ MOVES: dict[str, tuple[MisalignKind, float, bool] | None] = {
     "IOP": ("translation", 6.0, True),
 }
 """As `draw` takes them."""
-SETTINGS = ("rounds=10", "training.local_steps=15", "training.batch_size=8", "grid.crop=[128,128]", "clients=3")
-STEPS = 3 * 10 * 15
+ROUNDS, LOCAL_STEPS = 10, 15
+SETTINGS = (
+    *(f"rounds={ROUNDS}", f"training.local_steps={LOCAL_STEPS}", "training.batch_size=8"),
+    *("grid.crop=[128,128]", f"clients={len(MOVES)}"),
+)
+STEPS = len(MOVES) * ROUNDS * LOCAL_STEPS
 VARIANTS = {"plain": PLAIN, "AGI-Net (CAGR)": CAGR, "aligned": (*PLAIN, *ALIGN)}
 
 
@@ -52,6 +56,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/misalignment"), help="(%(default)s)")
     arguments = parser.parse_args()
+    names, seeds = arguments.variants.split(";"), [int(seed) for seed in arguments.seeds.split(",")]
+    if unknown := set(names) - set(VARIANTS):
+        parser.error(f"no variant is called {', '.join(unknown)}; there are {'; '.join(VARIANTS)}")
     torch.set_num_threads(1)
     setup = Setup(
         data_dir=arguments.data,
@@ -68,7 +75,6 @@ def main() -> None:
     )
     prepare_tests(setup, "native")
     hospitals = move_hospitals(setup, arguments.out / "federated" / "data")
-    names, seeds = arguments.variants.split(";"), [int(seed) for seed in arguments.seeds.split(",")]
     results: dict[tuple[str, int], dict[str, Any]] = {}
     for seed in seeds:
         for name in names:

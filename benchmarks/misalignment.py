@@ -314,8 +314,9 @@ def test_inputs(setup: Setup, data: str) -> Iterator[tuple[CachedSession, Test, 
 
 def heading(setup: Setup, seeds: Sequence[int], results: Results) -> str:
     commits = ", ".join(sorted({result["commit"] for result in results.values()}))
+    tested = f" (tested on {setup.tested_dir.name})" if setup.tested_dir else ""
     return (
-        f"{setup.data_dir.name}, {setup.scenario}, {setup.moved} moved, seeds {', '.join(map(str, seeds))},"
+        f"{setup.data_dir.name}{tested}, {setup.scenario}, {setup.moved} moved, seeds {', '.join(map(str, seeds))},"
         f" {setup.steps} steps of 8 whole slices, one thread, commit {commits}.\n\n"
     )
 
