@@ -257,7 +257,7 @@ def _of_a_new_run(given: Container) -> dict[str, Any]:
         return OmegaConf.select(given, key, default=default)
 
     in_2d = chosen("model.dims", 2) == 2
-    alignment = chosen("model.alignment", "affine" if in_2d and chosen("data.layout", "ixi") != "brats" else "none")
+    alignment = chosen("model.alignment", "dense" if in_2d and chosen("data.layout", "ixi") != "brats" else "none")
     slab = in_2d and alignment != "none" and not chosen("training.adversarial", False)
     return {
         "model": {"alignment": alignment, "neighbours": int(slab)},

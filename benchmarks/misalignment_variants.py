@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 NOT_ALIGNED = ("model.alignment=none", "model.neighbours=0")
 PLAIN, CAGR = ("model.conv=plain", *NOT_ALIGNED), ("model.conv=cagr", *NOT_ALIGNED)
-ALIGN = ("model.alignment=affine", "model.neighbours=1")
-DENSE = ("model.alignment=dense", "model.neighbours=1")
+ALIGN = ("model.alignment=dense", "model.neighbours=1")
+AFFINE = ("model.alignment=affine", "model.neighbours=1")
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ ABLATIONS = {
     "CAGR, true shift": Variant((*CAGR, "model.shift=open")),
     "CAGR, 2 groups": Variant((*CAGR, "model.groups=2")),
     "CAGR, 8 groups": Variant((*CAGR, "model.groups=8")),
-    "aligned, global": Variant((*PLAIN, "model.alignment=global")),
-    "aligned, affine in the slice": Variant((*PLAIN, "model.alignment=affine")),
-    "aligned, dense": Variant((*PLAIN, *DENSE)),
+    "aligned, global": Variant((*PLAIN, *ALIGN, "model.alignment=global")),
+    "aligned, affine": Variant((*PLAIN, *AFFINE)),
+    "aligned in the slice": Variant((*PLAIN, *ALIGN, "model.neighbours=0")),
     "aligned, stem": Variant((*PLAIN, *ALIGN, "model.stem=8")),
 }
 OTHER_MOVES = {
@@ -53,16 +53,12 @@ OTHER_MOVES = {
         (*settings, f"training.misalign.kind={kind}", f"training.misalign.size={size}")
     )
     for kind, size in {"rotation": 5, "scale": 0.1, "elastic": 3}.items()
-    for name, settings in {
-        "plain": PLAIN,
-        "aligned": (*PLAIN, *ALIGN),
-        "aligned, dense": (*PLAIN, *DENSE),
-    }.items()
+    for name, settings in {"plain": PLAIN, "aligned": (*PLAIN, *ALIGN)}.items()
 }
 VARIANTS = MAIN_VARIANTS | ABLATIONS | OTHER_MOVES
 SETS = {
     "main": [*MAIN_VARIANTS],
     "ablations": ["plain", "aligned", "AGI-Net (CAGR)", *ABLATIONS],
-    "moves": ["plain", *OTHER_MOVES],
+    "moves": ["plain", "aligned", *OTHER_MOVES],
     "all": [*VARIANTS],
 }

@@ -5,13 +5,15 @@ source, with E the edges that a contrast shows, whichever side of them is the br
 
     E(x)  = (gy^2 - gx^2, 2 gy gx) / (gy^2 + gx^2 + noise)                 direction in the plane, angle doubled
     u     = soft-argmax over whole shifts d of <E(reference), E(source(p + d))>               coarse to fine, then
-    u     = argmin over smooth u of sum_p |E(reference)(p) - E(source)(p + u(p))|^2           by Gauss-Newton
-    u     = u max(0, 1 - noise^2 / mean |u|^2)                                              what is no motion is none
-    out   = source(p + u(p))                                                                  interpolated once
+    u     = argmin of sum_p |E(reference)(p) - E(source)(p + u(p))|^2 over affine u           by Gauss-Newton
+    v     = argmin of the same with u + v(p), plus v' P v, over cosines v                     dense only
+    u     = u max(0, 1 - noise^2 / mean |u|^2), v likewise                                  what is no motion is none
+    out   = source(p + u(p) + v(p))                                                           interpolated once
 
 E is a normalised gradient field (Haber and Modersitzki, MICCAI 2006) made to be subtracted, the argmin is Lucas and
-Kanade's (IJCAI 1981), and u is constant, affine, or affine plus windows. All of it is closed form: no parameter that
-private training pays for or federated averaging mixes, no statistic of other samples. It is estimated without
+Kanade's (IJCAI 1981), and P is the precision of a Gaussian process, smoothed white noise (as in Ashburner and Friston,
+Human Brain Mapping 7:254, 1999), whose variance is what has been found so far. All of it is closed form: no parameter
+that private training pays for or federated averaging mixes, no statistic of other samples. It is estimated without
 gradients, in float32 at least.
 
 Motions are in torch's normalised coordinates, where a volume spans (-1, 1) along each axis at any scale, one component
@@ -27,7 +29,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agi_core.models.model_config import ModelConfig
-from agi_core.models.resunet import AVERAGE_POOL
 
 SEARCH_STRIDES = (8, 4)
 SEARCH_RADIUS = 2
@@ -36,8 +37,17 @@ SHARPNESS = 20.0
 """The soft-argmax's, in units of 1 / correlation."""
 REFINE_STRIDES = (4, 2, 2, 1, 1)
 """One Gauss-Newton step each for the affine part."""
-DENSE_STEPS = ((2, 6), (2, 4), (1, 6), (1, 4), (1, 4))
-"""And then each for the windows: stride, and voxels between windows at it; a window is three times as long."""
+DENSE_STRIDES = (2, 2, 1, 1, 1)
+"""And with `dense` one more each for the waves of the smooth field."""
+WAVE_VOXELS = 12
+"""Half a period of the shortest wave."""
+SMOOTHNESS = 8.0
+"""Of a dense field a priori, in voxels: white noise under a Gaussian of this standard deviation."""
+STIFFNESS, BENT, STIFFEST = 0.005, 2.5, 100.0
+"""The prior's precision in units of what all edges tell together, for a field of `BENT` voxels (root mean square) or
+more; for a smaller one times (BENT / rms)^2, up to `STIFFEST` times."""
+BINS = 32
+"""Of the reference's intensities, by which a source is filled in where it was not imaged."""
 FEWEST = 12
 """An axis is never pooled to fewer voxels than this."""
 NOISE = 0.1
@@ -46,12 +56,10 @@ RIDGE = 1e-3
 """Added to the diagonal of the affine fit, as a part of it."""
 TINY = 1e-6
 """Added to every diagonal, for images without an edge."""
-FOUND, FOUND_THROUGH, FOUND_BENDING = 0.2, 0.15, 0.5
-"""Motion that is found where there is none: root mean square in voxels, of a slab in slices through the plane, and of
-what the windows add (`ixi_like_registered`, training subjects: medians 0.09, 0.10 and 0.47, a tenth above 0.14, 0.16
-and 0.55)."""
-STIFFNESS = 0.5
-"""Pull of a window to no further motion, in units of what the edges of an average window tell."""
+FOUND, FOUND_THROUGH = 0.2, 0.15
+"""Motion that is found where there is none: root mean square in voxels, and of a slab in slices through the plane
+(`ixi_like_registered`, training subjects: affine medians 0.13 and 0.09, a tenth above 0.26 and 0.15; waves 0.05, a
+tenth above 0.20)."""
 
 
 class GroupAlignment(nn.Module):
@@ -68,14 +76,17 @@ class GroupAlignment(nn.Module):
     def forward(self, sources: Tensor) -> Tensor:
         """Sources (B, M, *space), with neighbours (B, M, S, H, W) -> (B, M, *space), with neighbours (B, M, H, W).
 
-        A moved source is zero where it was not imaged. An empty batch gives an empty result.
+        Where a moved source was not imaged it is what it is elsewhere where the reference is as bright. An empty batch
+        gives an empty result.
         """
         aligned = list(self._middle(sources).unbind(1))
         others = [m for m in range(len(aligned)) if m != self.reference]
         if others and len(sources):
             position = lattice(aligned[0].shape[1:], like=sources) + self._motion(sources, others)
+            moved = sample(sources[:, others].flatten(0, 1)[:, None], position)
+            given = torch.stack([aligned[self.reference]] * len(others), dim=1).flatten(0, 1)[:, None]
             imaged = self._inside(position)
-            moved = sample(sources[:, others].flatten(0, 1)[:, None], position) * imaged
+            moved = torch.where(imaged, moved, expected(moved, given, known=imaged))
             for number, m in enumerate(others):
                 aligned[m] = moved[number :: len(others), 0]
         result = torch.stack(aligned, dim=1)
@@ -105,58 +116,62 @@ class GroupAlignment(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             scales = {s: Scale(descriptor(pooled(fixed, s)), pooled(moving, s)) for s in (8, 4, 2, 1)}
             for stride in SEARCH_STRIDES:
-                edges, moved, _ = scales[stride].compare(theta)
-                theta[..., 0] += best_shift(self._middle(edges), self._middle(moved))
+                edges, moved, _ = self._compare(scales[stride], theta)
+                theta[..., 0] += best_shift(self._middle(edges), moved)
             for stride in REFINE_STRIDES:
-                matrix, right = self._normal_equations(*scales[stride].compare(theta))
+                matrix, right = self._normal_equations(*self._compare(scales[stride], theta))
                 basis = with_one(lattice(right.shape[2:], like=right))[: 1 if self.kind == "global" else None]
                 theta[..., : len(basis)] += affine_step(matrix, right, basis)
             space = self._middle(fixed).shape[2:]
-            affine = affine_motion(theta, lattice(space, like=fixed))
-            affine = self._shrunk(affine, found=FOUND, voxels=images.shape[2:])
+            motion = self._shrunk(affine_motion(theta, lattice(space, like=fixed)), voxels=images.shape[2:])
             if self.kind != "dense":
-                return affine
-            residual = torch.zeros_like(affine)
-            plane = slice(1 if self.neighbours else 0, None)  # few slices tell too little of each window's depth
-            for stride, window in DENSE_STEPS:
-                matrix, right = self._normal_equations(*scales[stride].compare(theta, residual))
-                residual[:, plane] += resize(
-                    window_step(matrix[:, plane, plane], right[:, plane], window=window), space
-                )
-            return affine + self._shrunk(residual, found=FOUND_BENDING, voxels=images.shape[2:])
+                return motion
+            waves = motion.new_zeros(*motion.shape[:2], *[max(n // WAVE_VOXELS, 1) for n in space])
+            plane = slice(1 if self.neighbours else 0, None)  # few slices tell too little of each place's depth
+            for stride in DENSE_STRIDES:
+                equations = self._normal_equations(*self._compare(scales[stride], theta, waves), planar=True)
+                waves[:, plane] += wave_step(*equations, waves[:, plane], voxels=space)
+            return motion + self._shrunk(from_waves(waves, space), voxels=images.shape[2:])
 
-    def _shrunk(self, motion: Tensor, *, found: float, voxels: Sequence[int]) -> Tensor:
+    def _shrunk(self, motion: Tensor, *, voxels: Sequence[int]) -> Tensor:
         """Less of a motion (B, N, *space) that is hardly above what is found where nothing moved, and nothing of one
         below: times max(0, 1 - noise^2 / mean square), as James and Stein's estimator (1961), so that sources that lie
-        on the reference are not blurred by an interpolation. `found`: the noise in the plane, in voxels; `voxels`: of
-        the sources, along each axis."""
+        on the reference are not blurred by an interpolation. `voxels`: of the sources, along each axis."""
         half = motion.new_tensor(list(voxels)).reshape(-1, *[1] * (motion.dim() - 2)) / 2
         squares = (motion * half).square().flatten(2).mean(2)  # (B, N), in voxels
         through = min(self.neighbours, 1)
         squares[:, through:] = squares[:, through:].sum(1, keepdim=True)
-        noise = squares.new_tensor([FOUND_THROUGH] * through + [found] * (squares.shape[1] - through))
+        noise = squares.new_tensor([FOUND_THROUGH] * through + [FOUND] * (squares.shape[1] - through))
         kept = (1 - noise**2 / squares.clamp(min=1e-12)).clamp(min=0)
         return motion * kept.reshape(*kept.shape, *[1] * (motion.dim() - 2))
 
-    def _normal_equations(self, edges: Tensor, moved: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Gauss-Newton's matrix (B, N, N, *space) and right-hand side (B, N, *space) of every voxel by itself."""
-        mean = (edges + moved) / 2
-        shown = [mean] * (mean.dim() - 2)
-        if self.neighbours:
-            shown[0] = edges  # the reference's, where mirrored slices have no slope, however the source has been moved
-        slopes = [
-            self._middle(central_difference(x, axis=axis)) * (x.shape[axis] / 2)
-            for axis, x in enumerate(shown, start=2)
-        ]
-        slope = torch.stack(slopes, dim=1)  # (B, N, 2, *space), per unit of the normalised coordinates
-        weight = self._inside(self._middle(position))
-        difference = self._middle(edges - moved)[:, None]
-        matrix = (slope[:, :, None] * slope[:, None]).sum(3)
-        return matrix * weight[:, None], (slope * difference).sum(2) * weight
+    def _compare(self, scale: "Scale", theta: Tensor, waves: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """E of the reference, E of the source moved as far as is known, and where it was read."""
+        at = lattice(self._middle(scale.edges).shape[2:], like=theta)
+        position = at + affine_motion(theta, at)
+        if waves is not None:
+            position = position + from_waves(waves, at.shape[1:])
+        return scale.edges, descriptor(sample(scale.moving, position)), position
+
+    def _normal_equations(
+        self, edges: Tensor, moved: Tensor, position: Tensor, *, planar: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Gauss-Newton's matrix (B, K, K, *space) and right-hand side (B, K, *space) of every voxel by itself, for the
+        last K axes: all, or, of slabs with `planar`, those in the plane."""
+        here = self._middle(edges)
+        mean, change, weight = (here + moved) / 2, here - moved, self._inside(position)
+        slopes = [difference(mean, axis=axis) for axis in range(3 if self.neighbours else 2, mean.dim())]
+        if self.neighbours and not planar:  # the reference's, where mirrored slices have no slope, moved or not
+            slopes.insert(0, edges.narrow(2, self.neighbours + 1, 1) - edges.narrow(2, self.neighbours - 1, 1))
+        voxels = edges.shape[-len(slopes) :]
+        slopes = [slope * (n / 4 * weight) for slope, n in zip(slopes, voxels, strict=True)]  # normalised coordinates
+        matrix = torch.stack([(a * b).sum(1) for a, b in product(slopes, repeat=2)], dim=1)
+        right = torch.stack([(slope * change).sum(1) for slope in slopes], dim=1)
+        return matrix.unflatten(1, (len(slopes), -1)), right
 
     def _middle(self, x: Tensor) -> Tensor:
-        """With neighbours the middle slice of (B, C, S, H, W), of depth 1; else x."""
-        return x.narrow(2, self.neighbours, 1) if self.neighbours else x
+        """With neighbours the middle slice of (B, C, S, H, W), of depth 1; else x, as is a slice."""
+        return x.narrow(2, x.shape[2] // 2, 1) if self.neighbours else x
 
     def _inside(self, position: Tensor) -> Tensor:
         """(B, N, *space) -> bool (B, 1, *space): within the image; a slab goes on beyond its last slices."""
@@ -170,29 +185,20 @@ class Scale(NamedTuple):
     edges: Tensor
     moving: Tensor
 
-    def compare(self, theta: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """E of the reference, E of the source moved as far as is known, and where it was read."""
-        at = lattice(self.edges.shape[2:], like=self.edges)
-        position = at + affine_motion(theta, at)
-        if residual is not None:
-            position = position + resize(residual, at.shape[1:])
-        return self.edges, descriptor(sample(self.moving, position)), position
-
 
 def descriptor(image: Tensor) -> Tensor:
     """E of the module: (B, 1, *space) -> (B, 2, *space); zero where the image is flat."""
-    gy, gx = central_difference(image, axis=-2), central_difference(image, axis=-1)
+    gy, gx = (difference(image, axis=image.dim() + axis) for axis in (-2, -1))
     energy = gy.square() + gx.square()
     noise = NOISE * energy.mean(dim=list(range(1, energy.dim())), keepdim=True)
     return torch.cat([gy.square() - gx.square(), 2 * gy * gx], dim=1) / (energy + noise + 1e-12)
 
 
-def central_difference(x: Tensor, *, axis: int) -> Tensor:
-    """The slope of x per voxel along an axis; beyond its ends x goes on as it is there."""
-    first, last = x.narrow(axis, 0, 1), x.narrow(axis, -1, 1)
-    rest = x.shape[axis] - 1
-    ahead, behind = torch.cat([x.narrow(axis, 1, rest), last], axis), torch.cat([first, x.narrow(axis, 0, rest)], axis)
-    return (ahead - behind) / 2
+def difference(x: Tensor, *, axis: int) -> Tensor:
+    """Of the voxels ahead and behind along an axis, twice the slope; beyond its ends x goes on as it is there."""
+    padding = [int(other == axis) for other in reversed(range(2, x.dim())) for _ in range(2)]
+    padded = F.pad(x, padding, mode="replicate")
+    return padded.narrow(axis, 2, x.shape[axis]) - padded.narrow(axis, 0, x.shape[axis])
 
 
 def pooled(image: Tensor, stride: int) -> Tensor:
@@ -200,11 +206,6 @@ def pooled(image: Tensor, stride: int) -> Tensor:
     strides = (next((s for s in (stride, 4, 2) if s <= stride and n >= FEWEST * s), 1) for n in image.shape[2:])
     size = [n // s for n, s in zip(image.shape[2:], strides, strict=True)]
     return image if size == list(image.shape[2:]) else F.interpolate(image, size=size, mode="area")
-
-
-def resize(field: Tensor, space: Sequence[int]) -> Tensor:
-    """A field (B, N, *space) at another scale."""
-    return F.interpolate(field, size=list(space), mode="bilinear" if len(space) == 2 else "trilinear")
 
 
 def lattice(space: Sequence[int], *, like: Tensor) -> Tensor:
@@ -227,6 +228,16 @@ def sample(image: Tensor, position: Tensor) -> Tensor:
     """image (B, C, *space) at positions (B, N, *out) -> (B, C, *out); linear, the border goes on outwards."""
     grid = position.flip(1).movedim(1, -1).to(image.dtype)
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+
+
+def expected(image: Tensor, given: Tensor, *, known: Tensor) -> Tensor:
+    """The mean of an image (B, 1, *space), over its `known` voxels, where `given` in [0, 1] is about as bright; zero
+    where it is so nowhere."""
+    bins = (given * (BINS - 1)).round().clamp(0, BINS - 1).long().flatten(1)
+    weight = known.flatten(1).to(image.dtype)
+    none = image.new_zeros(len(image), BINS)
+    count, total = none.scatter_add(1, bins, weight), none.scatter_add(1, bins, weight * image.flatten(1))
+    return (total / count.clamp(min=1)).gather(1, bins).reshape(image.shape)
 
 
 def best_shift(a: Tensor, b: Tensor) -> Tensor:
@@ -258,17 +269,43 @@ def affine_step(matrix: Tensor, right: Tensor, basis: Tensor) -> Tensor:
     return solution.reshape(batch, axes, terms)
 
 
-def window_step(matrix: Tensor, right: Tensor, *, window: int) -> Tensor:
-    """The same for overlapping windows, each on its own: (B, K, K, *space), (B, K, *space) -> (B, K, *windows)"""
-    axes = right.dim() - 2
+def cosines(count: int, *, at: int, like: Tensor) -> Tensor:
+    """Waves of 0, 1, ... half periods at the middles of `at` equal parts of an axis: (count, at)"""
+    numbers, places = (torch.arange(n, dtype=like.dtype, device=like.device) for n in (count, at))
+    return torch.cos(torch.pi * numbers[:, None] * (places + 0.5) / at)
 
-    def over_windows(x: Tensor) -> Tensor:
-        cells = F.interpolate(x, size=[max(n // window, 1) for n in x.shape[2:]], mode="area")
-        return AVERAGE_POOL[axes](F.pad(cells, [1] * 2 * axes, mode="replicate"), 3, stride=1).movedim(1, -1)
 
-    normal = over_windows(matrix.flatten(1, 2))
-    normal = normal.reshape(*normal.shape[:-1], *matrix.shape[1:3])  # (B, *windows, K, K)
-    average = normal.diagonal(dim1=-2, dim2=-1).mean(dim=list(range(1, 1 + axes)), keepdim=True)
-    stiffness = torch.diag_embed(STIFFNESS * average + TINY)
-    solution: Tensor = torch.linalg.solve(normal + stiffness, over_windows(right))
-    return solution.movedim(-1, 1)
+def from_waves(waves: Tensor, space: Sequence[int]) -> Tensor:
+    """Amplitudes (B, N, *counts) of products of cosines -> the field that they make (B, N, *space)"""
+    for n in space:  # the axis in front is replaced and goes to the end
+        waves = torch.tensordot(waves, cosines(waves.shape[2], at=n, like=waves), dims=([2], [0]))
+    return waves
+
+
+def wave_step(matrix: Tensor, right: Tensor, waves: Tensor, *, voxels: Sequence[int]) -> Tensor:
+    """The step to the most probable amplitudes of `from_waves`, if a priori the field is a smooth Gaussian process.
+
+    For the last K axes of an image of `voxels`: matrix (B, K, K, *at) and right (B, K, *at), at any scale of it, and
+    the amplitudes so far (B, K, *counts) -> what to add to them. The prior's variance is that of the field so far.
+    """
+    (batch, axes), counts = waves.shape[:2], waves.shape[2:]
+    half = waves.new_tensor(list(voxels[-axes:])).reshape(-1, *[1] * len(counts)) / 2  # voxels per unit
+    normal, rough, power = matrix, waves.new_zeros(()), waves.new_ones(())
+    for count, n in zip(counts, voxels, strict=True):
+        basis = cosines(count, at=right.shape[2], like=waves)
+        normal = torch.tensordot(normal, (basis[:, None] * basis).flatten(0, 1), dims=([3], [1]))
+        right = torch.tensordot(right, basis, dims=([2], [1]))
+        numbers = torch.arange(count, dtype=waves.dtype, device=waves.device)
+        rough = rough[..., None] + (SMOOTHNESS * torch.pi * numbers / n).square()
+        power = power[..., None] * torch.where(numbers > 0, 0.5, 1.0)  # mean square of a wave
+    normal = normal.reshape(batch, axes, axes, *[count for count in counts for _ in range(2)])
+    rows, columns = range(3, normal.dim(), 2), range(4, normal.dim(), 2)
+    normal = normal.permute(0, 1, *rows, 2, *columns).reshape(batch, waves[0].numel(), -1)
+    told = matrix.diagonal(dim1=1, dim2=2).flatten(1, -2).sum(1)  # by all edges, of a shift along each axis
+    told = (told / half.flatten().square()).mean(1)
+    bent = ((half * waves).square() * power).flatten(1).sum(1)
+    stiffer = torch.where(bent > 0, BENT**2 / bent.clamp(min=1e-12), 1.0).clamp(1, STIFFEST)
+    pull = (STIFFNESS * stiffer * told).reshape(-1, *[1] * (waves.dim() - 1)) * half.square() + TINY
+    prior = pull * rough.exp()
+    factor = torch.linalg.cholesky_ex(normal + torch.diag_embed(prior.flatten(1))).L
+    return torch.cholesky_solve((right - prior * waves).flatten(1)[..., None], factor).reshape(waves.shape)

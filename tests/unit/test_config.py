@@ -46,16 +46,16 @@ def test_a_private_run_takes_few_steps_unless_told_otherwise(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("settings", "alignment", "neighbours"),
     [
-        ([], "affine", 1),
-        (["model.conv=plain"], "affine", 1),
-        (["model.neighbours=0"], "affine", 0),
+        ([], "dense", 1),
+        (["model.conv=plain"], "dense", 1),
+        (["model.neighbours=0"], "dense", 0),
         (["model.alignment=global"], "global", 1),
         (["model.alignment=none"], "none", 0),
-        (["training.adversarial=true"], "affine", 0),
+        (["training.adversarial=true"], "dense", 0),
         (["model.dims=3"], "none", 0),
         (["model.dims=3", "model.alignment=affine"], "affine", 0),
         (["data.layout=brats"], "none", 0),
-        (["data.layout=brats", "model.alignment=dense"], "dense", 1),
+        (["data.layout=brats", "model.alignment=affine"], "affine", 1),
     ],
 )
 def test_a_new_run_aligns_its_sources_unless_told_otherwise(

@@ -102,4 +102,4 @@ def test_hospitals_keep_their_own_misalignment(ixi_dir: Path, tmp_path: Path) ->
         same = np.array_equal(read_volume(moved / path).data, read_volume(ixi_dir / path).data)
         assert same == ("-T1." not in path.name or "-Guys-" in path.name)
     still = federated("aligned", 0, data_dir=moved)
-    assert (still.clients, still.training.misalign.source, still.model.alignment) == (3, None, "affine")
+    assert (still.clients, still.training.misalign.source, still.model.alignment) == (3, None, "dense")

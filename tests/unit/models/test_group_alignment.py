@@ -16,9 +16,12 @@ from agi_core.models.group_alignment import (
     affine_step,
     best_shift,
     descriptor,
+    expected,
+    from_waves,
     lattice,
     pooled,
     sample,
+    wave_step,
 )
 from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.noise import NoiseSource
@@ -82,6 +85,55 @@ def test_affine_step_is_least_squares() -> None:
         rows = np.concatenate([design, ridge])
         wanted = np.linalg.lstsq(rows, np.concatenate([right[b].reshape(-1), np.zeros(6)]), rcond=None)[0]
         np.testing.assert_allclose(theta[b].reshape(-1), wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("voxels", "at"), [((24, 40), (24, 40)), ((24, 40), (12, 20)), ((1, 24, 40), (1, 24, 40))])
+def test_a_wave_step_is_the_most_probable_field(voxels: tuple[int, ...], at: tuple[int, ...]) -> None:
+    """Against numpy's least squares of data and prior, both written out; of a slab for the axes in the plane."""
+    rng, counts = np.random.default_rng(0), [max(n // 12, 1) for n in voxels]
+    slope, change = rng.standard_normal((2, 2, 2, *at)), rng.standard_normal((2, 2, *at))  # (B, K, C, ..), (B, C, ..)
+    waves = np.stack([rng.standard_normal((2, *counts)), 1e-3 * rng.standard_normal((2, *counts))])
+    matrix, right = (slope[:, :, None] * slope[:, None]).sum(3), (slope * change[:, None]).sum(2)
+    step = wave_step(*map(torch.from_numpy, (matrix, right, waves)), voxels=voxels).numpy()
+    places = [(np.arange(n) + 0.5) / n for n in at]
+    numbers = list(np.ndindex(*counts))
+    basis = np.stack(
+        [np.prod(np.meshgrid(*[np.cos(np.pi * k * x) for k, x in zip(ks, places, strict=True)], indexing="ij"), axis=0)
+         for ks in numbers]
+    )  # fmt: skip
+    half = np.array(voxels[-2:]) / 2
+    rough = np.array(
+        [np.exp(sum((8.0 * np.pi * k / n) ** 2 for k, n in zip(ks, voxels, strict=True))) for ks in numbers]
+    )
+    for b in range(2):
+        design = np.einsum("nc...,k...->c...nk", slope[b], basis).reshape(-1, 2 * len(basis))
+        field = np.einsum("nk,k...->n...", waves[b].reshape(2, -1) * half[:, None], basis)
+        stiffer = np.clip(2.5**2 / np.sum(field**2, axis=0).mean(), 1, 100)
+        told = np.mean([(slope[b, n] ** 2).sum() / half[n] ** 2 for n in range(2)])
+        precision = (0.005 * stiffer * told * half[:, None] ** 2 + TINY) * rough
+        prior = np.diag(np.sqrt(precision.reshape(-1)))
+        rows = np.concatenate([design, prior])
+        wanted = np.concatenate([change[b].reshape(-1), -prior @ waves[b].reshape(-1)])
+        np.testing.assert_allclose(step[b].reshape(-1), np.linalg.lstsq(rows, wanted, rcond=None)[0], rtol=1e-6)
+
+
+def test_a_first_wave_step_is_taken_as_if_much_were_bent() -> None:
+    """Nothing has been found yet, which is not the same as nothing to be found."""
+    matrix, right = torch.eye(2).reshape(1, 2, 2, 1, 1).expand(1, 2, 2, 24, 24), torch.ones(1, 2, 24, 24)
+    none, little = torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2, 2), 1e-3)
+    first, later = (wave_step(matrix, right, waves, voxels=(24, 24)) for waves in (none, little))
+    assert first[0, 0, 0, 0] > 0.99
+    assert later[0, 0, 0, 0] < 0.7
+
+
+def test_waves_make_the_field_at_any_scale() -> None:
+    waves = torch.zeros(1, 2, 2, 3)
+    waves[0, 1, 1, 2] = 2.0
+    for rows, columns in ((24, 36), (12, 18)):
+        y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+        field = from_waves(waves, (rows, columns))
+        torch.testing.assert_close(field[0, 1], 2 * torch.cos(torch.pi * y) * torch.cos(2 * torch.pi * x))
+        assert not field[0, 0].any()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -155,7 +207,7 @@ def test_a_bent_image_needs_the_dense_field() -> None:
         kind: error_vox(GroupAlignment(replace(AFFINE, alignment=kind), reference=0).offsets(sources)[0, 1], truth, 16)
         for kind in ("affine", "dense")
     }
-    assert errors["dense"] < 0.5 * errors["affine"]
+    assert errors["dense"] < 0.25 * errors["affine"]
 
 
 @pytest.mark.parametrize("kind", ["global", "affine", "dense"])
@@ -222,10 +274,10 @@ def test_a_motion_is_shrunk_by_hand_in_the_plane_and_through_it_apart() -> None:
     voxels = (3, 20, 40)
     motion = torch.tensor([0.3, 0.3, 0.4]).reshape(1, 3, 1, 1, 1).expand(1, 3, 1, 20, 40)  # slices, rows, columns
     normalised = 2 * motion / torch.tensor(voxels).reshape(1, 3, 1, 1, 1)
-    kept = align._shrunk(normalised, found=0.2, voxels=voxels) / normalised
+    kept = align._shrunk(normalised, voxels=voxels) / normalised
     through, plane = 1 - 0.15**2 / 0.3**2, 1 - 0.2**2 / (0.3**2 + 0.4**2)
     torch.testing.assert_close(kept[0, :, 0, 0, 0], torch.tensor([through, plane, plane]))
-    assert align._shrunk(normalised / 3, found=0.2, voxels=voxels).abs().max() == 0
+    assert align._shrunk(normalised / 3, voxels=voxels).abs().max() == 0
 
 
 @pytest.mark.parametrize(("dims", "neighbours"), [(2, 0), (2, 1), (3, 0)])
@@ -267,16 +319,24 @@ def test_the_gradient_is_that_of_the_sampling() -> None:
     torch.testing.assert_close(gradient, upstream, rtol=0, atol=1e-6)
 
 
-def test_nothing_is_made_up_where_nothing_was_imaged() -> None:
-    """A flat or empty image is left alone, and what moves in from outside is zero."""
+def test_what_was_not_imaged_is_what_it_is_elsewhere_where_the_reference_is_as_bright() -> None:
     alignment = GroupAlignment(AFFINE, reference=1)
+    image = texture(96, 96)
+    sources = torch.cat([other_contrast(moved_by(image, torch.tensor([6.0, 0.0], dtype=torch.float64))), image], 1)
+    assert error_vox(alignment.offsets(sources)[0, 0], torch.tensor([6.0, 0.0]).reshape(2, 1, 1)) < 0.2
+    aligned = alignment(sources)[0, 0, -5:, 8:-8]
+    torch.testing.assert_close(aligned, other_contrast(image)[0, 0, -5:, 8:-8], rtol=0, atol=0.04)
     blank = torch.zeros(1, 2, 32, 32)
     assert not alignment.offsets(blank).any()
     assert not alignment(blank).any()
-    image = texture(64, 64)
-    sources = torch.cat([moved_by(image, torch.tensor([6.0, 0.0], dtype=torch.float64)), image], 1)
-    assert not alignment(sources)[0, 0, -4:].any()
-    assert alignment(sources)[0, 0, :-8].all()
+
+
+def test_the_expected_image_is_a_mean_over_voxels_as_bright() -> None:
+    given = torch.tensor([[[0.0, 0.5, 0.505, 0.5, 1.0, 0.7]]])
+    image = torch.tensor([[[0.3, 0.2, 0.4, 9.0, 0.8, 9.0]]])
+    known = torch.tensor([[[True, True, True, False, True, False]]])
+    wanted = torch.tensor([[[0.3, 0.3, 0.3, 0.3, 0.8, 0.0]]])  # as bright as the last one is nothing that is known
+    torch.testing.assert_close(expected(image, given, known=known), wanted)
 
 
 def test_estimates_stay_in_float32_under_autocast() -> None:
@@ -298,10 +358,11 @@ def test_any_size_works(space: tuple[int, int]) -> None:
     assert torch.equal(aligned[:, 2], sources[:, 2])
 
 
-def test_a_private_step_trains_the_aligned_network() -> None:
-    model = build_model(AFFINE, sources=2)
+@pytest.mark.parametrize("kind", ["affine", "dense"])
+def test_a_private_step_trains_the_aligned_network(kind: str) -> None:
+    model = build_model(replace(AFFINE, alignment=kind), sources=2)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    x = torch.rand(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     private_step(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
