@@ -76,8 +76,8 @@ class GroupAlignment(nn.Module):
     def forward(self, sources: Tensor) -> Tensor:
         """Sources (B, M, *space), with neighbours (B, M, S, H, W) -> (B, M, *space), with neighbours (B, M, H, W).
 
-        Where a moved source was not imaged it is what it is elsewhere where the reference is as bright. An empty batch
-        gives an empty result.
+        Where a source was not imaged, out of its grid or zero where the reference is not, it is what it is elsewhere
+        where the reference is as bright. An empty batch gives an empty result.
         """
         aligned = list(self._middle(sources).unbind(1))
         others = [m for m in range(len(aligned)) if m != self.reference]
@@ -85,7 +85,7 @@ class GroupAlignment(nn.Module):
             position = lattice(aligned[0].shape[1:], like=sources) + self._motion(sources, others)
             moved = sample(sources[:, others].flatten(0, 1)[:, None], position)
             given = torch.stack([aligned[self.reference]] * len(others), dim=1).flatten(0, 1)[:, None]
-            imaged = self._inside(position)
+            imaged = self._inside(position) & ((moved != 0) | (given == 0))  # zero too where resampling found nothing
             moved = torch.where(imaged, moved, expected(moved, given, known=imaged))
             for number, m in enumerate(others):
                 aligned[m] = moved[number :: len(others), 0]

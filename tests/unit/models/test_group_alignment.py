@@ -326,9 +326,22 @@ def test_what_was_not_imaged_is_what_it_is_elsewhere_where_the_reference_is_as_b
     assert error_vox(alignment.offsets(sources)[0, 0], torch.tensor([6.0, 0.0]).reshape(2, 1, 1)) < 0.2
     aligned = alignment(sources)[0, 0, -5:, 8:-8]
     torch.testing.assert_close(aligned, other_contrast(image)[0, 0, -5:, 8:-8], rtol=0, atol=0.04)
+    cut = torch.cat([other_contrast(image), image], 1)
+    cut[:, 0, :, :9] = 0  # resampled from a smaller field of view
+    for columns in (slice(0, 8), slice(10, None)):  # between them it is interpolated
+        rows = (slice(8, -8), columns)
+        torch.testing.assert_close(alignment(cut)[0, 0, *rows], other_contrast(image)[0, 0, *rows], rtol=0, atol=0.06)
+
+
+def test_blank_images_and_stripped_background_are_left_alone() -> None:
+    alignment = GroupAlignment(AFFINE, reference=1)
     blank = torch.zeros(1, 2, 32, 32)
     assert not alignment.offsets(blank).any()
     assert not alignment(blank).any()
+    brain = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+    brain[..., 16:48, 16:48] = texture(32, 32)
+    aligned = alignment(torch.cat([other_contrast(brain) * (brain > 0), brain], 1))
+    assert not aligned[0, 0][brain[0, 0] == 0].any()
 
 
 def test_the_expected_image_is_a_mean_over_voxels_as_bright() -> None:
