@@ -353,6 +353,9 @@ def parse_args() -> tuple[Setup, list[str], list[int], int]:
     names = SETS.get(a.variants) or [name.strip() for name in a.variants.split(";")]
     if unknown := set(names) - set(VARIANTS):
         parser.error(f"no variant is called {', '.join(unknown)}")
+    for folder in (a.data, a.tested, a.registered):
+        if folder is not None and not folder.is_dir():
+            parser.error(f"there is no folder {folder}")
     if a.registered is None:
         names = [name for name in names if VARIANTS[name].data != "twin"]
     setup = Setup(

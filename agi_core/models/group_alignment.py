@@ -108,7 +108,7 @@ class GroupAlignment(nn.Module):
 
     @torch.no_grad()
     def _motion(self, sources: Tensor, others: Sequence[int]) -> Tensor:
-        """u of every source in `others`: (B * len(others), N, *space), of depth 1 with neighbours."""
+        """u + v of every source in `others`: (B * len(others), N, *space), of depth 1 with neighbours."""
         images = sources.to(torch.promote_types(sources.dtype, torch.float32))
         moving = images[:, others].flatten(0, 1)[:, None]
         fixed = images[:, [self.reference] * len(others)].flatten(0, 1)[:, None]
@@ -170,8 +170,8 @@ class GroupAlignment(nn.Module):
         return matrix.unflatten(1, (len(slopes), -1)), right
 
     def _middle(self, x: Tensor) -> Tensor:
-        """With neighbours the middle slice of (B, C, S, H, W), of depth 1; else x, as is a slice."""
-        return x.narrow(2, x.shape[2] // 2, 1) if self.neighbours else x
+        """With neighbours the middle slice of (B, C, S, H, W), of depth 1; else x."""
+        return x.narrow(2, self.neighbours, 1) if self.neighbours else x
 
     def _inside(self, position: Tensor) -> Tensor:
         """(B, N, *space) -> bool (B, 1, *space): within the image; a slab goes on beyond its last slices."""
@@ -286,7 +286,8 @@ def wave_step(matrix: Tensor, right: Tensor, waves: Tensor, *, voxels: Sequence[
     """The step to the most probable amplitudes of `from_waves`, if a priori the field is a smooth Gaussian process.
 
     For the last K axes of an image of `voxels`: matrix (B, K, K, *at) and right (B, K, *at), at any scale of it, and
-    the amplitudes so far (B, K, *counts) -> what to add to them. The prior's variance is that of the field so far.
+    the amplitudes so far (B, K, *counts) -> what to add to them. The prior's variance is that of the field so far,
+    and that of much bending as long as there is none.
     """
     (batch, axes), counts = waves.shape[:2], waves.shape[2:]
     half = waves.new_tensor(list(voxels[-axes:])).reshape(-1, *[1] * len(counts)) / 2  # voxels per unit
