@@ -167,7 +167,7 @@ class GroupAlignment(nn.Module):
         slopes = [slope * (n / 4 * weight) for slope, n in zip(slopes, voxels, strict=True)]  # normalised coordinates
         matrix = torch.stack([(a * b).sum(1) for a, b in product(slopes, repeat=2)], dim=1)
         right = torch.stack([(slope * change).sum(1) for slope in slopes], dim=1)
-        return matrix.unflatten(1, (len(slopes), -1)), right
+        return matrix.reshape(len(right), len(slopes), len(slopes), *right.shape[2:]), right
 
     def _middle(self, x: Tensor) -> Tensor:
         """With neighbours the middle slice of (B, C, S, H, W), of depth 1; else x."""
