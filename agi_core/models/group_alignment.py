@@ -39,8 +39,8 @@ REFINE_STRIDES = (4, 2, 2, 1, 1)
 """One Gauss-Newton step each for the affine part."""
 DENSE_STRIDES = (2, 2, 1, 1, 1)
 """And with `dense` one more each for the waves of the smooth field."""
-WAVE_VOXELS = 12
-"""Half a period of the shortest wave."""
+WAVE_VOXELS, MOST_WAVES = 12, 12
+"""A dense field has one wave for so many voxels of an axis, up to a number: the cost grows with its sixth power."""
 SMOOTHNESS = 8.0
 """Of a dense field a priori, in voxels: white noise under a Gaussian of this standard deviation."""
 STIFFNESS, BENT, STIFFEST = 0.005, 2.5, 100.0
@@ -126,7 +126,7 @@ class GroupAlignment(nn.Module):
             motion = self._shrunk(affine_motion(theta, lattice(space, like=fixed)), voxels=images.shape[2:])
             if self.kind != "dense":
                 return motion
-            waves = motion.new_zeros(*motion.shape[:2], *[max(n // WAVE_VOXELS, 1) for n in space])
+            waves = motion.new_zeros(*motion.shape[:2], *[min(max(n // WAVE_VOXELS, 1), MOST_WAVES) for n in space])
             plane = slice(1 if self.neighbours else 0, None)  # few slices tell too little of each place's depth
             for stride in DENSE_STRIDES:
                 equations = self._normal_equations(*self._compare(scales[stride], theta, waves), planar=True)
