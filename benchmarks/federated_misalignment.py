@@ -4,7 +4,8 @@
 
 The training subjects of `benchmarks.misalignment` are dealt to three hospitals. Guys' T1s stay as acquired, HH's are
 moved by 3 mm and 3 degrees in 3-D, IOP's by up to 6 voxels in the plane, once and for all, in the files. A simulation
-trains on them as a user's would, and its last model takes the same tests as the centralised ones.
+trains on them as a user's would, and its last model takes the same tests as the centralised ones. Resumable: a result
+is kept while its settings are the same.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from agi_core import atomic
 from agi_core.checkpoint import load_weights
-from agi_core.config import MisalignKind, RunConfig, load_config, task_of
+from agi_core.config import MisalignKind, RunConfig, load_config, task_hash, task_json, task_of
 from agi_core.data.discover import discover
 from agi_core.data.misalignment import apply, draw
 from agi_core.data.nifti import read_volume, write_scan
@@ -79,12 +80,13 @@ def main() -> None:
     for seed in seeds:
         for name in names:
             path = arguments.out / "federated" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-            if not path.is_file():
-                atomic.write_json(path, run(setup, name, seed, data_dir=hospitals, run_dir=path.with_suffix("")))
+            settings = task_hash(task_json(task_of(configuration(name, seed, data_dir=hospitals))))
+            if not path.is_file() or json.loads(path.read_text())["config"] != settings:
+                result = run(setup, name, seed, data_dir=hospitals, run_dir=path.with_suffix(""))
+                atomic.write_json(path, result | {"config": settings})
             results[name, seed] = json.loads(path.read_text())
             print(f"{path.stem}: {mean_psnr_db(results[name, seed]):.2f} dB", flush=True)
-    settings = " ".join(SETTINGS)
-    text = f"{arguments.data.name}, T1 misaligned by hospital, {settings}, one thread, commit {commit()}.\n\n"
+    text = f"{arguments.data.name}, T1 misaligned by hospital, {' '.join(SETTINGS)}, one thread, commit {commit()}.\n\n"
     text += tables(results, names, seeds, main=dict.fromkeys(names, str(MAIN)), tests=list(map(str, TESTS)))
     atomic.write_text(arguments.out / "federated" / "table.md", text)
     print(text)
