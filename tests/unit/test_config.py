@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agi_core.config import (
     PRIVATE_STEPS,
+    VOLUME_LEARNING_RATE,
     RunConfig,
     Task,
     crop_of,
@@ -41,6 +42,13 @@ def test_a_private_run_takes_few_steps_unless_told_otherwise(tmp_path: Path) -> 
     assert load("privacy.epsilon=8", "training.local_steps=7").training.local_steps == 7
     stored = load_config(None, overrides={}, assignments=["privacy.epsilon=8"], base=RunConfig())
     assert stored.training.local_steps == usual  # a run goes on with what it was started with
+
+
+def test_volumes_are_trained_with_smaller_steps_unless_told_otherwise() -> None:
+    usual = RunConfig().training.learning_rate
+    assert load().training.learning_rate == usual
+    assert load("model.dims=3").training.learning_rate == VOLUME_LEARNING_RATE < usual
+    assert load("model.dims=3", "training.learning_rate=0.002").training.learning_rate == 0.002
 
 
 @pytest.mark.parametrize(
