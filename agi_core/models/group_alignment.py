@@ -165,9 +165,11 @@ class GroupAlignment(nn.Module):
             slopes.insert(0, edges.narrow(2, self.neighbours + 1, 1) - edges.narrow(2, self.neighbours - 1, 1))
         voxels = edges.shape[-len(slopes) :]
         slopes = [slope * (n / 4 * weight) for slope, n in zip(slopes, voxels, strict=True)]  # normalised coordinates
-        matrix = torch.stack([(a * b).sum(1) for a, b in product(slopes, repeat=2)], dim=1)
+        axes = range(len(slopes))
+        upper = {(i, j): (slopes[i] * slopes[j]).sum(1) for i in axes for j in axes[i:]}
+        matrix = torch.stack([upper[min(i, j), max(i, j)] for i, j in product(axes, repeat=2)], dim=1)
         right = torch.stack([(slope * change).sum(1) for slope in slopes], dim=1)
-        return matrix.reshape(len(right), len(slopes), len(slopes), *right.shape[2:]), right
+        return matrix.reshape(len(right), len(axes), len(axes), *right.shape[2:]), right
 
     def _middle(self, x: Tensor) -> Tensor:
         """With neighbours the middle slice of (B, C, S, H, W), of depth 1; else x."""
