@@ -249,7 +249,7 @@ def load_config(
 def _of_a_new_run(given: Container) -> dict[str, Any]:
     """What differs from `RunConfig`, which names the paper's own network, where the user has not chosen.
 
-    Sources are aligned where that was measured to be better (docs/results.md): in 2-D, with a slice on either side if
+    Sources are aligned where that was measured to be better (docs/results.md), in 2-D with a slice on either side if
     nothing forbids it; not in BraTS's layout, whose scans have been registered. A private run takes few steps, each of
     a large lot: noise does not average out over more. In 3-D the step is smaller: sites drift apart on few patches.
     """
@@ -258,7 +258,8 @@ def _of_a_new_run(given: Container) -> dict[str, Any]:
         return OmegaConf.select(given, key, default=default)
 
     in_2d = chosen("model.dims", 2) == 2
-    alignment = chosen("model.alignment", "dense" if in_2d and chosen("data.layout", "ixi") != "brats" else "none")
+    usual = "dense" if in_2d else "affine"
+    alignment = chosen("model.alignment", "none" if chosen("data.layout", "ixi") == "brats" else usual)
     slab = in_2d and alignment != "none" and not chosen("training.adversarial", False)
     training: dict[str, Any] = {} if chosen("privacy.epsilon", None) is None else {"local_steps": PRIVATE_STEPS}
     if not in_2d:
