@@ -60,6 +60,8 @@ def main() -> None:
     names, seeds = arguments.variants.split(";"), [int(seed) for seed in arguments.seeds.split(",")]
     if unknown := set(names) - set(VARIANTS):
         parser.error(f"no variant is called {', '.join(unknown)}; there are {'; '.join(VARIANTS)}")
+    if not arguments.data.is_dir():
+        parser.error(f"there is no folder {arguments.data}")
     torch.set_num_threads(1)
     setup = Setup(
         data_dir=arguments.data,
@@ -81,10 +83,11 @@ def main() -> None:
         for name in names:
             path = arguments.out / "federated" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
             settings = task_hash(task_json(task_of(configuration(name, seed, data_dir=hospitals))))
-            if not path.is_file() or json.loads(path.read_text())["config"] != settings:
-                result = run(setup, name, seed, data_dir=hospitals, run_dir=path.with_suffix(""))
-                atomic.write_json(path, result | {"config": settings})
-            results[name, seed] = json.loads(path.read_text())
+            result = json.loads(path.read_text()) if path.is_file() else {}
+            if result.get("config") != settings:
+                result = run(setup, name, seed, data_dir=hospitals, run_dir=path.with_suffix("")) | {"config": settings}
+                atomic.write_json(path, result)
+            results[name, seed] = result
             print(f"{path.stem}: {mean_psnr_db(results[name, seed]):.2f} dB", flush=True)
     text = f"{arguments.data.name}, T1 misaligned by hospital, {' '.join(SETTINGS)}, one thread, commit {commit()}.\n\n"
     text += tables(results, names, seeds, main=dict.fromkeys(names, str(MAIN)), tests=list(map(str, TESTS)))

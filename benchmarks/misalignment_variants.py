@@ -5,7 +5,6 @@ from dataclasses import dataclass
 NOT_ALIGNED = ("model.alignment=none", "model.neighbours=0")
 PLAIN, CAGR = ("model.conv=plain", *NOT_ALIGNED), ("model.conv=cagr", *NOT_ALIGNED)
 ALIGN = ("model.alignment=dense", "model.neighbours=1")
-AFFINE = ("model.alignment=affine", "model.neighbours=1")
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ ABLATIONS = {
     "CAGR, 2 groups": Variant((*CAGR, "model.groups=2")),
     "CAGR, 8 groups": Variant((*CAGR, "model.groups=8")),
     "aligned, global": Variant((*PLAIN, *ALIGN, "model.alignment=global")),
-    "aligned, affine": Variant((*PLAIN, *AFFINE)),
+    "aligned, affine": Variant((*PLAIN, *ALIGN, "model.alignment=affine")),
     "aligned in the slice": Variant((*PLAIN, *ALIGN, "model.neighbours=0")),
     "aligned, stem": Variant((*PLAIN, *ALIGN, "model.stem=8")),
 }
