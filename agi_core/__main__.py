@@ -9,9 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from agi_core import progress, run_folder
-from agi_core.checkpoint import load_weights
-from agi_core.config import crop_of, load_config, task_of
+from agi_core.config.schema import crop_of, load_config, task_of
 from agi_core.data.phantom import parse_sites, write_phantom
 from agi_core.errors import AgiError, ConfigError
 from agi_core.inference import synthesize
@@ -19,6 +17,8 @@ from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
 from agi_core.pretraining import PRETRAINING, pretrain, with_public_data
 from agi_core.privacy.trainable import PARTS
+from agi_core.run import progress, run_folder
+from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import parse_scenario
 
 

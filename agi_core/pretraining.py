@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save
 
-from agi_core import atomic, progress
-from agi_core.config import DataConfig, RunConfig, TrainingConfig, crop_of, task_hash, task_json, task_of
-from agi_core.data.cache import build_cache
+from agi_core.config.schema import DataConfig, RunConfig, TrainingConfig, crop_of, task_hash, task_json, task_of
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.discover import discover
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
+from agi_core.data.preparation import build_cache
+from agi_core.data.scans import discover
 from agi_core.errors import ConfigError
+from agi_core.host import atomic
 from agi_core.models.agi_net import build_model
+from agi_core.run import progress
 from agi_core.scenario import parse_scenario
 from agi_core.training import train_round, weights_of
 
@@ -86,5 +87,5 @@ def with_public_data(config: RunConfig, work_dir: Path) -> RunConfig:
 
 
 def _reporting(phase: str) -> Callable[..., None]:
-    """Passes (step, steps) and, in training, the loss on to `agi_core.progress`."""
+    """Passes (step, steps) and, in training, the loss on to `agi_core.run.progress`."""
     return lambda step, steps, loss=None: progress.report(progress.Step(phase, "", step, steps, loss))

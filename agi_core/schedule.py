@@ -2,7 +2,7 @@
 
 import math
 
-from agi_core.config import TrainingConfig
+from agi_core.config.schema import TrainingConfig
 
 
 def learning_rate(training: TrainingConfig, *, rounds: int, round: int, step: int) -> float:

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agi_core.adversary import adversarial_loss
-from agi_core.config import Task, TrainingConfig
-from agi_core.data.cache import CachedSession
+from agi_core.config.schema import Task, TrainingConfig
 from agi_core.data.datasets import Batch, WholeSlices, evaluation_slices
+from agi_core.data.preparation import CachedSession
 from agi_core.errors import RunError
 from agi_core.metrics import SubjectScore
 from agi_core.prediction import Predict, SlidingWindow, autocast, middle, predict_whole

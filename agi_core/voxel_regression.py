@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agi_core.data.cache import CachedSession
+from agi_core.data.preparation import CachedSession
 from agi_core.prediction import Predict, middle
 
 DEGREE = 3

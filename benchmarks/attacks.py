@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agi_core import atomic
+from agi_core.host import atomic
 from agi_core.privacy.noise import InsecureNoiseWarning
 from benchmarks import inversion, membership
 from benchmarks.results import commit

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from agi_core.data.cache import CachedSession, open_entry
 from agi_core.data.datasets import TrainingSlices
+from agi_core.data.preparation import CachedSession, open_entry
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from agi_core.run_folder import Event, read_events
-from server.processes import descendants
+from agi_core.host.processes import descendants
+from agi_core.run.run_folder import Event, read_events
 
 SITES = ("hospitalA", "hospitalB", "hospitalC")
 SUBJECTS = 10

@@ -9,7 +9,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from agi_core.run_folder import open_existing, read_events
+from agi_core.run.run_folder import open_existing, read_events
 
 
 def main() -> None:

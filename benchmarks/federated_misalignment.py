@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from agi_core import atomic
-from agi_core.checkpoint import load_weights
-from agi_core.config import MisalignKind, RunConfig, load_config, task_hash, task_json, task_of
-from agi_core.data.discover import discover
+from agi_core.config.schema import MisalignKind, RunConfig, load_config, task_hash, task_json, task_of
 from agi_core.data.misalignment import apply, draw
 from agi_core.data.nifti import read_volume, write_scan
 from agi_core.data.partition import split_subjects
+from agi_core.data.scans import discover
+from agi_core.host import atomic
 from agi_core.models.agi_net import build_model
+from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import parse_scenario
 from benchmarks.misalignment import MAIN, TESTS, Setup, commit, prepare_tests, score
 from benchmarks.misalignment_report import tables

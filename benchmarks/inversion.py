@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agi_core.config import PrivacyConfig, Task, TrainingConfig
+from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
 from agi_core.metrics import psnr_db
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig

@@ -21,7 +21,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from agi_core.config import FederationConfig, PrivacyConfig, Task, TrainingConfig
+from agi_core.config.schema import FederationConfig, PrivacyConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch
 from agi_core.data.phantom.scanner import SLICES
 from agi_core.data.phantom.subject import scan_subject

@@ -33,19 +33,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agi_core import atomic
-from agi_core.config import Layout, MisalignKind, RunConfig, Task, load_config, task_hash, task_json, task_of
-from agi_core.data.cache import CachedSession, build_cache
+from agi_core.config.schema import Layout, MisalignKind, RunConfig, Task, load_config, task_hash, task_json, task_of
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.discover import discover
 from agi_core.data.misalignment import Move, apply, draw, perturbation
 from agi_core.data.nifti import Volume
 from agi_core.data.partition import split_subjects
+from agi_core.data.preparation import CachedSession, build_cache
 from agi_core.data.preprocess import resample
 from agi_core.data.registration import register
+from agi_core.data.scans import discover
+from agi_core.host import atomic
 from agi_core.metrics import SubjectScore
 from agi_core.models.agi_net import build_model
-from agi_core.models.group_alignment import GroupAlignment
+from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.model_config import spatial_multiple
 from agi_core.models.resunet import ResUNet
 from agi_core.prediction import predict_whole, predictor, slabs

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 
-from agi_core import atomic
+from agi_core.host import atomic
 
 FloatArray = npt.NDArray[np.float64]
 Results = Mapping[tuple[str, int], Mapping[str, Any]]

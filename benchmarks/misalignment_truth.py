@@ -1,6 +1,6 @@
 """Where the moved source really is: the subject's own motion, known for synthetic scans, and the move on top of it.
 
-Offsets are those of `agi_core.models.group_alignment`: `aligned(p) = source(p + offset(p))`, in voxels.
+Offsets are those of `agi_core.models.alignment.group_alignment`: `aligned(p) = source(p + offset(p))`, in voxels.
 """
 
 import csv

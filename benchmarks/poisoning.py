@@ -19,9 +19,9 @@ from flwr.clientapp import ClientApp
 from results import commit, interval
 from rich.console import Console
 
-from agi_core import run_folder
-from agi_core.config import Aggregation, RunConfig, load_config
+from agi_core.config.schema import Aggregation, RunConfig, load_config
 from agi_core.protocol import ARRAYS, TRAIN, Reply, Request
+from agi_core.run import run_folder
 from client.app import app as client_app
 from server import app as server
 from server.update_gate import Verdict, read_update

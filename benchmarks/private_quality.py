@@ -21,10 +21,11 @@ import torch
 from results import commit, interval
 from rich.console import Console
 
-from agi_core import atomic, run_folder
-from agi_core.config import PrivacyConfig, RunConfig, load_config
+from agi_core.config.schema import PrivacyConfig, RunConfig, load_config
 from agi_core.data.partition import split_subjects
-from agi_core.run_folder import EventLog
+from agi_core.host import atomic
+from agi_core.run import run_folder
+from agi_core.run.run_folder import EventLog
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines

@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from agi_core import run_folder
-from agi_core.checkpoint import WEIGHTS, save_checkpoint
-from agi_core.config import load_config
+from agi_core.config.schema import load_config
 from agi_core.models.agi_net import build_model
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
 from agi_core.scenario import parse_scenario
 from agi_core.training import weights_of
 

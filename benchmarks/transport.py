@@ -38,7 +38,7 @@ from deployed import (
 )
 
 from client.__main__ import environment
-from client.site import read_deployed_site
+from client.site.file import read_deployed_site
 from server.superlink import BIN_DIR, CONNECTION, Coordinator
 
 PARAMETERS, ARRAYS = 25_000_000, 50

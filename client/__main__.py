@@ -11,15 +11,16 @@ from pathlib import Path
 from rich.console import Console
 
 import agi_core
-from agi_core import atomic, progress
-from agi_core.config import Layout, load_config, task_of
+from agi_core.config.schema import Layout, load_config, task_of
 from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.host import atomic
 from agi_core.protocol import ALLOWED_METRICS
-from client import audit
-from client.egress import DECIMALS
-from client.keys import check_owner, fingerprint, public_key, public_path, write_private
-from client.site import DeployedSite, read_deployed_site
-from client.supervisor import Program, only_client, supervise
+from agi_core.run import progress
+from client.border import audit
+from client.border.egress import DECIMALS
+from client.process.supervisor import Program, only_client, supervise
+from client.site.file import DeployedSite, read_deployed_site
+from client.site.keys import check_owner, fingerprint, public_key, public_path, write_private
 
 NOT_READY, MISTAKE, INTERRUPTED = 1, 2, 130
 SITES_DIR = Path("sites")
@@ -59,7 +60,7 @@ def _join(arguments: argparse.Namespace, site_path: Path, console: Console) -> i
         raise ConfigError(
             f"{site_path}: coordinator.ca_file {site.coordinator.ca_file} is not there; copy ca.crt to it"
         )
-    from client.terminal import Terminal
+    from client.process.terminal import Terminal
 
     with only_client(state_dir):
         console.print(announcement(site, public), markup=False)
@@ -120,7 +121,7 @@ def announcement(site: DeployedSite, public: str) -> str:
 def programs(site: DeployedSite, *, site_path: Path, secret_path: Path) -> tuple[Program, Program]:
     """The node, Flower's program that talks to the coordinator; and the runner, ours, that reads the scans."""
     node = (
-        *(sys.executable, "-m", "client.node"),
+        *(sys.executable, "-m", "client.process.node"),
         *("--superlink", site.coordinator.address, "--root-certificates", site.coordinator.ca_file),
         *("--auth-supernode-private-key", site.key_file, "--node-config", f'site="{site.site}"'),
         *("--isolation", "process", "--host", "127.0.0.1", "--port", str(site.runtime_port)),
@@ -128,7 +129,7 @@ def programs(site: DeployedSite, *, site_path: Path, secret_path: Path) -> tuple
         *("--superexec-auth-secret-file", str(secret_path)),
     )
     runner = (
-        *(sys.executable, "-m", "client.runner"),
+        *(sys.executable, "-m", "client.process.runner"),
         *("--site-file", str(site_path.resolve()), "--secret-file", str(secret_path)),
     )
     return Program("node", node), Program("runner", runner)
@@ -152,7 +153,7 @@ def environment(state_dir: Path) -> dict[str, str]:
 
 def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
     """Write the site file and make the key."""
-    from client.new_site import write_site
+    from client.site.new_site import write_site
 
     key_path = write_site(
         site_path,
@@ -176,8 +177,8 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> i
 
 def _check(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
     """Print the table and the data summary; 0 when nothing failed."""
-    from client.checks import Row
-    from client.preflight import REPORT_NAME, preflight  # here, because they bring torch and scipy
+    from client.check.preflight import REPORT_NAME, preflight  # here, because they bring torch and scipy
+    from client.check.rows import Row
 
     def show(row: Row) -> None:
         console.print(f"{row.state:<8} {row.what:<20} {row.found}", markup=False)
@@ -217,7 +218,7 @@ def _dry_run(arguments: argparse.Namespace, site_path: Path, console: Console) -
     site = read_deployed_site(site_path)
     overrides = {"scenario": arguments.scenario, "data.layout": site.data.layout}
     task = task_of(load_config(None, overrides=overrides, assignments=arguments.settings))
-    from client.dry_run import dry_run
+    from client.check.dry_run import dry_run
 
     model = " ".join(arguments.settings) or "default model"
     console.print(f"{site.site}: dry run of {task.scenario}, {model}, no network", markup=False)

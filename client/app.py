@@ -11,10 +11,10 @@ from flwr.clientapp import ClientApp
 
 from agi_core.errors import AgiError, ExhaustedError, ProtocolError
 from agi_core.protocol import ARRAYS, FAILED, METRICS, REFUSED, SCALARS, Reply, Request, read_request, reply_scalars
-from client import answers
-from client.egress import leave, refuse
-from client.site import DeployedSite, Site, read_site
-from client.trainer import answer, open_subjects, release_memory
+from client.border import stored_replies
+from client.border.egress import leave, refuse
+from client.site.file import DeployedSite, Site, read_site
+from client.work.trainer import answer, open_subjects, release_memory
 
 log = logging.getLogger("client")
 app = ClientApp()
@@ -68,11 +68,11 @@ def _answer(message: Message, context: Context) -> Message:
 def _reply(site_path: Path, site: Site, request: Request) -> Reply:
     """The stored reply to a repeated request, or a new one, as it leaves."""
     state_dir = Path(site.state_dir)
-    reply = answers.stored(state_dir, request) if isinstance(site, DeployedSite) else None
+    reply = stored_replies.stored(state_dir, request) if isinstance(site, DeployedSite) else None
     if reply is None:
         reply = answer(site_path, request)
         if isinstance(site, DeployedSite):
-            answers.store(state_dir, request, reply)
+            stored_replies.store(state_dir, request, reply)
     return leave(reply, request=request, site=site, subjects=len(open_subjects(site_path, request.task).all))
 
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agi_core import atomic
 from agi_core.errors import AgiError, RunError
-from agi_core.liveness import is_alive
-from server import certificates, registry, runs, scalars, status, strikes, superlink
+from agi_core.host import atomic
+from agi_core.host.liveness import is_alive
+from server import certificates, registry, runs, status, strikes, superlink
 from server.superlink import Coordinator
+from server.tensorboard import write_scalars
 
 HEALTH_PORT = "health-port.txt"  # in the coordinator's folder: where its gRPC health service was started last
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -154,7 +155,7 @@ def stop(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
 
 def tensorboard(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
     """Write a run's events for TensorBoard."""
-    folder = scalars.write_scalars(runs.find(coordinator, arguments.run))
+    folder = write_scalars(runs.find(coordinator, arguments.run))
     print(f"look at it with: tensorboard --logdir {folder}")
 
 

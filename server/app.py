@@ -10,14 +10,14 @@ import httpx
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from agi_core import checkpoint, progress, run_folder
-from agi_core.config import DEPLOYMENT, RunConfig
+from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
-from agi_core.initial_weights import initial_weights
 from agi_core.metric_names import METRICS
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request
 from agi_core.report.report import build_report
-from agi_core.run_folder import EventLog
+from agi_core.run import checkpoint, progress, run_folder
+from agi_core.run.initial_weights import initial_weights
+from agi_core.run.run_folder import EventLog
 from server import run_state, status, strikes
 from server.evaluation import (
     VALIDATION_METRICS,

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agi_core import atomic
 from agi_core.errors import ConfigError
+from agi_core.host import atomic
 
 CA_DAYS, SERVER_DAYS, WARN_DAYS = 3650, 365, 30
 BACKDATED = datetime.timedelta(hours=1)  # for hospitals whose clocks are behind

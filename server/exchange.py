@@ -18,8 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from agi_core import progress
-from agi_core.config import DEPLOYMENT, RunConfig, task_json, task_of
+from agi_core.config.schema import DEPLOYMENT, RunConfig, task_json, task_of
 from agi_core.errors import BudgetError, MismatchError, PolicyError, PrivacyError, ProtocolError
 from agi_core.protocol import (
     ARRAYS,
@@ -34,8 +33,9 @@ from agi_core.protocol import (
     read_reply,
     request_scalars,
 )
-from agi_core.run_folder import EventLog
-from server.sites import Sites
+from agi_core.run import progress
+from agi_core.run.run_folder import EventLog
+from server.nodes import Sites
 from server.update_gate import check_answer
 
 POLL_S = 0.2

@@ -16,8 +16,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
-from agi_core import atomic
 from agi_core.errors import ConfigError, RunError
+from agi_core.host import atomic
 from server import superlink
 from server.superlink import Coordinator
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from agi_core.config import FederationConfig
+from agi_core.config.schema import FederationConfig
 from agi_core.errors import ConfigError, RunError
 from agi_core.protocol import Weights
 

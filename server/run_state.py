@@ -12,11 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from agi_core import checkpoint
-from agi_core.checkpoint import WEIGHTS
 from agi_core.errors import RunError
 from agi_core.protocol import Weights
-from agi_core.run_folder import EventLog
+from agi_core.run import checkpoint
+from agi_core.run.checkpoint import WEIGHTS
+from agi_core.run.run_folder import EventLog
 from server.strategy import Velocity
 
 FORMAT = 2

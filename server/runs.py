@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agi_core import atomic, run_folder
-from agi_core.config import DEPLOYMENT, FederationConfig, RunConfig, load_config
+from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig, load_config
 from agi_core.errors import AgiError, ConfigError, RunError
-from agi_core.initial_weights import initial_weights, weights_file
+from agi_core.host import atomic
 from agi_core.report.report import build_report
+from agi_core.run import run_folder
+from agi_core.run.initial_weights import initial_weights, weights_file
 from server import registry, robust, run_state, superlink
 from server.superlink import Coordinator
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agi_core import atomic, run_folder
 from agi_core.errors import AgiError
-from agi_core.progress import Event, Step
+from agi_core.host import atomic
 from agi_core.protocol import TRAIN
-from agi_core.run_folder import Event as RunEvent
+from agi_core.run import run_folder
+from agi_core.run.progress import Event, Step
+from agi_core.run.run_folder import Event as RunEvent
 from server import run_state
 
 NOW = "now.json"  # in the run folder: the exchange that is going on

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agi_core.config import FederationConfig
+from agi_core.config.schema import FederationConfig
 from agi_core.protocol import Weights
 from server.robust import Averages, SiteUpdate, aggregate
 

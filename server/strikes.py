@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agi_core import atomic
 from agi_core.errors import ConfigError, RunError
+from agi_core.host import atomic
 
 FILE = "strikes.json"
 QUARANTINED_AT = 3

@@ -21,11 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from agi_core import atomic
 from agi_core.errors import RunError
+from agi_core.host import atomic
+from agi_core.host.processes import adopt_orphans, die_with_parent, end_descendants
 from server import strikes
 from server.certificates import Certificates
-from server.processes import adopt_orphans, die_with_parent, end_descendants
 
 CONNECTION = "agi"  # always named: without a name, flwr would start a simulation of its own
 START_S, STOP_S, CALL_S = 120.0, 6.0, 180.0

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from agi_core.config import RunConfig, Task
+from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ProtocolError
 from agi_core.privacy.trainable import names_of
 from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack

@@ -20,23 +20,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from agi_core import atomic, progress
-from agi_core.config import PrivacyConfig, RunConfig, Task, crop_of, task_json, task_of
-from agi_core.data.cache import CachedSession
+from agi_core.config.schema import PrivacyConfig, RunConfig, Task, crop_of, task_json, task_of
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.misalignment import perturbation
-from agi_core.initial_weights import initial_weights
+from agi_core.data.preparation import CachedSession
+from agi_core.host import atomic
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
 from agi_core.prediction import Predict, predictor
 from agi_core.protocol import ALL, TEST
-from agi_core.run_folder import EventLog
+from agi_core.run import progress
+from agi_core.run.initial_weights import initial_weights
+from agi_core.run.run_folder import EventLog
 from agi_core.scenario import parse_scenario
 from agi_core.training import evaluate, train_round
 from agi_core.voxel_regression import fit
-from client.site import read_site
-from client.trainer import open_device, open_training, open_whole
+from client.site.file import read_site
+from client.work.trainer import open_device, open_training, open_whole
 from server.evaluation import over_subjects
 
 Row = dict[str, Any]

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from agi_core import progress
-from agi_core.config import RunConfig
-from agi_core.progress import Event, Step
+from agi_core.config.schema import RunConfig
+from agi_core.run import progress
+from agi_core.run.progress import Event, Step
 
 
 class Display:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agi_core.config import RunConfig, crop_of
-from agi_core.data.cache import CachedSession
+from agi_core.config.schema import RunConfig, crop_of
 from agi_core.data.datasets import evaluation_slices
 from agi_core.data.phantom.truth import read_poses, true_offset_mm
+from agi_core.data.preparation import CachedSession
 from agi_core.metrics import neighbour_ssim
+from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.cross_group_attention import CrossGroupAttention
-from agi_core.models.group_alignment import GroupAlignment
 from agi_core.report.diagnostics import PLANES
 from agi_core.report.examples import MovedSource
 from agi_core.scenario import parse_scenario

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agi_core.config import RunConfig, task_json, task_of
+from agi_core.config.schema import RunConfig, task_json, task_of
 from agi_core.data.phantom.tree import VERSION
 from agi_core.errors import ConfigError, DataError
 from agi_core.pretraining import PRETRAINING, PUBLIC_SEED, pretrain, with_public_data
-from client.site import Site
-from client.trainer import open_device
+from client.site.file import Site
+from client.work.trainer import open_device
 from simulations.display import Display
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from agi_core import run_folder
-from agi_core.checkpoint import load_weights
-from agi_core.config import RunConfig, crop_of
-from agi_core.data.cache import CachedSession
+from agi_core.config.schema import RunConfig, crop_of
 from agi_core.data.datasets import evaluation_slices
+from agi_core.data.preparation import CachedSession
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
 from agi_core.models.resunet import ResUNet
 from agi_core.prediction import Predict, predictor
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import parse_scenario
 from agi_core.training import predict_session
 from simulations.baselines import SitesData

@@ -21,16 +21,16 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from rich.console import Console
 
-from agi_core import checkpoint, progress, run_folder
-from agi_core.config import DEPLOYMENT, RunConfig, load_config, task_json, task_of, to_yaml
+from agi_core.config.schema import DEPLOYMENT, RunConfig, load_config, task_json, task_of, to_yaml
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
-from agi_core.initial_weights import initial_weights, weights_file
 from agi_core.models.model_config import name_of
-from agi_core.run_folder import EventLog
+from agi_core.run import checkpoint, progress, run_folder
+from agi_core.run.initial_weights import initial_weights, weights_file
+from agi_core.run.run_folder import EventLog
 from client.app import app as client_app
-from client.site import Site, read_site
-from client.trainer import open_device, open_subjects
+from client.site.file import Site, read_site
+from client.work.trainer import open_device, open_subjects
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.display import Display, result_table
@@ -195,7 +195,7 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     """{site: `spent_at`} from the sites' ledgers; empty when the run was not private."""
     if not config.privacy.on:
         return {}
-    from client.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
+    from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
 
     spent = {}
     run = next(event["run_id"] for event in run_folder.read_events(run_dir) if event["event"] == "run_started")

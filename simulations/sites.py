@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from agi_core import atomic, progress
-from agi_core.config import RunConfig
-from agi_core.data.cache import build_cache, check_disk
+from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
-from agi_core.data.discover import Discovery, Subject, discover
 from agi_core.data.nifti import read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
+from agi_core.data.preparation import build_cache, check_disk
 from agi_core.data.preprocess import same_grid
+from agi_core.data.scans import Discovery, Subject, discover
 from agi_core.errors import RunError
+from agi_core.host import atomic
+from agi_core.run import progress
 from agi_core.scenario import Scenario, parse_scenario
-from client.policy import Policy, SitePrivacy
-from client.site import Site, SiteData, to_yaml
+from client.site.file import Site, SiteData, to_yaml
+from client.site.policy import Policy, SitePrivacy
 from server.robust import check_sites
 
 

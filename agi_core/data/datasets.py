@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agi_core.data.cache import CachedSession
 from agi_core.data.misalignment import Perturb
+from agi_core.data.preparation import CachedSession
 from agi_core.errors import DataError
 from agi_core.prediction import around
 

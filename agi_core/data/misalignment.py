@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from agi_core.config import MisalignConfig, MisalignKind
+from agi_core.config.schema import MisalignConfig, MisalignKind
 from agi_core.scenario import Scenario
 
 FloatArray = npt.NDArray[np.float32]

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from agi_core import atomic
 from agi_core.errors import DataError
+from agi_core.host import atomic
 
 FloatArray = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]

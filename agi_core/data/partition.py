@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agi_core.data.discover import Subject
+from agi_core.data.scans import Subject
 from agi_core.errors import ConfigError
 
 

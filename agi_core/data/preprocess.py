@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from agi_core.data.discover import Session
 from agi_core.data.nifti import FloatArray, Grid, Volume, read_volume
 from agi_core.data.registration import register_sources
+from agi_core.data.scans import Session
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
 

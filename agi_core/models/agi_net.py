@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from agi_core.errors import ConfigError
+from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.cross_group_attention import CrossGroupAttention, mean_over_space
-from agi_core.models.group_alignment import GroupAlignment
 from agi_core.models.group_rolling import TAPS, Routing, roll_kernel
 from agi_core.models.model_config import ModelConfig
 from agi_core.models.resunet import CONV, CONVOLVE, ConvFactory, ResUNet, to_channels_last

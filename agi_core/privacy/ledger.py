@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agi_core import atomic
 from agi_core.errors import BudgetError, PrivacyError
-from agi_core.hash_chain import Record, seal, sha256, unseal
+from agi_core.host import atomic
+from agi_core.host.hash_chain import Record, seal, sha256, unseal
 from agi_core.privacy.accounting import Steps, epsilon
 
 FORMAT = 1

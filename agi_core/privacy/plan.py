@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agi_core.config import Task
+from agi_core.config.schema import Task
 from agi_core.models.agi_net import build_model
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
 from agi_core.privacy.patient_sgd import Mechanism

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from agi_core import atomic
 from agi_core.errors import RunError
+from agi_core.host import atomic
 
 Image = NDArray[np.floating]
 Window = tuple[slice, slice]  # rows and columns

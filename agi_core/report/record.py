@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agi_core import run_folder
-from agi_core.config import DEPLOYMENT, RunConfig
+from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
 from agi_core.models.model_config import name_of
-from agi_core.run_folder import Event
+from agi_core.run import run_folder
+from agi_core.run.run_folder import Event
 
 Row = Mapping[str, Any]  # metric -> mean over subjects; of a site also "subjects" -> how many
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from agi_core import atomic
+from agi_core.host import atomic
 from agi_core.report import sections
 from agi_core.report.diagnostics import diagnostics
 from agi_core.report.examples import read_examples

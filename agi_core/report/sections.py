@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from agi_core.config import crop_of
+from agi_core.config.schema import crop_of
 from agi_core.metric_names import METRICS
 from agi_core.metrics import psnr_db
 from agi_core.report import figures

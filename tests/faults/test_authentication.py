@@ -11,23 +11,23 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import write_ixi
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from federation_of_processes import Federation, Hospital, running
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from real_processes import free_port, until, wire
-from tls_servers import Authority, serving
 
-from client.keys import make_key
-from client.new_site import write_site
-from client.preflight import preflight
-from client.site import DeployedSite
+from client.check.preflight import preflight
+from client.site.file import DeployedSite
+from client.site.keys import make_key
+from client.site.new_site import write_site
 from server import superlink
 from server.superlink import Coordinator
+from tests.support.federation_of_processes import Federation, Hospital, running
+from tests.support.real_processes import free_port, until, wire
+from tests.support.small_data import write_ixi
+from tests.support.tls_servers import Authority, serving
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import write_ixi
-from federation_of_processes import NODE, RUNNER, STOP_S, Federation, Hospital, Run, running
-from real_processes import slowness, until, wire
 
 from agi_core.errors import DeadlineError, ExhaustedError, ProtocolError
 from server.exchange import GRACE_S
+from tests.support.federation_of_processes import NODE, RUNNER, STOP_S, Federation, Hospital, Run, running
+from tests.support.real_processes import slowness, until, wire
+from tests.support.small_data import write_ixi
 
 pytestmark = pytest.mark.slow
 LIMIT_S, READY_S = 30.0, 15.0

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_ixi
-from federation_of_processes import SMALL, Federation, Run, running
-from real_processes import Program
+
+from tests.support.federation_of_processes import SMALL, Federation, Run, running
+from tests.support.real_processes import Program
+from tests.support.small_data import write_ixi
 
 STRACE = shutil.which("strace")
 pytestmark = [

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from test_federation import assert_same_weights, federate
-from test_rounds import deploy, events_of
 
-from agi_core import run_folder
-from agi_core.checkpoint import load_round
-from agi_core.config import RunConfig
+from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
 from agi_core.protocol import ARRAYS, METRICS, SCALARS, TRAIN
 from agi_core.report.report import build_report
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_round
 from client.app import app as client_app
 from server import strikes
 from server.app import app as server_app
 from simulations.local_grid import LocalGrid
 from simulations.sites import find_sites, write_sites
+from tests.support.small_federation import assert_same_weights, federate
+from tests.support.unsteady_grid import deploy, events_of
 
 Change = Callable[[RecordDict, RecordDict], None]  # (request, reply to change)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import AFFINE, SHAPE, SMALL, write_ixi
 
 from agi_core.__main__ import main as agi_core
-from agi_core.run_folder import read_events
+from agi_core.run.run_folder import read_events
 from simulations.run import main
+from tests.support.small_data import AFFINE, SHAPE, SMALL, write_ixi
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from health_services import health_service
 
-from agi_core import run_folder
+from agi_core.run import run_folder
 from server import strikes, superlink
 from server.__main__ import main
 from server.superlink import Coordinator
+from tests.support.health_services import health_service
 
 DEADLINE_S = 120.0
 

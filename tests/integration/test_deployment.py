@@ -21,19 +21,20 @@ from pathlib import Path
 
 import nibabel
 import pytest
-import runbook
-from conftest import write_head, write_ixi
-from real_processes import ROOT, free_port, needs_nginx, nginx, processes_of, until, with_changes
-from test_federation import assert_same_weights
 
-from agi_core import atomic, run_folder
-from agi_core.config import Layout
+from agi_core.config.schema import Layout
 from agi_core.errors import DataError
+from agi_core.host import atomic
+from agi_core.run import run_folder
 from client.app import app as client_app
-from client.site import Site, SiteData, to_yaml
+from client.site.file import Site, SiteData, to_yaml
 from server import status
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
+from tests.support import runbook
+from tests.support.real_processes import ROOT, free_port, needs_nginx, nginx, processes_of, until, with_changes
+from tests.support.small_data import write_head, write_ixi
+from tests.support.small_federation import assert_same_weights
 
 pytestmark = [pytest.mark.slow, needs_nginx]
 SITES: Mapping[str, tuple[int, Layout]] = {

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from federation_of_processes import Federation, running
-from real_processes import ROOT, end, free_port, join, listening, needs_nginx, nginx, until, with_changes
 
 from client.__main__ import environment, programs
-from client.check_connection import check_connection
-from client.checks import PASSED
-from client.keys import write_private
-from client.site import Coordinator as CoordinatorAddress
-from client.site import DeployedSite
+from client.check.connection import check_connection
+from client.check.rows import PASSED
+from client.site.file import Coordinator as CoordinatorAddress
+from client.site.file import DeployedSite
+from client.site.keys import write_private
 from server import superlink
 from server.superlink import Coordinator
+from tests.support.federation_of_processes import Federation, running
+from tests.support.real_processes import ROOT, end, free_port, join, listening, needs_nginx, nginx, until, with_changes
 
 pytestmark = [pytest.mark.slow, needs_nginx]
 NAME = "coordinator.example.org"  # resolves nowhere: only a proxy can reach it

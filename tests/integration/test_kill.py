@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
 
-from agi_core import run_folder
-from agi_core.checkpoint import load_last, load_weights
-from agi_core.config import RunConfig
+from agi_core.config.schema import RunConfig
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_last, load_weights
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
 from simulations.run import main
 from simulations.sites import find_sites, write_sites
+from tests.support.small_data import SMALL
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 120.0

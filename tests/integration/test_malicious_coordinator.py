@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_ixi
 from flwr.app import Message, MessageType
-from requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
 
 from agi_core.errors import AgiError, ConfigError, PolicyError, ProtocolError
 from agi_core.protocol import ALL, EVALUATE, METRICS, SCALARS, TEST, VALIDATION, Request, Weights
-from client import audit
 from client.__main__ import main
-from client.site import read_site
+from client.border import audit
+from client.site.file import read_site
+from tests.support.requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
+from tests.support.small_data import write_ixi
 
 RULES = """\
 policy:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_ixi
-from real_processes import free_port, processes_of, until
 
-from agi_core import run_folder
 from agi_core.errors import BudgetError
-from client import audit
+from agi_core.run import run_folder
+from client.border import audit
 from server import status
+from tests.support.real_processes import free_port, processes_of, until
+from tests.support.small_data import write_ixi
 
 pytestmark = pytest.mark.slow
 PRIVACY = """

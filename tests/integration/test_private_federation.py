@@ -6,15 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
 from rich.console import Console
-from test_federation import Saboteur, federate
 
-from agi_core import run_folder
-from agi_core.checkpoint import load_weights
-from agi_core.config import PrivacyConfig, RunConfig, TrainingConfig, task_json, task_of
+from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig, task_json, task_of
 from agi_core.errors import BudgetError, ConfigError, PolicyError, PrivacyError, RunError
-from agi_core.initial_weights import initial_weights
 from agi_core.models.agi_net import build_model
 from agi_core.pretraining import PRETRAINING
 from agi_core.privacy.accounting import Steps, epsilon
@@ -22,17 +17,22 @@ from agi_core.privacy.ledger import open_ledger
 from agi_core.privacy.trainable import parameters_of
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Request, Transport, pack, unpack
 from agi_core.report.report import build_report
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_weights
+from agi_core.run.initial_weights import initial_weights
 from agi_core.training import weights_of
-from client import private_training
 from client.app import app as client_app
-from client.site import Site, read_site, to_yaml
-from client.trainer import answer, open_subjects
+from client.site.file import Site, read_site, to_yaml
+from client.work import private_training
+from client.work.trainer import answer, open_subjects
 from server.app import app as server_app
 from simulations import pretrained
 from simulations.baselines import open_sites, without_privacy
 from simulations.local_grid import run_in_process
 from simulations.run import main
 from simulations.sites import find_sites, write_sites
+from tests.support.small_data import SMALL
+from tests.support.small_federation import Saboteur, federate
 
 SITES = ("Guys", "HH", "IOP")
 TINY_PRETRAINING = dataclasses.replace(

@@ -13,11 +13,11 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from conftest import SMALL, write_head, write_ixi
 
-from agi_core import progress, run_folder
 from agi_core.__main__ import main as agi_core
+from agi_core.run import progress, run_folder
 from simulations.run import main
+from tests.support.small_data import SMALL, write_head, write_ixi
 
 ROOT = Path(__file__).parents[2]
 BASELINES = {"voxel_regression", "local_only", "centralised"}

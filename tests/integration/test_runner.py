@@ -15,12 +15,12 @@ from typing import Any
 
 import httpx
 import pytest
-from requests_by_hand import deployed_site, small_task
 from safetensors.numpy import save_file
 
 from agi_core.errors import ConfigError, DeadlineError, StoppedError
 from agi_core.protocol import PROTOCOL_VERSION, model_hash, pack
-from client import audit
+from client.border import audit
+from tests.support.requests_by_hand import deployed_site, small_task
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 150.0
@@ -226,7 +226,7 @@ class Hospital:
         )
 
     def start_runner(self, secret_path: Path | None = None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "client.runner", "--site-file", str(self.site_path)]
+        command = [sys.executable, "-m", "client.process.runner", "--site-file", str(self.site_path)]
         return self._processes.start("runner", *command, "--secret-file", str(secret_path or self.secret_path))
 
     def status(self) -> Mapping[str, Any]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import SMALL
 
 from agi_core.__main__ import main as agi_core
 from agi_core.report.examples import read_examples
 from simulations.run import main
+from tests.support.small_data import SMALL
 
 
 def test_a_federation_of_volumes(

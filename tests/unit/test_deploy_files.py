@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runbook
 from flwr.proto import error_pb2, fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from flwr.supercore import constant as flower_headers
 
 from agi_core import errors
 from agi_core.protocol import ALLOWED_METRICS, PROTOCOL_VERSION, Packed, Reply, reply_scalars
-from client.egress import DECIMALS
-from client.new_site import write_site
-from client.site import read_deployed_site
+from client.border.egress import DECIMALS
+from client.site.file import read_deployed_site
+from client.site.new_site import write_site
+from tests.support import runbook
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))

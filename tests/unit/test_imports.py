@@ -20,9 +20,9 @@ ONLY_IN = {  # library -> paths (files or folders) that may import it
     "flwr": ("client/", "server/", "simulations/"),
     "opacus": ("agi_core/privacy/",),
     "nibabel": ("agi_core/data/nifti.py",),
-    "omegaconf": ("agi_core/config.py", "client/site.py"),
+    "omegaconf": ("agi_core/config/schema.py", "client/site/file.py"),
     "matplotlib": ("agi_core/report/",),
-    "rich": ("simulations/", "agi_core/__main__.py", "client/__main__.py", "client/terminal.py"),
+    "rich": ("simulations/", "agi_core/__main__.py", "client/__main__.py", "client/process/terminal.py"),
     "ray": ("simulations/ray_engine.py",),
 }
 MODULES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
@@ -79,5 +79,5 @@ def test_agi_core_imports_nothing_by_itself() -> None:
 
 def test_a_hospitals_supervisor_needs_no_torch() -> None:
     """It lives as long as the site takes part, and must end within seconds."""
-    code = "import sys, client.__main__, client.terminal; sys.exit('torch' in sys.modules)"
+    code = "import sys, client.__main__, client.process.terminal; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

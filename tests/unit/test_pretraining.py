@@ -4,16 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from agi_core.__main__ import main
-from agi_core.config import load_config, task_hash, task_json, task_of
-from agi_core.data.discover import discover
+from agi_core.config.schema import load_config, task_hash, task_json, task_of
+from agi_core.data.scans import discover
 from agi_core.errors import ConfigError
-from agi_core.initial_weights import initial_weights
 from agi_core.pretraining import PRETRAINING, with_public_data
+from agi_core.run.initial_weights import initial_weights
+from tests.support.small_data import SMALL
 
 
 def test_the_command_writes_weights_that_a_run_starts_from(

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from entries import write_entry
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from agi_core.config import PrivacyConfig, Task, TrainingConfig
+from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch, TrainingSlices
 from agi_core.errors import RunError
 from agi_core.metrics import psnr_db
@@ -23,6 +22,7 @@ from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.schedule import learning_rate
 from agi_core.training import evaluate, site_generator, train_round, train_round_privately
+from tests.support.cache_entries import write_entry
 
 
 def task(**training: float) -> Task:

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from entries import write_entry
 
 from agi_core.voxel_regression import fit
+from tests.support.cache_entries import write_entry
 
 rng = np.random.default_rng(0)
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
 
 import client.app
 from agi_core.errors import AgiError, ConfigError, ExhaustedError
 from agi_core.protocol import FAILED, REFUSED, model_hash, pack
+from tests.support.requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_ixi
 
 from client.__main__ import announcement, environment, main, programs
-from client.keys import fingerprint, make_key, public_key
-from client.site import read_deployed_site
-from client.supervisor import only_client
+from client.process.supervisor import only_client
+from client.site.file import read_deployed_site
+from client.site.keys import fingerprint, make_key, public_key
+from tests.support.small_data import write_ixi
 
 DEADLINE_S = 60.0
 
@@ -168,7 +168,7 @@ def test_the_node_gets_no_path_of_the_site_and_never_runs_without_tls(tmp_path: 
     assert "--insecure" not in node.command
     assert runner.command[1:] == (
         "-m",
-        "client.runner",
+        "client.process.runner",
         "--site-file",
         str(path.resolve()),
         "--secret-file",

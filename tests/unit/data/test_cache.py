@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from agi_core.data import cache, preprocess
-from agi_core.data.discover import Session, Subject
+from agi_core.data import preparation, preprocess
 from agi_core.data.nifti import write_scan
+from agi_core.data.scans import Session, Subject
 from agi_core.errors import DataError, RunError
 from agi_core.prediction import source_box
 from agi_core.scenario import Scenario
@@ -39,7 +39,7 @@ def make_subjects(data_dir: Path, count: int = 2) -> list[Subject]:
     return subjects
 
 
-def build(subjects: list[Subject], tmp_path: Path, **options: Any) -> list[cache.CachedSession]:
+def build(subjects: list[Subject], tmp_path: Path, **options: Any) -> list[preparation.CachedSession]:
     settings: dict[str, Any] = {
         "scenario": SCENARIO,
         "spacing_mm": None,
@@ -47,7 +47,7 @@ def build(subjects: list[Subject], tmp_path: Path, **options: Any) -> list[cache
         "data_dir": tmp_path / "data",
         "whole": True,
     }
-    return cache.build_cache(subjects, **(settings | options))
+    return preparation.build_cache(subjects, **(settings | options))
 
 
 def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from agi_core.config import MisalignConfig
+from agi_core.config.schema import MisalignConfig
 from agi_core.data import datasets
-from agi_core.data.cache import CachedSession, open_entry
 from agi_core.data.misalignment import perturbation
+from agi_core.data.preparation import CachedSession, open_entry
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agi_core.data.discover import Discovery, Skipped, discover
+from agi_core.data.scans import Discovery, Skipped, discover
 from agi_core.errors import ConfigError, DataError
 
 IXI = ("T1", "T2", "PD")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.config import MisalignConfig, MisalignKind
+from agi_core.config.schema import MisalignConfig, MisalignKind
 from agi_core.data.misalignment import Move, apply, draw, field, inverse, perturbation, warp
 from agi_core.scenario import Scenario
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agi_core.data.discover import Subject
 from agi_core.data.partition import Split, partition, split_subjects, stable_order
+from agi_core.data.scans import Subject
 from agi_core.errors import ConfigError
 
 IDS = st.lists(st.text("IX0123456789", min_size=1, max_size=8), min_size=1, max_size=60, unique=True)

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from agi_core.data.discover import discover
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.data.phantom.anatomy import HEAD_CENTRE_MM, rotation_matrix
 from agi_core.data.phantom.scanner import SLICES, Grid
 from agi_core.data.phantom.subject import scan_subject
 from agi_core.data.phantom.tumour import CORE, ENHANCING, OEDEMA
+from agi_core.data.scans import discover
 from agi_core.errors import ConfigError, RunError
 
 IXI_SITES = {"Guys": 2, "HH": 1}

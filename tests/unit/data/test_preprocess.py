@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 
 from agi_core.data import preprocess
-from agi_core.data.discover import Session
 from agi_core.data.nifti import Grid, write_scan
+from agi_core.data.scans import Session
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
 

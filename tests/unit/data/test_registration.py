@@ -8,10 +8,10 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from agi_core.data.cache import build_cache
-from agi_core.data.discover import Session, Subject
 from agi_core.data.nifti import Affine, Volume, write_scan
+from agi_core.data.preparation import build_cache
 from agi_core.data.registration import register, register_sources
+from agi_core.data.scans import Session, Subject
 from agi_core.errors import ConfigError, DataError
 from agi_core.scenario import Scenario
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agi_core.models.agi_net import build_model
-from agi_core.models.group_alignment import (
+from agi_core.models.alignment.group_alignment import (
     RIDGE,
     TINY,
     GroupAlignment,

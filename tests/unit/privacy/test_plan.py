@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from agi_core.__main__ import main
-from agi_core.config import PrivacyConfig, Task, load_config, task_of
+from agi_core.config.schema import PrivacyConfig, Task, load_config, task_of
 from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.plan import plan_privacy

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 
-from agi_core.config import load_config, task_of
+from agi_core.config.schema import load_config, task_of
 from agi_core.data.datasets import Batch
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
@@ -14,6 +13,7 @@ from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.privacy.trainable import PARTS, parameters_of, training_only
 from agi_core.protocol import pack
 from agi_core.training import train_round, train_round_privately, weights_of
+from tests.support.small_data import SMALL
 
 
 def draw(generator: torch.Generator, batch_size: int) -> Batch:

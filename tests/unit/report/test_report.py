@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agi_core import run_folder
-from agi_core.config import load_config
+from agi_core.config.schema import load_config
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
+from agi_core.run import run_folder
 
 HOSTILE = "<b>x $\\frac"
 SITES, UNSEEN = ["Guys", HOSTILE], ["_IOP"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.config import Aggregation, FederationConfig
+from agi_core.config.schema import Aggregation, FederationConfig
 from agi_core.errors import ConfigError, RunError
 from server.robust import SiteUpdate, aggregate, check_sites, hostile_sites
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agi_core import checkpoint, run_folder
 from agi_core.errors import RunError
-from agi_core.run_folder import EventLog
+from agi_core.run import checkpoint, run_folder
+from agi_core.run.run_folder import EventLog
 from server import run_state
 from server.run_state import RunState
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from agi_core import run_folder
-from agi_core.config import load_config
-from agi_core.run_folder import EventLog
-from server import run_state, scalars, status
+from agi_core.config.schema import load_config
+from agi_core.run import run_folder
+from agi_core.run.run_folder import EventLog
+from server import run_state, status
 
 ROUND = {"round": 1}
 
@@ -76,7 +76,7 @@ def test_tensorboard_shows_each_site(run_dir: Path) -> None:
     for round in (1, 2):
         events.append("round_finished", round=round, train_loss={"A": 0.5 / round}, seconds={"A": 3.0})
     for _ in range(2):  # written anew, not added to
-        folder = scalars.write_scalars(run_dir)
+        folder = tensorboard.write_scalars(run_dir)
     written = tensorboard.EventAccumulator(str(folder))
     written.Reload()
     assert set(written.Tags()["scalars"]) == {

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agi_core.config import FederationConfig
+from agi_core.config.schema import FederationConfig
 from server.robust import SiteUpdate, aggregate
 from server.strategy import next_weights
 

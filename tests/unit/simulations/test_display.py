@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from agi_core import progress
-from agi_core.config import FederationConfig, RunConfig, TrainingConfig
-from agi_core.progress import Step
+from agi_core.config.schema import FederationConfig, RunConfig, TrainingConfig
+from agi_core.run import progress
+from agi_core.run.progress import Step
 from simulations import display
 from simulations.display import Display, result_table
 

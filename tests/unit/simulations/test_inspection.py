@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from agi_core.config import RunConfig, load_config
-from agi_core.data.cache import CachedSession, build_cache
-from agi_core.data.discover import discover
+from agi_core.config.schema import RunConfig, load_config
 from agi_core.data.phantom import write_phantom
+from agi_core.data.preparation import CachedSession, build_cache
+from agi_core.data.scans import discover
 from agi_core.models.agi_net import build_model
 from agi_core.scenario import parse_scenario
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane

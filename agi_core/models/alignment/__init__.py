@@ -1,0 +1,1 @@
+"""Bringing every source onto the reference inside the network, without parameters."""

@@ -1,0 +1,102 @@
+"""Checkpoints of a run: weights in safetensors and the run's state in JSON, together or not at all.
+
+`checkpoints/state-00007.safetensors` holds the arrays after round 7, `state-00007.json` everything else and the arrays'
+checksum. The JSON is written last and by rename, so its presence is the commit: a crash before it leaves the round
+before in force. The last two are kept, and the best so far.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from agi_core.errors import RunError
+from agi_core.host import atomic
+
+Arrays = dict[str, NDArray[Any]]
+WEIGHTS = "weights/"  # prefix of the model's arrays, among others that a state may hold
+
+
+def save_checkpoint(
+    run_dir: Path, *, round: int, arrays: Mapping[str, NDArray[Any]], state: Mapping[str, Any], keep: int | None = None
+) -> None:
+    """Commit the state after `round`; drop older checkpoints but the one before and that of round `keep`."""
+    folder = run_dir / "checkpoints"
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    atomic.write_bytes(_arrays_path(folder, round), data)
+    commit_state(run_dir, round=round, state={**state, "arrays_sha256": hashlib.sha256(data).hexdigest()})
+    for old in _rounds(folder):
+        if old < round - 1 and old != keep:
+            _state_path(folder, old).unlink()
+            _arrays_path(folder, old).unlink(missing_ok=True)
+
+
+def commit_state(run_dir: Path, *, round: int, state: Mapping[str, Any]) -> None:
+    """Replace the JSON half of the checkpoint of `round`; its arrays stay."""
+    atomic.write_json(_state_path(run_dir / "checkpoints", round), state)
+
+
+def load_last(run_dir: Path) -> tuple[int, Arrays, dict[str, Any]] | None:
+    """(round, arrays, state) of the newest checkpoint that is whole, or None when there is none."""
+    folder = run_dir / "checkpoints"
+    for round in reversed(_rounds(folder)):
+        loaded = _load(folder, round)
+        if loaded is not None:
+            return round, *loaded
+    return None
+
+
+def load_round(run_dir: Path, round: int) -> tuple[Arrays, dict[str, Any]]:
+    """(arrays, state) after `round`.
+
+    Raises:
+        RunError: not kept, or damaged.
+    """
+    loaded = _load(run_dir / "checkpoints", round)
+    if loaded is None:
+        raise RunError(f"the checkpoint of round {round} in {run_dir / 'checkpoints'} is missing or damaged")
+    return loaded
+
+
+def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
+    """The weights of a run's last model, or of its best by validation (the last where nothing was validated).
+
+    Raises:
+        RunError: the run has no checkpoint, or it is damaged.
+    """
+    last = load_last(run_dir)
+    if last is None:
+        raise RunError(f"{run_dir} holds no checkpoint; is it the folder of a run that finished a round?")
+    round, arrays, state = last
+    if best and state["best"] and state["best"]["round"] != round:
+        arrays, _ = load_round(run_dir, state["best"]["round"])
+    return {name.removeprefix(WEIGHTS): array for name, array in arrays.items() if name.startswith(WEIGHTS)}
+
+
+def _load(folder: Path, round: int) -> tuple[Arrays, dict[str, Any]] | None:
+    try:
+        state = json.loads(_state_path(folder, round).read_text())
+        data = _arrays_path(folder, round).read_bytes()
+        if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
+            return None
+        return load(data), state
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
+
+
+def _rounds(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("state-")) for path in folder.glob("state-[0-9]*.json"))
+
+
+def _state_path(folder: Path, round: int) -> Path:
+    return folder / f"state-{round:05d}.json"
+
+
+def _arrays_path(folder: Path, round: int) -> Path:
+    return folder / f"state-{round:05d}.safetensors"

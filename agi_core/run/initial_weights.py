@@ -1,0 +1,58 @@
+"""The weights before the first round: random ones, or those of a file, such as `python -m agi_core pretrain` writes."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from agi_core.config.schema import RunConfig
+from agi_core.errors import ConfigError
+from agi_core.models.agi_net import build_model
+from agi_core.protocol import Weights, model_hash, pack
+from agi_core.scenario import parse_scenario
+
+RANDOM = "random"
+
+
+def weights_file(config: RunConfig) -> Path | None:
+    """The file that the run starts from; None: random weights."""
+    return None if config.initial_weights in (None, RANDOM) else Path(config.initial_weights)
+
+
+def initial_weights(config: RunConfig) -> Weights:
+    """The model's weights before the first round: of the file `config.initial_weights`, or random ones of the run's
+    seed.
+
+    Raises:
+        ConfigError: the file cannot be read, or is of another model.
+    """
+    scenario = parse_scenario(config.scenario)
+    reference = scenario.number_of(config.reference)
+    model = build_model(config.model, sources=len(scenario.sources), reference=reference, seed=config.seed)
+    own = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    path = weights_file(config)
+    if path is None:
+        return own
+    try:
+        stored = load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"initial_weights={path} cannot be read: {error.strerror}") from None
+    except SafetensorError as error:
+        raise ConfigError(f"initial_weights={path} is no safetensors file ({error})") from None
+    theirs, ours = (pack(weights).manifest for weights in (stored, own))
+    if theirs != ours:
+        raise ConfigError(
+            f"initial_weights={path} is of model {model_hash(theirs)}, this run's is {model_hash(ours)}"
+            f" ({_difference(stored, own)}); pre-train with this run's scenario and its settings of model"
+        )
+    return {name: stored[name] for name in own}
+
+
+def _difference(theirs: Weights, ours: Weights) -> str:
+    """The first parameter in which two models differ, in words."""
+    for name in [*ours, *theirs]:
+        if name not in theirs or name not in ours:
+            return f"{name} is in {'this run' if name in ours else 'the file'} only"
+        if theirs[name].shape != ours[name].shape:
+            return f"{name} has shape {theirs[name].shape} there, {ours[name].shape} here"
+    return "other dtypes"

@@ -1,0 +1,117 @@
+"""`state_dir/audit.jsonl`: one row per message that leaves the site, on the disk before it does.
+
+The rows are a chain of hashes (`agi_core.host.hash_chain`): no row can be changed, added or left out unseen. Missing
+last rows show only to somebody who wrote down the last hash. Rows hold what the coordinator was told anyway, and the
+names of what it was not told: no path, no subject.
+"""
+
+import dataclasses
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agi_core.errors import RunError
+from agi_core.host import atomic
+from agi_core.host.hash_chain import seal, unseal
+
+NAME = "audit.jsonl"
+ANSWERED: Literal["answered"] = "answered"
+REFUSED: Literal["refused"] = "refused"
+FAILED: Literal["failed"] = "failed"
+Decision = Literal["answered", "refused", "failed"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One message. `action` is the request's, `request` its digest ("" of a refusal), `left` the figures that left,
+    `held_back` the names of those that did not, `reason` the public sentence of a refusal."""
+
+    run: str
+    round: int
+    action: str
+    decision: Decision
+    request: str = ""
+    left: Mapping[str, float] = field(default_factory=dict)
+    held_back: Sequence[str] = ()
+    weights_bytes: int = 0
+    weights_sha256: str = ""
+    reason: str = ""
+    time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+
+def append(state_dir: Path, row: Row) -> None:
+    """Add the row, and return when it is on the disk.
+
+    Raises:
+        RunError: the file is damaged, or cannot be written.
+    """
+    path = state_dir / NAME
+    with _locked(path):
+        rows, head = _read(path)
+        atomic.append_line(path, seal(dataclasses.asdict(row), n=len(rows), previous=head))
+
+
+def read(state_dir: Path) -> list[Row]:
+    """All rows, verified from the first on.
+
+    Raises:
+        RunError: a row is damaged; the error says which.
+    """
+    path = state_dir / NAME
+    with _locked(path):
+        return _read(path)[0]
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows for a person, a line each, and what was decided how often."""
+    for number, row in enumerate(rows, start=1):
+        told = [f"{name}={value:g}" for name, value in row.left.items()]
+        told += [f"weights {row.weights_bytes:,} bytes, sha256 {row.weights_sha256[:12]}"] if row.weights_bytes else []
+        told += [f"held back: {', '.join(row.held_back)}"] if row.held_back else []
+        what = row.reason or "; ".join(told)
+        yield f"{number:>5}  {row.time}  {row.run:.16}  round {row.round:<4} {row.action:<20} {row.decision:<9} {what}"
+    decisions = Counter(row.decision for row in rows)
+    yield f"{len(rows)} messages left: " + ", ".join(
+        f"{decisions[name]} {name}" for name in (ANSWERED, REFUSED, FAILED)
+    )
+    for reason, count in Counter(row.reason for row in rows if row.decision == REFUSED).most_common():
+        yield f"{count:>5}  refused: {reason}"
+
+
+def _read(path: Path) -> tuple[list[Row], str]:
+    """(rows, hash of the last); what a crash left of a line that nobody was told of is taken away."""
+    content = path.read_bytes() if path.exists() else b""
+    whole, newline, torn = content.rpartition(b"\n")
+    rows: list[Row] = []
+    head = ""
+    for line in whole.split(b"\n") if newline else []:
+        try:
+            record = unseal(line, n=len(rows), previous=head)
+            head = record.pop("hash")
+            rows.append(Row(**{name: value for name, value in record.items() if name not in ("n", "previous")}))
+        except (ValueError, TypeError):
+            raise RunError(
+                f"{path}: row {len(rows) + 1} is damaged, or not the one that was written there; nothing leaves the"
+                " site while it is: find out who changed it, keep the file elsewhere, and a new one will be begun"
+            ) from None
+    if torn:
+        os.truncate(path, len(content) - len(torn))
+    return rows, head
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Runner and worker write one after the other."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror}); check state_dir and its permissions") from None

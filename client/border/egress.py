@@ -1,0 +1,117 @@
+"""The one way out: everything that leaves a site, answers and refusals, is made here and noted in the audit first.
+
+What may leave is named in `agi_core.protocol` and nowhere else: the round's weights, the number of examples, and the
+means of `ALLOWED_METRICS`, finite and rounded; of a failure, a code and a fixed sentence. No path, subject identifier,
+date or exception text can pass, because no other field exists.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agi_core.errors import AgiError, ProtocolError, RunError
+from agi_core.protocol import ALLOWED_METRICS, REFUSED, TRAIN, Reply, Request
+from client.border import audit, stored_replies
+from client.border.audit import Row
+from client.site.file import Site
+
+DECIMALS = 5
+LONGEST_REASON = 200
+log = logging.getLogger("client")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """All that leaves instead of a reply: REFUSED or FAILED, and a public sentence."""
+
+    code: int
+    reason: str
+
+
+def leave(reply: Reply, *, request: Request, site: Site, subjects: int) -> Reply:
+    """The reply as it leaves the site.
+
+    Metrics that the site's policy does not allow, and all figures of a site that has fewer subjects than its policy's
+    minimum, are held back and named in `suppressed`; so is then the number of subjects that an evaluation scored.
+
+    Args:
+        subjects: how many the whole site has.
+
+    Raises:
+        ProtocolError: a metric is unknown, not finite, or may not leave with privately trained weights.
+        RunError: the audit cannot be written, or is damaged; nothing may leave.
+    """
+    for name, value in reply.metrics.items():
+        if name not in ALLOWED_METRICS:
+            raise ProtocolError(f"metric {name} may not leave the site; allowed: {', '.join(sorted(ALLOWED_METRICS))}")
+        if not math.isfinite(value):
+            raise ProtocolError(f"metric {name} is {value}; only finite values leave the site")
+        noisy = site.privacy and site.privacy.validation and name.startswith("validation_")
+        if site.privacy and reply.weights is not None and not noisy:
+            raise ProtocolError(f"metric {name} may not leave with privately trained weights")
+
+    policy, small = site.policy, subjects < site.policy.minimum_subjects
+    allowed = {
+        name: round(value, DECIMALS)
+        for name, value in reply.metrics.items()
+        if not small and (policy.metrics is None or name in policy.metrics)
+    }
+    held_back = sorted(set(reply.metrics) - set(allowed))
+    num_examples = reply.num_examples
+    if small and reply.weights is None and num_examples:
+        num_examples, held_back = 0, [*held_back, "num_examples"]
+    reply = dataclasses.replace(reply, metrics=allowed, num_examples=num_examples, suppressed=",".join(held_back))
+
+    weights = reply.weights
+    row = Row(
+        run=shown(request.run_id),
+        round=request.round,
+        action=action_of(request),
+        decision=audit.ANSWERED,
+        request=stored_replies.digest(request),
+        left={"num_examples": num_examples, "steps": reply.steps, **allowed},
+        held_back=held_back,
+        weights_bytes=sum(flat.nbytes for flat in weights.arrays.values()) if weights else 0,
+        weights_sha256=stored_replies.hash_of(weights) if weights else "",
+    )
+    audit.append(Path(site.state_dir), row)
+    return reply
+
+
+def refuse(error: AgiError, *, code: int = REFUSED, asked: Mapping[str, object], site: Site | None) -> Refusal:
+    """What leaves of an error: its public sentence. It leaves even where the audit cannot be written, for it tells
+    nothing of the site.
+
+    Args:
+        asked: the scalars of the request, as they came.
+        site: None when the site file itself cannot be read, and with it the audit's place.
+    """
+    refusal = Refusal(code, " ".join(error.public.split())[:LONGEST_REASON])
+    if site is None:
+        return refusal
+    round = asked.get("round")
+    row = Row(
+        run=shown(asked.get("run_id", "")),
+        round=round if isinstance(round, int) else 0,
+        action=shown(f"{asked.get('action', '')} {asked.get('subjects', '')}".strip()),
+        decision=audit.REFUSED if code == REFUSED else audit.FAILED,
+        reason=refusal.reason,
+    )
+    try:
+        audit.append(Path(site.state_dir), row)
+    except RunError as failure:
+        log.error("%s", failure)
+    return refusal
+
+
+def action_of(request: Request) -> str:
+    """What is asked, as the audit calls it: `train`, `evaluate test`."""
+    return request.action if request.action == TRAIN else f"{request.action} {request.subjects}"
+
+
+def shown(text: object) -> str:
+    """A stranger's words, short, and without a terminal's escape codes."""
+    return "".join(character for character in str(text)[:64] if character.isprintable())

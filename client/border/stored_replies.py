@@ -1,0 +1,85 @@
+"""Stored replies: a request that is asked again gets the answer that it got before, without new training.
+
+A coordinator that was killed between a site's answer and its own checkpoint asks the same round again: same run, same
+round, same weights, another nonce. Kept in `state_dir/replies`, one safetensors file per run and question, the newest
+`KEPT` of them, so they survive a restart of the runner.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from agi_core.errors import ProtocolError, RunError
+from agi_core.host import atomic
+from agi_core.protocol import Packed, Reply, Request, read_reply, reply_scalars, request_scalars
+
+KEPT = 8
+REQUEST, REPLY, METRICS = "request", "reply", "metrics"  # the texts in a file's header
+log = logging.getLogger("client")
+
+
+def stored(state_dir: Path, request: Request) -> Reply | None:
+    """The reply that was made when this request was answered before, with the nonce of this one; None if there is none,
+    or it is damaged."""
+    path = _path(state_dir, request)
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata()
+            if header[REQUEST] != digest(request):
+                return None
+            arrays = {dtype: file.get_tensor(dtype) for dtype in file.keys()}  # noqa: SIM118  not a mapping
+        reply = read_reply(json.loads(header[REPLY]), json.loads(header[METRICS]), arrays)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, ProtocolError) as error:
+        log.warning("%s cannot be read (%s), so the request is answered anew", path, error)
+        return None
+    return dataclasses.replace(reply, nonce=request.nonce)
+
+
+def store(state_dir: Path, request: Request, reply: Reply) -> None:
+    """Keep the reply in place of an earlier one to the same question. A full disk is logged, not raised: the reply
+    itself is worth more than its copy."""
+    path = _path(state_dir, request)
+    header = {
+        REQUEST: digest(request),
+        REPLY: json.dumps(reply_scalars(reply)),
+        METRICS: json.dumps(dict(reply.metrics)),
+    }
+    arrays = reply.weights.arrays if reply.weights else {}
+    try:
+        with atomic.replacing(path) as temporary_path:
+            save_file({dtype: np.ascontiguousarray(flat) for dtype, flat in arrays.items()}, temporary_path, header)
+        atomic.remove_stale(path.parent)
+        replies = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+        for old in replies[:-KEPT]:
+            old.unlink()
+    except (RunError, OSError, SafetensorError) as error:
+        log.warning("the reply is not kept, so a repeated request would be answered anew: %s", error)
+
+
+def _path(state_dir: Path, request: Request) -> Path:
+    """One name per run and question, made of digits only: a coordinator's text never becomes a path."""
+    question = json.dumps([request.run_id, request.action, request.subjects])
+    return state_dir / "replies" / f"{hashlib.sha256(question.encode()).hexdigest()[:24]}.safetensors"
+
+
+def digest(request: Request) -> str:
+    """Names everything that the answer depends on: all fields but nonce and deadline, and the weights' bytes."""
+    fields = {name: value for name, value in request_scalars(request).items() if name not in ("nonce", "deadline_s")}
+    return hash_of(request.weights, after=json.dumps(fields, sort_keys=True))
+
+
+def hash_of(weights: Packed, *, after: str = "") -> str:
+    """SHA-256 of the weights' bytes, after a text."""
+    content = hashlib.sha256(after.encode())
+    for dtype, flat in sorted(weights.arrays.items()):
+        content.update(dtype.encode())
+        content.update(np.ascontiguousarray(flat).data)
+    return content.hexdigest()

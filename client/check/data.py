@@ -1,0 +1,166 @@
+"""Every scan of the site, before anything is trained on it: all broken ones are named, not only the first."""
+
+import hashlib
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agi_core.data.nifti import Volume, read_volume
+from agi_core.data.partition import split_subjects
+from agi_core.data.preparation import check_disk
+from agi_core.data.preprocess import align
+from agi_core.data.scans import Discovery, Session, Subject, discover
+from agi_core.errors import AgiError, DataError
+from agi_core.run import progress
+from agi_core.scenario import Scenario
+from client.check.rows import Row, failed, passed, warning
+from client.site.file import DeployedSite
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is known of one readable scan. `content` is a hash of its voxels, not of its file."""
+
+    subject: str
+    path: Path
+    modality: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    content: str
+
+
+def check_data(site: DeployedSite, scenario: Scenario) -> Generator[Row, None, dict[str, Any]]:
+    """Rows about the scans of a scenario; the summary that the generator returns stays at the site."""
+    try:
+        discovery = discover(
+            Path(site.data.dir),
+            layout=site.data.layout,
+            modalities=scenario.modalities,
+            sites_file=Path(site.data.sites) if site.data.sites else None,
+            exclude=site.data.exclude,
+        )
+    except AgiError as error:
+        yield failed("scans", str(error), "correct data.dir, data.layout or --scenario")
+        return {}
+    listed = site.data.subjects
+    subjects = [subject for subject in discovery.subjects if listed is None or subject.id in listed]
+    yield from _found(discovery, listed)
+
+    scans: list[Scan] = []
+    broken: set[str] = set()
+    for done, subject in enumerate(subjects, start=1):
+        for session in subject.sessions:
+            its_scans, rows = _check_session(subject, session, scenario)
+            scans += its_scans
+            broken |= {subject.id} if rows else set()
+            yield from rows
+        progress.report(progress.Step("reading scans", site.site, done, len(subjects)))
+    good = [subject for subject in subjects if subject.id not in broken]
+    if good:
+        yield passed("scans", f"{len(good)} of {len(subjects)} subjects are readable and fit together")
+    yield from _duplicates(scans)
+    yield _enough(len(good), site.policy.minimum_subjects)
+    yield _disk(site, good, scenario)
+    return summarise(good, scans)
+
+
+def summarise(subjects: list[Subject], scans: list[Scan]) -> dict[str, Any]:
+    """Subjects, sessions and, per modality, scans with their median spacing (mm) and voxel counts."""
+    by_modality: dict[str, list[Scan]] = defaultdict(list)
+    for scan in scans:
+        by_modality[scan.modality].append(scan)
+    return {
+        "subjects": len(subjects),
+        "sessions": sum(len(subject.sessions) for subject in subjects),
+        "modalities": {modality: _summarise_modality(its) for modality, its in by_modality.items()},
+    }
+
+
+def _summarise_modality(scans: list[Scan]) -> dict[str, Any]:
+    voxels = [shape[0] * shape[1] * shape[2] for shape in (scan.shape for scan in scans)]
+    spacing = [statistics.median(axis) for axis in zip(*(scan.spacing_mm for scan in scans), strict=True)]
+    return {
+        "scans": len(scans),
+        "median_spacing_mm": [round(mm, 3) for mm in spacing],
+        "voxels": {"minimum": min(voxels), "median": int(statistics.median(voxels)), "maximum": max(voxels)},
+    }
+
+
+def _found(discovery: Discovery, listed: list[str] | None) -> Iterator[Row]:
+    known = {subject.id for subject in discovery.subjects}
+    for subject_id in [subject_id for subject_id in listed or () if subject_id not in known]:
+        yield failed("scans", f"data.subjects names {subject_id}, who is not there", "correct data.subjects")
+    reasons = Counter(skipped.reason for skipped in discovery.skipped)
+    first = {skipped.reason: skipped.place for skipped in reversed(discovery.skipped)}
+    for reason, count in sorted(reasons.items()):
+        yield warning(
+            "scans",
+            f"left out {count}: {reason} (first: {first[reason]})",
+            "nothing to do if that is right; else complete or rename the files",
+        )
+
+
+def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tuple[list[Scan], list[Row]]:
+    """Read each scan on its own, then put them on one grid as training does."""
+    fix = f"mend the file, or leave the subject out: exclude: [{subject.id}] under data"
+    volumes: dict[str, Volume] = {}
+    scans, rows = [], []
+    for modality in scenario.modalities:
+        path = session.paths[modality]
+        try:
+            volume = read_volume(path)
+        except DataError as error:
+            rows.append(failed(f"scan {subject.id} {modality}", str(error), fix))
+            continue
+        volumes[modality] = volume
+        content = hashlib.sha256(volume.data.tobytes()).hexdigest()
+        scans.append(Scan(subject.id, path, modality, volume.grid.shape, volume.grid.spacing_mm, content))
+    if not rows:
+        try:
+            align(volumes, to=scenario.target, spacing_mm=None, place=f"subject {subject.id}")
+        except DataError as error:
+            rows.append(failed(f"scan {subject.id}", str(error), fix))
+    return scans, rows
+
+
+def _duplicates(scans: list[Scan]) -> Iterator[Row]:
+    by_content: dict[str, list[Scan]] = defaultdict(list)
+    for scan in scans:
+        by_content[scan.content].append(scan)
+    for same in by_content.values():
+        if len(same) > 1:
+            yield failed(
+                "duplicates",
+                f"{' and '.join(str(scan.path) for scan in same)} hold the same image",
+                f"keep one: a person counts once; exclude: [{max(scan.subject for scan in same)}] under data",
+            )
+
+
+def _enough(subjects: int, minimum: int) -> Row:
+    if subjects < minimum:
+        return failed(
+            "number of subjects",
+            f"{subjects} usable, and policy.minimum_subjects asks for {minimum}",
+            "add subjects; only whoever answers for data protection at the site may lower policy.minimum_subjects",
+        )
+    return passed("number of subjects", f"{subjects} usable, at least {minimum} asked for by policy.minimum_subjects")
+
+
+def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario) -> Row:
+    split = split_subjects(subject.id for subject in subjects)
+    training = [subject for subject in subjects if subject.id in split.train]
+    others = [subject for subject in subjects if subject.id not in split.train]
+    try:
+        check_disk(
+            [(training, False), (others, True)],
+            scenario=scenario,
+            spacing_mm=None,
+            cache_dir=Path(site.cache_dir),
+            data_dir=Path(site.data.dir),
+        )
+    except AgiError as error:
+        return failed("disk", str(error), "free some space, or move cache_dir to a larger disk")
+    return passed("disk", f"the prepared scans fit into {site.cache_dir}")

@@ -1,0 +1,103 @@
+"""The machine of the site: device, key, users, local port, state folder."""
+
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from agi_core.errors import ConfigError
+from agi_core.host.liveness import is_alive
+from client.check.rows import Row, failed, passed, warning
+from client.process.supervisor import client_runs
+from client.site.file import DeployedSite
+from client.site.keys import check_owner, fingerprint, public_key, public_path
+from client.work.trainer import open_device
+
+
+def check_machine(site: DeployedSite) -> Iterator[Row]:
+    """Rows about the machine."""
+    yield _device(site)
+    key_path = Path(site.key_file)
+    yield from _key(key_path, site.site)
+    yield _users(key_path)
+    yield _port(site)
+    yield _state(Path(site.state_dir))
+
+
+def _device(site: DeployedSite) -> Row:
+    try:
+        return passed("device", f"device={site.device}: {open_device(site)} is usable, with {site.threads} CPU threads")
+    except ConfigError as error:
+        return failed("device", str(error), "set device in the site file")
+
+
+def _key(key_path: Path, site: str) -> Iterator[Row]:
+    try:
+        status = key_path.stat()
+    except OSError as error:
+        yield failed("key", f"{key_path}: {error.strerror}", "make a key with --init, and name it in key_file")
+        return
+    if not os.access(key_path, os.R_OK):
+        yield passed("key", f"{key_path} belongs to user {_user(status.st_uid)}, who runs the node; not readable here")
+        return
+    open_to = stat.S_IMODE(status.st_mode) & 0o077
+    if open_to:
+        yield failed(
+            "key",
+            f"{key_path} has mode {stat.S_IMODE(status.st_mode):o}: others than its owner may use it",
+            f"chmod 600 {key_path}; if others had access, make a new key with --init and have it registered",
+        )
+    try:
+        check_owner(key_path, site=site)
+        yield passed("key", f"{key_path}, {fingerprint(public_key(key_path))}")
+    except ConfigError as error:
+        yield failed("key", str(error), f"make a new key with --init and send {public_path(key_path)}")
+
+
+def _users(key_path: Path) -> Row:
+    me = os.geteuid()
+    if key_path.exists() and not os.access(key_path, os.R_OK):
+        return passed("users", f"two: the node runs as the key's owner, this is {_user(me)}")
+    return warning(
+        "users",
+        f"one: node and runner both run as {_user(me)}, so a fault in Flower's node could reach the scans",
+        "fine for a trial; for real data use the two systemd units of docs/hospital.md, with two users",
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _port(site: DeployedSite) -> Row:
+    place = f"127.0.0.1:{site.runtime_port}"
+    if client_runs(Path(site.state_dir)):
+        return passed("local port", f"{place} is used by this site's client, which is running")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", site.runtime_port))
+        except OSError as error:
+            if is_alive(site.health_port):
+                return passed("local port", f"{place} is used by a node that is alive (a service of this machine)")
+            return failed(
+                "local port", f"{place}: {error.strerror}", "set runtime_port in the site file to a free port"
+            )
+    return passed("local port", f"{place} is free")
+
+
+def _state(state_dir: Path) -> Row:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        return failed("state folder", f"{state_dir}: {error.strerror}", "correct state_dir, or its permissions")
+    if not os.access(state_dir, os.W_OK | os.X_OK):
+        return failed("state folder", f"{state_dir} cannot be written", f"chown {_user(os.geteuid())} {state_dir}")
+    if stat.S_IMODE(state_dir.stat().st_mode) & 0o007:
+        return warning("state folder", f"{state_dir} is open to every user of this machine", f"chmod 700 {state_dir}")
+    return passed("state folder", str(state_dir))

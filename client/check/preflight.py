@@ -1,0 +1,106 @@
+"""`--check`: everything that can be known before a site joins, as a table with a way to mend each fault."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agi_core.config.schema import DEFAULT_SCENARIOS, Task, task_json
+from agi_core.data.scans import Subject
+from agi_core.errors import AgiError
+from agi_core.host import atomic
+from agi_core.scenario import Scenario, parse_scenario
+from client.check.connection import check_connection
+from client.check.data import check_data
+from client.check.machine import check_machine
+from client.check.rows import FAILED, Row, failed, passed, warning
+from client.site.file import DeployedSite, read_deployed_site
+from client.site.policy import PrivacyBudget
+from client.work.trainer import open_subjects
+
+REPORT_NAME = "check.json"
+
+
+def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], None]) -> dict[str, Any]:
+    """Check all, telling `on_row` of each row at once; what comes back is also in state_dir/check.json, at the site.
+
+    Args:
+        scenario: modalities to check, such as `T1,T2:PD`; None = the usual ones of the layout.
+
+    Returns:
+        {"site", "checked", "ready": no row failed, "data": summary of the scans, "rows"}
+
+    Raises:
+        ConfigError: the site file or the scenario cannot be read.
+    """
+    site = read_deployed_site(site_path)
+    parsed = parse_scenario(scenario or DEFAULT_SCENARIOS[site.data.layout])
+    summary: dict[str, Any] = {}
+
+    def all_rows() -> Iterator[Row]:
+        nonlocal summary
+        yield passed("site file", f"{site_path}, site {site.site}, scenario {parsed}")
+        summary = yield from check_data(site, parsed)
+        yield from check_budgets(site_path, site, parsed)
+        yield from check_machine(site)
+        yield from check_connection(site.coordinator)
+        yield _registration(site)
+
+    rows = []
+    for row in all_rows():
+        rows.append(row)
+        on_row(row)
+    report = {
+        "site": site.site,
+        "checked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "ready": all(row.state != FAILED for row in rows),
+        "data": summary,
+        "rows": [asdict(row) for row in rows],
+    }
+    if Path(site.state_dir).is_dir():  # else a row says why not
+        atomic.write_json(Path(site.state_dir) / REPORT_NAME, report)
+    return report
+
+
+def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> Iterator[Row]:
+    """What is spent of the site's budget, and what is left; nothing where the site does not train privately."""
+    if site.privacy is None:
+        return
+    from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
+
+    try:
+        subjects = open_subjects(site_path, task_json(Task(scenario=str(scenario))))
+        budgets: list[tuple[str, PrivacyBudget, Sequence[Subject]]] = [("training", site.privacy, subjects.train)]
+        if site.privacy.validation:
+            budgets.append(("validation", site.privacy.validation, subjects.validation))
+        for what, budget, whose in budgets:
+            ids, begun = [subject.id for subject in whose], Path(budget.ledger).exists()
+            spent = spent_at(site.site, budget, subjects=ids, delta=budget.delta)["epsilon"] if begun else 0.0
+            left = max(0.0, budget.epsilon - spent)
+            found = f"epsilon {spent:.2f} of {budget.epsilon:g} spent, {left:.2f} left (delta {budget.delta:g})"
+            fix = "the site sits out until its rules change, or with subjects never used before"
+            yield passed(f"{what} budget", found) if left else warning(f"{what} budget", found, fix)
+    except AgiError as error:
+        yield failed("privacy budget", str(error), "mend what is named; until then the site does not train")
+
+
+def _registration(site: DeployedSite) -> Row:
+    """What the node's log last said; only a connection itself can tell."""
+    what, log_path = "registration", Path(site.state_dir) / "logs" / "node.log"
+    log = log_path.read_text(errors="replace") if log_path.is_file() else ""
+    told = re.findall(r"SuperNode ID: \d+|\[code: 200[14]\]", log)
+    if not told:
+        return warning(
+            what,
+            "not known before the first connection",
+            "ask the coordinator whether this key's fingerprint is registered, then start the client",
+        )
+    if told[-1].startswith("SuperNode"):
+        return passed(what, f"the coordinator accepted this site's key when it last connected ({log_path})")
+    return failed(
+        what,
+        f"the coordinator refused this site's key at the last attempt {told[-1]}",
+        "ask the coordinator to register the .pub file beside key_file, then start the client",
+    )

@@ -1,0 +1,1 @@
+"""The programs that run at a hospital, and what its terminal shows of them."""

@@ -1,0 +1,49 @@
+"""`python -m client.process.node` is Flower's `flower-supernode`, with its own arguments and three changes.
+
+It looks for a request every second, not every three: a round waits for the last site to look.
+
+Two faults of flwr 1.41's loop are mended. Both are in the part that talks to the coordinator, and both lose a site for
+good without a word:
+
+* An error that Flower does not try again ends the loop but not the process, because the Runtime API's thread keeps the
+  process alive. A TLS handshake that a firewall cuts is such an error, and so is an answer like 500. Here the process
+  ends, and whoever started it starts it again.
+* A coordinator that is killed leaves a request half delivered. The node answers it, but sends that answer in the turn
+  of the next request, and the next answer in the turn after it: each answer comes one request late. Here a waiting
+  answer is sent when there is no request to fetch.
+"""
+
+import os
+import time
+from typing import Any
+
+from flwr.supernode import start_client_internal
+from flwr.supernode.cli import flower_supernode
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+_fetch = start_client_internal._pull_and_store_message
+PAUSE_S = 1.0
+
+
+def fetch_or_send(*, state: InMemoryNodeState, **rest: Any) -> int:
+    """The run of the next request, as Flower's own function; or of an answer that waits. The loop sends next in either
+    case; it would pause where there is neither."""
+    while True:
+        run_id = _fetch(state=state, **rest)
+        if run_id is None:
+            run_id = run_of_waiting_answer(state)
+        if run_id is not None:
+            return run_id
+        time.sleep(PAUSE_S)
+
+
+def run_of_waiting_answer(state: InMemoryNodeState) -> int | None:
+    with state.lock_msg_store:
+        waiting = (entry.message.metadata for entry in state.msg_store.values() if not entry.is_retrieved)
+        return next((metadata.run_id for metadata in waiting if metadata.reply_to_message_id), None)
+
+
+if __name__ == "__main__":
+    start_client_internal._pull_and_store_message = fetch_or_send  # type: ignore[assignment]
+    flower_supernode()  # returns only when its loop has ended; a stop by signal ends the process in there
+    os._exit(1)

@@ -1,0 +1,80 @@
+"""`state_dir/status.json`: what the runner is doing, for the terminal of the same machine. It never leaves the site."""
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agi_core.errors import RunError
+from agi_core.host import atomic
+from agi_core.run.progress import Event, Step
+
+EVERY_S = 1.0
+State = Literal["waiting", "training", "evaluating"]
+log = logging.getLogger("client")
+
+
+@dataclass(frozen=True)
+class Status:
+    """`step` of `steps` done in `phase`, `seconds_left` in it; `metrics` are those of the last answer."""
+
+    pid: int
+    state: State = "waiting"
+    run: str | None = None
+    round: int | None = None
+    phase: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    seconds_left: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class StatusFile:
+    """Keeps the file up to date: changes of state at once, steps at most once a second."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / "status.json"
+        self._status = Status(os.getpid())
+        self._written_s = 0.0
+        self._phase_began = (0.0, 0)  # when, and at which step
+        self._write()
+
+    def working(self, state: State, *, run: str | None, round: int | None) -> None:
+        """A request came."""
+        self._status = Status(os.getpid(), state, run, round, metrics=self._status.metrics)
+        self._write()
+
+    def waiting(self, metrics: Mapping[str, float]) -> None:
+        """It was answered; an answer without metrics leaves the last ones standing."""
+        last = self._status
+        self._status = Status(last.pid, "waiting", last.run, last.round, metrics=metrics or last.metrics)
+        self._write()
+
+    def on_progress(self, news: Step | Event) -> None:
+        """Listener of `agi_core.run.progress`."""
+        if not isinstance(news, Step):
+            return
+        now, last = time.monotonic(), self._status
+        if news.phase != last.phase or news.step < (last.step or 0):
+            self._phase_began = now, news.step
+        began, first = self._phase_began
+        done = news.step - first
+        left = round((now - began) / done * (news.steps - news.step), 1) if done else None
+        self._status = dataclasses.replace(last, phase=news.phase, step=news.step, steps=news.steps, seconds_left=left)
+        if now - self._written_s >= EVERY_S:
+            self._write()
+
+    def remove(self) -> None:
+        """The runner has ended."""
+        self.path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        self._written_s = time.monotonic()
+        try:
+            atomic.write_json(self.path, dataclasses.asdict(self._status))
+        except RunError as error:  # a full disk must not stop the work
+            log.warning("%s", error)

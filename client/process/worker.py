@@ -1,0 +1,176 @@
+"""The process that does a site's work, and the handle by which the runner asks, hears and, when need be, kills it.
+
+It imports the installed ClientApp once and answers request after request, so opened data, model and CUDA context stay
+warm. A step that hangs in a driver or in native code cannot be ended from within Python; a process can be killed. That
+is all that a missed deadline takes: kill, start afresh (seconds: the caches on disk remain).
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import recv_handle, send_handle
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+
+from agi_core.errors import AgiError, DeadlineError
+from agi_core.protocol import FAILED
+from agi_core.run import progress
+from client.border.egress import refuse
+from client.process.logs import keep_logs
+from client.process.supervisor import die_with
+from client.site.file import read_deployed_site
+
+READY, PARCEL = "ready", "parcel"
+POLL_S = 1.0
+STARTS_S = 300.0  # longest start of a process: it imports torch, perhaps from a network disk, and opens the GPU
+KILL_S = 2.0  # a process that waits for a driver or a network disk may outlive SIGKILL; it is left behind
+PROCESSES = multiprocessing.get_context("spawn")  # a forked child could not use CUDA, nor trust its parent's threads
+log = logging.getLogger("client")
+
+
+def now_s() -> float:
+    """Seconds since boot, with those that the machine slept: a laptop that wakes up knows that a deadline has
+    passed."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Worker:
+    """The working process of the site at `site_path`, replaced by a fresh one whenever it fails."""
+
+    def __init__(self, site_path: Path) -> None:
+        self._site_path = site_path
+        self._start()
+
+    def ask(self, message: Message, *, until_s: float) -> Message:
+        """The ClientApp's reply to `message`, wanted before `now_s()` reaches `until_s`; steps are reported on the way.
+
+        A process that still starts at the deadline is left to it: killed again and again, it would never be ready. One
+        that was started before the site file was last changed is replaced.
+
+        Raises:
+            DeadlineError: it did not come in time.
+            AgiError: the process ended, for example for want of memory.
+        """
+        if not self._process.is_alive() or self._edited_ns() != self._reads_ns:
+            self._restart()
+        asked = False
+        try:
+            while self._hear(until_s) != READY:
+                pass
+            asked = True
+            send_parcel(self._connection, message)
+            while isinstance(news := self._hear(until_s), progress.Step):
+                progress.report(news)
+        except DeadlineError:
+            if asked or now_s() - self._started_s > STARTS_S:
+                self._restart()
+            raise
+        except AgiError:
+            self._restart()
+            raise
+        except OSError as error:  # the pipe
+            self._restart()
+            raise AgiError(f"the working process broke off: {error}") from None
+        reply: Message = news
+        return reply
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.join(KILL_S)
+        self._connection.close()
+
+    def _hear(self, until_s: float) -> Any:
+        """What the process says next."""
+        while True:
+            left_s = until_s - now_s()
+            if left_s <= 0:
+                raise DeadlineError(
+                    "the work was abandoned at its deadline; if it is too short for this machine, ask the coordinator"
+                    " for a longer federation.deadline_s, or raise policy.max_deadline_s of this site"
+                )
+            if self._connection in wait([self._connection, self._process.sentinel], min(left_s, POLL_S)):
+                with contextlib.suppress(EOFError, ConnectionError):
+                    news = self._connection.recv()
+                    return unpack_parcel(self._connection) if news == PARCEL else news
+            if not self._process.is_alive():
+                raise AgiError(
+                    f"the working process ended with code {self._process.exitcode}"
+                    " (-9 without another reason: the system ran out of memory)"
+                )
+
+    def _start(self) -> None:
+        self._started_s, self._reads_ns = now_s(), self._edited_ns()
+        self._connection, theirs = PROCESSES.Pipe()
+        self._process = PROCESSES.Process(
+            target=_work, args=(theirs, self._site_path, os.getpid()), name="worker", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def _restart(self) -> None:
+        self.kill()
+        self._start()
+
+    def _edited_ns(self) -> int | None:
+        """When the site file was last changed; None while it is away."""
+        try:
+            return self._site_path.stat().st_mtime_ns
+        except OSError:
+            return None
+
+
+def send_parcel(connection: Connection, message: Message) -> None:
+    """Hand a message over in memory that both processes see: a hundred megabytes take twice as long through the
+    pipe itself, a few pages at a time."""
+    with open(os.memfd_create("message"), "wb") as file:
+        pickle.dump(message, file, protocol=pickle.HIGHEST_PROTOCOL)
+        file.flush()
+        connection.send(PARCEL)
+        send_handle(connection, file.fileno(), None)
+
+
+def unpack_parcel(connection: Connection) -> Message:
+    """The message that follows the word `PARCEL`."""
+    with open(recv_handle(connection), "rb") as file:
+        file.seek(0)  # sender and receiver share the position
+        message: Message = pickle.load(file)  # noqa: S301  written by our own program, as is what `Connection.recv` reads
+        return message
+
+
+def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
+    """The process itself: answer each message until the runner goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's affair
+    die_with(runner_pid)  # no orphans: a runner that is killed takes its worker along, hung or not
+    from client.app import app  # here, so that the runner itself needs no torch
+
+    site = read_deployed_site(site_path)
+    keep_logs(Path(site.state_dir))
+    context = Context(
+        run_id=0, node_id=0, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
+    )
+
+    def answer(message: Message) -> Message:
+        try:
+            return app(message, context)
+        except Exception:  # a kind of message that the app does not know
+            log.exception("the message could not be answered")
+            refusal = refuse(AgiError(), code=FAILED, asked={}, site=site)
+            return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
+
+    def on_progress(news: progress.Step | progress.Event) -> None:
+        if isinstance(news, progress.Step):
+            connection.send(news)
+
+    with progress.listening(on_progress), contextlib.suppress(EOFError):
+        while True:
+            connection.send(READY)
+            connection.recv()
+            send_parcel(connection, answer(unpack_parcel(connection)))

@@ -1,0 +1,153 @@
+"""The site file: what one hospital's client needs to know about its own machine, its data, its own rules and, in
+deployment, about its coordinator."""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from agi_core.config.schema import Layout, Register
+from agi_core.errors import ConfigError
+from client.site.policy import Policy, PrivacyBudget, SitePrivacy, validate_rules
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """Where the scans are. `subjects` None = every subject of the tree; a simulated site lists its share. `register:
+    rigid` lays every source on the run's reference before anything else sees it (`agi_core.data.registration`)."""
+
+    dir: str = MISSING
+    layout: Layout = MISSING
+    sites: str | None = None
+    exclude: list[str] = field(default_factory=list)
+    subjects: list[str] | None = None
+    register: Register = "none"
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Where the coordinator listens, HOST:PORT, and the certificate authority (PEM) that vouches for it."""
+
+    address: str = MISSING
+    ca_file: str = MISSING
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site: its name in the federation, its data, its cache folder, its device, its rules, and `state_dir`, for
+    what must survive restarts ("" = the folder beside the site file that is called as it is)."""
+
+    site: str = MISSING
+    data: SiteData = field(default_factory=SiteData)
+    cache_dir: str = MISSING
+    device: str = "auto"
+    threads: int = 1
+    privacy: SitePrivacy | None = None
+    policy: Policy = field(default_factory=Policy)
+    state_dir: str = ""
+
+
+@dataclass(frozen=True)
+class DeployedSite(Site):
+    """A site that joins a coordinator. `key_file` is its private key, `runtime_port` the loopback port on which the
+    node hands requests to the runner (the next one is its health service)."""
+
+    state_dir: str = MISSING
+    coordinator: Coordinator = field(default_factory=Coordinator)
+    key_file: str = MISSING
+    runtime_port: int = 9094
+
+    @property
+    def health_port(self) -> int:
+        """The loopback port of the node's gRPC health service."""
+        return self.runtime_port + 1
+
+
+S = TypeVar("S", bound=Site)
+B = TypeVar("B", bound=PrivacyBudget)
+
+
+def read_site(path: Path) -> Site:
+    """The site file at `path`: a `DeployedSite` when it names a coordinator. Paths come back absolute; relative ones
+    start at the file's folder.
+
+    Raises:
+        ConfigError: missing or unreadable file, unknown or missing setting, value out of range.
+    """
+    settings = _load(path)
+    return _read(path, settings, DeployedSite if "coordinator" in settings else Site)
+
+
+def read_deployed_site(path: Path) -> DeployedSite:
+    """The site file at `path`, with everything that a deployment needs. Raises ConfigError as `read_site` does."""
+    return _read(path, _load(path), DeployedSite)
+
+
+def to_yaml(site: Site) -> str:
+    """The site file's text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(site))
+
+
+def _load(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise ConfigError(f"site file {path} does not exist; check the name, or write one with --init")
+    try:
+        settings = OmegaConf.load(path)
+    except (OmegaConfBaseException, OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"site file {path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(settings, DictConfig):
+        raise ConfigError(f"site file {path} is a list; write one setting per line, for example device: cpu")
+    return settings
+
+
+def _read(path: Path, settings: DictConfig, kind: type[S]) -> S:
+    try:
+        site: S = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), settings))  # type: ignore[assignment]
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        place = f"{path}, setting {key}" if key else path
+        raise ConfigError(f"site file {place}: {str(error).splitlines()[0]}") from None
+    try:
+        validate_rules(site.policy, site.privacy)
+    except ConfigError as error:
+        raise ConfigError(f"site file {path}: {error}") from None
+    if isinstance(site, DeployedSite):
+        _validate(path, site)
+    return _with_absolute_paths(site, path.resolve())
+
+
+def _validate(path: Path, site: DeployedSite) -> None:
+    host, _, port = site.coordinator.address.rpartition(":")
+    if not host or not (port.isdigit() and 0 < int(port) < 65536):
+        raise ConfigError(
+            f"site file {path}: coordinator.address={site.coordinator.address} must be HOST:PORT,"
+            " for example agi.example.org:443"
+        )
+    if not 0 < site.runtime_port < 65535:
+        raise ConfigError(f"site file {path}: runtime_port={site.runtime_port} must lie between 1 and 65534")
+
+
+def _with_absolute_paths(site: S, path: Path) -> S:
+    def absolute(text: str) -> str:
+        return os.path.normpath(path.parent / text)
+
+    def with_absolute_ledger(budget: B) -> B:
+        return dataclasses.replace(budget, ledger=absolute(budget.ledger), ledger_head=absolute(budget.ledger_head))
+
+    data = site.data
+    data = dataclasses.replace(data, dir=absolute(data.dir), sites=absolute(data.sites) if data.sites else None)
+    state_dir = absolute(site.state_dir) if site.state_dir else str(path.with_suffix(""))
+    site = dataclasses.replace(site, data=data, cache_dir=absolute(site.cache_dir), state_dir=state_dir)
+    if privacy := site.privacy:
+        validation = with_absolute_ledger(privacy.validation) if privacy.validation else None
+        privacy = dataclasses.replace(with_absolute_ledger(privacy), validation=validation)
+        site = dataclasses.replace(site, privacy=privacy)
+    if not isinstance(site, DeployedSite):
+        return site
+    coordinator = dataclasses.replace(site.coordinator, ca_file=absolute(site.coordinator.ca_file))
+    return dataclasses.replace(site, key_file=absolute(site.key_file), coordinator=coordinator)

@@ -1,0 +1,84 @@
+"""The site's key: it is made at the site, and only its public half ever leaves."""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+
+from agi_core.errors import ConfigError
+from agi_core.host import atomic
+
+
+def make_key(key_path: Path, *, site: str) -> None:
+    """Make an EC P-384 key in OpenSSH format: `key_path` (mode 600, its folder 700) and `key_path`.pub, which names the
+    site in its comment.
+
+    An existing private key is kept, so that a registration is never lost; its public half is written again.
+
+    Raises:
+        ConfigError: the existing file is no such key. RunError: the folder cannot be written.
+    """
+    if not key_path.exists():
+        private = ec.generate_private_key(ec.SECP384R1())
+        with atomic.replacing(key_path) as temporary_path:
+            key_path.parent.chmod(0o700)
+            write_private(temporary_path, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    atomic.write_text(public_path(key_path), f"{public_key(key_path)} {site}\n")
+
+
+def check_owner(key_path: Path, *, site: str) -> None:
+    """Raise ConfigError when the file of the public half says that the key is another site's: a copied folder would
+    pass for the other hospital."""
+    path = public_path(key_path)
+    comment = path.read_text().split()[2:] if path.is_file() else []
+    if comment not in ([], [site]) and "@" not in comment[0]:  # USER@HOST, as ssh-keygen writes it, says nothing
+        raise ConfigError(
+            f"key_file {key_path} is the key of site {' '.join(comment)}, and this is {site}: each site must make its"
+            " own with --init, and have it registered"
+        )
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read, from its first byte on (mode 600)."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+def public_path(key_path: Path) -> Path:
+    """The file of the public half."""
+    return key_path.with_name(f"{key_path.name}.pub")
+
+
+def public_key(key_path: Path) -> str:
+    """The public half of a private key file, as one OpenSSH line: what the coordinator registers.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no unencrypted elliptic-curve key in OpenSSH format.
+    """
+    try:
+        private = load_ssh_private_key(key_path.read_bytes(), password=None)
+    except OSError as error:
+        raise ConfigError(f"key_file {key_path}: {error.strerror}; make a key with --init") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"key_file {key_path} is no unencrypted private key in OpenSSH format; make one with --init"
+        ) from None
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"key_file {key_path} is no elliptic-curve key; make one with --init")
+    return private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def fingerprint(public: str) -> str:
+    """SHA256:... of an OpenSSH public key, as `ssh-keygen -lf` prints it."""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"

@@ -1,0 +1,163 @@
+"""The site's own rules: what they are, what they may say, and whether a request keeps to them.
+
+The coordinator may ask for more privacy, never for less. What a rule does not allow is refused with the rule's name and
+both values in the site's log, and with one public sentence outside.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agi_core.config.schema import Task
+from agi_core.errors import ConfigError, PolicyError
+from agi_core.metric_names import METRICS
+from agi_core.protocol import ALLOWED_METRICS
+from agi_core.scenario import parse_scenario
+
+_ABOVE_0 = 1e-12
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The site's own rules; no request can soften them.
+
+    A site of fewer than `minimum_subjects` tells no figure, and no request may ask for figures of fewer.
+    `max_deadline_s` is the longest time that one request gets. `metrics` and `scenarios` are those allowed (None =
+    all). `settings` limits settings of a task by their dotted name: a number is the largest value, a list holds the
+    values that are allowed.
+    """
+
+    minimum_subjects: int = 10
+    max_deadline_s: int = 3600
+    metrics: list[str] | None = None
+    scenarios: list[str] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PrivacyBudget:
+    """At most `epsilon` at `delta` for each of a set of subjects, for life, over all runs. `ledger` and the copy of its
+    head are files in different folders; `subjects` is the number of them that the site makes public."""
+
+    ledger: str
+    ledger_head: str
+    subjects: int
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class PrivateValidation(PrivacyBudget):
+    """Validation figures of a site that trains privately, with a budget of the validation subjects: each subject's
+    clipped to a public range (`metrics`: name -> [lowest, highest]), their mean over the public number of subjects,
+    with Gaussian noise of `noise_multiplier`."""
+
+    noise_multiplier: float
+    metrics: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class SitePrivacy(PrivacyBudget):
+    """A site with it trains privately or not at all, within a budget of the training subjects.
+
+    Their public number is the site's weight in the average and the denominator of its steps. A request may ask for no
+    less noise than `min_noise_multiplier`, no larger clip than `max_grad_norm`, no larger lots than `max_lot_rate`.
+    Validation is off (None) or private.
+    """
+
+    min_noise_multiplier: float = 0.5
+    max_grad_norm: float = 1.0
+    max_lot_rate: float = 1.0
+    validation: PrivateValidation | None = None
+
+
+def check_task(task: Task, policy: Policy) -> None:
+    """Raise PolicyError unless the site's rules allow scenario and settings of the task."""
+    allowed = policy.scenarios
+    if allowed is not None:
+        same = parse_scenario(task.scenario) in map(parse_scenario, allowed)
+        demand(same, "policy.scenarios", asked=task.scenario, allowed=", ".join(allowed))
+    for name, limit in policy.settings.items():
+        value = setting(task, name)
+        kept = value in limit if isinstance(limit, list) else _up_to(limit, value)
+        demand(kept, f"policy.settings.{name}", asked=value, allowed=limit)
+
+
+def demand(kept: bool, rule: str, *, asked: object, allowed: object) -> None:
+    """Raise PolicyError unless the rule is kept."""
+    if not kept:
+        raise PolicyError(f"{rule}: the request asks for {asked}, and this site allows {allowed}")
+
+
+def setting(task: Task, name: str) -> Any:
+    """A setting of the task by its dotted name, such as `training.local_steps`. Raises AttributeError."""
+    return functools.reduce(getattr, name.split("."), task)
+
+
+def _up_to(limit: float, value: Any) -> bool:
+    """Whether a number, or every number of a list, is at most the limit."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(number, int | float) and number <= limit for number in values)
+
+
+def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
+    """Raise ConfigError, which names the setting, unless every rule makes sense."""
+    _in_range(
+        {
+            "policy.minimum_subjects": (policy.minimum_subjects, 1, math.inf),
+            "policy.max_deadline_s": (policy.max_deadline_s, 1, math.inf),
+        }
+    )
+    for text in policy.scenarios or ():
+        parse_scenario(text)
+    if unknown := sorted(set(policy.metrics or ()) - ALLOWED_METRICS):
+        raise ConfigError(f"policy.metrics: {', '.join(unknown)} is no metric that a site could tell")
+    for name, limit in policy.settings.items():
+        if not isinstance(limit, int | float | list):
+            raise ConfigError(
+                f"policy.settings: {name}: {limit} must be the largest number, or a list of what is allowed"
+            )
+        try:
+            setting(Task(), name)
+        except AttributeError:
+            raise ConfigError(f"policy.settings: {name} is no setting of a task") from None
+    if privacy is None:
+        return
+    _validate_budget("privacy", privacy)
+    _in_range(
+        {
+            "privacy.min_noise_multiplier": (privacy.min_noise_multiplier, 0, math.inf),
+            "privacy.max_grad_norm": (privacy.max_grad_norm, _ABOVE_0, math.inf),
+            "privacy.max_lot_rate": (privacy.max_lot_rate, _ABOVE_0, 1),
+        }
+    )
+    if (validation := privacy.validation) is None:
+        return
+    _validate_budget("privacy.validation", validation)
+    _in_range({"privacy.validation.noise_multiplier": (validation.noise_multiplier, _ABOVE_0, math.inf)})
+    for name, bounds in validation.metrics.items():
+        if name not in METRICS or len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
+            raise ConfigError(
+                f"privacy.validation.metrics: {name}: {bounds} must be a metric with its lowest and highest value, for"
+                " example psnr_db: [10, 40]"
+            )
+
+
+def _validate_budget(section: str, budget: PrivacyBudget) -> None:
+    _in_range(
+        {
+            f"{section}.subjects": (budget.subjects, 1, math.inf),
+            f"{section}.epsilon": (budget.epsilon, _ABOVE_0, math.inf),
+            f"{section}.delta": (budget.delta, _ABOVE_0, 1 / max(1, budget.subjects)),
+        }
+    )
+
+
+def _in_range(values: Mapping[str, tuple[float, float, float]]) -> None:
+    """Raise ConfigError unless each name's value lies between its lowest and highest."""
+    for name, (value, lowest, highest) in values.items():
+        if not (math.isfinite(value) and lowest <= value <= highest):
+            bounds = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
+            raise ConfigError(f"{name}={value} must be {bounds}")

@@ -1,0 +1,140 @@
+"""One round of private training at a site: reserve in the ledger, train, keep the reply, commit; then it may leave."""
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from safetensors.numpy import load, save
+from torch import nn
+
+from agi_core.config.schema import Task
+from agi_core.data.datasets import TrainingSlices
+from agi_core.errors import PolicyError
+from agi_core.host import atomic
+from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
+from agi_core.privacy.ledger import Budget, Reservation, open_ledger
+from agi_core.privacy.noise import system_noise
+from agi_core.privacy.patient_sgd import Mechanism
+from agi_core.protocol import Request, Weights
+from agi_core.training import train_round_privately, weights_of
+from client.border import stored_replies
+from client.site.policy import PrivacyBudget, SitePrivacy, demand
+
+
+def train_privately(
+    model: nn.Module,
+    training: TrainingSlices,
+    *,
+    site: str,
+    privacy: SitePrivacy,
+    task: Task,
+    request: Request,
+    subjects: Sequence[str],
+    on_step: Callable[[int, int], None],
+) -> Weights:
+    """The weights after one private round, at most once per request: a repeated request gets the stored reply.
+
+    Args:
+        model: holds the request's weights; trained in place.
+        subjects: ids of all the site's training subjects, on whom the steps are charged.
+
+    Raises:
+        PolicyError: the task asks for less privacy than the site allows; nothing was trained.
+        BudgetError: the round would exceed the site's budget, or the run's own; nothing was trained.
+        PrivacyError: the ledger cannot be trusted, or the model does not qualify.
+    """
+    mechanism = mechanism_of(task, privacy)
+    planned = Steps(mechanism.noise_multiplier, mechanism.lot_rate, task.training.local_steps)
+    run_budget = Budget(epsilon=task.privacy.epsilon or 0.0, delta=task.privacy.delta)
+    ledger_path, digest = Path(privacy.ledger), stored_replies.digest(request)
+    reply_path = ledger_path.with_suffix(".reply.safetensors")
+
+    with open_ledger(ledger_path, head_path=Path(privacy.ledger_head), site=site) as ledger:
+        for earlier in ledger.find(request.run_id, request.round):
+            if earlier.status == "committed" and earlier.request == digest:
+                if (stored := _stored(reply_path, earlier)) is not None:
+                    return stored
+            elif earlier.status == "reserved":  # its process ended before the commit, so nothing of it left
+                ledger.release(earlier)
+        reservation = ledger.reserve(
+            subjects,
+            planned,
+            run=request.run_id,
+            round=request.round,
+            request=digest,
+            budget=Budget(privacy.epsilon, privacy.delta),
+            run_budget=run_budget,
+        )
+        train_round_privately(
+            model,
+            training.draw_subject,
+            subjects=training.subjects,
+            mechanism=mechanism,
+            noise=system_noise(),
+            task=task,
+            round=request.round,
+            on_step=on_step,
+        )
+        weights = weights_of(model)
+        content = save(weights)
+        atomic.write_bytes(reply_path, content)
+        ledger.commit(reservation, reply=hashlib.sha256(content).hexdigest())
+    return weights
+
+
+def mechanism_of(task: Task, allowed: SitePrivacy) -> Mechanism:
+    """The private step that the task asks for, if it is as private as the site demands.
+
+    Raises:
+        PolicyError: it is less private. PrivacyError: its budget is impossible.
+    """
+    asked = task.privacy
+    if asked.epsilon is None:
+        raise PolicyError("privacy: this site trains privately only, and the task has no privacy.epsilon")
+    _at_most("epsilon", asked.epsilon, allowed.epsilon)
+    _at_most("delta", asked.delta, allowed.delta)
+    _at_most("max_lot_rate", asked.lot_rate, allowed.max_lot_rate)
+    _at_most("max_grad_norm", asked.max_grad_norm, allowed.max_grad_norm)
+    sigma = asked.noise_multiplier or calibrate(
+        asked.epsilon, delta=asked.delta, lot_rate=asked.lot_rate, steps=task.rounds * task.training.local_steps
+    )
+    least = allowed.min_noise_multiplier
+    demand(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")
+    return Mechanism(sigma, asked.max_grad_norm, asked.lot_rate, allowed.subjects)
+
+
+def _at_most(rule: str, asked: float, limit: float) -> None:
+    demand(asked <= limit, f"privacy.{rule}", asked=f"{asked:g}", allowed=f"{limit:g} or less")
+
+
+def spent_at(
+    site: str, privacy: PrivacyBudget, *, subjects: Collection[str], delta: float, run: str = ""
+) -> dict[str, float]:
+    """What has been spent on the site's subjects: {"epsilon": by PRV, "epsilon_rdp": by RDP, "epsilon_run": of it by
+    `run`}.
+
+    Raises:
+        PrivacyError: the ledger cannot be trusted.
+    """
+    with open_ledger(Path(privacy.ledger), head_path=Path(privacy.ledger_head), site=site) as ledger:
+        spent, of_run = ledger.spent(subjects), ledger.spent_by(run)
+    return {
+        "epsilon": epsilon(spent, delta=delta),
+        "epsilon_rdp": epsilon_rdp(spent, delta=delta),
+        "epsilon_run": epsilon(of_run, delta=delta),
+    }
+
+
+def has_trained(site: str, privacy: PrivacyBudget, *, run: str) -> bool:
+    """Whether private steps of this run count at the site. Raises PrivacyError: the ledger cannot be trusted."""
+    with open_ledger(Path(privacy.ledger), head_path=Path(privacy.ledger_head), site=site) as ledger:
+        return bool(ledger.spent_by(run))
+
+
+def _stored(path: Path, reservation: Reservation) -> Weights | None:
+    """The reply of a committed reservation, or None when it is no longer kept."""
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != reservation.reply:
+        return None
+    weights: Weights = load(content)
+    return weights

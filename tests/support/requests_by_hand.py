@@ -1,0 +1,68 @@
+"""A deployed site on small files, and requests as a coordinator would send them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from agi_core.config.schema import load_config, task_json, task_of
+from agi_core.models.agi_net import build_model
+from agi_core.protocol import ARRAYS, SCALARS, TRAIN, Request, Weights, pack, request_scalars
+from client.app import app
+from simulations.local_grid import LocalGrid
+from tests.support.small_data import SMALL
+
+
+def deployed_site(folder: Path, data_dir: Path, *, port: int = 9094, name: str = "Guys", rules: str = "") -> Path:
+    """The path of the new site's file; `rules` are its sections policy and privacy."""
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"site: {name}\ndata: {{dir: {data_dir}, layout: ixi}}\ncache_dir: cache\ndevice: cpu\nstate_dir: state\n"
+        f'coordinator: {{address: "127.0.0.1:1", ca_file: ca.crt}}\nkey_file: {name}.key\nruntime_port: {port}\n{rules}'
+    )
+    return path
+
+
+def small_task(*settings: str) -> tuple[str, Weights]:
+    """(JSON of a task, weights that fit it)."""
+    config = load_config(None, overrides={"reference": "T1"}, assignments=[*SMALL, *settings])
+    model = build_model(config.model, sources=2, seed=1)
+    return task_json(task_of(config)), {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def training_request(
+    task: str, weights: Weights, *, round: int = 1, nonce: str = "n", deadline_s: int = 120
+) -> Request:
+    return Request(TRAIN, "run", round, nonce, task, "", deadline_s, pack(weights))
+
+
+def as_message(request: Request, **changed: Any) -> Message:
+    """The request on the wire, some scalars changed."""
+    LocalGrid(ClientApp(), [])  # tells Flower who the sender is
+    scalars = ConfigRecord({**request_scalars(request), **changed})
+    arrays = ArrayRecord({dtype: Array(flat) for dtype, flat in request.weights.arrays.items()})
+    message = Message(RecordDict({ARRAYS: arrays, SCALARS: scalars}), 2, request.action)
+    message.metadata.__dict__["_message_id"] = "1"
+    return message
+
+
+def ask(site_path: Path, message: Message) -> Message:
+    """What the installed ClientApp of the site answers."""
+    context = Context(
+        run_id=1, node_id=2, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
+    )
+    return app(message, context)
+
+
+def reason(reply: Message) -> str:
+    """The sentence of a refusal."""
+    return str(reply.error.reason)
+
+
+def trained(reply: Message) -> Sequence[float]:
+    """The trained values of a reply."""
+    values: Sequence[float] = np.asarray(reply.content.array_records[ARRAYS]["float32"].numpy()).tolist()
+    return values

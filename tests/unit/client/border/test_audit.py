@@ -1,0 +1,88 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import RunError
+from client.border import audit
+from client.border.audit import ANSWERED, FAILED, NAME, REFUSED, Row, append, read, table
+
+ROWS = [
+    Row("run", 1, "train", ANSWERED, "digest", {"num_examples": 12, "steps": 40}, ("ssim",), 1200, "abcdef0123456789"),
+    Row("run", 2, "train", REFUSED, reason="not allowed"),
+    Row("run", 2, "evaluate all", REFUSED, reason="not allowed"),
+    Row("run", 2, "train", FAILED, reason="no memory"),
+]
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    for row in ROWS:
+        append(tmp_path / "state", row)
+    return tmp_path / "state"
+
+
+def test_rows_come_back(state_dir: Path) -> None:
+    rows = read(state_dir)
+    assert [(r.run, r.round, r.action, r.decision, r.left, r.reason) for r in rows] == [
+        (r.run, r.round, r.action, r.decision, r.left, r.reason) for r in ROWS
+    ]
+    assert read(state_dir.parent / "new") == []
+
+
+def test_the_table_says_what_left_and_counts_refusals(state_dir: Path) -> None:
+    lines = [" ".join(line.split()) for line in table(read(state_dir))]
+    assert "round 1 train answered num_examples=12; steps=40; weights 1,200 bytes, sha256 abcdef012345;" in lines[0]
+    assert lines[0].endswith("held back: ssim")
+    assert lines[-2:] == ["4 messages left: 1 answered, 2 refused, 1 failed", "2 refused: not allowed"]
+
+
+@pytest.mark.parametrize("damage", ["change", "drop", "swap", "insert"])
+def test_a_damaged_chain_says_which_row(state_dir: Path, damage: str) -> None:
+    path = state_dir / NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    match damage:
+        case "change":
+            lines[2] = lines[2].replace(b"evaluate all", b"evaluate few")
+        case "drop":
+            del lines[2]
+        case "swap":
+            lines[2], lines[3] = lines[3], lines[2]
+        case "insert":
+            lines.insert(2, lines[1])
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(RunError, match=r"audit\.jsonl: row 3 is damaged"):
+        read(state_dir)
+    before = path.read_bytes()
+    with pytest.raises(RunError, match="row 3 is damaged"):  # and nothing more leaves
+        append(state_dir, ROWS[0])
+    assert path.read_bytes() == before
+
+
+def test_a_line_that_a_crash_cut_short_is_taken_away(state_dir: Path) -> None:
+    path = state_dir / NAME
+    with path.open("ab") as file:
+        file.write(path.read_bytes().splitlines()[0][:50])
+    append(state_dir, ROWS[0])
+    assert len(read(state_dir)) == 5
+
+
+def _append_ten(state_dir: Path) -> None:
+    for _ in range(10):
+        append(state_dir, ROWS[0])
+
+
+def test_two_processes_write_one_chain(tmp_path: Path) -> None:
+    processes = [multiprocessing.get_context("spawn").Process(target=_append_ten, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert len(read(tmp_path)) == 20
+
+
+def test_every_row_names_the_hash_of_the_one_before(state_dir: Path) -> None:
+    lines = [json.loads(line) for line in (state_dir / NAME).read_text().splitlines()]
+    assert [line["previous"] for line in lines] == ["", *(line["hash"] for line in lines[:-1])]
+    assert audit.NAME == "audit.jsonl"

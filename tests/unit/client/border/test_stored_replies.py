@@ -1,0 +1,90 @@
+import dataclasses
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.protocol import EVALUATE, TEST, TRAIN, VALIDATION, Packed, Reply, Request, pack
+from client.border.stored_replies import KEPT, store, stored
+
+WEIGHTS = pack({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3, np.int64)})
+TRAINED = pack({"a": np.ones((2, 3), np.float32), "n": np.array(4, np.int64)})
+REQUEST = Request(TRAIN, "run", 3, "nonce", "{}", "", 60, WEIGHTS)
+REPLY = Reply("run", 3, "nonce", 12, {"train_loss": 0.25, "seconds": 1.5}, TRAINED)
+
+
+def flat(packed: Packed | None) -> dict[str, list[float]]:
+    assert packed is not None
+    return {dtype: array.tolist() for dtype, array in packed.arrays.items()}
+
+
+def test_a_repeated_request_gets_the_stored_reply_with_its_own_nonce(tmp_path: Path) -> None:
+    assert stored(tmp_path, REQUEST) is None
+    store(tmp_path, REQUEST, REPLY)
+    reply = stored(tmp_path, dataclasses.replace(REQUEST, nonce="another", deadline_s=5))
+    assert reply is not None
+    assert reply.nonce == "another"
+    assert flat(reply.weights) == flat(TRAINED)
+    assert dataclasses.replace(reply, nonce="nonce", weights=TRAINED) == REPLY
+
+
+def test_a_reply_without_weights(tmp_path: Path) -> None:
+    request = dataclasses.replace(REQUEST, action=EVALUATE, subjects=TEST)
+    reply = dataclasses.replace(REPLY, weights=None)
+    store(tmp_path, request, reply)
+    assert stored(tmp_path, request) == reply
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"round": 4},
+        {"run_id": "other"},
+        {"action": EVALUATE},
+        {"subjects": VALIDATION},
+        {"task": '{"seed": 1}'},
+        {"weights": pack({"a": np.zeros((2, 3), np.float32), "n": np.array(3, np.int64)})},
+        {"weights": pack({"a": np.arange(6, dtype=np.float32).reshape(3, 2), "n": np.array(3, np.int64)})},
+    ],
+)
+def test_another_request_gets_no_stored_reply(tmp_path: Path, change: dict[str, object]) -> None:
+    store(tmp_path, REQUEST, REPLY)
+    assert stored(tmp_path, dataclasses.replace(REQUEST, **change)) is None  # type: ignore[arg-type]
+
+
+def test_only_the_last_reply_of_a_run_and_few_runs_are_kept(tmp_path: Path) -> None:
+    for number in range(KEPT + 3):
+        for round in (1, 2):
+            store(tmp_path, dataclasses.replace(REQUEST, run_id=f"run{number}", round=round), REPLY)
+    assert len(list((tmp_path / "replies").iterdir())) == KEPT
+    last = dataclasses.replace(REQUEST, run_id=f"run{KEPT + 2}")
+    assert stored(tmp_path, dataclasses.replace(last, round=2)) is not None
+    assert stored(tmp_path, dataclasses.replace(last, round=1)) is None
+    assert stored(tmp_path, dataclasses.replace(REQUEST, run_id="run0", round=2)) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"no safetensors at all"])
+def test_a_damaged_file_is_no_reply(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    store(tmp_path, REQUEST, REPLY)
+    (path,) = (tmp_path / "replies").iterdir()
+    path.write_bytes(damage)
+    with caplog.at_level(logging.WARNING):
+        assert stored(tmp_path, REQUEST) is None
+    assert "answered anew" in caplog.text
+
+
+def test_what_a_coordinator_writes_never_becomes_a_path(tmp_path: Path) -> None:
+    request = dataclasses.replace(REQUEST, run_id="../../secret", subjects="/etc")
+    store(tmp_path / "state", request, REPLY)
+    files = [Path(folder) / name for folder, _, names in os.walk(tmp_path) for name in names]
+    assert [path.parent for path in files] == [tmp_path / "state" / "replies"]
+    assert stored(tmp_path / "state", request) is not None
+
+
+def test_a_disk_that_cannot_be_written_costs_only_the_copy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "state").write_text("not a folder")
+    with caplog.at_level(logging.WARNING):
+        store(tmp_path / "state", REQUEST, REPLY)
+    assert "not kept" in caplog.text

@@ -1,0 +1,32 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from client.check.machine import check_machine
+from client.check.rows import FAILED, PASSED
+from client.site.file import DeployedSite, read_deployed_site
+from client.site.new_site import write_site
+from tests.support.health_services import health_service
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> DeployedSite:
+    site_path = tmp_path / "sites" / "hospitalA.yaml"
+    site_path.parent.mkdir()
+    write_site(site_path, site="hospitalA", data_dir=tmp_path, layout="ixi", address=None, ca_path=None)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    site_path.write_text(site_path.read_text().replace("9094 ", f"{port} "))
+    return read_deployed_site(site_path)
+
+
+def test_a_port_in_use_is_no_fault_of_a_node_that_is_alive(site: DeployedSite) -> None:
+    """Beside two services (docs/hospital.md, step 6) no client runs that would hold the lock."""
+    states = []
+    with socket.create_server(("127.0.0.1", site.runtime_port)):
+        states += [row.state for row in check_machine(site) if row.what == "local port"]
+        with health_service(port=site.health_port):
+            states += [row.state for row in check_machine(site) if row.what == "local port"]
+    states += [row.state for row in check_machine(site) if row.what == "local port"]
+    assert states == [FAILED, PASSED, PASSED]

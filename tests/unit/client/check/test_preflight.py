@@ -1,0 +1,366 @@
+"""`--check` against real TLS servers on loopback and real scans."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from cryptography import x509
+
+from agi_core.config.schema import Task, task_json
+from agi_core.errors import ConfigError
+from agi_core.privacy.accounting import Steps
+from agi_core.privacy.ledger import Budget, open_ledger
+from agi_core.scenario import parse_scenario
+from client.check.connection import check_connection
+from client.check.preflight import check_budgets, preflight
+from client.check.rows import FAILED, PASSED, WARNING, Row
+from client.process.supervisor import only_client
+from client.site.file import Coordinator, read_deployed_site
+from client.site.keys import make_key
+from client.work.trainer import open_subjects
+from tests.support.small_data import write_head, write_ixi
+from tests.support.tls_servers import Authority, serving
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki") / "good")
+
+
+def rows_at(port: int, authority: Authority, *, host: str = "127.0.0.1") -> dict[str, Row]:
+    rows = list(check_connection(Coordinator(f"{host}:{port}", str(authority.ca_path))))
+    assert all(row.fix for row in rows if row.state != PASSED)
+    return {row.what: row for row in rows}
+
+
+# the connection
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_good_server_passes_everything(authority: Authority, host: str) -> None:
+    with serving(authority.server()) as port:
+        rows = rows_at(port, authority, host=host)
+    names = ["CA file", "proxy", "DNS", "TCP", "TLS", "certificate expiry", "answer", "clock"]
+    assert [(row.what, row.state) for row in rows.values()] == [(name, PASSED) for name in names]
+    assert "199 days" in rows["certificate expiry"].found
+
+
+@pytest.mark.parametrize(
+    ("make", "cause", "step"),
+    [
+        (lambda ca: ca.server(days=(-200, -1)), "expired", "date"),
+        (lambda ca: ca.server(days=(1, 200)), "not valid yet", "clock"),
+        (lambda ca: ca.server(names=(x509.DNSName("other.example"),)), "another name", "exact name"),
+        (lambda ca: Authority(ca.folder.parent / os.urandom(4).hex()).server(), "not signed by", "ca.crt"),
+        (lambda ca: None, "does not speak TLS", "port"),
+    ],
+    ids=["expired", "not yet valid", "wrong name", "wrong CA", "plaintext"],
+)
+def test_each_fault_of_tls_has_its_own_sentence(
+    authority: Authority, make: Callable[[Authority], ssl.SSLContext | None], cause: str, step: str
+) -> None:
+    with serving(make(authority)) as port:
+        rows = rows_at(port, authority)
+    *_, last = rows.values()
+    assert (last.what, last.state) == ("TLS", FAILED)
+    assert cause in last.found
+    assert step in last.fix
+
+
+def test_a_certificate_near_its_end_warns(authority: Authority) -> None:
+    with serving(authority.server(days=(-200, 20))) as port:
+        row = rows_at(port, authority)["certificate expiry"]
+    assert row.state == WARNING
+    assert "19 days" in row.found
+
+
+@pytest.mark.parametrize(
+    ("server_clock_s", "state", "cause"),
+    [
+        (-8.0, FAILED, "ahead"),  # this machine is 8 s ahead
+        (-3.5, WARNING, "ahead"),
+        (0.0, PASSED, "within"),
+        (90.0, WARNING, "behind"),
+        (400.0, FAILED, "behind"),
+    ],
+)
+def test_clocks_are_compared(authority: Authority, server_clock_s: float, state: str, cause: str) -> None:
+    with serving(authority.server(), clock_s=server_clock_s) as port:
+        row = rows_at(port, authority)["clock"]
+    assert row.state == state
+    assert cause in row.found
+
+
+def test_a_gateway_without_a_superlink_behind_it(authority: Authority) -> None:
+    with serving(authority.server(), status=502) as port:
+        row = rows_at(port, authority)["answer"]
+    assert row.state == FAILED
+    assert "502" in row.found
+
+
+def test_nobody_listens(authority: Authority) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # bound, and not listening
+        *_, last = rows_at(probe.getsockname()[1], authority).values()
+    assert (last.what, last.state) == ("TCP", FAILED)
+    assert "outbound HTTPS" in last.fix
+
+
+def test_a_name_that_is_none(authority: Authority) -> None:
+    *_, last = rows_at(443, authority, host="no-such-host.invalid").values()
+    assert (last.what, last.state) == ("DNS", FAILED)
+
+
+def test_a_ca_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("hello")
+    for name, cause in (("ca.crt", "PEM"), ("missing.crt", "No such file")):
+        (row,) = check_connection(Coordinator("127.0.0.1:1", str(tmp_path / name)))
+        assert row.state == FAILED
+        assert cause in row.found
+
+
+class _Proxy(threading.Thread):
+    """A CONNECT proxy for one connection, which notes the request's head; refuses where it is told to."""
+
+    def __init__(self, *, refuse: bool) -> None:
+        super().__init__()
+        self.refuse, self.head = refuse, b""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+
+    def run(self) -> None:
+        client, _ = self.listener.accept()
+        with self.listener, client:
+            while b"\r\n\r\n" not in self.head:
+                self.head += client.recv(4096)
+            if self.refuse:
+                client.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+                return
+            host, port = self.head.split()[1].decode().split(":")
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            with socket.create_connection((host, int(port))) as server:
+                back = threading.Thread(target=_copy, args=(server, client))
+                back.start()
+                _copy(client, server)
+                back.join()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other end is gone
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def test_the_way_through_a_proxy(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = _Proxy(refuse=False)
+    proxy.start()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:p%40ss@127.0.0.1:{proxy.port}")
+    with serving(authority.server()) as port:
+        rows = rows_at(port, authority)
+    proxy.join()
+    assert all(row.state == PASSED for row in rows.values())
+    assert f"127.0.0.1:{proxy.port} is used" in rows["proxy"].found
+    assert "p%40ss" not in str(rows)
+    assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in proxy.head  # user:p@ss
+
+
+def test_a_proxy_that_refuses(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = _Proxy(refuse=True)
+    proxy.start()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+    rows = list(check_connection(Coordinator("127.0.0.1:443", str(authority.ca_path))))
+    proxy.join()
+    assert (rows[-1].what, rows[-1].state) == ("proxy", FAILED)
+    assert "403" in rows[-1].found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("HTTPS_PROXY", "http://127.0.0.1:1", "NO_PROXY exempts"), ("HTTP_PROXY", "http://127.0.0.1:1", "alone")],
+)
+def test_a_proxy_that_is_not_used(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(authority.server()) as port:
+        rows = rows_at(port, authority)
+    assert all(row.state == PASSED for row in rows.values())
+    assert told in rows["proxy"].found
+
+
+# the data and the machine
+
+
+def site_file(folder: Path, *, data_dir: Path, port: int, authority: Authority, minimum: int = 3) -> Path:
+    make_key(folder / "key" / "node", site="hospitalA")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        runtime_port = probe.getsockname()[1]
+    path = folder / "hospitalA.yaml"
+    path.write_text(
+        f"site: hospitalA\ndata: {{dir: {data_dir}, layout: ixi}}\ncache_dir: cache\nstate_dir: state\n"
+        f"key_file: key/node\ncoordinator: {{address: '127.0.0.1:{port}', ca_file: {authority.ca_path}}}\n"
+        f"device: cpu\nruntime_port: {runtime_port}\npolicy: {{minimum_subjects: {minimum}}}\n"
+    )
+    return path
+
+
+def test_a_site_that_is_ready(tmp_path: Path, authority: Authority, ixi_dir: Path) -> None:
+    shown: list[Row] = []
+    with serving(authority.server()) as port:
+        path = site_file(tmp_path, data_dir=ixi_dir, port=port, authority=authority)
+        report = preflight(path, scenario=None, on_row=shown.append)
+    assert report["ready"], shown
+    assert {row.what for row in shown if row.state == WARNING} == {"users", "registration"}
+    t1 = {"scans": 12, "median_spacing_mm": [4.0, 4.0, 8.0]}
+    t1["voxels"] = dict.fromkeys(("minimum", "median", "maximum"), 40 * 36 * 8)  # type: ignore[assignment]
+    assert report["data"] == {"subjects": 12, "sessions": 12, "modalities": {"T1": t1, "T2": t1, "PD": t1}}
+    assert json.loads((tmp_path / "state" / "check.json").read_text()) == report
+    assert not list((tmp_path / "cache").rglob("*"))
+
+
+def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authority, ixi_dir: Path) -> None:
+    path = site_file(tmp_path, data_dir=ixi_dir, port=1, authority=authority)
+    budget = (
+        "{{subjects: 9, epsilon: {epsilon}, delta: 1.0e-5, ledger: l/{name}.jsonl, ledger_head: {name}.json{more}}}"
+    )
+    validation = budget.format(name="v", epsilon=2, more=", noise_multiplier: 5, metrics: {psnr_db: [10, 40]}")
+    privacy = budget.format(name="t", epsilon=8, more=f", validation: {validation}")
+    path.write_text(f"{path.read_text()}privacy: {privacy}\n")
+    site, scenario = read_deployed_site(path), parse_scenario("T1,T2:PD")
+    fresh = [(row.what, row.state, row.found) for row in check_budgets(path, site, scenario)]
+    assert fresh == [
+        ("training budget", PASSED, "epsilon 0.00 of 8 spent, 8.00 left (delta 1e-05)"),
+        ("validation budget", PASSED, "epsilon 0.00 of 2 spent, 2.00 left (delta 1e-05)"),
+    ]
+    assert site.privacy is not None
+    subjects = open_subjects(path, task_json(Task(scenario="T1,T2:PD")))
+    steps, limit = Steps(1.0, 1.0, 4), Budget(1e9, 1e-5)
+    for rules, whose in ((site.privacy, subjects.train), (site.privacy.validation, subjects.validation)):
+        assert rules is not None
+        with open_ledger(Path(rules.ledger), head_path=Path(rules.ledger_head), site="hospitalA") as ledger:
+            ledger.reserve([s.id for s in whose], steps, run="r", round=1, request="d", budget=limit)
+    training, validating = check_budgets(path, site, scenario)
+    assert (training.state, validating.state) == (WARNING, WARNING)  # both are spent, and more
+    assert "of 2 spent, 0.00 left" in validating.found
+    Path(site.privacy.ledger).write_text("damaged\n")
+    (failed,) = check_budgets(path, site, scenario)
+    assert (failed.what, failed.state) == ("privacy budget", FAILED)
+
+
+def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 8})
+
+    def scan(number: int, modality: str) -> Path:
+        return data_dir / f"IXI-{modality}" / f"IXI{number}-Guys-{1000 + number}-{modality}.nii.gz"
+
+    scan(100, "T1").write_bytes(scan(100, "T1").read_bytes()[:2000])  # truncated
+    scan(101, "T2").write_text("hello")
+    image = nibabel.load(scan(102, "PD"))
+    holes = image.get_fdata()
+    holes[0, 0, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(holes.astype(np.float32), image.affine), scan(102, "PD"))
+    flat = np.full(image.shape, 7, np.int16)
+    nibabel.save(nibabel.Nifti1Image(flat, image.affine), scan(103, "T1"))
+    away = image.affine.copy()
+    away[:3, 3] = 5000
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), away), scan(104, "T1"))
+    for modality in ("T1", "T2", "PD"):
+        shutil.copyfile(scan(105, modality), scan(106, modality))  # one person twice
+    scan(107, "PD").unlink()
+
+    shown: list[Row] = []
+    path = site_file(tmp_path, data_dir=data_dir, port=1, authority=authority)
+    report = preflight(path, scenario="T1,T2:PD", on_row=shown.append)
+    assert not report["ready"]
+    broken = {row.what: row.found for row in shown if row.what.startswith("scan ")}
+    assert {what: word in broken[what] for what, word in _BROKEN.items()} == dict.fromkeys(_BROKEN, True)
+    assert len(broken) == len(_BROKEN)
+    twice = [row for row in shown if row.what == "duplicates"]
+    assert len(twice) == 3
+    assert all("IXI105" in row.found and "exclude: [IXI106]" in row.fix for row in twice)
+    assert any("left out 1: no PD (first: IXI107 1107)" in row.found for row in shown if row.state == WARNING)
+    assert report["data"]["subjects"] == 2
+    few = next(row for row in shown if row.what == "number of subjects")
+    assert few.state == FAILED
+
+
+_BROKEN = {
+    "scan IXI100 T1": "truncated",
+    "scan IXI101 T2": "not a readable NIfTI",
+    "scan IXI102 PD": "NaN",
+    "scan IXI103 T1": "constant",
+    "scan IXI104": "covers 0%",
+}
+
+
+def test_faults_of_the_machine(tmp_path: Path, authority: Authority) -> None:
+    path = site_file(tmp_path, data_dir=tmp_path / "nothing", port=1, authority=authority)
+    (tmp_path / "key" / "node").chmod(0o644)
+    (tmp_path / "state" / "logs").mkdir(parents=True)
+    (tmp_path / "state").chmod(0o755)
+    (tmp_path / "state" / "logs" / "node.log").write_text("SuperNode ID: 12\n[code: 2004] Failed to activate\n")
+    shown: list[Row] = []
+    text = path.read_text().replace("device: cpu", "device: cuda:99")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path.write_text(
+            "".join(f"runtime_port: {port}\n" if "runtime_port" in x else f"{x}\n" for x in text.split("\n"))
+        )
+        preflight(path, scenario=None, on_row=shown.append)
+    states = {(row.what, row.state) for row in shown}
+    for what in ("scans", "device", "key", "local port", "TCP", "registration"):
+        assert (what, FAILED) in states, what
+    assert ("state folder", WARNING) in states
+    mode = next(row for row in shown if row.what == "key" and row.state == FAILED)
+    assert mode.fix.startswith(f"chmod 600 {tmp_path / 'key' / 'node'}")
+
+
+def test_the_port_of_the_running_client_is_no_fault(tmp_path: Path, authority: Authority) -> None:
+    path = site_file(tmp_path, data_dir=tmp_path, port=1, authority=authority)
+    (tmp_path / "state" / "logs").mkdir(parents=True)
+    (tmp_path / "state" / "logs" / "node.log").write_text("[code: 2004]\nSuperNode ID: 12\n")
+    shown: list[Row] = []
+    with only_client(tmp_path / "state"):
+        preflight(path, scenario=None, on_row=shown.append)
+    port_row = next(row for row in shown if row.what == "local port")
+    assert (port_row.state, "is running" in port_row.found) == (PASSED, True)
+    assert next(row for row in shown if row.what == "registration").state == PASSED
+
+
+def test_a_scenario_or_site_file_that_cannot_be_read(tmp_path: Path, authority: Authority) -> None:
+    path = site_file(tmp_path, data_dir=tmp_path, port=1, authority=authority)
+    with pytest.raises(ConfigError, match="scenario"):
+        preflight(path, scenario="T1", on_row=lambda _: None)
+    with pytest.raises(ConfigError, match="--init"):
+        preflight(tmp_path / "missing.yaml", scenario=None, on_row=lambda _: None)
+
+
+def test_a_head_can_be_read_on_another_grid(tmp_path: Path, authority: Authority) -> None:
+    """Modalities of one session may differ in spacing; that is no fault."""
+    data_dir = write_ixi(tmp_path / "ixi", {"HH": 3})
+    path = data_dir / "IXI-T1" / "IXI100-HH-1100-T1.nii.gz"
+    write_head(path, seed=100, contrast=2.0)
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::2], image.affine @ np.diag([2, 1, 1, 1])), path)
+    shown: list[Row] = []
+    preflight(site_file(tmp_path, data_dir=data_dir, port=1, authority=authority), scenario=None, on_row=shown.append)
+    assert [row.found for row in shown if row.what == "scans"] == ["3 of 3 subjects are readable and fit together"]

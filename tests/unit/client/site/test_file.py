@@ -1,0 +1,97 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import ConfigError
+from client.site.file import Coordinator, DeployedSite, Site, SiteData, read_deployed_site, read_site, to_yaml
+from client.site.policy import Policy
+from client.work.trainer import open_device
+
+SITE = Site("Guys", SiteData("/scans", "ixi", subjects=["IXI002", "IXI010"]), "/cache", device="cpu", threads=2)
+
+
+def test_a_site_file_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "Guys.yaml").write_text(to_yaml(SITE))
+    assert read_site(tmp_path / "Guys.yaml") == dataclasses.replace(SITE, state_dir=f"{tmp_path}/Guys")
+
+
+def test_what_is_not_written_has_a_default(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("site: HH\ncache_dir: c\ndata: {dir: d, layout: brats}\n")
+    assert read_site(tmp_path / "site.yaml") == Site(
+        "HH", SiteData(f"{tmp_path}/d", "brats"), f"{tmp_path}/c", "auto", threads=1, state_dir=f"{tmp_path}/site"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("site: HH\ncache_dir: c\ndata: {dir: d}\n", "data.layout"),
+        ("cache_dir: c\ndata: {dir: d, layout: ixi}\n", "site"),
+        ("site: HH\ncache_dir: c\ndata: {dir: d, layout: dicom}\n", "dicom"),
+        ("site: HH\ncache_dri: c\ndata: {dir: d, layout: ixi}\n", "cache_dri"),
+        ("site: [HH\n", "site.yaml"),
+        ("- site\n", "site.yaml"),
+    ],
+)
+def test_a_broken_site_file(tmp_path: Path, text: str, cause: str) -> None:
+    (tmp_path / "site.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=cause) as caught:
+        read_site(tmp_path / "site.yaml")
+    assert str(tmp_path / "site.yaml") in str(caught.value)
+
+
+def test_a_missing_site_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_site(tmp_path / "site.yaml")
+
+
+DEPLOYED = """\
+site: HH
+data: {dir: scans, layout: ixi, sites: map.csv}
+cache_dir: /cache
+state_dir: state
+coordinator: {address: "agi.example.org:443", ca_file: ca.crt}
+key_file: ../HH.key
+"""
+
+
+def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "HH.yaml").write_text(DEPLOYED)
+    site = read_site(tmp_path / "HH.yaml")
+    assert site == read_deployed_site(tmp_path / "HH.yaml")
+    assert site == DeployedSite(
+        "HH",
+        SiteData(f"{tmp_path}/scans", "ixi", sites=f"{tmp_path}/map.csv"),
+        "/cache",
+        state_dir=f"{tmp_path}/state",
+        coordinator=Coordinator("agi.example.org:443", f"{tmp_path}/ca.crt"),
+        key_file=f"{tmp_path.parent}/HH.key",
+        runtime_port=9094,
+        policy=Policy(minimum_subjects=10, max_deadline_s=3600),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        ("agi.example.org:443", "agi.example.org", "HOST:PORT"),
+        ("agi.example.org:443", ":443", "HOST:PORT"),
+        ("state_dir: state", "policy: {max_deadline_s: 60}", "state_dir"),
+        ("state_dir: state", "state_dir: state\npolicy: {max_deadline_s: 0}", "max_deadline_s"),
+        ("state_dir: state", "state_dir: state\nruntime_port: 70000", "runtime_port"),
+        (", ca_file: ca.crt", "", "ca_file"),
+        ("coordinator:", "# coordinator:", "address"),
+    ],
+)
+def test_a_broken_deployment(tmp_path: Path, before: str, after: str, cause: str) -> None:
+    (tmp_path / "HH.yaml").write_text(DEPLOYED.replace(before, after))
+    with pytest.raises(ConfigError, match=cause):
+        read_deployed_site(tmp_path / "HH.yaml")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda 0"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(ConfigError, match=r"set device=.*auto"):
+        open_device(Site(device=device))
+    assert open_device(Site(device="cpu")).type == "cpu"

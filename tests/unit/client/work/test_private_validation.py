@@ -1,0 +1,92 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agi_core.privacy.accounting import Steps, epsilon
+from agi_core.privacy.ledger import open_ledger
+from agi_core.privacy.noise import NoiseSource, system_noise
+from agi_core.protocol import EVALUATE, TRAIN, VALIDATION, Request, pack
+from client.site.policy import PrivateValidation
+from client.work.private_validation import Scores, noisy_means, validate_privately
+
+SUBJECTS = ("a", "b", "c", "d")
+SCORES: Scores = {subject: {"psnr_db": 20.0 + number, "ssim": 0.5} for number, subject in enumerate(SUBJECTS)}
+ONE = Steps(4.0, 1.0, 1)
+FIGURES = st.dictionaries(st.sampled_from(["psnr_db", "ssim"]), st.floats(-1e6, 1e6), max_size=2)
+
+
+class NoNoise(NoiseSource):
+    def normal(self, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        return np.zeros(count)
+
+
+NO_NOISE = NoNoise(bytes(32))
+
+
+def rules(folder: Path, *, budget: float = 100.0, noise_multiplier: float = 4.0) -> PrivateValidation:
+    metrics = {"psnr_db": [10.0, 40.0], "ssim": [0.0, 1.0]}
+    ledger, head = str(folder / "l" / "validation.jsonl"), str(folder / "head.json")
+    return PrivateValidation(ledger, head, 4, budget, 1e-5, noise_multiplier, metrics)
+
+
+def validate(
+    validation: PrivateValidation, *, round: int, run: str = "run", action: str = EVALUATE
+) -> dict[str, float]:
+    request = Request(action, run, round, "nonce", "{}", VALIDATION, 60, pack({"w": np.zeros(1)}))
+    return validate_privately(
+        lambda: SCORES, site="Guys", validation=validation, request=request, subjects=SUBJECTS, noise=system_noise()
+    )
+
+
+def test_without_noise_it_is_the_mean_of_clipped_figures(tmp_path: Path) -> None:
+    assert noisy_means(SCORES, rules(tmp_path), NO_NOISE) == pytest.approx({"psnr_db": 21.5, "ssim": 0.5})
+    wild: Scores = {"a": {"psnr_db": 1e9, "ssim": -5.0}, "b": {"psnr_db": float("nan")}}  # two of four: the middle
+    assert noisy_means(wild, rules(tmp_path), NO_NOISE) == pytest.approx({"psnr_db": 28.75, "ssim": 0.375})
+
+
+@given(st.lists(FIGURES, max_size=5), FIGURES)
+def test_one_subject_moves_the_scaled_sum_by_at_most_the_sensitivity(
+    others: list[dict[str, float]], own: dict[str, float]
+) -> None:
+    """sqrt(2) for two figures: the noise is sigma times that."""
+    validation = rules(Path("/nowhere"))
+    without: Scores = {str(number): figures for number, figures in enumerate(others)}
+    half = {"psnr_db": 15.0, "ssim": 0.5}
+
+    def scaled(scores: Scores) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """The sum, from the means of so many public subjects that the final clip does not hide it."""
+        means = noisy_means(scores, dataclasses.replace(validation, subjects=100), NO_NOISE)
+        return np.array([means[name] / half[name] * 100 for name in sorted(half)])
+
+    moved = scaled({**without, "own": own}) - scaled(without)
+    assert np.linalg.norm(moved) <= np.sqrt(2) + 1e-9
+
+
+def test_the_noise_has_the_promised_size(tmp_path: Path, seeded: Callable[[int], NoiseSource]) -> None:
+    noise, validation = seeded(1), rules(tmp_path, noise_multiplier=0.1)
+    drawn = np.array([noisy_means(SCORES, validation, noise)["psnr_db"] for _ in range(2000)])
+    assert drawn.mean() == pytest.approx(21.5, abs=0.05)
+    assert drawn.std() == pytest.approx(15 * 0.1 * np.sqrt(2) / 4, rel=0.08)  # half range, sigma sqrt(k), subjects
+
+
+def test_each_model_of_a_run_is_told_once_and_charged(tmp_path: Path) -> None:
+    validation = rules(tmp_path)
+    first = validate(validation, round=3, action=TRAIN)  # the model after round 2
+    assert set(first) == {"psnr_db", "ssim"}
+    assert 10 <= first["psnr_db"] <= 40
+    assert validate(validation, round=3, action=TRAIN) == {}
+    assert validate(validation, round=2) == {}
+    assert validate(validation, round=3) != {}
+    assert validate(validation, round=3, run="another") != {}
+    with open_ledger(Path(validation.ledger), head_path=Path(validation.ledger_head), site="Guys") as ledger:
+        assert ledger.spent(SUBJECTS) == [ONE, ONE, ONE]
+
+
+def test_a_spent_budget_ends_the_figures_and_not_the_run(tmp_path: Path) -> None:
+    validation = rules(tmp_path, budget=epsilon([ONE, ONE], delta=1e-5))
+    assert [bool(validate(validation, round=round)) for round in (1, 2, 3)] == [True, True, False]

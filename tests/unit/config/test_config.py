@@ -1,0 +1,188 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agi_core.config.schema import (
+    PRIVATE_STEPS,
+    VOLUME_LEARNING_RATE,
+    RunConfig,
+    Task,
+    crop_of,
+    from_dict,
+    load_config,
+    task_json,
+    task_of,
+    to_yaml,
+)
+from agi_core.errors import ConfigError
+
+
+def load(*assignments: str, path: Path | None = None, **overrides: object) -> RunConfig:
+    return load_config(path, overrides=overrides, assignments=assignments)
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("rounds: 7\nseed: 7\ntraining: {local_steps: 7, batch_size: 7}\n")
+    config = load("training.local_steps=9", path=path, rounds=8)
+    assert (config.rounds, config.seed, config.training.local_steps, config.training.batch_size) == (8, 7, 9, 7)
+
+
+def test_a_private_run_takes_few_steps_unless_told_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("privacy: {epsilon: 8}\n")
+    few, usual = PRIVATE_STEPS, RunConfig().training.local_steps
+    assert few < usual == load().training.local_steps
+    for config in (load("privacy.epsilon=8"), load(path=path), load(**{"privacy.epsilon": 8.0})):
+        assert config.training.local_steps == few
+    assert load("privacy.epsilon=8", "training.local_steps=7").training.local_steps == 7
+    stored = load_config(None, overrides={}, assignments=["privacy.epsilon=8"], base=RunConfig())
+    assert stored.training.local_steps == usual  # a run goes on with what it was started with
+
+
+def test_volumes_are_trained_with_smaller_steps_unless_told_otherwise() -> None:
+    usual = RunConfig().training.learning_rate
+    assert load().training.learning_rate == usual
+    assert load("model.dims=3").training.learning_rate == VOLUME_LEARNING_RATE < usual
+    assert load("model.dims=3", "training.learning_rate=0.002").training.learning_rate == 0.002
+
+
+@pytest.mark.parametrize(
+    ("settings", "alignment", "neighbours"),
+    [
+        ([], "dense", 1),
+        (["model.conv=plain"], "dense", 1),
+        (["model.neighbours=0"], "dense", 0),
+        (["model.alignment=global"], "global", 1),
+        (["model.alignment=none"], "none", 0),
+        (["training.adversarial=true"], "dense", 0),
+        (["model.dims=3"], "affine", 0),
+        (["model.dims=3", "model.alignment=none"], "none", 0),
+        (["model.dims=3", "data.layout=brats"], "none", 0),
+        (["data.layout=brats"], "none", 0),
+        (["data.layout=brats", "model.alignment=affine"], "affine", 1),
+    ],
+)
+def test_a_new_run_aligns_its_sources_unless_told_otherwise(
+    settings: list[str], alignment: str, neighbours: int
+) -> None:
+    model = load(*settings).model
+    assert (model.alignment, model.neighbours) == (alignment, neighbours)
+
+
+def test_a_run_goes_on_with_the_alignment_that_it_was_started_with() -> None:
+    assert load_config(None, overrides={}, base=RunConfig()).model.alignment == "none"
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = load("grid.spacing_mm=[1,1,5]", "federation.sites=[a,b]", "reference=T2")
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load(path=path) == config
+
+
+def test_the_task_travels_as_json_without_what_stays_home() -> None:
+    config = load("training.local_steps=3", **{"data.dir": "/secret/hospital"})
+    text = task_json(task_of(config))
+    assert "secret" not in text
+    assert from_dict(Task, json.loads(text)) == task_of(config)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "named"),
+    [
+        ("training.local_step=3", "local_step"),
+        ("training.local_steps=three", "local_steps"),
+        ("training.local_steps=0", "local_steps"),
+        ("training.learning_rate=-1", "learning_rate"),
+        ("training.learning_rate=.nan", "learning_rate"),
+        ("training.warmup=2", "warmup"),
+        ("training.weight_decay=.inf", "weight_decay"),
+        ("rounds=0", "rounds"),
+        ("training.misalign.source=FLAIR", "no source of T1,T2:PD; choose T1, T2"),
+        ("training.misalign.kind=bend", "'translation', 'rotation'"),
+        ("training.misalign.kind=rigid", "model.dims=2"),
+        ("training.misalign.size=-1", "misalign.size"),
+        ("data.register=affine", "'none', 'rigid'"),
+        ("grid.crop=[96]", "grid.crop"),
+        ("grid.crop=[90,96]", "multiple of 4"),
+        ("grid.crop=[96,96,32]", "two sizes of at least 16 voxels with model.dims=2"),
+        ("grid.spacing_mm=[1,1]", "spacing_mm"),
+        ("grid.spacing_mm=[1,1,-1]", "spacing_mm"),
+        ("scenario=T1,T2", "T1,T2"),
+        ("reference=FLAIR", "T1, T2"),
+        ("model.conv=fancy", "conv"),
+        ("model.groups=5", "groups"),
+        ("partition=random", "'site', 'iid'"),
+        ("engine=spark", "'in-process', 'ray'"),
+        ("data.layout=dicom", "'ixi', 'brats', 'bids'"),
+        ("federation.quorum=0", "quorum"),
+        ("federation.wait_s=-1", "wait_s"),
+        ("federation.retries=-1", "retries"),
+        ("privacy.epsilon=0", "privacy.epsilon"),
+        ("privacy.epsilon=.nan", "privacy.epsilon"),
+        ("privacy.noise_multiplier=1", "set privacy.epsilon too"),
+        ("privacy.max_grad_norm=-1", "privacy.max_grad_norm"),
+        ("privacy.learning_rate=.inf", "privacy.learning_rate"),
+        ("privacy.delta=1", "privacy.delta"),
+        ("privacy.lot_rate=0", "privacy.lot_rate"),
+        ("privacy.trainable=adapters", "set model.adapters"),
+        ("privacy.lot_rate=1.5", "privacy.lot_rate"),
+        ("privacy.slices_per_subject=0", "slices_per_subject"),
+        ("federation.server_momentum=1", "server_momentum"),
+        ("federation.server_learning_rate=0", "server_learning_rate"),
+        ("federation.deadline_s=0", "deadline_s"),
+        ("threads=0", "threads"),
+        ("no-equals-sign", "key=value"),
+    ],
+)
+def test_bad_settings_are_named(assignment: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named.replace("[", r"\[")):
+        load(assignment)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "crop"),
+    [
+        ((), (96, 96)),
+        (("grid.crop=[64,48]",), (64, 48)),
+        (("model.dims=3",), (48, 48, 32)),
+        (("model.dims=3", "grid.crop=[64,96]"), (64, 96, 32)),
+        (("model.dims=3", "grid.crop=[64,96,20]"), (64, 96, 20)),
+    ],
+)
+def test_crops_follow_the_dimensions(assignments: tuple[str, ...], crop: tuple[int, ...]) -> None:
+    assert crop_of(load(*assignments)) == crop
+
+
+@pytest.mark.parametrize("crop", ["[48]", "[48,48,8]", "[48,48,32,16]"])
+def test_bad_patches_are_named(crop: str) -> None:
+    with pytest.raises(ConfigError, match=r"two or three sizes of at least 16 voxels .* for example \[48, 48, 32\]"):
+        load("model.dims=3", f"grid.crop={crop}")
+
+
+def test_config_file_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        load(path=tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("rounds: [1")
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load(path=broken)
+
+
+@settings(deadline=None)
+@given(st.floats(), st.sampled_from(["learning_rate", "warmup", "weight_decay", "ssim_weight"]))
+def test_no_number_slips_through(value: float, name: str) -> None:
+    """Whatever is accepted is finite and in range (NaN fails every comparison, so it must be asked for)."""
+    task = task_of(load())
+    values = dataclasses.asdict(task)
+    values["training"][name] = value
+    try:
+        accepted = getattr(from_dict(Task, values).training, name)
+    except ConfigError:
+        return
+    assert 0 <= accepted < float("inf")

@@ -1,0 +1,103 @@
+"""Files are there completely or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import RunError
+from agi_core.host import atomic
+
+
+def test_writes_and_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    atomic.write_json(path, {"psnr_db": 31.5, "site": "Zürich"})
+    assert json.loads(path.read_text()) == {"psnr_db": 31.5, "site": "Zürich"}
+    atomic.write_text(path, "second")
+    atomic.write_bytes(path.with_name("b"), b"\x00\xff")
+    assert path.read_text() == "second"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["a.json", "b"]
+
+
+def test_nan_is_not_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        atomic.write_json(tmp_path / "a.json", float("nan"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic.replacing(path) as temporary_path:
+            assert temporary_path.parent == tmp_path
+            assert temporary_path.suffix == path.suffix
+            temporary_path.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_append_line(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "events.jsonl"
+    atomic.append_line(path, '{"round": 1}')
+    atomic.append_line(path, '{"round": 2}')
+    assert path.read_text() == '{"round": 1}\n{"round": 2}\n'
+
+
+def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
+    # A file size limit stops the write half-way, as a full disk does; it holds for a whole process, so it gets its own.
+    script = """
+        import resource, signal, sys
+        from pathlib import Path
+        from agi_core.host import atomic
+        from agi_core.errors import RunError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+        folder = Path(sys.argv[1])
+        for write, name in ((atomic.append_line, "events"), (atomic.write_text, "a")):
+            try:
+                write(folder / name, "x" * 100)
+            except RunError as error:
+                print(error)
+    """
+    (tmp_path / "events").write_text("first\n")
+    (tmp_path / "a").write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("could not be written") == 2
+    assert (tmp_path / "events").read_text() == "first\n"
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "events"]
+
+
+def test_no_space_says_that_the_disk_is_full() -> None:
+    with pytest.raises(RunError, match=r"disk is full.*/dev/full"):
+        atomic.append_line(Path("/dev/full"), "x")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/a could not be written \(File exists\)"):
+        atomic.write_text(tmp_path / "file" / "a", "x")
+
+
+def test_remove_stale_takes_only_old_temporary_files(tmp_path: Path) -> None:
+    old, young, kept = tmp_path / ".tmp-1-a", tmp_path / ".tmp-2-b", tmp_path / "entry"
+    for path in (old, young, kept):
+        path.write_text("")
+    for path in (old, kept):
+        os.utime(path, (time.time() - 7 * 3600,) * 2)
+    atomic.remove_stale(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [young, kept]
+    atomic.remove_stale(tmp_path / "absent")
