@@ -1,6 +1,6 @@
 """Flower's codes, HTTP states and TLS texts as one sentence and a next step for a hospital engineer.
 
-The texts were seen in flwr 1.41's logs and in Python's ssl errors; `tests/unit/client/test_flower_errors.py` holds
+The texts were seen in flwr 1.41's logs and in Python's ssl errors; `tests/unit/client/process/test_flower_errors.py` holds
 them. The order matters: Flower prints the general code 305 around the particular cause.
 """
 
