@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from agi_core.config.schema import crop_of, load_config, task_of
+from agi_core.config.load import load_config
 from agi_core.data.phantom import parse_sites, write_phantom
 from agi_core.errors import AgiError, ConfigError
 from agi_core.inference import synthesize
@@ -101,7 +101,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         neighbours=config.model.neighbours,
         batch_size=arguments.batch_size,
         device=device,
-        crop=crop_of(config),
+        crop=config.crop,
         register=config.data.register == "rigid",
     )
     print(
@@ -116,7 +116,7 @@ def _privacy_plan(arguments: argparse.Namespace) -> None:
     settings = {"rounds": arguments.rounds, "training.local_steps": arguments.local_steps}
     settings |= {"privacy.lot_rate": arguments.lot_rate, "privacy.delta": arguments.delta}
     settings |= {"privacy.trainable": arguments.trainable}
-    task = task_of(load_config(None, overrides={**settings, "privacy.epsilon": arguments.epsilon}))
+    task = load_config(None, overrides={**settings, "privacy.epsilon": arguments.epsilon}).task
     plan = plan_privacy(task, subjects=arguments.subjects, target_epsilon=arguments.epsilon)
     print(
         f"{arguments.subjects} training subjects, {task.rounds} rounds of {task.training.local_steps} steps,"

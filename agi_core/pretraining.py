@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save
 
-from agi_core.config.schema import DataConfig, RunConfig, TrainingConfig, crop_of, task_hash, task_json, task_of
+from agi_core.config.load import task_hash, task_json
+from agi_core.config.schema import DataConfig, RunConfig, TrainingConfig
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.data.preparation import build_cache
@@ -41,7 +42,7 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
         AgiError: no usable scans, or a file cannot be written.
     """
     assert config.data.dir is not None  # noqa: S101  the user's, or that of `with_public_data`
-    data_dir, scenario, task = Path(config.data.dir), parse_scenario(config.scenario), task_of(config)
+    data_dir, scenario, task = Path(config.data.dir), parse_scenario(config.scenario), config.task
     spacing = config.grid.spacing_mm
     found = discover(
         data_dir,
@@ -59,7 +60,7 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
         whole=False,
         on_session=_reporting("reading public scans"),
     )
-    slices = TrainingSlices(sessions, crop=crop_of(config), neighbours=config.model.neighbours)
+    slices = TrainingSlices(sessions, crop=config.crop, neighbours=config.model.neighbours)
     reference = scenario.number_of(config.reference)
     model = build_model(config.model, sources=len(scenario.sources), reference=reference, seed=config.seed).to(device)
     for round in range(1, config.rounds + 1):

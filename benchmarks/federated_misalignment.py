@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from agi_core.config.schema import MisalignKind, RunConfig, load_config, task_hash, task_json, task_of
+from agi_core.config.load import load_config, task_hash, task_json
+from agi_core.config.schema import MisalignKind, RunConfig
 from agi_core.data.misalignment import apply, draw
 from agi_core.data.nifti import read_volume, write_scan
 from agi_core.data.partition import split_subjects
@@ -82,7 +83,7 @@ def main() -> None:
     for seed in seeds:
         for name in names:
             path = arguments.out / "federated" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-            settings = task_hash(task_json(task_of(configuration(name, seed, data_dir=hospitals))))
+            settings = task_hash(task_json(configuration(name, seed, data_dir=hospitals).task))
             result = json.loads(path.read_text()) if path.is_file() else {}
             if result.get("config") != settings:
                 result = run(setup, name, seed, data_dir=hospitals, run_dir=path.with_suffix("")) | {"config": settings}
@@ -131,7 +132,7 @@ def run(setup: Setup, name: str, seed: int, *, data_dir: Path, run_dir: Path) ->
     start_s = time.process_time()
     simulate(config, run_dir, resume=False, compare=False, console=Console(file=io.StringIO()))
     step_cpu_s = (time.process_time() - start_s) / STEPS
-    task = task_of(config)
+    task = config.task
     model = build_model(task.model, sources=2, reference=parse_scenario(SCENARIO).sources.index(REFERENCE))
     model.load_state_dict({key: torch.from_numpy(array) for key, array in load_weights(run_dir).items()})
     scores = score(setup, model, task=task, data="native")

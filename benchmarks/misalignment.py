@@ -33,7 +33,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agi_core.config.schema import Layout, MisalignKind, RunConfig, Task, load_config, task_hash, task_json, task_of
+from agi_core.config.load import load_config, task_hash, task_json
+from agi_core.config.schema import MisalignKind, RunConfig, Task
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.misalignment import Move, apply, draw, perturbation
 from agi_core.data.nifti import Volume
@@ -43,6 +44,7 @@ from agi_core.data.preprocess import resample
 from agi_core.data.registration import register
 from agi_core.data.scans import discover
 from agi_core.host import atomic
+from agi_core.layouts import LayoutName
 from agi_core.metrics import SubjectScore
 from agi_core.models.agi_net import build_model
 from agi_core.models.alignment.group_alignment import GroupAlignment
@@ -86,7 +88,7 @@ class Setup:
     data_dir: Path
     tested_dir: Path | None
     registered_dir: Path | None
-    layout: Layout
+    layout: LayoutName
     scenario: str
     reference: str
     moved: str
@@ -127,7 +129,7 @@ def run(setup: Setup, name: str, seed: int) -> str:
     """Train and test one variant with one seed, and write its file."""
     torch.set_num_threads(1)
     config = configuration(setup, name, seed)
-    task, scenario, data = task_of(config), parse_scenario(setup.scenario), VARIANTS[name].data
+    task, scenario, data = config.task, parse_scenario(setup.scenario), VARIANTS[name].data
     reference = scenario.sources.index(setup.reference)
     model = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=seed)
     slices = TrainingSlices(
@@ -200,7 +202,7 @@ def configuration(setup: Setup, name: str, seed: int) -> RunConfig:
 def fingerprint(setup: Setup, name: str, seed: int) -> str:
     """Names everything that a result depends on but code and scans."""
     tests = ", ".join(map(str, TESTS)) + (", target registered" if setup.register_target else "")
-    return task_hash(f"{task_json(task_of(configuration(setup, name, seed)))}|{VARIANTS[name].data}|{tests}")
+    return task_hash(f"{task_json(configuration(setup, name, seed).task)}|{VARIANTS[name].data}|{tests}")
 
 
 def result_path(setup: Setup, name: str, seed: int) -> Path:
@@ -332,7 +334,7 @@ def parse_args() -> tuple[Setup, list[str], list[int], int]:
     parser.add_argument("--data", type=Path, required=True, help="folder of scans whose sources lie as acquired")
     parser.add_argument("--tested", type=Path, help="folder to test on, whole, instead of unseen subjects of --data")
     parser.add_argument("--registered", type=Path, help="the modalities of --data acquired in one pose: the bound")
-    parser.add_argument("--layout", choices=get_args(Layout), default="ixi", help="of --data (%(default)s)")
+    parser.add_argument("--layout", choices=get_args(LayoutName), default="ixi", help="of --data (%(default)s)")
     parser.add_argument("--scenario", default="T1,T2:PD", help="(%(default)s)")
     parser.add_argument("--reference", default="T2", help="source in the target's pose (%(default)s)")
     parser.add_argument("--moved", default="T1", help="source that is moved (%(default)s)")

@@ -19,7 +19,8 @@ from flwr.clientapp import ClientApp
 from results import commit, interval
 from rich.console import Console
 
-from agi_core.config.schema import Aggregation, RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import Aggregation, RunConfig
 from agi_core.protocol import ARRAYS, TRAIN, Reply, Request
 from agi_core.run import run_folder
 from client.app import app as client_app

@@ -21,7 +21,8 @@ import torch
 from results import commit, interval
 from rich.console import Console
 
-from agi_core.config.schema import PrivacyConfig, RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import PrivacyConfig, RunConfig
 from agi_core.data.partition import split_subjects
 from agi_core.host import atomic
 from agi_core.run import run_folder

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from agi_core.config.schema import load_config
+from agi_core.config.load import load_config
 from agi_core.models.agi_net import build_model
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import WEIGHTS, save_checkpoint

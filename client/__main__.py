@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 import agi_core
-from agi_core.config.schema import Layout, load_config, task_of
+from agi_core.config.load import load_config
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
+from agi_core.layouts import LayoutName
 from agi_core.protocol import ALLOWED_METRICS
 from agi_core.run import progress
 from client.border import audit
@@ -217,7 +218,7 @@ def _dry_run(arguments: argparse.Namespace, site_path: Path, console: Console) -
     """Train two steps and evaluate, and print time and memory of each."""
     site = read_deployed_site(site_path)
     overrides = {"scenario": arguments.scenario, "data.layout": site.data.layout}
-    task = task_of(load_config(None, overrides=overrides, assignments=arguments.settings))
+    task = load_config(None, overrides=overrides, assignments=arguments.settings).task
     from client.check.dry_run import dry_run
 
     model = " ".join(arguments.settings) or "default model"
@@ -267,7 +268,7 @@ def _address(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    layouts: tuple[Layout, ...] = ("ixi", "brats", "bids")
+    layouts: tuple[LayoutName, ...] = ("ixi", "brats", "bids")
     parser = argparse.ArgumentParser(
         prog="python -m client",
         description="A hospital's part of a federation: trains on the site's own scans, which never leave it.",

@@ -18,7 +18,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from agi_core.config.schema import DEPLOYMENT, RunConfig, task_json, task_of
+from agi_core.config.load import task_json
+from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import BudgetError, MismatchError, PolicyError, PrivacyError, ProtocolError
 from agi_core.protocol import (
     ARRAYS,
@@ -67,7 +68,7 @@ class Exchange:
 
     def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str) -> None:
         self._grid, self._sites, self._events, self._run_id = grid, Sites(grid), events, run_id
-        self._task, self._registered = task_json(task_of(config)), config.federation.subjects
+        self._task, self._registered = task_json(config.task), config.federation.subjects
         self._transport = config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
         # A site that comes back late is not given a request that nobody waits for; but it is us who name the late, in

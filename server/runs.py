@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.report.report import build_report
@@ -145,7 +146,7 @@ def _config(coordinator: Coordinator, config_path: Path | None, settings: Sequen
         raise ConfigError("no site is registered; add one with: python -m server register --name NAME KEY.pub")
     if len(set(chosen)) < len(chosen):
         raise ConfigError("a site stands twice in federation.sites and federation.unseen_sites; name each once")
-    federation = dataclasses.replace(federation, sites=sorted(training), unseen_sites=sorted(unseen))
+    federation = dataclasses.replace(federation, sites=tuple(sorted(training)), unseen_sites=tuple(sorted(unseen)))
     federation = _with_sizes(federation, registered)
     robust.check_sites(federation)
     return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)

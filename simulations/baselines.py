@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from agi_core.config.schema import PrivacyConfig, RunConfig, Task, crop_of, task_json, task_of
+from agi_core.config.load import task_json
+from agi_core.config.schema import PrivacyConfig, RunConfig, Task
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.misalignment import perturbation
 from agi_core.data.preparation import CachedSession
@@ -56,7 +57,7 @@ class SitesData:
 
 def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
     """Training, test and unseen sessions of every site."""
-    text = task_json(task_of(config))
+    text = task_json(config.task)
     training, unseen = config.federation.sites, config.federation.unseen_sites
     return SitesData(
         training={site: open_training(site_paths[site], text) for site in training},
@@ -98,7 +99,7 @@ def centralised(config: RunConfig, data: SitesData) -> Row:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
     perturb = perturbation(config.training.misalign, parse_scenario(config.scenario))
-    pooled = TrainingSlices(sessions, crop=crop_of(config), neighbours=config.model.neighbours, perturb=perturb)
+    pooled = TrainingSlices(sessions, crop=config.crop, neighbours=config.model.neighbours, perturb=perturb)
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
     model = _initial_model(config, data.device)
     return _scored(_trained(model, task, pooled, site="centralised"), config, data)
@@ -115,7 +116,7 @@ def without_privacy(config: RunConfig, data: SitesData) -> Row:
         crops = privacy.lot_rate * count * config.training.local_steps * privacy.slices_per_subject
         steps = max(1, round(crops / batch_size))
         training = dataclasses.replace(config.training, local_steps=steps, learning_rate=privacy.learning_rate)
-        tasks[site] = dataclasses.replace(task_of(config), training=training, privacy=PrivacyConfig())
+        tasks[site] = dataclasses.replace(config.task, training=training, privacy=PrivacyConfig())
     for round_number in range(1, config.rounds + 1):
         global_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         total = {name: torch.zeros_like(tensor) for name, tensor in global_weights.items()}
@@ -132,7 +133,7 @@ def without_privacy(config: RunConfig, data: SitesData) -> Row:
             for name, tensor in model.state_dict().items():
                 total[name] += counts[site] / sum(counts.values()) * tensor
         model.load_state_dict(total)
-    return _scored(predictor(model, multiple=spatial_multiple(config.model), crop=crop_of(config)), config, data)
+    return _scored(predictor(model, multiple=spatial_multiple(config.model), crop=config.crop), config, data)
 
 
 def local_only(config: RunConfig, data: SitesData) -> Row:
@@ -162,7 +163,7 @@ def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
     training = dataclasses.replace(
         config.training, local_steps=config.rounds * config.training.local_steps, batch_size=batch_size
     )
-    return dataclasses.replace(task_of(config), rounds=1, training=training)
+    return dataclasses.replace(config.task, rounds=1, training=training)
 
 
 def _initial_model(config: RunConfig, device: torch.device) -> nn.Module:
@@ -175,7 +176,7 @@ def _initial_model(config: RunConfig, device: torch.device) -> nn.Module:
 
 def _trained(model: nn.Module, task: Task, slices: TrainingSlices, *, site: str, phase: str = "centralised") -> Predict:
     train_round(model, slices.draw, task=task, site=site, round=1, on_step=partial(_report_step, phase, site))
-    return predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
+    return predictor(model, multiple=spatial_multiple(task.model), crop=task.crop)
 
 
 def _scored(predict: Predict, config: RunConfig, data: SitesData) -> Row:

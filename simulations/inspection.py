@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agi_core.config.schema import RunConfig, crop_of
+from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import evaluation_slices
 from agi_core.data.phantom.truth import read_poses, true_offset_mm
 from agi_core.data.preparation import CachedSession
@@ -30,7 +30,7 @@ def moved_sources(alignment: nn.Module, session: CachedSession, k: int, *, confi
         return {}
     scenario, box = parse_scenario(config.scenario), session.source_box
     if config.model.dims == 3:
-        depth = crop_of(config)[2]
+        depth = config.crop[2]
         first = max(k - depth // 2, 0)
         block = session.read_block(slice(first, min(first + depth, session.shape[0])), *box)[:, :-1]
         sources = torch.from_numpy(block.astype(np.float32)).transpose(0, 1)[None]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agi_core.config.schema import RunConfig, task_json, task_of
+from agi_core.config.load import task_json
+from agi_core.config.schema import RunConfig
 from agi_core.data.phantom.tree import VERSION
 from agi_core.errors import ConfigError, DataError
 from agi_core.pretraining import PRETRAINING, PUBLIC_SEED, pretrain, with_public_data
@@ -29,7 +30,7 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
     data = replace(PRETRAINING.data, layout=config.data.layout, cache_dir=config.data.cache_dir)
     model = replace(PRETRAINING, scenario=config.scenario, reference=config.reference, model=config.model)
     pretraining = replace(model, grid=config.grid, data=data, seed=config.seed)
-    inputs = [task_json(task_of(pretraining)), data.layout, data.phantom_sites, PUBLIC_SEED, VERSION]
+    inputs = [task_json(pretraining.task), data.layout, data.phantom_sites, PUBLIC_SEED, VERSION]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
     path = (work_dir / f"pretrained-{key}.safetensors").resolve()
     if not path.is_file():

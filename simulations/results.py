@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agi_core.config.schema import RunConfig, crop_of
+from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import evaluation_slices
 from agi_core.data.preparation import CachedSession
 from agi_core.models.agi_net import build_model
@@ -57,7 +57,7 @@ def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example
     reference = scenario.number_of(config.reference)
     model = build_model(config.model, sources=len(scenario.sources), reference=reference).to(data.device)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in load_weights(run_dir).items()})
-    predict = predictor(model, multiple=spatial_multiple(config.model), crop=crop_of(config))
+    predict = predictor(model, multiple=spatial_multiple(config.model), crop=config.crop)
     sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
         (site, True, s) for site, s in data.unseen.items()
     ]

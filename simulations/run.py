@@ -21,7 +21,9 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from rich.console import Console
 
-from agi_core.config.schema import DEPLOYMENT, RunConfig, load_config, task_json, task_of, to_yaml
+from agi_core.config.load import load_config, task_json, to_yaml
+from agi_core.config.presets import describe_presets
+from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.models.model_config import name_of
@@ -50,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     if arguments.help_config:
-        console.print(to_yaml(load_config(None, overrides={})), markup=False, highlight=False)
+        console.print(
+            to_yaml(load_config(None, overrides={})) + describe_presets(), markup=False, highlight=False, soft_wrap=True
+        )
         return 0
     run_dir = None
     try:
@@ -202,7 +206,7 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     for name in config.federation.sites:
         site = read_site(site_paths[name])
         assert site.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
-        subjects = [subject.id for subject in open_subjects(site_paths[name], task_json(task_of(config))).train]
+        subjects = [subject.id for subject in open_subjects(site_paths[name], task_json(config.task)).train]
         spent[name] = spent_at(name, site.privacy, subjects=subjects, delta=config.privacy.delta, run=run)
     return spent
 

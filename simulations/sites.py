@@ -58,7 +58,7 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
         warnings += [warning] if warning else []
     if config.grid.spacing_mm is None and (warning := spacing_warning(_spacings(parts.training, scenario))):
         warnings.append(warning)
-    sites, unseen = sorted(parts.training), sorted(parts.unseen)
+    sites, unseen = tuple(sorted(parts.training)), tuple(sorted(parts.unseen))
     sizes = {site: len(members) for site, members in sorted({**parts.training, **parts.unseen}.items())}
     federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen, subjects=sizes)
     check_sites(federation)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agi_core.config.schema import RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
 from agi_core.privacy.noise import InsecureNoiseWarning, NoiseSource, insecure_seeded_noise
 from tests.support.small_data import SMALL, write_ixi
 

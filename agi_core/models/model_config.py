@@ -5,7 +5,7 @@ belong to our reconstruction of the CAGR convolution; `docs/paper_to_code.md` li
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from agi_core.errors import ConfigError
 
@@ -30,7 +30,7 @@ class ModelConfig:
     per image; affine: by rotation, scale and shear too; dense: by a smooth field on top of that."""
     neighbours: int = 0
     """Slices on either side that the alignment sees of every source, to follow motion through the plane; 2-D only."""
-    widths: list[int] = field(default_factory=lambda: [16, 32, 64])
+    widths: tuple[int, ...] = (16, 32, 64)
     """Channels at each scale, finest first; every further scale halves the space."""
     stem: int = 0
     """Channels that each source gets from a convolution of its own before the sources are mixed; 0: none."""

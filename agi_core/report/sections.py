@@ -5,7 +5,6 @@ from html import escape
 
 import numpy as np
 
-from agi_core.config.schema import crop_of
 from agi_core.metric_names import METRICS
 from agi_core.metrics import psnr_db
 from agi_core.report import figures
@@ -259,7 +258,7 @@ def what_was_run(record: RunRecord) -> str:
         "Partition": "by hospital" if config.partition == "site" else "by chance (iid)",
         "Model": f"{record.model_name}, {model.dims}-D, {'-'.join(map(str, model.widths))} channels",
         "Training": f"{config.rounds} rounds x {training.local_steps} local steps x {training.batch_size} crops of"
-        f" {' x '.join(map(str, crop_of(config)))}; AdamW, peak learning rate {training.learning_rate:g}; loss {loss}",
+        f" {' x '.join(map(str, config.crop))}; AdamW, peak learning rate {training.learning_rate:g}; loss {loss}",
         "Grid": spacing,
         "Seed": str(config.seed),
         "Engine": f"{config.engine}: "

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from agi_core.config.schema import RunConfig, read_yaml, to_yaml
+from agi_core.config.load import read_yaml, to_yaml
+from agi_core.config.schema import RunConfig
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run import progress

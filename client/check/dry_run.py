@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from agi_core.config.schema import Task, crop_of, task_json
+from agi_core.config.load import task_json
+from agi_core.config.schema import Task
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.preparation import CachedSession, build_cache
 from agi_core.data.scans import Subject
@@ -62,7 +63,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
         )
 
     started = time.monotonic()
-    training = TrainingSlices(opened(subjects.train, whole=False), crop=crop_of(task), neighbours=task.model.neighbours)
+    training = TrainingSlices(opened(subjects.train, whole=False), crop=task.crop, neighbours=task.model.neighbours)
     slices = validation_subset(
         opened(scored, whole=True), limit=task.evaluation.validation_slices, volumes=task.model.dims == 3
     )
@@ -80,7 +81,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
-    predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
+    predict = predictor(model, multiple=spatial_multiple(task.model), crop=task.crop)
     evaluate(predict, slices, neighbours=task.model.neighbours)
     yield Measured(f"evaluation of {count} slices", time.monotonic() - started, _peak_bytes(device))
 

@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agi_core.config.schema import DEFAULT_SCENARIOS, Task, task_json
+from agi_core.config.load import task_json
+from agi_core.config.schema import Task
 from agi_core.data.scans import Subject
 from agi_core.errors import AgiError
 from agi_core.host import atomic
+from agi_core.layouts import LAYOUTS
 from agi_core.scenario import Scenario, parse_scenario
 from client.check.connection import check_connection
 from client.check.data import check_data
@@ -36,7 +38,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
         ConfigError: the site file or the scenario cannot be read.
     """
     site = read_deployed_site(site_path)
-    parsed = parse_scenario(scenario or DEFAULT_SCENARIOS[site.data.layout])
+    parsed = parse_scenario(scenario or LAYOUTS[site.data.layout].default_scenario)
     summary: dict[str, Any] = {}
 
     def all_rows() -> Iterator[Row]:

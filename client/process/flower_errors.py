@@ -1,7 +1,7 @@
 """Flower's codes, HTTP states and TLS texts as one sentence and a next step for a hospital engineer.
 
-The texts were seen in flwr 1.41's logs and in Python's ssl errors; `tests/unit/client/process/test_flower_errors.py` holds
-them. The order matters: Flower prints the general code 305 around the particular cause.
+The texts were seen in flwr 1.41's logs and in Python's ssl errors; its test holds them. The order matters:
+Flower prints the general code 305 around the particular cause.
 """
 
 import re

@@ -11,8 +11,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agi_core.config.schema import Layout, Register
+from agi_core.config.schema import Registration
 from agi_core.errors import ConfigError
+from agi_core.layouts import LayoutName
 from client.site.policy import Policy, PrivacyBudget, SitePrivacy, validate_rules
 
 
@@ -22,11 +23,11 @@ class SiteData:
     rigid` lays every source on the run's reference before anything else sees it (`agi_core.data.registration`)."""
 
     dir: str = MISSING
-    layout: Layout = MISSING
+    layout: LayoutName = MISSING
     sites: str | None = None
     exclude: list[str] = field(default_factory=list)
     subjects: list[str] | None = None
-    register: Register = "none"
+    register: Registration = "none"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from agi_core.config.schema import Layout
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
+from agi_core.layouts import LayoutName
 from client.site.keys import make_key
 
 _TEMPLATE = """\
@@ -63,7 +63,7 @@ policy:                     # this site's own rules; no request from the coordin
 
 
 def write_site(
-    site_path: Path, *, site: str, data_dir: Path | None, layout: Layout, address: str | None, ca_path: Path | None
+    site_path: Path, *, site: str, data_dir: Path | None, layout: LayoutName, address: str | None, ca_path: Path | None
 ) -> Path:
     """Write a new site file, with placeholders for what is None, and the site's key; the path of the private key.
 

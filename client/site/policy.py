@@ -92,8 +92,12 @@ def demand(kept: bool, rule: str, *, asked: object, allowed: object) -> None:
 
 
 def setting(task: Task, name: str) -> Any:
-    """A setting of the task by its dotted name, such as `training.local_steps`. Raises AttributeError."""
-    return functools.reduce(getattr, name.split("."), task)
+    """A setting of the task by its dotted name, such as `training.local_steps`, as YAML has it: tuples are lists.
+
+    Raises AttributeError.
+    """
+    value = functools.reduce(getattr, name.split("."), task)
+    return [*value] if isinstance(value, tuple) else value
 
 
 def _up_to(limit: float, value: Any) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agi_core.config.schema import Task, crop_of, from_dict
+from agi_core.config.load import from_dict
+from agi_core.config.schema import Task
 from agi_core.data.datasets import TrainingSlices, validation_subset
 from agi_core.data.misalignment import perturbation
 from agi_core.data.partition import stable_order
@@ -157,7 +158,7 @@ def _validate(site_path: Path, site: Site, task: Task, request: Request, model: 
     )
 
     def score() -> dict[str, dict[str, float]]:
-        predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
+        predict = predictor(model, multiple=spatial_multiple(task.model), crop=task.crop)
         return evaluate(predict, slices, neighbours=task.model.neighbours)
 
     if not slices:
@@ -209,7 +210,7 @@ def _test(site_path: Path, site: Site, task: Task, request: Request, model: nn.M
         progress.report(progress.Step("test", site.site, done, len(sessions)))
 
     slices = ((session, None) for session in sessions)
-    predict = predictor(model, multiple=spatial_multiple(task.model), crop=crop_of(task))
+    predict = predictor(model, multiple=spatial_multiple(task.model), crop=task.crop)
     scores = evaluate(predict, slices, neighbours=task.model.neighbours, on_session=on_session)
     return _reply(request, task, num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
@@ -266,7 +267,7 @@ def open_training(site_path: Path, task_text: str) -> TrainingSlices:
     sessions = _open_sessions(site_path, task_text, open_subjects(site_path, task_text).train, whole=False)
     task = read_task(task_text)
     perturb = perturbation(task.training.misalign, parse_scenario(task.scenario))
-    return TrainingSlices(sessions, crop=crop_of(task), neighbours=task.model.neighbours, perturb=perturb)
+    return TrainingSlices(sessions, crop=task.crop, neighbours=task.model.neighbours, perturb=perturb)
 
 
 @lru_cache(maxsize=256)

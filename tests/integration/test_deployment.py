@@ -22,9 +22,9 @@ from pathlib import Path
 import nibabel
 import pytest
 
-from agi_core.config.schema import Layout
 from agi_core.errors import DataError
 from agi_core.host import atomic
+from agi_core.layouts import LayoutName
 from agi_core.run import run_folder
 from client.app import app as client_app
 from client.site.file import Site, SiteData, to_yaml
@@ -37,7 +37,7 @@ from tests.support.small_data import write_head, write_ixi
 from tests.support.small_federation import assert_same_weights
 
 pytestmark = [pytest.mark.slow, needs_nginx]
-SITES: Mapping[str, tuple[int, Layout]] = {
+SITES: Mapping[str, tuple[int, LayoutName]] = {
     "hospitalA": (12, "ixi"),
     "hospitalB": (11, "ixi"),
     "hospitalC": (10, "bids"),

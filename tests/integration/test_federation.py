@@ -9,7 +9,8 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from agi_core.config.schema import RunConfig, task_json, task_of
+from agi_core.config.load import task_json
+from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.protocol import ARRAYS
@@ -51,7 +52,7 @@ def test_one_site_equals_training_without_flower(small_config: RunConfig, tmp_pa
     site_paths = federate(config, tmp_path / "run")
     stored = run_folder.open_existing(tmp_path / "run")
 
-    task = task_of(stored)
+    task = stored.task
     model = build_model(task.model, sources=2, seed=task.seed)
     training = open_training(site_paths["Guys"], task_json(task))
     for round in (1, 2):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig, task_json, task_of
+from agi_core.config.load import task_json
+from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig
 from agi_core.errors import BudgetError, ConfigError, PolicyError, PrivacyError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.pretraining import PRETRAINING
@@ -56,14 +57,14 @@ def site_path(private_config: RunConfig, tmp_path: Path) -> Path:
 
 
 def request(config: RunConfig, action: str = TRAIN, *, round: int = 1, subjects: str = "", seed: int = 0) -> Request:
-    task = task_of(config)
+    task = config.task
     weights = pack(weights_of(build_model(task.model, sources=2, seed=seed)))
     return Request(action, "run", round, "nonce", task_json(task), subjects, 3600, weights)
 
 
 def spent(run_dir: Path, site: str) -> list[Steps]:
     """Everything that counts at a site of this run."""
-    task = task_json(task_of(run_folder.open_existing(run_dir)))
+    task = task_json(run_folder.open_existing(run_dir).task)
     subjects = [subject.id for subject in open_subjects(run_dir / "sites" / f"{site}.yaml", task).train]
     head_path = run_dir / "ledger_heads" / f"{site}.json"
     with open_ledger(run_dir / "ledgers" / f"{site}.jsonl", head_path=head_path, site=site) as ledger:

@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from agi_core.config.schema import load_config, task_json, task_of
+from agi_core.config.load import load_config, task_json
 from agi_core.models.agi_net import build_model
 from agi_core.protocol import ARRAYS, SCALARS, TRAIN, Request, Weights, pack, request_scalars
 from client.app import app
@@ -30,7 +30,7 @@ def small_task(*settings: str) -> tuple[str, Weights]:
     """(JSON of a task, weights that fit it)."""
     config = load_config(None, overrides={"reference": "T1"}, assignments=[*SMALL, *settings])
     model = build_model(config.model, sources=2, seed=1)
-    return task_json(task_of(config)), {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return task_json(config.task), {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def training_request(

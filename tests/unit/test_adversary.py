@@ -8,7 +8,8 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor
 
 from agi_core.adversary import CHANNELS, GAN_WEIGHT, adversarial_loss
-from agi_core.config.schema import Task, TrainingConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import Task, TrainingConfig
 from agi_core.data.datasets import Batch
 from agi_core.errors import ConfigError
 from agi_core.models.agi_net import build_model

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from agi_core.__main__ import main
-from agi_core.config.schema import load_config, task_hash, task_json, task_of
+from agi_core.config.load import load_config, task_hash, task_json
 from agi_core.data.scans import discover
 from agi_core.errors import ConfigError
 from agi_core.pretraining import PRETRAINING, with_public_data
@@ -25,7 +25,7 @@ def test_the_command_writes_weights_that_a_run_starts_from(
     assert f"initial_weights={path}" in capsys.readouterr().out
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    text = task_json(task_of(load_config(None, overrides={}, assignments=settings, defaults=PRETRAINING)))
+    text = task_json(load_config(None, overrides={}, assignments=settings, defaults=PRETRAINING).task)
     assert metadata == {"task": text, "task_hash": task_hash(text)}
     config = load_config(None, overrides={"initial_weights": str(path)}, assignments=SMALL)
     random = initial_weights(load_config(None, overrides={}, assignments=SMALL))

@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.config.schema import (
-    PRIVATE_STEPS,
-    VOLUME_LEARNING_RATE,
-    RunConfig,
-    Task,
-    crop_of,
-    from_dict,
-    load_config,
-    task_json,
-    task_of,
-    to_yaml,
-)
+from agi_core.config.load import from_dict, load_config, task_json, to_yaml
+from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ConfigError
 
 
@@ -35,7 +25,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 def test_a_private_run_takes_few_steps_unless_told_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("privacy: {epsilon: 8}\n")
-    few, usual = PRIVATE_STEPS, RunConfig().training.local_steps
+    few, usual = 4, RunConfig().training.local_steps
     assert few < usual == load().training.local_steps
     for config in (load("privacy.epsilon=8"), load(path=path), load(**{"privacy.epsilon": 8.0})):
         assert config.training.local_steps == few
@@ -47,7 +37,7 @@ def test_a_private_run_takes_few_steps_unless_told_otherwise(tmp_path: Path) -> 
 def test_volumes_are_trained_with_smaller_steps_unless_told_otherwise() -> None:
     usual = RunConfig().training.learning_rate
     assert load().training.learning_rate == usual
-    assert load("model.dims=3").training.learning_rate == VOLUME_LEARNING_RATE < usual
+    assert load("model.dims=3").training.learning_rate == 1e-3 < usual
     assert load("model.dims=3", "training.learning_rate=0.002").training.learning_rate == 0.002
 
 
@@ -87,9 +77,9 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
 
 def test_the_task_travels_as_json_without_what_stays_home() -> None:
     config = load("training.local_steps=3", **{"data.dir": "/secret/hospital"})
-    text = task_json(task_of(config))
+    text = task_json(config.task)
     assert "secret" not in text
-    assert from_dict(Task, json.loads(text)) == task_of(config)
+    assert from_dict(Task, json.loads(text)) == config.task
 
 
 @pytest.mark.parametrize(
@@ -156,7 +146,7 @@ def test_bad_settings_are_named(assignment: str, named: str) -> None:
     ],
 )
 def test_crops_follow_the_dimensions(assignments: tuple[str, ...], crop: tuple[int, ...]) -> None:
-    assert crop_of(load(*assignments)) == crop
+    assert load(*assignments).crop == crop
 
 
 @pytest.mark.parametrize("crop", ["[48]", "[48,48,8]", "[48,48,32,16]"])
@@ -178,7 +168,7 @@ def test_config_file_errors_name_the_file(tmp_path: Path) -> None:
 @given(st.floats(), st.sampled_from(["learning_rate", "warmup", "weight_decay", "ssim_weight"]))
 def test_no_number_slips_through(value: float, name: str) -> None:
     """Whatever is accepted is finite and in range (NaN fails every comparison, so it must be asked for)."""
-    task = task_of(load())
+    task = load().task
     values = dataclasses.asdict(task)
     values["training"][name] = value
     try:

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from agi_core.__main__ import main
-from agi_core.config.schema import PrivacyConfig, Task, load_config, task_of
+from agi_core.config.load import load_config
+from agi_core.config.schema import PrivacyConfig, Task
 from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.plan import plan_privacy
@@ -49,7 +50,7 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["privacy-plan", "--subjects", "200", "--epsilon", "8", "--rounds", "5", "--lot-rate", "0.2"]) == 0
     printed = capsys.readouterr().out
     overrides = {"rounds": 5, "privacy.epsilon": 8.0, "privacy.lot_rate": 0.2}
-    task = task_of(load_config(None, overrides=overrides))
+    task = load_config(None, overrides=overrides).task
     plan = plan_privacy(task, subjects=200, target_epsilon=8.0)
     assert f"noise multiplier   {plan.noise_multiplier:.3f}" in printed
     assert "lot size           40.0 expected" in printed

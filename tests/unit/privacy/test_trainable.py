@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agi_core.config.schema import load_config, task_of
+from agi_core.config.load import load_config
 from agi_core.data.datasets import Batch
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
@@ -61,7 +61,7 @@ def test_the_last_block_is_the_finest_and_a_net_without_decoder_has_a_head() -> 
 @pytest.mark.parametrize("part", list(PARTS))
 def test_a_private_round_moves_the_part_and_nothing_else(part: str, conv: str) -> None:
     assignments = [*SMALL, f"model.conv={conv}", "model.adapters=2", "privacy.epsilon=8", f"privacy.trainable={part}"]
-    task = task_of(load_config(None, overrides={}, assignments=assignments))
+    task = load_config(None, overrides={}, assignments=assignments).task
     model = build_model(task.model, sources=2)
     before = {name: array.copy() for name, array in weights_of(model).items()}
     mechanism = Mechanism(1.0, 1.0, 0.5, 3)
@@ -99,7 +99,7 @@ def test_what_was_frozen_before_stays_frozen_afterwards_also_after_an_error() ->
 def test_a_round_of_much_noise_moves_no_further_than_one_of_little() -> None:
     """With nobody in any lot: the length of a step does not follow the noise."""
     assignments = [*SMALL, "model.conv=plain", "privacy.epsilon=8", "privacy.trainable=all"]
-    task = task_of(load_config(None, overrides={}, assignments=assignments))
+    task = load_config(None, overrides={}, assignments=assignments).task
 
     def moved(sigma: float) -> float:
         model = build_model(task.model, sources=2)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agi_core.config.schema import load_config
+from agi_core.config.load import load_config
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.run import run_folder

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from agi_core.config.schema import RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from agi_core.protocol import pack
 from agi_core.run.initial_weights import initial_weights

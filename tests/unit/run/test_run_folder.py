@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.config.schema import RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
 from agi_core.errors import RunError
 from agi_core.run import progress, run_folder
 from agi_core.run.run_folder import EventLog

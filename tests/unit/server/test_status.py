@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.config.schema import load_config
+from agi_core.config.load import load_config
 from agi_core.run import run_folder
 from agi_core.run.run_folder import EventLog
 from server import run_state, status

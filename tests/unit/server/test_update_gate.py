@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from agi_core.config.schema import RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
 from agi_core.errors import ProtocolError
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step

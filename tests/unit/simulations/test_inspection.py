@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from agi_core.config.schema import RunConfig, load_config
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
 from agi_core.data.phantom import write_phantom
 from agi_core.data.preparation import CachedSession, build_cache
 from agi_core.data.scans import discover

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from agi_core.config.schema import Task, task_json
+from agi_core.config.load import task_json
+from agi_core.config.schema import Task
 from agi_core.errors import ConfigError
 from agi_core.privacy.accounting import Steps
 from agi_core.privacy.ledger import Budget, open_ledger

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agi_core.config.schema import RunConfig, task_json, task_of
+from agi_core.config.load import task_json
+from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from client.site.file import Site, SiteData, to_yaml
 from client.work.trainer import open_training
@@ -26,7 +27,7 @@ def data_of(config: RunConfig) -> SiteData:
 def test_a_site_registers_to_the_runs_reference(tmp_path: Path, small_config: RunConfig) -> None:
     pytest.importorskip("SimpleITK")
     site_path = write_site(tmp_path, dataclasses.replace(data_of(small_config), register="rigid"))
-    task = dataclasses.replace(task_of(small_config), reference=None)
+    task = dataclasses.replace(small_config.task, reference=None)
     with pytest.raises(ConfigError, match=r"site HH registers its scans.*names no reference"):
         open_training(site_path, task_json(task))
     entries = [
@@ -37,7 +38,7 @@ def test_a_site_registers_to_the_runs_reference(tmp_path: Path, small_config: Ru
 
 
 def test_a_task_moves_its_source_in_training(tmp_path: Path, small_config: RunConfig) -> None:
-    site_path, task = write_site(tmp_path, data_of(small_config)), task_of(small_config)
+    site_path, task = write_site(tmp_path, data_of(small_config)), small_config.task
     misalign = dataclasses.replace(task.training.misalign, source="T2", size=3)
     moving = dataclasses.replace(task, training=dataclasses.replace(task.training, misalign=misalign))
     still, moved = (
