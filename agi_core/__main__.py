@@ -13,13 +13,11 @@ from agi_core.config.load import load_config
 from agi_core.data.phantom import parse_sites, write_phantom
 from agi_core.errors import AgiError, ConfigError
 from agi_core.inference import synthesize
-from agi_core.models.agi_net import build_model
-from agi_core.models.model_config import spatial_multiple
+from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING, pretrain, with_public_data
 from agi_core.privacy.trainable import PARTS
 from agi_core.run import progress, run_folder
 from agi_core.run.checkpoint import load_weights
-from agi_core.scenario import parse_scenario
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,34 +73,25 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     config = run_folder.open_existing(arguments.run)
-    scenario = parse_scenario(config.scenario)
-    reference = arguments.grid or config.reference or scenario.sources[0]
+    network = Network(config, device=_device(arguments.device))
+    scenario, grid = network.scenario, arguments.grid or network.reference
     given = [modality for modality, _ in arguments.source]
-    if sorted(given) != sorted(scenario.sources) or reference not in scenario.sources:
+    if sorted(given) != sorted(scenario.sources) or grid not in scenario.sources:
         files = " ".join(f"--source {modality}=FILE" for modality in scenario.sources)
         raise ConfigError(
             f"the model of {arguments.run} makes {scenario.target} from {', '.join(scenario.sources)}, but was given"
-            f" {', '.join(given)} and the grid of {reference}; pass {files}, and --grid one of them or not at all"
+            f" {', '.join(given)} and the grid of {grid}; pass {files}, and --grid one of them or not at all"
         )
-    device = _device(arguments.device)
-    model = build_model(config.model, sources=len(scenario.sources), reference=scenario.number_of(config.reference))
-    weights = load_weights(arguments.run, best=arguments.weights == "best")
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    network.load(load_weights(arguments.run, best=arguments.weights == "best"))
     torch.set_num_threads(arguments.threads)
-    spacing = config.grid.spacing_mm
     synthesize(
-        model,
-        scenario=scenario,
+        network,
         source_paths=dict(arguments.source),
-        reference=reference,
         out_path=arguments.out,
-        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
-        multiple=spatial_multiple(config.model),
-        neighbours=config.model.neighbours,
-        batch_size=arguments.batch_size,
-        device=device,
-        crop=config.crop,
+        spacing_mm=config.spacing_mm,
+        grid=grid,
         register=config.data.register == "rigid",
+        batch_size=arguments.batch_size,
     )
     print(
         f"synthetic {scenario.target} in {arguments.out}; its values 0 to 1 stand for percentiles 0.5 to 99.5"

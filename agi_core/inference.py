@@ -12,95 +12,69 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
 from agi_core.data.preprocess import align, resample
 from agi_core.data.registration import register_sources
+from agi_core.data.slabs import source_box
 from agi_core.errors import DataError, RunError
-from agi_core.prediction import SlidingWindow, predict_whole, predictor, slabs, source_box
-from agi_core.scenario import Scenario
+from agi_core.network import Network
+from agi_core.prediction import Predictor, predict_volume
 
 
 def synthesize(
-    model: nn.Module,
+    network: Network,
     *,
-    scenario: Scenario,
     source_paths: Mapping[str, Path],
-    reference: str,
     out_path: Path,
     spacing_mm: tuple[float, float, float] | None,
-    multiple: int,
-    neighbours: int = 0,
-    batch_size: int,
-    device: torch.device,
-    crop: tuple[int, ...] = (),
+    grid: str | None = None,
     register: bool = False,
+    batch_size: int,
 ) -> None:
-    """Synthesise the scenario's target from its sources and write it on the reference's grid.
+    """Synthesise the network's target from its sources and write it on the grid of one of them.
 
     Args:
-        model: (B, M, H, W) -> (B, 1, H, W), or of volumes; it is moved to `device` and put in evaluation mode.
-        scenario: of the run; the model sees the sources in its order.
-        source_paths: one NIfTI file per source modality.
-        reference: the source whose grid, orientation and header geometry the output has.
+        source_paths: one NIfTI file per source modality of the network's scenario.
         out_path: ends in `.nii` or `.nii.gz`; replaced when it exists.
         spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
-        multiple: what H and W are padded to, and cropped back from.
-        neighbours: slices on either side that the model sees; `ModelConfig.neighbours`.
-        batch_size: slices that the model sees at once: the bound on memory.
-        crop: the training crop; with three sizes the model is 3-D and sees windows of that size, one at a time.
-        register: lay the other sources on the reference first, as the run's `data.register` did in training.
+        grid: the source whose grid, orientation and header geometry the output has; None: the reference.
+        register: lay the other sources on that one first, as the run's `data.register` did in training.
+        batch_size: slices that a 2-D network sees at once: the bound on memory.
 
     Raises:
-        DataError: a source is missing, unknown, unreadable or covers less than half of the reference's head, or
-            `out_path` is one of the sources.
-        RunError: `out_path` cannot be written, or the model's output is not finite.
+        DataError: a source is missing, unknown, unreadable or covers less than half of the head in the grid's source,
+            or `out_path` is one of the sources.
+        RunError: `out_path` cannot be written, or the network's output is not finite.
     """
-    if set(source_paths) != set(scenario.sources) or reference not in source_paths:
+    scenario, grid = network.scenario, grid or network.reference
+    if set(source_paths) != set(scenario.sources) or grid not in source_paths:
         raise DataError(
             f"The model makes {scenario.target} from {', '.join(scenario.sources)}, but was given "
-            f"{', '.join(source_paths) or 'nothing'} with {reference} as reference. Give one file for each."
+            f"{', '.join(source_paths) or 'nothing'} with {grid} as reference. Give one file for each."
         )
     check_name(out_path)
     if out_path.resolve() in {path.resolve() for path in source_paths.values()}:
         raise DataError(f"{out_path} is one of the sources. Choose another output file.")
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
     if register:
-        volumes = register_sources(volumes, to=reference, place=str(out_path))
-    prepared = align(volumes, to=reference, spacing_mm=spacing_mm, place=str(source_paths[reference]))
-    slices = predict(  # (D, H, W)
-        model,
-        prepared.volumes,
-        multiple=multiple,
-        batch_size=batch_size,
-        device=device,
-        crop=crop,
-        neighbours=neighbours,
-    )
-    on_reference = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[reference].grid)
+        volumes = register_sources(volumes, to=grid, place=str(out_path))
+    prepared = align(volumes, to=grid, spacing_mm=spacing_mm, place=str(source_paths[grid]))
+    slices = predict(network, prepared.volumes, batch_size=batch_size)  # (D, H, W)
+    on_grid = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[grid].grid)
     write_volume(
         out_path,
-        on_reference.clip(0, 1),
-        like=source_paths[reference],
+        on_grid.clip(0, 1),
+        like=source_paths[grid],
         descrip=f"synthetic {scenario.target}; 0..1 = p0.5..p99.5 of a real one",
     )
 
 
-def predict(
-    model: nn.Module,
-    volumes: FloatArray,
-    *,
-    multiple: int,
-    batch_size: int,
-    device: torch.device,
-    crop: tuple[int, ...] = (),
-    neighbours: int = 0,
-) -> FloatArray:
-    """Run the model, in evaluation mode, over whole axial slices, `batch_size` at a time, or over the whole volume.
+def predict(predictor: Predictor, volumes: FloatArray, *, batch_size: int) -> FloatArray:
+    """Whole axial slices through a predictor, `batch_size` at a time, or the whole volume at once.
 
     Args:
-        volumes: float32 (D, M, H, W) in [0, 1].
+        volumes: sources, float32 (D, M, H, W) in [0, 1].
 
     Returns:
         float32 (D, H, W), clipped to [0, 1].
@@ -108,10 +82,8 @@ def predict(
     Raises:
         RunError: the output is not finite.
     """
-    network, box = predictor(model.to(device), multiple=multiple, crop=crop), source_box(volumes)
-    at_once = len(volumes) if isinstance(network, SlidingWindow) else batch_size
-    batches = torch.split(slabs(torch.from_numpy(volumes), neighbours=neighbours), at_once)
-    result = torch.cat([predict_whole(network, batch, box=box)[:, 0] for batch in batches]).numpy()
+    box = source_box(volumes)
+    result = predict_volume(predictor, torch.from_numpy(volumes), box=box, batch_size=batch_size)[:, 0].numpy()
     if not np.isfinite(result).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")
     return result

@@ -17,14 +17,14 @@ from agi_core.config.load import task_hash, task_json
 from agi_core.config.schema import DataConfig, RunConfig, TrainingConfig
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
-from agi_core.data.preparation import build_cache
-from agi_core.data.scans import discover
+from agi_core.data.preparation import Preparation
+from agi_core.data.scans import Scans, discover
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
-from agi_core.models.agi_net import build_model
+from agi_core.network import Network
 from agi_core.run import progress
 from agi_core.scenario import parse_scenario
-from agi_core.training import train_round, weights_of
+from agi_core.training import train_round
 
 PRETRAINING = RunConfig(
     rounds=1,
@@ -41,32 +41,18 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
     Raises:
         AgiError: no usable scans, or a file cannot be written.
     """
-    assert config.data.dir is not None  # noqa: S101  the user's, or that of `with_public_data`
-    data_dir, scenario, task = Path(config.data.dir), parse_scenario(config.scenario), config.task
-    spacing = config.grid.spacing_mm
-    found = discover(
-        data_dir,
-        layout=config.data.layout,
-        modalities=scenario.modalities,
-        sites_file=Path(config.data.sites) if config.data.sites else None,
-        exclude=config.data.exclude,
-    )
-    sessions = build_cache(
-        found.subjects,
-        scenario=scenario,
-        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
-        cache_dir=Path(config.data.cache_dir),
-        data_dir=data_dir,
-        whole=False,
-        on_session=_reporting("reading public scans"),
-    )
-    slices = TrainingSlices(sessions, crop=config.crop, neighbours=config.model.neighbours)
-    reference = scenario.number_of(config.reference)
-    model = build_model(config.model, sources=len(scenario.sources), reference=reference, seed=config.seed).to(device)
+    task, scans = config.task, Scans.of(config.data)
+    found = discover(scans, parse_scenario(task.scenario).modalities)
+    preparation = Preparation.of(task, scans, cache_dir=Path(config.data.cache_dir), whole=False)
+    sessions = preparation.open(found.subjects, on_session=_reporting("reading public scans"))
+    network, slices = Network(task, device=device), TrainingSlices.of(task, sessions)
     for round in range(1, config.rounds + 1):
-        train_round(model, slices.draw, task=task, site="public", round=round, on_step=_reporting("pre-training"))
+        train_round(
+            network.module, slices.draw, task=task, site="public", round=round, on_step=_reporting("pre-training")
+        )
     text = task_json(task)
-    atomic.write_bytes(out_path, save(weights_of(model), metadata={"task": text, "task_hash": task_hash(text)}))
+    metadata = {"task": text, "task_hash": task_hash(text)}
+    atomic.write_bytes(out_path, save(network.weights, metadata=metadata))
 
 
 def with_public_data(config: RunConfig, work_dir: Path) -> RunConfig:

@@ -18,9 +18,12 @@ class Scenario:
         """All modalities a session must have: the sources, then the target."""
         return (*self.sources, self.target)
 
-    def number_of(self, source: str | None) -> int | None:
-        """The place of a source among the sources, from 0; None for None."""
-        return None if source is None else self.sources.index(source)
+    def reference(self, chosen: str | None) -> str:
+        """The source in the target's pose: the chosen one, or the last where nobody has chosen.
+
+        The last, because the usual scenarios name the source that is acquired with the target last (T2 before PD).
+        """
+        return self.sources[-1] if chosen is None else chosen
 
     def __str__(self) -> str:
         return f"{','.join(self.sources)}:{self.target}"

@@ -1,8 +1,8 @@
-"""The local loop and evaluation: no files, no globals, no Flower."""
+"""The local loop, without and with privacy: no files, no globals, no Flower."""
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,24 +11,18 @@ from torch import Tensor, nn
 
 from agi_core.adversary import adversarial_loss
 from agi_core.config.schema import Task, TrainingConfig
-from agi_core.data.datasets import Batch, WholeSlices, evaluation_slices
-from agi_core.data.preparation import CachedSession
+from agi_core.data.datasets import Batch
 from agi_core.errors import RunError
-from agi_core.metrics import SubjectScore
-from agi_core.prediction import Predict, SlidingWindow, autocast, middle, predict_whole
+from agi_core.prediction import autocast
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.privacy.trainable import training_only
-from agi_core.protocol import Weights
 from agi_core.scenario import parse_scenario
 from agi_core.schedule import learning_rate
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
 OnStep = Callable[[int, int, float], None]  # (step, steps, loss of that step)
-OnSession = Callable[[int], None]  # (sessions done)
-ChosenSlices = tuple[CachedSession, Sequence[int] | None]
-EVALUATION_BATCH = 8
 
 
 def site_generator(*, seed: int, site: str, round: int) -> torch.Generator:
@@ -77,8 +71,7 @@ def train_round(
             prediction = model(sources)
         loss = loss_of(prediction.float(), target)
         if adversary is not None:
-            given = middle(sources) if task.model.neighbours else sources
-            loss = loss + adversary(given, prediction.float(), target)
+            loss = loss + adversary(sources, prediction.float(), target)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         value = loss.item()
@@ -142,51 +135,6 @@ def train_round_privately(
             private_step(model, optimizer, loss_of_subject, count=len(subjects), mechanism=mechanism, noise=noise)
             if on_step is not None:
                 on_step(step + 1, training.local_steps)
-
-
-def evaluate(
-    predict: Predict, slices: Iterable[ChosenSlices], *, neighbours: int = 0, on_session: OnSession | None = None
-) -> dict[str, dict[str, float]]:
-    """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
-
-    Args:
-        slices: (session, slice numbers) pairs; None = every slice of the session.
-        neighbours: slices on either side that the model sees; `ModelConfig.neighbours`.
-        on_session: called with the number of sessions done.
-
-    Returns:
-        {subject id: {metric: value}}
-    """
-    scores: dict[str, SubjectScore] = {}
-    for done, (session, indices) in enumerate(slices, start=1):
-        score = scores.setdefault(session.subject_id, SubjectScore())
-        for prediction, batch in predict_session(predict, session, indices=indices, neighbours=neighbours):
-            score.add(prediction, batch.target, batch.foreground)
-        if on_session is not None:
-            on_session(done)
-    return {subject_id: score.result() for subject_id, score in scores.items()}
-
-
-def predict_session(
-    predict: Predict, session: CachedSession, *, indices: Sequence[int] | None = None, neighbours: int = 0
-) -> Iterator[tuple[Tensor, WholeSlices]]:
-    """Predictions (B, 1, H, W) in [0, 1] beside the truth of a session's slices (all, or those of `indices`), a few at
-    a time. A 3-D network sees the whole volume whichever slices are asked for."""
-    volume = None
-    if isinstance(predict, SlidingWindow):
-        (everything,) = evaluation_slices(session, batch_size=session.shape[0])
-        volume = predict_whole(predict, everything.sources, box=session.source_box)
-        del everything  # as large as all modalities of the volume
-    for batch in evaluation_slices(session, batch_size=EVALUATION_BATCH, indices=indices, neighbours=neighbours):
-        if volume is None:
-            yield predict_whole(predict, batch.sources, box=session.source_box), batch
-        else:
-            yield volume[list(batch.indices)], batch
-
-
-def weights_of(model: nn.Module) -> Weights:
-    """The model's weights as numpy arrays, in the order of its state dict."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def _loss(training: TrainingConfig, *, dims: int) -> Callable[[Tensor, Tensor], Tensor]:

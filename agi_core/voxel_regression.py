@@ -5,43 +5,49 @@ It knows nothing of space, so it is the score that any network must beat.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agi_core.data.preparation import CachedSession
-from agi_core.prediction import Predict, middle
+from agi_core.data.cached_session import CachedSession
 
 DEGREE = 3
 
 
-def fit(sessions: Iterable[CachedSession]) -> Predict:
-    """Fit over all stored voxels of the sessions, slice by slice; memory does not grow with their number.
+@dataclass(frozen=True, eq=False)
+class VoxelRegression:
+    """A fit, as a `Predictor`: `coefficients` of the monomials of `_features`."""
 
-    Returns:
-        sources (B, M, H, W) -> prediction (B, 1, H, W).
-    """
-    normal: NDArray[np.float64] | float = 0.0
-    right: NDArray[np.float64] | float = 0.0
-    for session in sessions:
-        for k in range(session.shape[0]):
-            volumes, _ = session.read_slice(k)
-            values = volumes.reshape(volumes.shape[0], -1).astype(np.float64)
-            features = _features(values[:-1])
-            normal = normal + features @ features.T
-            right = right + features @ values[-1]
-    coefficients, *_ = np.linalg.lstsq(np.asarray(normal), np.asarray(right), rcond=None)
+    coefficients: NDArray[np.float64]
+    neighbours: int = 0
+    volumetric: bool = False
 
-    def predict(sources: Tensor) -> Tensor:
-        slices = middle(sources)
-        batch, modalities, height, width = slices.shape
-        values = slices.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(modalities, -1)
-        return torch.from_numpy((coefficients @ _features(values)).reshape(batch, 1, height, width).astype(np.float32))
+    @classmethod
+    def fit(cls, sessions: Iterable[CachedSession]) -> Self:
+        """Fit over all stored voxels of the sessions, slice by slice; memory does not grow with their number."""
+        normal: NDArray[np.float64] | float = 0.0
+        right: NDArray[np.float64] | float = 0.0
+        for session in sessions:
+            for k in range(session.shape[0]):
+                volumes, _ = session.read_slice(k)
+                values = volumes.reshape(volumes.shape[0], -1).astype(np.float64)
+                features = _features(values[:-1])
+                normal = normal + features @ features.T
+                right = right + features @ values[-1]
+        coefficients, *_ = np.linalg.lstsq(np.asarray(normal), np.asarray(right), rcond=None)
+        return cls(coefficients)
 
-    return predict
+    def predict(self, sources: Tensor) -> Tensor:
+        """Sources (B, M, h, w) in [0, 1] -> prediction (B, 1, h, w), unbounded."""
+        batch, modalities, height, width = sources.shape
+        values = sources.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(modalities, -1)
+        prediction = (self.coefficients @ _features(values)).reshape(batch, 1, height, width)
+        return torch.from_numpy(prediction.astype(np.float32))
 
 
 def _features(sources: NDArray[np.float64]) -> NDArray[np.float64]:

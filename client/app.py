@@ -10,11 +10,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 
 from agi_core.errors import AgiError, ExhaustedError, ProtocolError
+from agi_core.host.device import open_device
 from agi_core.protocol import ARRAYS, FAILED, METRICS, REFUSED, SCALARS, Reply, Request, read_request, reply_scalars
 from client.border import stored_replies
 from client.border.egress import leave, refuse
-from client.site.file import DeployedSite, Site, read_site
-from client.work.trainer import answer, open_subjects, release_memory
+from client.site.file import DeployedSite
+from client.site.opened import OpenSite, open_site
+from client.work.networks import release_memory
+from client.work.trainer import answer, read_task
 
 log = logging.getLogger("client")
 app = ClientApp()
@@ -35,7 +38,7 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.query()
 def name(message: Message, context: Context) -> Message:
     """The site's name, for engines that do not know their nodes by name (simulation)."""
-    site = read_site(_site_path(context))
+    site = open_site(_site_path(context)).file
     if isinstance(site, DeployedSite):
         refusal = refuse(ProtocolError("a deployed site is known by its key"), asked=_scalars(message), site=site)
         return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
@@ -43,11 +46,12 @@ def name(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context) -> Message:
-    site_path, site = _site_path(context), None
+    site_path, file = _site_path(context), None
     failure: AgiError
     try:
-        site = read_site(site_path)
-        return Message(_records(_reply(site_path, site, _read(message))), reply_to=message)
+        site = open_site(site_path)
+        file = site.file
+        return Message(_records(_reply(site, _read(message))), reply_to=message)
     except AgiError as error:
         log.error("%s: %s", site_path.stem, error)
         code, failure = REFUSED, error
@@ -61,19 +65,21 @@ def _answer(message: Message, context: Context) -> Message:
         code, failure = FAILED, AgiError()
     if isinstance(failure, ExhaustedError):
         release_memory()  # only here are the exception and the tensors that its frames held gone
-    refusal = refuse(failure, code=code, asked=_scalars(message), site=site)
+    refusal = refuse(failure, code=code, asked=_scalars(message), site=file)
     return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
 
 
-def _reply(site_path: Path, site: Site, request: Request) -> Reply:
+def _reply(site: OpenSite, request: Request) -> Reply:
     """The stored reply to a repeated request, or a new one, as it leaves."""
-    state_dir = Path(site.state_dir)
-    reply = stored_replies.stored(state_dir, request) if isinstance(site, DeployedSite) else None
+    file = site.file
+    state_dir = Path(file.state_dir)
+    reply = stored_replies.stored(state_dir, request) if isinstance(file, DeployedSite) else None
     if reply is None:
-        reply = answer(site_path, request)
-        if isinstance(site, DeployedSite):
+        reply = answer(site, request, device=open_device(file.device, threads=file.threads))
+        if isinstance(file, DeployedSite):
             stored_replies.store(state_dir, request, reply)
-    return leave(reply, request=request, site=site, subjects=len(open_subjects(site_path, request.task).all))
+    subjects = site.scans(read_task(request.task)).subjects
+    return leave(reply, request=request, site=file, subjects=len(subjects.all))
 
 
 def _site_path(context: Context) -> Path:

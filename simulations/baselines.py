@@ -18,28 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from agi_core.config.load import task_json
-from agi_core.config.schema import PrivacyConfig, RunConfig, Task
+from agi_core.config.schema import FederationConfig, PrivacyConfig, RunConfig, Task
+from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.misalignment import perturbation
-from agi_core.data.preparation import CachedSession
+from agi_core.evaluation import evaluate
 from agi_core.host import atomic
+from agi_core.host.device import open_device
 from agi_core.metrics import mean_over_subjects
-from agi_core.models.agi_net import build_model
-from agi_core.models.model_config import spatial_multiple
-from agi_core.prediction import Predict, predictor
-from agi_core.protocol import ALL, TEST
+from agi_core.network import Network
+from agi_core.prediction import Predictor
 from agi_core.run import progress
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.run_folder import EventLog
-from agi_core.scenario import parse_scenario
-from agi_core.training import evaluate, train_round
-from agi_core.voxel_regression import fit
-from client.site.file import read_site
-from client.work.trainer import open_device, open_training, open_whole
+from agi_core.training import train_round
+from agi_core.voxel_regression import VoxelRegression
+from client.site.opened import open_site
 from server.evaluation import over_subjects
+from server.robust import SiteUpdate
+from server.strategy import next_weights
 
 Row = dict[str, Any]
 Rows = dict[str, Row]
@@ -57,13 +54,13 @@ class SitesData:
 
 def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
     """Training, test and unseen sessions of every site."""
-    text = task_json(config.task)
+    scans = {site: open_site(path).scans(config.task) for site, path in site_paths.items()}
     training, unseen = config.federation.sites, config.federation.unseen_sites
     return SitesData(
-        training={site: open_training(site_paths[site], text) for site in training},
-        test={site: open_whole(site_paths[site], text, TEST) for site in training},
-        unseen={site: open_whole(site_paths[site], text, ALL) for site in unseen},
-        device=open_device(read_site(site_paths[training[0]])),
+        training={site: scans[site].training for site in training},
+        test={site: scans[site].test for site in training},
+        unseen={site: scans[site].everybody for site in unseen},
+        device=open_device(config.device, threads=config.threads),
     )
 
 
@@ -84,56 +81,48 @@ def run_baselines(
 
 def voxel_regression(config: RunConfig, data: SitesData) -> Row:
     """One pooled cubic fit; see `agi_core.voxel_regression`."""
-    predict = fit(session for slices in data.training.values() for session in slices.sessions)
-    return _scored(predict, config, data)
+    fit = VoxelRegression.fit(session for slices in data.training.values() for session in slices.sessions)
+    return _scored(fit, data)
 
 
 def untrained(config: RunConfig, data: SitesData) -> Row:
     """The federation's initial weights."""
-    return _scored(
-        predictor(_initial_model(config, data.device), multiple=spatial_multiple(config.model)), config, data
-    )
+    return _scored(_initial_network(config, data.device), data)
 
 
 def centralised(config: RunConfig, data: SitesData) -> Row:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
-    perturb = perturbation(config.training.misalign, parse_scenario(config.scenario))
-    pooled = TrainingSlices(sessions, crop=config.crop, neighbours=config.model.neighbours, perturb=perturb)
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
-    model = _initial_model(config, data.device)
-    return _scored(_trained(model, task, pooled, site="centralised"), config, data)
+    network = _initial_network(config, data.device)
+    _train(network, task, TrainingSlices.of(task, sessions), site="centralised", phase="centralised")
+    return _scored(network, data)
 
 
 def without_privacy(config: RunConfig, data: SitesData) -> Row:
     """A private run's federation without privacy, averaged by subjects. A site looks at as many crops in a round as it
     does privately, at the same learning rate: a larger one forgets what was learned in pre-training."""
-    privacy, batch_size = config.privacy, config.training.batch_size
-    model = _initial_model(config, data.device)
-    counts = {site: len(slices.subjects) for site, slices in data.training.items()}
-    tasks = {}
-    for site, count in counts.items():
-        crops = privacy.lot_rate * count * config.training.local_steps * privacy.slices_per_subject
-        steps = max(1, round(crops / batch_size))
-        training = dataclasses.replace(config.training, local_steps=steps, learning_rate=privacy.learning_rate)
-        tasks[site] = dataclasses.replace(config.task, training=training, privacy=PrivacyConfig())
+    network = _initial_network(config, data.device)
+    tasks = {site: _as_many_crops(config, len(slices.subjects)) for site, slices in data.training.items()}
     for round_number in range(1, config.rounds + 1):
-        global_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        total = {name: torch.zeros_like(tensor) for name, tensor in global_weights.items()}
+        sent, updates = {name: array.copy() for name, array in network.weights.items()}, []
         for site, slices in data.training.items():
-            model.load_state_dict(global_weights)
-            train_round(
-                model,
-                slices.draw,
-                task=tasks[site],
-                site=site,
-                round=round_number,
-                on_step=partial(_report_step, f"without privacy, round {round_number}/{config.rounds}", site),
-            )
-            for name, tensor in model.state_dict().items():
-                total[name] += counts[site] / sum(counts.values()) * tensor
-        model.load_state_dict(total)
-    return _scored(predictor(model, multiple=spatial_multiple(config.model), crop=config.crop), config, data)
+            network.load(sent)
+            phase = f"without privacy, round {round_number}/{config.rounds}"
+            _train(network, tasks[site], slices, site=site, phase=phase, round=round_number)
+            trained = {name: array.copy() for name, array in network.weights.items()}
+            updates.append(SiteUpdate(site, trained, len(slices.subjects)))
+        network.load(next_weights(sent, updates, velocity={}, config=FederationConfig())[0])
+    return _scored(network, data)
+
+
+def _as_many_crops(config: RunConfig, subjects: int) -> Task:
+    """A task without privacy that looks at as many crops in a round as the private one does at a site of this size."""
+    privacy = config.privacy
+    crops = privacy.lot_rate * subjects * config.training.local_steps * privacy.slices_per_subject
+    steps = max(1, round(crops / config.training.batch_size))
+    training = dataclasses.replace(config.training, local_steps=steps, learning_rate=privacy.learning_rate)
+    return dataclasses.replace(config.task, training=training, privacy=PrivacyConfig())
 
 
 def local_only(config: RunConfig, data: SitesData) -> Row:
@@ -143,9 +132,10 @@ def local_only(config: RunConfig, data: SitesData) -> Row:
     sites: Rows = {}
     by_model: dict[str, Rows] = {}
     for site, slices in data.training.items():
-        predict = _trained(_initial_model(config, data.device), task, slices, site=site, phase="local-only")
-        sites |= _rows(predict, {site: data.test[site]}, config)
-        by_model[site] = _rows(predict, data.unseen, config)
+        network = _initial_network(config, data.device)
+        _train(network, task, slices, site=site, phase="local-only")
+        sites |= _rows(network, {site: data.test[site]})
+        by_model[site] = _rows(network, data.unseen)
     unseen = {name: _mean_row([rows[name] for rows in by_model.values()]) for name in data.unseen}
     return {"final": over_subjects(sites), "sites": sites, "unseen_sites": unseen, "unseen_by_model": by_model}
 
@@ -166,38 +156,36 @@ def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
     return dataclasses.replace(config.task, rounds=1, training=training)
 
 
-def _initial_model(config: RunConfig, device: torch.device) -> nn.Module:
-    scenario = parse_scenario(config.scenario)
-    reference = scenario.number_of(config.reference)
-    model = build_model(config.model, sources=len(scenario.sources), reference=reference)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights(config).items()})
-    return model.to(device)
+def _initial_network(config: RunConfig, device: torch.device) -> Network:
+    network = Network(config, device=device)
+    network.load(initial_weights(config))
+    return network
 
 
-def _trained(model: nn.Module, task: Task, slices: TrainingSlices, *, site: str, phase: str = "centralised") -> Predict:
-    train_round(model, slices.draw, task=task, site=site, round=1, on_step=partial(_report_step, phase, site))
-    return predictor(model, multiple=spatial_multiple(task.model), crop=task.crop)
+def _train(network: Network, task: Task, slices: TrainingSlices, *, site: str, phase: str, round: int = 1) -> None:
+    """One round in place."""
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        progress.report(progress.Step(phase, site, step, steps, loss))
+
+    train_round(network.module, slices.draw, task=task, site=site, round=round, on_step=on_step)
 
 
-def _scored(predict: Predict, config: RunConfig, data: SitesData) -> Row:
-    sites = _rows(predict, data.test, config)
-    return {"final": over_subjects(sites), "sites": sites, "unseen_sites": _rows(predict, data.unseen, config)}
+def _scored(predictor: Predictor, data: SitesData) -> Row:
+    sites = _rows(predictor, data.test)
+    return {"final": over_subjects(sites), "sites": sites, "unseen_sites": _rows(predictor, data.unseen)}
 
 
-def _rows(predict: Predict, sites: Mapping[str, Sequence[CachedSession]], config: RunConfig) -> Rows:
+def _rows(predictor: Predictor, sites: Mapping[str, Sequence[CachedSession]]) -> Rows:
     """{site: {metric: mean over its subjects, "subjects": n}}; sites without subjects are left out."""
     rows: Rows = {}
     for site, sessions in sites.items():
         on_session = partial(_report_test, site, len(sessions))
         whole = ((session, None) for session in sessions)
-        scores = evaluate(predict, whole, neighbours=config.model.neighbours, on_session=on_session)
+        scores = evaluate(predictor, whole, on_session=on_session)
         if scores:
             rows[site] = {**mean_over_subjects(scores.values()), "subjects": len(scores)}
     return rows
-
-
-def _report_step(phase: str, site: str, step: int, steps: int, loss: float) -> None:
-    progress.report(progress.Step(phase, site, step, steps, loss))
 
 
 def _report_test(site: str, sessions: int, done: int) -> None:

@@ -9,34 +9,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agi_core.config.schema import RunConfig
+from agi_core.config.schema import DataConfig, RunConfig
+from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import evaluation_slices
 from agi_core.data.phantom.truth import read_poses, true_offset_mm
-from agi_core.data.preparation import CachedSession
 from agi_core.metrics import neighbour_ssim
 from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.cross_group_attention import CrossGroupAttention
+from agi_core.network import Network
 from agi_core.report.diagnostics import PLANES
 from agi_core.report.examples import MovedSource
 from agi_core.scenario import parse_scenario
 
 
-def moved_sources(alignment: nn.Module, session: CachedSession, k: int, *, config: RunConfig) -> dict[str, MovedSource]:
+def moved_sources(network: Network, session: CachedSession, k: int, *, data: DataConfig) -> dict[str, MovedSource]:
     """Slice `k` of every source but the reference as the alignment brings it onto the reference; none without one.
 
     A 3-D alignment is shown as many slices around `k` as in training.
     """
+    alignment, box = network.module.alignment, session.source_box
     if not isinstance(alignment, GroupAlignment):
         return {}
-    scenario, box = parse_scenario(config.scenario), session.source_box
-    if config.model.dims == 3:
-        depth = config.crop[2]
+    if network.volumetric:
+        depth = network.crop[2]
         first = max(k - depth // 2, 0)
         block = session.read_block(slice(first, min(first + depth, session.shape[0])), *box)[:, :-1]
         sources = torch.from_numpy(block.astype(np.float32)).transpose(0, 1)[None]
         aligned, offsets = alignment(sources)[:, :, k - first], alignment.offsets(sources)[:, :, :, k - first]
     else:
-        (slices,) = evaluation_slices(session, batch_size=1, indices=[k], neighbours=config.model.neighbours)
+        (slices,) = evaluation_slices(session, batch_size=1, indices=[k], neighbours=network.neighbours)
         sources = slices.sources[..., *box]
         aligned, offsets = alignment(sources), alignment.offsets(sources)
 
@@ -46,11 +47,11 @@ def moved_sources(alignment: nn.Module, session: CachedSession, k: int, *, confi
         return result
 
     offsets_mm = offsets * offsets.new_tensor(session.spacing_mm[::-1])[-offsets.shape[2] :, None, None]
-    registered = config.data.register != "none"  # then scans are no longer where they were made
-    poses = {} if registered else read_poses(Path(str(config.data.dir)), session.subject_id)
-    reference = scenario.sources[alignment.reference]
+    registered = data.register != "none"  # then scans are no longer where they were made
+    poses = {} if registered else read_poses(Path(str(data.dir)), session.subject_id)
+    reference = network.reference
     moved = {}
-    for m, name in enumerate(scenario.sources):
+    for m, name in enumerate(network.scenario.sources):
         if name == reference:
             continue
         true_mm = None

@@ -11,9 +11,8 @@ from agi_core.config.load import task_json
 from agi_core.config.schema import RunConfig
 from agi_core.data.phantom.tree import VERSION
 from agi_core.errors import ConfigError, DataError
+from agi_core.host.device import open_device
 from agi_core.pretraining import PRETRAINING, PUBLIC_SEED, pretrain, with_public_data
-from client.site.file import Site
-from client.work.trainer import open_device
 from simulations.display import Display
 
 
@@ -43,7 +42,7 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
         )
         try:
             with Display(console, config).showing():
-                device = open_device(Site(device=config.device, threads=config.threads))
+                device = open_device(config.device, threads=config.threads)
                 pretrain(with_public_data(pretraining, work_dir), path, device=device)
         except (ConfigError, DataError) as error:
             raise ConfigError(

@@ -9,18 +9,14 @@ import numpy as np
 import torch
 
 from agi_core.config.schema import RunConfig
+from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import evaluation_slices
-from agi_core.data.preparation import CachedSession
-from agi_core.models.agi_net import build_model
-from agi_core.models.model_config import spatial_multiple
-from agi_core.models.resunet import ResUNet
-from agi_core.prediction import Predict, predictor
+from agi_core.evaluation import predict_session
+from agi_core.network import Network
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
-from agi_core.scenario import parse_scenario
-from agi_core.training import predict_session
 from simulations.baselines import SitesData
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
 
@@ -53,31 +49,25 @@ def origin(config: RunConfig) -> dict[str, Any]:
 
 def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example]:
     """The slice with most foreground of each site's first test subject."""
-    scenario = parse_scenario(config.scenario)
-    reference = scenario.number_of(config.reference)
-    model = build_model(config.model, sources=len(scenario.sources), reference=reference).to(data.device)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in load_weights(run_dir).items()})
-    predict = predictor(model, multiple=spatial_multiple(config.model), crop=config.crop)
+    network = Network(config, device=data.device)
+    network.load(load_weights(run_dir))
     sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
         (site, True, s) for site, s in data.unseen.items()
     ]
     return [
-        _example(model, predict, sessions[0], site=site, unseen=unseen, config=config)
+        _example(network, sessions[0], site=site, unseen=unseen, config=config)
         for site, unseen, sessions in sites
         if sessions
     ]
 
 
-def _example(
-    model: ResUNet, predict: Predict, session: CachedSession, *, site: str, unseen: bool, config: RunConfig
-) -> Example:
+def _example(network: Network, session: CachedSession, *, site: str, unseen: bool, config: RunConfig) -> Example:
     """A slice of a session, and what its diagnostics need of the whole of it."""
     right_mm, anterior_mm, _ = session.spacing_mm
     k = int(np.argmax(session.foreground_fraction))
-    with recorded_attention(model) as attention:
+    with recorded_attention(network.module) as attention:
         parts = [
-            (prediction, batch.target, batch.foreground)
-            for prediction, batch in predict_session(predict, session, neighbours=config.model.neighbours)
+            (prediction, batch.target, batch.foreground) for prediction, batch in predict_session(network, session)
         ]
     prediction, target, foreground = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))  # (D, H, W) each
     (shown,) = evaluation_slices(session, batch_size=1, indices=[k])
@@ -85,12 +75,12 @@ def _example(
         site=site,
         unseen=unseen,
         title=f"{site}, test subject 1",
-        sources=dict(zip(parse_scenario(config.scenario).sources, shown.sources[0].numpy(), strict=True)),
+        sources=dict(zip(network.scenario.sources, shown.sources[0].numpy(), strict=True)),
         target=target[k].numpy(),
         prediction=prediction[k].numpy(),
         foreground=foreground[k].numpy(),
         spacing_mm=(anterior_mm, right_mm),
-        moved=moved_sources(model.alignment, session, k, config=config),
+        moved=moved_sources(network, session, k, data=config.data),
         attention=mean_attention(attention, config=config),
         through_plane=through_plane(target, prediction, foreground),
     )

@@ -21,18 +21,18 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from rich.console import Console
 
-from agi_core.config.load import load_config, task_json, to_yaml
+from agi_core.config.load import load_config, to_yaml
 from agi_core.config.presets import describe_presets
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.host.device import open_device
 from agi_core.models.model_config import name_of
 from agi_core.run import checkpoint, progress, run_folder
 from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.run_folder import EventLog
 from client.app import app as client_app
-from client.site.file import Site, read_site
-from client.work.trainer import open_device, open_subjects
+from client.site.opened import open_site
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.display import Display, result_table
@@ -87,7 +87,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     """
     if not resume:
         run_folder.check_new(run_dir)
-    open_device(Site(device=config.device, threads=config.threads))
+    open_device(config.device, threads=config.threads)
     run_engine = _engine(config)
     config = with_built_in_data(config, console)
     initial_weights(config)  # an unusable file is named before the scans are read
@@ -204,10 +204,10 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     spent = {}
     run = next(event["run_id"] for event in run_folder.read_events(run_dir) if event["event"] == "run_started")
     for name in config.federation.sites:
-        site = read_site(site_paths[name])
-        assert site.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
-        subjects = [subject.id for subject in open_subjects(site_paths[name], task_json(config.task)).train]
-        spent[name] = spent_at(name, site.privacy, subjects=subjects, delta=config.privacy.delta, run=run)
+        site = open_site(site_paths[name])
+        assert site.file.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
+        subjects = [subject.id for subject in site.scans(config.task).subjects.train]
+        spent[name] = spent_at(name, site.file.privacy, subjects=subjects, delta=config.privacy.delta, run=run)
     return spent
 
 

@@ -12,9 +12,9 @@ from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
 from agi_core.data.nifti import read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
-from agi_core.data.preparation import build_cache, check_disk
+from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import same_grid
-from agi_core.data.scans import Discovery, Subject, discover
+from agi_core.data.scans import Discovery, Scans, Subject, discover
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run import progress
@@ -41,15 +41,8 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     Raises:
         DataError, ConfigError: nothing usable there, or more clients than subjects.
     """
-    assert config.data.dir is not None  # noqa: S101  run.py has put the built-in data's folder there
     scenario = parse_scenario(config.scenario)
-    discovery = discover(
-        Path(config.data.dir),
-        layout=config.data.layout,
-        modalities=scenario.modalities,
-        sites_file=Path(config.data.sites) if config.data.sites else None,
-        exclude=config.data.exclude,
-    )
+    discovery = discover(Scans.of(config.data), scenario.modalities)
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
     warnings = []
     reference = config.reference
@@ -79,12 +72,12 @@ def choose_reference(scenario: Scenario, subjects: Sequence[Subject]) -> tuple[s
             for session, target in zip(sessions, targets, strict=True)
         ):
             return source, None
-    first = scenario.sources[0]
+    guessed = scenario.reference(None)
     warning = (
-        f"no source has the grid of {scenario.target} in every subject, so {first} is taken as reference;"
+        f"no source has the grid of {scenario.target} in every subject, so {guessed} is taken as reference;"
         " set reference=... if another fits better"
     )
-    return first, warning
+    return guessed, warning
 
 
 def prepare_caches(config: RunConfig, federation: Federation) -> None:
@@ -94,38 +87,19 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
     Raises:
         DataError: a scan is unusable, or the disk is too small.
     """
-    needed: list[tuple[str, list[Subject], bool]] = []  # (site, subjects, whole)
+    scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
+    training, whole = (Preparation.of(config, scans, cache_dir=cache_dir, whole=whole) for whole in (False, True))
+    needed: list[tuple[str, Preparation, list[Subject]]] = []
     for site, members in federation.training.items():
         split = split_subjects(_ids(members))
-        needed.append((site, [s for s in members if s.id in split.train], False))
-        needed.append((site, [s for s in members if s.id not in split.train], True))
+        needed.append((site, training, [s for s in members if s.id in split.train]))
+        needed.append((site, whole, [s for s in members if s.id not in split.train]))
     for site, members in federation.unseen.items():
         scored = stable_order(_ids(members))[: config.evaluation.max_subjects]
-        needed.append((site, [s for s in members if s.id in scored], True))
-
-    scenario, cache_dir = parse_scenario(config.scenario), Path(config.data.cache_dir).resolve()
-    data_dir, spacing = Path(str(config.data.dir)).resolve(), config.grid.spacing_mm
-    spacing_mm = (spacing[0], spacing[1], spacing[2]) if spacing else None
-    register_to = config.reference if config.data.register == "rigid" else None
-    check_disk(
-        [(subjects, whole) for _, subjects, whole in needed],
-        scenario=scenario,
-        spacing_mm=spacing_mm,
-        cache_dir=cache_dir,
-        data_dir=data_dir,
-        register_to=register_to,
-    )
-    for site, subjects, whole in needed:
-        build_cache(
-            subjects,
-            scenario=scenario,
-            spacing_mm=spacing_mm,
-            cache_dir=cache_dir,
-            data_dir=data_dir,
-            whole=whole,
-            register_to=register_to,
-            on_session=partial(_report_reading, site),
-        )
+        needed.append((site, whole, [s for s in members if s.id in scored]))
+    check_disk((preparation, subjects) for _, preparation, subjects in needed)
+    for site, preparation, subjects in needed:
+        preparation.open(subjects, on_session=partial(_report_reading, site))
 
 
 def _report_reading(site: str, done: int, total: int) -> None:
@@ -145,13 +119,14 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             " since the run began; put them back as they were, or start a new run"
         )
     atomic.write_json(splits_path, splits)
+    scans = Scans.of(config.data)
     paths = {}
     for site, subjects in {**federation.training, **federation.unseen}.items():
         data = SiteData(
-            dir=str(Path(str(config.data.dir)).resolve()),
+            dir=str(scans.dir),
             layout=config.data.layout,
-            sites=str(Path(config.data.sites).resolve()) if config.data.sites else None,
-            subjects=sorted(_ids(subjects)),
+            sites=str(scans.sites) if scans.sites else None,
+            subjects=tuple(sorted(_ids(subjects))),
             register=config.data.register,
         )
         cache_dir = str(Path(config.data.cache_dir).resolve())

@@ -31,7 +31,7 @@ class GridConfig:
 
     `spacing_mm` is right, anterior, superior (None = the target's own). `crop` is the training crop in voxels: rows
     (towards anterior), columns (towards right) and, with model.dims=3, slices. None is 96 x 96, or 48 x 48 x 32 in 3-D,
-    where two sizes get 32 slices. See `Task.crop`.
+    where two sizes get 32 slices. See `Task.crop` and `Task.spacing_mm`.
     """
 
     spacing_mm: tuple[float, ...] | None = None
@@ -165,6 +165,14 @@ class Task:
         """The training crop in voxels: (rows, columns), in 3-D (rows, columns, slices)."""
         default, given = DEFAULT_CROP[self.model.dims], self.grid.crop or ()
         return given + default[len(given) :] if len(given) in (0, 2) else given
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Of the working grid, along right, anterior, superior; None keeps each target's own."""
+        if self.grid.spacing_mm is None:
+            return None
+        right, anterior, superior = self.grid.spacing_mm
+        return right, anterior, superior
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range and fits the others."""

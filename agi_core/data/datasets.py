@@ -6,16 +6,19 @@ Randomness comes from the caller's generator alone: `TrainingSlices.draw` first 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agi_core.data.misalignment import Perturb
-from agi_core.data.preparation import CachedSession
+from agi_core.config.schema import Task
+from agi_core.data.cached_session import CachedSession
+from agi_core.data.misalignment import Perturb, perturbation
+from agi_core.data.slabs import around
 from agi_core.errors import DataError
-from agi_core.prediction import around
+from agi_core.scenario import parse_scenario
 
 Crop = npt.NDArray[np.float32]
 MIN_FOREGROUND = 0.05
@@ -54,7 +57,6 @@ class TrainingSlices:
     Args:
         sessions: training entries of the cache (cropped to the head box).
         crop: (h, w) of a crop in voxels, or (h, w, d) of a patch of d slices.
-        min_foreground: slices with less head than this are not drawn; see `MIN_FOREGROUND`.
         neighbours: slices on either side that come with each slice of the sources; mirrored at the ends.
         perturb: moves a source of every slice drawn; see `agi_core.data.misalignment.perturbation`.
 
@@ -67,7 +69,6 @@ class TrainingSlices:
         sessions: Sequence[CachedSession],
         *,
         crop: tuple[int, ...],
-        min_foreground: float = MIN_FOREGROUND,
         neighbours: int = 0,
         perturb: Perturb | None = None,
     ) -> None:
@@ -75,7 +76,7 @@ class TrainingSlices:
         self.crop = crop
         self.neighbours = neighbours
         self.perturb = perturb
-        chosen = [np.flatnonzero(session.foreground_fraction >= min_foreground) for session in sessions]
+        chosen = [np.flatnonzero(session.foreground_fraction >= MIN_FOREGROUND) for session in sessions]
         self.session_of_slice = np.repeat(np.arange(len(sessions)), [len(slices) for slices in chosen])
         self.slice_number = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
         self._slices_of: dict[str, list[int]] = {}
@@ -83,9 +84,15 @@ class TrainingSlices:
             self._slices_of.setdefault(sessions[session].subject_id, []).append(number)
         if not len(self):
             raise DataError(
-                f"None of the slices of {len(sessions)} training sessions holds {min_foreground:.0%} of foreground. "
+                f"None of the slices of {len(sessions)} training sessions holds {MIN_FOREGROUND:.0%} of foreground. "
                 "Add subjects, or check that the target is a head scan."
             )
+
+    @classmethod
+    def of(cls, task: Task, sessions: Sequence[CachedSession]) -> Self:
+        """The slices of these sessions as a task trains on them."""
+        perturb = perturbation(task.training.misalign, parse_scenario(task.scenario))
+        return cls(sessions, crop=task.crop, neighbours=task.model.neighbours, perturb=perturb)
 
     def __len__(self) -> int:
         return len(self.slice_number)

@@ -19,7 +19,7 @@ from agi_core.errors import DataError
 from agi_core.scenario import Scenario
 
 BoolArray = npt.NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
+VolumeBox = tuple[slice, slice, slice]
 """Part of a (D, H, W) volume."""
 
 _STRIPPED_ZERO_FRACTION = 0.3
@@ -165,7 +165,7 @@ def otsu_threshold(data: FloatArray) -> float:
     return float(centres[np.argmax(between)])
 
 
-def head_box(mask: BoolArray) -> Box:
+def head_box(mask: BoolArray) -> VolumeBox:
     """Smallest box that holds a non-empty mask (D, H, W)."""
     extents = [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
     d, h, w = (slice(int(extent[0]), int(extent[-1]) + 1) for extent in extents)

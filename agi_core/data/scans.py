@@ -1,28 +1,52 @@
-"""Discover: find the scans of a data folder by their names, in the layouts of IXI, BraTS and BIDS.
+"""Scans: a data folder, how its files are named, and who is found in it.
 
-ixi     `IXI012-HH-1211-T1.nii.gz` (or `..._T1.nii.gz`), flat or in folders; `IXI012` is the person, `HH` the hospital.
-brats   `BraTS-GLI-00000-000-t1n.nii.gz` (2023 on), `BraTS2021_00000_t1ce.nii.gz`, `BraTS20_Training_001_flair.nii.gz`,
-        `FeTS2022_00000_t1ce.nii.gz`, in any folders. Modalities have the names of 2023: t1n, t1c, t2w, t2f.
-bids    `sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz`; the modality is the suffix.
-
-Files are found up to three folders deep and are not opened. What cannot be used is listed with its reason.
+Files are found by their names (`agi_core.layouts`), up to three folders deep, and are not opened. What cannot be used
+is listed with its reason.
 """
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Self
 
+from agi_core.config.schema import DataConfig, Registration
 from agi_core.data.site_map import SiteMap, has_site_column, read_site_map
 from agi_core.errors import ConfigError, DataError
-
-Layout = Literal["ixi", "brats", "bids"]
+from agi_core.layouts import LAYOUTS
 
 SINGLE_SITE = "site"  # where neither names nor a table tell the hospitals apart
 _MAX_DEPTH = 3  # folders between the data folder and a scan
+_LABELS = {"seg"}  # drawn, not scanned
+_SAME_CONTRAST = ({"t1", "t1n", "t1w"}, {"t1c", "t1ce"}, {"t2", "t2w"}, {"pd", "pdw"}, {"flair", "t2f"})  # for advice
+
+
+@dataclass(frozen=True)
+class Scans:
+    """A data folder and what is to be known to read it.
+
+    Attributes:
+        dir: the folder with the scans.
+        layout: how files and folders are named, a key of `LAYOUTS`.
+        sites: a table of sites, see `site_map`; None: sites follow from names, or from `participants.tsv`.
+        exclude: ids of subjects to leave out.
+        register: whether every source is laid on the reference before anything else sees it.
+    """
+
+    dir: Path
+    layout: str
+    sites: Path | None = None
+    exclude: tuple[str, ...] = ()
+    register: Registration = "none"
+
+    @classmethod
+    def of(cls, data: DataConfig) -> Self:
+        """The scans of a configuration whose folder is known."""
+        if data.dir is None:
+            raise ValueError("data.dir is not filled in")
+        sites = Path(data.sites).resolve() if data.sites else None
+        return cls(Path(data.dir).resolve(), data.layout, sites, data.exclude, data.register)
 
 
 @dataclass(frozen=True)
@@ -54,8 +78,6 @@ class Skipped:
 class Discovery:
     """What a data folder holds for one scenario, and what was left out."""
 
-    data_dir: Path
-    layout: Layout
     subjects: tuple[Subject, ...]  # by id; each has at least one complete session
     skipped: tuple[Skipped, ...]
     other_modalities: Mapping[str, int]  # scans outside of the scenario, by modality
@@ -77,48 +99,6 @@ class Discovery:
 
 
 @dataclass(frozen=True)
-class _Names:
-    """How one layout names things. `scan` matches the path below the data folder, `visit` a name in a table."""
-
-    example: str
-    scan: re.Pattern[str]  # groups: subject, modality; optional: session, site
-    visit: re.Pattern[str]  # group: subject
-
-
-_FOLDERS, _NIFTI = r"(?:[^/]+/)*", r"\.nii(?:\.gz)?"
-_IXI = r"(?P<subject>IXI\d+)"
-_BRATS = r"(?P<subject>(?:BraTS-[A-Za-z]+|(?:BraTS|FeTS)\d+(?:_[A-Za-z]+)?)[-_]\d+)(?:-(?P<session>\d{3}))?"
-_BIDS = r"(?P<subject>sub-[A-Za-z0-9]+)"
-
-_NAMES: Mapping[Layout, _Names] = {
-    "ixi": _Names(
-        "IXI012-HH-1211-T1.nii.gz",
-        # DTI comes as one file per direction (DTI-00, DTI-01, ...): one modality
-        re.compile(
-            rf"{_FOLDERS}{_IXI}-(?P<site>[A-Za-z]+)-(?P<session>\d+)[-_](?P<modality>[A-Za-z0-9]+)(-\d+)?{_NIFTI}"
-        ),
-        re.compile(rf"{_IXI}(?:-[A-Za-z]+-\d+)?"),
-    ),
-    "brats": _Names(
-        "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz or BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz",
-        re.compile(rf"{_FOLDERS}{_BRATS}[-_](?P<modality>[a-z][a-z0-9]*){_NIFTI}"),
-        re.compile(_BRATS),
-    ),
-    "bids": _Names(
-        "sub-01/anat/sub-01_T1w.nii.gz",
-        re.compile(
-            rf"{_BIDS}/(?:(?P<session>ses-[A-Za-z0-9]+)/)?anat/(?P=subject)(?(session)_(?P=session))"
-            rf"(?:_[a-z]+-[A-Za-z0-9]+)*_(?P<modality>[A-Za-z0-9]+){_NIFTI}"
-        ),
-        re.compile(rf"{_BIDS}(?:_ses-[A-Za-z0-9]+)?"),
-    ),
-}
-_BRATS_MODALITIES = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}  # 2020 to 2022 -> 2023
-_LABELS = {"seg"}  # drawn, not scanned
-_SAME_CONTRAST = ({"t1", "t1n", "t1w"}, {"t1c", "t1ce"}, {"t2", "t2w"}, {"pd", "pdw"}, {"flair", "t2f"})  # for advice
-
-
-@dataclass(frozen=True)
 class _Scan:
     path: Path
     subject: str
@@ -127,44 +107,47 @@ class _Scan:
     site: str | None  # where the name of the file tells
 
 
-def discover(
-    data_dir: Path,
-    *,
-    layout: Layout,
-    modalities: Sequence[str],
-    sites_file: Path | None = None,
-    exclude: Sequence[str] = (),
-) -> Discovery:
-    """Find the subjects that have every modality of a scenario, and their sites.
+def discover(scans: Scans, modalities: Sequence[str]) -> Discovery:
+    """Find the subjects that have every one of these modalities, one scan each in a session, and their sites.
 
-    A site is read from `sites_file` if given, else from the file names (ixi), else from a site column of
+    A site is read from `scans.sites` if given, else from the file names (ixi), else from a site column of
     `participants.tsv` (bids); otherwise all subjects are at the one site `site`.
-
-    Args:
-        data_dir: the folder with the scans.
-        layout: how files and folders are named, see the head of this module.
-        modalities: names of the modalities that a session must have, one scan each.
-        sites_file: a table of sites, see `site_map`.
-        exclude: ids of subjects to leave out.
 
     Raises:
         ConfigError: an unknown layout, an excluded subject that does not exist, a site file that cannot be read.
         DataError: no folder, no scans, another layout, a modality that no subject has, no complete session, a subject
             at two sites, no subject in the site map.
     """
-    if layout not in _NAMES:
-        raise ConfigError(f"unknown layout '{layout}'; pass --layout {', '.join(get_args(Layout))}")
-    scans, skipped = _find_scans(data_dir, layout)
-    known = {scan.subject for scan in scans}
-    scans, excluded = _exclude(scans, exclude, data_dir=data_dir, layout=layout)
-    _check_modalities(scans, modalities, data_dir=data_dir)
-    site_map = _site_map(data_dir, layout=layout, sites_file=sites_file)
-    skipped += excluded
+    if scans.layout not in LAYOUTS:
+        raise ConfigError(f"unknown layout '{scans.layout}'; pass --layout {', '.join(LAYOUTS)}")
+    found, skipped = _find_scans(scans)
+    used, excluded = _exclude(found, scans)
+    _check_modalities(used, modalities, data_dir=scans.dir)
+    site_map = _site_map(scans)
+    subjects, incomplete = _subjects(used, modalities, site_map)
+    skipped += [*excluded, *incomplete]
+    if not subjects:
+        raise DataError(
+            f"no subject in {scans.dir} can be used for {', '.join(modalities)}; {_reasons(skipped)}. "
+            "Complete the data, or change --scenario, --sites or data.exclude"
+        )
+    return Discovery(
+        subjects=tuple(subjects),
+        skipped=tuple(skipped),
+        other_modalities=Counter(scan.modality for scan in used if scan.modality not in modalities),
+        unmatched_rows=site_map.rows_without({scan.subject for scan in found}) if site_map else 0,
+    )
 
+
+def _subjects(
+    scans: Iterable[_Scan], modalities: Sequence[str], site_map: SiteMap | None
+) -> tuple[list[Subject], list[Skipped]]:
+    """The subjects with a site and a complete session, by id, and why the others are left out."""
     by_subject: dict[str, list[_Scan]] = defaultdict(list)
     for scan in scans:
         by_subject[scan.subject].append(scan)
     subjects: list[Subject] = []
+    skipped: list[Skipped] = []
     for subject_id, its_scans in sorted(by_subject.items()):
         site = _site(its_scans, site_map)
         if site is None:
@@ -174,49 +157,34 @@ def discover(
         skipped += incomplete
         if sessions:
             subjects.append(Subject(subject_id, site, sessions))
-
-    discovery = Discovery(
-        data_dir=data_dir,
-        layout=layout,
-        subjects=tuple(subjects),
-        skipped=tuple(skipped),
-        other_modalities=Counter(scan.modality for scan in scans if scan.modality not in modalities),
-        unmatched_rows=site_map.rows_without(known) if site_map else 0,
-    )
-    if not subjects:
-        raise DataError(
-            f"no subject in {data_dir} can be used for {', '.join(modalities)}; {_reasons(skipped)}. "
-            "Complete the data, or change --scenario, --sites or data.exclude"
-        )
-    return discovery
+    return subjects, skipped
 
 
-def _find_scans(data_dir: Path, layout: Layout) -> tuple[list[_Scan], list[Skipped]]:
+def _find_scans(scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
+    data_dir, layout = scans.dir, LAYOUTS[scans.layout]
     files = _nifti_files(data_dir)
-    scans: list[_Scan] = []
+    found: list[_Scan] = []
     skipped: list[Skipped] = []
     for name in files:
-        path, match = data_dir / name, _NAMES[layout].scan.fullmatch(name)
+        path, match = data_dir / name, layout.scan.fullmatch(name)
         if match is None:
-            skipped.append(Skipped(name, f"not named like {_NAMES[layout].example}"))
+            skipped.append(Skipped(name, f"not named like {layout.example}"))
         elif not path.is_file():
             skipped.append(Skipped(name, "not a file (a link to nothing?)"))
         elif match["modality"] not in _LABELS:
             groups = match.groupdict()
-            modality = groups["modality"]
-            if layout == "brats":
-                modality = _BRATS_MODALITIES.get(modality, modality)
-            scans.append(_Scan(path, groups["subject"], groups["session"] or "", modality, groups.get("site")))
-    if not scans:
-        fitting = [name for name, names in _NAMES.items() if any(map(names.scan.fullmatch, files))]
-        if fitting and layout not in fitting:
-            raise DataError(f"{data_dir} is not in the {layout} layout; its names fit --layout {fitting[0]}")
+            modality = layout.modalities.get(groups["modality"], groups["modality"])
+            found.append(_Scan(path, groups["subject"], groups["session"] or "", modality, groups.get("site")))
+    if not found:
+        fitting = [name for name, other in LAYOUTS.items() if any(map(other.scan.fullmatch, files))]
+        if fitting and scans.layout not in fitting:
+            raise DataError(f"{data_dir} is not in the {scans.layout} layout; its names fit --layout {fitting[0]}")
         raise DataError(
-            f"{data_dir} has no scan of the {layout} layout up to {_MAX_DEPTH} folders deep: "
+            f"{data_dir} has no scan of the {scans.layout} layout up to {_MAX_DEPTH} folders deep: "
             f"{_count(len(files), 'NIfTI file')}{f', such as {files[0]}' if files else ''}; "
-            f"expected are names like {_NAMES[layout].example}. Check --data and --layout"
+            f"expected are names like {layout.example}. Check --data and --layout"
         )
-    return scans, skipped
+    return found, skipped
 
 
 def _nifti_files(data_dir: Path) -> list[str]:
@@ -234,17 +202,15 @@ def _nifti_files(data_dir: Path) -> list[str]:
     return sorted(found)
 
 
-def _exclude(
-    scans: Iterable[_Scan], exclude: Iterable[str], *, data_dir: Path, layout: Layout
-) -> tuple[list[_Scan], list[Skipped]]:
-    known, excluded = {scan.subject for scan in scans}, sorted(set(exclude))
+def _exclude(found: Sequence[_Scan], scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
+    known, excluded = {scan.subject for scan in found}, sorted(set(scans.exclude))
     for subject_id in excluded:
         if subject_id not in known:
             raise ConfigError(
-                f"data.exclude: there is no subject '{subject_id}' in {data_dir}; "
-                f"ids in the {layout} layout look like {min(known)}"
+                f"data.exclude: there is no subject '{subject_id}' in {scans.dir}; "
+                f"ids in the {scans.layout} layout look like {min(known)}"
             )
-    kept = [scan for scan in scans if scan.subject not in excluded]
+    kept = [scan for scan in found if scan.subject not in excluded]
     return kept, [Skipped(subject_id, "excluded by data.exclude") for subject_id in excluded]
 
 
@@ -268,18 +234,18 @@ def _check_modalities(scans: Iterable[_Scan], modalities: Iterable[str], *, data
     )
 
 
-def _site_map(data_dir: Path, *, layout: Layout, sites_file: Path | None) -> SiteMap | None:
-    participants = data_dir / "participants.tsv"
-    if sites_file is None and layout == "bids" and participants.is_file() and has_site_column(participants):
-        sites_file = participants
-    if sites_file is None:
+def _site_map(scans: Scans) -> SiteMap | None:
+    sites, participants = scans.sites, scans.dir / "participants.tsv"
+    if sites is None and scans.layout == "bids" and participants.is_file() and has_site_column(participants):
+        sites = participants
+    if sites is None:
         return None
 
     def subject_of(cell: str) -> str | None:
-        match = _NAMES[layout].visit.fullmatch(cell)
+        match = LAYOUTS[scans.layout].visit.fullmatch(cell)
         return match["subject"] if match else None
 
-    return read_site_map(sites_file, subject_of=subject_of)
+    return read_site_map(sites, subject_of=subject_of)
 
 
 def _site(scans: Sequence[_Scan], site_map: SiteMap | None) -> str | None:

@@ -7,9 +7,8 @@ from safetensors.numpy import load
 
 from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
-from agi_core.models.agi_net import build_model
+from agi_core.network import Network
 from agi_core.protocol import Weights, model_hash, pack
-from agi_core.scenario import parse_scenario
 
 RANDOM = "random"
 
@@ -26,10 +25,7 @@ def initial_weights(config: RunConfig) -> Weights:
     Raises:
         ConfigError: the file cannot be read, or is of another model.
     """
-    scenario = parse_scenario(config.scenario)
-    reference = scenario.number_of(config.reference)
-    model = build_model(config.model, sources=len(scenario.sources), reference=reference, seed=config.seed)
-    own = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    own = Network(config).weights
     path = weights_file(config)
     if path is None:
         return own

@@ -3,14 +3,15 @@
 import hashlib
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agi_core.config.schema import Task
 from agi_core.data.nifti import Volume, read_volume
 from agi_core.data.partition import split_subjects
-from agi_core.data.preparation import check_disk
+from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import align
 from agi_core.data.scans import Discovery, Session, Subject, discover
 from agi_core.errors import AgiError, DataError
@@ -35,13 +36,7 @@ class Scan:
 def check_data(site: DeployedSite, scenario: Scenario) -> Generator[Row, None, dict[str, Any]]:
     """Rows about the scans of a scenario; the summary that the generator returns stays at the site."""
     try:
-        discovery = discover(
-            Path(site.data.dir),
-            layout=site.data.layout,
-            modalities=scenario.modalities,
-            sites_file=Path(site.data.sites) if site.data.sites else None,
-            exclude=site.data.exclude,
-        )
+        discovery = discover(site.data.scans, scenario.modalities)
     except AgiError as error:
         yield failed("scans", str(error), "correct data.dir, data.layout or --scenario")
         return {}
@@ -89,7 +84,7 @@ def _summarise_modality(scans: list[Scan]) -> dict[str, Any]:
     }
 
 
-def _found(discovery: Discovery, listed: list[str] | None) -> Iterator[Row]:
+def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Row]:
     known = {subject.id for subject in discovery.subjects}
     for subject_id in [subject_id for subject_id in listed or () if subject_id not in known]:
         yield failed("scans", f"data.subjects names {subject_id}, who is not there", "correct data.subjects")
@@ -151,15 +146,14 @@ def _enough(subjects: int, minimum: int) -> Row:
 
 def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario) -> Row:
     split = split_subjects(subject.id for subject in subjects)
-    training = [subject for subject in subjects if subject.id in split.train]
-    others = [subject for subject in subjects if subject.id not in split.train]
+    parts: dict[bool, list[Subject]] = {False: [], True: []}  # by whether whole slices are kept
+    for subject in subjects:
+        parts[subject.id not in split.train].append(subject)
+    task, cache_dir = Task(scenario=str(scenario)), Path(site.cache_dir)
     try:
         check_disk(
-            [(training, False), (others, True)],
-            scenario=scenario,
-            spacing_mm=None,
-            cache_dir=Path(site.cache_dir),
-            data_dir=Path(site.data.dir),
+            (Preparation.of(task, site.data.scans, cache_dir=cache_dir, whole=whole), part)
+            for whole, part in parts.items()
         )
     except AgiError as error:
         return failed("disk", str(error), "free some space, or move cache_dir to a larger disk")

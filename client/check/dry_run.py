@@ -10,19 +10,15 @@ from pathlib import Path
 
 import torch
 
-from agi_core.config.load import task_json
 from agi_core.config.schema import Task
 from agi_core.data.datasets import TrainingSlices, validation_subset
-from agi_core.data.preparation import CachedSession, build_cache
-from agi_core.data.scans import Subject
 from agi_core.errors import DataError
-from agi_core.models.agi_net import build_model
-from agi_core.models.model_config import spatial_multiple
-from agi_core.prediction import predictor
-from agi_core.scenario import parse_scenario
-from agi_core.training import evaluate, train_round
+from agi_core.evaluation import evaluate
+from agi_core.host.device import open_device
+from agi_core.network import Network
+from agi_core.training import train_round
 from client.site.file import read_deployed_site
-from client.work.trainer import open_device, open_subjects
+from client.site.opened import OpenSite
 
 MAX_SUBJECTS = 3  # that are read for training, and for evaluation
 
@@ -42,47 +38,38 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     Raises:
         AgiError: the site file, the scans or the device cannot be used.
     """
-    site = read_deployed_site(site_path)
     task = dataclasses.replace(task, training=dataclasses.replace(task.training, local_steps=2))
-    device = open_device(site)
-    subjects = open_subjects(site_path, task_json(task))
-    sources = parse_scenario(task.scenario).sources
-    scored = subjects.validation or subjects.test or subjects.train
-
-    spacing = task.grid.spacing_mm
-
-    def opened(chosen: tuple[Subject, ...], *, whole: bool) -> list[CachedSession]:
-        return build_cache(
-            chosen[:MAX_SUBJECTS],
-            scenario=parse_scenario(task.scenario),
-            spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
-            cache_dir=Path(site.cache_dir),
-            data_dir=Path(site.data.dir),
-            whole=whole,
-            register_to=(task.reference or sources[0]) if site.data.register == "rigid" else None,
-        )
+    site = read_deployed_site(site_path)
+    device = open_device(site.device, threads=site.threads)
+    scans = OpenSite(site).scans(task)
+    scored = scans.subjects.validation or scans.subjects.test or scans.subjects.train
 
     started = time.monotonic()
-    training = TrainingSlices(opened(subjects.train, whole=False), crop=task.crop, neighbours=task.model.neighbours)
+    training = TrainingSlices.of(task, scans.preparation(whole=False).open(scans.subjects.train[:MAX_SUBJECTS]))
     slices = validation_subset(
-        opened(scored, whole=True), limit=task.evaluation.validation_slices, volumes=task.model.dims == 3
+        scans.preparation(whole=True).open(scored[:MAX_SUBJECTS]),
+        limit=task.evaluation.validation_slices,
+        volumes=task.model.dims == 3,
     )
     if not slices:
         raise DataError("no slice of these subjects holds enough of the head to be scored; check the target scans")
     many = len(training.sessions) + len(slices)
     yield Measured(f"reading {many} sessions (from then on cached)", time.monotonic() - started, _peak_bytes(device))
 
-    model = build_model(task.model, sources=len(sources)).to(device)
-    ends = [time.monotonic()]
+    network, ends = Network(task, device=device), [time.monotonic()]
     train_round(
-        model, training.draw, task=task, site=site.site, round=1, on_step=lambda *_: ends.append(time.monotonic())
+        network.module,
+        training.draw,
+        task=task,
+        site=site.site,
+        round=1,
+        on_step=lambda *_: ends.append(time.monotonic()),
     )
     yield Measured("first training step (with warm-up)", ends[1] - ends[0], _peak_bytes(device))
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
-    predict = predictor(model, multiple=spatial_multiple(task.model), crop=task.crop)
-    evaluate(predict, slices, neighbours=task.model.neighbours)
+    evaluate(network, slices)
     yield Measured(f"evaluation of {count} slices", time.monotonic() - started, _peak_bytes(device))
 
 

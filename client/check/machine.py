@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agi_core.errors import ConfigError
+from agi_core.host.device import open_device
 from agi_core.host.liveness import is_alive
 from client.check.rows import Row, failed, passed, warning
 from client.process.supervisor import client_runs
 from client.site.file import DeployedSite
 from client.site.keys import check_owner, fingerprint, public_key, public_path
-from client.work.trainer import open_device
 
 
 def check_machine(site: DeployedSite) -> Iterator[Row]:
@@ -28,7 +28,8 @@ def check_machine(site: DeployedSite) -> Iterator[Row]:
 
 def _device(site: DeployedSite) -> Row:
     try:
-        return passed("device", f"device={site.device}: {open_device(site)} is usable, with {site.threads} CPU threads")
+        device = open_device(site.device, threads=site.threads)
+        return passed("device", f"device={site.device}: {device} is usable, with {site.threads} CPU threads")
     except ConfigError as error:
         return failed("device", str(error), "set device in the site file")
 

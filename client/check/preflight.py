@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agi_core.config.load import task_json
 from agi_core.config.schema import Task
 from agi_core.data.scans import Subject
 from agi_core.errors import AgiError
@@ -19,8 +18,8 @@ from client.check.data import check_data
 from client.check.machine import check_machine
 from client.check.rows import FAILED, Row, failed, passed, warning
 from client.site.file import DeployedSite, read_deployed_site
+from client.site.opened import open_site
 from client.site.policy import PrivacyBudget
-from client.work.trainer import open_subjects
 
 REPORT_NAME = "check.json"
 
@@ -73,7 +72,7 @@ def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> It
     from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
 
     try:
-        subjects = open_subjects(site_path, task_json(Task(scenario=str(scenario))))
+        subjects = open_site(site_path).scans(Task(scenario=str(scenario))).subjects
         budgets: list[tuple[str, PrivacyBudget, Sequence[Subject]]] = [("training", site.privacy, subjects.train)]
         if site.privacy.validation:
             budgets.append(("validation", site.privacy.validation, subjects.validation))

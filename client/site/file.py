@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from agi_core.config.schema import Registration
+from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError
 from agi_core.layouts import LayoutName
 from client.site.policy import Policy, PrivacyBudget, SitePrivacy, validate_rules
@@ -25,9 +26,15 @@ class SiteData:
     dir: str = MISSING
     layout: LayoutName = MISSING
     sites: str | None = None
-    exclude: list[str] = field(default_factory=list)
-    subjects: list[str] | None = None
+    exclude: tuple[str, ...] = ()
+    subjects: tuple[str, ...] | None = None
     register: Registration = "none"
+
+    @property
+    def scans(self) -> Scans:
+        """The folder, for whoever reads it; paths are absolute in a site file that was read."""
+        sites = Path(self.sites) if self.sites else None
+        return Scans(Path(self.dir), self.layout, sites, self.exclude, self.register)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """One round of private training at a site: reserve in the ledger, train, keep the reply, commit; then it may leave."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from safetensors.numpy import load, save
-from torch import nn
 
 from agi_core.config.schema import Task
 from agi_core.data.datasets import TrainingSlices
@@ -15,41 +14,33 @@ from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
 from agi_core.privacy.ledger import Budget, Reservation, open_ledger
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
-from agi_core.protocol import Request, Weights
-from agi_core.training import train_round_privately, weights_of
+from agi_core.protocol import Weights
+from agi_core.training import train_round_privately
 from client.border import stored_replies
 from client.site.policy import PrivacyBudget, SitePrivacy, demand
+from client.work.job import Job
 
 
 def train_privately(
-    model: nn.Module,
-    training: TrainingSlices,
-    *,
-    site: str,
-    privacy: SitePrivacy,
-    task: Task,
-    request: Request,
-    subjects: Sequence[str],
-    on_step: Callable[[int, int], None],
+    job: Job, privacy: SitePrivacy, *, training: TrainingSlices, on_step: Callable[[int, int], None]
 ) -> Weights:
     """The weights after one private round, at most once per request: a repeated request gets the stored reply.
 
-    Args:
-        model: holds the request's weights; trained in place.
-        subjects: ids of all the site's training subjects, on whom the steps are charged.
+    The job's network is trained in place. The steps are charged on all training subjects of the site.
 
     Raises:
         PolicyError: the task asks for less privacy than the site allows; nothing was trained.
         BudgetError: the round would exceed the site's budget, or the run's own; nothing was trained.
         PrivacyError: the ledger cannot be trusted, or the model does not qualify.
     """
+    task, request = job.task, job.request
     mechanism = mechanism_of(task, privacy)
     planned = Steps(mechanism.noise_multiplier, mechanism.lot_rate, task.training.local_steps)
     run_budget = Budget(epsilon=task.privacy.epsilon or 0.0, delta=task.privacy.delta)
     ledger_path, digest = Path(privacy.ledger), stored_replies.digest(request)
     reply_path = ledger_path.with_suffix(".reply.safetensors")
 
-    with open_ledger(ledger_path, head_path=Path(privacy.ledger_head), site=site) as ledger:
+    with open_ledger(ledger_path, head_path=Path(privacy.ledger_head), site=job.site.site) as ledger:
         for earlier in ledger.find(request.run_id, request.round):
             if earlier.status == "committed" and earlier.request == digest:
                 if (stored := _stored(reply_path, earlier)) is not None:
@@ -57,7 +48,7 @@ def train_privately(
             elif earlier.status == "reserved":  # its process ended before the commit, so nothing of it left
                 ledger.release(earlier)
         reservation = ledger.reserve(
-            subjects,
+            [subject.id for subject in job.scans.subjects.train],
             planned,
             run=request.run_id,
             round=request.round,
@@ -66,7 +57,7 @@ def train_privately(
             run_budget=run_budget,
         )
         train_round_privately(
-            model,
+            job.network.module,
             training.draw_subject,
             subjects=training.subjects,
             mechanism=mechanism,
@@ -75,7 +66,7 @@ def train_privately(
             round=request.round,
             on_step=on_step,
         )
-        weights = weights_of(model)
+        weights = job.network.weights
         content = save(weights)
         atomic.write_bytes(reply_path, content)
         ledger.commit(reservation, reply=hashlib.sha256(content).hexdigest())

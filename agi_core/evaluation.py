@@ -1,0 +1,55 @@
+"""Scores of a predictor on cached sessions: no files but the cache's, no globals, no Flower."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from torch import Tensor
+
+from agi_core.data.cached_session import CachedSession
+from agi_core.data.datasets import WholeSlices, evaluation_slices
+from agi_core.metrics import SubjectScore
+from agi_core.prediction import Predictor, predict_whole
+
+OnSession = Callable[[int], None]  # (sessions done)
+ChosenSlices = tuple[CachedSession, Sequence[int] | None]
+EVALUATION_BATCH = 8
+
+
+def evaluate(
+    predictor: Predictor, slices: Iterable[ChosenSlices], *, on_session: OnSession | None = None
+) -> dict[str, dict[str, float]]:
+    """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
+
+    Args:
+        slices: (session, slice numbers) pairs; None = every slice of the session.
+        on_session: called with the number of sessions done.
+
+    Returns:
+        {subject id: {metric: value}}
+    """
+    scores: dict[str, SubjectScore] = {}
+    for done, (session, indices) in enumerate(slices, start=1):
+        score = scores.setdefault(session.subject_id, SubjectScore())
+        for prediction, batch in predict_session(predictor, session, indices=indices):
+            score.add(prediction, batch.target, batch.foreground)
+        if on_session is not None:
+            on_session(done)
+    return {subject_id: score.result() for subject_id, score in scores.items()}
+
+
+def predict_session(
+    predictor: Predictor, session: CachedSession, *, indices: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, WholeSlices]]:
+    """Predictions (B, 1, H, W) in [0, 1] beside the truth of a session's slices (all, or those of `indices`), a few at
+    a time. A volumetric predictor sees the whole volume, whichever slices are asked for."""
+    volume = None
+    if predictor.volumetric:
+        (everything,) = evaluation_slices(session, batch_size=session.shape[0])
+        volume = predict_whole(predictor, everything.sources, box=session.source_box)
+        del everything  # as large as all modalities of the volume
+    for batch in evaluation_slices(
+        session, batch_size=EVALUATION_BATCH, indices=indices, neighbours=predictor.neighbours
+    ):
+        if volume is None:
+            yield predict_whole(predictor, batch.sources, box=session.source_box), batch
+        else:
+            yield volume[list(batch.indices)], batch

@@ -1,0 +1,21 @@
+"""The device that a program computes on."""
+
+import torch
+
+from agi_core.errors import ConfigError
+
+
+def open_device(name: str, *, threads: int) -> torch.device:
+    """The device called so, with the number of CPU threads set; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: this machine lacks the device.
+    """
+    torch.set_num_threads(threads)
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={name}: this machine has no usable GPU; set device=cpu or device=auto")
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, NotImplementedError, AssertionError):  # torch's ways to say that a device is not there
+        raise ConfigError(f"device={name} cannot be used on this machine; set device=auto, cpu or cuda") from None

@@ -1,0 +1,84 @@
+"""A task's network, and all that its use needs to know. It is made once, and asked everywhere."""
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agi_core.config.schema import Task
+from agi_core.errors import MismatchError
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import spatial_multiple
+from agi_core.models.resunet import ResUNet
+from agi_core.prediction import autocast, through_windows
+from agi_core.protocol import Packed, Weights, model_hash, pack, unpack
+from agi_core.scenario import parse_scenario
+
+CPU = torch.device("cpu")
+
+
+class Network:
+    """The network that a task describes, with random weights of the task's seed until others are loaded.
+
+    Attributes:
+        scenario: what it makes of what; it sees the sources in the scenario's order.
+        reference: the source in the target's pose, which the alignment brings the others onto.
+        module: sources (B, M, *space) in [0, 1], or slabs, -> (B, 1, *space), unbounded.
+        device: where the module is.
+        crop: size in voxels of a training crop, (rows, columns[, slices]); in 3-D also that of a window.
+        neighbours: slices on either side that it sees of each slice; 2-D only.
+        volumetric: whether it is 3-D, and so sees all slices of a volume at once.
+        multiple: what rows and columns are padded to, and cut back from.
+    """
+
+    def __init__(self, task: Task, *, device: torch.device = CPU) -> None:
+        self.scenario = parse_scenario(task.scenario)
+        self.reference = self.scenario.reference(task.reference)
+        self.module: ResUNet = build_model(
+            task.model,
+            sources=len(self.scenario.sources),
+            reference=self.scenario.sources.index(self.reference),
+            seed=task.seed,
+        ).to(device)
+        self.device, self.crop = device, task.crop
+        self.neighbours, self.volumetric = task.model.neighbours, task.model.dims == 3
+        self.multiple = spatial_multiple(task.model)
+
+    @property
+    def weights(self) -> Weights:
+        """The weights as numpy arrays, in the order of the module's state dict; they share memory on the CPU."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.module.state_dict().items()}
+
+    @cached_property
+    def manifest(self) -> str:
+        """Names, dtypes and shapes of the weights, as they travel."""
+        return pack(self.weights).manifest
+
+    def load(self, weights: Weights) -> None:
+        """Take over a copy of these weights, all of them."""
+        self.module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+
+    def load_packed(self, packed: Packed) -> None:
+        """Take over the weights of a message.
+
+        Raises:
+            MismatchError: they are of another model than the one that this program builds from the task.
+        """
+        if packed.manifest != self.manifest:
+            raise MismatchError("model hash", theirs=model_hash(packed.manifest), ours=model_hash(self.manifest))
+        self.load(unpack(packed))
+
+    def predict(self, sources: Tensor) -> Tensor:
+        """Slices of any size (B, M, h, w) in [0, 1], slabs (B, M, 2n + 1, h, w) with neighbours, in 3-D all slices of
+        one volume in their order -> (B, 1, h, w), float32, on the CPU, without gradients."""
+        self.module.eval()
+        return through_windows(self._padded, sources, crop=self.crop) if self.volumetric else self._padded(sources)
+
+    def _padded(self, sources: Tensor) -> Tensor:
+        """Zero-padded to `multiple` in rows and columns, and cut back."""
+        height, width = sources.shape[-2:]
+        padded = F.pad(sources, (0, -width % self.multiple, 0, -height % self.multiple)).to(self.device)
+        with torch.inference_mode(), autocast(self.device):
+            prediction: Tensor = self.module(padded)
+        return prediction[..., :height, :width].float().cpu()

@@ -1,0 +1,131 @@
+"""A site, opened: its file is read once, and so are the subjects and the prepared scans of each task.
+
+A runner lives for days and answers many requests of one task; a simulation holds many sites that share one folder of
+scans. Whoever needs a site's data asks here, and nothing is read twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from agi_core.config.schema import Task
+from agi_core.data.cached_session import CachedSession
+from agi_core.data.datasets import TrainingSlices
+from agi_core.data.partition import stable_order
+from agi_core.data.preparation import Preparation
+from agi_core.data.scans import Discovery, Scans, Subject, discover
+from agi_core.errors import DataError
+from agi_core.run import progress
+from agi_core.scenario import parse_scenario
+from client.site.file import Site, read_site
+from client.site.split import lasting_split
+
+MOST_SITES = 4096  # of one simulation
+KEPT_TASKS = 4  # of each site: a runner that lives for days meets one after another
+
+
+@dataclass(frozen=True)
+class SiteSubjects:
+    """A site's subjects by use; `all` in stable order."""
+
+    train: tuple[Subject, ...]
+    validation: tuple[Subject, ...]
+    test: tuple[Subject, ...]
+    all: tuple[Subject, ...]
+
+
+class SiteScans:
+    """A site's scans as one task needs them. Each property is read when it is first asked for, and then kept.
+
+    Raises, when a property is read:
+        DataError: no subject has all modalities, one that the site file lists is not there, or a scan is unusable.
+        RunError: the cache or the split cannot be written.
+    """
+
+    def __init__(self, file: Site, task: Task) -> None:
+        self._file, self._task = file, task
+
+    @cached_property
+    def subjects(self) -> SiteSubjects:
+        """The subjects with all modalities of the task's scenario, each in the part that it was given for good."""
+        file = self._file
+        found = _discover(file.data.scans, self._task)
+        by_id = {subject.id: subject for subject in found.subjects}
+        chosen = stable_order(by_id if file.data.subjects is None else file.data.subjects)
+        absent = [subject_id for subject_id in chosen if subject_id not in by_id]
+        if absent or not chosen:
+            raise DataError(
+                f"site {file.site}: {', '.join(absent) or 'every subject'} is missing in {file.data.dir};"
+                f" {found.summary()}"
+            )
+        split = lasting_split(Path(file.state_dir), chosen)
+        parts = (split.train, split.validation, split.test, chosen)
+        return SiteSubjects(*(tuple(by_id[subject_id] for subject_id in part) for part in parts))
+
+    @cached_property
+    def training(self) -> TrainingSlices:
+        """Slices of the training subjects; the first call builds the cache."""
+        return TrainingSlices.of(self._task, self._open(self.subjects.train, whole=False))
+
+    @cached_property
+    def validation(self) -> Sequence[CachedSession]:
+        """Whole sessions of the validation subjects."""
+        return self._open(self.subjects.validation, whole=True)
+
+    @cached_property
+    def test(self) -> Sequence[CachedSession]:
+        """Whole sessions of the test subjects."""
+        return self._open(self.subjects.test, whole=True)
+
+    @cached_property
+    def everybody(self) -> Sequence[CachedSession]:
+        """Whole sessions of at most `evaluation.max_subjects` of all subjects, for a site that does not train."""
+        return self._open(self.subjects.all[: self._task.evaluation.max_subjects], whole=True)
+
+    def preparation(self, *, whole: bool) -> Preparation:
+        """How this site prepares its scans for the task."""
+        return Preparation.of(self._task, self._file.data.scans, cache_dir=Path(self._file.cache_dir), whole=whole)
+
+    def _open(self, subjects: Sequence[Subject], *, whole: bool) -> Sequence[CachedSession]:
+        def on_session(done: int, total: int) -> None:
+            progress.report(progress.Step("reading scans", self._file.site, done, total))
+
+        return self.preparation(whole=whole).open(subjects, on_session=on_session)
+
+
+class OpenSite:
+    """A site file as it was read, and the scans of the newest tasks."""
+
+    def __init__(self, file: Site) -> None:
+        self.file = file
+        self._scans: dict[Task, SiteScans] = {}
+
+    def scans(self, task: Task) -> SiteScans:
+        """The site's scans for a task, opened once."""
+        if task not in self._scans:
+            while len(self._scans) >= KEPT_TASKS:
+                del self._scans[next(iter(self._scans))]
+            self._scans[task] = SiteScans(self.file, task)
+        return self._scans[task]
+
+
+def open_site(path: Path) -> OpenSite:
+    """The site of the file at `path`. It is read again only after it has changed, so an edited policy holds at once.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, or a setting is unknown, missing or out of range.
+    """
+    status = path.stat() if path.is_file() else None
+    return _opened(path, status and (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=MOST_SITES)
+def _opened(path: Path, _stamp: object) -> OpenSite:
+    return OpenSite(read_site(path))
+
+
+@lru_cache(maxsize=2)
+def _discover(scans: Scans, task: Task) -> Discovery:
+    """Who is in a folder: looked up once for all sites that share it, and anew for each task."""
+    return discover(scans, parse_scenario(task.scenario).modalities)

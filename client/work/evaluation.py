@@ -1,0 +1,117 @@
+"""Figures of a site: validation of the incoming model, and the final test."""
+
+from pathlib import Path
+
+from agi_core import evaluation
+from agi_core.data.datasets import validation_subset
+from agi_core.errors import PolicyError, ProtocolError
+from agi_core.metrics import mean_over_subjects
+from agi_core.protocol import ALL, TEST, VALIDATION, Reply
+from agi_core.run import progress
+from client.border import audit, stored_replies
+from client.border.egress import action_of, shown
+from client.site.policy import SitePrivacy, demand
+from client.work.job import Job
+
+
+def evaluate(job: Job) -> Reply:
+    """The incoming model on the subjects that are asked for.
+
+    Raises:
+        PolicyError: the site's rules do not allow it. ProtocolError: there are no such subjects.
+    """
+    privacy, subjects = job.site.privacy, job.request.subjects
+    if subjects == VALIDATION:
+        metrics = validate(job)
+        return job.reply(num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
+    if subjects == TEST:
+        if privacy:
+            _check_private_test(job, privacy)
+        return _test(job)
+    if subjects == ALL:
+        if privacy:
+            raise PolicyError(
+                f"privacy: site {job.site.site} trains privately; an evaluation on all subjects tells of these"
+            )
+        return _test(job)
+    raise ProtocolError(f"no request is called {job.request.action} {subjects}")
+
+
+def validate(job: Job) -> dict[str, float]:
+    """The incoming model on the site's validation slices, the same in every round; empty where there are none.
+
+    A site that trains privately tells noisy means, or nothing.
+
+    Raises:
+        PolicyError: so few slices are asked for that they would be of fewer subjects than the policy's minimum.
+    """
+    privacy = job.site.privacy
+    if privacy and privacy.validation is None:
+        return {}
+    sessions, volumetric = job.scans.validation, job.network.volumetric
+    slices = validation_subset(sessions, limit=job.task.evaluation.validation_slices, volumes=volumetric)
+    scored, everybody = (
+        len({session.subject_id for session, _ in some})
+        for some in (slices, validation_subset(sessions, volumes=volumetric))
+    )
+    demand(
+        not slices or scored >= min(everybody, job.site.policy.minimum_subjects),
+        "policy.minimum_subjects",
+        asked=f"evaluation.validation_slices={job.task.evaluation.validation_slices}, which are of {scored} subjects",
+        allowed=f"no figure of fewer than {min(everybody, job.site.policy.minimum_subjects)}",
+    )
+    if not slices:
+        return {}
+    if privacy and privacy.validation:
+        from agi_core.privacy.noise import system_noise
+        from client.work.private_validation import validate_privately  # here, because it brings Opacus
+
+        count = privacy.validation.subjects
+        means = validate_privately(
+            lambda: evaluation.evaluate(job.network, slices),
+            site=job.site.site,
+            validation=privacy.validation,
+            request=job.request,
+            subjects=[subject.id for subject in job.scans.subjects.validation],
+            noise=system_noise(),
+        )
+    else:
+        scores = evaluation.evaluate(job.network, slices)
+        means, count = mean_over_subjects(scores.values()), len(scores)
+    if not means:
+        return {}
+    return {**{f"validation_{name}": value for name, value in means.items()}, "validation_subjects": count}
+
+
+def _test(job: Job) -> Reply:
+    sessions = job.scans.test if job.request.subjects == TEST else job.scans.everybody
+    least = min(job.site.policy.minimum_subjects, len(job.scans.subjects.all))
+    demand(
+        job.request.subjects == TEST or job.task.evaluation.max_subjects >= least,
+        "policy.minimum_subjects",
+        asked=f"evaluation.max_subjects={job.task.evaluation.max_subjects}",
+        allowed=f"no figure of fewer than {least}",
+    )
+
+    def on_session(done: int) -> None:
+        progress.report(progress.Step("test", job.site.site, done, len(sessions)))
+
+    scores = evaluation.evaluate(job.network, ((session, None) for session in sessions), on_session=on_session)
+    return job.reply(num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
+
+
+def _check_private_test(job: Job, privacy: SitePrivacy) -> None:
+    """One model per run that trained here, and so was paid for: differences between tests of many chosen models tell of
+    single subjects.
+
+    Raises:
+        PolicyError: the run did not train here, or another model of it was tested.
+    """
+    from client.work.private_training import has_trained  # here, because Opacus takes seconds to import
+
+    request = job.request
+    if not has_trained(job.site.site, privacy, run=request.run_id):
+        raise PolicyError(f"privacy: run {request.run_id!r} has not trained here, so it gets no test")
+    told = [row for row in audit.read(Path(job.site.state_dir)) if row.action == action_of(request) and row.request]
+    if any(row.run == shown(request.run_id) and row.request != stored_replies.digest(request) for row in told):
+        raise PolicyError(f"privacy: run {request.run_id!r} has had its test, of another model")

@@ -1,0 +1,34 @@
+"""One request at a site, with everything that answering it takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agi_core.config.schema import Task
+from agi_core.network import Network
+from agi_core.protocol import Packed, Reply, Request
+from client.site.file import Site
+from client.site.opened import SiteScans
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`request` and its `task` are what is asked, and `site` is who is asked. The answer takes the site's `scans`, and
+    the `network` with the request's weights."""
+
+    request: Request
+    task: Task
+    site: Site
+    scans: SiteScans
+    network: Network
+
+    def reply(self, *, num_examples: int, metrics: Mapping[str, float], weights: Packed | None = None) -> Reply:
+        """The answer, before it passes the border."""
+        return Reply(
+            run_id=self.request.run_id,
+            round=self.request.round,
+            nonce=self.request.nonce,
+            num_examples=num_examples,
+            metrics=metrics,
+            weights=weights,
+            steps=self.task.training.local_steps if weights else 0,
+        )
