@@ -4,7 +4,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from agi_core.config.schema import Task
 from agi_core.errors import MismatchError
@@ -47,8 +47,8 @@ class Network:
 
     @property
     def weights(self) -> Weights:
-        """The weights as numpy arrays, in the order of the module's state dict; they share memory on the CPU."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.module.state_dict().items()}
+        """See `weights_of`."""
+        return weights_of(self.module)
 
     @cached_property
     def manifest(self) -> str:
@@ -82,3 +82,8 @@ class Network:
         with torch.inference_mode(), autocast(self.device):
             prediction: Tensor = self.module(padded)
         return prediction[..., :height, :width].float().cpu()
+
+
+def weights_of(module: nn.Module) -> Weights:
+    """A module's weights as numpy arrays, in the order of its state dict; on the CPU they share its memory."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from agi_core.data.cached_session import CachedSession, open_entry
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.preparation import CachedSession, open_entry
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
 
@@ -30,12 +30,11 @@ DRAWS = 300
 
 
 def write_entries(cache_dir: Path, count: int) -> list[Path]:
-    """`count` training entries as `build_cache` writes them."""
+    """`count` training entries as `write_entry` writes them."""
     rng = np.random.default_rng(0)
     depth, _, height, width = SHAPE
     entry = {
         "session": "",
-        "box_start": [0, 0, 0],
         "grid_shape": [width, height, depth],
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": [0.5] * depth,

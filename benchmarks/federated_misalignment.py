@@ -25,9 +25,9 @@ from agi_core.config.schema import MisalignKind, RunConfig
 from agi_core.data.misalignment import apply, draw
 from agi_core.data.nifti import read_volume, write_scan
 from agi_core.data.partition import split_subjects
-from agi_core.data.scans import discover
+from agi_core.data.scans import Scans, discover
 from agi_core.host import atomic
-from agi_core.models.agi_net import build_model
+from agi_core.network import Network
 from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import parse_scenario
 from benchmarks.misalignment import MAIN, TESTS, Setup, commit, prepare_tests, score
@@ -100,8 +100,7 @@ def move_hospitals(setup: Setup, data_dir: Path) -> Path:
     """A folder with the training subjects alone, every hospital's T1 moved in its own way; made once."""
     if data_dir.is_dir():
         return data_dir
-    scenario = parse_scenario(SCENARIO)
-    found = discover(setup.data_dir, layout="ixi", modalities=scenario.modalities, sites_file=None, exclude=[])
+    found = discover(Scans(setup.data_dir, "ixi"), parse_scenario(SCENARIO).modalities)
     train = split_subjects([subject.id for subject in found.subjects]).train
     making = data_dir.with_name(".data")
     shutil.rmtree(making, ignore_errors=True)
@@ -132,10 +131,9 @@ def run(setup: Setup, name: str, seed: int, *, data_dir: Path, run_dir: Path) ->
     start_s = time.process_time()
     simulate(config, run_dir, resume=False, compare=False, console=Console(file=io.StringIO()))
     step_cpu_s = (time.process_time() - start_s) / STEPS
-    task = config.task
-    model = build_model(task.model, sources=2, reference=parse_scenario(SCENARIO).sources.index(REFERENCE))
-    model.load_state_dict({key: torch.from_numpy(array) for key, array in load_weights(run_dir).items()})
-    scores = score(setup, model, task=task, data="native")
+    network = Network(config)
+    network.load(load_weights(run_dir))
+    scores = score(setup, network, data="native")
     return {"variant": name, "seed": seed, "commit": commit(), "step_cpu_s": step_cpu_s, "scores": scores}
 
 

@@ -39,7 +39,7 @@ SEEDS, ITERATIONS, TV_WEIGHT, SIZE = 3, 1200, 1e-5, 8
 TASK = Task(
     scenario="T1,T2:PD",
     rounds=10,  # and the first is attacked: in the last the learning rate is nearly 0
-    model=ModelConfig(conv="plain", widths=[32]),
+    model=ModelConfig(conv="plain", widths=(32,)),
     training=TrainingConfig(local_steps=1, batch_size=1),
     privacy=PrivacyConfig(lot_rate=1.0, slices_per_subject=1),
 )

@@ -30,11 +30,12 @@ from agi_core.metrics import psnr_db
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
 from agi_core.models.resunet import ResUNet
+from agi_core.network import weights_of
 from agi_core.privacy.accounting import calibrate
 from agi_core.privacy.noise import insecure_seeded_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.protocol import Weights
-from agi_core.training import Draw, train_round, train_round_privately, weights_of
+from agi_core.training import Draw, train_round, train_round_privately
 from server.robust import SiteUpdate, aggregate
 
 FloatArray = npt.NDArray[np.float64]
@@ -47,7 +48,7 @@ MODELS, PRETRAINING_STEPS, BOOTSTRAP = 6, 200, 1000
 TASK = Task(
     scenario="T1,T2:PD",
     rounds=30,
-    model=ModelConfig(conv="plain", widths=[16, 32]),
+    model=ModelConfig(conv="plain", widths=(16, 32)),
     training=TrainingConfig(local_steps=10, batch_size=8, learning_rate=2e-3),
 )
 STEPS, LOT_RATE = TASK.rounds * TASK.training.local_steps, 0.5

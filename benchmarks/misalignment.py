@@ -34,23 +34,23 @@ import torch
 from torch import Tensor
 
 from agi_core.config.load import load_config, task_hash, task_json
-from agi_core.config.schema import MisalignKind, RunConfig, Task
+from agi_core.config.schema import MisalignKind, RunConfig
+from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.misalignment import Move, apply, draw, perturbation
+from agi_core.data.misalignment import Move, apply, draw
 from agi_core.data.nifti import Volume
 from agi_core.data.partition import split_subjects
-from agi_core.data.preparation import CachedSession, build_cache
+from agi_core.data.preparation import Preparation
 from agi_core.data.preprocess import resample
 from agi_core.data.registration import register
-from agi_core.data.scans import discover
+from agi_core.data.scans import Scans, discover
+from agi_core.data.slabs import slabs
 from agi_core.host import atomic
 from agi_core.layouts import LayoutName
 from agi_core.metrics import SubjectScore
-from agi_core.models.agi_net import build_model
 from agi_core.models.alignment.group_alignment import GroupAlignment
-from agi_core.models.model_config import spatial_multiple
-from agi_core.models.resunet import ResUNet
-from agi_core.prediction import predict_whole, predictor, slabs
+from agi_core.network import Network
+from agi_core.prediction import predict_whole
 from agi_core.scenario import parse_scenario
 from agi_core.training import train_round
 from benchmarks.misalignment_report import Results, draw_figure, tables
@@ -129,20 +129,19 @@ def run(setup: Setup, name: str, seed: int) -> str:
     """Train and test one variant with one seed, and write its file."""
     torch.set_num_threads(1)
     config = configuration(setup, name, seed)
-    task, scenario, data = config.task, parse_scenario(setup.scenario), VARIANTS[name].data
-    reference = scenario.sources.index(setup.reference)
-    model = build_model(task.model, sources=len(scenario.sources), reference=reference, seed=seed)
-    slices = TrainingSlices(
-        open_sessions(setup, data, part="train"),
-        crop=(task.grid.crop[0], task.grid.crop[1]),
-        neighbours=task.model.neighbours,
-        perturb=perturbation(task.training.misalign, scenario),
-    )
+    task, data = config.task, VARIANTS[name].data
+    network = Network(task)
+    slices = TrainingSlices.of(task, open_sessions(setup, data, part="train"))
     ends = [time.process_time()]
     loss = train_round(
-        model, slices.draw, task=task, site="benchmark", round=1, on_step=lambda *_: ends.append(time.process_time())
+        network.module,
+        slices.draw,
+        task=task,
+        site="benchmark",
+        round=1,
+        on_step=lambda *_: ends.append(time.process_time()),
     )
-    scores = score(setup, model, task=task, data=data)
+    scores = score(setup, network, data=data)
     result = {
         "variant": name,
         "seed": seed,
@@ -157,18 +156,17 @@ def run(setup: Setup, name: str, seed: int) -> str:
     return f"{name}, seed {seed}: {psnr_db:.2f} dB"
 
 
-def score(setup: Setup, model: ResUNet, *, task: Task, data: str) -> dict[str, dict[str, dict[str, float]]]:
+def score(setup: Setup, network: Network, *, data: str) -> dict[str, dict[str, dict[str, float]]]:
     """{test: {subject: metrics of the whole volume}}, with errors of the recovered offsets where the true ones are
     known, and `psnr_registered_db` against a target registered to the prediction with `register_target`."""
     moved = parse_scenario(setup.scenario).sources.index(setup.moved)
     scores: dict[str, dict[str, dict[str, float]]] = {}
-    predict = predictor(model, multiple=spatial_multiple(task.model))
-    alignment = model.alignment
+    alignment = network.module.alignment
     poses = read_poses(setup.data_dir / "truth.csv") if data == "native" and setup.moved == "T1" else {}
     for session, test, volumes, target, foreground in test_inputs(setup, data):
-        sources = slabs(volumes, neighbours=task.model.neighbours)
+        sources = slabs(volumes, neighbours=network.neighbours)
         parts = torch.split(torch.arange(len(sources)), 8)
-        prediction = torch.cat([predict_whole(predict, sources[part], box=session.source_box) for part in parts])
+        prediction = torch.cat([predict_whole(network, sources[part], box=session.source_box) for part in parts])
         row = scored(prediction, target, foreground)
         if setup.register_target:
             laid = registered(target[:, 0].numpy(), onto=prediction[:, 0].numpy(), session=session)
@@ -226,19 +224,12 @@ def open_sessions(setup: Setup, data: str, *, part: str) -> list[CachedSession]:
     test on is used whole."""
     elsewhere = setup.tested_dir if part == "test" else None
     root = elsewhere or (twin(setup) if data == "twin" else setup.data_dir)
-    scenario = parse_scenario(setup.scenario)
-    found = discover(root, layout=setup.layout, modalities=scenario.modalities, sites_file=None, exclude=[])
+    scans = Scans(root, setup.layout, register="rigid" if data == "rigid" and part == "train" else "none")
+    found = discover(scans, parse_scenario(setup.scenario).modalities)
     chosen = None if elsewhere else getattr(split_subjects([subject.id for subject in found.subjects]), part)
-    spacing = configuration(setup, "plain", 0).grid.spacing_mm
-    return build_cache(
-        [subject for subject in found.subjects if chosen is None or subject.id in chosen],
-        scenario=scenario,
-        spacing_mm=(spacing[0], spacing[1], spacing[2]) if spacing else None,
-        cache_dir=setup.out_dir / "cache",
-        data_dir=root,
-        whole=True,
-        register_to=setup.reference if data == "rigid" and part == "train" else None,
-    )
+    task = configuration(setup, "plain", 0).task
+    preparation = Preparation.of(task, scans, cache_dir=setup.out_dir / "cache", whole=True)
+    return preparation.open(subject for subject in found.subjects if chosen is None or subject.id in chosen)
 
 
 def twin(setup: Setup) -> Path:

@@ -15,21 +15,19 @@ import time
 from pathlib import Path
 
 from agi_core.config.load import load_config
-from agi_core.models.agi_net import build_model
+from agi_core.network import Network
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
-from agi_core.scenario import parse_scenario
-from agi_core.training import weights_of
 
 
 def write_run(run_dir: Path, *, dims: int) -> tuple[str, ...]:
     """A run folder with an untrained network of the usual BraTS scenario; returns the sources' names."""
     config = load_config(None, overrides={"data.layout": "brats", "model.dims": dims})
-    sources = parse_scenario(config.scenario).sources
     run_folder.create(run_dir, config)
-    weights = weights_of(build_model(config.model, sources=len(sources)))
-    save_checkpoint(run_dir, round=1, arrays={WEIGHTS + name: array for name, array in weights.items()}, state={})
-    return sources
+    network = Network(config)
+    arrays = {WEIGHTS + name: array for name, array in network.weights.items()}
+    save_checkpoint(run_dir, round=1, arrays=arrays, state={})
+    return network.scenario.sources
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from agi_core.config.load import task_json
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
 from agi_core.models.agi_net import build_model
@@ -18,7 +17,7 @@ from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last, load_weights
 from agi_core.training import train_round
 from client.app import app as client_app
-from client.work.trainer import open_training
+from client.site.opened import open_site
 from server.app import app as server_app
 from server.app import initial_weights
 from simulations.local_grid import run_in_process
@@ -54,7 +53,7 @@ def test_one_site_equals_training_without_flower(small_config: RunConfig, tmp_pa
 
     task = stored.task
     model = build_model(task.model, sources=2, seed=task.seed)
-    training = open_training(site_paths["Guys"], task_json(task))
+    training = open_site(site_paths["Guys"]).scans(task).training
     for round in (1, 2):
         train_round(model, training.draw, task=task, site="Guys", round=round)
 

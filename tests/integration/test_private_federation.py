@@ -6,26 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from agi_core.config.load import task_json
 from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig
 from agi_core.errors import BudgetError, ConfigError, PolicyError, PrivacyError, RunError
 from agi_core.models.agi_net import build_model
+from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
 from agi_core.privacy.trainable import parameters_of
-from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Request, Transport, pack, unpack
+from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request, Transport, pack, unpack
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.initial_weights import initial_weights
-from agi_core.training import weights_of
 from client.app import app as client_app
 from client.site.file import Site, read_site, to_yaml
-from client.work import private_training
-from client.work.trainer import answer, open_subjects
+from client.site.opened import open_site
+from client.work import private_training, trainer
 from server.app import app as server_app
 from simulations import pretrained
 from simulations.baselines import open_sites, without_privacy
@@ -56,16 +57,20 @@ def site_path(private_config: RunConfig, tmp_path: Path) -> Path:
     return write_sites(tmp_path / "run", config, federation)["Guys"]
 
 
+def answer(site_path: Path, request: Request) -> Reply:
+    return trainer.answer(open_site(site_path), request, device=torch.device("cpu"))
+
+
 def request(config: RunConfig, action: str = TRAIN, *, round: int = 1, subjects: str = "", seed: int = 0) -> Request:
     task = config.task
-    weights = pack(weights_of(build_model(task.model, sources=2, seed=seed)))
+    weights = pack(Network(dataclasses.replace(task, seed=seed)).weights)
     return Request(action, "run", round, "nonce", task_json(task), subjects, 3600, weights)
 
 
 def spent(run_dir: Path, site: str) -> list[Steps]:
     """Everything that counts at a site of this run."""
-    task = task_json(run_folder.open_existing(run_dir).task)
-    subjects = [subject.id for subject in open_subjects(run_dir / "sites" / f"{site}.yaml", task).train]
+    scans = open_site(run_dir / "sites" / f"{site}.yaml").scans(run_folder.open_existing(run_dir).task)
+    subjects = [subject.id for subject in scans.subjects.train]
     head_path = run_dir / "ledger_heads" / f"{site}.json"
     with open_ledger(run_dir / "ledgers" / f"{site}.jsonl", head_path=head_path, site=site) as ledger:
         return ledger.spent(subjects)

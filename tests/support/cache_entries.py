@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from agi_core.data.preparation import CachedSession, open_entry
+from agi_core.data.cached_session import CachedSession, open_entry
 
 
 def write_entry(path: Path, volumes: npt.NDArray[np.float32]) -> CachedSession:
@@ -15,7 +15,6 @@ def write_entry(path: Path, volumes: npt.NDArray[np.float32]) -> CachedSession:
     depth, _, height, width = volumes.shape
     entry = {
         "session": "",
-        "box_start": [0, 0, 0],
         "grid_shape": [width, height, depth],
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": [1.0] * depth,

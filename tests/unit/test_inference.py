@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agi_core.config.schema import GridConfig, Task
 from agi_core.data.nifti import WRITTEN_STEP, read_volume
 from agi_core.data.preprocess import scale_intensity
 from agi_core.errors import DataError, RunError
 from agi_core.inference import predict, synthesize
-from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
+from agi_core.network import Network
 from agi_core.scenario import Scenario
 
 SCENARIO = Scenario(("T1", "T2"), "PD")
-CPU = torch.device("cpu")
 ORIENTATIONS = [
     "".join(pair[flip] for pair, flip in zip(axes, flips, strict=True))
     for axes in permutations(("LR", "PA", "IS"))
@@ -28,13 +28,18 @@ ORIENTATIONS = [
 AFFINE = np.array([[1.47, -0.17, 0.35, -6.0], [0.20, 1.72, -0.61, -8.0], [-0.10, 0.21, 4.95, 1.5], [0, 0, 0, 1]])
 
 
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    model = build_model(ModelConfig(widths=[4, 8]), sources=2)
+def network_of(*, crop: tuple[int, ...] = (), reference: str = "T2", bias: float = 0.5, **model: Any) -> Network:
+    """A small untrained network; its predictions are around `bias`, so that clipping leaves something to compare."""
+    config, grid = ModelConfig(**{"widths": (4, 8), **model}), GridConfig(crop=crop or None)
+    network = Network(Task(scenario=str(SCENARIO), reference=reference, model=config, grid=grid))
     with torch.no_grad():
-        *_, bias = model.parameters()
-        bias.fill_(0.5)  # untrained, it is around 0, and clipping would leave little to compare
-    return model
+        network.module.head.bias.fill_(bias)
+    return network
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return network_of()
 
 
 def scan(seed: int, shape: tuple[int, int, int] = (14, 17, 6)) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -57,19 +62,19 @@ def save(path: Path, data: Any, *, affine: Any = AFFINE, codes: str = "RAS") -> 
     return path
 
 
-def run(model: nn.Module, out_path: Path, sources: dict[str, Path], **options: Any) -> None:
-    settings: dict[str, Any] = {"reference": "T2", "spacing_mm": None, "multiple": 2, "batch_size": 4, "device": CPU}
-    synthesize(model, scenario=SCENARIO, source_paths=sources, out_path=out_path, **(settings | options))
+def run(network: Network, out_path: Path, sources: dict[str, Path], **options: Any) -> None:
+    settings: dict[str, Any] = {"spacing_mm": None, "batch_size": 4}
+    synthesize(network, source_paths=sources, out_path=out_path, **(settings | options))
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_geometry_and_values_over_the_48_orientations(tmp_path: Path, model: nn.Module, codes: str) -> None:
+def test_geometry_and_values_over_the_48_orientations(tmp_path: Path, network: Network, codes: str) -> None:
     t1, t2 = scan(1), scan(2)
     sources = {
         "T2": save(tmp_path / "t2.nii.gz", t2, codes=codes),
         "T1": save(tmp_path / "t1.nii", t1, codes=codes[::-1]),
     }
-    run(model, tmp_path / "pd.nii.gz", sources)
+    run(network, tmp_path / "pd.nii.gz", sources)
 
     written, reference = nib.load(tmp_path / "pd.nii.gz"), nib.load(sources["T2"])
     assert written.shape == reference.shape
@@ -86,20 +91,18 @@ def test_geometry_and_values_over_the_48_orientations(tmp_path: Path, model: nn.
     stack = np.stack([scale_intensity(t1)[0], scale_intensity(t2)[0]], axis=1)  # (I, M, J, K)
     slices = torch.from_numpy(stack.transpose(3, 1, 2, 0).copy())  # (D, M, H, W), H 17: padded to 18
     with torch.inference_mode():
-        expected = model(nn.functional.pad(slices, (0, 0, 0, 1)))[:, 0, :17].clamp(0, 1).numpy().transpose(2, 1, 0)
+        padded = network.module(nn.functional.pad(slices, (0, 0, 0, 1)))
+    expected = padded[:, 0, :17].clamp(0, 1).numpy().transpose(2, 1, 0)
     assert expected.std() > 0.01
     np.testing.assert_allclose(read_volume(tmp_path / "pd.nii.gz").data, expected, atol=WRITTEN_STEP)
 
 
 def test_a_3d_model_on_few_thick_slices(tmp_path: Path) -> None:
     """Six slices of 5 mm in a window of 16: centred in zeros, and cut back."""
-    model = build_model(ModelConfig(dims=3, widths=[4, 8]), sources=2)
-    with torch.no_grad():
-        *_, bias = model.parameters()
-        bias.fill_(0.5)
+    network = network_of(dims=3, crop=(24, 16, 16))
     t1, t2 = scan(1), scan(2)
     sources = {"T1": save(tmp_path / "t1.nii.gz", t1), "T2": save(tmp_path / "t2.nii.gz", t2, codes="PIL")}
-    run(model, tmp_path / "pd.nii.gz", sources, crop=(24, 16, 16))
+    run(network, tmp_path / "pd.nii.gz", sources)
 
     written, reference = nib.load(tmp_path / "pd.nii.gz"), nib.load(sources["T2"])
     assert written.shape == reference.shape
@@ -107,7 +110,7 @@ def test_a_3d_model_on_few_thick_slices(tmp_path: Path) -> None:
     stack = np.stack([scale_intensity(t1)[0], scale_intensity(t2)[0]])  # (M, I, J, K)
     volume = torch.from_numpy(stack.transpose(0, 3, 2, 1).copy())[None]  # (1, M, D, H, W) of 6, 17 and 14
     with torch.inference_mode():
-        padded = model(nn.functional.pad(volume, (1, 1, 3, 4, 5, 5)))
+        padded = network.module(nn.functional.pad(volume, (1, 1, 3, 4, 5, 5)))
     expected = padded[0, 0, 5:11, 3:20, 1:15].clamp(0, 1).numpy().transpose(2, 1, 0)
     assert expected.std() > 0.01
     np.testing.assert_allclose(read_volume(tmp_path / "pd.nii.gz").data, expected, atol=WRITTEN_STEP)
@@ -135,7 +138,9 @@ def test_a_source_on_another_grid_lands_at_its_place(tmp_path: Path, spacing_mm:
         "T1": save(tmp_path / "t1.nii", smooth_scan((22, 26, 18), thin), affine=thin, codes="PSR"),
         "T2": save(tmp_path / "t2.nii", smooth_scan((18, 20, 12), other), affine=other, codes="LPS"),
     }
-    run(Second(), tmp_path / "pd.nii", sources, reference="T1", spacing_mm=spacing_mm)
+    network = network_of(reference="T1")
+    network.module = Second()  # type: ignore[assignment]
+    run(network, tmp_path / "pd.nii", sources, spacing_mm=spacing_mm)
     result, truth = read_volume(tmp_path / "pd.nii"), read_volume(sources["T1"])
     assert result.data.shape == (22, 26, 18)
     np.testing.assert_array_equal(result.affine, truth.affine)
@@ -143,61 +148,58 @@ def test_a_source_on_another_grid_lands_at_its_place(tmp_path: Path, spacing_mm:
     assert np.corrcoef(result.data[centre].ravel(), truth.data[centre].ravel())[0, 1] > 0.99
 
 
-def test_batches_do_not_change_the_result(model: nn.Module) -> None:
+def test_batches_do_not_change_the_result(network: Network) -> None:
     volumes = np.random.default_rng(0).random((7, 2, 10, 13), dtype=np.float32)
-    whole = predict(model, volumes, multiple=2, batch_size=7, device=CPU)
+    whole = predict(network, volumes, batch_size=7)
     assert whole.shape == (7, 10, 13)
-    np.testing.assert_allclose(predict(model, volumes, multiple=2, batch_size=3, device=CPU), whole, atol=1e-6)
+    np.testing.assert_allclose(predict(network, volumes, batch_size=3), whole, atol=1e-6)
 
 
-def test_the_file_says_what_it_is(tmp_path: Path, model: nn.Module) -> None:
+def test_the_file_says_what_it_is(tmp_path: Path, network: Network) -> None:
     sources = {"T1": save(tmp_path / "t1.nii", scan(1)), "T2": save(tmp_path / "t2.nii", scan(2))}
-    run(model, tmp_path / "pd.nii", sources)
+    run(network, tmp_path / "pd.nii", sources)
     image = nib.load(tmp_path / "pd.nii")
     assert image.header["descrip"].item() == b"synthetic PD; 0..1 = p0.5..p99.5 of a real one"
     assert image.dataobj.slope == pytest.approx(WRITTEN_STEP)
     assert image.get_data_dtype() == np.int16
 
 
-def test_bad_requests_are_refused(tmp_path: Path, model: nn.Module) -> None:
+def test_bad_requests_are_refused(tmp_path: Path, network: Network) -> None:
     t1, t2 = save(tmp_path / "t1.nii", scan(1)), save(tmp_path / "t2.nii", scan(2))
     far = AFFINE.copy()
     far[0, 3] += 1000
     save(tmp_path / "far.nii", scan(1), affine=far)
     out_path = tmp_path / "pd.nii"
     with pytest.raises(DataError, match="makes PD from T1, T2, but was given T1"):
-        run(model, out_path, {"T1": t1})
+        run(network, out_path, {"T1": t1})
     with pytest.raises(DataError, match="with FLAIR as reference"):
-        run(model, out_path, {"T1": t1, "T2": t2}, reference="FLAIR")
+        run(network, out_path, {"T1": t1, "T2": t2}, grid="FLAIR")
     with pytest.raises(DataError, match="is one of the sources"):
-        run(model, t1, {"T1": t1, "T2": t2})
+        run(network, t1, {"T1": t1, "T2": t2})
     with pytest.raises(DataError, match="T1 covers 0% of the head in T2"):
-        run(model, out_path, {"T1": tmp_path / "far.nii", "T2": t2})
+        run(network, out_path, {"T1": tmp_path / "far.nii", "T2": t2})
     with pytest.raises(DataError, match=r"end in \.nii"):
-        run(model, tmp_path / "pd.mgz", {"T1": t1, "T2": t2})
+        run(network, tmp_path / "pd.mgz", {"T1": t1, "T2": t2})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far.nii", "t1.nii", "t2.nii"]
 
 
 def test_a_network_with_neighbours_sees_them(tmp_path: Path) -> None:
     """The same file as from the network's own predictions of slabs, in batches of any size."""
-    config = ModelConfig(conv="plain", widths=[4, 8], alignment="affine", neighbours=1)
-    model = build_model(config, sources=2, reference=1, seed=3)
+    network = network_of(conv="plain", alignment="affine", neighbours=1)
     volumes = np.random.default_rng(0).random((5, 2, 10, 14), dtype=np.float32)
     around = np.array([[1, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 3]])
     with torch.inference_mode():
-        expected = model(torch.from_numpy(volumes[around].swapaxes(1, 2)))[:, 0].clamp(0, 1).numpy()
-    result = predict(model, volumes, multiple=2, neighbours=1, batch_size=2, device=CPU)
+        expected = network.module(torch.from_numpy(volumes[around].swapaxes(1, 2)))[:, 0].clamp(0, 1).numpy()
+    result = predict(network, volumes, batch_size=2)
     np.testing.assert_allclose(result, expected, atol=1e-5)
     sources = {"T1": save(tmp_path / "t1.nii", scan(1)), "T2": save(tmp_path / "t2.nii", scan(2))}
-    run(model, tmp_path / "pd.nii", sources, neighbours=1)
+    run(network, tmp_path / "pd.nii", sources)
     assert read_volume(tmp_path / "pd.nii").data.shape == read_volume(sources["T2"]).data.shape
 
 
 def test_a_diverged_model_writes_nothing(tmp_path: Path) -> None:
-    model = build_model(ModelConfig(conv="plain", widths=[4, 8]), sources=2)
-    with torch.no_grad():
-        next(model.parameters()).fill_(torch.nan)
+    network = network_of(conv="plain", bias=torch.nan)
     sources = {"T1": save(tmp_path / "t1.nii", scan(1)), "T2": save(tmp_path / "t2.nii", scan(2))}
     with pytest.raises(RunError, match="not finite"):
-        run(model, tmp_path / "pd.nii", sources)
+        run(network, tmp_path / "pd.nii", sources)
     assert not (tmp_path / "pd.nii").exists()

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from agi_core.__main__ import main
 from agi_core.config.load import load_config, task_hash, task_json
-from agi_core.data.scans import discover
+from agi_core.data.scans import Scans, discover
 from agi_core.errors import ConfigError
 from agi_core.pretraining import PRETRAINING, with_public_data
 from agi_core.run.initial_weights import initial_weights
@@ -55,9 +55,7 @@ def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path:
     made = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")}
     assert with_public_data(config, tmp_path) == config
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")} == made
-    sites_file = Path(config.data.sites) if config.data.sites else None
-    modalities = scenario.replace(":", ",").split(",")
-    found = discover(data_dir, layout=config.data.layout, modalities=modalities, sites_file=sites_file)
+    found = discover(Scans.of(config.data), scenario.replace(":", ",").split(","))
     assert [subject.site for subject in found.subjects] == ["PublicA"]
 
 

@@ -13,7 +13,7 @@ def test_scenario_names_sources_in_order_and_target() -> None:
     assert scenario == Scenario(sources=("T2", "T1"), target="PD")
     assert scenario.modalities == ("T2", "T1", "PD")
     assert str(scenario) == "T2,T1:PD"
-    assert [scenario.number_of(source) for source in ("T2", "T1", None)] == [0, 1, None]
+    assert [scenario.reference(chosen) for chosen in ("T2", "T1", None)] == ["T2", "T1", "T1"]
 
 
 @given(NAMES)

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch, TrainingSlices
 from agi_core.errors import RunError
-from agi_core.metrics import psnr_db
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
-from agi_core.prediction import SlidingWindow
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.schedule import learning_rate
-from agi_core.training import evaluate, site_generator, train_round, train_round_privately
+from agi_core.training import site_generator, train_round, train_round_privately
 from tests.support.cache_entries import write_entry
 
 
@@ -152,10 +150,9 @@ def test_the_ssim_term_is_monais() -> None:
     assert ssim > 0.01
 
 
-@pytest.mark.parametrize("adversarial", [False, True])
-def test_a_network_with_neighbours_is_trained_on_slabs(adversarial: bool) -> None:
+def test_a_network_with_neighbours_is_trained_on_slabs() -> None:
     """Motion-free slabs of one slice train the network to the weights that the slices themselves do."""
-    config = ModelConfig(conv="plain", widths=[4], alignment="affine", neighbours=1)
+    config = ModelConfig(conv="plain", widths=(4,), alignment="affine", neighbours=1)
 
     def slices(generator: torch.Generator, batch_size: int) -> Batch:
         sources = torch.rand((batch_size, 2, 48, 48), generator=generator)
@@ -168,7 +165,7 @@ def test_a_network_with_neighbours_is_trained_on_slabs(adversarial: bool) -> Non
     results = []
     for model_config, drawn in ((replace(config, neighbours=0), slices), (config, slabs)):
         model = build_model(model_config, sources=2, seed=1)
-        training = TrainingConfig(local_steps=3, batch_size=2, adversarial=adversarial)
+        training = TrainingConfig(local_steps=3, batch_size=2)
         one = Task(scenario="T1,T2:PD", rounds=1, model=model_config, training=training)
         train_round(model, drawn, task=one, site="Guys", round=1)
         results.append(weights(model))
@@ -187,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_round() -> None:
 # VOLUMES
 
 
-VOLUMES = ModelConfig(dims=3, widths=[4, 8])
+VOLUMES = ModelConfig(dims=3, widths=(4, 8))
 PATCH = (16, 20, 12)
 
 
@@ -232,50 +229,3 @@ def test_a_private_step_on_patches_is_a_plain_one_without_noise_and_clip(
     torch.optim.AdamW(oracle.parameters(), lr=rate, weight_decay=0.0).step()
     torch.testing.assert_close(weights(model), weights(oracle), rtol=0, atol=1e-6)
     assert not torch.equal(weights(model), weights(build_model(VOLUMES, sources=2)))
-
-
-# EVALUATION
-
-
-def test_evaluate_scores_all_sessions_of_a_subject_and_clips(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    volumes = rng.random((2, 3, 2, 13, 18), dtype=np.float32).astype(np.float16).astype(np.float32)  # two sessions
-    sessions = [write_entry(tmp_path / str(i) / "IXI001", volumes[i]) for i in range(2)]
-    done: list[int] = []
-    scores = evaluate(lambda sources: 1.5 * sources, [(s, None) for s in sessions], on_session=done.append)
-    assert done == [1, 2]
-    mean_square = float(np.mean((np.clip(1.5 * volumes[:, :, 0], 0, 1).astype(np.float64) - volumes[:, :, 1]) ** 2))
-    assert set(scores) == {"IXI001"}
-    assert scores["IXI001"]["psnr_db"] == pytest.approx(psnr_db(mean_square), abs=1e-6)
-
-
-def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
-    volumes = np.zeros((4, 2, 16, 16), np.float32)
-    volumes[2, 1] = 0.5  # the model below is wrong in this slice alone
-    session = write_entry(tmp_path / "IXI002", volumes)
-    all_slices = evaluate(lambda x: x[:, :1], [(session, None)])["IXI002"]["mae"]
-    chosen = evaluate(lambda x: x[:, :1], [(session, (0, 3))])["IXI002"]["mae"]
-    assert all_slices == pytest.approx(0.125)
-    assert chosen == 0
-
-
-def test_a_3d_network_sees_whole_volumes_whichever_slices_are_scored(tmp_path: Path) -> None:
-    """A network that puts out the mean over the slices of its window, here all of them."""
-    volumes = np.random.default_rng(0).random((6, 2, 16, 16), dtype=np.float32).astype(np.float16).astype(np.float32)
-    session = write_entry(tmp_path / "IXI004", volumes)
-    through = SlidingWindow(lambda window: window.mean(dim=2, keepdim=True).repeat(1, 1, 6, 1, 1), (16, 16, 6))
-    mean = volumes[:, 0].mean(axis=0)
-    for indices in (None, (4, 1)):
-        errors = np.abs(volumes[list(indices or range(6)), 1] - mean)
-        assert evaluate(through, [(session, indices)])["IXI004"]["mae"] == pytest.approx(errors.mean(), abs=1e-6)
-
-
-def test_evaluate_shows_a_network_the_neighbours(tmp_path: Path) -> None:
-    """A model that copies the slice above scores as the wrong slice; one that copies the middle makes no error."""
-    volumes = np.zeros((4, 2, 16, 16), np.float32)
-    volumes[:] = np.array([0.1, 0.2, 0.4, 0.8], np.float32)[:, None, None, None]
-    session = write_entry(tmp_path / "IXI002", volumes)
-    middle = evaluate(lambda x: x[:, :1, 1], [(session, None)], neighbours=1)["IXI002"]["mae"]
-    above = evaluate(lambda x: x[:, :1, 2], [(session, None)], neighbours=1)["IXI002"]["mae"]
-    assert middle == 0
-    assert above == pytest.approx((0.1 + 0.2 + 0.4 + 0.4) / 4, abs=1e-3)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agi_core.voxel_regression import fit
+from agi_core.voxel_regression import VoxelRegression
 from tests.support.cache_entries import write_entry
 
 rng = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def test_an_exact_cubic_of_two_sources_is_recovered(tmp_path: Path) -> None:
         target = cubic(torch.from_numpy(x[:, :1]), torch.from_numpy(x[:, 1:])).numpy()
         sessions.append(write_entry(tmp_path / str(i), np.concatenate([x, target], axis=1)))
     unseen = torch.rand(2, 2, 7, 9)
-    prediction = fit(sessions)(unseen)
+    prediction = VoxelRegression.fit(sessions).predict(unseen)
     assert prediction.dtype == torch.float32
     # the stored targets are rounded to float16 (2^-12 of a value near 0.5), their mean effect on the fit is smaller
     torch.testing.assert_close(prediction, cubic(unseen[:, :1], unseen[:, 1:]), rtol=0, atol=1e-3)
@@ -33,12 +33,12 @@ def test_an_exact_cubic_of_two_sources_is_recovered(tmp_path: Path) -> None:
 
 def test_one_source_agrees_with_polyfit(tmp_path: Path) -> None:
     volumes = [sources(3, 2, 11, 8) for _ in range(2)]
-    predict = fit([write_entry(tmp_path / str(i), volume) for i, volume in enumerate(volumes)])
+    fit = VoxelRegression.fit([write_entry(tmp_path / str(i), volume) for i, volume in enumerate(volumes)])
     pooled = np.concatenate([volume.transpose(1, 0, 2, 3).reshape(2, -1) for volume in volumes], axis=1)
     coefficients = np.polyfit(pooled[0].astype(np.float64), pooled[1].astype(np.float64), deg=3)
     x = torch.rand(2, 1, 5, 6)
     expected = np.polyval(coefficients, x.numpy().astype(np.float64))
-    np.testing.assert_allclose(predict(x).numpy(), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fit.predict(x).numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_equal_sources_are_no_obstacle(tmp_path: Path) -> None:
@@ -46,4 +46,4 @@ def test_equal_sources_are_no_obstacle(tmp_path: Path) -> None:
     x = sources(3, 1, 9, 9)
     session = write_entry(tmp_path / "twins", np.concatenate([x, x, 0.5 * x], axis=1))
     twins = torch.from_numpy(np.concatenate([x, x], axis=1))
-    np.testing.assert_allclose(fit([session])(twins).numpy(), 0.5 * x, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(VoxelRegression.fit([session]).predict(twins).numpy(), 0.5 * x, rtol=0, atol=1e-3)

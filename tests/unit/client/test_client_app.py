@@ -45,7 +45,7 @@ def test_a_repeated_request_is_not_trained_again(site_path: Path, monkeypatch: p
     task, weights = small_task()
     first = ask(site_path, as_message(training_request(task, weights)))
 
-    def no_training(*_: object) -> None:
+    def no_training(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(client.app, "answer", no_training)
@@ -69,7 +69,7 @@ def test_a_failure_leaves_as_a_public_sentence_and_the_next_request_works(
 ) -> None:
     released = []
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise error
 
     message = as_message(training_request(*small_task()))

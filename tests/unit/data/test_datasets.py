@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from agi_core.config.schema import MisalignConfig
 from agi_core.data import datasets
+from agi_core.data.cached_session import CachedSession, open_entry
 from agi_core.data.misalignment import perturbation
-from agi_core.data.preparation import CachedSession, open_entry
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
 
@@ -28,7 +28,6 @@ def make_entry(path: Path, *, shape: tuple[int, int, int, int], fraction: list[f
     foreground[:, : h // 2] = True
     entry: dict[str, Any] = {
         "session": "",
-        "box_start": [0, 0, 0],
         "grid_shape": [w, h, d],
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": fraction,
@@ -61,7 +60,6 @@ def test_slices_with_little_foreground_are_not_drawn(sessions: list[CachedSessio
     assert len(slices) == 5
     assert slices.session_of_slice.tolist() == [0, 0, 1, 1, 1]
     assert slices.slice_number.tolist() == [1, 2, 0, 1, 2]
-    assert len(datasets.TrainingSlices(sessions, crop=(8, 8), min_foreground=0.55)) == 1
 
 
 def test_one_subjects_batch_holds_its_slices_alone(tmp_path: Path, sessions: list[CachedSession]) -> None:
@@ -77,8 +75,9 @@ def test_one_subjects_batch_holds_its_slices_alone(tmp_path: Path, sessions: lis
 
 
 def test_no_usable_slice_is_an_error(sessions: list[CachedSession]) -> None:
-    with pytest.raises(DataError, match="None of the slices of 2 training sessions holds 90%"):
-        datasets.TrainingSlices(sessions, crop=(8, 8), min_foreground=0.9)
+    air = [dataclasses.replace(s, foreground_fraction=np.full(s.shape[0], 0.04, np.float32)) for s in sessions]
+    with pytest.raises(DataError, match="None of the slices of 2 training sessions holds 5%"):
+        datasets.TrainingSlices(air, crop=(8, 8))
     with pytest.raises(DataError, match="0 training sessions"):
         datasets.TrainingSlices([], crop=(8, 8))
 

@@ -17,7 +17,7 @@ from agi_core.data.phantom.anatomy import HEAD_CENTRE_MM, rotation_matrix
 from agi_core.data.phantom.scanner import SLICES, Grid
 from agi_core.data.phantom.subject import scan_subject
 from agi_core.data.phantom.tumour import CORE, ENHANCING, OEDEMA
-from agi_core.data.scans import discover
+from agi_core.data.scans import Scans, discover
 from agi_core.errors import ConfigError, RunError
 
 IXI_SITES = {"Guys": 2, "HH": 1}
@@ -57,7 +57,7 @@ def test_ixi_tree(ixi_dir: Path) -> None:
     subjects = ("IXI700-Guys-1000", "IXI701-Guys-1001", "IXI702-HH-1000")
     scans = [f"IXI-{m}/{subject}-{m}.nii.gz" for subject in subjects for m in ("T1", "T2", "PD")]
     assert files(ixi_dir) == sorted([*scans, "phantom.json", "truth.csv"])
-    found = discover(ixi_dir, layout="ixi", modalities=("T1", "T2", "PD"))
+    found = discover(Scans(ixi_dir, "ixi"), ("T1", "T2", "PD"))
     assert [(subject.id, subject.site) for subject in found.subjects] == [
         ("IXI700", "Guys"),
         ("IXI701", "Guys"),
@@ -74,12 +74,7 @@ def test_brats_tree(brats_dir: Path) -> None:
         {"Partition_ID": "A", "Subject_ID": "BraTS-GLI-90001-000"},
         {"Partition_ID": "north", "Subject_ID": "BraTS-GLI-90002-000"},
     ]
-    found = discover(
-        brats_dir,
-        layout="brats",
-        modalities=("t1n", "t1c", "t2w", "t2f"),
-        sites_file=brats_dir / "partitioning.csv",
-    )
+    found = discover(Scans(brats_dir, "brats", brats_dir / "partitioning.csv"), ("t1n", "t1c", "t2w", "t2f"))
     assert [subject.site for subject in found.subjects] == ["A", "north"]
 
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from agi_core.data.nifti import Affine, Volume, write_scan
-from agi_core.data.preparation import build_cache
+from agi_core.data.preparation import Preparation
 from agi_core.data.registration import register, register_sources
 from agi_core.data.scans import Session, Subject
 from agi_core.errors import ConfigError, DataError
@@ -83,8 +83,7 @@ def test_the_cache_holds_registered_sources_apart(tmp_path: Path) -> None:
         write_scan(paths[modality], (1000 * volume.data).astype(np.int16), affine=volume.affine, descrip="")
 
     def images(register_to: str | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
-        (entry,) = build_cache(
-            [Subject("IXI001", "HH", (Session("", paths),))],
+        preparation = Preparation(
             scenario=scenario,
             spacing_mm=None,
             cache_dir=tmp_path / "cache",
@@ -92,6 +91,7 @@ def test_the_cache_holds_registered_sources_apart(tmp_path: Path) -> None:
             whole=True,
             register_to=register_to,
         )
+        (entry,) = preparation.open([Subject("IXI001", "HH", (Session("", paths),))])
         return entry.read_slice(12)[0]
 
     native, registered = images(None), images("T2")

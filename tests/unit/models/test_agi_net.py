@@ -30,7 +30,7 @@ def cagr_parts(model: nn.Module) -> Iterator[tuple[CagrConv, CrossGroupAttention
             yield conv, conv.attention, conv.routing
 
 
-TINY = {2: ModelConfig(widths=[8, 16]), 3: ModelConfig(dims=3, widths=[8, 16])}
+TINY = {2: ModelConfig(widths=(8, 16)), 3: ModelConfig(dims=3, widths=(8, 16))}
 
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -148,7 +148,7 @@ def test_cagr_is_its_equations(dims: int, large: bool, options: dict[str, object
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("conv", ["plain", "cagr"])
 def test_an_empty_batch_gives_an_empty_image_and_no_gradient(dims: int, conv: str) -> None:
-    model = build_model(ModelConfig(conv=conv, dims=dims, widths=[8, 16]), sources=2)
+    model = build_model(ModelConfig(conv=conv, dims=dims, widths=(8, 16)), sources=2)
     prediction = model(torch.zeros(0, 2, *[8] * dims))
     assert prediction.shape == (0, 1, *[8] * dims)
     prediction.sum().backward()

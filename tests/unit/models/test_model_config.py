@@ -58,7 +58,7 @@ def test_invalid(config: ModelConfig, message: str) -> None:
 
 
 def test_spatial_multiple() -> None:
-    assert [spatial_multiple(ModelConfig(widths=[8] * scales)) for scales in (1, 2, 3, 4)] == [1, 2, 4, 8]
+    assert [spatial_multiple(ModelConfig(widths=(8,) * scales)) for scales in (1, 2, 3, 4)] == [1, 2, 4, 8]
 
 
 def test_configuration_needs_no_torch() -> None:

@@ -9,7 +9,7 @@ from agi_core.models.resunet import to_channels_last
 @pytest.mark.parametrize(("dims", "space"), [(2, (24, 40)), (3, (8, 12, 4))])
 @pytest.mark.parametrize("conv", ["plain", "cagr"])
 def test_the_output_is_one_image_of_the_same_size(dims: int, space: tuple[int, ...], conv: str) -> None:
-    config = ModelConfig(conv=conv, dims=dims, widths=[4, 8, 12])
+    config = ModelConfig(conv=conv, dims=dims, widths=(4, 8, 12))
     assert all(size % spatial_multiple(config) == 0 for size in space)
     assert build_model(config, sources=3)(torch.rand(2, 3, *space)).shape == (2, 1, *space)
 

@@ -229,7 +229,7 @@ def test_gradients_too_large_for_float32_are_clipped_exactly() -> None:
 
 def test_agi_net_is_trained_with_all_its_parameters(seeded: Seeded) -> None:
     """Every parameter of the real model is clipped, noised and updated."""
-    net = build_model(ModelConfig(widths=[8, 16]), sources=2)
+    net = build_model(ModelConfig(widths=(8, 16)), sources=2)
     before = [parameter.detach().clone() for parameter in net.parameters()]
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((3, 2, 16, 16), generator=generator)

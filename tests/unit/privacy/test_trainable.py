@@ -8,11 +8,12 @@ from agi_core.config.load import load_config
 from agi_core.data.datasets import Batch
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
+from agi_core.network import weights_of
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.privacy.trainable import PARTS, parameters_of, training_only
 from agi_core.protocol import pack
-from agi_core.training import train_round, train_round_privately, weights_of
+from agi_core.training import train_round, train_round_privately
 from tests.support.small_data import SMALL
 
 
@@ -49,7 +50,7 @@ def test_the_adapters_by_hand() -> None:
 
 
 def test_the_last_block_is_the_finest_and_a_net_without_decoder_has_a_head() -> None:
-    model = build_model(ModelConfig(widths=[4, 8, 16]), sources=2)
+    model = build_model(ModelConfig(widths=(4, 8, 16)), sources=2)
     assert {name.split(".conv")[0] for name in parameters_of("last", model) if ".conv" in name} == {"decoder.1"}
     assert set(parameters_of("last", build_model(ModelConfig(conv="plain", widths=[4]), sources=2))) == {
         "head.weight",

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from agi_core.config.load import load_config
-from agi_core.config.schema import RunConfig
+from agi_core.config.schema import RunConfig, Task
+from agi_core.data.cached_session import CachedSession
 from agi_core.data.phantom import write_phantom
-from agi_core.data.preparation import CachedSession, build_cache
-from agi_core.data.scans import discover
+from agi_core.data.preparation import Preparation
+from agi_core.data.scans import Scans, discover
 from agi_core.models.agi_net import build_model
+from agi_core.network import Network
 from agi_core.scenario import parse_scenario
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
 
@@ -27,11 +29,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(data_dir: Path) -> CachedSession:
-    scenario = parse_scenario(SCENARIO)
-    subjects = discover(data_dir, layout="ixi", modalities=scenario.modalities).subjects
-    (session,) = build_cache(
-        subjects, scenario=scenario, spacing_mm=None, cache_dir=data_dir / "cache", data_dir=data_dir, whole=True
-    )
+    scans, task = Scans(data_dir, "ixi"), Task(scenario=SCENARIO)
+    subjects = discover(scans, parse_scenario(SCENARIO).modalities).subjects
+    (session,) = Preparation.of(task, scans, cache_dir=data_dir / "cache", whole=True).open(subjects)
     return session
 
 
@@ -55,8 +55,7 @@ def test_a_head_that_moved_is_followed(
 ) -> None:
     """Most of the true motion is found, in the direction in which the truth has it."""
     config = config_of(data_dir, *settings)
-    alignment = build_model(config.model, sources=2, reference=1).alignment
-    moved = moved_sources(alignment, session, 10, config=config)
+    moved = moved_sources(Network(config), session, 10, data=config.data)
     assert list(moved) == ["T1"]
     head, found, true = session.read_slice(10)[1], moved["T1"].offset_mm, moved["T1"].true_offset_mm
     assert true is not None
@@ -69,10 +68,9 @@ def test_registered_scans_have_no_known_truth_and_other_models_no_alignment(
     data_dir: Path, session: CachedSession
 ) -> None:
     config = config_of(data_dir, "model.alignment=global", "data.register=rigid")
-    alignment = build_model(config.model, sources=2, reference=1).alignment
-    assert moved_sources(alignment, session, 10, config=config)["T1"].true_offset_mm is None
+    assert moved_sources(Network(config), session, 10, data=config.data)["T1"].true_offset_mm is None
     config = config_of(data_dir)
-    assert moved_sources(build_model(config.model, sources=2).alignment, session, 10, config=config) == {}
+    assert moved_sources(Network(config), session, 10, data=config.data) == {}
 
 
 def test_attention_is_one_half_before_training_and_names_the_sources_first(data_dir: Path) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from agi_core.config.load import task_json
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError
 from agi_core.privacy.accounting import Steps
@@ -27,7 +26,7 @@ from client.check.rows import FAILED, PASSED, WARNING, Row
 from client.process.supervisor import only_client
 from client.site.file import Coordinator, read_deployed_site
 from client.site.keys import make_key
-from client.work.trainer import open_subjects
+from client.site.opened import open_site
 from tests.support.small_data import write_head, write_ixi
 from tests.support.tls_servers import Authority, serving
 
@@ -253,7 +252,7 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
         ("validation budget", PASSED, "epsilon 0.00 of 2 spent, 2.00 left (delta 1e-05)"),
     ]
     assert site.privacy is not None
-    subjects = open_subjects(path, task_json(Task(scenario="T1,T2:PD")))
+    subjects = open_site(path).scans(Task(scenario="T1,T2:PD")).subjects
     steps, limit = Steps(1.0, 1.0, 4), Budget(1e9, 1e-5)
     for rules, whose in ((site.privacy, subjects.train), (site.privacy.validation, subjects.validation)):
         assert rules is not None

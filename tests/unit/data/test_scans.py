@@ -1,15 +1,28 @@
 """Trees of empty files: discovery reads names only."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agi_core.data.scans import Discovery, Skipped, discover
+from agi_core.data import scans
+from agi_core.data.scans import Discovery, Scans, Skipped
 from agi_core.errors import ConfigError, DataError
+
+
+def discover(
+    data_dir: Path,
+    *,
+    layout: str,
+    modalities: Sequence[str],
+    sites_file: Path | None = None,
+    exclude: Sequence[str] = (),
+) -> Discovery:
+    return scans.discover(Scans(data_dir, layout, sites_file, tuple(exclude)), modalities)
+
 
 IXI = ("T1", "T2", "PD")
 BRATS = ("t1n", "t1c", "t2w", "t2f")
@@ -271,7 +284,7 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no subject 'IXI2'.*look like IXI002"):
         discover(tmp_path, layout="ixi", modalities=IXI, exclude=["IXI2"])
     with pytest.raises(ConfigError, match="pass --layout ixi, brats, bids"):
-        discover(tmp_path, layout="dicom", modalities=IXI)  # type: ignore[arg-type]
+        discover(tmp_path, layout="dicom", modalities=IXI)
     with pytest.raises(ConfigError, match="cannot read the site map"):
         discover(tmp_path, layout="ixi", modalities=IXI, sites_file=tmp_path / "nowhere.csv")
 

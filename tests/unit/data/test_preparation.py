@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from agi_core.data import preparation, preprocess
+from agi_core.data import preprocess
+from agi_core.data.cached_session import CachedSession
 from agi_core.data.nifti import write_scan
+from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Session, Subject
+from agi_core.data.slabs import source_box
 from agi_core.errors import DataError, RunError
-from agi_core.prediction import source_box
 from agi_core.scenario import Scenario
 
 SCENARIO = Scenario(("T1", "T2"), "PD")
@@ -39,15 +42,21 @@ def make_subjects(data_dir: Path, count: int = 2) -> list[Subject]:
     return subjects
 
 
-def build(subjects: list[Subject], tmp_path: Path, **options: Any) -> list[preparation.CachedSession]:
+def build(
+    subjects: list[Subject],
+    tmp_path: Path,
+    on_session: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> list[CachedSession]:
     settings: dict[str, Any] = {
         "scenario": SCENARIO,
         "spacing_mm": None,
-        "cache_dir": tmp_path / "cache",
-        "data_dir": tmp_path / "data",
+        "register_to": None,
         "whole": True,
+        "data_dir": tmp_path / "data",
+        "cache_dir": tmp_path / "cache",
     }
-    return preparation.build_cache(subjects, **(settings | options))
+    return Preparation(**(settings | options)).open(subjects, on_session=on_session)
 
 
 def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:
@@ -60,7 +69,6 @@ def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:
         )
         assert entry.shape == prepared.volumes.shape == (8, 3, 24, 20)
         assert entry.source_box == source_box(prepared.volumes[:, :-1].astype(np.float16))
-        assert entry.box_start == (0, 0, 0)
         np.testing.assert_array_equal(entry.grid.affine, prepared.grid.affine)
         assert entry.spacing_mm == pytest.approx((1.5, 1.75, 5))
         for k in range(8):
@@ -82,7 +90,6 @@ def test_training_entries_are_cropped_to_the_head(tmp_path: Path) -> None:
     subjects = make_subjects(tmp_path / "data", 1)
     (whole,), (cropped,) = build(subjects, tmp_path), build(subjects, tmp_path, whole=False)
     assert cropped.shape == (6, 3, 16, 12)
-    assert cropped.box_start == (1, 4, 4)
     assert cropped.grid.shape == whole.grid.shape == (20, 24, 8)
     for k in range(6):
         for ours, theirs in zip(cropped.read_slice(k), whole.read_slice(k + 1), strict=True):

@@ -1,0 +1,90 @@
+"""What a task and a site file say reaches the scans that are opened, and nothing is read twice."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from agi_core.config.schema import RunConfig, Task
+from agi_core.data import scans
+from agi_core.data.datasets import TrainingSlices
+from client.site import opened
+from client.site.file import Site, SiteData, read_site, to_yaml
+from client.site.opened import KEPT_TASKS, OpenSite, SiteScans, open_site
+
+
+def write_site(folder: Path, data: SiteData, *, name: str = "HH") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(to_yaml(Site(site=name, data=data, cache_dir=str(folder / "cache"))))
+    return path
+
+
+def data_of(config: RunConfig, *subjects: str) -> SiteData:
+    assert config.data.dir is not None
+    return SiteData(config.data.dir, "ixi", subjects=subjects or ("IXI105", "IXI106", "IXI107"))
+
+
+def training(site_path: Path, task: Task) -> TrainingSlices:
+    return open_site(site_path).scans(task).training
+
+
+def test_a_site_registers_to_the_runs_reference(tmp_path: Path, small_config: RunConfig) -> None:
+    pytest.importorskip("SimpleITK")
+    site_path = write_site(tmp_path, dataclasses.replace(data_of(small_config), register="rigid"))
+    entries = {
+        reference: {
+            session.path
+            for session in training(site_path, dataclasses.replace(small_config.task, reference=reference)).sessions
+        }
+        for reference in ("T1", "T2", None)
+    }
+    assert entries["T1"].isdisjoint(entries["T2"])
+    assert entries[None] == entries["T2"]  # the last source, where nobody has chosen
+
+
+def test_a_task_moves_its_source_in_training(tmp_path: Path, small_config: RunConfig) -> None:
+    site_path, task = write_site(tmp_path, data_of(small_config)), small_config.task
+    misalign = dataclasses.replace(task.training.misalign, source="T2", size=3)
+    moving = dataclasses.replace(task, training=dataclasses.replace(task.training, misalign=misalign))
+    still, moved = (training(site_path, t).draw(torch.Generator().manual_seed(0), 8) for t in (task, moving))
+    assert torch.equal(still.target, moved.target)
+    assert torch.equal(still.sources[:, 0], moved.sources[:, 0])
+    assert not torch.equal(still.sources[:, 1], moved.sources[:, 1])
+
+
+def test_a_site_is_read_again_only_after_its_file_changed(tmp_path: Path, small_config: RunConfig) -> None:
+    path = write_site(tmp_path, data_of(small_config))
+    first = open_site(path)
+    assert open_site(path) is first
+    assert first.scans(small_config.task).training is open_site(path).scans(small_config.task).training
+    path.write_text(path.read_text().replace("threads: 1", "threads: 3"))
+    os.utime(path, ns=(1, 1))
+    assert open_site(path).file.threads == 3
+
+
+def test_sites_of_one_folder_look_it_up_once_per_task(
+    tmp_path: Path, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[object] = []
+
+    def discover(*arguments: object) -> scans.Discovery:
+        looked_up.append(arguments)
+        return scans.discover(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opened, "discover", discover)
+    sites = [write_site(tmp_path, data_of(small_config, f"IXI10{n}"), name=f"HH-{n}") for n in range(5, 9)]
+    for rounds in (3, 4):
+        task = dataclasses.replace(small_config.task, rounds=rounds)
+        for path in sites:
+            assert len(open_site(path).scans(task).subjects.all) == 1
+        assert len(looked_up) == rounds - 2
+
+
+def test_old_tasks_are_forgotten(tmp_path: Path, small_config: RunConfig) -> None:
+    site = OpenSite(read_site(write_site(tmp_path, data_of(small_config))))
+    tasks = [dataclasses.replace(small_config.task, seed=seed) for seed in range(KEPT_TASKS + 1)]
+    opened_scans: list[SiteScans] = [site.scans(task) for task in tasks]
+    assert site.scans(tasks[-1]) is opened_scans[-1]
+    assert site.scans(tasks[0]) is not opened_scans[0]

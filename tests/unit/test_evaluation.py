@@ -1,0 +1,55 @@
+"""Scores of predictors on hand-made cache entries."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.evaluation import evaluate
+from agi_core.metrics import psnr_db
+from tests.support.cache_entries import write_entry
+from tests.support.predictors import Made
+
+
+def test_evaluate_scores_all_sessions_of_a_subject_and_clips(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    volumes = rng.random((2, 3, 2, 13, 18), dtype=np.float32).astype(np.float16).astype(np.float32)  # two sessions
+    sessions = [write_entry(tmp_path / str(i) / "IXI001", volumes[i]) for i in range(2)]
+    done: list[int] = []
+    scores = evaluate(Made(lambda sources: 1.5 * sources), [(s, None) for s in sessions], on_session=done.append)
+    assert done == [1, 2]
+    mean_square = float(np.mean((np.clip(1.5 * volumes[:, :, 0], 0, 1).astype(np.float64) - volumes[:, :, 1]) ** 2))
+    assert set(scores) == {"IXI001"}
+    assert scores["IXI001"]["psnr_db"] == pytest.approx(psnr_db(mean_square), abs=1e-6)
+
+
+def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
+    volumes = np.zeros((4, 2, 16, 16), np.float32)
+    volumes[2, 1] = 0.5  # the model below is wrong in this slice alone
+    session = write_entry(tmp_path / "IXI002", volumes)
+    all_slices = evaluate(Made(lambda x: x[:, :1]), [(session, None)])["IXI002"]["mae"]
+    chosen = evaluate(Made(lambda x: x[:, :1]), [(session, (0, 3))])["IXI002"]["mae"]
+    assert all_slices == pytest.approx(0.125)
+    assert chosen == 0
+
+
+def test_a_3d_network_sees_whole_volumes_whichever_slices_are_scored(tmp_path: Path) -> None:
+    """A predictor that puts out the mean over all slices that it sees."""
+    volumes = np.random.default_rng(0).random((6, 2, 16, 16), dtype=np.float32).astype(np.float16).astype(np.float32)
+    session = write_entry(tmp_path / "IXI004", volumes)
+    through = Made(lambda volume: volume.mean(dim=0, keepdim=True).repeat(len(volume), 1, 1, 1), volumetric=True)
+    mean = volumes[:, 0].mean(axis=0)
+    for indices in (None, (4, 1)):
+        errors = np.abs(volumes[list(indices or range(6)), 1] - mean)
+        assert evaluate(through, [(session, indices)])["IXI004"]["mae"] == pytest.approx(errors.mean(), abs=1e-6)
+
+
+def test_evaluate_shows_a_network_the_neighbours(tmp_path: Path) -> None:
+    """A model that copies the slice above scores as the wrong slice; one that copies the middle makes no error."""
+    volumes = np.zeros((4, 2, 16, 16), np.float32)
+    volumes[:] = np.array([0.1, 0.2, 0.4, 0.8], np.float32)[:, None, None, None]
+    session = write_entry(tmp_path / "IXI002", volumes)
+    middle = evaluate(Made(lambda x: x[:, :1, 1], neighbours=1), [(session, None)])["IXI002"]["mae"]
+    above = evaluate(Made(lambda x: x[:, :1, 2], neighbours=1), [(session, None)])["IXI002"]["mae"]
+    assert middle == 0
+    assert above == pytest.approx((0.1 + 0.2 + 0.4 + 0.4) / 4, abs=1e-3)
