@@ -1,41 +1,20 @@
-"""Group alignment against motions that are known, numpy's least squares and torch.roll."""
+"""Group alignment against motions that are known."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from agi_core.models.agi_net import build_model
-from agi_core.models.alignment.group_alignment import (
-    RIDGE,
-    TINY,
-    GroupAlignment,
-    affine_step,
-    best_shift,
-    descriptor,
-    expected,
-    from_waves,
-    lattice,
-    pooled,
-    sample,
-    wave_step,
-)
+from agi_core.models.alignment.group_alignment import GroupAlignment
+from agi_core.models.alignment.sampling import lattice, sample
 from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
+from tests.support.smooth_images import texture
 
 AFFINE = ModelConfig(conv="plain", widths=[4, 8], alignment="affine")
-SPACES = {2: (64, 56), 3: (32, 36, 40)}
-
-
-def texture(*space: int, seed: int = 0, detail: int = 6) -> Tensor:
-    """A smooth image (1, 1, *space) in (0, 1) with edges in every direction, float64."""
-    generator = torch.Generator().manual_seed(seed)
-    knots = torch.randn(1, 1, *[max(n // detail, 1) for n in space], dtype=torch.float64, generator=generator)
-    return torch.sigmoid(2 * F.interpolate(knots, size=space, mode="bilinear" if len(space) == 2 else "trilinear"))
 
 
 def other_contrast(image: Tensor) -> Tensor:
@@ -55,111 +34,6 @@ def error_vox(offsets: Tensor, truth: Tensor, margin: int = 8) -> float:
     """Mean distance in voxels away from the border; offsets (N, *space), truth (N, *space) or (N, 1, ...)."""
     inner = tuple(slice(margin, -margin) for _ in offsets.shape[1:])
     return float((offsets - truth)[:, *inner].norm(dim=0).mean())
-
-
-@pytest.mark.parametrize("space", [(24, 30), (16, 18, 20)])
-def test_ideal_embeddings_give_whole_and_half_shifts(space: tuple[int, ...]) -> None:
-    shift = [1, -2, 2][: len(space)]
-    axes = list(range(2, 2 + len(space)))
-    a = torch.zeros(1, 1, *space, dtype=torch.float64)
-    a[0, 0, *[n // 2 for n in space]] = 1
-    there, before = (torch.roll(a, shifts, axes) for shifts in (shift, [shift[0] - 1, *shift[1:]]))
-    in_voxels = torch.tensor(space) / 2
-    torch.testing.assert_close(best_shift(a, there)[0] * in_voxels, torch.tensor(shift).double(), rtol=0, atol=1e-5)
-    half = torch.tensor([shift[0] - 0.5, *shift[1:]]).double()
-    torch.testing.assert_close(best_shift(a, there + before)[0] * in_voxels, half, rtol=0, atol=1e-3)
-
-
-def test_affine_step_is_least_squares() -> None:
-    rng = np.random.default_rng(0)
-    slope, right = (
-        rng.standard_normal((2, 2, 3, 5, 7)),
-        rng.standard_normal((2, 3, 5, 7)),
-    )  # (B, N, C, H, W), (B, C, ..)
-    basis = rng.standard_normal((3, 5, 7))
-    matrix = (slope[:, :, None] * slope[:, None]).sum(3)
-    theta = affine_step(*map(torch.from_numpy, (matrix, (slope * right[:, None]).sum(2), basis)))
-    for b in range(2):
-        design = np.einsum("ncyx,kyx->cyxnk", slope[b], basis).reshape(-1, 6)
-        ridge = np.diag(np.sqrt(RIDGE * (design**2).sum(0) + TINY))
-        rows = np.concatenate([design, ridge])
-        wanted = np.linalg.lstsq(rows, np.concatenate([right[b].reshape(-1), np.zeros(6)]), rcond=None)[0]
-        np.testing.assert_allclose(theta[b].reshape(-1), wanted, rtol=1e-9)
-
-
-@pytest.mark.parametrize(("voxels", "at"), [((24, 40), (24, 40)), ((24, 40), (12, 20)), ((1, 24, 40), (1, 24, 40))])
-def test_a_wave_step_is_the_most_probable_field(voxels: tuple[int, ...], at: tuple[int, ...]) -> None:
-    """Against numpy's least squares of data and prior, both written out; of a slab for the axes in the plane."""
-    rng, counts = np.random.default_rng(0), [max(n // 12, 1) for n in voxels]
-    slope, change = rng.standard_normal((2, 2, 2, *at)), rng.standard_normal((2, 2, *at))  # (B, K, C, ..), (B, C, ..)
-    waves = np.stack([rng.standard_normal((2, *counts)), 1e-3 * rng.standard_normal((2, *counts))])
-    matrix, right = (slope[:, :, None] * slope[:, None]).sum(3), (slope * change[:, None]).sum(2)
-    step = wave_step(*map(torch.from_numpy, (matrix, right, waves)), voxels=voxels).numpy()
-    places = [(np.arange(n) + 0.5) / n for n in at]
-    numbers = list(np.ndindex(*counts))
-    basis = np.stack(
-        [np.prod(np.meshgrid(*[np.cos(np.pi * k * x) for k, x in zip(ks, places, strict=True)], indexing="ij"), axis=0)
-         for ks in numbers]
-    )  # fmt: skip
-    half = np.array(voxels[-2:]) / 2
-    rough = np.array(
-        [np.exp(sum((8.0 * np.pi * k / n) ** 2 for k, n in zip(ks, voxels, strict=True))) for ks in numbers]
-    )
-    for b in range(2):
-        design = np.einsum("nc...,k...->c...nk", slope[b], basis).reshape(-1, 2 * len(basis))
-        field = np.einsum("nk,k...->n...", waves[b].reshape(2, -1) * half[:, None], basis)
-        stiffer = np.clip(2.5**2 / np.sum(field**2, axis=0).mean(), 1, 100)
-        told = np.mean([(slope[b, n] ** 2).sum() / half[n] ** 2 for n in range(2)])
-        precision = (0.005 * stiffer * told * half[:, None] ** 2 + TINY) * rough
-        prior = np.diag(np.sqrt(precision.reshape(-1)))
-        rows = np.concatenate([design, prior])
-        wanted = np.concatenate([change[b].reshape(-1), -prior @ waves[b].reshape(-1)])
-        np.testing.assert_allclose(step[b].reshape(-1), np.linalg.lstsq(rows, wanted, rcond=None)[0], rtol=1e-6)
-
-
-def test_a_first_wave_step_is_taken_as_if_much_were_bent() -> None:
-    """Nothing has been found yet, which is not the same as nothing to be found."""
-    matrix, right = torch.eye(2).reshape(1, 2, 2, 1, 1).expand(1, 2, 2, 24, 24), torch.ones(1, 2, 24, 24)
-    none, little = torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2, 2), 1e-3)
-    first, later = (wave_step(matrix, right, waves, voxels=(24, 24)) for waves in (none, little))
-    assert first[0, 0, 0, 0] > 0.99
-    assert later[0, 0, 0, 0] < 0.7
-
-
-def test_waves_make_the_field_at_any_scale() -> None:
-    waves = torch.zeros(1, 2, 2, 3)
-    waves[0, 1, 1, 2] = 2.0
-    for rows, columns in ((24, 36), (12, 18)):
-        y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
-        field = from_waves(waves, (rows, columns))
-        torch.testing.assert_close(field[0, 1], 2 * torch.cos(torch.pi * y) * torch.cos(2 * torch.pi * x))
-        assert not field[0, 0].any()
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_sampling_is_a_roll_inside_and_nothing_at_zero(dims: int) -> None:
-    image = texture(*SPACES[dims])
-    at = lattice(SPACES[dims], like=image)
-    torch.testing.assert_close(sample(image, at[None]), image, rtol=0, atol=1e-12)
-    ahead = 2 * torch.tensor([3.0, -2.0, 1.0][:dims], dtype=torch.float64) / torch.tensor(SPACES[dims])
-    inner = (slice(None), slice(None), *[slice(4, -4)] * dims)
-    rolled = torch.roll(image, [-3, 2, -1][:dims], list(range(2, 2 + dims)))
-    read = sample(image, (at + ahead.reshape(-1, *[1] * dims))[None])
-    torch.testing.assert_close(read[inner], rolled[inner], rtol=0, atol=1e-12)
-
-
-def test_edges_do_not_depend_on_which_side_is_brighter() -> None:
-    """An offset and a factor, also a negative one, leave E as it is; a flat image has none."""
-    image = texture(40, 40)
-    torch.testing.assert_close(descriptor(0.3 - 0.2 * image), descriptor(image), rtol=1e-7, atol=1e-7)
-    assert not descriptor(torch.full((1, 1, 8, 8), 0.5)).any()
-
-
-@pytest.mark.parametrize(
-    ("size", "stride", "expected"), [(128, 8, 16), (96, 8, 12), (95, 8, 23), (20, 8, 20), (3, 2, 3)]
-)
-def test_short_axes_are_pooled_less(size: int, stride: int, expected: int) -> None:
-    assert pooled(torch.zeros(1, 1, size, 200), stride).shape[2:] == (expected, 200 // stride)
 
 
 @pytest.mark.parametrize("kind", ["global", "affine", "dense"])
@@ -212,12 +86,13 @@ def test_a_bent_image_needs_the_dense_field() -> None:
 
 @pytest.mark.parametrize("kind", ["global", "affine", "dense"])
 def test_volumes_and_three_moved_sources(kind: str) -> None:
-    image = texture(*SPACES[3], detail=8)
+    space = (32, 36, 40)
+    image = texture(*space, detail=8)
     truths = [torch.tensor(t, dtype=torch.float64) for t in ([1.5, -3.0, 2.0], [0.0, 0.0, 0.0], [-2.0, 4.0, 0.5])]
     moved = [other_contrast(moved_by(image, truth)) for truth in truths]
     sources = torch.cat([*moved[:2], image, moved[2]], dim=1)
     offsets = GroupAlignment(replace(AFFINE, dims=3, alignment=kind), reference=2).offsets(sources)[0]
-    assert offsets.shape == (4, 3, *SPACES[3])
+    assert offsets.shape == (4, 3, *space)
     assert not offsets[2].any()
     for number, truth in zip((0, 1, 3), truths, strict=True):
         assert error_vox(offsets[number], truth.reshape(3, 1, 1, 1)) < 0.4
@@ -267,17 +142,6 @@ def test_sources_that_lie_on_the_reference_are_left_as_they_are(kind: str) -> No
     align = GroupAlignment(replace(AFFINE, alignment=kind), reference=1)
     assert float(align.offsets(sources).abs().max()) == 0.0
     torch.testing.assert_close(align(sources), sources, rtol=0, atol=1e-12)
-
-
-def test_a_motion_is_shrunk_by_hand_in_the_plane_and_through_it_apart() -> None:
-    align = GroupAlignment(replace(AFFINE, neighbours=1), reference=1)
-    voxels = (3, 20, 40)
-    motion = torch.tensor([0.3, 0.3, 0.4]).reshape(1, 3, 1, 1, 1).expand(1, 3, 1, 20, 40)  # slices, rows, columns
-    normalised = 2 * motion / torch.tensor(voxels).reshape(1, 3, 1, 1, 1)
-    kept = align._shrunk(normalised, voxels, 0.25) / normalised
-    through, plane = 1 - 0.2**4 / 0.3**4, 1 - 0.25**4 / 0.5**4
-    torch.testing.assert_close(kept[0, :, 0, 0, 0], torch.tensor([through, plane, plane]))
-    assert align._shrunk(normalised / 3, voxels, 0.25).abs().max() == 0
 
 
 @pytest.mark.parametrize(("dims", "neighbours"), [(2, 0), (2, 1), (3, 0)])
@@ -342,14 +206,6 @@ def test_blank_images_and_stripped_background_are_left_alone() -> None:
     brain[..., 16:48, 16:48] = texture(32, 32)
     aligned = alignment(torch.cat([other_contrast(brain) * (brain > 0), brain], 1))
     assert not aligned[0, 0][brain[0, 0] == 0].any()
-
-
-def test_the_expected_image_is_a_mean_over_voxels_as_bright() -> None:
-    given = torch.tensor([[[0.0, 0.5, 0.505, 0.5, 1.0, 0.7]]])
-    image = torch.tensor([[[0.3, 0.2, 0.4, 9.0, 0.8, 9.0]]])
-    known = torch.tensor([[[True, True, True, False, True, False]]])
-    wanted = torch.tensor([[[0.3, 0.3, 0.3, 0.3, 0.8, 0.0]]])  # as bright as the last one is nothing that is known
-    torch.testing.assert_close(expected(image, given, known=known), wanted)
 
 
 def test_estimates_stay_in_float32_under_autocast() -> None:
