@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{where}, torch {torch.__version__}, input {shape}, {args.steps} turns")
     print(f"{'widths':>16} {'model':>22} {'ms per step':>12} {'ratio':>6} {'samples/s':>10} {'peak memory':>12}")
 
-    for widths in map(tuple, args.widths or [(16, 32, 64), (64, 128, 256)]):
+    for widths in args.widths or [(16, 32, 64), (64, 128, 256)]:
         configs = {
             "plain": ModelConfig(conv="plain", dims=args.dims, widths=widths),
             "cagr": ModelConfig(dims=args.dims, widths=widths),
@@ -131,7 +131,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--widths",
         action="append",
-        type=lambda text: [int(width) for width in text.split(",")],
+        type=lambda text: tuple(map(int, text.split(","))),
         help="channels at each scale, e.g. 16,32,64; may be repeated (default: 16,32,64 and 64,128,256)",
     )
     parser.add_argument("--size", type=int, default=128, help="pixels along each axis (default: 128)")

@@ -11,11 +11,11 @@ from agi_core.models.model_config import ModelConfig, spatial_multiple
     "config",
     [
         ModelConfig(),
-        ModelConfig(dims=3, widths=[64, 128, 256], routing_pool=4, interpolation="fourier", placement="encoder"),
+        ModelConfig(dims=3, widths=(64, 128, 256), routing_pool=4, interpolation="fourier", placement="encoder"),
         ModelConfig(attention=False),
         ModelConfig(rolling=False),
-        ModelConfig(conv="plain", widths=[5, 7]),
-        ModelConfig(conv="plain", widths=[5], alignment="dense", neighbours=2, stem=3),
+        ModelConfig(conv="plain", widths=(5, 7)),
+        ModelConfig(conv="plain", widths=(5,), alignment="dense", neighbours=2, stem=3),
         ModelConfig(dims=3, alignment="global", stem=8, shift="open", shuffle=False),
         ModelConfig(shift="none"),
     ],
@@ -31,8 +31,8 @@ def test_valid(config: ModelConfig) -> None:
         (ModelConfig(dims=4), r"model.dims is 4; choose one of 2, 3"),
         (ModelConfig(placement="none"), r"model.placement is 'none'; choose one of all, encoder, decoder"),
         (ModelConfig(interpolation="cubic"), r"model.interpolation is 'cubic'; choose one of linear, fourier"),
-        (ModelConfig(widths=[]), r"model.widths is \[\]"),
-        (ModelConfig(widths=[16, 0]), r"model.widths is \[16, 0\]"),
+        (ModelConfig(widths=()), r"model.widths is \[\]"),
+        (ModelConfig(widths=(16, 0)), r"model.widths is \[16, 0\]"),
         (ModelConfig(groups=0), r"model.groups is 0"),
         (ModelConfig(groups=3), r"model.groups is 3, which does not divide 16 of model.widths \[16, 32, 64\]; choose"),
         (ModelConfig(max_offset=0.0), r"model.max_offset is 0.0"),
@@ -59,6 +59,10 @@ def test_invalid(config: ModelConfig, message: str) -> None:
 
 def test_spatial_multiple() -> None:
     assert [spatial_multiple(ModelConfig(widths=(8,) * scales)) for scales in (1, 2, 3, 4)] == [1, 2, 4, 8]
+
+
+def test_a_configuration_is_a_key() -> None:
+    assert {ModelConfig(widths=(4, 8)): "small"}[ModelConfig(widths=(4, 8))] == "small"
 
 
 def test_configuration_needs_no_torch() -> None:

@@ -15,7 +15,7 @@ def test_the_output_is_one_image_of_the_same_size(dims: int, space: tuple[int, .
 
 
 def test_one_scale_is_a_residual_block_and_a_head() -> None:
-    model = build_model(ModelConfig(conv="plain", widths=[8]), sources=2)
+    model = build_model(ModelConfig(conv="plain", widths=(8,)), sources=2)
     x = torch.rand(1, 2, 5, 7)
     torch.testing.assert_close(model(x), model.head(model.encoder[0](x)))
 
@@ -40,8 +40,8 @@ def test_channels_last_changes_the_layout_only(space: tuple[int, ...]) -> None:
 
 
 def test_adapters_leave_a_new_network_as_it_is_and_are_a_term_of_their_own() -> None:
-    with_adapters = build_model(ModelConfig(conv="plain", widths=[4, 8], adapters=2), sources=2)
-    without = build_model(ModelConfig(conv="plain", widths=[4, 8]), sources=2)
+    with_adapters = build_model(ModelConfig(conv="plain", widths=(4, 8), adapters=2), sources=2)
+    without = build_model(ModelConfig(conv="plain", widths=(4, 8)), sources=2)
     own = {name: tensor for name, tensor in with_adapters.state_dict().items() if ".adapter." not in name}
     without.load_state_dict(own)
     x = torch.rand(2, 2, 8, 8)

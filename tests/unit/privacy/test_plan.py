@@ -14,7 +14,7 @@ from agi_core.privacy.plan import plan_privacy
 TASK = Task(
     scenario="T1,T2:PD",
     rounds=5,
-    model=ModelConfig(conv="plain", widths=[8, 16]),
+    model=ModelConfig(conv="plain", widths=(8, 16)),
     privacy=PrivacyConfig(epsilon=8.0, trainable="norms", delta=1e-4, lot_rate=0.2),
 )
 

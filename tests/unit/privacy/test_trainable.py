@@ -28,7 +28,7 @@ def draw_subject(subject: str, generator: torch.Generator, batch_size: int) -> B
 
 def test_the_parts_by_hand() -> None:
     """A plain network of two widths: encoder blocks 0 and 1, decoder block 0, head."""
-    model = build_model(ModelConfig(conv="plain", widths=[8, 16]), sources=2)
+    model = build_model(ModelConfig(conv="plain", widths=(8, 16)), sources=2)
     norms = {f"{block}.norm{i}.{kind}" for block in ("encoder.0", "encoder.1", "decoder.0") for i in (1, 2)
              for kind in ("weight", "bias")}  # fmt: skip
     head = {"head.weight", "head.bias"}
@@ -40,7 +40,7 @@ def test_the_parts_by_hand() -> None:
 
 
 def test_the_adapters_by_hand() -> None:
-    model = build_model(ModelConfig(conv="plain", widths=[8, 16], adapters=2), sources=2)
+    model = build_model(ModelConfig(conv="plain", widths=(8, 16), adapters=2), sources=2)
     blocks = ("encoder.0", "encoder.1", "decoder.0")
     adapters = {f"{block}.adapter.{name}" for block in blocks for name in ("0.weight", "0.bias", "2.weight")}
     assert set(parameters_of("adapters", model)) == adapters | {"head.weight", "head.bias"}
@@ -52,7 +52,7 @@ def test_the_adapters_by_hand() -> None:
 def test_the_last_block_is_the_finest_and_a_net_without_decoder_has_a_head() -> None:
     model = build_model(ModelConfig(widths=(4, 8, 16)), sources=2)
     assert {name.split(".conv")[0] for name in parameters_of("last", model) if ".conv" in name} == {"decoder.1"}
-    assert set(parameters_of("last", build_model(ModelConfig(conv="plain", widths=[4]), sources=2))) == {
+    assert set(parameters_of("last", build_model(ModelConfig(conv="plain", widths=(4,)), sources=2))) == {
         "head.weight",
         "head.bias",
     }
@@ -83,7 +83,7 @@ def test_a_private_round_moves_the_part_and_nothing_else(part: str, conv: str) -
 
 
 def test_what_was_frozen_before_stays_frozen_afterwards_also_after_an_error() -> None:
-    model = build_model(ModelConfig(conv="plain", widths=[8, 16]), sources=2)
+    model = build_model(ModelConfig(conv="plain", widths=(8, 16)), sources=2)
     model.head.requires_grad_(False)
 
     def fail() -> None:

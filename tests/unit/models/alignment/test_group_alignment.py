@@ -14,7 +14,7 @@ from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from tests.support.smooth_images import texture
 
-AFFINE = ModelConfig(conv="plain", widths=[4, 8], alignment="affine")
+AFFINE = ModelConfig(conv="plain", widths=(4, 8), alignment="affine")
 
 
 def other_contrast(image: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def test_sources_that_lie_on_the_reference_are_left_as_they_are(kind: str) -> No
 @pytest.mark.parametrize(("dims", "neighbours"), [(2, 0), (2, 1), (3, 0)])
 @pytest.mark.parametrize("conv", ["plain", "cagr"])
 def test_the_network_takes_an_empty_batch_and_trains(dims: int, neighbours: int, conv: str) -> None:
-    config = ModelConfig(conv=conv, dims=dims, widths=[4, 8], alignment="dense", neighbours=neighbours)
+    config = ModelConfig(conv=conv, dims=dims, widths=(4, 8), alignment="dense", neighbours=neighbours)
     model = build_model(config, sources=2, reference=0)
     slices = [2 * neighbours + 1] if neighbours else []
     empty = model(torch.zeros(0, 2, *slices, *[16] * dims))
