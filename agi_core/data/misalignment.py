@@ -24,7 +24,6 @@ Perturb = Callable[[FloatArray, Spacing, np.random.Generator], FloatArray]
 ELASTIC_SMOOTHNESS_MM = 16.0
 """SD of the Gaussian that smooths an elastic field: neighbouring structures move together, the two sides of a head do
 not."""
-INVERSE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _random_vector(rng: np.random.Generator, length: float) -> Vector:
     return float(x * unit), float(y * unit), float(z * unit)
 
 
-def field(move: Move, shape: tuple[int, int, int], spacing_mm: Spacing) -> FloatArray:
+def field(move: Move, shape: tuple[int, ...], spacing_mm: Spacing) -> FloatArray:
     """Where each voxel of the moved volume comes from, relative to itself: (3, D, H, W), in voxels."""
     spacing = np.array(spacing_mm[::-1], dtype=np.float32)[:, None, None, None]
     middle = (np.array(shape, dtype=np.float32)[:, None, None, None] - 1) / 2
@@ -98,23 +97,9 @@ def field(move: Move, shape: tuple[int, int, int], spacing_mm: Spacing) -> Float
 
 def apply(volume: FloatArray, move: Move, spacing_mm: Spacing) -> FloatArray:
     """The moved volume, float32 (D, H, W): linear interpolation, mirrored at the borders so that no zeros enter."""
-    return warp(volume, field(move, _shape(volume), spacing_mm))
-
-
-def warp(volume: FloatArray, by: FloatArray) -> FloatArray:
-    """`volume[p + by[p]]`, linear, mirrored at the borders: (D, H, W) and (3, D, H, W) in voxels -> (D, H, W)."""
-    indices = np.indices(volume.shape, dtype=np.float32)
-    warped: FloatArray = ndimage.map_coordinates(np.asarray(volume, np.float32), indices + by, order=1, mode="reflect")
-    return warped
-
-
-def inverse(by: FloatArray) -> FloatArray:
-    """The field that undoes `by`, from the fixed point of f[p] = -by[p + f[p]] (Chen et al., Med Phys 35:81, 2008)."""
-    indices, result = np.indices(by.shape[1:], dtype=np.float32), -by
-    for _ in range(INVERSE_STEPS):
-        there = indices + result
-        result = -np.stack([ndimage.map_coordinates(part, there, order=1, mode="nearest") for part in by])
-    return result
+    positions = np.indices(volume.shape, dtype=np.float32) + field(move, volume.shape, spacing_mm)
+    moved: FloatArray = ndimage.map_coordinates(np.asarray(volume, np.float32), positions, order=1, mode="reflect")
+    return moved
 
 
 def perturbation(config: MisalignConfig, scenario: Scenario) -> Perturb | None:
@@ -134,8 +119,3 @@ def perturbation(config: MisalignConfig, scenario: Scenario) -> Perturb | None:
         return result
 
     return perturb
-
-
-def _shape(volume: FloatArray) -> tuple[int, int, int]:
-    depth, height, width = volume.shape
-    return depth, height, width

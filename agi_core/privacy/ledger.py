@@ -102,11 +102,6 @@ class Ledger:
                 os.fsync(file.fileno())
         self._keep_head()
 
-    @property
-    def head(self) -> tuple[int, str]:
-        """Number of lines, and the hash of the last."""
-        return self._length, self._head
-
     def find(self, run: str, round: int) -> list[Reservation]:
         """The reservations of this round of this run, oldest first."""
         return [r for r in self._reservations.values() if (r.run, r.round) == (run, round)]
