@@ -1,4 +1,4 @@
-"""Known misalignment: one source is moved and everything else stays, to train with it and to measure what it costs.
+"""Known misalignment: one source is moved and the others stay, to train with that and to measure what it costs.
 
 `draw` holds all randomness and `apply` none, so a draw can be written down and replayed. Volumes are (D, H, W): D runs
 superior, H anterior, W right. Moves are in mm and degrees along (right, anterior, superior), as spacings are. Fields
@@ -83,7 +83,7 @@ def field(move: Move, shape: tuple[int, ...], spacing_mm: Spacing) -> FloatArray
     here_mm = (np.indices(shape, dtype=np.float32) - middle) * spacing
     shift_mm = np.array(move.shift_mm[::-1], dtype=np.float32)[:, None, None, None]
     turn = Rotation.from_rotvec(move.angle_deg, degrees=True).as_matrix()
-    back = (turn.T[::-1, ::-1] / move.scale).astype(np.float32)  # reversed: for (D, H, W)
+    back = (turn.T[::-1, ::-1] / move.scale).astype(np.float32)  # reversed, for the axes (D, H, W)
     source_mm = np.tensordot(back, here_mm - shift_mm, axes=1)
     result = np.asarray((source_mm - here_mm) / spacing, dtype=np.float32)
     if move.elastic_rms_mm:
@@ -114,7 +114,7 @@ def perturbation(config: MisalignConfig, scenario: Scenario) -> Perturb | None:
     def perturb(images: FloatArray, spacing_mm: Spacing, rng: np.random.Generator) -> FloatArray:
         move = draw(rng, kind, size, spacing_mm=spacing_mm, up_to=True)
         result = images.copy()
-        slices = images[moved].reshape(-1, *images.shape[-2:])  # of a patch, or one
+        slices = images[moved].reshape(-1, *images.shape[-2:])  # all slices of a patch, or the one slice
         result[moved] = apply(slices, move, spacing_mm).reshape(images.shape[1:])
         return result
 

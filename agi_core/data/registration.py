@@ -13,7 +13,7 @@ from agi_core.data.nifti import Affine, Volume
 from agi_core.errors import ConfigError, DataError
 
 HISTOGRAM_BINS = 32
-SAMPLED_PART = 0.04  # of the voxels, drawn with a fixed seed; 0.2 takes longer and is no more accurate
+SAMPLED_PART = 0.04  # of the voxels, drawn with a fixed seed; 0.2 takes longer and is not more accurate
 SHRINK_FACTORS, SMOOTHING_MM = [4, 2, 1], [4.0, 2.0, 0.0]
 STEP, MIN_STEP, MAX_STEPS = 1.0, 1e-3, 100
 SEED = 1
@@ -23,7 +23,7 @@ def register(moving: Volume, fixed: Volume, *, place: str) -> Volume:
     """The moving scan with the affine that lays it on the fixed one.
 
     Six parameters maximise Mattes' mutual information (Mattes et al., IEEE TMI 22:120, 2003) over three resolutions,
-    from the scans' own affines on. One thread and fixed samples, so that it can be repeated.
+    starting from the scans' own affines. With one thread and a fixed sample of voxels the result can be repeated.
 
     Args:
         place: subject and modality, for messages.
@@ -77,7 +77,7 @@ def _simple_itk() -> Any:
 
 
 def _image(sitk: Any, volume: Volume) -> Any:
-    """The volume in its own RAS+ mm; ITK's anatomical convention does not matter here."""
+    """The volume as ITK's image, in its own RAS+ mm. ITK's anatomical convention does not matter here."""
     spacing_mm = np.array(volume.grid.spacing_mm)
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.transpose(2, 1, 0)))
     image.SetSpacing(spacing_mm.tolist())

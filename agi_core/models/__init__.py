@@ -1,1 +1,1 @@
-"""The networks. Imports torch alone, so that it runs where nothing else is installed."""
+"""The networks. This package imports torch alone, so that it runs where nothing else is installed."""

@@ -19,7 +19,8 @@ from agi_core.models.model_config import ModelConfig
 from agi_core.models.resunet import CONV, CONVOLVE, ConvFactory, ResUNet, to_channels_last
 
 SMALL_SAMPLE = 20480
-"""Up to so many elements (C times two axes) torch keeps a single sample from oneDNN on a CPU: several times slower."""
+"""On a CPU, torch does not give a single sample of up to so many elements (C times two axes) to oneDNN, and is then
+several times slower."""
 
 
 class CagrConv(nn.Module):
@@ -76,10 +77,10 @@ def build_model(config: ModelConfig, *, sources: int, reference: int | None = No
     """The network of `config`: (B, sources, *space) in [0, 1] -> (B, 1, *space), unbounded; float32, on the CPU.
 
     `reference` is the number of the source in the target's pose, which the others are aligned to; None: the last one.
-    With `config.neighbours` n the network takes slabs (B, sources, 2n + 1, H, W) and makes their middle slices.
+    With `config.neighbours` n the network takes slabs (B, sources, 2n + 1, H, W) and predicts their middle slices.
 
-    Weights follow from `seed` alone and torch's global generator is left as it was. Both kinds of network have the same
-    parameter names where they have the same parameters, and one seed gives these bit for bit the same values.
+    Weights depend on `seed` alone, and torch's global generator stays as it was. Parameters that both kinds of network
+    share have the same names, and one seed gives them the same values, bit for bit.
     Raises ConfigError.
     """
     config.validate()

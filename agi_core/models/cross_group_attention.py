@@ -19,7 +19,8 @@ from torch import Tensor, nn
 def mean_over_space(x: Tensor, *, dtype: torch.dtype) -> Tensor:
     """(B, C, *space) -> (B, C) in `dtype`.
 
-    A sum and a division: the gradient of Tensor.mean leaves the channels-last order, which made it 4 times slower.
+    It is computed as a sum and a division, because the gradient of Tensor.mean leaves the channels-last order and was
+    4 times slower.
     """
     return x.sum(tuple(range(2, x.dim())), dtype=dtype) / prod(x.shape[2:])
 
@@ -30,10 +31,10 @@ def channel_shuffle(z: Tensor, groups: int) -> Tensor:
 
 
 class CrossGroupAttention(nn.Module):
-    """A of the module's equations; groups are contiguous along the channels and `groups` divides `channels`.
+    """A of the module's equations. Groups are contiguous along the channels, and `groups` divides `channels`.
 
     With one channel per group (the first convolution of a network) the shuffle moves nothing. Without `shuffle` z_s is
-    z, so that a group sees itself alone.
+    z, and a group sees itself alone.
     """
 
     def __init__(self, channels: int, *, groups: int, shuffle: bool = True) -> None:

@@ -8,7 +8,7 @@ Reconstructed from the text of Song et al. (arXiv 2411.14684); the routing funct
     d    = r softsign(W_o h)                              offset in taps per axis, in (-r, r)
     W'_g = lam_g (R(d_y) kron R(d_x)) W_g                 R: circulant; torch.roll where d is whole
 
-W_l and W_o start at zero, so lam = 1 and d = 0 and the kernel starts as it is. Both interpolations have a slope at
+W_l and W_o start at zero, so at the start lam = 1, d = 0 and W' = W. Both interpolations have a slope at
 d = 0; a symmetric triangle, relu(1 - |u|), has none there and would never learn.
 """
 
@@ -29,9 +29,9 @@ TAPS = 3
 def roll_matrix(offset: Tensor, *, taps: int, interpolation: str, circular: bool = True) -> Tensor:
     """Offsets (...) in taps -> matrices R (..., taps, taps) that roll a vector w by them: R @ w.
 
-    linear: w rolled by floor(d) and by floor(d) + 1, mixed by the fraction; fourier: w's trigonometric interpolant,
-    which keeps the norm (`taps` must be odd). Both equal torch.roll(w, d) at whole d. Not `circular`, for linear alone:
-    a tap that leaves at one end is lost and a zero enters at the other.
+    linear: w rolled by floor(d) and by floor(d) + 1, mixed by the fraction. fourier: w's trigonometric interpolant,
+    which keeps the norm (`taps` must be odd). Both equal torch.roll(w, d) at whole d. Without `circular`, which linear
+    alone knows, a tap that leaves at one end is lost and a zero enters at the other.
     """
     taps_apart = torch.arange(taps, device=offset.device)[:, None] - torch.arange(taps, device=offset.device)
     if interpolation == "linear":
@@ -96,7 +96,7 @@ class Routing(nn.Module):
 
 
 def zeros_linear(features_in: int, features_out: int) -> nn.Linear:
-    """Without bias; it starts at zero."""
+    """A linear layer without bias, whose weights start at zero."""
     linear = nn.Linear(features_in, features_out, bias=False)
     nn.init.zeros_(linear.weight)
     return linear

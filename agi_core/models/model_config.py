@@ -1,7 +1,8 @@
 """Which network to build: every choice that the paper leaves open is a named option here.
 
-Standard library only, so that a configuration can be read and checked where torch is not installed. Options marked [R]
-belong to our reconstruction of the CAGR convolution; `docs/paper_to_code.md` lists what each stands for.
+This module needs the standard library alone, so that a configuration can be read and checked where torch is not
+installed. Options marked [R] belong to our reconstruction of the CAGR convolution; `docs/paper_to_code.md` lists what
+each stands for.
 """
 
 from collections.abc import Collection
@@ -114,7 +115,7 @@ def _check_choice(name: str, value: object, allowed: Collection[object]) -> None
 
 
 def name_of(config: ModelConfig) -> str:
-    """For people: no result of plain convolutions is called AGI-Net."""
+    """The name that people read. A network of plain convolutions is never called AGI-Net."""
     name = "AGI-Net" if config.conv == "cagr" else "plain ResUNet"
     return name if config.alignment == "none" else f"{name} with group alignment"
 

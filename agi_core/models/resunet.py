@@ -20,15 +20,15 @@ AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def to_channels_last(x: Tensor) -> Tensor:
-    """The same (B, C, *space) with the channels next to each other in memory; unlike `contiguous`, under vmap too."""
+    """x (B, C, *space) with its channels next to each other in memory. Unlike `contiguous`, it works under vmap too."""
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 class ResBlock(nn.Module):
     """y = act(norm(conv(act(norm(conv(x))))) + skip(x)); the skip is a 1-tap convolution where the width changes.
 
-    With `adapters` channels the sum has a third term, up(act(down(x))), two 1-tap convolutions of which the second
-    starts at zero: few weights, by which a trained block can be tuned (Houlsby et al., ICML 2019; here in parallel).
+    With `adapters` channels the sum has a third term, up(act(down(x))): two 1-tap convolutions, of which the second
+    starts at zero. A trained block can be tuned by these few weights (Houlsby et al., ICML 2019; there in series).
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, dims: int, conv: ConvFactory, adapters: int = 0) -> None:
@@ -57,10 +57,9 @@ class ResBlock(nn.Module):
 class ResUNet(nn.Module):
     """Sources (B, M, *space) in [0, 1] -> target (B, 1, *space), unbounded.
 
-    `alignment` maps the sources to sources before anything mixes them, and None leaves them as they are; then each gets
-    `stem` channels from a convolution of its own, if not 0.
-    Every spatial size is a multiple of 2**(len(widths) - 1). Activations are kept in channels-last order, which is
-    faster on CPUs and GPUs alike.
+    `alignment` maps the sources to sources before anything mixes them; None leaves them as they are. If `stem` is above
+    0, each source then gets so many channels from a convolution of its own. Every spatial size is a multiple of
+    2**(len(widths) - 1). Activations are kept in channels-last order, which is faster on CPUs and GPUs alike.
     """
 
     def __init__(

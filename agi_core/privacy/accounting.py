@@ -1,13 +1,14 @@
 """What a history of private steps has cost: epsilon at a given delta, and the noise that a budget needs.
 
-A guarantee of (epsilon, delta) means: for any two data sets that differ in one subject and any set S of results,
-P(result in S) <= e^epsilon P'(result in S) + delta. Steps compose over rounds, runs and restarts, so epsilon is a
-function of the *whole* history of a site; sites hold different people, so a federation's epsilon is the largest of its
-sites', never a mean. Both accountants are Opacus's, for the Poisson-subsampled Gaussian mechanism:
+A guarantee of (epsilon, delta) means: for any two data sets that differ in one subject, with probabilities P and P',
+and for any set S of results, P(result in S) <= e^epsilon P'(result in S) + delta. Steps compose over rounds, runs and
+restarts, so epsilon is a function of the *whole* history of a site. Sites hold different people, so a federation's
+epsilon is the largest of its sites', never a mean. Both accountants are Opacus's, for the Poisson-subsampled Gaussian
+mechanism:
 
     PRV  numerical composition of privacy loss random variables (Gopi, Lee, Wutschitz 2021); the upper bound of its
          error interval, within 1 % of the truth
-    RDP  Renyi differential privacy (Mironov 2017; conversion of Balle et al. 2020); looser, and never below PRV's truth
+    RDP  Renyi differential privacy (Mironov 2017; conversion of Balle et al. 2020); looser, and never below the truth
 """
 
 import math
@@ -26,7 +27,8 @@ LARGE_ORDERS = (96, 128, 192, 256, 384, 512, 1024)  # for epsilon below 1
 COARSE_ORDERS = (*range(2, 65), *LARGE_ORDERS)
 ORDERS = (*RDPAccountant.DEFAULT_ALPHAS, *LARGE_ORDERS)
 LARGEST_PRV_EPSILON = 64.0
-"""Above it the RDP bound is returned: the composition would need gigabytes, to tell one void guarantee from another."""
+"""Above it the RDP bound is returned. The numerical composition would need gigabytes there, only to tell one worthless
+guarantee from another."""
 
 
 class Steps(NamedTuple):
@@ -38,7 +40,7 @@ class Steps(NamedTuple):
 
 
 def epsilon(history: Iterable[Steps], *, delta: float) -> float:
-    """Epsilon of all steps together, by PRV: an upper bound, at most 1 % above the truth; 0 of an empty history.
+    """Epsilon of all steps together, by PRV: an upper bound, at most 1 % above the truth; 0 for an empty history.
 
     Raises:
         PrivacyError: a value for which there is no guarantee, such as no noise.
@@ -85,7 +87,7 @@ def calibrate(target_epsilon: float, *, delta: float, lot_rate: float, steps: in
 
 
 def _merged(history: Iterable[Steps]) -> tuple[Steps, ...]:
-    """Equal kinds of steps as one, in a fixed order: the cost of a composition does not depend on the order."""
+    """Steps of one kind as one entry, in a fixed order: the cost of a composition does not depend on the order."""
     totals: dict[tuple[float, float], int] = {}
     for sigma, rate, steps in history:
         if not (0 < sigma < math.inf and 0 < rate <= 1 and steps >= 1):
@@ -127,7 +129,8 @@ def _rdp(history: tuple[Steps, ...], delta: float, orders: tuple[float, ...]) ->
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Opacus warns that more orders might tighten an RDP bound, NumPy of log(1 - q) for q = 1 in a masked branch."""
+    """Silence two warnings: Opacus's, that more orders might tighten an RDP bound, and NumPy's, of log(1 - q) for q = 1
+    in a branch that is masked."""
     with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore"):
         warnings.filterwarnings("ignore", message="Optimal order", category=UserWarning)
         yield

@@ -4,17 +4,18 @@ An append-only file of JSON lines, each with its number, the hash of the line be
 
     opened     the ledger's identity, the site, a fingerprint of the key of the subject hashes
     subjects   a data set: keyed hashes (HMAC-SHA-256) of its subjects' ids
-    reserved   planned steps on a data set, for one request; on the disk before the first step is taken
-    committed  the steps were taken and their result may leave; on the disk before it does
-    released   nothing has left and nothing will: these steps do not count
+    reserved   planned steps on a data set, for one request; this line is on the disk before the first step is taken
+    committed  the steps were taken and their result may leave; this line is on the disk before the result leaves
+    released   nothing of the steps has left the site or will leave it: they do not count
 
 A reservation counts until it is released, so a crash over-counts and never under-counts. A data set that shares a
-subject with another inherits all that the other spent, directly or through a third.
+subject with another inherits all that was spent on the other, directly or through a third.
 
-Length and last hash are kept a second time, outside the folder of the ledger. A ledger that is shorter than that copy
-(restored backup, second folder, truncation), or does not go through it, stops private training, as does any damage.
-Nothing here repairs or replaces a ledger; only the rest of a line that a crash cut short, which nobody was ever told
-of, is taken away. Not covered: somebody who deletes ledger and copy, or sets both back.
+The length and the last hash are kept a second time, outside of the ledger's folder. Private training stops if the
+ledger is damaged, if it is shorter than that copy says (a restored backup, a second folder, a truncation), or if it has
+another hash at that length. Nothing here repairs or replaces a ledger. One thing alone is removed: the beginning of a
+last line that a crash cut short, of which nobody was ever told that it was written. The ledger does not protect against
+somebody who deletes both ledger and copy, or sets both back.
 """
 
 import contextlib
@@ -39,7 +40,8 @@ KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class Budget:
-    """At most `epsilon` at `delta`: the site's, over everything that was ever spent on the subjects, or a run's own."""
+    """At most `epsilon` at `delta`. A site's budget is for everything that was ever spent on the subjects; a run's
+    budget is for its own steps."""
 
     epsilon: float
     delta: float
@@ -47,7 +49,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reservation:
-    """Steps for one request. `request` is its digest; `reply` that of the stored reply, once committed."""
+    """Steps for one request. `request` is its digest; `reply` is the digest of the stored reply, once committed."""
 
     id: str
     dataset: str
@@ -61,13 +63,13 @@ class Reservation:
 
 @contextlib.contextmanager
 def open_ledger(path: Path, *, head_path: Path, site: str) -> Iterator["Ledger"]:
-    """The ledger at `path`, verified from its first line on, for this process alone; made when there is none.
+    """Open the ledger at `path` for this process alone, verified from its first line on. It is made if there is none.
 
     Args:
         head_path: the copy of length and last hash, in another folder than the ledger.
 
     Raises:
-        PrivacyError: another process holds it, it is of another site, or anything but the end of what was written.
+        PrivacyError: another process holds it, it belongs to another site, or it is not all that was written there.
         RunError: a file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def open_ledger(path: Path, *, head_path: Path, site: str) -> Iterator["Ledger"]
 
 
 class Ledger:
-    """What `open_ledger` gives; not to be used after its block."""
+    """What `open_ledger` yields. It must not be used after that block."""
 
     def __init__(self, path: Path, *, head_path: Path, site: str) -> None:
         self._path, self._head_path, self._key_path = path, head_path, path.with_suffix(".key")
@@ -130,14 +132,14 @@ class Ledger:
         budget: Budget,
         run_budget: Budget | None = None,
     ) -> Reservation:
-        """Note, before the first of them, that the planned steps are taken on these subjects.
+        """Write down that the planned steps are taken on these subjects, before the first step is taken.
 
         Args:
             budget: the site's, for everything that was ever spent on the subjects.
-            run_budget: what the run itself asked to keep to.
+            run_budget: the run's own, for its own steps.
 
         Raises:
-            BudgetError: spent and planned steps together exceed a budget; nothing is noted.
+            BudgetError: spent and planned steps together exceed a budget; nothing is written.
             PrivacyError: the planned steps have no guarantee at all.
         """
         hashes = self._hashes(subjects)
@@ -152,11 +154,11 @@ class Ledger:
         return self._reservations[own]
 
     def commit(self, reservation: Reservation, *, reply: str) -> None:
-        """Note, before the result leaves, that the steps were taken. `reply` is the digest of the stored reply."""
+        """Write down that the steps were taken, before the result leaves. `reply` is the digest of the stored reply."""
         self._close("committed", reservation, reply=reply)
 
     def release(self, reservation: Reservation) -> None:
-        """Note that nothing of these steps has left or will leave the site, so that they do not count.
+        """Write down that nothing of these steps has left the site or will leave it, so that they do not count.
 
         Raises:
             PrivacyError: the reservation was committed.
@@ -188,7 +190,7 @@ class Ledger:
         self._keep_head()
 
     def _verify(self, line: bytes) -> str:
-        """Take in the next line: its hash; PrivacyError if it is not the next line of this very ledger."""
+        """Take in the next line and return its hash. PrivacyError: it is not the next line of this ledger."""
         try:
             record = unseal(line, n=self._length, previous=self._head)
             self._apply(record)
@@ -240,11 +242,11 @@ class Ledger:
             raise self._stop(f"{self._key_path.name} is not the key of its subject hashes")
 
     def _check_head(self, hashes: list[str]) -> None:
-        """The copy in the second place must lie on this chain, at its end or at most a crash behind."""
+        """PrivacyError unless the copy in the second place lies on this chain: at its end, or behind by one crash."""
         try:
             length, head = (value := json.loads(self._head_path.read_text()))["length"], value["head"]
         except FileNotFoundError:
-            if len(hashes) == 1:  # a crash between the making of ledger and copy; nothing was spent
+            if len(hashes) == 1:  # a crash came after the ledger was made and before its copy; nothing was spent
                 return
             raise self._stop("its copy in the second place is missing") from None
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""Randomness that privacy rests on: an AES-256 keystream in counter mode, keyed by the operating system.
+"""The randomness that privacy rests on: an AES-256 keystream in counter mode, keyed by the operating system.
 
-Who can predict the noise can subtract it, so neither torch's nor NumPy's generators may draw it: their whole state
+Whoever can predict the noise can subtract it, so neither torch's nor NumPy's generators may draw it: their whole state
 follows from a few hundred outputs. Everything here is float64; the caller adds noise in float64 and rounds to the
 parameters' precision afterwards. That rounding is post-processing: the gaps that float64 leaves between possible noise
 values (Mironov 2012) are 2^29 times finer than the float32 grid on which results are published.
@@ -23,7 +23,7 @@ _BITS = 53  # of a float64's significand
 
 
 class InsecureNoiseWarning(UserWarning):
-    """Noise was made from a seed: whoever knows the seed can take it off again."""
+    """Noise was made from a seed: whoever knows the seed can subtract it."""
 
 
 class NoiseSource:
@@ -84,6 +84,9 @@ def insecure_seeded_noise(seed: int) -> NoiseSource:
 
 
 def poisson_lot(count: int, *, rate: float, noise: NoiseSource) -> list[int]:
-    """A lot: the numbers below `count`, each drawn independently with probability `rate`. Often empty if few are
-    expected, and then no less a lot: the accounting of `agi_core.privacy.accounting` holds for this sampling only."""
+    """A lot: the numbers below `count`, each drawn independently with probability `rate`.
+
+    If few are expected, a lot is often empty. It is still a lot, and its step is still taken: the accounting of
+    `agi_core.privacy.accounting` holds for this sampling only.
+    """
     return [int(index) for index in np.flatnonzero(noise.uniform(count) < rate)]

@@ -7,14 +7,14 @@ With N the public number of subjects, q the lot rate, C the clip norm and sigma 
     grad  = (sum over i in L of g_i min(1, C / (|g_i| + 1e-6)) + sigma C z) / (q N),      z ~ N(0, 1) per parameter
 
 followed by an ordinary optimiser step on `grad`: momentum, moments, weight decay and learning rate see nothing else.
-A subject's term has norm at most C whatever its scans and however many slices, and whether it is in the lot changes
-nothing but that one term, so a step is the Poisson-subsampled Gaussian mechanism that `agi_core.privacy.accounting`
-accounts for (Abadi et al. 2016; user level: McMahan et al. 2018). The denominator is a constant: the true size of a lot
-would tell who is in it.
+A subject's term has norm at most C, whatever its scans show and however many slices they have. Whether a subject is in
+the lot changes that one term and nothing else. So a step is the Poisson-subsampled Gaussian mechanism that
+`agi_core.privacy.accounting` accounts for (Abadi et al. 2016; user level: McMahan et al. 2018). The denominator is a
+constant, because the true size of a lot would tell who is in it.
 
-Own code rather than Opacus's DPOptimizer, which computes the same (a test compares them): it sums in float32, where
-rounding makes a subject's influence on the sum slightly larger than C (Casacuberta et al. 2022), and its skip queue,
-processed flags and `grad_sample` lists are ways to be silently wrong that this loop does not have.
+This is our own code. Opacus's DPOptimizer computes the same (a test compares them), but it sums in float32, where
+rounding makes a subject's influence on the sum slightly larger than C (Casacuberta et al. 2022). Its skip queue,
+processed flags and `grad_sample` lists can also go wrong silently, and this loop has none of them.
 """
 
 import math
@@ -40,7 +40,7 @@ class Mechanism:
         noise_multiplier: sigma, the noise's standard deviation over the clip norm; 0 (no privacy) is for tests.
         max_grad_norm: C, the largest norm of one subject's gradient.
         lot_rate: q, the probability of each subject to be in a lot.
-        subjects: N, the site's public number of subjects. It does not follow the data.
+        subjects: N, the site's public number of subjects. It is stated, not counted from the data.
 
     Raises:
         PrivacyError: a value out of range.
@@ -62,8 +62,8 @@ class Mechanism:
             raise PrivacyError(f"subjects={self.subjects} must be at least 1")
 
     def noise_over_signal(self, *, parameters: int, steps: int) -> float:
-        """Norm of the noise over the largest norm that the subjects' mean can have, in the sum of `steps` steps (signal
-        adds up, noise by its root): sigma sqrt(parameters / steps) / (q N)."""
+        """The norm of the noise over the largest norm of the signal, the subjects' mean gradient, in a sum of `steps`
+        steps: sigma sqrt(parameters / steps) / (q N). The signal grows with the steps, the noise with their root."""
         return self.noise_multiplier * math.sqrt(parameters / steps) / (self.lot_rate * self.subjects)
 
 
@@ -83,7 +83,7 @@ def private_step(
 
     Args:
         loss_of_subject: called once for each subject in the lot, with its number below `count`.
-        count: the subjects that there are to draw from.
+        count: the number of subjects to draw from.
 
     Raises:
         PrivacyError: model or optimiser does not qualify; the message says why.
@@ -117,7 +117,7 @@ def qualified_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> 
     """The model's trainable parameters, all of which a private step clips, noises and updates.
 
     Raises:
-        PrivacyError: something else than these would be changed by data, or the samples of a batch are mixed.
+        PrivacyError: data would change more than these parameters, or the samples of a batch would be mixed.
     """
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):

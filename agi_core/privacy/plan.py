@@ -26,7 +26,7 @@ class NoiseOfPart:
 class PrivacyPlan:
     """What one site of N subjects needs and gets: sigma, the expected lot q N, all its steps, and their epsilon.
 
-    `trained` is the part that the task trains, `parts` are all that it could, the largest first.
+    `trained` is the part that the task trains. `parts` are all parts that it could train, the largest first.
     """
 
     noise_multiplier: float
@@ -39,12 +39,12 @@ class PrivacyPlan:
 
     @property
     def signal_to_noise(self) -> float:
-        """Of the trained part over the whole run, at best: when all subjects agree and all are clipped."""
+        """Signal over noise of the trained part in the whole run, at best: all subjects agree and all are clipped."""
         return 1 / self.trained.whole_run
 
     @property
     def advice(self) -> str:
-        """One sentence."""
+        """One sentence about what can be learned under this noise, and what would help."""
         if self.signal_to_noise >= 1:
             return f"Over the run the signal in the trained part ({PARTS[self.trained.part]}) can outweigh the noise."
         if smaller := [part.part for part in self.parts if part.whole_run <= 1]:

@@ -1,8 +1,8 @@
 """The part of a network that is trained privately; the rest keeps the weights that it was given, bit for bit.
 
-The noise of a step has norm sigma C sqrt(parameters), and the signal at most C q N whatever their number, so fewer
-parameters mean less noise. That pays when the frozen rest is of use already, that is, after pre-training on public
-data.
+The noise of a step has norm sigma C sqrt(parameters). The signal has norm at most C q N, however many parameters there
+are. So fewer parameters mean less noise per signal. That pays if the frozen rest is useful already: after pre-training
+on public data.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +20,11 @@ PARTS = {
 
 
 def names_of(part: str, axes: Mapping[str, int]) -> set[str]:
-    """The names in a part of a ResUNet, one of `PARTS`, of all parameters {name: number of axes}.
+    """The names of the parameters in a part of a ResUNet, one of `PARTS`.
 
-    `norms` has the first convolution in it, so that the input of every norm needs a gradient: torch 2.13 crashes in the
-    CPU's backward pass of a channels-last GroupNorm when it needs none.
+    `axes` holds all parameters of the network: {name: number of axes}.
+    `norms` holds the first convolution too, so that the input of every norm needs a gradient. Without that, torch 2.13
+    crashes in the CPU's backward pass of a channels-last GroupNorm.
     """
     blocks = {int(name.split(".")[1]) for name in axes if name.startswith("decoder.")}
     last = f"decoder.{max(blocks, default=0)}."
@@ -52,7 +53,7 @@ def parameters_of(part: str, model: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def training_only(part: str, model: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """The parameters of the part, while everything else of the model is frozen within the block."""
+    """Yield the parameters of the part. Within the block everything else in the model is frozen."""
     chosen = list(parameters_of(part, model).values())
     were = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)

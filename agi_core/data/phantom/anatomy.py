@@ -1,7 +1,7 @@
 """Anatomies of the built-in data and how one of them becomes a person: affine, smooth warps, ventricles, a flip.
 
-Everything is a map of coordinates in mm (RAS), from the scanner to the anatomy, evaluated on a 4 mm lattice and then
-interpolated: that is most of the speed.
+Everything is a map of coordinates in mm (RAS), from the scanner to the anatomy. It is evaluated on a 4 mm lattice and
+then interpolated, which is most of its speed.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _ANATOMY_DIR = Path(__file__).parents[1] / "anatomy"
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A head at 1 mm: `codes` uint8 (I, J, K) of `tissue`; on the 4 mm lattice, what deforming it needs."""
+    """A head at 1 mm: the `codes` of `tissue`, uint8 (I, J, K), and, on a 4 mm lattice, what is needed to deform it."""
 
     name: str
     codes: NDArray[np.uint8]
@@ -94,10 +94,10 @@ class Person:
 
 
 def new_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:
-    """Draw a head: size SD 3 % and 2.5 % per axis, tilt 4 degrees, shear 2 %, or its mirror image; smooth warps.
+    """Draw a head: size (SD 3 %, and 2.5 % per axis), tilt (4 degrees), shear (2 %), smooth warps, mirrored or not.
 
-    The warps (SD 3.5 and 1.4 mm) change over about 45 and 20 mm, less in the skull, and hardly bend the midline, which
-    the falx holds. The ventricles grow by up to 3 mm.
+    The warps (SD 3.5 and 1.4 mm) change over about 45 and 20 mm. They are weaker in the skull and hardly bend the
+    midline, which the falx holds. The ventricles grow by -0.5 to 3 mm.
     """
     scale = np.exp(0.03 * rng.standard_normal() + 0.025 * rng.standard_normal(3))
     shear = np.eye(3) + np.triu(0.02 * rng.standard_normal((3, 3)), 1)

@@ -1,7 +1,7 @@
-"""Scanners of the built-in data: the sites' sequences, and how a head becomes an image of theirs.
+"""Scanners of the built-in data: the sequences of each site, and how they make an image of a head.
 
-Sequences after the published IXI protocols (Guy's: Philips 1.5 T; HH: Philips 3 T; IOP: GE 1.5 T) and after common
-glioma protocols; SNR, shading and gain are chosen.
+The sequences follow the published IXI protocols (Guy's: Philips 1.5 T; HH: Philips 3 T; IOP: GE 1.5 T) and common
+glioma protocols. SNR, shading and gain are our choice.
 """
 
 import zlib
@@ -71,7 +71,7 @@ SCANNERS: Mapping[Layout, Mapping[str, Scanner]] = {
 
 
 def scanner_of(layout: Layout, site: str) -> Scanner:
-    """The scanner of a site. A site of another name gets one that the name decides: a known one with other settings."""
+    """The scanner of a site. For an unknown site its name decides: it gets a known scanner with other settings."""
     known = SCANNERS[layout]
     if site in known:
         return known[site]
@@ -144,7 +144,7 @@ def at_voxels(volume: FloatArray, coordinates: FloatArray, grid: Grid, *, shift_
 def sample(volume: FloatArray, coordinates: FloatArray, grid: Grid, sequence: Sequence) -> FloatArray:
     """What the sequence's slice profile and in-plane resolution see of `volume`; arguments as in `at_voxels`.
 
-    The profile is a Gaussian in its two Gauss-Hermite nodes, one SD below and above.
+    The slice profile is a Gaussian, read at its two Gauss-Hermite nodes: one SD below and one SD above.
     """
     slice_sd_mm = sequence.slice_mm * _SD_OF_FWHM
     below, above = (at_voxels(volume, coordinates, grid, shift_mm=shift) for shift in (-slice_sd_mm, slice_sd_mm))
@@ -179,8 +179,8 @@ def detect(
         grid: its grid.
         scanner: whose shading and gain are applied.
         site_shading: `coil_shading` of the site.
-        noise_sd: of each of the two channels, in units of `clean`.
-        unit: signal that is stored as 400 at gain 1.
+        noise_sd: SD of the noise in each of the two channels, in units of `clean`.
+        unit: the signal that is stored as 400 at gain 1.
     """
     shading = 0.8 * site_shading + 0.6 * coil_shading(rng, grid)
     noise = noise_sd * rng.standard_normal((2, *grid.shape), dtype=np.float32)

@@ -52,8 +52,9 @@ class _Visit:
 def scan_subject(*, layout: Layout, site: str, index: int, seed: int, grid: Grid) -> ScannedSubject:
     """The `index`-th subject of a site; it does not depend on how many others there are.
 
-    Every second one has the second anatomy. IXI: T2 and PD are one dual-echo scan and share the resting pose, T1 has a
-    pose of its own (SD 1.2 mm and 1 degree per axis). BraTS: all in one pose, with a tumour, skull-stripped.
+    Every second subject has the second anatomy. IXI: T2 and PD are one dual-echo scan and share the resting pose; T1
+    has a pose of its own (SD 1.2 mm and 1 degree per axis). BraTS: all scans share one pose, show a tumour and are
+    skull-stripped.
     """
     scanner = scanner_of(layout, site)
     site_key = zlib.crc32(f"{layout}/{site}".encode())

@@ -1,7 +1,8 @@
 """Tissues of the built-in data: the code of a voxel, the T1, T2 and water content behind it, and its MR signal.
 
-An anatomy is one byte per voxel, a position on one of two paths: AIR (or bone) - SOFT - FAT outside the brain's cavity,
-CSF - GREY - WHITE inside. Between two names lies a partial volume of both, mixed linearly in signal.
+An anatomy has one byte per voxel, its code: a position on one of two paths, AIR (or bone) - SOFT - FAT outside of the
+brain's cavity and CSF - GREY - WHITE inside. A code between two names is a partial volume of both, and its signal is a
+linear mixture of theirs.
 """
 
 from collections.abc import Mapping
@@ -47,8 +48,8 @@ def brain_water(t1_ms: float) -> float:
     return 1 / (0.858 + 522 / t1_ms)
 
 
-# At 3 T. Magnetisation transfer takes 5 % of the signal of grey and 12 % of white matter; with these T2, about the
-# contrast of a real IXI slice results. Fat is as fast spin echoes show it; gradient echoes dephase it.
+# At 3 T. Magnetisation transfer takes 5 % of the signal of grey matter and 12 % of that of white matter. With these T2
+# the contrast is about that of a real IXI slice. Fat is as bright as in fast spin echoes; gradient echoes dephase it.
 TISSUES_3T: Mapping[int, Tissue] = {
     AIR: Tissue(1.0, 1.0, 0.0),
     SOFT: Tissue(1200.0, 42.0, 0.75),
@@ -89,7 +90,7 @@ def signal(sequence: Sequence, tissue: Tissue, *, contrast_mmol_l: float = 0.0) 
 
 
 def palette(values: Mapping[int, float]) -> FloatArray:
-    """Value of every code from those of the named tissues (0 where missing): a look-up table for `codes`."""
+    """A look-up table for `codes`: the value of every code, from those of the named tissues (0 where missing)."""
     table = np.interp(np.arange(WHITE + 1), _PATH, [values.get(code, 0.0) for code in _PATH])
     table[FAT + 1 : CSF] = 0  # unused codes between the two paths
     return table.astype(np.float32)

@@ -17,7 +17,7 @@ from agi_core.data.phantom.scanner import ISOTROPIC, SLICES, Grid, Layout
 from agi_core.data.phantom.subject import ScannedSubject, scan_subject
 from agi_core.errors import ConfigError, RunError
 
-VERSION = 1  # of the generator: another one, other voxels
+VERSION = 1  # of the generator; another version writes other voxels
 MARKER_NAME = "phantom.json"
 _DESCRIP = f"SYNTHETIC, not a patient: agi_core phantom {VERSION}"
 _FIRST_IXI, _FIRST_BRATS = 700, 90001  # beyond the numbers of the real sets
@@ -59,7 +59,7 @@ def write_phantom(
         out_dir: a folder that does not exist yet or is empty.
         layout: `ixi`: `IXI-T1/IXI700-Guys-1000-T1.nii.gz`, one folder per modality, and `truth.csv` with the poses;
             `brats`: `BraTS-GLI-90001-000/BraTS-GLI-90001-000-t1n.nii.gz`, and the sites in `partitioning.csv`.
-        sites: subjects per site. Sites of `scanner.SCANNERS` have its scanners, others one that the name decides.
+        sites: subjects per site. `scanner.scanner_of` says which scanner a site has.
         seed: 0 or more; the same seed gives the same voxels.
         isotropic: 128x144x112 at 1.5 mm instead of 128x128x20 at 1.5x1.75x5 mm.
         on_subject: called with (subjects written, subjects in all).
@@ -156,7 +156,7 @@ def _write_brats(
     data_dir: Path, scanned: ScannedSubject, grid: Grid, *, site: str, index: int, number: int
 ) -> dict[str, Any]:
     subject = f"BraTS-GLI-{_FIRST_BRATS + number}-000"
-    assert scanned.labels is not None  # noqa: S101  # by scan_subject, in this layout
+    assert scanned.labels is not None  # noqa: S101  # scan_subject gives them in this layout
     volumes: dict[str, NDArray[Any]] = {**scanned.images, "seg": scanned.labels}
     for name, image in volumes.items():
         write_scan(data_dir / subject / f"{subject}-{name}.nii.gz", image, affine=grid.affine, descrip=_DESCRIP)

@@ -1,4 +1,4 @@
-"""Where the scans of a subject of the built-in data really lie to each other, from the `truth.csv` beside them."""
+"""How the scans of a subject of the built-in data really lie to each other, from the `truth.csv` beside them."""
 
 import csv
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def read_poses(data_dir: Path, subject_id: str) -> dict[str, Array]:
 
 
 def true_offset_mm(*, source: Array, reference: Array, grid: Grid, k: int) -> Array:
-    """What brings a scan in the pose `source` onto one in the pose `reference`, both on `grid`, in its slice k.
+    """The offsets in slice k that bring a scan in the pose `source` onto one in the pose `reference`, both on `grid`.
 
     (3, H, W) along the axes superior, anterior, right of the grid: `aligned(p) = source(p + offset(p))`.
     """

@@ -1,1 +1,1 @@
-"""Bringing every source onto the reference inside the network, without parameters."""
+"""Alignment inside the network: every source is brought onto the reference, without parameters."""
