@@ -36,7 +36,7 @@ from agi_core.privacy.noise import insecure_seeded_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.protocol import Weights
 from agi_core.training import Draw, train_round, train_round_privately
-from server.robust import SiteUpdate, aggregate
+from server.aggregation import SiteUpdate, aggregate
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

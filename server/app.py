@@ -19,6 +19,7 @@ from agi_core.run import checkpoint, progress, run_folder
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.run_folder import EventLog
 from server import run_state, status, strikes
+from server.aggregation import SiteUpdate
 from server.evaluation import (
     VALIDATION_METRICS,
     Answered,
@@ -29,9 +30,8 @@ from server.evaluation import (
     worse_at,
 )
 from server.exchange import Answers, Exchange
-from server.robust import SiteUpdate
 from server.run_state import RunState
-from server.strategy import next_weights
+from server.server_step import next_weights
 from server.update_gate import Verdict, judge_figures, judge_updates
 
 T = TypeVar("T")

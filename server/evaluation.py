@@ -5,7 +5,7 @@ from typing import Any
 
 from agi_core.metric_names import METRICS
 from agi_core.protocol import Reply
-from server.robust import SiteUpdate
+from server.aggregation import SiteUpdate
 
 PSNR = METRICS[0]
 VALIDATION_METRICS = tuple(f"validation_{name}" for name in METRICS)

@@ -17,7 +17,7 @@ from agi_core.protocol import Weights
 from agi_core.run import checkpoint
 from agi_core.run.checkpoint import WEIGHTS
 from agi_core.run.run_folder import EventLog
-from server.strategy import Velocity
+from server.server_step import Velocity
 
 FORMAT = 2
 VELOCITY = "velocity/"

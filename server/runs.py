@@ -13,7 +13,7 @@ from agi_core.host import atomic
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.initial_weights import initial_weights, weights_file
-from server import registry, robust, run_state, superlink
+from server import aggregation, registry, run_state, superlink
 from server.superlink import Coordinator
 
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
@@ -66,7 +66,7 @@ def resume(coordinator: Coordinator, name: str, *, quorum: int | None = None) ->
     config = run_folder.open_existing(run_dir)
     federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
     federation = _with_sizes(federation, registry.read(coordinator))
-    robust.check_sites(federation)
+    aggregation.check_sites(federation)
     run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     _start(coordinator, run_dir)
     return run_dir
@@ -148,7 +148,7 @@ def _config(coordinator: Coordinator, config_path: Path | None, settings: Sequen
         raise ConfigError("a site stands twice in federation.sites and federation.unseen_sites; name each once")
     federation = dataclasses.replace(federation, sites=tuple(sorted(training)), unseen_sites=tuple(sorted(unseen)))
     federation = _with_sizes(federation, registered)
-    robust.check_sites(federation)
+    aggregation.check_sites(federation)
     return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)
 
 

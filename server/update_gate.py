@@ -30,7 +30,7 @@ from agi_core.errors import ProtocolError
 from agi_core.privacy.trainable import names_of
 from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack
 from agi_core.schedule import learning_rate
-from server.robust import SiteUpdate
+from server.aggregation import SiteUpdate
 
 MEDIANS = 3.0
 NOISE_NORMS = 3.0

@@ -34,9 +34,9 @@ from agi_core.run.run_folder import EventLog
 from agi_core.training import train_round
 from agi_core.voxel_regression import VoxelRegression
 from client.site.opened import open_site
+from server.aggregation import SiteUpdate
 from server.evaluation import over_subjects
-from server.robust import SiteUpdate
-from server.strategy import next_weights
+from server.server_step import next_weights
 
 Row = dict[str, Any]
 Rows = dict[str, Row]

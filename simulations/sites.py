@@ -21,7 +21,7 @@ from agi_core.run import progress
 from agi_core.scenario import Scenario, parse_scenario
 from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
-from server.robust import check_sites
+from server.aggregation import check_sites
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.protocol import Reply, Request, Weights, pack, read_reply, reply_scalars, unpack
 from agi_core.schedule import learning_rate
-from server.robust import SiteUpdate
+from server.aggregation import SiteUpdate
 from server.update_gate import (
     Verdict,
     check_answer,

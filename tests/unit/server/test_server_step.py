@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agi_core.config.schema import FederationConfig
-from server.robust import SiteUpdate, aggregate
-from server.strategy import next_weights
+from server.aggregation import SiteUpdate, aggregate
+from server.server_step import next_weights
 
 SENT = {"w": np.array([1.0, 1.0], np.float32)}
 UPDATES = [

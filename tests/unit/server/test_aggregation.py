@@ -1,8 +1,9 @@
-"""Each estimator against a plain loop in Python floats, and what it promises when one site lies."""
+"""Each rule against a plain loop in Python floats, and what it promises when one site lies."""
 
 import itertools
 import math
 import statistics
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from agi_core.config.schema import Aggregation, FederationConfig
 from agi_core.errors import ConfigError, RunError
-from server.robust import SiteUpdate, aggregate, check_sites, hostile_sites
+from server.aggregation import RULES, AggregationRule, SiteUpdate, aggregate, check_sites, hostile_sites
 
 ROBUST: tuple[Aggregation, ...] = ("trimmed_mean", "median", "krum", "bulyan")
 ALL: tuple[Aggregation, ...] = ("mean", *ROBUST)
@@ -156,3 +157,27 @@ def test_every_number_of_replies_that_is_allowed_is_enough() -> None:
         except ConfigError:
             continue
         assert len(estimate(updates_of(0, count), aggregation)) == 8
+
+
+def test_every_rule_can_be_configured_and_every_name_has_its_rule() -> None:
+    assert get_args(Aggregation) == (*RULES,) == ALL
+
+
+def test_a_new_rule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The f-th lowest value of each coordinate, which needs f+2 replies."""
+    lowest = AggregationRule(
+        least=lambda f: f + 2,
+        combine=lambda updates, f: {
+            name: np.sort([update.weights[name] for update in updates], axis=0)[f].astype(np.float64) for name in SHAPES
+        },
+        paper="none",
+    )
+    monkeypatch.setitem(RULES, "lowest", lowest)
+    new: Aggregation = "lowest"  # type: ignore[assignment]
+    updates = updates_of(0, 4)
+    expected = [sorted(column)[1] for column in zip(*map(vector, updates), strict=True)]
+    assert estimate(updates, new) == expected
+    with pytest.raises(RunError, match=r"lowest needs 3 replies .* 2 were accepted"):
+        estimate(updates[:2], new)
+    with pytest.raises(ConfigError, match=r"lowest needs 3 replies, .* bulyan 7, lowest 3"):
+        check_sites(FederationConfig(sites=["A", "B"], aggregation=new))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from agi_core.config.schema import FederationConfig
 from agi_core.protocol import Weights
-from server.robust import Averages, SiteUpdate, aggregate
+from server.aggregation import Averages, SiteUpdate, aggregate
 
 Velocity = Averages
 
@@ -22,10 +22,10 @@ def next_weights(
     """The next global weights, and the server momentum's new state (empty for plain FedAvg).
 
     FedAvgM (Hsu et al. 2019): v <- momentum * v + (mean - sent);  weights <- sent + server_learning_rate * v, where the
-    mean may be any estimate of `server.robust`.
+    mean may be any aggregate of `server.aggregation`.
 
     Raises:
-        RunError: too few replies for the estimator.
+        RunError: too few replies for the aggregation.
     """
     mean = aggregate(updates, config=config)
     if config.server_momentum == 0 and config.server_learning_rate == 1:
