@@ -24,7 +24,8 @@ from agi_core.config.schema import Aggregation, RunConfig
 from agi_core.protocol import ARRAYS, TRAIN, Reply, Request
 from agi_core.run import run_folder
 from client.app import app as client_app
-from server import app as server
+from server import rounds
+from server.app import app as server_app
 from server.update_gate import Verdict, read_update
 from simulations.local_grid import run_in_process
 from simulations.run import with_built_in_data
@@ -100,8 +101,8 @@ def run(name: str, seed: int, out_dir: Path) -> float:
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     hostile = max(federation.training, key=lambda site: len(federation.training[site]))
     app = Poisoner(hostile) if attacked else client_app
-    with patch.object(server, "judge_updates", server.judge_updates if gate else accept_everything):
-        run_in_process(server.app, app, node_configs=node_configs, run_config={"run-dir": str(run_dir)})
+    with patch.object(rounds, "judge_updates", rounds.judge_updates if gate else accept_everything):
+        run_in_process(server_app, app, node_configs=node_configs, run_config={"run-dir": str(run_dir)})
     events = run_folder.read_events(run_dir)
     (tested,) = [event for event in events if event["event"] == "tested"]
     print(f"{name}, seed {seed}: {tested['final']['psnr_db']:.2f} dB", flush=True)

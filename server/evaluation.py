@@ -18,7 +18,7 @@ WORSE_DB = 3.0
 
 def site_rows(replies: Mapping[str, Reply]) -> Rows:
     """{site: {metric: mean over its subjects, ..., "subjects": n}} of the sites that tell a PSNR: sites without
-    subjects do not, nor those that hold it back. Other metrics may be missing."""
+    subjects do not, nor those whose policy suppresses it. Other metrics may be missing."""
     return {
         site: {
             **{name: reply.metrics[name] for name in METRICS if name in reply.metrics},
@@ -40,7 +40,7 @@ def validation_rows(answers: Answered) -> Rows:
     return rows
 
 
-def held_back(answers: Answered, names: Collection[str]) -> list[str]:
+def suppressed_sites(answers: Answered, names: Collection[str]) -> list[str]:
     """The sites whose policy suppresses any of these metrics."""
     return sorted(site for site, answer in answers.items() if {*answer.suppressed.split(",")} & {*names})
 

@@ -1,7 +1,7 @@
 """Requests to named sites and their checked replies, over any Flower grid.
 
-Flower's own `send_and_receive` looks for replies every 3 s and does not say who is late; here they are collected every
-`POLL_S`, and everybody who does not answer is named in the events.
+Flower's own `send_and_receive` looks for replies every 3 s, and does not say who is late. An `Exchange` looks every
+`POLL_S`, and names in the events each site that does not answer.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -36,25 +36,15 @@ from agi_core.protocol import (
 )
 from agi_core.run import progress
 from agi_core.run.run_folder import EventLog
-from server.nodes import Sites
+from server.nodes import Nodes
 from server.update_gate import check_answer
 
-POLL_S = 0.2
 log = logging.getLogger("server")
-GRACE_S = 10.0  # after the deadline, for transport and for a site's own word that it ran out of time
+POLL_S = 0.2
+GRACE_S = 10.0  # after the deadline: for transport, and for a site to say itself that it ran out of time
 SITS_OUT = frozenset(error.public for error in (BudgetError, PolicyError, PrivacyError))
-"""Refusals that are a site's right: nothing is broken there, and asking again will not help."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What came back, by site: replies to the request; why what came is none; and why a site sits out by right."""
-
-    replies: Mapping[str, Reply]
-    malformed: Mapping[str, str]
-    sitting_out: Mapping[str, str]
-
-
+"""A site that refuses with one of these sentences sits out by right: nothing is broken there, and asking again does not
+help."""
 _LOST = {  # Flower's own words are for its developers
     ErrorCode.MESSAGE_UNAVAILABLE: "no answer in time",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way",
@@ -63,16 +53,32 @@ _LOST = {  # Flower's own words are for its developers
 }
 
 
+@dataclass
+class Outcome:
+    """What came back from one exchange, by site: replies to the request; why an answer is no reply; why a site sits out
+    by right. `failed` names the sites that gave another error, or whose answer is no reply."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    malformed: dict[str, str] = field(default_factory=dict)
+    sitting_out: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    def settles(self, site: str) -> bool:
+        """Whether asking the site again is of no use: it has replied, or was refused, or sits out."""
+        return site in self.replies or site in self.malformed or site in self.sitting_out
+
+
 class Exchange:
     """The conversation of one run with its sites."""
 
     def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str) -> None:
-        self._grid, self._sites, self._events, self._run_id = grid, Sites(grid), events, run_id
+        self._grid, self._nodes, self._events, self._run_id = grid, Nodes(grid), events, run_id
         self._task, self._registered = task_json(config.task), config.federation.subjects
         self._transport = config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
-        # A site that comes back late is not given a request that nobody waits for; but it is us who name the late, in
-        # plain words, before Flower does. A simulation answers while it sends.
+        # A request dies soon after the deadline, so that a site that comes back late does not work in vain. It outlives
+        # our own waiting, so that the events name a late site in our words and not in Flower's. In a simulation, sites
+        # answer while the request is sent: there is nothing to wait for.
         self._lifetime_s = self._deadline_s + 2 * GRACE_S if config.engine == DEPLOYMENT else None
 
     def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
@@ -90,60 +96,44 @@ class Exchange:
 
         def on_wait(missing: list[str]) -> None:
             self._events.append("waiting", round=round, sites=missing, limit_s=self._wait_s)
-            _tell(round, "connecting", missing)
+            _report(round, "connecting", missing)
 
-        return self._sites.wait_for(sites, enough=enough, limit_s=self._wait_s, on_wait=on_wait)
+        return self._nodes.wait_for(sites, enough=enough, limit_s=self._wait_s, on_wait=on_wait)
 
-    def ask(self, nodes: Mapping[str, int], request: Request) -> Answers:
-        """Send the request to {site: node id}, and collect what the sites say to it.
+    def ask(self, nodes: Mapping[str, int], request: Request) -> Outcome:
+        """Send the request to {site: node id}, and collect the answers until the deadline.
 
-        Who fails or does not answer is named in the events.
+        The events name each site that fails or does not answer.
         """
         requests = {site: dataclasses.replace(request, nonce=secrets.token_hex(16)) for site in nodes}
-        replies: dict[str, Reply] = {}
-        malformed: dict[str, str] = {}
-        sitting_out: dict[str, str] = {}
-        failed: list[str] = []
-        _tell(request.round, request.action, sorted(nodes))
+        outcome = Outcome()
+        _report(request.round, request.action, sorted(nodes))
         waiting = self._send(nodes, requests)
         for site in sorted(set(nodes) - set(waiting.values())):
-            self._missing(site, request, "the request could not be delivered")
+            self._note("site_missing", site, request, "the request could not be delivered")
 
         deadline = time.monotonic() + self._deadline_s + GRACE_S
         while waiting:
             for message in self._pull(list(waiting), until=deadline):
-                if message.metadata.reply_to_message_id not in waiting:
-                    continue  # a second answer to the same request
-                site = waiting.pop(message.metadata.reply_to_message_id)
-                if message.has_error():
-                    reason = _LOST.get(message.error.code) or _shown(message.error.reason or "no reason given")
-                    if message.error.code == REFUSED and reason in SITS_OUT:
-                        sitting_out[site] = reason
-                    else:
-                        failed.append(site)
-                        self._failed(site, request, reason)
-                    continue
-                try:
-                    reply = _read(message)
-                    check_answer(reply, requests[site], registered=self._registered.get(site))
-                    replies[site] = reply
-                except MismatchError as error:  # a site of another release means no harm
-                    failed.append(site)
-                    self._failed(site, request, str(error))
-                except ProtocolError as error:
-                    failed.append(site)
-                    malformed[site] = _shown(str(error))
-            _tell(request.round, request.action, sorted(waiting.values()), answered=sorted(replies), failed=failed)
+                if site := waiting.pop(message.metadata.reply_to_message_id, ""):  # else a second answer to one request
+                    self._receive(message, site, requests[site], outcome)
+            _report(
+                request.round,
+                request.action,
+                sorted(waiting.values()),
+                answered=sorted(outcome.replies),
+                failed=outcome.failed,
+            )
             if time.monotonic() > deadline:
                 break
         for site in sorted(waiting.values()):
-            self._missing(site, request, f"no answer to {request.action} within {self._deadline_s:.0f} s")
-        return Answers(replies, malformed, sitting_out)
+            self._note("site_missing", site, request, f"no answer to {request.action} within {self._deadline_s:.0f} s")
+        return outcome
 
     def note_absent(self, sites: Sequence[str], request: Request) -> None:
         """Note who could not be asked."""
         for site in sites:
-            self._missing(site, request, "not connected")
+            self._note("site_missing", site, request, "not connected")
 
     def _send(self, nodes: Mapping[str, int], requests: Mapping[str, Request]) -> dict[str, str]:
         """{message id: site}; all messages share one record of arrays, which Flower sends to the SuperLink once."""
@@ -174,17 +164,35 @@ class Exchange:
                 return messages
             time.sleep(POLL_S)
 
-    def _failed(self, site: str, request: Request, reason: str) -> None:
-        self._events.append("site_failed", site=site, round=request.round, action=request.action, reason=reason)
+    def _receive(self, message: Message, site: str, request: Request, outcome: Outcome) -> None:
+        """Put a site's answer where it belongs in `outcome`."""
+        if message.has_error():
+            reason = _LOST.get(message.error.code) or _printable(message.error.reason or "no reason given")
+            if message.error.code == REFUSED and reason in SITS_OUT:
+                outcome.sitting_out[site] = reason
+                return
+            outcome.failed.append(site)
+            self._note("site_failed", site, request, reason)
+            return
+        try:
+            reply = _read(message)
+            check_answer(reply, request, registered=self._registered.get(site))
+            outcome.replies[site] = reply
+        except MismatchError as error:  # a site of another release means no harm
+            outcome.failed.append(site)
+            self._note("site_failed", site, request, str(error))
+        except ProtocolError as error:
+            outcome.failed.append(site)
+            outcome.malformed[site] = _printable(str(error))
 
-    def _missing(self, site: str, request: Request, reason: str) -> None:
-        self._events.append("site_missing", site=site, round=request.round, action=request.action, reason=reason)
+    def _note(self, event: str, site: str, request: Request, reason: str) -> None:
+        self._events.append(event, site=site, round=request.round, action=request.action, reason=reason)
 
 
-def _tell(
+def _report(
     round: int, action: str, waiting_for: Sequence[str], *, answered: Sequence[str] = (), failed: Sequence[str] = ()
 ) -> None:
-    """For whoever watches this process; not an event of the run."""
+    """Report who is being waited for: live progress, not an event of the run."""
     progress.report(
         {
             "event": "exchange",
@@ -197,15 +205,15 @@ def _tell(
     )
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     """A site's words on one line, short, and without a terminal's escape codes."""
     return "".join(character for character in " ".join(text.split())[:200] if character.isprintable())
 
 
 @contextlib.contextmanager
 def _passing_faults() -> Iterator[None]:
-    """Let what the SuperLink may get over pass: a busy one answers 500 ("database is locked"), which Flower itself does
-    not try again. What it refuses (4xx, after the end of the run) is no such fault."""
+    """Log and ignore a fault from which the SuperLink may recover. A busy SuperLink answers 500 ("database is locked"),
+    and Flower itself does not try again. A refusal (4xx, after the end of the run) is raised."""
     try:
         yield
     except httpx.HTTPStatusError as error:
@@ -220,7 +228,7 @@ def _read(message: Message) -> Reply:
     """The reply in a message.
 
     Raises:
-        ProtocolError: it does not follow the contract; whatever Flower and NumPy raise on hostile bytes is one, too.
+        ProtocolError: it does not follow the contract. Whatever Flower and NumPy raise on hostile bytes becomes one.
     """
     content = message.content
     try:

@@ -1,4 +1,4 @@
-"""Sites by name: which Flower node is which site, and waiting, with a limit, until enough of them are connected."""
+"""The nodes of a Flower grid, by site: which node is which site, and waiting until enough sites are connected."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from agi_core.protocol import SCALARS
 POLL_S = 0.5
 
 
-class Sites:
-    """The sites that are connected to a grid right now. A site's name is the one registered with its key; nodes without
-    a name (Ray's) are asked for theirs once."""
+class Nodes:
+    """The nodes that are connected to a grid. A node has the name of its site, which was registered with its key; a
+    node without a name (Ray's) is asked for it once."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid

@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +39,10 @@ class RunState:
     best: dict[str, Any] | None = None
     tested: bool = False
     sitting_out: dict[str, str] = field(default_factory=dict)
+
+    def expected(self, sites: Iterable[str]) -> list[str]:
+        """Those of `sites` that do not sit out."""
+        return [site for site in sites if site not in self.sitting_out]
 
     def consider_best(self, *, round: int, psnr_db: float | None, sites: Mapping[str, float]) -> None:
         """Note that the model after `round` reached this validation PSNR, overall (None: nothing was validated) and at

@@ -15,11 +15,11 @@ from agi_core.models.agi_net import build_model
 from agi_core.protocol import ARRAYS
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last, load_weights
+from agi_core.run.initial_weights import initial_weights
 from agi_core.training import train_round
 from client.app import app as client_app
 from client.site.opened import open_site
 from server.app import app as server_app
-from server.app import initial_weights
 from simulations.local_grid import run_in_process
 from simulations.sites import find_sites, write_sites
 from tests.support.small_federation import Saboteur, assert_same_weights, federate

@@ -2,7 +2,7 @@ import pytest
 
 from agi_core.metric_names import METRICS
 from agi_core.protocol import Reply
-from server.evaluation import VALIDATION_METRICS, held_back, over_subjects, site_rows, validation_rows, worse_at
+from server.evaluation import VALIDATION_METRICS, over_subjects, site_rows, suppressed_sites, validation_rows, worse_at
 
 
 def reply(psnr_db: float | None, *, subjects: int = 2, suppressed: str = "", prefix: str = "") -> Reply:
@@ -24,7 +24,7 @@ def test_figures_that_a_site_holds_back_are_absent_not_zero(told: tuple[str, ...
     replies = {s: reply(20.0) if s in told else reply(None, suppressed=names) for s in ("A", "B")}
     assert list(site_rows(replies)) == [*told]
     assert over_subjects(site_rows(replies)).get("psnr_db") == (20.0 if told else None)
-    assert held_back(replies, METRICS) == [site for site in ("A", "B") if site not in told]
+    assert suppressed_sites(replies, METRICS) == [site for site in ("A", "B") if site not in told]
 
 
 def test_a_site_may_tell_its_psnr_and_no_more() -> None:
@@ -38,8 +38,8 @@ def test_without_a_psnr_there_is_no_row() -> None:
     assert site_rows({"A": half}) == {}
     half = Reply("run", 1, "n", 2, {"validation_ssim": 0.5, "validation_subjects": 2}, None, 0, "validation_psnr_db")
     assert validation_rows({"A": half}) == {}
-    assert held_back({"A": half}, VALIDATION_METRICS) == ["A"]
-    assert held_back({"A": half}, METRICS) == []
+    assert suppressed_sites({"A": half}, VALIDATION_METRICS) == ["A"]
+    assert suppressed_sites({"A": half}, METRICS) == []
 
 
 def test_validation_travels_with_training() -> None:

@@ -1,0 +1,131 @@
+"""Collecting the answers to one request: which sites are asked, again and again, until enough have answered usably."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from agi_core.config.schema import DEPLOYMENT, RunConfig
+from agi_core.errors import RunError
+from agi_core.protocol import TRAIN, Reply, Request
+from agi_core.run.run_folder import EventLog
+from server import strikes
+from server.exchange import Exchange, Outcome
+from server.run_state import RunState
+from server.update_gate import Verdict
+
+T = TypeVar("T")
+Judge = Callable[[Mapping[str, Reply], Request], Verdict[T]]
+
+
+class Collector:
+    """Asks the sites of one run. It remembers in the run's state who sits out, and in the strikes who is refused."""
+
+    def __init__(
+        self, exchange: Exchange, *, config: RunConfig, state: RunState, events: EventLog, strikes_path: Path
+    ) -> None:
+        self._exchange, self._state, self._events, self._strikes_path = exchange, state, events, strikes_path
+        self._deployed = config.engine == DEPLOYMENT
+        self._retries = config.federation.retries if self._deployed else 0  # a simulated site would fail again
+
+    def collect(
+        self,
+        sites: Sequence[str],
+        request: Request,
+        judge: Judge[T],
+        *,
+        quorum: int | None,
+        wait_for_all: bool = False,
+    ) -> dict[str, T]:
+        """{site: what `judge` accepts of its reply}, in the order of names.
+
+        At least `quorum` sites must give a usable reply; None: all that do not sit out, and at least one. Sites in
+        quarantine are not asked. Waits, within the limit of `Exchange.wait_for`, until so many are connected, or all.
+        While fewer have answered, the others are asked again, `federation.retries` times; a site whose reply is
+        refused, or that sits out, is not.
+
+        Raises:
+            RunError: fewer usable replies.
+        """
+        shut_out = [site for site in strikes.quarantined(self._strikes_path) if site in sites]
+        asking = [site for site in sites if site not in shut_out]
+        replies: dict[str, Reply] = {}
+        refused: dict[str, str] = {}
+        verdict: Verdict[T] = Verdict({})
+
+        def needed() -> int:  # fewer, as soon as a site says that it sits out
+            return max(1, len(self._state.expected(sites))) if quorum is None else quorum
+
+        def lacking() -> int:
+            return needed() - len(verdict.accepted)
+
+        for attempt in range(1 + self._retries):
+            if len(asking) < lacking():
+                break
+            if attempt:
+                answered = sorted(verdict.accepted)
+                self._events.append("retried", round=request.round, action=request.action, answered=answered)
+            nodes = self._connected(asking, request, enough=None if wait_for_all and not attempt else lacking())
+            if len(nodes) < lacking():
+                break
+            outcome = self._exchange.ask(nodes, request)
+            self._note_sitting_out(outcome, request)
+            replies |= outcome.replies
+            refused |= outcome.malformed
+            verdict = judge(replies, request)
+            if lacking() <= 0:
+                break
+            asking = [site for site in asking if not outcome.settles(site)]
+
+        refused |= verdict.refused
+        self._note_refusals(verdict.clipped, refused, request)
+        if lacking() > 0:
+            raise RunError(
+                f"round {request.round}: {len(verdict.accepted)} of {len(sites)} sites gave a usable answer to"
+                f" {request.action}, {needed()} are needed" + self._why_too_few(shut_out, refused)
+            )
+        return dict(sorted(verdict.accepted.items()))
+
+    def _connected(self, sites: Sequence[str], request: Request, *, enough: int | None) -> dict[str, int]:
+        """{site: node id} of those that are connected. Waits until `enough` (None: all) of those that do not sit out
+        are. A site that sits out is not waited for, but it is asked if it is connected."""
+        expected = self._state.expected(sites)
+        waited_for = len(expected) if enough is None else enough
+        nodes = self._exchange.wait_for(expected, enough=waited_for, round=request.round)
+        self._exchange.note_absent([site for site in expected if site not in nodes], request)
+        others = [site for site in sites if site not in expected]
+        return nodes | self._exchange.wait_for(others, enough=0, round=request.round)
+
+    def _note_sitting_out(self, outcome: Outcome, request: Request) -> None:
+        """A site that sits out of training is not waited for; when it answers again, it takes part again."""
+        for site, reason in sorted(outcome.sitting_out.items()):
+            if self._state.sitting_out.get(site) != reason:
+                self._events.append(
+                    "site_sat_out", site=site, round=request.round, action=request.action, reason=reason
+                )
+        if request.action == TRAIN:
+            self._state.sitting_out |= outcome.sitting_out
+            for site in outcome.replies:
+                self._state.sitting_out.pop(site, None)
+
+    def _note_refusals(self, clipped: Mapping[str, str], refused: Mapping[str, str], request: Request) -> None:
+        """Note what was cut down, and what was refused. A refusal is a strike, and strikes end in quarantine."""
+        round, run = request.round, self._events.path.parent.name
+        for site, reason in clipped.items():
+            self._events.append("update_clipped", site=site, round=round, reason=reason)
+        for site, reason in sorted(refused.items()):
+            count = strikes.strike(self._strikes_path, site, run=run, round=round, reason=reason)
+            self._events.append("update_refused", site=site, round=round, reason=reason, strikes=count)
+            if count == strikes.QUARANTINED_AT:
+                self._events.append("site_quarantined", site=site, round=round)
+
+    def _why_too_few(self, shut_out: Sequence[str], refused: Mapping[str, str]) -> str:
+        """Which sites are missing for another reason than the network, why, and what can be done."""
+        lines = [f"{site} sits out: {reason}" for site, reason in sorted(self._state.sitting_out.items())]
+        lines += [f"{site} was refused: {reason}" for site, reason in sorted(refused.items())]
+        for site in shut_out:
+            count, by_hand = strikes.QUARANTINED_AT, f"delete {strikes.FILE} in the run folder"
+            release = f"python -m server release {site}" if self._deployed else by_hand
+            lines.append(f"{site} is in quarantine after {count} refused replies; to let it in: {release}")
+        if (shut_out or refused) and self._deployed:
+            lines.append("to go on without it, resume with a lower --quorum")
+        return "".join(f"; {line}" for line in lines)

@@ -1,0 +1,165 @@
+"""The rounds of a run: training and aggregation, as often as configured, then the final test."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import httpx
+from flwr.serverapp import Grid
+
+from agi_core.config.schema import DEPLOYMENT, RunConfig
+from agi_core.errors import AgiError, RunError
+from agi_core.metric_names import METRICS
+from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION
+from agi_core.run import checkpoint, run_folder
+from agi_core.run.initial_weights import initial_weights
+from agi_core.run.run_folder import EventLog
+from server import run_state
+from server.aggregation import SiteUpdate
+from server.collector import Collector
+from server.evaluation import (
+    VALIDATION_METRICS,
+    Answered,
+    over_subjects,
+    site_rows,
+    suppressed_sites,
+    validation_rows,
+    worse_at,
+)
+from server.exchange import Exchange
+from server.run_state import RunState
+from server.server_step import next_weights
+from server.update_gate import judge_figures, judge_updates
+
+
+class Rounds:
+    """The rounds that a run still has to do. A process that is killed at any moment loses the round it was in: the next
+    one goes on from the last checkpoint."""
+
+    def __init__(self, grid: Grid, run_dir: Path, *, strikes_path: Path) -> None:
+        """`strikes_path`: see `server.strikes`."""
+        self._run_dir, self._config = run_dir, run_folder.open_existing(run_dir)
+        saved = run_state.load(run_dir)
+        self._state, self._events = saved or _new_run(run_dir, self._config)
+        if saved and self._config.engine == DEPLOYMENT:
+            self._events.append("resumed", round=self._state.round)
+        self._exchange = Exchange(grid, self._events, self._config, run_id=self._state.run_id)
+        self._collector = Collector(
+            self._exchange, config=self._config, state=self._state, events=self._events, strikes_path=strikes_path
+        )
+
+    def run(self) -> None:
+        """All remaining rounds, then the final test.
+
+        Raises:
+            RunError: fewer sites than the quorum connected or answered, or the state cannot be saved. The finished
+                rounds are saved.
+        """
+        with self._pausing():
+            first = self._state.round + 1
+            for round in range(first, self._config.rounds + 1):
+                updates = self._train(round, is_first=round == first)
+                self._aggregate(round, updates)
+                run_state.save(self._run_dir, self._state, self._events)
+            if not self._state.tested:
+                self._test()
+                run_state.save(self._run_dir, self._state, self._events)
+
+    def _train(self, round: int, *, is_first: bool) -> dict[str, SiteUpdate]:
+        """One exchange. The updates also hold the validation of the weights that were sent.
+
+        The first round of this process waits for all sites. Later, a site that was late joins, and a site that sits out
+        is left alone.
+        """
+        self._events.append("round_started", round=round)
+        federation = self._config.federation
+        return self._collector.collect(
+            federation.sites if is_first else self._state.expected(federation.sites),
+            self._exchange.request(TRAIN, round=round, weights=self._state.weights),
+            partial(judge_updates, config=self._config),
+            quorum=federation.quorum,
+            wait_for_all=is_first,
+        )
+
+    def _aggregate(self, round: int, updates: Mapping[str, SiteUpdate]) -> None:
+        """The next weights from the updates, or back to the best model."""
+        state = self._state
+        if self._note_validation(updates, round=round - 1):
+            state.weights, state.velocity = next_weights(
+                state.weights, [*updates.values()], velocity=state.velocity, config=self._config.federation
+            )
+        else:
+            state.weights, state.velocity = checkpoint.load_weights(self._run_dir, best=True), {}
+        state.round = round
+        losses, seconds = (_by_site(name, updates) for name in ("train_loss", "seconds"))
+        state.history.append({"round": round, "sites": [*updates], "train_loss": losses})
+        self._events.append("round_finished", round=round, sites=[*updates], train_loss=losses, seconds=seconds)
+
+    def _test(self) -> None:
+        """The final test of the last model, or of the best one if the last is much worse: training sites on their test
+        subjects, unseen sites on all of theirs."""
+        state, training, unseen = self._state, self._config.federation.sites, self._config.federation.unseen_sites
+        evaluate, collect = partial(self._exchange.request, EVALUATE, round=state.round), self._collector.collect
+        recent = [*state.history[-1]["sites"], *unseen]  # a site that is long gone is not waited for
+        self._exchange.wait_for(recent, enough=len(recent), round=state.round)
+        replies = collect(training, evaluate(weights=state.weights, subjects=VALIDATION), judge_figures, quorum=1)
+        if not self._note_validation(replies, round=state.round):
+            state.weights = checkpoint.load_weights(self._run_dir, best=True)
+        # a site that has just missed its deadline is not waited for again
+        tested = collect([*replies], evaluate(weights=state.weights, subjects=TEST), judge_figures, quorum=1)
+        tested_unseen = collect(unseen, evaluate(weights=state.weights, subjects=ALL), judge_figures, quorum=0)
+        rows = site_rows(tested)
+        self._events.append(
+            "tested",
+            final=over_subjects(rows),
+            sites=rows,
+            unseen_sites=site_rows(tested_unseen),
+            suppressed=suppressed_sites({**tested, **tested_unseen}, METRICS),
+            best=state.best,
+        )
+        state.tested = True
+
+    def _note_validation(self, answers: Answered, *, round: int) -> bool:
+        """Note the validation of the model after `round`, which travelled in these answers. False: the model must go,
+        because a majority of sites report it much worse than the best one. Private figures are too noisy for that
+        judgement.
+        """
+        state, rows = self._state, validation_rows(answers)
+        mean, missing = over_subjects(rows), suppressed_sites(answers, VALIDATION_METRICS)
+        self._events.append("validated", round=round, mean=mean, sites=rows, suppressed=missing)
+        if state.best and not self._config.privacy.on and (worse := worse_at(rows, state.best["sites"])):
+            self._events.append("rolled_back", round=round, to=state.best["round"], sites=worse)
+            return False
+        psnrs = {site: row["psnr_db"] for site, row in rows.items()}
+        state.consider_best(round=round, psnr_db=mean.get("psnr_db"), sites=psnrs)
+        return True
+
+    @contextlib.contextmanager
+    def _pausing(self) -> Iterator[None]:
+        """When the run cannot go on: note why, keep the events that led to it, and say how to continue."""
+        try:
+            yield
+        except (AgiError, httpx.HTTPError) as error:
+            if isinstance(error, httpx.HTTPError):
+                error = RunError(f"the SuperLink failed ({' '.join(str(error).split())[:100]}); see superlink.log")
+            with contextlib.suppress(AgiError):  # the disk may be full
+                self._events.append("paused", round=self._state.round, reason=str(error))
+                run_state.keep_events(self._run_dir, self._events)
+            deployed = self._config.engine == DEPLOYMENT
+            command = f"python -m server resume {self._run_dir.name}" if deployed else "--resume"
+            raise RunError(
+                f"{error}; the last finished round is saved: solve what is named above and continue with {command}"
+            ) from None
+
+
+def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
+    state, events, federation = RunState(weights=initial_weights(config)), EventLog(run_dir), config.federation
+    events.append("run_started", run_id=state.run_id, sites=federation.sites, unseen_sites=federation.unseen_sites)
+    run_state.save(run_dir, state, events)
+    return state, events
+
+
+def _by_site(metric: str, updates: Mapping[str, SiteUpdate]) -> dict[str, float]:
+    """The metric of each of the sites that sent it; those that train privately do not."""
+    return {site: update.metrics[metric] for site, update in updates.items() if metric in update.metrics}
