@@ -39,7 +39,8 @@ from deployed import (
 
 from client.__main__ import environment
 from client.site.file import read_deployed_site
-from server.superlink import BIN_DIR, CONNECTION, Coordinator
+from server.coordinator import BIN_DIR, CoordinatorDir
+from server.flower_cli import CONNECTION
 
 PARAMETERS, ARRAYS = 25_000_000, 50
 MODEL = ("model.conv=plain", "model.widths=[256,512,768]")  # 24,983,809 parameters
@@ -143,11 +144,11 @@ def plain(folder: Path, rounds: int) -> list[float]:
     for name, text in files.items():
         (app_dir / name).write_text(dedent(text))
     run_config_path.write_text(f"rounds = {rounds}\ntimes = {json.dumps(str(times_path))}\n")
-    made = Coordinator(folder / "coordinator")
+    made = CoordinatorDir(folder / "coordinator")
     with ExitStack() as stack:
-        port = stack.enter_context(coordinator(made.dir))
+        port = stack.enter_context(coordinator(made.path))
         for number, name in enumerate(SITES, start=1):
-            site = read_deployed_site(hospital(folder, name, made.dir, port))
+            site = read_deployed_site(hospital(folder, name, made.path, port))
             node = [
                 str(BIN_DIR / "flower-supernode"),
                 *("--superlink", site.coordinator.address, "--root-certificates", site.coordinator.ca_file),

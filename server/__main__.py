@@ -15,8 +15,9 @@ from typing import Any
 from agi_core.errors import AgiError, RunError
 from agi_core.host import atomic
 from agi_core.host.liveness import is_alive
-from server import certificates, registry, runs, status, strikes, superlink
-from server.superlink import Coordinator
+from server import certificates, flower_cli, registry, runs, status, strikes, superlink
+from server.coordinator import CoordinatorDir
+from server.flower_cli import FlowerRun, Node
 from server.tensorboard import write_scalars
 
 HEALTH_PORT = "health-port.txt"  # in the coordinator's folder: where its gRPC health service was started last
@@ -27,15 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 2 the user's mistake or a program of Flower's that
     ended by itself, 130 interrupted."""
     arguments = _parser().parse_args(argv)
-    coordinator = Coordinator(arguments.dir.resolve())
-    command: Callable[[Coordinator, argparse.Namespace], int | None] = arguments.command
+    coordinator = CoordinatorDir(arguments.dir.resolve())
+    command: Callable[[CoordinatorDir, argparse.Namespace], int | None] = arguments.command
     try:
         return command(coordinator, arguments) or 0
     except AgiError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        place = error.filename or coordinator.dir
+        place = error.filename or coordinator.path
         print(f"error: {place}: {error.strerror}; check its permissions and the free disk space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -43,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def up(coordinator: Coordinator, arguments: argparse.Namespace) -> int:
+def up(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> int:
     """Run `flower-superlink` until SIGTERM or Ctrl-C."""
     expiry = certificates.expiry(coordinator.certificates)
-    coordinator.dir.chmod(0o700)
+    coordinator.path.chmod(0o700)
 
     def end(number: int, frame: types.FrameType | None) -> None:
         for either in (signal.SIGTERM, signal.SIGINT):  # one is enough, and what follows ends within its time
@@ -57,7 +58,7 @@ def up(coordinator: Coordinator, arguments: argparse.Namespace) -> int:
     try:
         host, port = arguments.host, arguments.port
         with superlink.running(coordinator, host=host, port=port, health_port=arguments.health_port) as process:
-            atomic.write_text(coordinator.dir / HEALTH_PORT, str(arguments.health_port))
+            atomic.write_text(coordinator.path / HEALTH_PORT, str(arguments.health_port))
             _announce(coordinator, host, port, until=f"{expiry:%Y-%m-%d}")
             if certificates.expires_soon(expiry):
                 print("warning: the certificate ends soon; renew it with: python -m server certs --name NAME")
@@ -75,11 +76,11 @@ class _Ended(BaseException):
     """SIGTERM or Ctrl-C."""
 
 
-def _announce(coordinator: Coordinator, host: str, port: int, *, until: str) -> None:
+def _announce(coordinator: CoordinatorDir, host: str, port: int, *, until: str) -> None:
     sites = registry.read(coordinator)
     lines = [
         f"coordinator ready on https://{host}:{port} (TLS, registered sites only; certificate until {until})",
-        f"  folder   {coordinator.dir}",
+        f"  folder   {coordinator.path}",
         f"  log      {coordinator.log_path}",
         f"  sites    {', '.join(sites) or 'none registered yet'}",
     ]
@@ -94,7 +95,7 @@ def _announce(coordinator: Coordinator, host: str, port: int, *, until: str) -> 
     print("\n".join(lines), "\nstop with Ctrl-C", sep="", flush=True)
 
 
-def certs(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Make the certificate authority (once) and a new server certificate."""
     files = coordinator.certificates
     known = files.ca_path.exists()
@@ -110,7 +111,7 @@ def certs(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
         print("next: python -m server up")
 
 
-def register(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Let a hospital in."""
     entry, outcome = registry.register(
         coordinator, name=arguments.name, key_path=arguments.key, subjects=arguments.subjects
@@ -120,46 +121,46 @@ def register(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
         print("next: compare this fingerprint with the hospital by telephone; then it may start its client")
 
 
-def unregister(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def unregister(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Shut a hospital out."""
     registry.unregister(coordinator, arguments.name)
     print(f"{arguments.name} is shut out")
 
 
-def release(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def release(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Let a site out of quarantine."""
     print(f"{arguments.name} is free again; forgotten:")
     for strike in strikes.release(coordinator.strikes_path, arguments.name):
         print(f"  run {strike['run']}, round {strike['round']}: {strike['reason']}")
 
 
-def submit(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Start a run."""
     run_dir = runs.submit(coordinator, name=arguments.name, config_path=arguments.config, settings=arguments.settings)
     print(f"run {run_dir.name} started: {run_dir}")
     print("watch it with: python -m server status")
 
 
-def resume(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def resume(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Go on with a run."""
     run_dir = runs.resume(coordinator, arguments.run, quorum=arguments.quorum)
     print(f"run {run_dir.name} goes on after its last finished round")
     print("watch it with: python -m server status")
 
 
-def stop(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def stop(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Stop a run."""
     run_dir = runs.stop(coordinator, arguments.run)
     print(f"run {run_dir.name} stopped; go on with: python -m server resume {run_dir.name}")
 
 
-def tensorboard(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def tensorboard(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Write a run's events for TensorBoard."""
     folder = write_scalars(runs.find(coordinator, arguments.run))
     print(f"look at it with: tensorboard --logdir {folder}")
 
 
-def show_status(coordinator: Coordinator, arguments: argparse.Namespace) -> None:
+def show_status(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Show sites and the newest run."""
     current = _status(coordinator)
     if arguments.json:
@@ -186,33 +187,30 @@ def _in_words(*, alive: bool, reachable: bool) -> str:
     return "not running; start it with: python -m server up"
 
 
-def _is_alive(coordinator: Coordinator) -> bool:
-    path = coordinator.dir / HEALTH_PORT
+def _is_alive(coordinator: CoordinatorDir) -> bool:
+    path = coordinator.path / HEALTH_PORT
     return path.is_file() and is_alive(int(path.read_text()))
 
 
-def _status(coordinator: Coordinator) -> dict[str, Any]:
+def _status(coordinator: CoordinatorDir) -> dict[str, Any]:
     entries, struck = registry.read(coordinator), strikes.read(coordinator.strikes_path)
     run_dir = runs.newest(coordinator)
     run = status.run_status(run_dir) if run_dir is not None else None
-    nodes: Mapping[int, Mapping[str, Any]] = {}
+    nodes: Mapping[int, Node] = {}
     reachable = True
     try:
-        nodes = superlink.nodes(coordinator)
+        nodes = flower_cli.nodes(coordinator)
         if run is not None and run_dir is not None and run["state"] == "interrupted":
-            state, reason = runs.flower_status(coordinator, run_dir) or ("finished", "")
-            run |= {"reason": reason} if state.startswith("finished") else {"state": "starting"}
+            known = runs.flower_status(coordinator, run_dir) or FlowerRun("finished", "")
+            run |= {"reason": known.reason} if known.is_finished else {"state": "starting"}
     except RunError:
         reachable = False
-    sites = {}
+    unseen, sites = Node("not registered" if reachable else "unknown", None), {}
     for name, entry in entries.items():
-        node = nodes.get(entry.node_id or 0, {})
-        seen = [node[key] for key in ("online-at", "offline-at") if node.get(key, "N/A") != "N/A"]
-        state = node.get("status", "not registered" if reachable else "unknown")
-        last_seen = "now" if state == "online" else max(seen, default=None)
+        node = nodes.get(entry.node_id or 0, unseen)
         sites[name] = {
-            "status": state,
-            "last_seen": last_seen,
+            "status": node.status,
+            "last_seen": node.last_seen,
             "subjects": entry.subjects,
             "strikes": len(struck.get(name, [])),
         }
@@ -253,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, command: Callable[[Coordinator, argparse.Namespace], int | None], purpose: str
+        name: str, command: Callable[[CoordinatorDir, argparse.Namespace], int | None], purpose: str
     ) -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = commands.add_parser(name, parents=[shared], help=purpose, description=purpose)
         sub.set_defaults(command=command)

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
-from server import superlink
-from server.superlink import Coordinator
+from server import flower_cli
+from server.coordinator import CoordinatorDir
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -34,7 +34,7 @@ class Entry:
     node_id: int | None = None
 
 
-def read(coordinator: Coordinator) -> dict[str, Entry]:
+def read(coordinator: CoordinatorDir) -> dict[str, Entry]:
     """{site: entry}, in the order of names.
 
     Raises:
@@ -50,7 +50,7 @@ def read(coordinator: Coordinator) -> dict[str, Entry]:
 
 
 def register(
-    coordinator: Coordinator, *, name: str, key_path: Path, subjects: int | None
+    coordinator: CoordinatorDir, *, name: str, key_path: Path, subjects: int | None
 ) -> tuple[Entry, Literal["registered", "already registered"]]:
     """Let a hospital in under a name. Doing it again with the same key changes nothing but `subjects`, and mends a
     registration that Flower's database has lost.
@@ -76,7 +76,7 @@ def register(
 
     entry = old or Entry(public_key, fingerprint(public_key))
     entry = replace(entry, subjects=subjects if subjects is not None else entry.subjects)
-    known = superlink.nodes(coordinator)
+    known = flower_cli.nodes(coordinator)
     if entry.node_id in known:
         _write(coordinator, {**entries, name: entry})
         return entry, "already registered"
@@ -84,7 +84,7 @@ def register(
     with tempfile.TemporaryDirectory() as folder:
         copy_path = Path(folder) / "key.pub"
         copy_path.write_text(public_key + "\n")
-        node_id = superlink.register(coordinator, name=name, public_key_path=copy_path)
+        node_id = flower_cli.register(coordinator, name=name, public_key_path=copy_path)
     if node_id is None:  # a crash came between Flower's registration and ours: it is the node that nobody else has
         strays = set(known) - {other.node_id for other in entries.values()}
         if len(strays) != 1:
@@ -98,7 +98,7 @@ def register(
     return entry, "registered"
 
 
-def unregister(coordinator: Coordinator, name: str) -> None:
+def unregister(coordinator: CoordinatorDir, name: str) -> None:
     """Shut a hospital out and forget its key.
 
     Raises:
@@ -108,8 +108,8 @@ def unregister(coordinator: Coordinator, name: str) -> None:
     if name not in entries:
         raise ConfigError(f"{name} is not registered; registered: {', '.join(entries) or 'no site yet'}")
     node_id = entries.pop(name).node_id
-    if node_id is not None and node_id in superlink.nodes(coordinator):
-        superlink.unregister(coordinator, node_id)
+    if node_id is not None and node_id in flower_cli.nodes(coordinator):
+        flower_cli.unregister(coordinator, node_id)
     _write(coordinator, entries)
 
 
@@ -143,5 +143,5 @@ def fingerprint(public_key: str) -> str:
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def _write(coordinator: Coordinator, entries: dict[str, Entry]) -> None:
+def _write(coordinator: CoordinatorDir, entries: dict[str, Entry]) -> None:
     atomic.write_json(coordinator.sites_path, {name: asdict(entry) for name, entry in sorted(entries.items())})

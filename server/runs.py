@@ -13,15 +13,16 @@ from agi_core.host import atomic
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.initial_weights import initial_weights, weights_file
-from server import aggregation, registry, run_state, superlink
-from server.superlink import Coordinator
+from server import aggregation, flower_cli, registry, run_state
+from server.coordinator import CoordinatorDir
+from server.flower_cli import FlowerRun
 
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
 LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # what a simulation decides, or each hospital
 STOP_S = 15.0
 
 
-def submit(coordinator: Coordinator, *, name: str | None, config_path: Path | None, settings: Sequence[str]) -> Path:
+def submit(coordinator: CoordinatorDir, *, name: str | None, config_path: Path | None, settings: Sequence[str]) -> Path:
     """Make a new run folder and start the run; returns the folder.
 
     Raises:
@@ -43,7 +44,7 @@ def submit(coordinator: Coordinator, *, name: str | None, config_path: Path | No
     return run_dir
 
 
-def resume(coordinator: Coordinator, name: str, *, quorum: int | None = None) -> Path:
+def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None = None) -> Path:
     """Go on with a run after its last finished round, with the sites' sizes as they are registered now, and perhaps
     another quorum; returns its folder.
 
@@ -56,13 +57,12 @@ def resume(coordinator: Coordinator, name: str, *, quorum: int | None = None) ->
         raise RunError(f"{name} is finished; its report is {run_dir / 'report.html'}")
     if run_state.is_held(run_dir):
         raise RunError(f"{name} is running; watch it with: python -m server status")
-    flower_run = _flower_run(run_dir)
-    if flower_run is not None:
-        state, _ = superlink.run_status(coordinator, flower_run)
-        if state in ("pending", "starting"):
+    if (flower_run_id := _flower_run_id(run_dir)) is not None:
+        known = flower_cli.run_status(coordinator, flower_run_id)
+        if known.is_starting:
             raise RunError(f"{name} is about to start; watch it with: python -m server status")
-        if not state.startswith("finished"):  # its process is gone, which Flower notices after a minute
-            superlink.stop(coordinator, flower_run)
+        if not known.is_finished:  # its process is gone, which Flower notices after a minute
+            flower_cli.stop(coordinator, flower_run_id)
     config = run_folder.open_existing(run_dir)
     federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
     federation = _with_sizes(federation, registry.read(coordinator))
@@ -72,17 +72,17 @@ def resume(coordinator: Coordinator, name: str, *, quorum: int | None = None) ->
     return run_dir
 
 
-def stop(coordinator: Coordinator, name: str | None) -> Path:
+def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
     """Stop a run (None: the newest) and write its report so far; returns its folder.
 
     Raises:
         RunError: no such run, it is not running, or the coordinator does not answer.
     """
     run_dir = find(coordinator, name) if name else newest(coordinator)
-    flower_run = _flower_run(run_dir) if run_dir is not None else None
-    if run_dir is None or flower_run is None or superlink.run_status(coordinator, flower_run)[0].startswith("finished"):
+    flower_run_id = _flower_run_id(run_dir) if run_dir is not None else None
+    if run_dir is None or flower_run_id is None or flower_cli.run_status(coordinator, flower_run_id).is_finished:
         raise RunError(f"{run_dir.name if run_dir else 'no run'} is not running; see: python -m server status")
-    superlink.stop(coordinator, flower_run)
+    flower_cli.stop(coordinator, flower_run_id)
     deadline = time.monotonic() + STOP_S
     while run_state.is_held(run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -91,7 +91,7 @@ def stop(coordinator: Coordinator, name: str | None) -> Path:
     return run_dir
 
 
-def find(coordinator: Coordinator, name: str) -> Path:
+def find(coordinator: CoordinatorDir, name: str) -> Path:
     """The folder of a run. Raises RunError when there is none of that name."""
     run_dir = coordinator.runs_dir / name
     if not (run_dir / "config.yaml").is_file():
@@ -100,29 +100,29 @@ def find(coordinator: Coordinator, name: str) -> Path:
     return run_dir
 
 
-def newest(coordinator: Coordinator) -> Path | None:
+def newest(coordinator: CoordinatorDir) -> Path | None:
     """The folder of the run that was started or resumed last."""
     started = coordinator.runs_dir.glob(f"*/{FLOWER_RUN}")
     path = max(started, key=lambda path: path.stat().st_mtime_ns, default=None)
     return path.parent if path is not None else None
 
 
-def flower_status(coordinator: Coordinator, run_dir: Path) -> tuple[str, str] | None:
-    """Flower's word on the newest process of a run, and why; None when it was never started."""
-    flower_run = _flower_run(run_dir)
-    return superlink.run_status(coordinator, flower_run) if flower_run is not None else None
+def flower_status(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun | None:
+    """The newest process of a run, as Flower sees it; None when it was never started."""
+    flower_run_id = _flower_run_id(run_dir)
+    return flower_cli.run_status(coordinator, flower_run_id) if flower_run_id is not None else None
 
 
-def _start(coordinator: Coordinator, run_dir: Path) -> None:
-    atomic.write_text(run_dir / FLOWER_RUN, superlink.run(coordinator, run_dir))
+def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
+    atomic.write_text(run_dir / FLOWER_RUN, flower_cli.run(coordinator, run_dir))
 
 
-def _flower_run(run_dir: Path) -> str | None:
+def _flower_run_id(run_dir: Path) -> str | None:
     path = run_dir / FLOWER_RUN
     return path.read_text() if path.is_file() else None
 
 
-def _config(coordinator: Coordinator, config_path: Path | None, settings: Sequence[str]) -> RunConfig:
+def _config(coordinator: CoordinatorDir, config_path: Path | None, settings: Sequence[str]) -> RunConfig:
     """The run's configuration: nothing in it that is a hospital's own affair, and all its sites registered."""
     config, default = load_config(config_path, overrides={}, assignments=settings), RunConfig()
     if refused := [key for key in LOCAL if getattr(config, key) != getattr(default, key)]:

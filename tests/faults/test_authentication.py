@@ -22,8 +22,8 @@ from client.check.preflight import preflight
 from client.site.file import DeployedSite
 from client.site.keys import make_key
 from client.site.new_site import write_site
-from server import superlink
-from server.superlink import Coordinator
+from server import flower_cli
+from server.coordinator import CoordinatorDir
 from tests.support.federation_of_processes import Federation, Hospital, running
 from tests.support.real_processes import free_port, until, wire
 from tests.support.small_data import write_ixi
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with running(Federation(tmp_path_factory.mktemp("authentication"))) as federation:
         yield federation
-        states = {node["status"] for node in superlink.nodes(Coordinator(federation.dir)).values()}
+        states = {node.status for node in flower_cli.nodes(CoordinatorDir(federation.dir)).values()}
         assert "online" not in states  # nobody was let in
 
 

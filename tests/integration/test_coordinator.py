@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agi_core.run import run_folder
-from server import strikes, superlink
+from server import flower_cli, strikes
 from server.__main__ import main
-from server.superlink import Coordinator
+from server.coordinator import CoordinatorDir
 from tests.support.health_services import health_service
 
 DEADLINE_S = 120.0
@@ -162,7 +162,7 @@ def test_registering_a_site(running: Running, tmp_path: Path, capsys: pytest.Cap
     assert "hospitalA registered, key SHA256:" in capsys.readouterr().out
     registry = json.loads((running.folder / "sites.json").read_text())
     assert registry["hospitalA"]["subjects"] == 40
-    assert registry["hospitalA"]["node_id"] in superlink.nodes(Coordinator(running.folder))
+    assert registry["hospitalA"]["node_id"] in flower_cli.nodes(CoordinatorDir(running.folder))
 
     assert running.call("register", "--name", "hospitalA", str(key)) == 0
     assert "already registered" in capsys.readouterr().out
@@ -193,7 +193,7 @@ def test_a_registration_cut_short_is_mended(running: Running, tmp_path: Path) ->
     node_id = registry["hospitalC"]["node_id"]
     assert running.call("unregister", "hospitalC") == 0
     assert "hospitalC" not in json.loads((running.folder / "sites.json").read_text())
-    assert node_id not in superlink.nodes(Coordinator(running.folder))
+    assert node_id not in flower_cli.nodes(CoordinatorDir(running.folder))
 
 
 def test_submit_refuses_what_cannot_work(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +247,7 @@ def test_a_run_that_waits_pauses_resumes_and_stops(
 
 
 def test_a_site_is_released_from_quarantine(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    path = Coordinator(running.folder).strikes_path
+    path = CoordinatorDir(running.folder).strikes_path
     assert running.call("release", "hospitalA") == 2
     assert "hospitalA has no strikes" in capsys.readouterr().err
     for round in (1, 2, 3):

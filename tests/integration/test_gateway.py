@@ -18,8 +18,8 @@ from client.check.rows import PASSED
 from client.site.file import Coordinator as CoordinatorAddress
 from client.site.file import DeployedSite
 from client.site.keys import write_private
-from server import superlink
-from server.superlink import Coordinator
+from server import flower_cli
+from server.coordinator import BIN_DIR, CoordinatorDir
 from tests.support.federation_of_processes import Federation, running
 from tests.support.real_processes import ROOT, end, free_port, join, listening, needs_nginx, nginx, until, with_changes
 
@@ -93,7 +93,7 @@ def node_of(site: DeployedSite, **variables: str) -> Iterator[None]:
 
 
 def is_online(gateway: Gateway) -> bool:
-    return any(node["status"] == "online" for node in superlink.nodes(Coordinator(gateway.federation.dir)).values())
+    return any(node.status == "online" for node in flower_cli.nodes(CoordinatorDir(gateway.federation.dir)).values())
 
 
 def test_a_node_joins_through_the_gateway(gateway: Gateway, tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_the_flwr_command_does_not_get_through(gateway: Gateway, tmp_path: Path)
         f'[superlink.gate]\naddress = "localhost:{gateway.port}"\nroot-certificates = "{gateway.federation.ca_path}"\n'
     )
     finished = subprocess.run(
-        [str(superlink.BIN_DIR / "flwr"), "list", "gate"],
-        env=Coordinator(gateway.federation.dir).environment() | {"FLWR_HOME": str(tmp_path)},
+        [str(BIN_DIR / "flwr"), "list", "gate"],
+        env=CoordinatorDir(gateway.federation.dir).environment() | {"FLWR_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,

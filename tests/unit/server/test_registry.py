@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agi_core.errors import ConfigError, RunError
 from server import registry
-from server.superlink import Coordinator
+from server.coordinator import CoordinatorDir
 
 KEY = ec.generate_private_key(ec.SECP384R1())
 PUBLIC = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
@@ -45,15 +45,15 @@ def test_what_is_no_public_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "../x", ".hidden", "x" * 64, "ä"])
 def test_names_that_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="--name"):
-        registry.register(Coordinator(tmp_path), name=name, key_path=tmp_path / "k.pub", subjects=None)
+        registry.register(CoordinatorDir(tmp_path), name=name, key_path=tmp_path / "k.pub", subjects=None)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "sites.json").write_text('{"a": {"unknown": 1}}')
     with pytest.raises(RunError, match=r"sites.json is damaged .* restore it"):
-        registry.read(Coordinator(tmp_path))
+        registry.read(CoordinatorDir(tmp_path))
 
 
 def test_unregistering_a_stranger(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="registered: no site yet"):
-        registry.unregister(Coordinator(tmp_path), "hospitalA")
+        registry.unregister(CoordinatorDir(tmp_path), "hospitalA")

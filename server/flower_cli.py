@@ -1,0 +1,157 @@
+"""The `flwr` command: runs, and the nodes that may join, over one named connection to our SuperLink."""
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agi_core.errors import RunError
+from agi_core.host import atomic
+from server.coordinator import BIN_DIR, CoordinatorDir
+
+CONNECTION = "agi"  # always named: without a name, flwr would start a simulation of its own
+CALL_S = 180.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is let in. `status`: registered (never seen), online or offline; `last_seen`: now, a date and time,
+    or None."""
+
+    status: str
+    last_seen: str | None
+
+
+@dataclass(frozen=True)
+class FlowerRun:
+    """A run as Flower sees it. `status`: pending, starting, running or finished:...; `reason`: why."""
+
+    status: str
+    reason: str
+
+    @property
+    def is_starting(self) -> bool:
+        return self.status in ("pending", "starting")
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status.startswith("finished")
+
+
+def write_connection(coordinator: CoordinatorDir, *, address: str) -> None:
+    """Tell `flwr` where the SuperLink is, once it is started."""
+    text = f"""[superlink]
+default = "{CONNECTION}"
+
+[superlink.{CONNECTION}]
+address = "{address}"
+root-certificates = {json.dumps(str(coordinator.certificates.ca_path))}
+"""
+    atomic.write_text(coordinator.flwr_home / "config.toml", text)
+
+
+def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
+    """Start the ServerApp on a run folder; returns Flower's id of the run.
+
+    The bundle that Flower sends around holds no code: it names the apps that are installed, here and at each hospital.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # flwr may rewrite the pyproject.toml that it is given
+        app_dir = Path(folder) / "agi-fed"
+        app_dir.mkdir()
+        (app_dir / "pyproject.toml").write_text(_bundle())
+        config_path = Path(folder) / "run.toml"
+        paths = {"run-dir": run_dir, "strikes-path": coordinator.strikes_path}
+        config_path.write_text("".join(f"{key} = {json.dumps(str(path.resolve()))}\n" for key, path in paths.items()))
+        answer = _flwr(coordinator, "run", str(app_dir), CONNECTION, "--run-config", str(config_path))
+    return str(answer["run-id"])
+
+
+def stop(coordinator: CoordinatorDir, flower_run_id: str) -> None:
+    """Stop a run by Flower's id; one that has ended by itself meanwhile is no error."""
+    try:
+        _flwr(coordinator, "stop", flower_run_id, CONNECTION)
+    except RunError as error:
+        if "[code: 18]" not in str(error):
+            raise
+
+
+def run_status(coordinator: CoordinatorDir, flower_run_id: str) -> FlowerRun:
+    """The run with this id of Flower's."""
+    (row,) = _flwr(coordinator, "list", CONNECTION, "--run-id", flower_run_id)["runs"]
+    return FlowerRun(str(row["status"]), str(row["status-details"]))
+
+
+def register(coordinator: CoordinatorDir, *, name: str, public_key_path: Path) -> int | None:
+    """Allow the node with this key in, under this name; returns its node id, or None when it is let in already."""
+    try:
+        answer = _flwr(coordinator, "supernode", "register", str(public_key_path), CONNECTION, "--name", name)
+        return int(answer["node-id"])
+    except RunError as error:
+        if "[code: 23]" in str(error):
+            return None
+        raise
+
+
+def unregister(coordinator: CoordinatorDir, node_id: int) -> None:
+    """Shut a node out; a connected one is disconnected."""
+    _flwr(coordinator, "supernode", "unregister", str(node_id), CONNECTION)
+
+
+def nodes(coordinator: CoordinatorDir) -> dict[int, Node]:
+    """{node id: node} of all that are let in."""
+    rows = _flwr(coordinator, "supernode", "list", CONNECTION)["nodes"]
+    return {int(row["node-id"]): _node(row) for row in rows if row["status"] != "unregistered"}
+
+
+def _node(row: dict[str, str]) -> Node:
+    seen = [row[key] for key in ("online-at", "offline-at") if row.get(key, "N/A") != "N/A"]
+    return Node(row["status"], "now" if row["status"] == "online" else max(seen, default=None))
+
+
+def _flwr(coordinator: CoordinatorDir, *arguments: str) -> dict[str, Any]:
+    """The answer of one `flwr` command, over our named connection."""
+    if not (coordinator.flwr_home / "config.toml").is_file():
+        raise RunError(f"{coordinator.path} has not been started yet; start it with: python -m server up")
+    finished = subprocess.run(
+        [str(BIN_DIR / "flwr"), *arguments, "--format", "json"],
+        env=coordinator.environment(),
+        cwd=coordinator.path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=CALL_S,
+        check=False,
+    )
+    try:
+        answer: dict[str, Any] = json.loads(finished.stdout)
+    except ValueError:
+        answer = {"success": False, "error-message": finished.stderr or finished.stdout}
+    if not answer.get("success"):
+        reason = " ".join(str(answer.get("error-message", "no reason given")).split())
+        if "Connection to the SuperLink is unavailable" in reason:
+            raise RunError(f"the coordinator in {coordinator.path} does not answer; start it with: python -m server up")
+        raise RunError(f"flwr {arguments[0]}: {reason.rpartition('...')[2].strip()}")
+    return answer
+
+
+def _bundle() -> str:
+    return f"""[project]
+name = "agi-fed"
+version = "{version("agi-fed")}"
+description = "Names the installed apps; holds no code"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "agi-fed"
+
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+
+[tool.flwr.app.config]
+run-dir = ""
+strikes-path = ""
+"""
