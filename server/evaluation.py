@@ -17,8 +17,8 @@ WORSE_DB = 3.0
 
 
 def site_rows(replies: Mapping[str, Reply]) -> Rows:
-    """{site: {metric: mean over its subjects, ..., "subjects": n}} of the sites that tell a PSNR: sites without
-    subjects do not, nor those whose policy suppresses it. Other metrics may be missing."""
+    """{site: {metric: mean over its subjects, ..., "subjects": n}} of the sites that report a PSNR. A site
+    without subjects reports none, and neither does a site whose policy suppresses it. Other metrics may be missing."""
     return {
         site: {
             **{name: reply.metrics[name] for name in METRICS if name in reply.metrics},

@@ -1,4 +1,5 @@
-"""Strikes: who has sent what no honest program sends. Three quarantine a site until the coordinator releases it.
+"""Strikes: a site gets one for each reply that no honest program sends. Three strikes put it in quarantine, until the
+coordinator releases it.
 
 `strikes.json` is `{site: [{"run": name, "round": n, "reason": text}, ...]}`. It lies in the coordinator's folder, so
 that it holds across runs, or in the folder of a simulated run.
