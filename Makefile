@@ -1,43 +1,53 @@
 # Every target sets itself up: `make demo` and `make test` work from a bare clone.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALLED := .venv/installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUNTIME := .venv/runtime.installed
+DEVELOP := .venv/develop.installed
 
-.PHONY: help install demo results test test-deployment test-faults lint clean
+.PHONY: help install develop demo results test test-deployment test-faults lint clean
 
 help:
-	@echo "make install   .venv with the tested versions"
+	@echo "make install   .venv with the tested versions: all that a hospital or the coordinator needs"
+	@echo "make develop   the same, and the tools of tests and lint"
 	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data (about 5 minutes), then a report"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
 	@echo "make test      all fast tests (about 4 minutes)"
 	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 2 minutes; needs nginx)"
 	@echo "make test-faults       each fault in real processes, each refusal, every socket (needs strace; minutes)"
 	@echo "make lint      ruff, format check, mypy"
+	@echo "make clean     remove .venv and all caches, the built-in data among them"
 
-install: $(INSTALLED)
+install: $(RUNTIME)
 
-$(INSTALLED): pyproject.toml constraints.txt
+develop: $(DEVELOP)
+
+$(RUNTIME): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -e .
 	@touch $@
 
-demo: $(INSTALLED)
+$(DEVELOP): $(RUNTIME)
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+demo: $(RUNTIME)
 	$(BIN)/python simulations/run.py --clients 5 reference=T2
 
-results: $(INSTALLED)
+results: $(RUNTIME)
 	$(BIN)/python benchmarks/results.py
 
-test: $(INSTALLED)
+test: $(DEVELOP)
 	$(BIN)/python -m pytest -q -n 2
 
-test-deployment: $(INSTALLED)
+test-deployment: $(DEVELOP)
 	$(BIN)/python -m pytest -q -m slow tests/integration/test_gateway.py tests/integration/test_deployment.py
 
-test-faults: $(INSTALLED)
+test-faults: $(DEVELOP)
 	$(BIN)/python -m pytest -q -m slow tests/faults
 
-lint: $(INSTALLED)
+lint: $(DEVELOP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
