@@ -1,7 +1,6 @@
 """`python -m agi_core`: built-in data, pre-training, the use of a trained model, and the planning of privacy."""
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from rich.progress import Progress
 
 from agi_core.config.load import load_config
 from agi_core.data.phantom import parse_sites, write_phantom
-from agi_core.errors import AgiError, ConfigError
+from agi_core.errors import ConfigError
+from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.inference import synthesize
 from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING, pretrain, with_public_data
@@ -23,18 +23,7 @@ from agi_core.run.checkpoint import load_weights
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 interrupted."""
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.command(arguments)
-        return 0
-    except AgiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; check its permissions and the free space", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: arguments.command(arguments))
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
@@ -129,35 +118,6 @@ def _device(name: str) -> torch.device:
     return torch.device("cpu" if name == "auto" else name)
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"write a positive number, not {text!r}")
-    return value
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"write a whole number from 1 on, not {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"write a whole number from 0 on, not {text!r}")
-    return int(text)
-
-
-def _source(text: str) -> tuple[str, Path]:
-    modality, equals, path = text.partition("=")
-    if not (modality and equals and path):
-        raise argparse.ArgumentTypeError(f"write MODALITY=FILE, for example T1=scan.nii.gz, not {text!r}")
-    return modality, Path(path)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m agi_core",
@@ -170,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--layout", choices=("ixi", "brats"), default="ixi", help="whose names and sequences (ixi)")
     phantom.add_argument("--sites", default="Guys:14,HH:10,IOP:6", help="subjects per site (%(default)s)")
     phantom.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
-    phantom.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same data (%(default)s)")
+    phantom.add_argument("--seed", type=seed, default=0, help="the same seed gives the same data (%(default)s)")
     phantom.add_argument("--isotropic", action="store_true", help="3-D acquisition with cubic voxels")
 
     pretraining = commands.add_parser(
@@ -190,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     synthesis.add_argument("--run", type=Path, required=True, help="folder of the run")
     synthesis.add_argument(
         "--source",
-        type=_source,
+        type=named_path("MODALITY=FILE, for example T1=scan.nii.gz"),
         action="append",
         required=True,
         metavar="MODALITY=FILE",
@@ -200,22 +160,22 @@ def _parser() -> argparse.ArgumentParser:
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
     synthesis.add_argument("--weights", choices=("last", "best"), default="last", help="which model (%(default)s)")
     synthesis.add_argument(
-        "--batch-size", type=_count, default=8, help="slices at a time, in 2-D; bounds memory (%(default)s)"
+        "--batch-size", type=count, default=8, help="slices at a time, in 2-D; bounds memory (%(default)s)"
     )
-    synthesis.add_argument("--threads", type=_count, default=1, help="CPU threads (%(default)s)")
+    synthesis.add_argument("--threads", type=count, default=1, help="CPU threads (%(default)s)")
     synthesis.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (%(default)s)"
     )
 
     plan = commands.add_parser("privacy-plan", help="noise, lots and signal of a privacy budget, before anyone trains")
     plan.set_defaults(command=_privacy_plan)
-    plan.add_argument("--subjects", type=_count, required=True, help="training subjects of the site")
-    plan.add_argument("--epsilon", type=_positive, required=True, help="the site's budget for the whole run")
-    plan.add_argument("--rounds", type=_count, help="as in a run")
-    plan.add_argument("--local-steps", type=_count, help="training.local_steps of a run")
-    plan.add_argument("--lot-rate", type=_positive, help="privacy.lot_rate of a run")
+    plan.add_argument("--subjects", type=count, required=True, help="training subjects of the site")
+    plan.add_argument("--epsilon", type=positive, required=True, help="the site's budget for the whole run")
+    plan.add_argument("--rounds", type=count, help="as in a run")
+    plan.add_argument("--local-steps", type=count, help="training.local_steps of a run")
+    plan.add_argument("--lot-rate", type=positive, help="privacy.lot_rate of a run")
     plan.add_argument("--trainable", choices=tuple(PARTS), help="privacy.trainable of a run")
-    plan.add_argument("--delta", type=_positive, help="privacy.delta of a run")
+    plan.add_argument("--delta", type=positive, help="privacy.delta of a run")
     return parser
 
 

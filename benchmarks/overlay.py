@@ -19,19 +19,26 @@ from scipy import ndimage
 
 from agi_core.data.nifti import read_volume
 from agi_core.data.preprocess import resample, scale_intensity
+from agi_core.host.command_line import named_path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Overlay of a synthesised volume and its sources.")
-    parser.add_argument("--volume", action="append", required=True, metavar="NAME=FILE", help="a source or the target")
+    parser.add_argument(
+        "--volume",
+        type=named_path("NAME=FILE, for example T1=scan.nii.gz"),
+        action="append",
+        required=True,
+        metavar="NAME=FILE",
+        help="a source or the target",
+    )
     parser.add_argument("--synthetic", type=Path, required=True, help="what `synthesize` wrote")
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     arguments = parser.parse_args()
     synthetic = read_volume(arguments.synthetic)
     panels = {}
-    for text in arguments.volume:
-        name, _, path = text.partition("=")
-        volume = read_volume(Path(path))
+    for name, path in arguments.volume:
+        volume = read_volume(path)
         panels[name] = resample(scale_intensity(volume.data)[0], volume.grid, synthetic.grid)
     edges = ndimage.gaussian_gradient_magnitude(next(iter(panels.values())), 1.0)
     panels["synthetic"] = synthetic.data

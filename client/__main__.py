@@ -12,8 +12,9 @@ from rich.console import Console
 
 import agi_core
 from agi_core.config.load import load_config
-from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
+from agi_core.host.command_line import run_command
 from agi_core.layouts import LayoutName
 from agi_core.protocol import ALLOWED_METRICS
 from agi_core.run import progress
@@ -23,7 +24,7 @@ from client.process.supervisor import Program, only_client, supervise
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.keys import check_owner, fingerprint, public_key, public_path, write_private
 
-NOT_READY, MISTAKE, INTERRUPTED = 1, 2, 130
+NOT_READY = 1
 SITES_DIR = Path("sites")
 SECRET_NAME = "runtime.secret"  # noqa: S105  a file name
 STATUS_NAME = "status.json"
@@ -33,23 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted."""
     arguments = _parser().parse_intermixed_args(argv)
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        if arguments.settings and arguments.command is not _dry_run:
-            raise ConfigError(
-                f"{' '.join(arguments.settings)}: settings are for --dry-run; the coordinator decides them"
-            )
-        site_path = _site_path(arguments)
-        command: Callable[[argparse.Namespace, Path, Console], int] = arguments.command
-        return command(arguments, site_path, console)
-    except AgiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; check its permissions and the free space", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(lambda: _dispatch(arguments, console))
+
+
+def _dispatch(arguments: argparse.Namespace, console: Console) -> int:
+    if arguments.settings and arguments.command is not _dry_run:
+        raise ConfigError(f"{' '.join(arguments.settings)}: settings are for --dry-run; the coordinator decides them")
+    command: Callable[[argparse.Namespace, Path, Console], int] = arguments.command
+    return command(arguments, _site_path(arguments), console)
 
 
 def _join(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:

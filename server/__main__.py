@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agi_core.errors import AgiError, RunError
+from agi_core.errors import RunError
 from agi_core.host import atomic
+from agi_core.host.command_line import run_command
 from agi_core.host.liveness import is_alive
 from server import certificates, flower_cli, registry, runs, status, strikes, superlink
 from server.coordinator import CoordinatorDir
@@ -29,19 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ended by itself, 130 interrupted."""
     arguments = _parser().parse_args(argv)
     coordinator = CoordinatorDir(arguments.dir.resolve())
-    command: Callable[[CoordinatorDir, argparse.Namespace], int | None] = arguments.command
-    try:
-        return command(coordinator, arguments) or 0
-    except AgiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        place = error.filename or coordinator.path
-        print(f"error: {place}: {error.strerror}; check its permissions and the free disk space", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: arguments.command(coordinator, arguments), place=lambda: coordinator.path)
 
 
 def up(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> int:

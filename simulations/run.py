@@ -25,7 +25,8 @@ from agi_core.config.load import load_config, to_yaml
 from agi_core.config.presets import describe_presets
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
-from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.errors import ConfigError, RunError
+from agi_core.host.command_line import run_command
 from agi_core.host.device import open_device
 from agi_core.models.model_config import name_of
 from agi_core.run import checkpoint, progress, run_folder
@@ -43,7 +44,6 @@ from simulations.sites import Federation, find_sites, prepare_caches, write_site
 
 RUNS_DIR = Path("runs")
 BUILT_IN_DIR = Path(".cache")
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,27 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             to_yaml(load_config(None, overrides={})) + describe_presets(), markup=False, highlight=False, soft_wrap=True
         )
         return 0
-    run_dir = None
-    try:
+    run_dir: Path | None = None
+
+    def command() -> None:
+        nonlocal run_dir
         run_dir = _run_dir(arguments)
-        simulate(
-            _config(arguments, run_dir), run_dir, resume=arguments.resume, compare=arguments.compare, console=console
-        )
-        return 0
-    except AgiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        place = error.filename or run_dir
-        print(f"error: {place}: {error.strerror}; check its permissions and the free disk space", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        resume = run_dir is not None and (run_dir / "checkpoints").is_dir()
-        hint = (
-            f"; the same command with --resume --out {run_dir} goes on from the last finished round" if resume else ""
-        )
-        print(f"\ninterrupted{hint}", file=sys.stderr)
-        return INTERRUPTED
+        config = _config(arguments, run_dir)
+        simulate(config, run_dir, resume=arguments.resume, compare=arguments.compare, console=console)
+
+    return run_command(command, place=lambda: run_dir, hint=lambda: _how_to_go_on(run_dir))
+
+
+def _how_to_go_on(run_dir: Path | None) -> str:
+    if run_dir is None or not (run_dir / "checkpoints").is_dir():
+        return ""
+    return f"the same command with --resume --out {run_dir} goes on from the last finished round"
 
 
 def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, console: Console) -> None:

@@ -1,0 +1,75 @@
+"""What the command lines share: how a command ends, and the types of arguments."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from agi_core.errors import AgiError
+
+DONE, MISTAKE, INTERRUPTED = 0, 2, 130
+
+
+def run_command(
+    command: Callable[[], int | None], *, place: Callable[[], object] = Path, hint: Callable[[], str] = str
+) -> int:
+    """Run a command to its exit code: its own (None is 0), 2 after a user's mistake, 130 after Ctrl-C.
+
+    A mistake is one sentence on stderr, without a traceback.
+
+    Args:
+        place: asked where an operating system's error that names no file occurred.
+        hint: asked after Ctrl-C for how the user can go on; "" = there is nothing to say.
+    """
+    try:
+        return command() or DONE
+    except AgiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except OSError as error:
+        print(
+            f"error: {error.filename or place()}: {error.strerror}; check its permissions and the free disk space",
+            file=sys.stderr,
+        )
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("\ninterrupted" + (f"; {text}" if (text := hint()) else ""), file=sys.stderr)
+        return INTERRUPTED
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"write a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"write a whole number from 0 on, not {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"write a positive number, not {text!r}")
+    return value
+
+
+def named_path(form: str) -> Callable[[str], tuple[str, Path]]:
+    """The type of an argument NAME=FILE: (name, path). `form` tells the user how to write it."""
+
+    def parse(text: str) -> tuple[str, Path]:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise argparse.ArgumentTypeError(f"write {form}, not {text!r}")
+        return name, Path(path)
+
+    return parse
