@@ -15,6 +15,7 @@ from agi_core.config.load import load_config
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.host.command_line import run_command
+from agi_core.host.keys import fingerprint
 from agi_core.layouts import LayoutName
 from agi_core.protocol import ALLOWED_METRICS
 from agi_core.run import progress
@@ -22,7 +23,7 @@ from client.border import audit
 from client.border.egress import DECIMALS
 from client.process.supervisor import Program, only_client, supervise
 from client.site.file import DeployedSite, read_deployed_site
-from client.site.keys import check_owner, fingerprint, public_key, public_path, write_private
+from client.site.keys import check_owner, public_key, public_path, write_private
 
 NOT_READY = 1
 SITES_DIR = Path("sites")

@@ -3,8 +3,6 @@
 `{name: {"public_key": OpenSSH line, "fingerprint": as ssh-keygen -lf, "subjects": n or null, "node_id": Flower's}}`
 """
 
-import base64
-import hashlib
 import json
 import re
 import tempfile
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
+from agi_core.host.keys import fingerprint
 from server import flower_cli
 from server.coordinator import CoordinatorDir
 
@@ -135,12 +134,6 @@ def read_public_key(path: Path) -> str:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigError(f"{path} is no elliptic-curve key; hospitals make theirs with: python -m client --init")
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def fingerprint(public_key: str) -> str:
-    """SHA256:... of an OpenSSH public key, as `ssh-keygen -lf` and the hospital's own program print it."""
-    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def _write(coordinator: CoordinatorDir, entries: dict[str, Entry]) -> None:

@@ -1,7 +1,5 @@
 """The site's key: it is made at the site, and only its public half ever leaves."""
 
-import base64
-import hashlib
 import os
 from pathlib import Path
 
@@ -76,9 +74,3 @@ def public_key(key_path: Path) -> str:
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"key_file {key_path} is no elliptic-curve key; make one with --init")
     return private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def fingerprint(public: str) -> str:
-    """SHA256:... of an OpenSSH public key, as `ssh-keygen -lf` prints it."""
-    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"

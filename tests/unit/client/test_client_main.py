@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from agi_core.host.keys import fingerprint
 from client.__main__ import announcement, environment, main, programs
 from client.process.supervisor import only_client
 from client.site.file import read_deployed_site
-from client.site.keys import fingerprint, make_key, public_key
+from client.site.keys import make_key, public_key
 from tests.support.small_data import write_ixi
 
 DEADLINE_S = 60.0
