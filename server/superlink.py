@@ -5,6 +5,7 @@ listens on loopback, and a reverse proxy exposes the first path only.
 """
 
 import contextlib
+import os
 import socket
 import sqlite3
 import ssl
@@ -12,10 +13,11 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from agi_core.errors import RunError
-from agi_core.host.processes import adopt_orphans, die_with_parent, end_descendants
+from agi_core.host.processes import adopt_orphans, die_with, end_descendants
 from server import flower_cli
 from server.coordinator import BIN_DIR, CoordinatorDir
 
@@ -64,7 +66,7 @@ def running(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this program alone, which ends the others in order
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with, os.getpid()),
         )
     try:
         _wait_until_healthy(process, coordinator, address=address)

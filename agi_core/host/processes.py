@@ -16,9 +16,12 @@ def adopt_orphans() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def die_with_parent() -> None:
-    """In a new child, before its program starts: the kernel ends it when this process is killed."""
+def die_with(parent: int) -> None:
+    """In a new child: the kernel kills this process when its parent ends, however the parent ends and whatever hangs
+    here."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(1)
 
 
 def end_descendants(*, within_s: float) -> None:

@@ -6,14 +6,12 @@ within 10 s. When the supervisor itself is killed, the kernel kills its children
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +20,12 @@ from pathlib import Path
 from typing import IO
 
 from agi_core.errors import RunError
+from agi_core.host.processes import die_with
 
 POLL_S = 0.2
 GRACE_S = 6.0  # between the request to end and the kill
 LOG_BYTES = 10 * 2**20  # of one log; the part before it is kept as NAME.log.1
 LOCK_NAME = "client.lock"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -201,15 +199,6 @@ def _start(program: Program, log_path: Path, environment: Mapping[str, str]) -> 
 def _open_log(log_path: Path) -> IO[bytes]:
     log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return log_path.open("ab")
-
-
-def die_with(parent_pid: int) -> None:
-    """In a child: let the kernel kill this process when its parent ends, however that ends, and whatever hangs here
-    (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the kernel was asked
-        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,11 @@ from typing import Any
 from flwr.app import Context, Error, Message, RecordDict
 
 from agi_core.errors import AgiError, DeadlineError
+from agi_core.host.processes import die_with
 from agi_core.protocol import FAILED
 from agi_core.run import progress
 from client.border.egress import refuse
 from client.process.logs import keep_logs
-from client.process.supervisor import die_with
 from client.site.file import read_deployed_site
 
 READY, PARCEL = "ready", "parcel"
