@@ -15,6 +15,7 @@ from agi_core.config.load import load_config
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.host.command_line import run_command
+from agi_core.host.flower_environment import flower_environment
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LayoutName
 from agi_core.protocol import ALLOWED_METRICS
@@ -130,19 +131,8 @@ def programs(site: DeployedSite, *, site_path: Path, secret_path: Path) -> tuple
 
 
 def environment(state_dir: Path) -> dict[str, str]:
-    """The environment of node and runner: nothing is sent to Flower's makers, loopback traffic to no proxy."""
-    inherited = dict(os.environ)
-    exempt = [*(inherited.get("no_proxy") or inherited.get("NO_PROXY") or "").split(","), "127.0.0.1", "localhost"]
-    no_proxy = ",".join(dict.fromkeys(host.strip() for host in exempt if host.strip()))
-    return inherited | {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_HOME": str(state_dir / "flwr"),
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), inherited.get("PATH", os.defpath))),
-        "PYTHONUNBUFFERED": "1",
-    }
+    """The environment of node and runner. Their logs are read while they run."""
+    return flower_environment(state_dir / "flwr") | {"PYTHONUNBUFFERED": "1"}
 
 
 def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+from agi_core.host.flower_environment import QUIET
+
+os.environ.update(QUIET | os.environ)
 
 from rich.console import Console
 

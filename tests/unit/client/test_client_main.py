@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agi_core.host.keys import fingerprint
-from client.__main__ import announcement, environment, main, programs
+from client.__main__ import announcement, main, programs
 from client.process.supervisor import only_client
 from client.site.file import read_deployed_site
 from client.site.keys import make_key, public_key
@@ -147,18 +147,6 @@ def test_what_leaves_is_announced(tmp_path: Path) -> None:
         "scans, file names",
     ):
         assert words in text
-
-
-def test_loopback_goes_to_no_proxy_and_nothing_to_flowers_makers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setenv("NO_PROXY", "intranet.example, localhost")
-    made = environment(tmp_path)
-    assert made["NO_PROXY"] == made["no_proxy"] == "intranet.example,localhost,127.0.0.1"
-    assert (made["FLWR_TELEMETRY_ENABLED"], made["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
-    assert made["FLWR_HOME"] == str(tmp_path / "flwr")
-    assert made["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
 def test_the_node_gets_no_path_of_the_site_and_never_runs_without_tls(tmp_path: Path) -> None:
