@@ -11,6 +11,7 @@ from rich.table import Table
 
 from agi_core.config.schema import RunConfig
 from agi_core.run import progress
+from agi_core.run.duration import duration
 from agi_core.run.progress import Event, Step
 
 
@@ -96,7 +97,7 @@ class Display:
             self._paced, self._started, self._steps_timed = work, time.monotonic(), 0
             return ""
         self._steps_timed += 1
-        return f"{_duration(left * (time.monotonic() - self._started) / self._steps_timed)} left  "
+        return f"{duration(left * (time.monotonic() - self._started) / self._steps_timed)} left  "
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -113,8 +114,3 @@ def result_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
         formats = {"psnr_db": ".2f", "ssim": ".4f", "mae": ".4f", "subjects": ".0f"}
         table.add_row(name, *(format(row[key], digits) if key in row else "" for key, digits in formats.items()))
     return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -78,9 +78,3 @@ def words(items: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`; of at least one item."""
     *front, last = items
     return f"{', '.join(front)} and {last}" if front else last
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -8,9 +8,10 @@ from agi_core.host import atomic
 from agi_core.report import sections
 from agi_core.report.diagnostics import diagnostics
 from agi_core.report.examples import read_examples
-from agi_core.report.markup import db, duration, plural, signed_db, words
+from agi_core.report.markup import db, plural, signed_db, words
 from agi_core.report.record import RunRecord, read_run
 from agi_core.report.style import CSS
+from agi_core.run.duration import duration
 from agi_core.scenario import parse_scenario
 
 

@@ -12,7 +12,6 @@ from agi_core.report.examples import Example, Image, head_window
 from agi_core.report.markup import (
     bullets,
     db,
-    duration,
     head_row,
     mark,
     panels,
@@ -27,6 +26,7 @@ from agi_core.report.markup import (
     words,
 )
 from agi_core.report.record import RunRecord, Scores
+from agi_core.run.duration import duration
 from agi_core.scenario import parse_scenario
 
 BASELINES = {

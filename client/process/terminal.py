@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from agi_core.run.duration import duration
 from client.process.flower_errors import CONNECTED, connection_state, explain
 from client.process.supervisor import ChildState
 
@@ -117,7 +118,7 @@ def _work(status: Mapping[str, Any], runner_pid: int | None, otherwise: str) -> 
         if status.get("steps"):
             line += f"  {status.get('phase')}, step {status['step']}/{status['steps']}"
         if status.get("seconds_left") is not None:
-            line += f"  {_duration(status['seconds_left'])} left"
+            line += f"  {duration(status['seconds_left'])} left"
     metrics = status.get("metrics") or {}
     shown = [f"{name} {metrics[name]:.4g}" for name in _METRICS_SHOWN if name in metrics]
     return [line, *([f"last metrics: {', '.join(shown)}"] if shown else [])]
@@ -133,8 +134,3 @@ def _reason(child: ChildState, log: str) -> str:
     if advice is not None:
         return str(advice)
     return f"the {child.name} ended (exit code {child.exit_code}) and starts again; see its log"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -11,7 +11,6 @@ from rich.console import Console
 from agi_core.config.schema import FederationConfig, RunConfig, TrainingConfig
 from agi_core.run import progress
 from agi_core.run.progress import Step
-from simulations import display
 from simulations.display import Display, result_table
 
 CONFIG = dataclasses.replace(
@@ -90,8 +89,3 @@ def test_the_final_table_fits_eighty_columns() -> None:
     assert len(body) == 3
     assert all("0.7123" in line and "14" in line for line in body)
     assert not [line for line in lines if "nobody" in line]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3725, "62 min 05 s")])
-def test_durations(seconds: float, text: str) -> None:
-    assert display._duration(seconds) == text
