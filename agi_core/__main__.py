@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.progress import Progress
 
 from agi_core.config.load import load_config
 from agi_core.data.phantom import parse_sites, write_phantom
 from agi_core.errors import ConfigError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
+from agi_core.host.device import open_device
 from agi_core.inference import synthesize
 from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING, pretrain, with_public_data
@@ -44,8 +44,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     config = load_config(None, overrides={}, assignments=arguments.settings, defaults=PRETRAINING)
     if config.privacy.on:
         raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
-    device = _device("cuda" if config.device == "auto" and torch.cuda.is_available() else config.device)
-    torch.set_num_threads(config.threads)
+    device = open_device(config.device, threads=config.threads)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
         bar = live.add_task("starting", total=None)
 
@@ -62,7 +61,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     config = run_folder.open_existing(arguments.run)
-    network = Network(config, device=_device(arguments.device))
+    network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     scenario, grid = network.scenario, arguments.grid or network.reference
     given = [modality for modality, _ in arguments.source]
     if sorted(given) != sorted(scenario.sources) or grid not in scenario.sources:
@@ -72,7 +71,6 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             f" {', '.join(given)} and the grid of {grid}; pass {files}, and --grid one of them or not at all"
         )
     network.load(load_weights(arguments.run, best=arguments.weights == "best"))
-    torch.set_num_threads(arguments.threads)
     synthesize(
         network,
         source_paths=dict(arguments.source),
@@ -110,12 +108,6 @@ def _privacy_plan(arguments: argparse.Namespace) -> None:
     trained = plan.trained.part
     print(f"\ntrained: {trained} ({PARTS[trained]}); signal over noise, whole run: {plan.signal_to_noise:.2f}")
     print(plan.advice)
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(f"device {name}: this machine has no usable one of that name; leave it out")
-    return torch.device("cpu" if name == "auto" else name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,7 +156,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     synthesis.add_argument("--threads", type=count, default=1, help="CPU threads (%(default)s)")
     synthesis.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (%(default)s)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the model runs; auto: on a GPU where there is one (%(default)s)",
     )
 
     plan = commands.add_parser("privacy-plan", help="noise, lots and signal of a privacy budget, before anyone trains")
