@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,15 @@ from tests.support.small_data import SMALL, write_head, write_ixi
 
 ROOT = Path(__file__).parents[2]
 BASELINES = {"voxel_regression", "local_only", "centralised"}
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Press Ctrl-C. It interrupts as at a terminal, even where this test run is in the background of a shell, which
+    starts its programs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 def arguments(data_dir: Path, out_dir: Path, cache_dir: Path, *more: str) -> list[str]:
@@ -212,13 +221,17 @@ def test_synthesize_for_a_subject_that_was_not_trained_on(
 
 
 def test_ctrl_c_says_how_to_go_on(
-    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ixi_dir: Path,
+    cache_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    ctrl_c: Callable[[], None],
 ) -> None:
     command = arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "1")
 
     def interrupt(news: progress.Step | progress.Event) -> None:
         if isinstance(news, progress.Step) and news.phase == "round 2/2":
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
 
     with progress.listening(interrupt):
         assert main(command) == 130
@@ -234,14 +247,14 @@ def test_ctrl_c_says_how_to_go_on(
 
 
 def test_an_interrupted_baseline_is_trained_anew(
-    compared: Path, ixi_dir: Path, cache_dir: Path, tmp_path: Path
+    compared: Path, ixi_dir: Path, cache_dir: Path, tmp_path: Path, ctrl_c: Callable[[], None]
 ) -> None:
     run_dir = tmp_path / "run"
     command = arguments(ixi_dir, run_dir, cache_dir, "--clients", "2", "--compare")
 
     def interrupt(news: progress.Step | progress.Event) -> None:
         if isinstance(news, progress.Step) and news.phase == "centralised":
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
 
     with progress.listening(interrupt):
         assert main(command) == 130
