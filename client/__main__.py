@@ -22,7 +22,9 @@ from agi_core.protocol import ALLOWED_METRICS
 from agi_core.run import progress
 from client.border import audit
 from client.border.egress import DECIMALS
-from client.process.supervisor import Program, only_client, supervise
+from client.process.child import Program
+from client.process.lock import only_client
+from client.process.supervisor import supervise
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.keys import check_owner, public_key, public_path, write_private
 

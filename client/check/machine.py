@@ -12,7 +12,7 @@ from agi_core.host.device import open_device
 from agi_core.host.keys import fingerprint
 from agi_core.host.liveness import is_alive
 from client.check.rows import Row, failed, passed, warning
-from client.process.supervisor import client_runs
+from client.process.lock import client_runs
 from client.site.file import DeployedSite
 from client.site.keys import check_owner, public_key, public_path
 

@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.text import Text
 
 from agi_core.run.duration import duration
+from client.process.child import ChildState
 from client.process.flower_errors import CONNECTED, connection_state, explain
-from client.process.supervisor import ChildState
 
 NODE, RUNNER = "node", "runner"
 NOT_CONNECTED = "not connected"

@@ -16,7 +16,7 @@ import pytest
 
 from agi_core.host.keys import fingerprint
 from client.__main__ import announcement, main, programs
-from client.process.supervisor import only_client
+from client.process.lock import only_client
 from client.site.file import read_deployed_site
 from client.site.keys import make_key, public_key
 from tests.support.small_data import write_ixi

@@ -23,7 +23,7 @@ from agi_core.scenario import parse_scenario
 from client.check.connection import check_connection
 from client.check.preflight import check_budgets, preflight
 from client.check.rows import FAILED, PASSED, WARNING, Row
-from client.process.supervisor import only_client
+from client.process.lock import only_client
 from client.site.file import Coordinator, read_deployed_site
 from client.site.keys import make_key
 from client.site.opened import open_site

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agi_core.errors import RunError
-from client.process.supervisor import LOCK_NAME, Backoff, Program, client_runs, only_client, supervise
+from client.process.child import Program
+from client.process.lock import client_runs, only_client
+from client.process.supervisor import supervise
 
 DEADLINE_S = 30.0
 SUPERVISOR = """
 import json, os, sys
 from pathlib import Path
-from client.process import supervisor
-from client.process.supervisor import Backoff, Program, only_client, supervise
+from client.process import child
+from client.process.child import Program
+from client.process.lock import only_client
+from client.process.supervisor import supervise
 
-state_dir, log_bytes, sources = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-supervisor.LOG_BYTES = log_bytes
+state_dir, sources = Path(sys.argv[1]), sys.argv[2:]
+child.FIRST_PAUSE_S, child.LONGEST_PAUSE_S = 0.05, 0.2
 
 def listener(states):
     with (state_dir / "states.jsonl").open("a") as file:
@@ -35,7 +36,7 @@ def listener(states):
 
 programs = [Program(f"child{n}", (sys.executable, "-u", "-c", source)) for n, source in enumerate(sources)]
 with only_client(state_dir):
-    supervise(programs, state_dir=state_dir, environment=os.environ, listener=listener, backoff=Backoff(0.05, 0.2, 60))
+    supervise(programs, state_dir=state_dir, environment=os.environ, listener=listener)
 """
 POLITE = """
 import pathlib, signal, sys, time
@@ -75,8 +76,8 @@ class Supervised:
         self.state_dir = state_dir
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *sources: str, log_bytes: int = 10**7) -> int:
-        command = [sys.executable, "-c", SUPERVISOR, str(self.state_dir), str(log_bytes), *sources]
+    def start(self, *sources: str) -> int:
+        command = [sys.executable, "-c", SUPERVISOR, str(self.state_dir), *sources]
         self.process = subprocess.Popen(command, start_new_session=True)
         return self.process.pid
 
@@ -162,38 +163,6 @@ def test_a_killed_child_comes_back(supervised: Supervised) -> None:
     assert any(s[0]["exit_code"] == -signal.SIGKILL for s in supervised.states())
 
 
-def test_a_long_log_is_moved_and_goes_on(supervised: Supervised) -> None:
-    chatty = "import time\nfor n in range(100000): print(f'line {n}', flush=True); time.sleep(0.001)"
-    supervised.start(chatty, log_bytes=2000)
-    wait_for(lambda: (supervised.state_dir / "logs" / "child0.log.1").is_file())
-    wait_for(lambda: supervised.log("child0").startswith("line "))
-    assert (supervised.state_dir / "logs" / "child0.log.1").read_text().startswith("line ")
-    assert len(supervised.pids()) == 1
-
-
-def test_a_second_client_is_refused_with_the_first_ones_process(tmp_path: Path, supervised: Supervised) -> None:
-    pid = supervised.start(POLITE)
-    wait_for(supervised.pids)
-    assert client_runs(tmp_path)
-    with pytest.raises(RunError, match=rf"already running as process {pid}.*kill {pid}"), only_client(tmp_path):
-        pass
-
-
-def test_a_stale_lock_file_is_no_lock(tmp_path: Path) -> None:
-    (tmp_path / LOCK_NAME).write_text("99999\n")
-    assert not client_runs(tmp_path)
-    with only_client(tmp_path):
-        assert (tmp_path / LOCK_NAME).read_text() == f"{os.getpid()}\n"
-    assert not client_runs(tmp_path)
-    assert not client_runs(tmp_path / "nowhere")
-
-
-def test_a_state_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="state_dir"), only_client(tmp_path / "file"):
-        pass
-
-
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RunError, match=r"node cannot be started.*check the installation"):
@@ -204,14 +173,3 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
             listener=lambda _: None,
         )
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-@given(failures=st.integers(1, 10_000), seed=st.integers(0, 1000))
-def test_pauses_double_up_to_the_cap_and_are_jittered(failures: int, seed: int) -> None:
-    longest = min(10.0, 2.0 ** min(failures - 1, 10))
-    assert longest / 2 <= Backoff().pause_s(failures, random.Random(seed)) <= longest
-
-
-def test_the_pauses_outlast_the_minute_in_which_a_node_is_refused() -> None:
-    shortest = sum(Backoff().pause_s(n, random.Random(1)) for n in range(1, 20))
-    assert shortest > 60  # and it never gives up

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from client.process.supervisor import ChildState
+from client.process.child import ChildState
 from client.process.terminal import Terminal
 
 FIRST_ERROR = "ERROR :     Exit Code: 305\nFailed to initialize\n[code: 2004] Failed to activate SuperNode.\n"
@@ -30,10 +30,10 @@ class Shown:
         runner_log: str = "",
         runner_code: int = -9,
     ) -> None:
-        code = 1 if node is None else None
+        node_code, runner_code_now = (None if node else 1), (None if runner else runner_code)
         states = (
-            ChildState("node", node, code, 3.0, node_log),
-            ChildState("runner", runner, None if runner else runner_code, 1.0, runner_log),
+            ChildState(name="node", pid=node, exit_code=node_code, restart_in_s=3.0, new_log=node_log),
+            ChildState(name="runner", pid=runner, exit_code=runner_code_now, restart_in_s=1.0, new_log=runner_log),
         )
         self.terminal.hear(states)
 

@@ -1,0 +1,49 @@
+"""The lock of a state folder, held by real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import RunError
+from client.process.lock import NAME, client_runs, only_client
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from client.process.lock import only_client
+with only_client(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_client_is_refused_with_the_first_ones_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        assert client_runs(tmp_path)
+        refusal = rf"already running as process {first.pid}.*kill {first.pid}"
+        with pytest.raises(RunError, match=refusal), only_client(tmp_path):
+            pass
+        first.kill()
+    with only_client(tmp_path):  # its lock went with it
+        assert client_runs(tmp_path)
+
+
+def test_a_stale_lock_file_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("99999\n")
+    assert not client_runs(tmp_path)
+    with only_client(tmp_path):
+        assert (tmp_path / NAME).read_text() == f"{os.getpid()}\n"
+    assert not client_runs(tmp_path)
+    assert not client_runs(tmp_path / "nowhere")
+
+
+def test_a_state_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="state_dir"), only_client(tmp_path / "file"):
+        pass
