@@ -37,7 +37,7 @@ from deployed import (
     wait_for,
 )
 
-from client.__main__ import environment
+from client.process.join import environment
 from client.site.file import read_deployed_site
 from server.coordinator import BIN_DIR, CoordinatorDir
 from server.flower_cli import CONNECTION

@@ -13,6 +13,7 @@ from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run.progress import Event, Step
 
+NAME = "status.json"
 EVERY_S = 1.0
 State = Literal["waiting", "training", "evaluating"]
 log = logging.getLogger("client")
@@ -37,7 +38,7 @@ class StatusFile:
     """Keeps the file up to date: changes of state at once, steps at most once a second."""
 
     def __init__(self, state_dir: Path) -> None:
-        self.path = state_dir / "status.json"
+        self.path = state_dir / NAME
         self._status = Status(os.getpid())
         self._written_s = 0.0
         self._phase_began = (0.0, 0)  # when, and at which step

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from client.__main__ import environment, programs
 from client.check.connection import check_connection
 from client.check.rows import PASSED
+from client.process.join import environment, programs
 from client.site.file import Coordinator as CoordinatorAddress
 from client.site.file import DeployedSite
 from client.site.keys import write_private

@@ -147,7 +147,7 @@ def test_node_and_runner_are_two_users_that_reach_no_further_than_they_must() ->
 
 def test_the_node_unit_starts_what_the_client_starts(tmp_path: Path) -> None:
     """The same program with the same options as `python -m client`."""
-    from client.__main__ import programs
+    from client.process.join import programs
 
     (tmp_path / "sites").mkdir()
     site_path = tmp_path / "sites" / "hospitalA.yaml"

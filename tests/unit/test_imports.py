@@ -16,13 +16,17 @@ MAY_IMPORT = {
     "server": {"agi_core"},
     "simulations": {"agi_core", "client", "server"},
 }
+CLIENT_STAIRS = ("site", "border", "work", "app", "process", "check", "__main__")  # each may import what is before it
 ONLY_IN = {  # library -> paths (files or folders) that may import it
     "flwr": ("client/", "server/", "simulations/"),
     "opacus": ("agi_core/privacy/",),
     "nibabel": ("agi_core/data/nifti.py",),
     "omegaconf": ("agi_core/config/load.py", "client/site/file.py"),
     "matplotlib": ("agi_core/report/",),
-    "rich": ("simulations/", "agi_core/__main__.py", "client/__main__.py", "client/process/terminal.py"),
+    "rich": (
+        *("simulations/", "agi_core/__main__.py"),
+        *("client/__main__.py", "client/process/join.py", "client/process/terminal.py", "client/check/commands.py"),
+    ),
     "ray": ("simulations/ray_engine.py",),
 }
 MODULES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
@@ -49,6 +53,15 @@ def test_packages_point_one_way(path: Path) -> None:
         top = name.split(".")[0]
         if top in OURS - {package}:
             assert top in MAY_IMPORT[package], f"{place(path)} may not import {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if place(path).startswith("client/")], ids=place)
+def test_the_rooms_of_the_client_are_a_staircase(path: Path) -> None:
+    room = place(path).split("/")[1].removesuffix(".py")
+    for name in imported(path):
+        if name.startswith("client."):
+            other = name.split(".")[1]
+            assert CLIENT_STAIRS.index(other) <= CLIENT_STAIRS.index(room), f"{place(path)} may not import {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=place)
@@ -79,5 +92,5 @@ def test_agi_core_imports_nothing_by_itself() -> None:
 
 def test_a_hospitals_supervisor_needs_no_torch() -> None:
     """It lives as long as the site takes part, and must end within seconds."""
-    code = "import sys, client.__main__, client.process.terminal; sys.exit('torch' in sys.modules)"
+    code = "import sys, client.__main__; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

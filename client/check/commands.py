@@ -1,0 +1,76 @@
+"""What `--check` and `--dry-run` print."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agi_core.config.load import load_config
+from agi_core.run import progress
+from client.check.dry_run import dry_run
+from client.check.preflight import REPORT_NAME, preflight
+from client.check.rows import Row
+from client.site.file import read_deployed_site
+
+
+def run_check(site_path: Path, *, scenario: str | None, console: Console) -> bool:
+    """Check everything, and print the table and the data's summary; whether nothing failed.
+
+    Raises:
+        ConfigError: the site file or the scenario cannot be read.
+    """
+
+    def show(row: Row) -> None:
+        console.print(f"{row.state:<8} {row.what:<20} {row.found}", markup=False)
+        if row.fix:
+            console.print(f"{'':<29} -> {row.fix}", markup=False)
+
+    with console.status("checking") as status:
+
+        def follow(news: progress.Step | progress.Event) -> None:
+            if isinstance(news, progress.Step):
+                status.update(f"{news.phase} {news.step}/{news.steps}")
+
+        with progress.listening(follow):
+            report = preflight(site_path, scenario=scenario, on_row=show)
+    if report["data"]:
+        _print_summary(report["data"], console)
+    states = [row["state"] for row in report["rows"]]
+    verdict = "ready to join" if report["ready"] else "not ready: mend what failed, then check again"
+    console.print(
+        f"\n{len(states)} checks: {states.count('FAILED')} failed, {states.count('warning')} warnings; {verdict}."
+        f" Kept in {REPORT_NAME} of the state folder."
+    )
+    return bool(report["ready"])
+
+
+def run_dry_run(site_path: Path, *, scenario: str | None, settings: Sequence[str], console: Console) -> None:
+    """Train two steps and evaluate, and print time and memory of each.
+
+    Raises:
+        AgiError: the site file, a setting, the scans or the device cannot be used.
+    """
+    site = read_deployed_site(site_path)
+    overrides = {"scenario": scenario, "data.layout": site.data.layout}
+    task = load_config(None, overrides=overrides, assignments=settings).task
+    model = " ".join(settings) or "default model"
+    console.print(f"{site.site}: dry run of {task.scenario}, {model}, no network", markup=False)
+    step_s = 0.0
+    for measured in dry_run(site_path, task):
+        console.print(f"  {measured.what:<48} {measured.seconds:8.2f} s  peak {measured.peak_bytes / 1e9:6.2f} GB")
+        step_s = measured.seconds if "next training step" in measured.what else step_s
+    steps = task.training.local_steps
+    console.print(f"At this pace a round of {steps} steps trains for {steps * step_s:.0f} s. Nothing left this site.")
+
+
+def _print_summary(data: Mapping[str, Any], console: Console) -> None:
+    console.print(f"\nThis site's data, {data['subjects']} subjects, {data['sessions']} sessions (stays here):")
+    for modality, row in data["modalities"].items():
+        spacing = " x ".join(f"{mm:.2f}" for mm in row["median_spacing_mm"])
+        voxels = row["voxels"]
+        console.print(
+            f"  {modality:<6} {row['scans']} scans, median spacing {spacing} mm,"
+            f" {voxels['minimum']:,} to {voxels['maximum']:,} voxels",
+            markup=False,
+        )

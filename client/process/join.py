@@ -1,0 +1,127 @@
+"""Joining a federation: say what will leave the site, then keep node and runner alive until the user ends them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+import agi_core
+import client
+from agi_core.errors import ConfigError
+from agi_core.host import atomic
+from agi_core.host.flower_environment import flower_environment
+from agi_core.host.keys import fingerprint
+from agi_core.protocol import ALLOWED_METRICS
+from client.border.egress import DECIMALS
+from client.process import status
+from client.process.child import Program
+from client.process.lock import only_client
+from client.process.supervisor import supervise
+from client.process.terminal import Terminal
+from client.site.file import DeployedSite, read_deployed_site
+from client.site.keys import check_owner, public_key, write_private
+
+SECRET_NAME = "runtime.secret"  # noqa: S105  a file name
+
+
+def join(site_path: Path, console: Console) -> None:
+    """Run node and runner until SIGTERM, SIGHUP or Ctrl-C.
+
+    Raises:
+        ConfigError: the site file, the key or the coordinator's certificate cannot be used.
+        RunError: a client of this site runs already, or a program cannot be started.
+    """
+    site = read_deployed_site(site_path)
+    key_path, state_dir = Path(site.key_file), Path(site.state_dir)
+    public = public_key(key_path)
+    check_owner(key_path, site=site.site)
+    if not Path(site.coordinator.ca_file).is_file():
+        raise ConfigError(
+            f"{site_path}: coordinator.ca_file {site.coordinator.ca_file} is not there; copy ca.crt to it"
+        )
+    with only_client(state_dir):
+        console.print(announcement(site, public), markup=False)
+        secret_path, status_path = _make_secret(state_dir), state_dir / status.NAME
+        status_path.unlink(missing_ok=True)
+        terminal = Terminal(console, site=site.site, address=site.coordinator.address, status_path=status_path)
+        with terminal.showing():
+            supervise(
+                programs(site, site_path=site_path, secret_path=secret_path),
+                state_dir=state_dir,
+                environment=environment(state_dir),
+                listener=terminal.hear,
+            )
+    console.print("stopped: node and runner have ended", markup=False)
+
+
+def announcement(site: DeployedSite, public: str) -> str:
+    """What the site is about to do: what leaves it, and where it connects. `public` is the public half of its key."""
+    return "\n".join(
+        (
+            f"agi-fed {version('agi-fed')} from {install_dir()}, site {site.site}, key {fingerprint(public)}",
+            "",
+            "What leaves this site, to the coordinator alone:",
+            "  - the model's weights after each round of training here",
+            "  - the number of training (or scored) subjects",
+            f"  - means over the site's validation or test subjects, rounded to {DECIMALS} decimals, unless the whole",
+            f"    site has fewer than {site.policy.minimum_subjects} subjects:",
+            *(f"      {line}" for line in _wrapped(site.policy.metrics or sorted(ALLOWED_METRICS))),
+            "  - fixed sentences about failures; and what Flower adds: this key's public half, version, times",
+            "What never leaves it: scans, file names, subjects, dates, texts of errors.",
+            f"What left is in {site.state_dir}/audit.jsonl; --audit prints and verifies it.",
+            f"It connects to {site.coordinator.address} only (TLS, checked against {site.coordinator.ca_file}),",
+            f"and to itself on 127.0.0.1:{site.runtime_port}. Logs: {site.state_dir}/logs. Ctrl-C ends everything.",
+            "",
+        )
+    )
+
+
+def install_dir() -> Path:
+    """The folder that this program's packages are in.
+
+    Raises:
+        ConfigError: `client` and `agi_core` are not of one installation.
+    """
+    ours, science = (Path(str(package.__file__)).resolve().parents[1] for package in (client, agi_core))
+    if ours != science:
+        raise ConfigError(
+            f"client comes from {ours} and agi_core from {science}; install one release, and start it from one folder"
+        )
+    return ours
+
+
+def programs(site: DeployedSite, *, site_path: Path, secret_path: Path) -> tuple[Program, Program]:
+    """The node, which is Flower's and talks to the coordinator; and the runner, which is ours and reads the scans."""
+    node = (
+        *(sys.executable, "-m", "client.process.node"),
+        *("--superlink", site.coordinator.address, "--root-certificates", site.coordinator.ca_file),
+        *("--auth-supernode-private-key", site.key_file, "--node-config", f'site="{site.site}"'),
+        *("--isolation", "process", "--host", "127.0.0.1", "--port", str(site.runtime_port)),
+        *("--health-server-address", f"127.0.0.1:{site.health_port}"),
+        *("--superexec-auth-secret-file", str(secret_path)),
+    )
+    runner = (
+        *(sys.executable, "-m", "client.process.runner"),
+        *("--site-file", str(site_path.resolve()), "--secret-file", str(secret_path)),
+    )
+    return Program("node", node), Program("runner", runner)
+
+
+def environment(state_dir: Path) -> dict[str, str]:
+    """The environment of node and runner. Their logs are read while they run, so nothing is buffered."""
+    return flower_environment(state_dir / "flwr") | {"PYTHONUNBUFFERED": "1"}
+
+
+def _make_secret(state_dir: Path) -> Path:
+    """A new secret that node and runner share, in place of the last one."""
+    path = state_dir / SECRET_NAME
+    with atomic.replacing(path) as temporary_path:
+        write_private(temporary_path, os.urandom(32).hex().encode())
+    return path
+
+
+def _wrapped(names: Sequence[str]) -> list[str]:
+    return [", ".join(names[start : start + 5]) for start in range(0, len(names), 5)]
