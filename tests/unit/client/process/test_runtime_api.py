@@ -1,9 +1,8 @@
-"""What the runner needs of Flower, and its small parts. The runner itself runs in tests/integration/test_runner.py."""
+"""What the runner needs of Flower. A real node is asked in tests/integration/test_runner.py."""
 
 import inspect
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,15 +19,13 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from client.process.runner import ACQUIRE, allowed_s, main
-from client.site.policy import Policy
-from tests.support.requests_by_hand import deployed_site
+from client.process.runtime_api import ACQUIRE
 
 ADVICE = (
-    "client/process/runner.py is written for the private interfaces of Flower 1.41, and {what} is another one in the"
-    " installed flwr "
+    "client/process/runtime_api.py is written for the private interfaces of Flower 1.41, and {what} is another one in"
+    " the installed flwr "
     + version("flwr")
-    + ": install flwr>=1.41,<1.42, or adapt client/process/runner.py and this test together"
+    + ": install flwr>=1.41,<1.42, or adapt client/process/runtime_api.py and this test together"
 )
 
 
@@ -67,27 +64,3 @@ def test_the_private_names_that_carry_no_signature() -> None:
     assert {"task", "token"} <= set(AcquireTaskResponse.DESCRIPTOR.fields_by_name)
     assert SendTaskHeartbeatRequest().SerializeToString() == b""
     assert TaskType.CLIENT_APP in list(TaskType)
-
-
-@pytest.mark.parametrize(
-    ("scalars", "seconds"),
-    [({"deadline_s": 60}, 60), ({"deadline_s": 9999}, 600), ({"deadline_s": "60"}, 600), ({}, 600)],
-)
-def test_a_request_gets_the_time_it_asks_for_but_never_more_than_the_site_allows(
-    scalars: dict[str, object], seconds: int
-) -> None:
-    assert allowed_s(scalars, Policy(max_deadline_s=600)) == seconds
-
-
-@pytest.mark.parametrize("secret", [None, b""])
-def test_a_secret_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], secret: bytes | None) -> None:
-    if secret is not None:
-        (tmp_path / "secret").write_bytes(secret)
-    site_path = deployed_site(tmp_path, tmp_path)
-    assert main(["--site-file", str(site_path), "--secret-file", str(tmp_path / "secret")]) == 1
-    assert str(tmp_path / "secret") in capsys.readouterr().err
-
-
-def test_a_site_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--site-file", str(tmp_path / "no.yaml"), "--secret-file", str(tmp_path / "secret")]) == 1
-    assert "does not exist" in capsys.readouterr().err
