@@ -10,9 +10,10 @@ from agi_core.report.diagnostics import diagnostics
 from agi_core.report.examples import read_examples
 from agi_core.report.markup import db, plural, signed_db, words
 from agi_core.report.record import RunRecord, read_run
-from agi_core.report.style import CSS
 from agi_core.run.duration import duration
 from agi_core.scenario import parse_scenario
+
+STYLE_PATH = Path(__file__).with_name("style.css")
 
 
 def build_report(run_dir: Path) -> Path:
@@ -43,7 +44,7 @@ def build_report(run_dir: Path) -> Path:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{CSS}</style>
+<style>{STYLE_PATH.read_text()}</style>
 </head>
 <body>
 <header><div>
