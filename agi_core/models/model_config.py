@@ -5,17 +5,19 @@ installed. Options marked [R] belong to our reconstruction of the CAGR convoluti
 each stands for.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agi_core.errors import ConfigError
 
-ALIGNMENTS = ("none", "global", "affine", "dense")
-CONVOLUTIONS = ("cagr", "plain")
-DIMENSIONS = (2, 3)
-INTERPOLATIONS = ("linear", "fourier")
-SHIFTS = ("circular", "open", "none")
-PLACEMENTS = ("all", "encoder", "decoder")
+CHOICES: Mapping[str, tuple[int, ...] | tuple[str, ...]] = {
+    "alignment": ("none", "global", "affine", "dense"),
+    "conv": ("cagr", "plain"),
+    "dims": (2, 3),
+    "placement": ("all", "encoder", "decoder"),
+    "shift": ("circular", "open", "none"),
+    "interpolation": ("linear", "fourier"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,9 @@ class ModelConfig:
 
     def validate(self) -> None:
         """Raise ConfigError naming the first field that is out of range, its value and what is allowed."""
-        _check_choice("alignment", self.alignment, ALIGNMENTS)
-        _check_choice("conv", self.conv, CONVOLUTIONS)
-        _check_choice("dims", self.dims, DIMENSIONS)
-        _check_choice("placement", self.placement, PLACEMENTS)
-        _check_choice("shift", self.shift, SHIFTS)
-        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"model.{name} is {value!r}; choose one of {', '.join(map(str, allowed))}.")
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"model.widths is {list(self.widths)}; give at least one positive number of channels.")
         if self.neighbours < 0:
@@ -107,11 +106,6 @@ class ModelConfig:
                     f"model.groups is {self.groups}, which does not divide {width} of model.widths "
                     f"{list(self.widths)}; choose a common divisor of the widths, or other widths."
                 )
-
-
-def _check_choice(name: str, value: object, allowed: Collection[object]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"model.{name} is {value!r}; choose one of {', '.join(map(str, allowed))}.")
 
 
 def name_of(config: ModelConfig) -> str:

@@ -1,13 +1,13 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from agi_core.models.group_rolling import Routing, roll_kernel, roll_matrix
-from agi_core.models.model_config import INTERPOLATIONS, ModelConfig
+from agi_core.models.model_config import CHOICES, ModelConfig
 
-interpolations = st.sampled_from(INTERPOLATIONS)
+interpolations = st.sampled_from(CHOICES["interpolation"])
 odd_taps = st.sampled_from([3, 5])
 offsets = st.floats(-1.5, 1.5)
 
@@ -20,6 +20,7 @@ def matrix(offset: float, taps: int, interpolation: str) -> Tensor:
     return roll_matrix(torch.tensor(offset, dtype=torch.float64), taps=taps, interpolation=interpolation)
 
 
+@settings(deadline=None)
 @given(st.integers(-7, 7), odd_taps, interpolations)
 def test_whole_offsets_are_torch_roll(offset: int, taps: int, interpolation: str) -> None:
     w = vector(taps)
@@ -46,12 +47,14 @@ def test_half_a_tap_by_linear_interpolation_is_the_mean_of_neighbours() -> None:
     torch.testing.assert_close(matrix(-0.5, 3, "linear") @ w, torch.tensor([1.5, 4.0, 3.5], dtype=torch.float64))
 
 
+@settings(deadline=None)
 @given(offsets, odd_taps, interpolations)
 def test_rolling_keeps_the_sum(offset: float, taps: int, interpolation: str) -> None:
     w = vector(taps)
     torch.testing.assert_close((matrix(offset, taps, interpolation) @ w).sum(), w.sum())
 
 
+@settings(deadline=None)
 @given(offsets, offsets, odd_taps)
 def test_fourier_keeps_the_norm_and_adds_offsets_up(first: float, second: float, taps: int) -> None:
     w = vector(taps)
@@ -60,13 +63,13 @@ def test_fourier_keeps_the_norm_and_adds_offsets_up(first: float, second: float,
     torch.testing.assert_close(twice, matrix(first + second, taps, "fourier"))
 
 
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", CHOICES["interpolation"])
 def test_gradient_with_respect_to_the_offset(interpolation: str) -> None:
     offset = torch.tensor([-0.7, -0.2, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda d: roll_matrix(d, taps=3, interpolation=interpolation), (offset,))
 
 
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", CHOICES["interpolation"])
 def test_the_offset_has_a_slope_at_zero(interpolation: str) -> None:
     offset = torch.zeros((), dtype=torch.float64, requires_grad=True)
     first_tap = (roll_matrix(offset, taps=3, interpolation=interpolation) @ vector(3))[0]
