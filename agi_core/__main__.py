@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from agi_core.config.load import load_config
-from agi_core.data.phantom import parse_sites, write_phantom
+from agi_core.data.phantom.tree import parse_sites, write_phantom
 from agi_core.errors import ConfigError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.host.device import open_device

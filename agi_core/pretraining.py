@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from agi_core.config.load import task_hash, task_json
 from agi_core.config.schema import DataConfig, RunConfig, TrainingConfig
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
+from agi_core.data.phantom.tree import parse_sites, phantom_matches, write_phantom
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, discover
 from agi_core.errors import ConfigError

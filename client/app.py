@@ -9,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from agi_core.config.load import read_task
 from agi_core.errors import AgiError, ExhaustedError, ProtocolError
 from agi_core.host.device import open_device
 from agi_core.protocol import ARRAYS, FAILED, METRICS, REFUSED, SCALARS, Reply, Request, read_request, reply_scalars
@@ -17,7 +18,7 @@ from client.border.egress import leave, refuse
 from client.site.file import DeployedSite
 from client.site.opened import OpenSite, open_site
 from client.work.networks import release_memory
-from client.work.trainer import answer, read_task
+from client.work.trainer import answer
 
 log = logging.getLogger("client")
 app = ClientApp()
@@ -73,13 +74,13 @@ def _reply(site: OpenSite, request: Request) -> Reply:
     """The stored reply to a repeated request, or a new one, as it leaves."""
     file = site.file
     state_dir = Path(file.state_dir)
+    task = read_task(request.task)
     reply = stored_replies.stored(state_dir, request) if isinstance(file, DeployedSite) else None
     if reply is None:
-        reply = answer(site, request, device=open_device(file.device, threads=file.threads))
+        reply = answer(site, request, task, device=open_device(file.device, threads=file.threads))
         if isinstance(file, DeployedSite):
             stored_replies.store(state_dir, request, reply)
-    subjects = site.scans(read_task(request.task)).subjects
-    return leave(reply, request=request, site=file, subjects=len(subjects.all))
+    return leave(reply, request=request, site=file, subjects=len(site.scans(task).subjects.all))
 
 
 def _site_path(context: Context) -> Path:

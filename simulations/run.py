@@ -25,7 +25,7 @@ from rich.console import Console
 from agi_core.config.load import load_config, to_yaml
 from agi_core.config.presets import describe_presets
 from agi_core.config.schema import DEPLOYMENT, RunConfig
-from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
+from agi_core.data.phantom.tree import parse_sites, phantom_matches, write_phantom
 from agi_core.errors import ConfigError, RunError
 from agi_core.host.command_line import run_command
 from agi_core.host.device import open_device

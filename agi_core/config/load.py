@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,6 +125,15 @@ def read_yaml(path: Path) -> RunConfig:
 def task_json(task: Task) -> str:
     """Canonical JSON of a task: equal tasks give equal text."""
     return json.dumps(dataclasses.asdict(task), sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=64)
+def read_task(text: str) -> Task:
+    """The task that `task_json` wrote; ConfigError when the text is malformed or a value is out of range."""
+    try:
+        return from_dict(Task, json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the request's task cannot be read: {error}") from None
 
 
 def task_hash(text: str) -> str:

@@ -1,14 +1,11 @@
 """What a site does with a request: check it against the site's rules, load its weights, then train or evaluate."""
 
-import json
 import time
-from functools import lru_cache
 
 import torch
 
-from agi_core.config.load import from_dict
 from agi_core.config.schema import Task
-from agi_core.errors import ConfigError, PrivacyError, ProtocolError
+from agi_core.errors import PrivacyError, ProtocolError
 from agi_core.protocol import EVALUATE, TRAIN, Reply, Request, pack
 from agi_core.run import progress
 from agi_core.training import train_round
@@ -19,14 +16,13 @@ from client.work.job import Job
 from client.work.networks import network_of
 
 
-def answer(site: OpenSite, request: Request, *, device: torch.device) -> Reply:
-    """Train or evaluate as asked.
+def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device) -> Reply:
+    """Train or evaluate as asked; `task` is the request's.
 
     Raises:
         PolicyError: the site's own rules do not allow it.
         AgiError: the request does not fit this site's data, configuration or model.
     """
-    task = read_task(request.task)
     check_task(task, site.file.policy)
     network = network_of(task, device)
     network.load_packed(request.weights)
@@ -36,15 +32,6 @@ def answer(site: OpenSite, request: Request, *, device: torch.device) -> Reply:
     if request.action == EVALUATE:
         return evaluate(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
-
-
-@lru_cache(maxsize=64)
-def read_task(text: str) -> Task:
-    """The task of a request; ConfigError when it is malformed or out of range."""
-    try:
-        return from_dict(Task, json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"the request's task cannot be read: {error}") from None
 
 
 def _train(job: Job) -> Reply:

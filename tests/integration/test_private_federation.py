@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from agi_core.config.load import task_json
+from agi_core.config.load import read_task, task_json
 from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig
 from agi_core.errors import BudgetError, ConfigError, PolicyError, PrivacyError, RunError
 from agi_core.models.agi_net import build_model
@@ -58,7 +58,7 @@ def site_path(private_config: RunConfig, tmp_path: Path) -> Path:
 
 
 def answer(site_path: Path, request: Request) -> Reply:
-    return trainer.answer(open_site(site_path), request, device=torch.device("cpu"))
+    return trainer.answer(open_site(site_path), request, read_task(request.task), device=torch.device("cpu"))
 
 
 def request(config: RunConfig, action: str = TRAIN, *, round: int = 1, subjects: str = "", seed: int = 0) -> Request:

@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from agi_core.data.phantom import parse_sites, phantom_matches, write_phantom
 from agi_core.data.phantom.anatomy import HEAD_CENTRE_MM, rotation_matrix
 from agi_core.data.phantom.scanner import SLICES, Grid
 from agi_core.data.phantom.subject import scan_subject
+from agi_core.data.phantom.tree import parse_sites, phantom_matches, write_phantom
 from agi_core.data.phantom.tumour import CORE, ENHANCING, OEDEMA
 from agi_core.data.scans import Scans, discover
 from agi_core.errors import ConfigError, RunError

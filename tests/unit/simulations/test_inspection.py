@@ -9,7 +9,7 @@ import torch
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig, Task
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.phantom import write_phantom
+from agi_core.data.phantom.tree import write_phantom
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, discover
 from agi_core.models.agi_net import build_model
