@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agi_core.metric_names import METRICS
+from agi_core.metric_names import METRIC_NAMES
 
 SSIM_SIGMA = 1.5  # Gaussian window of Wang et al. 2004: sigma 1.5, 11 x 11; K1 = 0.01, K2 = 0.03
 SSIM_RADIUS = 5
@@ -44,8 +44,8 @@ class SubjectScore:
             self._sums[row, 4:] += torch.stack([cells.sum(), (similarity * cells).sum()]).double().cpu()
 
     def result(self) -> dict[str, float]:
-        """`METRICS` of the subject; psnr_db in dB, the others without unit. Empty foreground: the foreground metrics
-        are left out."""
+        """`METRIC_NAMES` of the subject; psnr_db in dB, the others without unit. Without foreground, the foreground
+        metrics are left out."""
         metrics: dict[str, float] = {}
         for suffix, (count, absolute, square, energy, cells, similarity) in zip(
             ("", "_foreground"), self._sums.tolist(), strict=True
@@ -115,6 +115,6 @@ def neighbour_ssim(volume: Tensor, foreground: Tensor) -> float | None:
 def mean_over_subjects(subjects: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Each metric's mean over the subjects that have it; empty without subjects."""
     rows = list(subjects)
-    names = [name for name in METRICS if any(name in row for row in rows)]
+    names = [name for name in METRIC_NAMES if any(name in row for row in rows)]
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: sum(v) / len(v) for name, v in values.items()}

@@ -17,16 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError, TransportError
-from agi_core.metric_names import METRICS as FIGURES
+from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
 
 PROTOCOL_VERSION = 2
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
-ALLOWED_METRICS = (
-    frozenset(FIGURES) | {f"validation_{name}" for name in FIGURES} | {"validation_subjects", "train_loss", "seconds"}
-)
+ALLOWED_METRICS = frozenset((*METRIC_NAMES, *VALIDATION_METRIC_NAMES, "validation_subjects", "train_loss", "seconds"))
 """All that a reply's metrics may ever hold; a site's policy can allow less."""
 
 Transport = Literal["float32", "float16"]  # what float32 weights are while they travel

@@ -3,12 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from agi_core.metric_names import METRICS
+from agi_core.metric_names import METRIC_NAMES
 from agi_core.protocol import Reply
 from server.aggregation import SiteUpdate
 
-PSNR = METRICS[0]
-VALIDATION_METRICS = tuple(f"validation_{name}" for name in METRICS)
+PSNR = METRIC_NAMES[0]
 
 Answered = Mapping[str, Reply | SiteUpdate]
 Rows = dict[str, dict[str, Any]]
@@ -21,7 +20,7 @@ def site_rows(replies: Mapping[str, Reply]) -> Rows:
     without subjects reports none, and neither does a site whose policy suppresses it. Other metrics may be missing."""
     return {
         site: {
-            **{name: reply.metrics[name] for name in METRICS if name in reply.metrics},
+            **{name: reply.metrics[name] for name in METRIC_NAMES if name in reply.metrics},
             "subjects": reply.num_examples,
         }
         for site, reply in sorted(replies.items())
@@ -34,7 +33,11 @@ def validation_rows(answers: Answered) -> Rows:
     rows: Rows = {}
     for site, answer in sorted(answers.items()):
         subjects = int(answer.metrics.get("validation_subjects", 0))
-        row = {name: answer.metrics[f"validation_{name}"] for name in METRICS if f"validation_{name}" in answer.metrics}
+        row = {
+            name: answer.metrics[f"validation_{name}"]
+            for name in METRIC_NAMES
+            if f"validation_{name}" in answer.metrics
+        }
         if subjects and PSNR in row:
             rows[site] = {**row, "subjects": subjects}
     return rows
@@ -48,7 +51,7 @@ def suppressed_sites(answers: Answered, names: Collection[str]) -> list[str]:
 def over_subjects(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Each metric's mean over all subjects of all sites; empty without subjects."""
     total = sum(row["subjects"] for row in rows.values())
-    names = [name for name in METRICS if total and all(name in row for row in rows.values())]
+    names = [name for name in METRIC_NAMES if total and all(name in row for row in rows.values())]
     return {name: sum(row[name] * row["subjects"] for row in rows.values()) / total for name in names}
 
 

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
-from agi_core.metric_names import METRICS
+from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION
 from agi_core.run import checkpoint, run_folder
 from agi_core.run.initial_weights import initial_weights
@@ -19,7 +19,6 @@ from server import run_state
 from server.aggregation import SiteUpdate
 from server.collector import Collector
 from server.evaluation import (
-    VALIDATION_METRICS,
     Answered,
     over_subjects,
     site_rows,
@@ -115,7 +114,7 @@ class Rounds:
             final=over_subjects(rows),
             sites=rows,
             unseen_sites=site_rows(tested_unseen),
-            suppressed=suppressed_sites({**tested, **tested_unseen}, METRICS),
+            suppressed=suppressed_sites({**tested, **tested_unseen}, METRIC_NAMES),
             best=state.best,
         )
         state.tested = True
@@ -126,7 +125,7 @@ class Rounds:
         judgement.
         """
         state, rows = self._state, validation_rows(answers)
-        mean, missing = over_subjects(rows), suppressed_sites(answers, VALIDATION_METRICS)
+        mean, missing = over_subjects(rows), suppressed_sites(answers, VALIDATION_METRIC_NAMES)
         self._events.append("validated", round=round, mean=mean, sites=rows, suppressed=missing)
         if state.best and not self._config.privacy.on and (worse := worse_at(rows, state.best["sites"])):
             self._events.append("rolled_back", round=round, to=state.best["round"], sites=worse)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from agi_core.errors import ConfigError
-from agi_core.metric_names import METRICS
+from agi_core.metric_names import METRIC_NAMES
 from agi_core.run import run_folder
 
 
@@ -37,6 +37,9 @@ def _figures(event: run_folder.Event) -> dict[str, float]:
         case {"event": "validated", "mean": mean, "sites": sites}:
             rows = {**sites, **({"all sites": mean} if mean else {})}
             return {
-                f"validation_{name}/{site}": row[name] for site, row in rows.items() for name in METRICS if name in row
+                f"validation_{name}/{site}": row[name]
+                for site, row in rows.items()
+                for name in METRIC_NAMES
+                if name in row
             }
     return {}

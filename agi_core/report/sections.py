@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from agi_core.metric_names import METRICS
+from agi_core.metric_names import METRIC_NAMES
 from agi_core.metrics import psnr_db
 from agi_core.report import figures
 from agi_core.report.examples import Example, Image, head_window
@@ -38,7 +38,7 @@ BASELINES = {
 }
 MAX_EXAMPLES = 8  # keeps the file small enough for an e-mail
 
-_METRIC_NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
+_METRIC_LABELS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
 _DECIMALS = {"psnr_db": 2, "ssim": 3, "mae": 4, "nmse": 4}
 _EPSILONS = {
     "epsilon_run": "This run",
@@ -59,7 +59,7 @@ def sites(record: RunRecord) -> str:
     for site, means in scores.sites.items():
         worst = _WORST if site == scores.worst_site and len(scores.sites) > 1 else ""
         rows.append(row(_swatch(record, site) + escape(site) + worst, _figures(means)))
-    rows += [row(escape(site), ["–", "suppressed", *["–"] * (len(METRICS) - 1)]) for site in record.suppressed]
+    rows += [row(escape(site), ["–", "suppressed", *["–"] * (len(METRIC_NAMES) - 1)]) for site in record.suppressed]
     if scores.final:
         rows.append(row("all of these subjects", _figures({**scores.final, "subjects": scores.subjects}), kind="total"))
     rows += [row(escape(site) + _UNSEEN, _figures(means)) for site, means in scores.unseen_sites.items()]
@@ -67,7 +67,7 @@ def sites(record: RunRecord) -> str:
     groups = "<tr><td></td><td></td>" + "".join(
         f'<th scope="colgroup" colspan="4">{name}</th>' for name in ("Whole volume", "Foreground")
     )
-    names = head_row(["Site", "Test subjects", *(_METRIC_NAMES[_base(name)] for name in METRICS)])
+    names = head_row(["Site", "Test subjects", *(_METRIC_LABELS[_base(name)] for name in METRIC_NAMES)])
     caption = f"{record.model_name} after round {record.tested_round}, mean over the subjects of each site"
     notes = []
     if record.suppressed:
@@ -329,8 +329,8 @@ def _swatch(record: RunRecord, site: str) -> str:
 
 
 def _figures(means: Mapping[str, float]) -> list[str]:
-    """Cells of the table of sites: subjects, then METRICS."""
-    cells = (f"{means[name]:.{_DECIMALS[_base(name)]}f}" if name in means else "–" for name in METRICS)
+    """Cells of the table of sites: subjects, then METRIC_NAMES."""
+    cells = (f"{means[name]:.{_DECIMALS[_base(name)]}f}" if name in means else "–" for name in METRIC_NAMES)
     return [str(means["subjects"]), *cells]
 
 

@@ -13,22 +13,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.hash_chain import seal, unseal
 
 NAME = "audit.jsonl"
-ANSWERED: Literal["answered"] = "answered"
-REFUSED: Literal["refused"] = "refused"
-FAILED: Literal["failed"] = "failed"
-Decision = Literal["answered", "refused", "failed"]
+
+
+class Decision(StrEnum):
+    """What the site made of a request."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """One message. `action` is the request's, `request` its digest ("" of a refusal), `left` the figures that left,
     `held_back` the names of those that did not, `reason` the public sentence of a refusal."""
 
@@ -45,7 +49,7 @@ class Row:
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
 
-def append(state_dir: Path, row: Row) -> None:
+def append(state_dir: Path, row: AuditRow) -> None:
     """Add the row, and return when it is on the disk.
 
     Raises:
@@ -57,7 +61,7 @@ def append(state_dir: Path, row: Row) -> None:
         atomic.append_line(path, seal(dataclasses.asdict(row), n=len(rows), previous=head))
 
 
-def read(state_dir: Path) -> list[Row]:
+def read(state_dir: Path) -> list[AuditRow]:
     """All rows, verified from the first on.
 
     Raises:
@@ -68,7 +72,7 @@ def read(state_dir: Path) -> list[Row]:
         return _read(path)[0]
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
+def table(rows: Sequence[AuditRow]) -> Iterator[str]:
     """The rows for a person, a line each, and what was decided how often."""
     for number, row in enumerate(rows, start=1):
         told = [f"{name}={value:g}" for name, value in row.left.items()]
@@ -77,24 +81,22 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         what = row.reason or "; ".join(told)
         yield f"{number:>5}  {row.time}  {row.run:.16}  round {row.round:<4} {row.action:<20} {row.decision:<9} {what}"
     decisions = Counter(row.decision for row in rows)
-    yield f"{len(rows)} messages left: " + ", ".join(
-        f"{decisions[name]} {name}" for name in (ANSWERED, REFUSED, FAILED)
-    )
-    for reason, count in Counter(row.reason for row in rows if row.decision == REFUSED).most_common():
+    yield f"{len(rows)} messages left: " + ", ".join(f"{decisions[decision]} {decision}" for decision in Decision)
+    for reason, count in Counter(row.reason for row in rows if row.decision == Decision.REFUSED).most_common():
         yield f"{count:>5}  refused: {reason}"
 
 
-def _read(path: Path) -> tuple[list[Row], str]:
+def _read(path: Path) -> tuple[list[AuditRow], str]:
     """(rows, hash of the last); what a crash left of a line that nobody was told of is taken away."""
     content = path.read_bytes() if path.exists() else b""
     whole, newline, torn = content.rpartition(b"\n")
-    rows: list[Row] = []
+    rows: list[AuditRow] = []
     head = ""
     for line in whole.split(b"\n") if newline else []:
         try:
             record = unseal(line, n=len(rows), previous=head)
             head = record.pop("hash")
-            rows.append(Row(**{name: value for name, value in record.items() if name not in ("n", "previous")}))
+            rows.append(AuditRow(**{name: value for name, value in record.items() if name not in ("n", "previous")}))
         except (ValueError, TypeError):
             raise RunError(
                 f"{path}: row {len(rows) + 1} is damaged, or not the one that was written there; nothing leaves the"

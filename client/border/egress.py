@@ -15,7 +15,7 @@ from pathlib import Path
 from agi_core.errors import AgiError, ProtocolError, RunError
 from agi_core.protocol import ALLOWED_METRICS, REFUSED, TRAIN, Reply, Request
 from client.border import audit, stored_replies
-from client.border.audit import Row
+from client.border.audit import AuditRow, Decision
 from client.site.file import Site
 
 DECIMALS = 5
@@ -66,11 +66,11 @@ def leave(reply: Reply, *, request: Request, site: Site, subjects: int) -> Reply
     reply = dataclasses.replace(reply, metrics=allowed, num_examples=num_examples, suppressed=",".join(held_back))
 
     weights = reply.weights
-    row = Row(
+    row = AuditRow(
         run=shown(request.run_id),
         round=request.round,
         action=action_of(request),
-        decision=audit.ANSWERED,
+        decision=Decision.ANSWERED,
         request=stored_replies.digest(request),
         left={"num_examples": num_examples, "steps": reply.steps, **allowed},
         held_back=held_back,
@@ -93,11 +93,11 @@ def refuse(error: AgiError, *, code: int = REFUSED, asked: Mapping[str, object],
     if site is None:
         return refusal
     round = asked.get("round")
-    row = Row(
+    row = AuditRow(
         run=shown(asked.get("run_id", "")),
         round=round if isinstance(round, int) else 0,
         action=shown(f"{asked.get('action', '')} {asked.get('subjects', '')}".strip()),
-        decision=audit.REFUSED if code == REFUSED else audit.FAILED,
+        decision=Decision.REFUSED if code == REFUSED else Decision.FAILED,
         reason=refusal.reason,
     )
     try:

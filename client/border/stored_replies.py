@@ -20,7 +20,6 @@ from agi_core.host import atomic
 from agi_core.protocol import Packed, Reply, Request, read_reply, reply_scalars, request_scalars
 
 KEPT = 8
-REQUEST, REPLY, METRICS = "request", "reply", "metrics"  # the texts in a file's header
 log = logging.getLogger("client")
 
 
@@ -31,10 +30,10 @@ def stored(state_dir: Path, request: Request) -> Reply | None:
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata()
-            if header[REQUEST] != digest(request):
+            if header["request"] != digest(request):
                 return None
             arrays = {dtype: file.get_tensor(dtype) for dtype in file.keys()}  # noqa: SIM118  not a mapping
-        reply = read_reply(json.loads(header[REPLY]), json.loads(header[METRICS]), arrays)
+        reply = read_reply(json.loads(header["reply"]), json.loads(header["metrics"]), arrays)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, ProtocolError) as error:
@@ -48,9 +47,9 @@ def store(state_dir: Path, request: Request, reply: Reply) -> None:
     itself is worth more than its copy."""
     path = _path(state_dir, request)
     header = {
-        REQUEST: digest(request),
-        REPLY: json.dumps(reply_scalars(reply)),
-        METRICS: json.dumps(dict(reply.metrics)),
+        "request": digest(request),
+        "reply": json.dumps(reply_scalars(reply)),
+        "metrics": json.dumps(dict(reply.metrics)),
     }
     arrays = reply.weights.arrays if reply.weights else {}
     try:

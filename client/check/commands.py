@@ -10,7 +10,7 @@ from agi_core.config.load import load_config
 from agi_core.run import progress
 from client.check.dry_run import dry_run
 from client.check.preflight import REPORT_NAME, preflight
-from client.check.rows import Row
+from client.check.rows import CheckRow
 from client.site.file import read_deployed_site
 
 
@@ -21,7 +21,7 @@ def run_check(site_path: Path, *, scenario: str | None, console: Console) -> boo
         ConfigError: the site file or the scenario cannot be read.
     """
 
-    def show(row: Row) -> None:
+    def show(row: CheckRow) -> None:
         console.print(f"{row.state:<8} {row.what:<20} {row.found}", markup=False)
         if row.fix:
             console.print(f"{'':<29} -> {row.fix}", markup=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from client.check.rows import Row, failed, passed, warning
+from client.check.rows import CheckRow, failed, passed, warning
 from client.process.flower_errors import explain
 from client.site.file import Coordinator
 
@@ -26,7 +26,7 @@ MAX_AHEAD_S, WARN_AHEAD_S = 4.0, 2.0  # flwr 1.41 refuses a signature from more 
 MAX_BEHIND_S, WARN_BEHIND_S = 300.0, 60.0  # and one that is older than 305 s
 
 
-def check_connection(coordinator: Coordinator) -> Iterator[Row]:
+def check_connection(coordinator: Coordinator) -> Iterator[CheckRow]:
     """Rows about the connection to the coordinator, as the node would make it: through the environment's proxy."""
     host, port = _host_and_port(coordinator.address)
     context, row = _trust(Path(coordinator.ca_file))
@@ -77,7 +77,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _trust(ca_path: Path) -> tuple[ssl.SSLContext | None, Row]:
+def _trust(ca_path: Path) -> tuple[ssl.SSLContext | None, CheckRow]:
     what, fix = "CA file", "get ca.crt from the coordinator, by a way you trust, and name it in coordinator.ca_file"
     try:
         return ssl.create_default_context(cafile=str(ca_path)), passed(what, str(ca_path))
@@ -96,7 +96,7 @@ def _proxy(host: str) -> urllib.parse.SplitResult | None:
     return urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
 
 
-def _proxy_row(proxy: urllib.parse.SplitResult | None, host: str) -> Row:
+def _proxy_row(proxy: urllib.parse.SplitResult | None, host: str) -> CheckRow:
     proxies = urllib.request.getproxies()
     if proxy:
         return passed("proxy", f"HTTPS_PROXY: {proxy.hostname}:{proxy.port or 80} is used")
@@ -114,7 +114,7 @@ def _proxy_login(proxy: urllib.parse.SplitResult) -> dict[str, str]:
     return {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
 
-def _unreachable(error: Exception, place: str) -> Row:
+def _unreachable(error: Exception, place: str) -> CheckRow:
     advice = explain(str(error))
     if "Tunnel" in str(error) and advice is not None:
         return failed("proxy", f"{advice.sentence} {place} said: {error}", advice.next_step)
@@ -126,14 +126,14 @@ def _unreachable(error: Exception, place: str) -> Row:
     )
 
 
-def _tls_failure(error: OSError) -> Row:
+def _tls_failure(error: OSError) -> CheckRow:
     advice = explain("handshake timed out" if isinstance(error, TimeoutError) else str(error))
     if advice is None:
         return failed("TLS", f"the handshake failed: {error}", "show this line to the coordinator")
     return failed("TLS", advice.sentence, advice.next_step)
 
 
-def _expiry(tls: ssl.SSLSocket, ca_path: Path) -> Row:
+def _expiry(tls: ssl.SSLSocket, ca_path: Path) -> CheckRow:
     server = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"").not_valid_after_utc
     authority = min(ca.not_valid_after_utc for ca in x509.load_pem_x509_certificates(ca_path.read_bytes()))
     whose, end = min((("the server's certificate", server), ("the CA", authority)), key=lambda pair: pair[1])
@@ -144,7 +144,7 @@ def _expiry(tls: ssl.SSLSocket, ca_path: Path) -> Row:
     return passed("certificate expiry", found)
 
 
-def _answer(connection: http.client.HTTPConnection) -> Iterator[Row]:
+def _answer(connection: http.client.HTTPConnection) -> Iterator[CheckRow]:
     """The clock, by the Date of an answer (whole seconds, so right to about a second), and who answers."""
     before = time.time()
     try:
@@ -167,7 +167,7 @@ def _answer(connection: http.client.HTTPConnection) -> Iterator[Row]:
     yield _clock(None if date is None else now - (date.timestamp() + 0.5))
 
 
-def _clock(ahead_s: float | None) -> Row:
+def _clock(ahead_s: float | None) -> CheckRow:
     fix = "switch time synchronisation on: timedatectl set-ntp true, or chronyc makestep"
     if ahead_s is None:
         return warning("clock", "the answer has no Date, so the clocks could not be compared", fix)

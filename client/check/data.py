@@ -17,7 +17,7 @@ from agi_core.data.scans import Discovery, Session, Subject, discover
 from agi_core.errors import AgiError, DataError
 from agi_core.run import progress
 from agi_core.scenario import Scenario
-from client.check.rows import Row, failed, passed, warning
+from client.check.rows import CheckRow, failed, passed, warning
 from client.site.file import DeployedSite
 
 
@@ -33,7 +33,7 @@ class Scan:
     content: str
 
 
-def check_data(site: DeployedSite, scenario: Scenario) -> Generator[Row, None, dict[str, Any]]:
+def check_data(site: DeployedSite, scenario: Scenario) -> Generator[CheckRow, None, dict[str, Any]]:
     """Rows about the scans of a scenario; the summary that the generator returns stays at the site."""
     try:
         discovery = discover(site.data.scans, scenario.modalities)
@@ -84,7 +84,7 @@ def _summarise_modality(scans: list[Scan]) -> dict[str, Any]:
     }
 
 
-def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Row]:
+def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[CheckRow]:
     known = {subject.id for subject in discovery.subjects}
     for subject_id in [subject_id for subject_id in listed or () if subject_id not in known]:
         yield failed("scans", f"data.subjects names {subject_id}, who is not there", "correct data.subjects")
@@ -98,7 +98,7 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Row]:
         )
 
 
-def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tuple[list[Scan], list[Row]]:
+def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tuple[list[Scan], list[CheckRow]]:
     """Read each scan on its own, then put them on one grid as training does."""
     fix = f"mend the file, or leave the subject out: exclude: [{subject.id}] under data"
     volumes: dict[str, Volume] = {}
@@ -121,7 +121,7 @@ def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tu
     return scans, rows
 
 
-def _duplicates(scans: list[Scan]) -> Iterator[Row]:
+def _duplicates(scans: list[Scan]) -> Iterator[CheckRow]:
     by_content: dict[str, list[Scan]] = defaultdict(list)
     for scan in scans:
         by_content[scan.content].append(scan)
@@ -134,7 +134,7 @@ def _duplicates(scans: list[Scan]) -> Iterator[Row]:
             )
 
 
-def _enough(subjects: int, minimum: int) -> Row:
+def _enough(subjects: int, minimum: int) -> CheckRow:
     if subjects < minimum:
         return failed(
             "number of subjects",
@@ -144,7 +144,7 @@ def _enough(subjects: int, minimum: int) -> Row:
     return passed("number of subjects", f"{subjects} usable, at least {minimum} asked for by policy.minimum_subjects")
 
 
-def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario) -> Row:
+def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario) -> CheckRow:
     split = split_subjects(subject.id for subject in subjects)
     parts: dict[bool, list[Subject]] = {False: [], True: []}  # by whether whole slices are kept
     for subject in subjects:

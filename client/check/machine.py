@@ -11,13 +11,13 @@ from agi_core.errors import ConfigError
 from agi_core.host.device import open_device
 from agi_core.host.keys import fingerprint
 from agi_core.host.liveness import is_alive
-from client.check.rows import Row, failed, passed, warning
+from client.check.rows import CheckRow, failed, passed, warning
 from client.process.lock import client_runs
 from client.site.file import DeployedSite
 from client.site.keys import check_owner, public_key, public_path
 
 
-def check_machine(site: DeployedSite) -> Iterator[Row]:
+def check_machine(site: DeployedSite) -> Iterator[CheckRow]:
     """Rows about the machine."""
     yield _device(site)
     key_path = Path(site.key_file)
@@ -27,7 +27,7 @@ def check_machine(site: DeployedSite) -> Iterator[Row]:
     yield _state(Path(site.state_dir))
 
 
-def _device(site: DeployedSite) -> Row:
+def _device(site: DeployedSite) -> CheckRow:
     try:
         device = open_device(site.device, threads=site.threads)
         return passed("device", f"device={site.device}: {device} is usable, with {site.threads} CPU threads")
@@ -35,7 +35,7 @@ def _device(site: DeployedSite) -> Row:
         return failed("device", str(error), "set device in the site file")
 
 
-def _key(key_path: Path, site: str) -> Iterator[Row]:
+def _key(key_path: Path, site: str) -> Iterator[CheckRow]:
     try:
         status = key_path.stat()
     except OSError as error:
@@ -58,7 +58,7 @@ def _key(key_path: Path, site: str) -> Iterator[Row]:
         yield failed("key", str(error), f"make a new key with --init and send {public_path(key_path)}")
 
 
-def _users(key_path: Path) -> Row:
+def _users(key_path: Path) -> CheckRow:
     me = os.geteuid()
     if key_path.exists() and not os.access(key_path, os.R_OK):
         return passed("users", f"two: the node runs as the key's owner, this is {_user(me)}")
@@ -76,7 +76,7 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _port(site: DeployedSite) -> Row:
+def _port(site: DeployedSite) -> CheckRow:
     place = f"127.0.0.1:{site.runtime_port}"
     if client_runs(Path(site.state_dir)):
         return passed("local port", f"{place} is used by this site's client, which is running")
@@ -93,7 +93,7 @@ def _port(site: DeployedSite) -> Row:
     return passed("local port", f"{place} is free")
 
 
-def _state(state_dir: Path) -> Row:
+def _state(state_dir: Path) -> CheckRow:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

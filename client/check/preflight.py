@@ -16,7 +16,7 @@ from agi_core.scenario import Scenario, parse_scenario
 from client.check.connection import check_connection
 from client.check.data import check_data
 from client.check.machine import check_machine
-from client.check.rows import FAILED, Row, failed, passed, warning
+from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.opened import open_site
 from client.site.policy import PrivacyBudget
@@ -24,7 +24,7 @@ from client.site.policy import PrivacyBudget
 REPORT_NAME = "check.json"
 
 
-def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], None]) -> dict[str, Any]:
+def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckRow], None]) -> dict[str, Any]:
     """Check all, telling `on_row` of each row at once; what comes back is also in state_dir/check.json, at the site.
 
     Args:
@@ -40,7 +40,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
     parsed = parse_scenario(scenario or LAYOUTS[site.data.layout].default_scenario)
     summary: dict[str, Any] = {}
 
-    def all_rows() -> Iterator[Row]:
+    def all_rows() -> Iterator[CheckRow]:
         nonlocal summary
         yield passed("site file", f"{site_path}, site {site.site}, scenario {parsed}")
         summary = yield from check_data(site, parsed)
@@ -56,7 +56,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
     report = {
         "site": site.site,
         "checked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "ready": all(row.state != FAILED for row in rows),
+        "ready": all(row.state != CheckState.FAILED for row in rows),
         "data": summary,
         "rows": [asdict(row) for row in rows],
     }
@@ -65,7 +65,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[Row], 
     return report
 
 
-def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> Iterator[Row]:
+def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> Iterator[CheckRow]:
     """What is spent of the site's budget, and what is left; nothing where the site does not train privately."""
     if site.privacy is None:
         return
@@ -87,7 +87,7 @@ def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> It
         yield failed("privacy budget", str(error), "mend what is named; until then the site does not train")
 
 
-def _registration(site: DeployedSite) -> Row:
+def _registration(site: DeployedSite) -> CheckRow:
     """What the node's log last said; only a connection itself can tell."""
     what, log_path = "registration", Path(site.state_dir) / "logs" / "node.log"
     log = log_path.read_text(errors="replace") if log_path.is_file() else ""

@@ -1,31 +1,34 @@
 """One row of the table that `--check` prints."""
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
-PASSED: Literal["passed"] = "passed"
-WARNING: Literal["warning"] = "warning"
-FAILED: Literal["FAILED"] = "FAILED"
-State = Literal["passed", "warning", "FAILED"]
+
+class CheckState(StrEnum):
+    """How a check went."""
+
+    PASSED = "passed"
+    WARNING = "warning"
+    FAILED = "FAILED"
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """What was checked, how it went, what was found, and how to mend it (empty where nothing is to be done)."""
 
     what: str
-    state: State
+    state: CheckState
     found: str
     fix: str = ""
 
 
-def passed(what: str, found: str) -> Row:
-    return Row(what, PASSED, found)
+def passed(what: str, found: str) -> CheckRow:
+    return CheckRow(what, CheckState.PASSED, found)
 
 
-def warning(what: str, found: str, fix: str) -> Row:
-    return Row(what, WARNING, found, fix)
+def warning(what: str, found: str, fix: str) -> CheckRow:
+    return CheckRow(what, CheckState.WARNING, found, fix)
 
 
-def failed(what: str, found: str, fix: str) -> Row:
-    return Row(what, FAILED, found, fix)
+def failed(what: str, found: str, fix: str) -> CheckRow:
+    return CheckRow(what, CheckState.FAILED, found, fix)

@@ -12,7 +12,7 @@ from typing import Any
 
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, PolicyError
-from agi_core.metric_names import METRICS
+from agi_core.metric_names import METRIC_NAMES
 from agi_core.protocol import ALLOWED_METRICS
 from agi_core.scenario import parse_scenario
 
@@ -142,7 +142,7 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
     _validate_budget("privacy.validation", validation)
     _in_range({"privacy.validation.noise_multiplier": (validation.noise_multiplier, _ABOVE_0, math.inf)})
     for name, bounds in validation.metrics.items():
-        if name not in METRICS or len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
+        if name not in METRIC_NAMES or len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
             raise ConfigError(
                 f"privacy.validation.metrics: {name}: {bounds} must be a metric with its lowest and highest value, for"
                 " example psnr_db: [10, 40]"

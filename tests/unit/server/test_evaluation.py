@@ -1,12 +1,12 @@
 import pytest
 
-from agi_core.metric_names import METRICS
+from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.protocol import Reply
-from server.evaluation import VALIDATION_METRICS, over_subjects, site_rows, suppressed_sites, validation_rows, worse_at
+from server.evaluation import over_subjects, site_rows, suppressed_sites, validation_rows, worse_at
 
 
 def reply(psnr_db: float | None, *, subjects: int = 2, suppressed: str = "", prefix: str = "") -> Reply:
-    metrics = {} if psnr_db is None else {f"{prefix}{name}": psnr_db for name in METRICS}
+    metrics = {} if psnr_db is None else {f"{prefix}{name}": psnr_db for name in METRIC_NAMES}
     if prefix and metrics:
         metrics["validation_subjects"] = subjects
     return Reply("run", 1, "n", subjects, metrics, None, 0, suppressed)
@@ -20,11 +20,11 @@ def test_the_mean_is_over_subjects() -> None:
 
 @pytest.mark.parametrize("told", [(), ("A",)])
 def test_figures_that_a_site_holds_back_are_absent_not_zero(told: tuple[str, ...]) -> None:
-    names = ",".join(METRICS)
+    names = ",".join(METRIC_NAMES)
     replies = {s: reply(20.0) if s in told else reply(None, suppressed=names) for s in ("A", "B")}
     assert list(site_rows(replies)) == [*told]
     assert over_subjects(site_rows(replies)).get("psnr_db") == (20.0 if told else None)
-    assert suppressed_sites(replies, METRICS) == [site for site in ("A", "B") if site not in told]
+    assert suppressed_sites(replies, METRIC_NAMES) == [site for site in ("A", "B") if site not in told]
 
 
 def test_a_site_may_tell_its_psnr_and_no_more() -> None:
@@ -38,13 +38,13 @@ def test_without_a_psnr_there_is_no_row() -> None:
     assert site_rows({"A": half}) == {}
     half = Reply("run", 1, "n", 2, {"validation_ssim": 0.5, "validation_subjects": 2}, None, 0, "validation_psnr_db")
     assert validation_rows({"A": half}) == {}
-    assert suppressed_sites({"A": half}, VALIDATION_METRICS) == ["A"]
-    assert suppressed_sites({"A": half}, METRICS) == []
+    assert suppressed_sites({"A": half}, VALIDATION_METRIC_NAMES) == ["A"]
+    assert suppressed_sites({"A": half}, METRIC_NAMES) == []
 
 
 def test_validation_travels_with_training() -> None:
     rows = validation_rows({"A": reply(20.0, prefix="validation_"), "B": reply(None)})
-    assert rows["A"] == {**dict.fromkeys(METRICS, 20.0), "subjects": 2}
+    assert rows["A"] == {**dict.fromkeys(METRIC_NAMES, 20.0), "subjects": 2}
     assert list(rows) == ["A"]
 
 

@@ -6,13 +6,19 @@ import pytest
 
 from agi_core.errors import RunError
 from client.border import audit
-from client.border.audit import ANSWERED, FAILED, NAME, REFUSED, Row, append, read, table
+from client.border.audit import NAME, AuditRow, Decision, append, read, table
 
 ROWS = [
-    Row("run", 1, "train", ANSWERED, "digest", {"num_examples": 12, "steps": 40}, ("ssim",), 1200, "abcdef0123456789"),
-    Row("run", 2, "train", REFUSED, reason="not allowed"),
-    Row("run", 2, "evaluate all", REFUSED, reason="not allowed"),
-    Row("run", 2, "train", FAILED, reason="no memory"),
+    AuditRow(
+        *("run", 1, "train", Decision.ANSWERED, "digest"),
+        left={"num_examples": 12, "steps": 40},
+        held_back=("ssim",),
+        weights_bytes=1200,
+        weights_sha256="abcdef0123456789",
+    ),
+    AuditRow("run", 2, "train", Decision.REFUSED, reason="not allowed"),
+    AuditRow("run", 2, "evaluate all", Decision.REFUSED, reason="not allowed"),
+    AuditRow("run", 2, "train", Decision.FAILED, reason="no memory"),
 ]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from client.check.machine import check_machine
-from client.check.rows import FAILED, PASSED
+from client.check.rows import CheckState
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.new_site import write_site
 from tests.support.health_services import health_service
@@ -29,4 +29,4 @@ def test_a_port_in_use_is_no_fault_of_a_node_that_is_alive(site: DeployedSite) -
         with health_service(port=site.health_port):
             states += [row.state for row in check_machine(site) if row.what == "local port"]
     states += [row.state for row in check_machine(site) if row.what == "local port"]
-    assert states == [FAILED, PASSED, PASSED]
+    assert states == [CheckState.FAILED, CheckState.PASSED, CheckState.PASSED]

@@ -22,7 +22,7 @@ from agi_core.privacy.ledger import Budget, open_ledger
 from agi_core.scenario import parse_scenario
 from client.check.connection import check_connection
 from client.check.preflight import check_budgets, preflight
-from client.check.rows import FAILED, PASSED, WARNING, Row
+from client.check.rows import CheckRow, CheckState
 from client.process.lock import only_client
 from client.site.file import Coordinator, read_deployed_site
 from client.site.keys import make_key
@@ -43,9 +43,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("pki") / "good")
 
 
-def rows_at(port: int, authority: Authority, *, host: str = "127.0.0.1") -> dict[str, Row]:
+def rows_at(port: int, authority: Authority, *, host: str = "127.0.0.1") -> dict[str, CheckRow]:
     rows = list(check_connection(Coordinator(f"{host}:{port}", str(authority.ca_path))))
-    assert all(row.fix for row in rows if row.state != PASSED)
+    assert all(row.fix for row in rows if row.state != CheckState.PASSED)
     return {row.what: row for row in rows}
 
 
@@ -57,7 +57,7 @@ def test_a_good_server_passes_everything(authority: Authority, host: str) -> Non
     with serving(authority.server()) as port:
         rows = rows_at(port, authority, host=host)
     names = ["CA file", "proxy", "DNS", "TCP", "TLS", "certificate expiry", "answer", "clock"]
-    assert [(row.what, row.state) for row in rows.values()] == [(name, PASSED) for name in names]
+    assert [(row.what, row.state) for row in rows.values()] == [(name, CheckState.PASSED) for name in names]
     assert "199 days" in rows["certificate expiry"].found
 
 
@@ -78,7 +78,7 @@ def test_each_fault_of_tls_has_its_own_sentence(
     with serving(make(authority)) as port:
         rows = rows_at(port, authority)
     *_, last = rows.values()
-    assert (last.what, last.state) == ("TLS", FAILED)
+    assert (last.what, last.state) == ("TLS", CheckState.FAILED)
     assert cause in last.found
     assert step in last.fix
 
@@ -86,18 +86,18 @@ def test_each_fault_of_tls_has_its_own_sentence(
 def test_a_certificate_near_its_end_warns(authority: Authority) -> None:
     with serving(authority.server(days=(-200, 20))) as port:
         row = rows_at(port, authority)["certificate expiry"]
-    assert row.state == WARNING
+    assert row.state == CheckState.WARNING
     assert "19 days" in row.found
 
 
 @pytest.mark.parametrize(
     ("server_clock_s", "state", "cause"),
     [
-        (-8.0, FAILED, "ahead"),  # this machine is 8 s ahead
-        (-3.5, WARNING, "ahead"),
-        (0.0, PASSED, "within"),
-        (90.0, WARNING, "behind"),
-        (400.0, FAILED, "behind"),
+        (-8.0, CheckState.FAILED, "ahead"),  # this machine is 8 s ahead
+        (-3.5, CheckState.WARNING, "ahead"),
+        (0.0, CheckState.PASSED, "within"),
+        (90.0, CheckState.WARNING, "behind"),
+        (400.0, CheckState.FAILED, "behind"),
     ],
 )
 def test_clocks_are_compared(authority: Authority, server_clock_s: float, state: str, cause: str) -> None:
@@ -110,7 +110,7 @@ def test_clocks_are_compared(authority: Authority, server_clock_s: float, state:
 def test_a_gateway_without_a_superlink_behind_it(authority: Authority) -> None:
     with serving(authority.server(), status=502) as port:
         row = rows_at(port, authority)["answer"]
-    assert row.state == FAILED
+    assert row.state == CheckState.FAILED
     assert "502" in row.found
 
 
@@ -118,20 +118,20 @@ def test_nobody_listens(authority: Authority) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # bound, and not listening
         *_, last = rows_at(probe.getsockname()[1], authority).values()
-    assert (last.what, last.state) == ("TCP", FAILED)
+    assert (last.what, last.state) == ("TCP", CheckState.FAILED)
     assert "outbound HTTPS" in last.fix
 
 
 def test_a_name_that_is_none(authority: Authority) -> None:
     *_, last = rows_at(443, authority, host="no-such-host.invalid").values()
-    assert (last.what, last.state) == ("DNS", FAILED)
+    assert (last.what, last.state) == ("DNS", CheckState.FAILED)
 
 
 def test_a_ca_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("hello")
     for name, cause in (("ca.crt", "PEM"), ("missing.crt", "No such file")):
         (row,) = check_connection(Coordinator("127.0.0.1:1", str(tmp_path / name)))
-        assert row.state == FAILED
+        assert row.state == CheckState.FAILED
         assert cause in row.found
 
 
@@ -175,7 +175,7 @@ def test_the_way_through_a_proxy(authority: Authority, monkeypatch: pytest.Monke
     with serving(authority.server()) as port:
         rows = rows_at(port, authority)
     proxy.join()
-    assert all(row.state == PASSED for row in rows.values())
+    assert all(row.state == CheckState.PASSED for row in rows.values())
     assert f"127.0.0.1:{proxy.port} is used" in rows["proxy"].found
     assert "p%40ss" not in str(rows)
     assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in proxy.head  # user:p@ss
@@ -187,7 +187,7 @@ def test_a_proxy_that_refuses(authority: Authority, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
     rows = list(check_connection(Coordinator("127.0.0.1:443", str(authority.ca_path))))
     proxy.join()
-    assert (rows[-1].what, rows[-1].state) == ("proxy", FAILED)
+    assert (rows[-1].what, rows[-1].state) == ("proxy", CheckState.FAILED)
     assert "403" in rows[-1].found
 
 
@@ -202,7 +202,7 @@ def test_a_proxy_that_is_not_used(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(authority.server()) as port:
         rows = rows_at(port, authority)
-    assert all(row.state == PASSED for row in rows.values())
+    assert all(row.state == CheckState.PASSED for row in rows.values())
     assert told in rows["proxy"].found
 
 
@@ -224,12 +224,12 @@ def site_file(folder: Path, *, data_dir: Path, port: int, authority: Authority, 
 
 
 def test_a_site_that_is_ready(tmp_path: Path, authority: Authority, ixi_dir: Path) -> None:
-    shown: list[Row] = []
+    shown: list[CheckRow] = []
     with serving(authority.server()) as port:
         path = site_file(tmp_path, data_dir=ixi_dir, port=port, authority=authority)
         report = preflight(path, scenario=None, on_row=shown.append)
     assert report["ready"], shown
-    assert {row.what for row in shown if row.state == WARNING} == {"users", "registration"}
+    assert {row.what for row in shown if row.state == CheckState.WARNING} == {"users", "registration"}
     t1 = {"scans": 12, "median_spacing_mm": [4.0, 4.0, 8.0]}
     t1["voxels"] = dict.fromkeys(("minimum", "median", "maximum"), 40 * 36 * 8)  # type: ignore[assignment]
     assert report["data"] == {"subjects": 12, "sessions": 12, "modalities": {"T1": t1, "T2": t1, "PD": t1}}
@@ -248,8 +248,8 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
     site, scenario = read_deployed_site(path), parse_scenario("T1,T2:PD")
     fresh = [(row.what, row.state, row.found) for row in check_budgets(path, site, scenario)]
     assert fresh == [
-        ("training budget", PASSED, "epsilon 0.00 of 8 spent, 8.00 left (delta 1e-05)"),
-        ("validation budget", PASSED, "epsilon 0.00 of 2 spent, 2.00 left (delta 1e-05)"),
+        ("training budget", CheckState.PASSED, "epsilon 0.00 of 8 spent, 8.00 left (delta 1e-05)"),
+        ("validation budget", CheckState.PASSED, "epsilon 0.00 of 2 spent, 2.00 left (delta 1e-05)"),
     ]
     assert site.privacy is not None
     subjects = open_site(path).scans(Task(scenario="T1,T2:PD")).subjects
@@ -259,11 +259,11 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
         with open_ledger(Path(rules.ledger), head_path=Path(rules.ledger_head), site="hospitalA") as ledger:
             ledger.reserve([s.id for s in whose], steps, run="r", round=1, request="d", budget=limit)
     training, validating = check_budgets(path, site, scenario)
-    assert (training.state, validating.state) == (WARNING, WARNING)  # both are spent, and more
+    assert (training.state, validating.state) == (CheckState.WARNING, CheckState.WARNING)  # both are spent, and more
     assert "of 2 spent, 0.00 left" in validating.found
     Path(site.privacy.ledger).write_text("damaged\n")
     (failed,) = check_budgets(path, site, scenario)
-    assert (failed.what, failed.state) == ("privacy budget", FAILED)
+    assert (failed.what, failed.state) == ("privacy budget", CheckState.FAILED)
 
 
 def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> None:
@@ -287,7 +287,7 @@ def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> Non
         shutil.copyfile(scan(105, modality), scan(106, modality))  # one person twice
     scan(107, "PD").unlink()
 
-    shown: list[Row] = []
+    shown: list[CheckRow] = []
     path = site_file(tmp_path, data_dir=data_dir, port=1, authority=authority)
     report = preflight(path, scenario="T1,T2:PD", on_row=shown.append)
     assert not report["ready"]
@@ -297,10 +297,12 @@ def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> Non
     twice = [row for row in shown if row.what == "duplicates"]
     assert len(twice) == 3
     assert all("IXI105" in row.found and "exclude: [IXI106]" in row.fix for row in twice)
-    assert any("left out 1: no PD (first: IXI107 1107)" in row.found for row in shown if row.state == WARNING)
+    assert any(
+        "left out 1: no PD (first: IXI107 1107)" in row.found for row in shown if row.state == CheckState.WARNING
+    )
     assert report["data"]["subjects"] == 2
     few = next(row for row in shown if row.what == "number of subjects")
-    assert few.state == FAILED
+    assert few.state == CheckState.FAILED
 
 
 _BROKEN = {
@@ -318,7 +320,7 @@ def test_faults_of_the_machine(tmp_path: Path, authority: Authority) -> None:
     (tmp_path / "state" / "logs").mkdir(parents=True)
     (tmp_path / "state").chmod(0o755)
     (tmp_path / "state" / "logs" / "node.log").write_text("SuperNode ID: 12\n[code: 2004] Failed to activate\n")
-    shown: list[Row] = []
+    shown: list[CheckRow] = []
     text = path.read_text().replace("device: cpu", "device: cuda:99")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -328,9 +330,9 @@ def test_faults_of_the_machine(tmp_path: Path, authority: Authority) -> None:
         preflight(path, scenario=None, on_row=shown.append)
     states = {(row.what, row.state) for row in shown}
     for what in ("scans", "device", "key", "local port", "TCP", "registration"):
-        assert (what, FAILED) in states, what
-    assert ("state folder", WARNING) in states
-    mode = next(row for row in shown if row.what == "key" and row.state == FAILED)
+        assert (what, CheckState.FAILED) in states, what
+    assert ("state folder", CheckState.WARNING) in states
+    mode = next(row for row in shown if row.what == "key" and row.state == CheckState.FAILED)
     assert mode.fix.startswith(f"chmod 600 {tmp_path / 'key' / 'node'}")
 
 
@@ -338,12 +340,12 @@ def test_the_port_of_the_running_client_is_no_fault(tmp_path: Path, authority: A
     path = site_file(tmp_path, data_dir=tmp_path, port=1, authority=authority)
     (tmp_path / "state" / "logs").mkdir(parents=True)
     (tmp_path / "state" / "logs" / "node.log").write_text("[code: 2004]\nSuperNode ID: 12\n")
-    shown: list[Row] = []
+    shown: list[CheckRow] = []
     with only_client(tmp_path / "state"):
         preflight(path, scenario=None, on_row=shown.append)
     port_row = next(row for row in shown if row.what == "local port")
-    assert (port_row.state, "is running" in port_row.found) == (PASSED, True)
-    assert next(row for row in shown if row.what == "registration").state == PASSED
+    assert (port_row.state, "is running" in port_row.found) == (CheckState.PASSED, True)
+    assert next(row for row in shown if row.what == "registration").state == CheckState.PASSED
 
 
 def test_a_scenario_or_site_file_that_cannot_be_read(tmp_path: Path, authority: Authority) -> None:
@@ -361,6 +363,6 @@ def test_a_head_can_be_read_on_another_grid(tmp_path: Path, authority: Authority
     write_head(path, seed=100, contrast=2.0)
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::2], image.affine @ np.diag([2, 1, 1, 1])), path)
-    shown: list[Row] = []
+    shown: list[CheckRow] = []
     preflight(site_file(tmp_path, data_dir=data_dir, port=1, authority=authority), scenario=None, on_row=shown.append)
     assert [row.found for row in shown if row.what == "scans"] == ["3 of 3 subjects are readable and fit together"]
