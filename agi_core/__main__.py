@@ -48,7 +48,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
         bar = live.add_task("starting", total=None)
 
-        def show(news: progress.Step | progress.Event) -> None:
+        def show(news: progress.News) -> None:
             if isinstance(news, progress.Step):
                 live.update(bar, description=news.phase, completed=news.step, total=news.steps)
 

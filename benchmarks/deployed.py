@@ -16,7 +16,8 @@ import nibabel
 import numpy as np
 
 from agi_core.host.processes import descendants
-from agi_core.run.run_folder import Event, read_events
+from agi_core.run.event_log import read_events
+from agi_core.run.events import Event
 
 SITES = ("hospitalA", "hospitalB", "hospitalC")
 SUBJECTS = 10
@@ -99,12 +100,12 @@ def federate(coordinator_dir: Path, name: str, *settings: str) -> Path:
     return run_dir
 
 
-def timed_events(run_dir: Path) -> list[Event]:
-    """The run's events, each with its "time" by the clock: the last line was written when the file was."""
+def timed_events(run_dir: Path) -> list[tuple[float, Event]]:
+    """The run's events, each after its time by the clock: the last line was written when the file was."""
     path = run_dir / "events.jsonl"
     events = read_events(run_dir) if path.is_file() else []
-    zero = path.stat().st_mtime - events[-1]["t_s"] if events else 0.0
-    return [{**event, "time": zero + event["t_s"]} for event in events]
+    zero = path.stat().st_mtime - events[-1].t_s if events else 0.0
+    return [(zero + t_s, event) for t_s, event in events]
 
 
 def write_scans(data_dir: Path, *, seed: int) -> None:

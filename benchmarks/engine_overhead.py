@@ -9,7 +9,9 @@ import argparse
 import statistics
 from pathlib import Path
 
-from agi_core.run.run_folder import open_existing, read_events
+from agi_core.run.event_log import read_events
+from agi_core.run.events import RoundFinished, RoundStarted
+from agi_core.run.run_folder import open_existing
 
 
 def main() -> None:
@@ -18,11 +20,11 @@ def main() -> None:
     print("| run | sites | rounds | site work per round, s | engine per round, s: median | largest |")
     print("|---|---|---|---|---|---|")
     for run_dir in parser.parse_args().runs:
-        events = read_events(run_dir)
-        started = {event["round"]: event["t_s"] for event in events if event["event"] == "round_started"}
-        finished = [event for event in events if event["event"] == "round_finished"]
-        work = [sum(event["seconds"].values()) for event in finished]
-        extra = [event["t_s"] - started[event["round"]] - w for event, w in zip(finished, work, strict=True)]
+        log = read_events(run_dir)
+        started = {event.round: t_s for t_s, event in log if isinstance(event, RoundStarted)}
+        finished = [(t_s, event) for t_s, event in log if isinstance(event, RoundFinished)]
+        work = [sum(event.seconds.values()) for _, event in finished]
+        extra = [t_s - started[event.round] - w for (t_s, event), w in zip(finished, work, strict=True)]
         sites = len(open_existing(run_dir).federation.sites)
         print(
             f"| {run_dir.name} | {sites} | {len(finished)} | {statistics.median(work):.1f}"

@@ -23,6 +23,8 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import Aggregation, RunConfig
 from agi_core.protocol import ARRAYS, TRAIN, Reply, Request
 from agi_core.run import run_folder
+from agi_core.run.event_log import events_of
+from agi_core.run.events import ModelTested
 from client.app import app as client_app
 from server import rounds
 from server.app import app as server_app
@@ -103,10 +105,9 @@ def run(name: str, seed: int, out_dir: Path) -> float:
     app = Poisoner(hostile) if attacked else client_app
     with patch.object(rounds, "judge_updates", rounds.judge_updates if gate else accept_everything):
         run_in_process(server_app, app, node_configs=node_configs, run_config={"run-dir": str(run_dir)})
-    events = run_folder.read_events(run_dir)
-    (tested,) = [event for event in events if event["event"] == "tested"]
-    print(f"{name}, seed {seed}: {tested['final']['psnr_db']:.2f} dB", flush=True)
-    return float(tested["final"]["psnr_db"])
+    (psnr_db,) = [tested.scores.final["psnr_db"] for tested in events_of(run_dir, ModelTested)]
+    print(f"{name}, seed {seed}: {psnr_db:.2f} dB", flush=True)
+    return psnr_db
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from agi_core.config.schema import PrivacyConfig, RunConfig
 from agi_core.data.partition import split_subjects
 from agi_core.host import atomic
 from agi_core.run import run_folder
-from agi_core.run.run_folder import EventLog
+from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.events import ModelTested
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
@@ -103,7 +104,7 @@ def measure(case: Case, *, seed: int, run_dir: Path) -> dict[str, Any]:
     site_paths = write_sites(run_dir, config, federation)
     nodes = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     run_in_process(server_app, client_app, node_configs=nodes, run_config={"run-dir": str(run_dir.resolve())})
-    (tested,) = [event for event in run_folder.read_events(run_dir) if event["event"] == "tested"]
+    (psnr_db,) = [tested.scores.final["psnr_db"] for tested in events_of(run_dir, ModelTested)]
     baselines = run_baselines(
         ["initial_weights"],
         config=config,
@@ -113,8 +114,8 @@ def measure(case: Case, *, seed: int, run_dir: Path) -> dict[str, Any]:
     )
     spent = privacy_spent(config, run_dir, site_paths).values()
     return {
-        "psnr_db": tested["final"]["psnr_db"],
-        "initial_psnr_db": baselines["initial_weights"]["final"]["psnr_db"],
+        "psnr_db": psnr_db,
+        "initial_psnr_db": baselines["initial_weights"].final["psnr_db"],
         "training_subjects": subjects,
         "epsilon": max((row["epsilon"] for row in spent), default=None),
     }

@@ -8,7 +8,6 @@ Student t over seeds; differences are taken within a seed first.
 """
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -17,9 +16,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from scipy.stats import t
+
+from agi_core.run.scores import Scores
+from agi_core.run.summary import Summary, read_summary
 
 SETTINGS = ["--clients", "5", "--compare", "--rounds", "10", "reference=T2", "training.local_steps=60"]
 SETTINGS += ["data.phantom_sites=Guys:30,HH:20,IOP:12"]
@@ -47,7 +48,8 @@ def main() -> int:
         print(f"{len(failed)} of {len(seeds)} runs failed, see above; start again afterwards: finished rounds are kept")
         return 1
 
-    text = table([json.loads((run_dir / "summary.json").read_text()) for run_dir in run_dirs], arguments.settings)
+    summaries = [summary for run_dir in run_dirs if (summary := read_summary(run_dir)) is not None]
+    text = table(summaries, arguments.settings)
     text += f"\nThis call took {(time.monotonic() - started) / 60:.0f} min.\n"
     (arguments.out / "results.md").write_text(text)
     print(text)
@@ -70,26 +72,26 @@ def run(seed: int, run_dir: Path, settings: Sequence[str]) -> int:
     return code
 
 
-def table(summaries: Sequence[dict[str, Any]], settings: Sequence[str]) -> str:
+def table(summaries: Sequence[Summary], settings: Sequence[str]) -> str:
     """Markdown: figures per model, differences to the federated model, and the worst site."""
     rows = []
     for model in MODELS:
-        finals = [final_of(summary, model) for summary in summaries]
+        finals = [scores_of(summary, model).final for summary in summaries]
         worsts = [worst_of(summary, model) for summary in summaries]
         cells = [model.replace("_", " "), interval([final["psnr_db"] for final in finals])]
         cells += [interval([final[name] for final in finals], digits=4) for name in ("ssim", "mae")]
         cells.append(interval(worsts))
         if model != "federated":
-            ours = [final_of(summary, "federated")["psnr_db"] for summary in summaries]
+            ours = [summary.scores.final["psnr_db"] for summary in summaries]
             cells.append(interval([a - b["psnr_db"] for a, b in zip(ours, finals, strict=True)]))
             ours = [worst_of(summary, "federated") for summary in summaries]
             cells.append(interval([a - b for a, b in zip(ours, worsts, strict=True)]))
         rows.append(f"| {' | '.join(cells)} |")
-    minutes = interval([summary["wall_s"] / 60 for summary in summaries], digits=1)
-    subjects = sum(row["subjects"] for row in summaries[0]["sites"].values())
+    minutes = interval([summary.wall_s / 60 for summary in summaries], digits=1)
+    first = summaries[0]
     lines = [
-        f"{summaries[0]['scenario']}, SYNTHETIC data of {summaries[0]['anatomies']} anatomies, {len(summaries)} seeds,"
-        f" {subjects} test subjects each; `{' '.join([*SETTINGS, *settings])}`;",
+        f"{first.scenario}, SYNTHETIC data of {first.anatomies} anatomies, {len(summaries)} seeds,"
+        f" {first.scores.subjects} test subjects each; `{' '.join([*SETTINGS, *settings])}`;",
         f"commit {commit()}, {platform.machine()}, one thread per run, {minutes} min per run.",
         "",
         "| model | PSNR dB | SSIM | MAE | worst site, dB | federated minus this, dB | on the worst site, dB |",
@@ -105,16 +107,14 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def final_of(summary: dict[str, Any], model: str) -> dict[str, Any]:
-    """Mean metrics over the test subjects of the training sites."""
-    final: dict[str, Any] = summary["final"] if model == "federated" else summary["baselines"][model]["final"]
-    return final
+def scores_of(summary: Summary, model: str) -> Scores:
+    """Those of the federation or of a baseline."""
+    return summary.scores if model == "federated" else summary.baselines[model]
 
 
-def worst_of(summary: dict[str, Any], model: str) -> float:
+def worst_of(summary: Summary, model: str) -> float:
     """PSNR of the training site where the model is worst."""
-    sites = summary["sites"] if model == "federated" else summary["baselines"][model]["sites"]
-    return min(float(row["psnr_db"]) for row in sites.values())
+    return min(score.psnr_db for score in scores_of(summary, model).sites.values())
 
 
 def interval(values: Sequence[float], *, digits: int = 2) -> str:

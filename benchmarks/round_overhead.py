@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from deployed import SITES, coordinator, cpu_seconds, federate, gateway, hospital, our, running, timed_events
 
+from agi_core.run.events import RoundFinished, RoundStarted
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds per round of a deployed federation with a trivial model.")
@@ -35,12 +37,12 @@ def main() -> None:
         events = timed_events(run_dir)
         load.append(os.getloadavg()[0])
 
-    started = next(event["time"] for event in events if event["event"] == "round_started")
-    finished = [event for event in events if event["event"] == "round_finished"]
-    ends = [started, *(event["time"] for event in finished)]
+    started = next(time for time, event in events if isinstance(event, RoundStarted))
+    finished = [(time, event) for time, event in events if isinstance(event, RoundFinished)]
+    ends = [started, *(time for time, _ in finished)]
     seconds = [end - begin for begin, end in itertools.pairwise(ends)]
     cpu_s = np.diff(np.interp(ends[1:], *np.transpose(samples)))
-    work = [max(event["seconds"].values()) for event in finished]
+    work = [max(event.seconds.values()) for _, event in finished]
     print("| sites | rounds | seconds per round: median | smallest | largest | slowest site's work | CPU s | load |")
     print("|---|---|---|---|---|---|---|---|")
     print(

@@ -37,6 +37,7 @@ from deployed import (
     wait_for,
 )
 
+from agi_core.run.events import RoundStarted, RunPaused
 from client.process.join import environment
 from client.site.file import read_deployed_site
 from server.coordinator import BIN_DIR, CoordinatorDir
@@ -186,8 +187,9 @@ def ours(folder: Path, transport: str, rounds: int) -> tuple[list[float], list[f
 def begins_of(run_dir: Path) -> list[float]:
     """Times at which the run's rounds began."""
     events = timed_events(run_dir)
-    assert not events or events[-1]["event"] != "paused", events[-1]["reason"]
-    return [event["time"] for event in events if event["event"] == "round_started"]
+    paused = [event.reason for _, event in events[-1:] if isinstance(event, RunPaused)]
+    assert not paused, paused
+    return [time for time, event in events if isinstance(event, RoundStarted)]
 
 
 def site_work(log_path: Path, begin: float) -> tuple[float, float]:

@@ -11,6 +11,8 @@ from agi_core.config.schema import DEPLOYMENT
 from agi_core.errors import AgiError
 from agi_core.report.report import build_report
 from agi_core.run import progress, run_folder
+from agi_core.run.event_log import read_events
+from agi_core.run.summary import summarise, write_summary
 from server import run_state, status, strikes
 from server.rounds import Rounds
 
@@ -30,8 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     with run_state.holding(run_dir), progress.listening(partial(status.follow, run_dir)):
         try:
             Rounds(grid, run_dir, strikes_path=strikes_path).run()
-            wall_s = run_folder.read_events(run_dir)[-1]["t_s"]
-            run_folder.summarise(run_dir, config, wall_s=wall_s, baselines={}, more={})
+            write_summary(run_dir, summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s))
         except AgiError:
             with contextlib.suppress(AgiError):  # the disk may be full
                 build_report(run_dir)

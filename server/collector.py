@@ -7,7 +7,8 @@ from typing import TypeVar
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
 from agi_core.protocol import TRAIN, Reply, Request
-from agi_core.run.run_folder import EventLog
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import Retried, SiteQuarantined, SiteSatOut, UpdateClipped, UpdateRefused
 from server import strikes
 from server.exchange import Exchange, Outcome
 from server.run_state import RunState
@@ -63,7 +64,7 @@ class Collector:
                 break
             if attempt:
                 answered = sorted(verdict.accepted)
-                self._events.append("retried", round=request.round, action=request.action, answered=answered)
+                self._events.append(Retried(round=request.round, action=request.action, answered=answered))
             nodes = self._connected(asking, request, enough=None if wait_for_all and not attempt else lacking())
             if len(nodes) < lacking():
                 break
@@ -99,9 +100,7 @@ class Collector:
         """A site that sits out of training is not waited for; when it answers again, it takes part again."""
         for site, reason in sorted(outcome.sitting_out.items()):
             if self._state.sitting_out.get(site) != reason:
-                self._events.append(
-                    "site_sat_out", site=site, round=request.round, action=request.action, reason=reason
-                )
+                self._events.append(SiteSatOut(site=site, round=request.round, action=request.action, reason=reason))
         if request.action == TRAIN:
             self._state.sitting_out |= outcome.sitting_out
             for site in outcome.replies:
@@ -111,12 +110,12 @@ class Collector:
         """Note what was cut down, and what was refused. A refusal is a strike, and strikes end in quarantine."""
         round, run = request.round, self._events.path.parent.name
         for site, reason in clipped.items():
-            self._events.append("update_clipped", site=site, round=round, reason=reason)
+            self._events.append(UpdateClipped(site=site, round=round, reason=reason))
         for site, reason in sorted(refused.items()):
             count = strikes.strike(self._strikes_path, site, run=run, round=round, reason=reason)
-            self._events.append("update_refused", site=site, round=round, reason=reason, strikes=count)
+            self._events.append(UpdateRefused(site=site, round=round, reason=reason, strikes=count))
             if count == strikes.QUARANTINED_AT:
-                self._events.append("site_quarantined", site=site, round=round)
+                self._events.append(SiteQuarantined(site=site, round=round))
 
     def _why_too_few(self, shut_out: Sequence[str], refused: Mapping[str, str]) -> str:
         """Which sites are missing for another reason than the network, why, and what can be done."""

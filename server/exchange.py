@@ -35,7 +35,8 @@ from agi_core.protocol import (
     request_scalars,
 )
 from agi_core.run import progress
-from agi_core.run.run_folder import EventLog
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
 from server.nodes import Nodes
 from server.update_gate import check_answer
 
@@ -95,8 +96,8 @@ class Exchange:
         `federation.wait_s`."""
 
         def on_wait(missing: list[str]) -> None:
-            self._events.append("waiting", round=round, sites=missing, limit_s=self._wait_s)
-            _report(round, "connecting", missing)
+            self._events.append(Waiting(round=round, sites=missing, limit_s=self._wait_s))
+            progress.report(Exchanging(round=round, action="connecting", waiting_for=missing))
 
         return self._nodes.wait_for(sites, enough=enough, limit_s=self._wait_s, on_wait=on_wait)
 
@@ -107,33 +108,35 @@ class Exchange:
         """
         requests = {site: dataclasses.replace(request, nonce=secrets.token_hex(16)) for site in nodes}
         outcome = Outcome()
-        _report(request.round, request.action, sorted(nodes))
+        progress.report(Exchanging(round=request.round, action=request.action, waiting_for=sorted(nodes)))
         waiting = self._send(nodes, requests)
         for site in sorted(set(nodes) - set(waiting.values())):
-            self._note("site_missing", site, request, "the request could not be delivered")
+            self._note(SiteMissing, site, request, "the request could not be delivered")
 
         deadline = time.monotonic() + self._deadline_s + GRACE_S
         while waiting:
             for message in self._pull(list(waiting), until=deadline):
                 if site := waiting.pop(message.metadata.reply_to_message_id, ""):  # else a second answer to one request
                     self._receive(message, site, requests[site], outcome)
-            _report(
-                request.round,
-                request.action,
-                sorted(waiting.values()),
-                answered=sorted(outcome.replies),
-                failed=outcome.failed,
+            progress.report(
+                Exchanging(
+                    round=request.round,
+                    action=request.action,
+                    waiting_for=sorted(waiting.values()),
+                    answered=sorted(outcome.replies),
+                    failed=[*outcome.failed],
+                )
             )
             if time.monotonic() > deadline:
                 break
         for site in sorted(waiting.values()):
-            self._note("site_missing", site, request, f"no answer to {request.action} within {self._deadline_s:.0f} s")
+            self._note(SiteMissing, site, request, f"no answer to {request.action} within {self._deadline_s:.0f} s")
         return outcome
 
     def note_absent(self, sites: Sequence[str], request: Request) -> None:
         """Note who could not be asked."""
         for site in sites:
-            self._note("site_missing", site, request, "not connected")
+            self._note(SiteMissing, site, request, "not connected")
 
     def _send(self, nodes: Mapping[str, int], requests: Mapping[str, Request]) -> dict[str, str]:
         """{message id: site}; all messages share one record of arrays, which Flower sends to the SuperLink once."""
@@ -172,7 +175,7 @@ class Exchange:
                 outcome.sitting_out[site] = reason
                 return
             outcome.failed.append(site)
-            self._note("site_failed", site, request, reason)
+            self._note(SiteFailed, site, request, reason)
             return
         try:
             reply = _read(message)
@@ -180,29 +183,13 @@ class Exchange:
             outcome.replies[site] = reply
         except MismatchError as error:  # a site of another release means no harm
             outcome.failed.append(site)
-            self._note("site_failed", site, request, str(error))
+            self._note(SiteFailed, site, request, str(error))
         except ProtocolError as error:
             outcome.failed.append(site)
             outcome.malformed[site] = _printable(str(error))
 
-    def _note(self, event: str, site: str, request: Request, reason: str) -> None:
-        self._events.append(event, site=site, round=request.round, action=request.action, reason=reason)
-
-
-def _report(
-    round: int, action: str, waiting_for: Sequence[str], *, answered: Sequence[str] = (), failed: Sequence[str] = ()
-) -> None:
-    """Report who is being waited for: live progress, not an event of the run."""
-    progress.report(
-        {
-            "event": "exchange",
-            "round": round,
-            "action": action,
-            "waiting_for": list(waiting_for),
-            "answered": list(answered),
-            "failed": list(failed),
-        }
-    )
+    def _note(self, kind: type[SiteFailed] | type[SiteMissing], site: str, request: Request, reason: str) -> None:
+        self._events.append(kind(site=site, round=request.round, action=request.action, reason=reason))
 
 
 def _printable(text: str) -> str:

@@ -12,22 +12,16 @@ from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
 from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION
-from agi_core.run import checkpoint, run_folder
+from agi_core.run import checkpoint, events, run_folder
+from agi_core.run.event_log import EventLog
 from agi_core.run.initial_weights import initial_weights
-from agi_core.run.run_folder import EventLog
+from agi_core.run.scores import Scores, over_subjects
 from server import run_state
 from server.aggregation import SiteUpdate
 from server.collector import Collector
-from server.evaluation import (
-    Answered,
-    over_subjects,
-    site_rows,
-    suppressed_sites,
-    validation_rows,
-    worse_at,
-)
+from server.evaluation import Answered, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
-from server.run_state import RunState
+from server.run_state import FinishedRound, RunState
 from server.server_step import next_weights
 from server.update_gate import judge_figures, judge_updates
 
@@ -42,7 +36,7 @@ class Rounds:
         saved = run_state.load(run_dir)
         self._state, self._events = saved or _new_run(run_dir, self._config)
         if saved and self._config.engine == DEPLOYMENT:
-            self._events.append("resumed", round=self._state.round)
+            self._events.append(events.RunResumed(round=self._state.round))
         self._exchange = Exchange(grid, self._events, self._config, run_id=self._state.run_id)
         self._collector = Collector(
             self._exchange, config=self._config, state=self._state, events=self._events, strikes_path=strikes_path
@@ -71,7 +65,7 @@ class Rounds:
         The first round of this process waits for all sites. Later, a site that was late joins, and a site that sits out
         is left alone.
         """
-        self._events.append("round_started", round=round)
+        self._events.append(events.RoundStarted(round=round))
         federation = self._config.federation
         return self._collector.collect(
             federation.sites if is_first else self._state.expected(federation.sites),
@@ -92,15 +86,15 @@ class Rounds:
             state.weights, state.velocity = checkpoint.load_weights(self._run_dir, best=True), {}
         state.round = round
         losses, seconds = (_by_site(name, updates) for name in ("train_loss", "seconds"))
-        state.history.append({"round": round, "sites": [*updates], "train_loss": losses})
-        self._events.append("round_finished", round=round, sites=[*updates], train_loss=losses, seconds=seconds)
+        state.history.append(FinishedRound(round, [*updates], losses))
+        self._events.append(events.RoundFinished(round=round, sites=[*updates], train_loss=losses, seconds=seconds))
 
     def _test(self) -> None:
         """The final test of the last model, or of the best one if the last is much worse: training sites on their test
         subjects, unseen sites on all of theirs."""
         state, training, unseen = self._state, self._config.federation.sites, self._config.federation.unseen_sites
         evaluate, collect = partial(self._exchange.request, EVALUATE, round=state.round), self._collector.collect
-        recent = [*state.history[-1]["sites"], *unseen]  # a site that is long gone is not waited for
+        recent = [*state.history[-1].sites, *unseen]  # a site that is long gone is not waited for
         self._exchange.wait_for(recent, enough=len(recent), round=state.round)
         replies = collect(training, evaluate(weights=state.weights, subjects=VALIDATION), judge_figures, quorum=1)
         if not self._note_validation(replies, round=state.round):
@@ -108,15 +102,9 @@ class Rounds:
         # a site that has just missed its deadline is not waited for again
         tested = collect([*replies], evaluate(weights=state.weights, subjects=TEST), judge_figures, quorum=1)
         tested_unseen = collect(unseen, evaluate(weights=state.weights, subjects=ALL), judge_figures, quorum=0)
-        rows = site_rows(tested)
-        self._events.append(
-            "tested",
-            final=over_subjects(rows),
-            sites=rows,
-            unseen_sites=site_rows(tested_unseen),
-            suppressed=suppressed_sites({**tested, **tested_unseen}, METRIC_NAMES),
-            best=state.best,
-        )
+        scores = Scores.over(site_scores(tested), site_scores(tested_unseen))
+        suppressed = suppressed_sites({**tested, **tested_unseen}, METRIC_NAMES)
+        self._events.append(events.ModelTested(scores=scores, suppressed=suppressed, best=state.best))
         state.tested = True
 
     def _note_validation(self, answers: Answered, *, round: int) -> bool:
@@ -124,14 +112,14 @@ class Rounds:
         because a majority of sites report it much worse than the best one. Private figures are too noisy for that
         judgement.
         """
-        state, rows = self._state, validation_rows(answers)
-        mean, missing = over_subjects(rows), suppressed_sites(answers, VALIDATION_METRIC_NAMES)
-        self._events.append("validated", round=round, mean=mean, sites=rows, suppressed=missing)
-        if state.best and not self._config.privacy.on and (worse := worse_at(rows, state.best["sites"])):
-            self._events.append("rolled_back", round=round, to=state.best["round"], sites=worse)
+        state, scores = self._state, validation_scores(answers)
+        suppressed = suppressed_sites(answers, VALIDATION_METRIC_NAMES)
+        validated = events.ModelValidated(round=round, mean=over_subjects(scores), sites=scores, suppressed=suppressed)
+        self._events.append(validated)
+        if state.best and not self._config.privacy.on and (worse := worse_at(scores, state.best)):
+            self._events.append(events.ModelRolledBack(round=round, to=state.best.round, sites=worse))
             return False
-        psnrs = {site: row["psnr_db"] for site, row in rows.items()}
-        state.consider_best(round=round, psnr_db=mean.get("psnr_db"), sites=psnrs)
+        state.consider_best(validated)
         return True
 
     @contextlib.contextmanager
@@ -143,7 +131,7 @@ class Rounds:
             if isinstance(error, httpx.HTTPError):
                 error = RunError(f"the SuperLink failed ({' '.join(str(error).split())[:100]}); see superlink.log")
             with contextlib.suppress(AgiError):  # the disk may be full
-                self._events.append("paused", round=self._state.round, reason=str(error))
+                self._events.append(events.RunPaused(round=self._state.round, reason=str(error)))
                 run_state.keep_events(self._run_dir, self._events)
             deployed = self._config.engine == DEPLOYMENT
             command = f"python -m server resume {self._run_dir.name}" if deployed else "--resume"
@@ -153,10 +141,10 @@ class Rounds:
 
 
 def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
-    state, events, federation = RunState(weights=initial_weights(config)), EventLog(run_dir), config.federation
-    events.append("run_started", run_id=state.run_id, sites=federation.sites, unseen_sites=federation.unseen_sites)
-    run_state.save(run_dir, state, events)
-    return state, events
+    state, log, federation = RunState(weights=initial_weights(config)), EventLog(run_dir), config.federation
+    log.append(events.RunStarted(run_id=state.run_id, sites=federation.sites, unseen_sites=federation.unseen_sites))
+    run_state.save(run_dir, state, log)
+    return state, log
 
 
 def _by_site(metric: str, updates: Mapping[str, SiteUpdate]) -> dict[str, float]:

@@ -1,11 +1,10 @@
 """The state of a run after a round: what a checkpoint holds and how it is read back."""
 
 import contextlib
-import dataclasses
 import fcntl
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +15,10 @@ from agi_core.errors import RunError
 from agi_core.protocol import Weights
 from agi_core.run import checkpoint
 from agi_core.run.checkpoint import WEIGHTS
-from agi_core.run.run_folder import EventLog
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import ModelValidated
+from agi_core.run.json_objects import JsonObject
+from agi_core.run.scores import Best
 from server.server_step import Velocity
 
 FORMAT = 2
@@ -25,18 +27,27 @@ LOCK = ".lock"
 PATIENCE_S = 1.0
 
 
+@dataclass(frozen=True)
+class FinishedRound(JsonObject):
+    """The sites whose updates were averaged, and the losses that they told."""
+
+    round: int
+    sites: Sequence[str]
+    train_loss: Mapping[str, float]
+
+
 @dataclass
 class RunState:
-    """Everything that a resumed run needs. `history` holds one row per finished round; `best` names the round with the
-    best validation PSNR, and what each site reported then; `sitting_out` is {site: why} of those that are not expected
-    to answer. Strikes lie elsewhere: they outlive the run."""
+    """Everything that a resumed run needs. `history` holds the finished rounds, `best` is the best of them by
+    validation, and `sitting_out` is {site: why} of those that are not expected to answer. Strikes lie elsewhere: they
+    outlive the run."""
 
     weights: Weights
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     round: int = 0
     velocity: Velocity = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    history: list[FinishedRound] = field(default_factory=list)
+    best: Best | None = None
     tested: bool = False
     sitting_out: dict[str, str] = field(default_factory=dict)
 
@@ -44,11 +55,11 @@ class RunState:
         """Those of `sites` that do not sit out."""
         return [site for site in sites if site not in self.sitting_out]
 
-    def consider_best(self, *, round: int, psnr_db: float | None, sites: Mapping[str, float]) -> None:
-        """Note that the model after `round` reached this validation PSNR, overall (None: nothing was validated) and at
-        each site."""
-        if psnr_db is not None and (self.best is None or psnr_db > self.best["psnr_db"]):
-            self.best = {"round": round, "psnr_db": psnr_db, "sites": dict(sites)}
+    def consider_best(self, validated: ModelValidated) -> None:
+        """Remember this model if no earlier one reached its validation PSNR."""
+        psnr_db = validated.mean.get("psnr_db")  # None: nothing was validated
+        if psnr_db is not None and (self.best is None or psnr_db > self.best.psnr_db):
+            self.best = Best(validated.round, psnr_db, {site: score.psnr_db for site, score in validated.sites.items()})
 
 
 def save(run_dir: Path, state: RunState, events: EventLog) -> None:
@@ -56,7 +67,7 @@ def save(run_dir: Path, state: RunState, events: EventLog) -> None:
     arrays = {WEIGHTS + name: array for name, array in state.weights.items()} | {
         VELOCITY + n: a for n, a in state.velocity.items()
     }
-    keep = state.best["round"] if state.best else None
+    keep = state.best.round if state.best else None
     checkpoint.save_checkpoint(run_dir, round=state.round, arrays=arrays, state=_json(state, events), keep=keep)
 
 
@@ -79,7 +90,9 @@ def load(run_dir: Path) -> tuple[RunState, EventLog] | None:
         weights={n.removeprefix(WEIGHTS): a for n, a in arrays.items() if n.startswith(WEIGHTS)},
         velocity={n.removeprefix(VELOCITY): a.astype(np.float64) for n, a in arrays.items() if n.startswith(VELOCITY)},
         round=round,
-        **{name: values[name] for name in ("run_id", "history", "best", "tested", "sitting_out")},
+        history=[FinishedRound.from_json(row) for row in values["history"]],
+        best=Best.from_json(values["best"]) if values["best"] else None,
+        **{name: values[name] for name in ("run_id", "tested", "sitting_out")},
     )
     events = EventLog(run_dir, elapsed_s=values["elapsed_s"])
     events.cut_back(values["events_bytes"])
@@ -126,5 +139,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def _json(state: RunState, events: EventLog) -> dict[str, Any]:
-    plain = {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name not in ("weights", "velocity")}
+    plain = {name: value for name, value in vars(state).items() if name not in ("weights", "velocity")}
+    plain["history"] = [finished.to_json() for finished in state.history]
+    plain["best"] = state.best.to_json() if state.best else None
     return {"format": FORMAT, **plain, "elapsed_s": events.elapsed_s, "events_bytes": events.size_bytes}

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from agi_core.errors import ConfigError
-from agi_core.metric_names import METRIC_NAMES
-from agi_core.run import run_folder
+from agi_core.run.event_log import read_events
+from agi_core.run.events import ModelValidated, RoundFinished
 
 
 def write_scalars(run_dir: Path) -> Path:
@@ -18,28 +18,21 @@ def write_scalars(run_dir: Path) -> Path:
         from torch.utils.tensorboard import SummaryWriter  # here, because TensorBoard is an extra
     except ImportError:
         raise ConfigError("TensorBoard is not installed; add it with: pip install '.[tensorboard]'") from None
-    events = run_folder.read_events(run_dir)
+    events = read_events(run_dir)
     folder = run_dir / "tensorboard"
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
-        for event in events:
-            for name, value in _figures(event).items():
-                writer.add_scalar(name, value, event["round"])
+        for _, event in events:
+            if isinstance(event, RoundFinished | ModelValidated):
+                for name, value in _figures(event).items():
+                    writer.add_scalar(name, value, event.round)
     return folder
 
 
-def _figures(event: run_folder.Event) -> dict[str, float]:
+def _figures(event: RoundFinished | ModelValidated) -> dict[str, float]:
     """{"figure/site": value} of one event."""
-    match event:
-        case {"event": "round_finished", "train_loss": losses, "seconds": seconds}:
-            rows = {"train_loss": losses, "seconds": seconds}
-            return {f"{name}/{site}": value for name, row in rows.items() for site, value in row.items()}
-        case {"event": "validated", "mean": mean, "sites": sites}:
-            rows = {**sites, **({"all sites": mean} if mean else {})}
-            return {
-                f"validation_{name}/{site}": row[name]
-                for site, row in rows.items()
-                for name in METRIC_NAMES
-                if name in row
-            }
-    return {}
+    if isinstance(event, RoundFinished):
+        told = {"train_loss": event.train_loss, "seconds": event.seconds}
+        return {f"{name}/{site}": value for name, values in told.items() for site, value in values.items()}
+    means = {site: score.metrics for site, score in event.sites.items()} | {"all sites": event.mean}
+    return {f"validation_{name}/{site}": value for site, its in means.items() for name, value in its.items()}

@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,17 +28,15 @@ from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.prediction import Predictor
 from agi_core.run import progress
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import BaselineFinished
 from agi_core.run.initial_weights import initial_weights
-from agi_core.run.run_folder import EventLog
+from agi_core.run.scores import Scores, SiteScore, SiteScores
 from agi_core.training import train_round
 from agi_core.voxel_regression import VoxelRegression
 from client.site.opened import open_site
 from server.aggregation import SiteUpdate
-from server.evaluation import over_subjects
 from server.server_step import next_weights
-
-Row = dict[str, Any]
-Rows = dict[str, Row]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,31 +63,30 @@ def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
 
 def run_baselines(
     names: Sequence[str], *, config: RunConfig, data: SitesData, run_dir: Path, events: EventLog
-) -> dict[str, Row]:
-    """Run the named baselines that this run folder does not hold yet; {name: {"final", "sites", "unseen_sites"}} of all
-    of them."""
+) -> dict[str, Scores]:
+    """Run the named baselines that this run folder does not hold yet; {name: scores} of all of them."""
     results = {}
     for name in names:
         path = run_dir / "baselines" / f"{name}.json"
         if not path.is_file():
-            atomic.write_json(path, BASELINES[name](config, data))
-        results[name] = json.loads(path.read_text())
-        events.append("baseline_finished", name=name, final=results[name]["final"])
+            atomic.write_json(path, BASELINES[name](config, data).to_json())
+        results[name] = Scores.from_json(json.loads(path.read_text()))
+        events.append(BaselineFinished(name=name, final=results[name].final))
     return results
 
 
-def voxel_regression(config: RunConfig, data: SitesData) -> Row:
+def voxel_regression(config: RunConfig, data: SitesData) -> Scores:
     """One pooled cubic fit; see `agi_core.voxel_regression`."""
     fit = VoxelRegression.fit(session for slices in data.training.values() for session in slices.sessions)
     return _scored(fit, data)
 
 
-def untrained(config: RunConfig, data: SitesData) -> Row:
+def untrained(config: RunConfig, data: SitesData) -> Scores:
     """The federation's initial weights."""
     return _scored(_initial_network(config, data.device), data)
 
 
-def centralised(config: RunConfig, data: SitesData) -> Row:
+def centralised(config: RunConfig, data: SitesData) -> Scores:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
@@ -99,7 +95,7 @@ def centralised(config: RunConfig, data: SitesData) -> Row:
     return _scored(network, data)
 
 
-def without_privacy(config: RunConfig, data: SitesData) -> Row:
+def without_privacy(config: RunConfig, data: SitesData) -> Scores:
     """A private run's federation without privacy, averaged by subjects. A site looks at as many crops in a round as it
     does privately, at the same learning rate: a larger one forgets what was learned in pre-training."""
     network = _initial_network(config, data.device)
@@ -125,22 +121,21 @@ def _as_many_crops(config: RunConfig, subjects: int) -> Task:
     return dataclasses.replace(config.task, training=training, privacy=PrivacyConfig())
 
 
-def local_only(config: RunConfig, data: SitesData) -> Row:
-    """R*K steps per site. An unseen site's row is the mean over the local models; "unseen_by_model" holds each
-    one's."""
+def local_only(config: RunConfig, data: SitesData) -> Scores:
+    """R*K steps per site. An unseen site's score is the mean over the local models."""
     task = _one_long_round(config, batch_size=config.training.batch_size)
-    sites: Rows = {}
-    by_model: dict[str, Rows] = {}
+    sites: dict[str, SiteScore] = {}
+    by_model: dict[str, SiteScores] = {}
     for site, slices in data.training.items():
         network = _initial_network(config, data.device)
         _train(network, task, slices, site=site, phase="local-only")
-        sites |= _rows(network, {site: data.test[site]})
-        by_model[site] = _rows(network, data.unseen)
-    unseen = {name: _mean_row([rows[name] for rows in by_model.values()]) for name in data.unseen}
-    return {"final": over_subjects(sites), "sites": sites, "unseen_sites": unseen, "unseen_by_model": by_model}
+        sites |= _site_scores(network, {site: data.test[site]})
+        by_model[site] = _site_scores(network, data.unseen)
+    unseen = {name: _mean_over_models([scores[name] for scores in by_model.values()]) for name in data.unseen}
+    return Scores.over(sites, unseen, by_model)
 
 
-BASELINES: dict[str, Callable[[RunConfig, SitesData], Row]] = {
+BASELINES: dict[str, Callable[[RunConfig, SitesData], Scores]] = {
     "initial_weights": untrained,
     "voxel_regression": voxel_regression,
     "local_only": local_only,
@@ -171,29 +166,27 @@ def _train(network: Network, task: Task, slices: TrainingSlices, *, site: str, p
     train_round(network.module, slices.draw, task=task, site=site, round=round, on_step=on_step)
 
 
-def _scored(predictor: Predictor, data: SitesData) -> Row:
-    sites = _rows(predictor, data.test)
-    return {"final": over_subjects(sites), "sites": sites, "unseen_sites": _rows(predictor, data.unseen)}
+def _scored(predictor: Predictor, data: SitesData) -> Scores:
+    return Scores.over(_site_scores(predictor, data.test), _site_scores(predictor, data.unseen))
 
 
-def _rows(predictor: Predictor, sites: Mapping[str, Sequence[CachedSession]]) -> Rows:
-    """{site: {metric: mean over its subjects, "subjects": n}}; sites without subjects are left out."""
-    rows: Rows = {}
+def _site_scores(predictor: Predictor, sites: Mapping[str, Sequence[CachedSession]]) -> dict[str, SiteScore]:
+    """{site: means over its subjects}; sites without subjects are left out."""
+    means: dict[str, SiteScore] = {}
     for site, sessions in sites.items():
         on_session = partial(_report_test, site, len(sessions))
         whole = ((session, None) for session in sessions)
         scores = evaluate(predictor, whole, on_session=on_session)
         if scores:
-            rows[site] = {**mean_over_subjects(scores.values()), "subjects": len(scores)}
-    return rows
+            means[site] = SiteScore(mean_over_subjects(scores.values()), len(scores))
+    return means
 
 
 def _report_test(site: str, sessions: int, done: int) -> None:
     progress.report(progress.Step("test", site, done, sessions))
 
 
-def _mean_row(rows: Sequence[Row]) -> Row:
-    """Mean of several models' rows of one site, each over the same subjects."""
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "subjects"} | {
-        "subjects": rows[0]["subjects"]
-    }
+def _mean_over_models(scores: Sequence[SiteScore]) -> SiteScore:
+    """Mean of several models' scores of one site, each over the same subjects."""
+    means = {name: sum(score.metrics[name] for score in scores) / len(scores) for name in scores[0].metrics}
+    return SiteScore(means, scores[0].subjects)

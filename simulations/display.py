@@ -2,7 +2,7 @@
 time left."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from agi_core.config.schema import RunConfig
-from agi_core.run import progress
+from agi_core.run import events, progress
 from agi_core.run.duration import duration
-from agi_core.run.progress import Event, Step
+from agi_core.run.progress import News, Step
 
 
 class Display:
@@ -40,43 +40,44 @@ class Display:
         with progress.listening(self._hear), self._live:
             yield
 
-    def _hear(self, news: Step | Event) -> None:
+    def _hear(self, news: News) -> None:
         if isinstance(news, Step):
             self._step(news)
             return
         rounds, sites = self._config.rounds, self._config.federation.sites
-        match news["event"]:
-            case "round_started":
-                self._steps_left = (rounds - news["round"] + 1) * len(sites) * self._config.training.local_steps
-                self._live.update(
-                    self._bar, description=f"round {news['round']}/{rounds}"
-                )  # Ray's workers report no steps
-            case "validated" if news["mean"]:
-                self._validation = f"validation {news['mean']['psnr_db']:.2f} dB"
-                scores = "  ".join(f"{site} {row['psnr_db']:.1f}" for site, row in news["sites"].items())
-                when = f"after round {news['round']}/{rounds}" if news["round"] else "before training"
+        match news:
+            case events.RoundStarted(round=round):
+                self._steps_left = (rounds - round + 1) * len(sites) * self._config.training.local_steps
+                self._live.update(self._bar, description=f"round {round}/{rounds}")  # Ray's workers report no steps
+            case events.ModelValidated(round=round, mean={"psnr_db": psnr_db}):
+                self._validation = f"validation {psnr_db:.2f} dB"
+                scores = "  ".join(f"{site} {score.psnr_db:.1f}" for site, score in news.sites.items())
+                when = f"after round {round}/{rounds}" if round else "before training"
                 self._line(f"{when}: {self._validation}   [{scores}]")
-            case "round_finished" if not self._validation:  # no site tells of its validation
-                losses = "  ".join(f"{site} {loss:.4f}" for site, loss in news["train_loss"].items())
+            case events.RoundFinished(round=round) if not self._validation:  # no site tells of its validation
+                losses = "  ".join(f"{site} {loss:.4f}" for site, loss in news.train_loss.items())
                 if losses:
                     told = f"training loss   [{losses}]"
                 elif self._config.privacy.on:
                     told = "trained privately, so the sites tell no figures"
                 else:
                     told = "figures suppressed by the sites' policies"
-                self._line(f"after round {news['round']}/{rounds}: {told}")
-            case "site_failed" | "site_missing" | "site_sat_out" | "update_clipped" | "update_refused":
-                what = news["event"].replace("_", " ")
-                self._line(f"round {news['round']}: {news['site']}: {what}: {news.get('reason', 'no answer')}")
-            case "site_quarantined":
-                self._line(f"round {news['round']}: {news['site']} is in quarantine and is not asked any more")
-            case "rolled_back":
-                worse = ", ".join(news["sites"])
-                self._line(f"the model after round {news['round']} is worse at {worse}: back to round {news['to']}")
-            case "baseline_finished":
-                final = news["final"]
+                self._line(f"after round {round}/{rounds}: {told}")
+            case (
+                events.SiteFailed()
+                | events.SiteMissing()
+                | events.SiteSatOut()
+                | events.UpdateClipped()
+                | events.UpdateRefused()
+            ):
+                self._line(f"round {news.round}: {news.site}: {news.kind.replace('_', ' ')}: {news.reason}")
+            case events.SiteQuarantined(site=site, round=round):
+                self._line(f"round {round}: {site} is in quarantine and is not asked any more")
+            case events.ModelRolledBack(round=round, to=best):
+                self._line(f"the model after round {round} is worse at {', '.join(news.sites)}: back to round {best}")
+            case events.BaselineFinished(name=name, final=final):
                 score = f"{final['psnr_db']:.2f} dB" if final else "nobody to test on"
-                self._line(f"baseline {news['name'].replace('_', ' ')}: {score}")
+                self._line(f"baseline {name.replace('_', ' ')}: {score}")
 
     def _step(self, step: Step) -> None:
         note = self._validation
@@ -103,7 +104,7 @@ class Display:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def result_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
+def result_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
     """Rows of PSNR, SSIM, MAE and subjects."""
     table = Table(title=title, title_justify="left")
     for heading in ("", "PSNR dB", "SSIM", "MAE", "subjects"):

@@ -1,9 +1,9 @@
 """The end of a run: example slices, summary.json and report.html."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from agi_core.evaluation import predict_session
 from agi_core.network import Network
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
-from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
+from agi_core.run.scores import Scores
+from agi_core.run.summary import Summary, summarise, write_summary
 from simulations.baselines import SitesData
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
 
@@ -26,25 +27,31 @@ def write_results(
     *,
     config: RunConfig,
     data: SitesData,
-    baselines: Mapping[str, Any],
+    baselines: Mapping[str, Scores],
     privacy: Mapping[str, Mapping[str, float]],
     wall_s: float,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Summary, Path]:
     """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
     path. `privacy` is what each site has spent."""
-    spent = {"privacy": privacy, "delta": config.privacy.delta}
-    summary = run_folder.summarise(
-        run_dir, config, wall_s=wall_s, baselines=baselines, more={**origin(config), **spent}
+    synthetic, anatomies = origin(config)
+    summary = dataclasses.replace(
+        summarise(run_dir, config, wall_s=wall_s),
+        baselines=baselines,
+        synthetic=synthetic,
+        anatomies=anatomies,
+        privacy=privacy,
+        delta=config.privacy.delta,
     )
+    write_summary(run_dir, summary)
     write_examples(run_dir, _examples(run_dir, config, data))
     return summary, build_report(run_dir)
 
 
-def origin(config: RunConfig) -> dict[str, Any]:
-    """{"synthetic": whether the scans are built-in data, "anatomies": how many brains that data is made from}."""
+def origin(config: RunConfig) -> tuple[bool, int | None]:
+    """(whether the scans are built-in synthetic data, how many brains that data is made from)."""
     marker = Path(str(config.data.dir)) / "phantom.json"
     values = json.loads(marker.read_text()) if marker.is_file() else {}
-    return {"synthetic": bool(values.get("synthetic", False)), "anatomies": values.get("anatomies")}
+    return bool(values.get("synthetic", False)), values.get("anatomies")
 
 
 def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example]:

@@ -31,8 +31,11 @@ from agi_core.host.command_line import run_command
 from agi_core.host.device import open_device
 from agi_core.models.model_config import name_of
 from agi_core.run import checkpoint, progress, run_folder
+from agi_core.run.event_log import EventLog, events_of, read_events
+from agi_core.run.events import DataFound, RunFinished, RunStarted, Warned
 from agi_core.run.initial_weights import initial_weights, weights_file
-from agi_core.run.run_folder import EventLog
+from agi_core.run.scores import Metrics
+from agi_core.run.summary import Summary
 from client.app import app as client_app
 from client.site.opened import open_site
 from server.app import app as server_app
@@ -100,14 +103,14 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
         run_config = {"run-dir": str(run_dir.resolve())}
         run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
-        events = EventLog(run_dir, elapsed_s=run_folder.read_events(run_dir)[-1]["t_s"])
+        events = EventLog(run_dir, elapsed_s=read_events(run_dir)[-1].t_s)
         data = open_sites(config, site_paths)
         names = ["voxel_regression"]
         names += ["initial_weights"] if weights_file(config) else []
         names += ["without_privacy"] if config.privacy.on else []
         names += ["local_only", "centralised"] if compare else []
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
-        events.append("run_finished")
+        events.append(RunFinished())
     summary, report_path = write_results(
         run_dir,
         config=config,
@@ -178,16 +181,17 @@ def _announce(run_dir: Path, config: RunConfig, federation: Federation, console:
         return
     events = EventLog(run_dir)
     events.cut_back(0)
-    events.append(
-        "data_found",
+    synthetic, anatomies = origin(config)
+    found = DataFound(
         text=federation.discovery.summary(),
         sites={site: len(subjects) for site, subjects in federation.training.items()},
         unseen_sites={site: len(subjects) for site, subjects in federation.unseen.items()},
-        **origin(config),
+        synthetic=synthetic,
+        anatomies=anatomies,
         skipped=dict(Counter(skipped.reason for skipped in federation.discovery.skipped)),
     )
-    for warning in federation.warnings:
-        events.append("warning", text=warning)
+    for event in (found, *(Warned(text=warning) for warning in federation.warnings)):
+        events.append(event)
 
 
 def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
@@ -197,7 +201,7 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
 
     spent = {}
-    run = next(event["run_id"] for event in run_folder.read_events(run_dir) if event["event"] == "run_started")
+    run = events_of(run_dir, RunStarted)[0].run_id
     for name in config.federation.sites:
         site = open_site(site_paths[name])
         assert site.file.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
@@ -206,32 +210,32 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     return spent
 
 
-def _conclude(summary: Mapping[str, Any], run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:
-    rows = {**summary["sites"], **{f"{site} (unseen)": row for site, row in summary["unseen_sites"].items()}}
-    rows["all training sites"] = summary["final"]
-    rows |= {f"baseline: {name.replace('_', ' ')}": row["final"] for name, row in summary["baselines"].items()}
-    label = f" - SYNTHETIC DATA, {summary['anatomies']} anatomies" if summary["synthetic"] else ""
-    console.print(result_table(f"{summary['scenario']}, whole volume{label}", rows))
-    final, regression = summary["final"], summary["baselines"]["voxel_regression"]["final"]
-    if summary["suppressed"]:
-        console.print(f"figures suppressed by the site's policy: {', '.join(summary['suppressed'])}", highlight=False)
+def _conclude(summary: Summary, run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:
+    scores, final, baselines = summary.scores, summary.scores.final, summary.baselines
+    unseen = {f"{site} (unseen)": score for site, score in scores.unseen_sites.items()}
+    rows: dict[str, Metrics] = {name: score.to_json() for name, score in {**scores.sites, **unseen}.items()}
+    rows["all training sites"] = final
+    rows |= {f"baseline: {name.replace('_', ' ')}": baseline.final for name, baseline in baselines.items()}
+    label = f" - SYNTHETIC DATA, {summary.anatomies} anatomies" if summary.synthetic else ""
+    console.print(result_table(f"{summary.scenario}, whole volume{label}", rows))
+    if summary.suppressed:
+        console.print(f"figures suppressed by the site's policy: {', '.join(summary.suppressed)}", highlight=False)
     elif not final:
         console.print("no site has a test subject: a site needs two subjects for one, three also to validate")
     if final:
-        difference = final["psnr_db"] - regression["psnr_db"]
+        difference = final["psnr_db"] - baselines["voxel_regression"].final["psnr_db"]
         console.print(
             f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression", highlight=False
         )
-    if final and (plain := summary["baselines"].get("without_privacy")):
-        cost = plain["final"]["psnr_db"] - final["psnr_db"]
+    if final and (plain := baselines.get("without_privacy")):
+        cost = plain.final["psnr_db"] - final["psnr_db"]
         console.print(f"the same federation without privacy: {cost:+.2f} dB", highlight=False)
-    if summary["privacy"]:
+    if summary.privacy:
         by_site = ", ".join(
-            f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})"
-            for site, spent in summary["privacy"].items()
+            f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})" for site, spent in summary.privacy.items()
         )
         console.print(
-            f"patient-level privacy of the training subjects at delta {summary['delta']:g}: epsilon {by_site}",
+            f"patient-level privacy of the training subjects at delta {summary.delta:g}: epsilon {by_site}",
             highlight=False,
             soft_wrap=True,
         )

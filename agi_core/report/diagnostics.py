@@ -1,7 +1,7 @@
-"""The report's section on what the model does inside, and on what a mean over voxels does not show; from the examples.
+"""The section Diagnostics: what the model does inside, and what a mean over voxels hides.
 
-Everything in it appears only where there is something to show: no alignment without a source that is moved, no
-attention in a plain network, nothing at all where no scan leaves its site.
+It is made from the example slices. A part appears only where it has something to show: alignment needs a source that
+the model moves, and attention needs CAGR convolutions. A deployed run has no example slices, and so no such section.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ def _alignment(shown: Sequence[Example]) -> str:
     if not moved:
         return ""
     intro = paragraph(
-        "Where the model takes each source from to bring it onto the reference, in mm over the head of the example"
-        " slices: length of the offsets, and where the true motion is known (built-in IXI-like data), their distance to"
-        " it; in the plane alone where the model sees single slices. In the pictures the reference is grey and the"
-        " edges of the source are orange: before, they lie beside the reference's; after, on them. Arrows point from"
-        " where a voxel is needed to where it is found, in the plane,"
+        "The model moves each source onto the reference. The table shows the length of these offsets in mm over the"
+        " head of the example slices. Where the true motion is known (built-in IXI-like data), it also shows their"
+        " distance to it. A model that sees single slices moves them in the plane alone. In the pictures the reference"
+        " is grey and the edges of the source are orange: before, they lie beside the reference's; after, on them. An"
+        " arrow points from where a voxel is needed to where it is found in the plane, and is"
         f" {figures.ARROW_SCALE} times as long."
     )
     rows = [
@@ -92,16 +92,16 @@ def _attention(shown: Sequence[Example]) -> str:
         means = {name: np.mean([example.attention[layer][name] for example in shown]) for name in groups}
         rows.append(row(escape(layer), [", ".join(f"{name} {mean:.3f}" for name, mean in means.items())]))
     intro = paragraph(
-        "Mean of the attention A over the channels of each group, in (0, 1), over one test subject of each site; it"
-        " starts at 0.5 before training. It multiplies the layer's kernel, and so weighs a group against the others on"
-        " top of the kernel's own weights."
+        "The attention A of each group, in (0, 1): the mean over its channels and over one test subject of each site."
+        " Before training it is 0.5. A multiplies the layer's kernel, so a group with a higher A counts for more than"
+        " the kernel's own weights say."
     )
     head = head_row(["Convolution", "A of each group"])
     return f"<h3>Cross-group attention</h3>{intro}{table(head=head, rows=rows, kind='text')}"
 
 
 def _spectrum(shown: Sequence[Example]) -> str:
-    """Radial spectrum of target and prediction."""
+    """Radial power spectrum of target and prediction, over all example slices."""
     if not shown:
         return ""
     coarsest_mm = max(max(example.spacing_mm) for example in shown)

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from agi_core.report.examples import Image
-from agi_core.report.record import RunRecord, Scores
+from agi_core.report.record import RunRecord
+from agi_core.run.scores import Scores
 
 ERROR_SCALE = 0.25  # absolute error that is shown brightest, in every report
 ARROW_SCALE = 4  # an arrow is so many times as long as the offset it shows
@@ -69,10 +70,9 @@ def site_colour(sites: Sequence[str], site: str) -> str:
 
 def curves(record: RunRecord) -> str | None:
     """Validation PSNR and training loss per site and round, as an SVG data URI; None before there are any."""
-    psnr = _by_site(
-        {n: {site: row["psnr_db"] for site, row in e["sites"].items()} for n, e in record.validation.items()}
-    )
-    loss = _by_site({n: event["train_loss"] for n, event in record.rounds.items()})
+    validated = {n: event.sites for n, event in record.validation.items()}
+    psnr = _by_site({n: {site: score.psnr_db for site, score in sites.items()} for n, sites in validated.items()})
+    loss = _by_site({n: event.train_loss for n, event in record.rounds.items()})
     panels = [
         (title, label, lines)
         for title, label, lines in (
@@ -96,7 +96,7 @@ def curves(record: RunRecord) -> str | None:
                 )
             axes.set(title=title, xlabel="round", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        mean = {n: event["mean"]["psnr_db"] for n, event in record.validation.items() if event["mean"]}
+        mean = {n: event.mean["psnr_db"] for n, event in record.validation.items() if event.mean}
         if psnr and len(psnr) > 1:
             (line,) = figure.axes[0].plot(*_xy(mean), color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
             handles["mean over subjects"] = line
@@ -117,10 +117,10 @@ def comparison(methods: Mapping[str, tuple[str, Scores]]) -> str:
         handles = []
         for method, (_, scores) in methods.items():
             marker, colour = _METHOD_MARKS[method]
-            rows = {**scores.sites, **scores.unseen_sites}
+            shown = {**scores.sites, **scores.unseen_sites}
             handles += axes.plot(
-                [row["psnr_db"] for row in rows.values()],
-                [list(labels).index(site) for site in rows],
+                [score.psnr_db for score in shown.values()],
+                [list(labels).index(site) for site in shown],
                 linestyle="",
                 marker=marker,
                 markersize=8,

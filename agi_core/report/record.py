@@ -1,44 +1,20 @@
-"""Run record: what the files of a run folder say, sorted for showing. An unfinished run has less of it."""
+"""Run record: the contents of a run folder, sorted for showing. An unfinished run has fewer of them."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from agi_core.config.schema import DEPLOYMENT, RunConfig
-from agi_core.errors import RunError
 from agi_core.models.model_config import name_of
-from agi_core.run import run_folder
-from agi_core.run.run_folder import Event
+from agi_core.run import events, run_folder
+from agi_core.run.event_log import read_events
+from agi_core.run.run_folder import Environment
+from agi_core.run.scores import Best, Scores
+from agi_core.run.summary import read_summary
 
-Row = Mapping[str, Any]  # metric -> mean over subjects; of a site also "subjects" -> how many
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Final test of one method: the mean over the test subjects of the training sites, and each site's own mean."""
-
-    final: Row
-    sites: Mapping[str, Row]
-    unseen_sites: Mapping[str, Row]
-
-    @property
-    def worst_site(self) -> str | None:
-        """The training site with the lowest PSNR of the whole volume; None where none was scored."""
-        return min(self.sites, key=lambda site: float(self.sites[site]["psnr_db"]), default=None)
-
-    @property
-    def subjects(self) -> int:
-        return sum(row["subjects"] for row in self.sites.values())
-
-    @property
-    def unseen_psnr_db(self) -> float | None:
-        """Mean over all subjects of the unseen sites; None where there are none."""
-        rows = self.unseen_sites.values()
-        subjects = sum(row["subjects"] for row in rows)
-        return sum(row["psnr_db"] * row["subjects"] for row in rows) / subjects if subjects else None
+E = TypeVar("E", bound=events.Event)
 
 
 @dataclass(frozen=True)
@@ -52,25 +28,25 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. `rounds` and `validation` are keyed by round; round 0 of `validation` is the untrained model."""
+    """One run. `rounds` and `validation` are by round; round 0 of `validation` is the untrained model."""
 
     run_dir: Path
     config: RunConfig
-    environment: Mapping[str, Any]
+    environment: Environment
     finished: bool
     synthetic: bool | None  # None: not noted
     anatomies: int | None
     wall_s: float
     splits: Mapping[str, Mapping[str, int]]  # {site: {"train", "validation", "test": subjects}}
     skipped: Mapping[str, int]  # {reason: scans}
-    validation: Mapping[int, Event]
-    rounds: Mapping[int, Event]
+    validation: Mapping[int, events.ModelValidated]
+    rounds: Mapping[int, events.RoundFinished]
     federated: Scores | None  # None: not tested yet
     suppressed: Sequence[str]  # sites that hold test figures back
-    tested_round: int  # after which the tested model stood: the last, or where that was worse, the best
-    privacy: Mapping[str, Mapping[str, float]]  # {site: epsilon, by whom it is known}; empty where sites do not tell
+    tested_round: int  # the tested model is the one after this round: the last, or the best where that was worse
+    privacy: Mapping[str, Mapping[str, float]]  # {site: {kind of epsilon: value}}; empty where sites do not tell
     baselines: Mapping[str, Scores]
-    best: Mapping[str, Any] | None  # {"round", "psnr_db"} by validation
+    best: Best | None  # by validation
     problems: Sequence[Problem]
     warnings: Sequence[str]
 
@@ -98,44 +74,38 @@ def read_run(run_dir: Path) -> RunRecord:
     Raises:
         RunError: there is no run in the folder, or one of its files is damaged.
     """
-    config, events = run_folder.open_existing(run_dir), run_folder.read_events(run_dir)
-    summary, environment, splits = (
-        _read_json(run_dir / f"{name}.json") for name in ("summary", "environment", "splits")
-    )
+    config, log = run_folder.open_existing(run_dir), read_events(run_dir)
+    happened, summary, splits = [event for _, event in log], read_summary(run_dir), run_folder.read_splits(run_dir)
     subject_ids = {subject for parts in splits.values() for ids in parts.values() for subject in ids}
 
-    def last(name: str) -> Event:
-        return next((event for event in reversed(events) if event["event"] == name), {})
+    def all_of(kind: type[E]) -> list[E]:
+        return [event for event in happened if isinstance(event, kind)]
 
-    def by_round(name: str) -> dict[int, Event]:  # after a resume a round may stand twice: the last one counts
-        return {event["round"]: event for event in events if event["event"] == name}
-
-    tested = summary or last("tested")
-    baselines = summary.get("baselines") or {e["name"]: e for e in events if e["event"] == "baseline_finished"}
-    origin = summary if "synthetic" in summary else last("data_found")
-    warnings = (event["text"] for event in events if event["event"] == "warning")
+    tested, found = summary or _last(all_of(events.ModelTested)), _last(all_of(events.DataFound))
+    origin = summary if summary and summary.synthetic is not None else found
+    baselines = {event.name: Scores(event.final) for event in all_of(events.BaselineFinished)}
+    rolled_back = [event.to for event in all_of(events.ModelRolledBack) if event.round == config.rounds]
     return RunRecord(
         run_dir=run_dir,
         config=config,
-        environment=environment,
-        finished=bool(summary),
-        synthetic=origin.get("synthetic"),
-        anatomies=origin.get("anatomies"),
-        wall_s=float(summary["wall_s"] if summary else events[-1]["t_s"] if events else 0),
+        environment=run_folder.read_environment(run_dir),
+        finished=summary is not None,
+        synthetic=origin.synthetic if origin else None,
+        anatomies=origin.anatomies if origin else None,
+        wall_s=summary.wall_s if summary else log[-1].t_s if log else 0.0,
         splits={site: {part: len(ids) for part, ids in parts.items()} for site, parts in splits.items()},
-        skipped=last("data_found").get("skipped", {}),
-        validation=by_round("validated"),
-        rounds=by_round("round_finished"),
-        federated=_scores(tested) if tested else None,
-        suppressed=tested.get("suppressed", []),
-        tested_round=next(
-            (e["to"] for e in events if e["event"] == "rolled_back" and e["round"] == config.rounds), config.rounds
-        ),
-        privacy=summary.get("privacy", {}),
-        baselines={name: _scores(row) for name, row in baselines.items()},
-        best=tested.get("best"),
-        problems=[Problem(p.site, p.round, without_ids(p.text, subject_ids)) for p in _problems(events)],
-        warnings=list(dict.fromkeys(without_ids(text, subject_ids) for text in warnings)),
+        skipped=found.skipped if found else {},
+        # After a resume a round may stand twice in the log: the last one counts.
+        validation={event.round: event for event in all_of(events.ModelValidated)},
+        rounds={event.round: event for event in all_of(events.RoundFinished)},
+        federated=tested.scores if tested else None,
+        suppressed=tested.suppressed if tested else (),
+        tested_round=rolled_back[0] if rolled_back else config.rounds,
+        privacy=summary.privacy if summary else {},
+        baselines=summary.baselines if summary and summary.baselines else baselines,
+        best=tested.best if tested else None,
+        problems=[Problem(p.site, p.round, without_ids(p.text, subject_ids)) for p in _problems(happened)],
+        warnings=list(dict.fromkeys(without_ids(event.text, subject_ids) for event in all_of(events.Warned))),
     )
 
 
@@ -146,45 +116,34 @@ def without_ids(text: str, subject_ids: Iterable[str]) -> str:
     return text
 
 
-def _scores(source: Mapping[str, Any]) -> Scores:
-    return Scores(source["final"], source.get("sites", {}), source.get("unseen_sites", {}))
+def _last(happened: Sequence[E]) -> E | None:
+    return happened[-1] if happened else None
 
 
-def _problems(events: Sequence[Event]) -> list[Problem]:
-    """Failures in the order of events. A site whose failure is known is not named as missing a second time."""
-    failed = {(e["site"], e["round"], e["action"]) for e in events if e["event"] == "site_failed"}
+def _problems(happened: Sequence[events.Event]) -> list[Problem]:
+    """Failures and decisions in the order of events. A site that has failed is not listed again as missing."""
+    failed = {(event.site, event.round, event.action) for event in happened if isinstance(event, events.SiteFailed)}
     problems = []
-    for event in events:
+    for event in happened:
         match event:
-            case {"event": "site_failed", "site": site, "round": round, "action": action, "reason": reason}:
-                problems.append(Problem(site, round, f"{action} failed: {reason}"))
-            case {"event": "site_missing", "site": site, "round": round, "action": action}:
+            case events.SiteFailed(site=site, round=round):
+                problems.append(Problem(site, round, f"{event.action} failed: {event.reason}"))
+            case events.SiteMissing(site=site, round=round, action=action):
                 if (site, round, action) not in failed:
-                    problems.append(Problem(site, round, event.get("reason", f"no answer to {action}")))
-            case {"event": "update_refused", "site": site, "round": round, "reason": reason}:
-                problems.append(Problem(site, round, f"update refused: {reason}"))
-            case {"event": "update_clipped", "site": site, "round": round, "reason": reason}:
-                problems.append(Problem(site, round, f"update cut down: {reason}"))
-            case {"event": "site_quarantined", "site": site, "round": round}:
+                    problems.append(Problem(site, round, event.reason or f"no answer to {action}"))
+            case events.UpdateRefused(site=site, round=round):
+                problems.append(Problem(site, round, f"update refused: {event.reason}"))
+            case events.UpdateClipped(site=site, round=round):
+                problems.append(Problem(site, round, f"update cut down: {event.reason}"))
+            case events.SiteQuarantined(site=site, round=round):
                 problems.append(Problem(site, round, "in quarantine from here on: three replies were refused"))
-            case {"event": "site_sat_out", "site": site, "round": round, "action": action, "reason": reason}:
-                problems.append(Problem(site, round, f"sits out of {action} from here on: {reason}"))
-            case {"event": "rolled_back", "round": round, "to": best, "sites": sites}:
+            case events.SiteSatOut(site=site, round=round):
+                problems.append(Problem(site, round, f"sits out of {event.action} from here on: {event.reason}"))
+            case events.ModelRolledBack(round=round, to=best):
                 worse = f"the model after this round was worse here: back to the one after round {best}"
-                problems += [Problem(site, round, worse) for site in sites]
-            case {"event": "paused", "round": round, "reason": reason}:
+                problems += [Problem(site, round, worse) for site in event.sites]
+            case events.RunPaused(round=round, reason=reason):
                 problems.append(Problem("–", round, f"the run paused: {reason}"))
-            case {"event": "resumed", "round": round}:
+            case events.RunResumed(round=round):
                 problems.append(Problem("–", round, "the run was interrupted, and went on after this round"))
     return list(dict.fromkeys(problems))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty where there is no such file yet."""
-    if not path.is_file():
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and continue the run with --resume") from None
-    return content

@@ -107,9 +107,9 @@ def _result(record: RunRecord) -> Iterator[str]:
     else:
         yield f"{trained} synthesises {task}. No training site has a test subject."
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
-        yield f"The worst site is {worst} with {db(scores.sites[worst]['psnr_db'])}."
-    for site, means in scores.unseen_sites.items():
-        yield f"{site}, which took no part in training, reaches {db(means['psnr_db'])}."
+        yield f"The worst site is {worst} with {db(scores.sites[worst].psnr_db)}."
+    for site, score in scores.unseen_sites.items():
+        yield f"{site}, which took no part in training, reaches {db(score.psnr_db)}."
 
 
 def _tiles(record: RunRecord) -> str:
@@ -123,7 +123,7 @@ def _tiles(record: RunRecord) -> str:
     if (regression := record.baselines.get("voxel_regression")) is not None:
         tiles.append(("Over voxel regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
-        tiles.append(("Worst site", db(scores.sites[worst]["psnr_db"]), worst))
+        tiles.append(("Worst site", db(scores.sites[worst].psnr_db), worst))
     if scores.unseen_psnr_db is not None:
         name = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites"
         tiles.append((name, db(scores.unseen_psnr_db), words(scores.unseen_sites)))

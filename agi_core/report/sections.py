@@ -1,6 +1,6 @@
 """The sections of the report, each from a run record (or its example slices) to HTML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -25,8 +25,9 @@ from agi_core.report.markup import (
     terms,
     words,
 )
-from agi_core.report.record import RunRecord, Scores
+from agi_core.report.record import RunRecord
 from agi_core.run.duration import duration
+from agi_core.run.scores import Metrics, Scores
 from agi_core.scenario import parse_scenario
 
 BASELINES = {
@@ -56,13 +57,15 @@ def sites(record: RunRecord) -> str:
             "Quality per site", paragraph("The model has not been tested yet: the test follows the last round.")
         )
     rows = []
-    for site, means in scores.sites.items():
+    for site, score in scores.sites.items():
         worst = _WORST if site == scores.worst_site and len(scores.sites) > 1 else ""
-        rows.append(row(_swatch(record, site) + escape(site) + worst, _figures(means)))
+        rows.append(row(_swatch(record, site) + escape(site) + worst, _figures(score.metrics, score.subjects)))
     rows += [row(escape(site), ["–", "suppressed", *["–"] * (len(METRIC_NAMES) - 1)]) for site in record.suppressed]
     if scores.final:
-        rows.append(row("all of these subjects", _figures({**scores.final, "subjects": scores.subjects}), kind="total"))
-    rows += [row(escape(site) + _UNSEEN, _figures(means)) for site, means in scores.unseen_sites.items()]
+        rows.append(row("all of these subjects", _figures(scores.final, scores.subjects), kind="total"))
+    rows += [
+        row(escape(site) + _UNSEEN, _figures(its.metrics, its.subjects)) for site, its in scores.unseen_sites.items()
+    ]
 
     groups = "<tr><td></td><td></td>" + "".join(
         f'<th scope="colgroup" colspan="4">{name}</th>' for name in ("Whole volume", "Foreground")
@@ -82,8 +85,8 @@ def sites(record: RunRecord) -> str:
 
 
 def comparison(record: RunRecord) -> str:
-    """The baselines beside the federated model, how each was trained, and what was not run."""
-    # Initial weights where they were trained, of random ones there is nothing to say; the other for private runs.
+    """The baselines beside the federated model, how each was trained, and which were not run."""
+    # These two are of some runs only: one of pre-trained weights, and one of private training.
     optional = {"initial_weights", "without_privacy"}
     missing = [name for method, name in BASELINES.items() if method not in {*record.baselines, *optional}]
     command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
@@ -105,7 +108,7 @@ def comparison(record: RunRecord) -> str:
     rows = []
     for method, (name, its) in methods.items():
         difference = signed_db(scores.final["psnr_db"] - its.final["psnr_db"]) if its is not scores else "–"
-        worst = f"{its.worst_site} {db(its.sites[its.worst_site]['psnr_db'])}" if its.worst_site is not None else "–"
+        worst = f"{its.worst_site} {db(its.sites[its.worst_site].psnr_db)}" if its.worst_site is not None else "–"
         unseen = db(its.unseen_psnr_db) if its.unseen_psnr_db is not None else "–"
         ssim = f"{its.final['ssim']:.3f}" if "ssim" in its.final else "–"
         cells = (db(its.final["psnr_db"]), difference, ssim, worst, unseen)
@@ -138,8 +141,8 @@ def _how_trained(record: RunRecord) -> dict[str, str]:
 
 
 def _psnr_per_site(scores: Scores) -> str:
-    rows = {**scores.sites, **scores.unseen_sites}
-    return ", ".join(f"{site} {db(means['psnr_db'])}" for site, means in rows.items())
+    sites = {**scores.sites, **scores.unseen_sites}
+    return ", ".join(f"{site} {db(score.psnr_db)}" for site, score in sites.items())
 
 
 def examples(shown: Sequence[Example], *, deployed: bool) -> str:
@@ -192,22 +195,22 @@ def training(record: RunRecord) -> str:
         return section("Training", paragraph("Private: no figure of training or validation subjects leaves a site."))
     if uri is None:
         return section("Training", paragraph("No round is finished yet."))
-    if any(event["sites"] for event in record.validation.values()):
+    if any(event.sites for event in record.validation.values()):
         limit = record.config.evaluation.validation_slices
         volumes = record.config.model.dims == 3
         scored = f"whole volumes of {limit} slices together, or one," if volumes else f"at most {limit} slices"
         notes = [f"Validation: {scored} per site, the same in every round; round 0 is the untrained model."]
     else:
         notes = ["No site tells of its validation, so there is no validation curve and no best round."]
-    if held_back := sorted({site for event in record.validation.values() for site in event.get("suppressed", [])}):
+    if held_back := sorted({site for event in record.validation.values() for site in event.suppressed}):
         notes.append(f"Validation is suppressed by the policies of {words(held_back)}.")
     if record.best:
-        best = f"Best mean validation PSNR: {db(record.best['psnr_db'])} after round {record.best['round']}."
+        best = f"Best mean validation PSNR: {db(record.best.psnr_db)} after round {record.best.round}."
         notes.append(f"{best} The test figures above are those of the model after round {record.tested_round}.")
     alt = "Validation PSNR and training loss of each site over the rounds."
     if record.rounds:
         last = max(record.rounds)
-        losses = ", ".join(f"{site} {loss:.4f}" for site, loss in record.rounds[last]["train_loss"].items())
+        losses = ", ".join(f"{site} {loss:.4f}" for site, loss in record.rounds[last].train_loss.items())
         alt += f" Training loss in round {last}: {losses}."
     return section("Training", plot(uri, alt=alt) + paragraph(" ".join(notes)))
 
@@ -218,10 +221,10 @@ def privacy(record: RunRecord) -> str:
     if asked.epsilon is None:
         return ""
     meaning = paragraph(
-        "Whatever a site's replies say, they say it at most e^epsilon times more likely with any one training subject"
-        " than without, up to delta. Sites hold different people, so their epsilons are not added."
+        "Any reply of a site is at most e^epsilon times more likely with any one training subject than without that"
+        " subject, up to delta. Sites hold different people, so their epsilons are not added."
         + (
-            " What privacy costs is the distance to the federation without it, under Comparison."
+            " Comparison shows what privacy costs: the distance to the federation without it."
             if "without_privacy" in record.baselines
             else ""
         )
@@ -250,8 +253,8 @@ def what_was_run(record: RunRecord) -> str:
     scenario, model, grid, training = parse_scenario(config.scenario), config.model, config.grid, config.training
     loss = "L1" + (f" + {training.ssim_weight:g} (1 - SSIM)" if training.ssim_weight else "")
     spacing = " x ".join(f"{mm:g}" for mm in grid.spacing_mm) + " mm" if grid.spacing_mm else "each target's own"
-    packages = [f"{name} {version}" for name, version in environment.get("packages", {}).items()]
-    cpus = [f"{count} CPUs" for count in _known(environment, "cpus")]
+    packages = [f"{name} {version}" for name, version in environment.packages.items()]
+    machine = [environment.platform, environment.gpu, environment.cpus and f"{environment.cpus} CPUs"]
     facts = {
         "Scenario": f"{words(scenario.sources)} to {scenario.target}",
         "Reference": f"{config.reference} (the source in the target's pose)" if config.reference else "",
@@ -264,15 +267,11 @@ def what_was_run(record: RunRecord) -> str:
         "Engine": f"{config.engine}: "
         + ("every site on its own machine" if record.deployed else "all sites simulated on one machine"),
         "Wall time": duration(record.wall_s) + ("" if record.finished else " so far"),
-        "Machine": ", ".join([*_known(environment, "platform", "gpu"), *cpus, plural(config.threads, "thread")]),
-        "Versions": ", ".join([*(f"Python {version}" for version in _known(environment, "python")), *packages]),
+        "Machine": ", ".join([*(fact for fact in machine if fact), plural(config.threads, "thread")]),
+        "Versions": ", ".join([f"Python {environment.python}", *packages] if environment.python else packages),
     }
     rows = [row(name, [text]) for name, text in facts.items() if text]
     return section("What was run", _subjects(record) + table(head="", rows=rows, kind="text facts"))
-
-
-def _known(environment: Mapping[str, object], *names: str) -> list[str]:
-    return [str(environment[name]) for name in names if environment.get(name) is not None]
 
 
 def _subjects(record: RunRecord) -> str:
@@ -328,10 +327,10 @@ def _swatch(record: RunRecord, site: str) -> str:
     return f'<span class="swatch" style="background: {colour}"></span>'
 
 
-def _figures(means: Mapping[str, float]) -> list[str]:
+def _figures(metrics: Metrics, subjects: int) -> list[str]:
     """Cells of the table of sites: subjects, then METRIC_NAMES."""
-    cells = (f"{means[name]:.{_DECIMALS[_base(name)]}f}" if name in means else "–" for name in METRIC_NAMES)
-    return [str(means["subjects"]), *cells]
+    cells = (f"{metrics[name]:.{_DECIMALS[_base(name)]}f}" if name in metrics else "–" for name in METRIC_NAMES)
+    return [str(subjects), *cells]
 
 
 def _base(name: str) -> str:

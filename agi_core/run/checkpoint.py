@@ -18,13 +18,14 @@ from safetensors.numpy import load, save
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
+from agi_core.run.json_objects import Json
 
 Arrays = dict[str, NDArray[Any]]
 WEIGHTS = "weights/"  # prefix of the model's arrays, among others that a state may hold
 
 
 def save_checkpoint(
-    run_dir: Path, *, round: int, arrays: Mapping[str, NDArray[Any]], state: Mapping[str, Any], keep: int | None = None
+    run_dir: Path, *, round: int, arrays: Mapping[str, NDArray[Any]], state: Json, keep: int | None = None
 ) -> None:
     """Commit the state after `round`; drop older checkpoints but the one before and that of round `keep`."""
     folder = run_dir / "checkpoints"
@@ -37,12 +38,12 @@ def save_checkpoint(
             _arrays_path(folder, old).unlink(missing_ok=True)
 
 
-def commit_state(run_dir: Path, *, round: int, state: Mapping[str, Any]) -> None:
+def commit_state(run_dir: Path, *, round: int, state: Json) -> None:
     """Replace the JSON half of the checkpoint of `round`; its arrays stay."""
     atomic.write_json(_state_path(run_dir / "checkpoints", round), state)
 
 
-def load_last(run_dir: Path) -> tuple[int, Arrays, dict[str, Any]] | None:
+def load_last(run_dir: Path) -> tuple[int, Arrays, Json] | None:
     """(round, arrays, state) of the newest checkpoint that is whole, or None when there is none."""
     folder = run_dir / "checkpoints"
     for round in reversed(_rounds(folder)):
@@ -52,7 +53,7 @@ def load_last(run_dir: Path) -> tuple[int, Arrays, dict[str, Any]] | None:
     return None
 
 
-def load_round(run_dir: Path, round: int) -> tuple[Arrays, dict[str, Any]]:
+def load_round(run_dir: Path, round: int) -> tuple[Arrays, Json]:
     """(arrays, state) after `round`.
 
     Raises:
@@ -79,7 +80,7 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     return {name.removeprefix(WEIGHTS): array for name, array in arrays.items() if name.startswith(WEIGHTS)}
 
 
-def _load(folder: Path, round: int) -> tuple[Arrays, dict[str, Any]] | None:
+def _load(folder: Path, round: int) -> tuple[Arrays, Json] | None:
     try:
         state = json.loads(_state_path(folder, round).read_text())
         data = _arrays_path(folder, round).read_bytes()

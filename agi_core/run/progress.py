@@ -1,10 +1,11 @@
-"""Live progress: whoever works reports, whoever has a terminal listens. Nothing is printed here and nothing leaves the
-process."""
+"""Live progress: whoever works reports, and whoever has a terminal listens. Nothing is printed here, and nothing leaves
+the process."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+
+from agi_core.run.events import Event
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Step:
     loss: float | None = None
 
 
-Event = Mapping[str, Any]  # a line of events.jsonl
-Listener = Callable[[Step | Event], None]
+News = Step | Event
+Listener = Callable[[News], None]
 _listeners: list[Listener] = []
 
 
-def report(news: Step | Event) -> None:
+def report(news: News) -> None:
     """Tell every listener of this process."""
     for listener in _listeners:
         listener(news)

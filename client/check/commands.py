@@ -28,7 +28,7 @@ def run_check(site_path: Path, *, scenario: str | None, console: Console) -> boo
 
     with console.status("checking") as status:
 
-        def follow(news: progress.Step | progress.Event) -> None:
+        def follow(news: progress.News) -> None:
             if isinstance(news, progress.Step):
                 status.update(f"{news.phase} {news.step}/{news.steps}")
 

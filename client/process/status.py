@@ -11,7 +11,7 @@ from typing import Literal
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
-from agi_core.run.progress import Event, Step
+from agi_core.run.progress import News, Step
 
 NAME = "status.json"
 EVERY_S = 1.0
@@ -55,7 +55,7 @@ class StatusFile:
         self._status = Status(last.pid, "waiting", last.run, last.round, metrics=metrics or last.metrics)
         self._write()
 
-    def on_progress(self, news: Step | Event) -> None:
+    def on_progress(self, news: News) -> None:
         """Listener of `agi_core.run.progress`."""
         if not isinstance(news, Step):
             return

@@ -165,7 +165,7 @@ def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
             refusal = refuse(AgiError(), code=FAILED, asked={}, site=site)
             return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
 
-    def on_progress(news: progress.Step | progress.Event) -> None:
+    def on_progress(news: progress.News) -> None:
         if isinstance(news, progress.Step):
             connection.send(news)
 

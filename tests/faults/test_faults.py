@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from agi_core.errors import DeadlineError, ExhaustedError, ProtocolError
+from agi_core.run.events import Retried, RoundFinished, RunPaused, RunResumed
 from server.exchange import GRACE_S
 from tests.support.federation_of_processes import NODE, RUNNER, STOP_S, Federation, Hospital, Run, running
 from tests.support.real_processes import slowness, until, wire
@@ -101,7 +102,7 @@ def test_a_site_that_sleeps_past_the_deadline(federation: Federation, hospital: 
     asleep = list(hospital.processes())
     for process in asleep:
         os.kill(process, signal.SIGSTOP)
-    until(lambda: run.events("round_finished"), "the round ends without it")
+    until(lambda: run.events(RoundFinished), "the round ends without it")
     for process in asleep:
         os.kill(process, signal.SIGCONT)
     check_story(run, deadline_s, *too_late(deadline_s))
@@ -165,7 +166,7 @@ def test_a_site_that_is_lost_for_a_minute(
     run.until_state("finished")
     assert {(site, round) for site, round, _ in run.troubles()} == {("hospitalB", 1)}
     assert any(reason in run.report() for _, _, reason in run.troubles())
-    assert {name for event in run.events("retried") for name in event["answered"]} == {"hospitalA"}
+    assert {name for event in run.events(Retried) for name in event.answered} == {"hospitalA"}
     assert run.took_part() == [BOTH]
     print(f"{run.seconds_to(1):.1f} s, {run.troubles()}; {slowness():.1f} times slower than idle")
     assert run.seconds_to(1) < MINUTE_S + GRACE_S + READY_S * slowness()
@@ -188,7 +189,7 @@ def test_a_superlink_that_is_killed(federation: Federation, hospital: Hospital) 
     federation.resume(run)
     run.until_state("finished")
     assert run.took_part() == [BOTH, BOTH]
-    assert [event["round"] for event in run.events("resumed")] == [1]
+    assert [event.round for event in run.events(RunResumed)] == [1]
     assert "was interrupted" in run.report()
     assert all(hospital.process.poll() is None for hospital in federation.hospitals.values())  # they did nothing
 
@@ -207,7 +208,7 @@ def test_a_disk_that_is_full(federation: Federation, hospital: Hospital) -> None
         os.truncate(filler, filler.stat().st_size - 2 * 4096)  # room for a line, and not for a model
         os.kill(worker, signal.SIGCONT)
         run.until_state("paused")
-        assert "The disk is full" in run.events("paused")[0]["reason"]
+        assert "The disk is full" in run.events(RunPaused)[0].reason
         filler.unlink()
 
         federation.resume(run)

@@ -18,13 +18,23 @@ from agi_core.protocol import ARRAYS, METRICS, SCALARS, TRAIN
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_round
+from agi_core.run.event_log import events_of
+from agi_core.run.events import (
+    ModelRolledBack,
+    ModelTested,
+    ModelValidated,
+    RoundFinished,
+    SiteQuarantined,
+    UpdateClipped,
+    UpdateRefused,
+)
 from client.app import app as client_app
 from server import strikes
 from server.app import app as server_app
 from simulations.local_grid import LocalGrid
 from simulations.sites import find_sites, write_sites
 from tests.support.small_federation import assert_same_weights, federate
-from tests.support.unsteady_grid import deploy, events_of
+from tests.support.unsteady_grid import deploy
 
 Change = Callable[[RecordDict, RecordDict], None]  # (request, reply to change)
 
@@ -152,11 +162,11 @@ def test_every_attack_is_refused_and_changes_nothing(
     config = dataclasses.replace(config, rounds=len(ATTACKS), training=training)
     federate(config, tmp_path / "without", app=Failing())
     federate(config, tmp_path / "run", app=Hostile(attack))
-    refused = {event["round"]: event for event in events_of(tmp_path / "run", "update_refused")}
+    refused = {event.round: event for event in events_of(tmp_path / "run", UpdateRefused)}
     assert {name for round, name in enumerate(ATTACKS, start=1) if round not in refused} == set()
-    assert {event["site"] for event in refused.values()} == {"HH"}
+    assert {event.site for event in refused.values()} == {"HH"}
     assert refused[len(ATTACKS)]["strikes"] == len(ATTACKS)
-    assert all(event["sites"] == ["Guys", "IOP"] for event in events_of(tmp_path / "run", "round_finished"))
+    assert all(event.sites == ["Guys", "IOP"] for event in events_of(tmp_path / "run", RoundFinished))
     assert_same_weights(tmp_path / "without", tmp_path / "run")
 
 
@@ -182,20 +192,20 @@ FLIPPED = weights(lambda sent, trained: sent - np.float32(10) * (trained - sent)
 def test_a_flipped_sign_is_cut_down_and_no_strike(config: RunConfig, tmp_path: Path, aggregation: Any) -> None:
     federation = dataclasses.replace(config.federation, aggregation=aggregation, quorum=3)
     federate(dataclasses.replace(config, federation=federation), tmp_path / "run", app=Hostile(FLIPPED))
-    (clipped,) = events_of(tmp_path / "run", "update_clipped")
+    (clipped,) = events_of(tmp_path / "run", UpdateClipped)
     assert clipped["site"] == "HH"
-    assert not events_of(tmp_path / "run", "update_refused")
+    assert not events_of(tmp_path / "run", UpdateRefused)
     assert not (tmp_path / "run" / strikes.FILE).exists()
 
 
 def test_three_strikes_shut_a_site_out_until_it_is_released(config: RunConfig, tmp_path: Path) -> None:
     run_dir, app = tmp_path / "run", Hostile(with_first(np.nan))
     federate(dataclasses.replace(config, rounds=5), run_dir, app=app)
-    assert [(e["round"], e["strikes"]) for e in events_of(run_dir, "update_refused")] == [(1, 1), (2, 2), (3, 3)]
-    assert [(e["site"], e["round"]) for e in events_of(run_dir, "site_quarantined")] == [("HH", 3)]
+    assert [(event.round, event.strikes) for event in events_of(run_dir, UpdateRefused)] == [(1, 1), (2, 2), (3, 3)]
+    assert [(event.site, event.round) for event in events_of(run_dir, SiteQuarantined)] == [("HH", 3)]
     assert app.asked == 3  # not for rounds 4 and 5, nor for figures
-    (tested,) = events_of(run_dir, "tested")
-    assert [*tested["sites"]] == ["Guys", "IOP"]
+    (tested,) = events_of(run_dir, ModelTested)
+    assert [*tested.scores.sites] == ["Guys", "IOP"]
     assert "in quarantine from here on" in build_report(run_dir).read_text()
 
     strikes.release(run_dir / strikes.FILE, "HH")
@@ -230,7 +240,7 @@ def test_a_model_that_a_majority_reports_worse_is_rolled_back(
 ) -> None:
     run_dir, three = tmp_path / "run", dataclasses.replace(small_config, rounds=3)
     federate(three, run_dir, app=Hostile(worse, sites=sites, rounds=[3]))
-    rolled = [(e["round"], e["to"], e["sites"]) for e in events_of(run_dir, "rolled_back")]
+    rolled = [(event.round, event.to, event.sites) for event in events_of(run_dir, ModelRolledBack)]
     assert rolled == ([(2, 1, [*sites])] if back else [])
     kept = [load_round(run_dir, round)[0] for round in (2, 3)]
     if back:
@@ -261,11 +271,11 @@ def test_figures_that_are_held_back_are_shown_as_suppressed(
     run_dir = tmp_path / "run"
     restricted(small_config, run_dir, sites=sites)
     told = [site for site in ("Guys", "HH", "IOP") if site not in sites]
-    for event in events_of(run_dir, "validated"):
-        assert [*event["sites"]] == told
-        assert event["suppressed"] == [*sites]
-    (tested,) = events_of(run_dir, "tested")
-    assert ([*tested["sites"]], tested["suppressed"], bool(tested["final"])) == (told, [*sites], bool(told))
+    for event in events_of(run_dir, ModelValidated):
+        assert [*event.sites] == told
+        assert event.suppressed == [*sites]
+    (tested,) = events_of(run_dir, ModelTested)
+    assert ([*tested.scores.sites], tested.suppressed, bool(tested.scores.final)) == (told, [*sites], bool(told))
     page = build_report(run_dir).read_text()
     assert page.count("<td>suppressed</td>") == len(sites)
     assert ("Its test figures are suppressed" in page) == (not told)

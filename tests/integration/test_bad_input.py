@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from agi_core.__main__ import main as agi_core
-from agi_core.run.run_folder import read_events
+from agi_core.run.event_log import events_of
+from agi_core.run.events import SiteFailed
 from simulations.run import main
 from tests.support.small_data import AFFINE, SHAPE, SMALL, write_ixi
 
@@ -344,8 +345,7 @@ def test_a_loss_that_is_not_finite(
     assert "0 of 2 sites gave a usable answer" in message
     assert "at Guys in round" in caplog.text  # the cause, at the site alone
     assert "start a new run with a lower training.learning_rate" in caplog.text
-    troubles = [(e["event"], e["site"]) for e in read_events(tmp_path / "run") if "site" in e]
-    assert troubles == [("site_failed", "Guys"), ("site_failed", "HH")]
+    assert [event.site for event in events_of(tmp_path / "run", SiteFailed)] == ["Guys", "HH"]
 
 
 # RESUME

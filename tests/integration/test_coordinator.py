@@ -18,10 +18,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agi_core.run import run_folder
 from server import flower_cli, strikes
 from server.__main__ import main
 from server.coordinator import CoordinatorDir
+from tests.support.events import kinds_of
 from tests.support.health_services import health_service
 
 DEADLINE_S = 120.0
@@ -227,8 +227,7 @@ def test_a_run_that_waits_pauses_resumes_and_stops(
     run = status_of(running, capsys)["run"]
     assert run["failed"] == ["hospitalE"]
     assert "0 of 1 sites gave a usable answer" in run["reason"]
-    names = [event["event"] for event in run_folder.read_events(run_dir)]
-    assert names == ["run_started", "round_started", "waiting", "site_missing", "paused"]
+    assert kinds_of(run_dir) == ["run_started", "round_started", "waiting", "site_missing", "paused"]
     assert "not connected" in (run_dir / "report.html").read_text()
     assert running.call("status") == 0
     assert "go on with: python -m server resume first" in capsys.readouterr().out

@@ -26,12 +26,15 @@ from agi_core.errors import DataError
 from agi_core.host import atomic
 from agi_core.layouts import LayoutName
 from agi_core.run import run_folder
+from agi_core.run.event_log import events_of, read_events
+from agi_core.run.events import ModelTested, RoundFinished, SiteFailed
 from client.app import app as client_app
 from client.site.file import Site, SiteData, to_yaml
 from server import status
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
 from tests.support import runbook
+from tests.support.events import kinds_of
 from tests.support.real_processes import ROOT, free_port, needs_nginx, nginx, processes_of, until, with_changes
 from tests.support.small_data import write_head, write_ixi
 from tests.support.small_federation import assert_same_weights
@@ -262,7 +265,7 @@ def until_ended(run_dir: Path, hospitals: Mapping[str, Machine]) -> None:
 
     try:
         until(ended, f"run {run_dir.name} ends")
-        assert status.run_status(run_dir)["state"] == "finished", run_folder.read_events(run_dir)[-3:]
+        assert status.run_status(run_dir)["state"] == "finished", read_events(run_dir)[-3:]
     except AssertionError as error:
         told = "\n".join(hospital.printed("join") for hospital in hospitals.values())
         raise AssertionError(f"{error}\n{told}") from None
@@ -289,13 +292,12 @@ def test_what_the_commands_said(story: Story) -> None:
 
 
 def test_three_rounds_of_three_hospitals_and_a_report(story: Story) -> None:
-    events = run_folder.read_events(story.run_dir("first"))
-    finished = [event for event in events if event["event"] == "round_finished"]
-    assert [sorted(event["train_loss"]) for event in finished] == [sorted(SITES)] * 3
-    assert not [event for event in events if event["event"] in ("site_failed", "site_missing", "update_refused")]
-    (tested,) = [event for event in events if event["event"] == "tested"]
-    assert sorted(tested["sites"]) == sorted(SITES)
-    page = (story.run_dir("first") / "report.html").read_text()
+    run_dir = story.run_dir("first")
+    assert [sorted(event.train_loss) for event in events_of(run_dir, RoundFinished)] == [sorted(SITES)] * 3
+    assert not {"site_failed", "site_missing", "update_refused"} & {*kinds_of(run_dir)}
+    (tested,) = events_of(run_dir, ModelTested)
+    assert sorted(tested.scores.sites) == sorted(SITES)
+    page = (run_dir / "report.html").read_text()
     assert all(name in page for name in SITES)
 
 
@@ -314,8 +316,8 @@ def test_it_ends_with_the_weights_of_the_in_process_run(story: Story, tmp_path: 
 
 
 def test_a_hospital_that_fails_is_named_and_says_nothing_of_its_own(story: Story) -> None:
-    failures = [event for event in run_folder.read_events(story.run_dir("second")) if event["event"] == "site_failed"]
-    assert {(event["site"], event["reason"]) for event in failures} == {("hospitalC", DataError.public)}
+    failures = events_of(story.run_dir("second"), SiteFailed)
+    assert {(event.site, event.reason) for event in failures} == {("hospitalC", DataError.public)}
     assert "hospitalC" in (story.run_dir("second") / "report.html").read_text()
 
 

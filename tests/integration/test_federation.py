@@ -15,6 +15,8 @@ from agi_core.models.agi_net import build_model
 from agi_core.protocol import ARRAYS
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last, load_weights
+from agi_core.run.event_log import events_of
+from agi_core.run.events import ModelTested, ModelValidated, RoundFinished, SiteFailed
 from agi_core.run.initial_weights import initial_weights
 from agi_core.training import train_round
 from client.app import app as client_app
@@ -22,24 +24,24 @@ from client.site.opened import open_site
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
 from simulations.sites import find_sites, write_sites
+from tests.support.events import kinds_of
 from tests.support.small_federation import Saboteur, assert_same_weights, federate
 
 
 def test_a_run_from_scans_to_figures(small_config: RunConfig, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     federate(small_config, run_dir)
-    events = run_folder.read_events(run_dir)
-    assert [event["event"] for event in events] == [
+    assert kinds_of(run_dir) == [
         "run_started",
         *["round_started", "validated", "round_finished"] * 2,
         "validated",
         "tested",
     ]
-    assert [event["round"] for event in events if event["event"] == "validated"] == [0, 1, 2]
-    tested = events[-1]
-    assert {site: row["subjects"] for site, row in tested["sites"].items()} == {"Guys": 1, "HH": 1, "IOP": 1}
-    psnrs = [row["psnr_db"] for row in tested["sites"].values()]
-    assert tested["final"]["psnr_db"] == pytest.approx(np.mean(psnrs))
+    assert [event.round for event in events_of(run_dir, ModelValidated)] == [0, 1, 2]
+    (tested,) = events_of(run_dir, ModelTested)
+    scores = tested.scores
+    assert {site: score.subjects for site, score in scores.sites.items()} == {"Guys": 1, "HH": 1, "IOP": 1}
+    assert scores.final["psnr_db"] == pytest.approx(np.mean([score.psnr_db for score in scores.sites.values()]))
     assert (
         sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.suffix == ".json")[-1]
         == "state-00002.json"
@@ -64,9 +66,9 @@ def test_one_site_equals_training_without_flower(small_config: RunConfig, tmp_pa
 def test_hospitals_that_do_not_train_are_tested_once(small_config: RunConfig, tmp_path: Path) -> None:
     evaluation = dataclasses.replace(small_config.evaluation, max_subjects=2)
     federate(dataclasses.replace(small_config, clients=2, evaluation=evaluation), tmp_path / "run")
-    tested = run_folder.read_events(tmp_path / "run")[-1]
-    assert set(tested["sites"]) == {"Guys", "HH"}
-    assert {site: row["subjects"] for site, row in tested["unseen_sites"].items()} == {"IOP": 2}
+    (tested,) = events_of(tmp_path / "run", ModelTested)
+    assert set(tested.scores.sites) == {"Guys", "HH"}
+    assert {site: score.subjects for site, score in tested.scores.unseen_sites.items()} == {"IOP": 2}
 
 
 @pytest.mark.parametrize("fail_at", [2, 4, 6, 8])  # three sites: calls 1-3 are round 1, 4-6 round 2, then the test
@@ -76,9 +78,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(small_config: RunConfig, 
         federate(small_config, tmp_path / "broken", app=Saboteur(fail_at=fail_at, error=KeyboardInterrupt()))
     federate(small_config, tmp_path / "broken")
     assert_same_weights(tmp_path / "whole", tmp_path / "broken")
-    names = [[event["event"] for event in run_folder.read_events(tmp_path / run)] for run in ("whole", "broken")]
     if fail_at > 3:  # a run stopped before its first checkpoint has said that it started
-        assert names[0] == names[1]
+        assert kinds_of(tmp_path / "whole") == kinds_of(tmp_path / "broken")
 
 
 def test_server_momentum_survives_resume(small_config: RunConfig, tmp_path: Path) -> None:
@@ -96,16 +97,15 @@ def test_a_failing_site_is_named_and_the_state_kept(small_config: RunConfig, tmp
     with pytest.raises(RunError, match="2 of 3 sites"):
         federate(small_config, tmp_path / "run", app=app)
     assert load_last(tmp_path / "run")[0] == 1  # type: ignore[index]
-    failed = [event for event in run_folder.read_events(tmp_path / "run") if event["event"] == "site_failed"]
-    assert [(event["site"], event["round"]) for event in failed] == [("HH", 2)]
+    assert [(event.site, event.round) for event in events_of(tmp_path / "run", SiteFailed)] == [("HH", 2)]
 
 
 def test_a_quorum_lets_the_others_go_on(small_config: RunConfig, tmp_path: Path) -> None:
     quorum = dataclasses.replace(small_config.federation, quorum=2)
     app = Saboteur(fail_at=5, error=DataError("gone"))
     federate(dataclasses.replace(small_config, federation=quorum), tmp_path / "run", app=app)
-    finished = [event for event in run_folder.read_events(tmp_path / "run") if event["event"] == "round_finished"]
-    assert [sorted(event["train_loss"]) for event in finished] == [["Guys", "HH", "IOP"], ["Guys", "IOP"]]
+    took_part = [sorted(event.train_loss) for event in events_of(tmp_path / "run", RoundFinished)]
+    assert took_part == [["Guys", "HH", "IOP"], ["Guys", "IOP"]]
 
 
 class Listener(ClientApp):
@@ -152,9 +152,8 @@ def test_no_exception_text_leaves_a_site(small_config: RunConfig, tmp_path: Path
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     with pytest.raises(RunError):
         run_in_process(server_app, client_app, node_configs=node_configs, run_config={"run-dir": str(tmp_path / "run")})
-    (failed,) = [event for event in run_folder.read_events(tmp_path / "run") if event["event"] == "site_failed"]
-    assert failed["site"] == "HH"
-    assert failed["reason"] == DataError.public
+    (failed,) = events_of(tmp_path / "run", SiteFailed)
+    assert (failed.site, failed.reason) == ("HH", DataError.public)
 
 
 def test_all_randomness_is_explicit(small_config: RunConfig, tmp_path: Path) -> None:

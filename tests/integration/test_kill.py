@@ -15,6 +15,7 @@ import pytest
 from agi_core.config.schema import RunConfig
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last, load_weights
+from agi_core.run.event_log import read_events
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
@@ -31,7 +32,7 @@ def events_of(run_dir: Path) -> list[str]:
     """What the running process has noted so far, as `event round`."""
     if not (run_dir / "events.jsonl").is_file():
         return []
-    return [f"{event['event']} {event.get('round', '')}".strip() for event in run_folder.read_events(run_dir)]
+    return [f"{event.kind} {getattr(event, 'round', '')}".strip() for _, event in read_events(run_dir)]
 
 
 def kill_when(process: subprocess.Popen[bytes], run_dir: Path, event: str) -> None:

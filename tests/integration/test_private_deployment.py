@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from agi_core.errors import BudgetError
-from agi_core.run import run_folder
+from agi_core.run.event_log import events_of, read_events
+from agi_core.run.events import ModelValidated, RoundFinished, SiteSatOut
 from client.border import audit
 from server import status
 from tests.support.real_processes import free_port, processes_of, until
@@ -67,8 +68,8 @@ class Place:
     def printed(self, name: str) -> str:
         return (self.folder / f"{name}.txt").read_text()
 
-    def events(self, run: str) -> list[dict[str, Any]]:
-        return run_folder.read_events(self.folder / "coordinator" / "runs" / run)
+    def run_dir(self, run: str) -> Path:
+        return self.folder / "coordinator" / "runs" / run
 
     def environment(self) -> dict[str, str]:
         return os.environ | {
@@ -136,7 +137,7 @@ def test_two_runs_spend_one_budget_through_a_crash(place: Place) -> None:
     client.wait(10)
     at_the_kill = [r["kind"] for r in place.ledger()]
     place.start("client", "client", "--site", "hospitalA")
-    assert ended(place, "first") == "finished", place.events("first")[-5:]
+    assert ended(place, "first") == "finished", read_events(place.run_dir("first"))[-5:]
     ledger = place.ledger()
     kinds = [r["kind"] for r in ledger]
     assert kinds[: len(at_the_kill)] == at_the_kill
@@ -145,18 +146,18 @@ def test_two_runs_spend_one_budget_through_a_crash(place: Place) -> None:
 
     # THE SECOND RUN spends on; the coordinator hears of weights and of a public number, and nothing else
     place.call("server", "submit", "--name", "second", *TASK)
-    assert ended(place, "second") == "finished", place.events("second")[-5:]
+    assert ended(place, "second") == "finished", read_events(place.run_dir("second"))[-5:]
     steps = [r["steps"] for r in place.ledger() if r["kind"] == "reserved"]
     assert len(steps) == len([k for k in kinds if k == "reserved"]) + 2
     for run in ("first", "second"):
-        finished = [event for event in place.events(run) if event["event"] == "round_finished"]
-        assert [(event["train_loss"], event["seconds"]) for event in finished] == [({}, {})] * 2
-        assert all(event["sites"] == {} for event in place.events(run) if event["event"] == "validated")
+        finished = events_of(place.run_dir(run), RoundFinished)
+        assert [(event.train_loss, event.seconds) for event in finished] == [({}, {})] * 2
+        assert all(event.sites == {} for event in events_of(place.run_dir(run), ModelValidated))
 
     # A THIRD would go beyond the budget: the site sits out, and everybody sees why
     place.call("server", "submit", "--name", "third", *TASK, "privacy.noise_multiplier=1.0")
     assert ended(place, "third") != "finished"
-    assert any(BudgetError.public in str(event.get("reason")) for event in place.events("third"))
+    assert any(event.reason == BudgetError.public for event in events_of(place.run_dir("third"), SiteSatOut))
     assert len([r for r in place.ledger() if r["kind"] == "reserved"]) == len(steps)
 
     printed = place.call("client", "--site", "hospitalA", "--audit")

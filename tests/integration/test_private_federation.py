@@ -22,6 +22,8 @@ from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Req
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
+from agi_core.run.event_log import events_of
+from agi_core.run.events import ModelTested, ModelValidated, RoundFinished, SiteSatOut
 from agi_core.run.initial_weights import initial_weights
 from client.app import app as client_app
 from client.site.file import Site, read_site, to_yaml
@@ -87,10 +89,11 @@ def test_a_private_run_spends_its_budget_and_says_nothing_of_training(
         history = spent(run_dir, site)
         assert [steps.steps for steps in history] == [2, 2]  # two rounds of two steps
         assert 7.8 < epsilon(history, delta=1e-5) <= 8.0
-    events = run_folder.read_events(run_dir)
-    assert [(e["train_loss"], e["seconds"]) for e in events if e["event"] == "round_finished"] == [({}, {})] * 2
-    assert all(e["sites"] == {} for e in events if e["event"] == "validated")
-    assert {site: row["subjects"] for site, row in events[-1]["sites"].items()} == dict.fromkeys(SITES, 1)
+    finished = events_of(run_dir, RoundFinished)
+    assert [(event.train_loss, event.seconds) for event in finished] == [({}, {})] * 2
+    assert all(event.sites == {} for event in events_of(run_dir, ModelValidated))
+    (tested,) = events_of(run_dir, ModelTested)
+    assert {site: score.subjects for site, score in tested.scores.sites.items()} == dict.fromkeys(SITES, 1)
     initial = build_model(private_config.model, sources=2, seed=private_config.seed).state_dict()
     trained = load_weights(run_dir)
     assert all(np.isfinite(array).all() for array in trained.values())
@@ -179,8 +182,8 @@ def test_an_exhausted_site_is_named_with_a_public_sentence(private_config: RunCo
     privacy = dataclasses.replace(private_config.privacy, epsilon=1.05 * one, noise_multiplier=2.0)
     with pytest.raises(RunError, match="round 2: 0 of 3 sites"):
         federate(dataclasses.replace(private_config, privacy=privacy), tmp_path / "run")
-    out = [e for e in run_folder.read_events(tmp_path / "run") if e["event"] == "site_sat_out"]
-    assert {(e["site"], e["round"], e["reason"]) for e in out} == {(s, 2, BudgetError.public) for s in SITES}
+    out = events_of(tmp_path / "run", SiteSatOut)
+    assert {(event.site, event.round, event.reason) for event in out} == {(s, 2, BudgetError.public) for s in SITES}
 
 
 def test_a_site_that_sits_out_by_right_does_not_stop_the_run(private_config: RunConfig, tmp_path: Path) -> None:
@@ -195,10 +198,9 @@ def test_a_site_that_sits_out_by_right_does_not_stop_the_run(private_config: Run
     site_paths["HH"].write_text(to_yaml(dataclasses.replace(strict, privacy=privacy)))
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     run_in_process(server_app, client_app, node_configs=node_configs, run_config={"run-dir": str(run_dir)})
-    events = run_folder.read_events(run_dir)
-    out = [(e["site"], e["round"], e["action"], e["reason"]) for e in events if e["event"] == "site_sat_out"]
+    out = [(event.site, event.round, event.action, event.reason) for event in events_of(run_dir, SiteSatOut)]
     assert out == [("HH", 1, "train", PolicyError.public)]
-    assert [e["sites"] for e in events if e["event"] == "round_finished"] == [["Guys", "IOP"]] * 2
+    assert [event.sites for event in events_of(run_dir, RoundFinished)] == [["Guys", "IOP"]] * 2
     assert "sits out of train from here on" in build_report(run_dir).read_text()
 
 
@@ -265,11 +267,11 @@ def test_a_run_is_compared_with_the_same_federation_without_privacy(private_conf
     config = dataclasses.replace(private_config, training=training)
     plain = dataclasses.replace(training, local_steps=1, learning_rate=config.privacy.learning_rate)
     federate(dataclasses.replace(config, training=plain, privacy=PrivacyConfig()), tmp_path / "plain")
-    (tested,) = [event for event in run_folder.read_events(tmp_path / "plain") if event["event"] == "tested"]
+    (tested,) = events_of(tmp_path / "plain", ModelTested)
     config, federation = find_sites(config)
-    row = without_privacy(config, open_sites(config, write_sites(tmp_path / "run", config, federation)))
-    assert row["final"]["psnr_db"] == pytest.approx(tested["final"]["psnr_db"], abs=2e-5)
-    assert row["sites"].keys() == tested["sites"].keys()
+    scores = without_privacy(config, open_sites(config, write_sites(tmp_path / "run", config, federation)))
+    assert scores.final["psnr_db"] == pytest.approx(tested.scores.final["psnr_db"], abs=2e-5)
+    assert scores.sites.keys() == tested.scores.sites.keys()
 
 
 def test_pretraining_can_be_left_out_and_is_refused_where_there_is_no_built_in_data(

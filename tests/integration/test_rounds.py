@@ -12,12 +12,14 @@ from flwr.common.constant import ErrorCode
 
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
-from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last
+from agi_core.run.event_log import events_of
+from agi_core.run.events import Retried, RoundFinished, SiteFailed, SiteMissing, Waiting
 from client.app import app as client_app
 from server import exchange, status
+from tests.support.events import kinds_of
 from tests.support.small_federation import assert_same_weights, federate
-from tests.support.unsteady_grid import deploy, events_of
+from tests.support.unsteady_grid import deploy
 
 
 class Failing(ClientApp):
@@ -41,8 +43,7 @@ def test_a_deployed_run_equals_the_simulation_and_ends_with_a_report(small_confi
     federate(small_config, tmp_path / "simulated")
     deploy(small_config, tmp_path / "deployed")
     assert_same_weights(tmp_path / "simulated", tmp_path / "deployed")
-    names = [[event["event"] for event in run_folder.read_events(tmp_path / run)] for run in ("simulated", "deployed")]
-    assert names[0] == names[1]
+    assert kinds_of(tmp_path / "simulated") == kinds_of(tmp_path / "deployed")
     assert (tmp_path / "deployed" / "summary.json").is_file()
     page = (tmp_path / "deployed" / "report.html").read_text()
     assert "every site on its own machine" in page
@@ -55,7 +56,7 @@ def test_a_round_below_the_quorum_is_retried_with_the_same_weights(small_config:
     app = Failing(5)  # three sites: calls 1-3 are round 1, 4-6 round 2
     deploy(small_config, tmp_path / "run", app)
     assert app.calls == 3 + 3 + 1 + 3 + 3  # who had answered is not asked again; then validation and test
-    assert [event["answered"] for event in events_of(tmp_path / "run", "retried")] == [["Guys", "IOP"]]
+    assert [event.answered for event in events_of(tmp_path / "run", Retried)] == [["Guys", "IOP"]]
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 
 
@@ -71,7 +72,7 @@ def test_a_run_pauses_and_goes_on(small_config: RunConfig, tmp_path: Path) -> No
 
     deploy(small_config, run_dir)
     assert_same_weights(tmp_path / "whole", run_dir)
-    assert len(events_of(run_dir, "site_failed")) == 2  # what led to the pause stays on record
+    assert len(events_of(run_dir, SiteFailed)) == 2  # what led to the pause stays on record
     assert "the run paused" in (run_dir / "report.html").read_text()
 
 
@@ -82,16 +83,16 @@ def test_when_every_site_fails_nothing_is_overwritten(small_config: RunConfig, t
     last = load_last(run_dir)
     assert last is not None
     assert last[0] == 1
-    assert {event["site"] for event in events_of(run_dir, "site_failed")} == {"Guys", "HH", "IOP"}
+    assert {event.site for event in events_of(run_dir, SiteFailed)} == {"Guys", "HH", "IOP"}
 
 
 def test_an_absent_site_is_waited_for_once_and_named(small_config: RunConfig, tmp_path: Path) -> None:
     deploy(small_config, tmp_path / "run", away=AWAY, quorum=2, wait_s=0.6)
-    assert [event["sites"] for event in events_of(tmp_path / "run", "waiting")] == [["HH"]]
-    missing = events_of(tmp_path / "run", "site_missing")
-    assert {event["site"] for event in missing} == {"HH"}
-    assert [event["round"] for event in missing if event["action"] == "train"] == [1, 2]
-    assert all(sorted(e["train_loss"]) == ["Guys", "IOP"] for e in events_of(tmp_path / "run", "round_finished"))
+    assert [event.sites for event in events_of(tmp_path / "run", Waiting)] == [["HH"]]
+    missing = events_of(tmp_path / "run", SiteMissing)
+    assert {event.site for event in missing} == {"HH"}
+    assert [event.round for event in missing if event.action == "train"] == [1, 2]
+    assert all(sorted(event.train_loss) == ["Guys", "IOP"] for event in events_of(tmp_path / "run", RoundFinished))
     assert "not connected" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -106,7 +107,7 @@ def test_without_the_quorum_nobody_works_in_vain(small_config: RunConfig, tmp_pa
 def test_a_site_that_comes_later_joins_at_the_next_round(small_config: RunConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(small_config, rounds=3)
     deploy(config, tmp_path / "run", away={"HH": 2}, quorum=2, wait_s=0.3)
-    took_part = [sorted(event["train_loss"]) for event in events_of(tmp_path / "run", "round_finished")]
+    took_part = [sorted(event.train_loss) for event in events_of(tmp_path / "run", RoundFinished)]
     assert took_part[0] == ["Guys", "IOP"]
     assert took_part[-1] == ["Guys", "HH", "IOP"]
 
@@ -117,16 +118,16 @@ def test_a_silent_site_is_given_up_at_the_deadline(
     monkeypatch.setattr(exchange, "GRACE_S", 0.5)
     config = dataclasses.replace(small_config, rounds=1)
     deploy(config, tmp_path / "run", silent="HH", quorum=2, deadline_s=1.0)
-    (missing,) = [event for event in events_of(tmp_path / "run", "site_missing") if event["action"] == "train"]
-    assert (missing["site"], missing["reason"]) == ("HH", "no answer to train within 1 s")
-    final = [event for event in events_of(tmp_path / "run", "site_missing") if event["action"] == "evaluate"]
-    assert [event["site"] for event in final] == ["HH"]  # asked for its validation, and then no more for its test
+    (missing,) = [event for event in events_of(tmp_path / "run", SiteMissing) if event.action == "train"]
+    assert (missing.site, missing.reason) == ("HH", "no answer to train within 1 s")
+    final = [event for event in events_of(tmp_path / "run", SiteMissing) if event.action == "evaluate"]
+    assert [event.site for event in final] == ["HH"]  # asked for its validation, and then no more for its test
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
 def test_a_busy_superlink_is_asked_again(small_config: RunConfig, tmp_path: Path) -> None:
     deploy(small_config, tmp_path / "run", refused={"pull": 500})
-    assert "site_missing" not in [event["event"] for event in run_folder.read_events(tmp_path / "run")]
+    assert "site_missing" not in kinds_of(tmp_path / "run")
 
 
 @pytest.mark.parametrize("refused", [{"nodes": 500}, {"push": 500}, {"pull": 401}])
@@ -148,8 +149,8 @@ def test_a_site_that_flower_gives_up_is_named_in_plain_words(small_config: RunCo
             return Message(Error(ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable"), reply_to=message)
 
     deploy(dataclasses.replace(small_config, rounds=1), tmp_path / "run", Lost(), quorum=2)
-    failed = events_of(tmp_path / "run", "site_failed")
-    assert {(event["site"], event["reason"]) for event in failed} == {
+    failed = events_of(tmp_path / "run", SiteFailed)
+    assert {(event.site, event.reason) for event in failed} == {
         ("HH", "its connection was lost for a minute: its node or its network failed")
     }
 

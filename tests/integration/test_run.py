@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from agi_core.__main__ import main as agi_core
-from agi_core.run import progress, run_folder
+from agi_core.run import progress
+from agi_core.run.event_log import events_of
+from agi_core.run.events import RoundFinished, RoundStarted
 from simulations.run import main
+from tests.support.events import kinds_of
 from tests.support.small_data import SMALL, write_head, write_ixi
 
 ROOT = Path(__file__).parents[2]
@@ -45,10 +48,6 @@ def checkpoint_hashes(run_dir: Path) -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((run_dir / "checkpoints").iterdir())
     }
-
-
-def events_named(run_dir: Path, name: str) -> list[dict[str, Any]]:
-    return [event for event in run_folder.read_events(run_dir) if event["event"] == name]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,7 @@ def test_resume_of_a_finished_run_adds_the_baselines_without_training(
     before, final = checkpoint_hashes(tmp_path / "run"), summary_of(tmp_path / "run")["final"]
     assert main(["--resume", "--compare", "--out", str(tmp_path / "run")]) == 0
     assert checkpoint_hashes(tmp_path / "run") == before
-    assert len(events_named(tmp_path / "run", "round_started")) == 1
+    assert len(events_of(tmp_path / "run", RoundStarted)) == 1
     assert set(summary_of(tmp_path / "run")["baselines"]) == BASELINES
     assert summary_of(tmp_path / "run")["final"] == final
 
@@ -229,7 +228,7 @@ def test_ctrl_c_says_how_to_go_on(
 ) -> None:
     command = arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "1")
 
-    def interrupt(news: progress.Step | progress.Event) -> None:
+    def interrupt(news: progress.News) -> None:
         if isinstance(news, progress.Step) and news.phase == "round 2/2":
             ctrl_c()
 
@@ -240,7 +239,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert not (tmp_path / "run" / "summary.json").exists()
 
     assert main([*command, "--resume"]) == 0
-    assert [event["round"] for event in events_named(tmp_path / "run", "round_finished")] == [1, 2]
+    assert [event.round for event in events_of(tmp_path / "run", RoundFinished)] == [1, 2]
     assert main(arguments(ixi_dir, tmp_path / "whole", cache_dir, "--clients", "1")) == 0
     broken, whole = checkpoint_hashes(tmp_path / "run"), checkpoint_hashes(tmp_path / "whole")
     assert broken["state-00002.safetensors"] == whole["state-00002.safetensors"]
@@ -252,7 +251,7 @@ def test_an_interrupted_baseline_is_trained_anew(
     run_dir = tmp_path / "run"
     command = arguments(ixi_dir, run_dir, cache_dir, "--clients", "2", "--compare")
 
-    def interrupt(news: progress.Step | progress.Event) -> None:
+    def interrupt(news: progress.News) -> None:
         if isinstance(news, progress.Step) and news.phase == "centralised":
             ctrl_c()
 
@@ -261,8 +260,7 @@ def test_an_interrupted_baseline_is_trained_anew(
     assert {path.stem for path in (run_dir / "baselines").iterdir()} == {"voxel_regression", "local_only"}
     assert main([*command, "--resume"]) == 0
     assert summary_of(run_dir)["baselines"] == summary_of(compared)["baselines"]
-    names = [event["event"] for event in run_folder.read_events(run_dir)]
-    assert names == [event["event"] for event in run_folder.read_events(compared)]
+    assert kinds_of(run_dir) == kinds_of(compared)
 
 
 def test_settings_may_stand_between_flags(

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from agi_core.run import run_folder
+from agi_core.run.event_log import LoggedEvent, read_events
+from agi_core.run.events import Event, RoundFinished, RoundStarted, SiteFailed, SiteMissing
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.keys import public_path
 from client.site.new_site import write_site
@@ -23,6 +24,7 @@ from server.__main__ import main
 from tests.support.real_processes import Program, accepts, free_port, slowness, until
 
 SMALL = ("model.widths=[8,16]", "grid.crop=[32,32]", "training.local_steps=2", "training.batch_size=2", "reference=T1")
+E = TypeVar("E", bound=Event)
 STOP_S = 10.0
 NODE, RUNNER, WORKER = "client.process.node", "client.process.runner", "spawn_main"  # in their command lines
 
@@ -75,34 +77,37 @@ class Run:
     dir: Path
     began: float = field(default_factory=time.monotonic)
 
-    def events(self, *names: str) -> list[dict[str, Any]]:
-        """Those of these names; all without one."""
-        found = run_folder.read_events(self.dir) if (self.dir / "events.jsonl").is_file() else []
-        return [event for event in found if not names or event["event"] in names]
+    def log(self) -> list[LoggedEvent]:
+        """Everything that was noted so far."""
+        return read_events(self.dir) if (self.dir / "events.jsonl").is_file() else []
+
+    def events(self, kind: type[E]) -> list[E]:
+        """Those of one kind."""
+        return [event for _, event in self.log() if isinstance(event, kind)]
 
     def state(self) -> str:
         return str(status.run_status(self.dir)["state"])
 
     def until_state(self, state: str, *, deadline_s: float = 600.0) -> None:
         """Wait until its process has ended, which must leave it in this state."""
-        until(lambda: self.events(), "the run has begun", deadline_s=deadline_s)
+        until(lambda: self.log(), "the run has begun", deadline_s=deadline_s)
         until(lambda: not run_state.is_held(self.dir), f"run {self.dir.name} ends", deadline_s=deadline_s)
-        assert self.state() == state, "\n".join(map(str, self.events()))
+        assert self.state() == state, "\n".join(map(str, self.log()))
 
     def took_part(self) -> list[list[str]]:
         """The sites whose updates were averaged, per round."""
-        return [sorted(event["sites"]) for event in self.events("round_finished")]
+        return [sorted(event.sites) for event in self.events(RoundFinished)]
 
     def troubles(self) -> set[tuple[str, int, str]]:
         """{(site, round, reason)} of those that failed, or did not answer."""
-        found = self.events("site_failed", "site_missing")
-        return {(event["site"], event["round"], event["reason"]) for event in found}
+        found = [*self.events(SiteFailed), *self.events(SiteMissing)]
+        return {(event.site, event.round, event.reason) for event in found}
 
     def seconds_to(self, round: int) -> float:
         """From the beginning of the first round to the end of this one."""
-        began = next(event["t_s"] for event in self.events("round_started"))
-        (ended,) = [event["t_s"] for event in self.events("round_finished") if event["round"] == round]
-        return float(ended - began)
+        began = next(t_s for t_s, event in self.log() if isinstance(event, RoundStarted))
+        (ended,) = [t_s for t_s, event in self.log() if isinstance(event, RoundFinished) and event.round == round]
+        return ended - began
 
     def report(self) -> str:
         return (self.dir / "report.html").read_text()

@@ -72,7 +72,3 @@ def deploy(
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     grid = UnsteadyGrid(app, node_configs, away or {}, silent, refused or {})
     server_app(grid, Context(1, 1, {}, RecordDict(), {"run-dir": str(run_dir)}))
-
-
-def events_of(run_dir: Path, name: str) -> list[dict[str, Any]]:
-    return [event for event in run_folder.read_events(run_dir) if event["event"] == name]

@@ -1,6 +1,7 @@
 """Reports of small run folders, written by the same functions as a real run's, and read back with an HTML parser."""
 
 import base64
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -14,6 +15,27 @@ from agi_core.config.load import load_config
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import (
+    BaselineFinished,
+    DataFound,
+    Event,
+    ModelRolledBack,
+    ModelTested,
+    ModelValidated,
+    RoundFinished,
+    RunFinished,
+    RunStarted,
+    SiteFailed,
+    SiteMissing,
+    SiteQuarantined,
+    SiteSatOut,
+    UpdateClipped,
+    UpdateRefused,
+    Warned,
+)
+from agi_core.run.scores import Best, Scores, SiteScore, over_subjects
+from agi_core.run.summary import summarise, write_summary
 
 HOSTILE = "<b>x $\\frac"
 SITES, UNSEEN = ["Guys", HOSTILE], ["_IOP"]
@@ -24,16 +46,22 @@ SPLITS = {
 }
 
 
-def row(psnr_db: float, *, subjects: int) -> dict[str, Any]:
+def site_score(psnr_db: float, *, subjects: int) -> SiteScore:
     values = {"psnr_db": psnr_db, "ssim": 0.812, "mae": 0.0344, "nmse": 0.0678}
-    return values | {f"{name}_foreground": value / 2 for name, value in values.items()} | {"subjects": subjects}
+    return SiteScore(values | {f"{name}_foreground": value / 2 for name, value in values.items()}, subjects)
 
 
-def scores(shift_db: float) -> dict[str, Any]:
+def scores(shift_db: float, *, unseen: bool = True) -> Scores:
     """Guys 24 dB (1 subject), hostile site 21 dB (2), so 22 dB in the mean; unseen site 20.5 dB; all plus the shift."""
-    final = {name: value for name, value in row(22 + shift_db, subjects=3).items() if name != "subjects"}
-    sites = {"Guys": row(24 + shift_db, subjects=1), HOSTILE: row(21 + shift_db, subjects=2)}
-    return {"final": final, "sites": sites, "unseen_sites": {"_IOP": row(20.5 + shift_db, subjects=1)}}
+    sites = {"Guys": site_score(24 + shift_db, subjects=1), HOSTILE: site_score(21 + shift_db, subjects=2)}
+    return Scores.over(sites, {"_IOP": site_score(20.5 + shift_db, subjects=1)} if unseen else {})
+
+
+NOTHING = Scores.over({}, {})
+BASELINES = {"voxel_regression": scores(-1.5), "local_only": scores(-0.75), "centralised": scores(0.25)}
+
+
+TESTED = ModelTested(scores=scores(0.0), best=Best(round=1, psnr_db=21.25))
 
 
 class Run:
@@ -52,26 +80,26 @@ class Run:
             ),
         )
         (run_dir / "splits.json").write_text(json.dumps(SPLITS))
-        self.events = run_folder.EventLog(run_dir)
-        self.events.append("run_started", run_id="1", sites=SITES, unseen_sites=unseen)
+        self.events = EventLog(run_dir)
+        self.note(RunStarted(run_id="1", sites=SITES, unseen_sites=unseen))
+
+    def note(self, *events: Event) -> None:
+        for event in events:
+            self.events.append(event)
 
     def train(self, *, rounds: int, validation: bool = True) -> None:
         for n in range(rounds + 1):
             if n:
-                losses = dict.fromkeys(SITES, 0.1 / n)
-                self.events.append("round_finished", round=n, train_loss=losses, seconds=dict.fromkeys(SITES, 1.0))
-            rows = {"Guys": row(18 + n, subjects=1)} if validation else {}
-            self.events.append("validated", round=n, mean=rows.get("Guys", {}), sites=rows)
+                losses, seconds = dict.fromkeys(SITES, 0.1 / n), dict.fromkeys(SITES, 1.0)
+                self.note(RoundFinished(round=n, sites=SITES, train_loss=losses, seconds=seconds))
+            sites = {"Guys": site_score(18 + n, subjects=1)} if validation else {}
+            self.note(ModelValidated(round=n, mean=over_subjects(sites), sites=sites))
 
-    def finish(self, **changes: Any) -> None:
-        best = {"round": 1, "psnr_db": 21.25}
-        tested = scores(0.0) | {"best": best} | changes
-        names = ("final", "sites", "unseen_sites", "best")
-        self.events.append("tested", **{name: tested[name] for name in names}, suppressed=tested.get("suppressed", []))
-        self.events.append("run_finished")
-        baselines = {"voxel_regression": scores(-1.5), "local_only": scores(-0.75), "centralised": scores(0.25)}
-        summary = {"baselines": baselines, "rounds": 2, "wall_s": 83.2, "synthetic": True, "anatomies": 2}
-        run_folder.write_summary(self.dir, summary | tested)
+    def finish(self, tested: ModelTested = TESTED, **of_a_simulation: Any) -> None:
+        self.note(tested, RunFinished())
+        summary = summarise(self.dir, run_folder.open_existing(self.dir), wall_s=83.2)
+        known = {"baselines": BASELINES, "synthetic": True, "anatomies": 2} | of_a_simulation
+        write_summary(self.dir, dataclasses.replace(summary, **known))
 
 
 class Page(HTMLParser):
@@ -199,9 +227,9 @@ def test_equal_runs_give_equal_reports(tmp_path: Path) -> None:
 def test_a_plain_network_on_real_scans_without_unseen_sites_validation_and_comparison(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[], conv="plain")
     run.train(rounds=2, validation=False)
-    run.finish(
-        unseen_sites={}, best=None, baselines={"voxel_regression": scores(-1.5)}, synthetic=False, anatomies=None
-    )
+    regression = {"voxel_regression": scores(-1.5)}
+    tested = ModelTested(scores=scores(0.0, unseen=False))
+    run.finish(tested, baselines=regression, synthetic=False, anatomies=None)
     page = Page(build_report(run.dir))
     assert "plain ResUNet, trained federated over 2 sites" in page.text
     assert "AGI-Net" not in page.text
@@ -215,8 +243,7 @@ def test_a_plain_network_on_real_scans_without_unseen_sites_validation_and_compa
 def test_sites_without_test_subjects_are_named(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
     run.train(rounds=2)
-    nothing: dict[str, Any] = {"final": {}, "sites": {}, "unseen_sites": {}}
-    run.finish(**nothing, baselines={"voxel_regression": nothing})
+    run.finish(ModelTested(scores=NOTHING), baselines={"voxel_regression": NOTHING})
     page = Page(build_report(run.dir))
     assert "No training site has a test subject" in page.text
     assert f"not scored: {HOSTILE} and Guys." in page.text
@@ -238,10 +265,9 @@ def test_an_unfinished_run_says_so(tmp_path: Path, rounds: int) -> None:
 
 def test_a_run_that_ended_while_baselines_ran_shows_what_is_known(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
-    run.events.append("data_found", text="", sites={}, unseen_sites={}, skipped={}, synthetic=True, anatomies=1)
+    run.note(DataFound(text="", sites={}, unseen_sites={}, synthetic=True, anatomies=1))
     run.train(rounds=2)
-    run.events.append("tested", **scores(0.0), best=None)
-    run.events.append("baseline_finished", name="voxel_regression", final=scores(-1.5)["final"])
+    run.note(ModelTested(scores=scores(0.0)), BaselineFinished(name="voxel_regression", final=scores(-1.5).final))
     page = Page(build_report(run.dir))
     assert page.row("voxel regression")[1:3] == ["20.50 dB", "+1.50 dB"]
     assert "SYNTHETIC DATA (1 anatomy)" in page.text
@@ -250,13 +276,14 @@ def test_a_run_that_ended_while_baselines_ran_shows_what_is_known(tmp_path: Path
 
 def test_failures_warnings_and_skipped_scans_are_listed_without_subject_ids(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=UNSEEN)
-    run.events.append("data_found", text="", sites={}, unseen_sites={}, skipped={"no <PD>": 3})
-    for _ in range(2):  # as after a resume
-        run.events.append("warning", text="IXI002 & IXI0021 differ in spacing")
-    run.events.append("site_failed", site="Guys", round=1, action="train", reason="scan of IXI004 is damaged")
-    run.events.append("site_missing", site="Guys", round=1, action="train")
-    run.events.append("site_missing", site=HOSTILE, round=2, action="evaluate")
-    run.events.append("update_refused", site="Guys", round=2, reason="weights are not finite")
+    run.note(
+        DataFound(text="", sites={}, unseen_sites={}, skipped={"no <PD>": 3}),
+        *[Warned(text="IXI002 & IXI0021 differ in spacing")] * 2,  # as after a resume
+        SiteFailed(site="Guys", round=1, action="train", reason="scan of IXI004 is damaged"),
+        SiteMissing(site="Guys", round=1, action="train"),
+        SiteMissing(site=HOSTILE, round=2, action="evaluate"),
+        UpdateRefused(site="Guys", round=2, reason="weights are not finite"),
+    )
     run.train(rounds=2)
     run.finish()
     page = Page(build_report(run.dir))
@@ -273,9 +300,9 @@ def test_the_last_validation_of_a_round_counts(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
     run.train(rounds=1)
     single = build_report(run.dir).read_bytes()
-    run.events.append("validated", round=1, mean={"psnr_db": 30.0}, sites={"Guys": row(30, subjects=1)})
+    run.note(ModelValidated(round=1, mean={"psnr_db": 30.0}, sites={"Guys": site_score(30, subjects=1)}))
     other = build_report(run.dir).read_bytes()
-    run.events.append("validated", round=1, mean={"psnr_db": 19.0}, sites={"Guys": row(19, subjects=1)})
+    run.note(ModelValidated(round=1, mean={"psnr_db": 19.0}, sites={"Guys": site_score(19, subjects=1)}))
     again = build_report(run.dir).read_bytes()
     assert Page(run.dir / "report.html").images
     figures = [content.split(b"data:image/svg+xml")[1].split(b'"')[0] for content in (single, other, again)]
@@ -313,10 +340,11 @@ def test_a_run_without_privacy_does_not_speak_of_it(full: Page) -> None:
 
 def test_suppressed_figures_are_called_so(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
-    run.events.append("validated", round=0, mean={}, sites={}, suppressed=SITES)
-    run.events.append("round_finished", round=1, sites=SITES, train_loss={}, seconds={})
-    nothing: dict[str, Any] = {"final": {}, "sites": {}, "unseen_sites": {}, "best": None}
-    run.finish(**nothing, baselines={}, suppressed=SITES)
+    run.note(
+        ModelValidated(round=0, mean={}, sites={}, suppressed=SITES),
+        RoundFinished(round=1, sites=SITES, train_loss={}, seconds={}),
+    )
+    run.finish(ModelTested(scores=NOTHING, suppressed=SITES), baselines={})
     page = Page(build_report(run.dir))
     assert page.row("Guys") == ["Guys", "–", "suppressed", *["–"] * 7]
     assert "Its test figures are suppressed by the policies of the sites" in page.text
@@ -325,11 +353,13 @@ def test_suppressed_figures_are_called_so(tmp_path: Path) -> None:
 
 def test_decisions_of_the_server_are_listed_by_site(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
-    run.events.append("site_sat_out", site="Guys", round=1, action="train", reason="budget spent")
-    run.events.append("update_clipped", site=HOSTILE, round=1, reason="3 times the limit")
-    run.events.append("update_refused", site=HOSTILE, round=2, reason="not finite", strikes=3)
-    run.events.append("site_quarantined", site=HOSTILE, round=2)
-    run.events.append("rolled_back", round=2, to=1, sites=["Guys"])
+    run.note(
+        SiteSatOut(site="Guys", round=1, action="train", reason="budget spent"),
+        UpdateClipped(site=HOSTILE, round=1, reason="3 times the limit"),
+        UpdateRefused(site=HOSTILE, round=2, reason="not finite", strikes=3),
+        SiteQuarantined(site=HOSTILE, round=2),
+        ModelRolledBack(round=2, to=1, sites=["Guys"]),
+    )
     run.train(rounds=2)
     run.finish()
     page = Page(build_report(run.dir))

@@ -6,8 +6,8 @@ import pytest
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import RunError
-from agi_core.run import progress, run_folder
-from agi_core.run.run_folder import EventLog
+from agi_core.run import run_folder
+from agi_core.run.run_folder import Environment
 
 
 @pytest.fixture
@@ -15,16 +15,13 @@ def config() -> RunConfig:
     return load_config(None, overrides={"rounds": 7, "data.dir": "scans"}, assignments=["model.widths=[8,16]"])
 
 
-def names(run_dir: Path) -> list[str]:
-    return [event["event"] for event in run_folder.read_events(run_dir)]
-
-
 def test_a_new_run_holds_its_configuration(tmp_path: Path, config: RunConfig) -> None:
     run_folder.create(tmp_path / "a" / "run", config)
     assert run_folder.open_existing(tmp_path / "a" / "run") == config
-    environment = json.loads((tmp_path / "a" / "run" / "environment.json").read_text())
-    assert environment["threads"] == 1
-    assert set(environment["packages"]) >= {"torch", "flwr", "monai", "agi-fed"}
+    environment = run_folder.read_environment(tmp_path / "a" / "run")
+    assert environment == run_folder.environment(config)
+    assert environment.threads == 1
+    assert set(environment.packages) >= {"torch", "flwr", "monai", "agi-fed"}
 
 
 def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path, config: RunConfig) -> None:
@@ -46,48 +43,19 @@ def test_check_new_makes_nothing(tmp_path: Path) -> None:
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"config\.yaml is missing"):
         run_folder.open_existing(tmp_path)
-    with pytest.raises(RunError, match=r"events\.jsonl does not exist"):
-        run_folder.read_events(tmp_path)
 
 
-def test_events_are_read_back_and_heard(tmp_path: Path) -> None:
-    heard: list[progress.Step | progress.Event] = []
-    with progress.listening(heard.append):
-        EventLog(tmp_path, elapsed_s=100.0).append("round_started", round=3)
-    (event,) = run_folder.read_events(tmp_path)
-    assert heard == [event]
-    assert {name: event[name] for name in ("event", "round")} == {"event": "round_started", "round": 3}
-    assert 100 <= event["t_s"] < 110
+def test_an_environment_that_was_not_noted_is_unknown(tmp_path: Path) -> None:
+    assert run_folder.read_environment(tmp_path) == Environment()
+    (tmp_path / "environment.json").write_text('{"python": "3.11.2", "weather": "fine"}')
+    assert run_folder.read_environment(tmp_path) == Environment(python="3.11.2")
 
 
-def test_events_of_an_interrupted_round_are_cut_back(tmp_path: Path) -> None:
-    log = EventLog(tmp_path)
-    log.append("first")
-    size_bytes = log.size_bytes
-    log.append("second")
-    log.append("third")
-    EventLog(tmp_path).cut_back(size_bytes)
-    assert names(tmp_path) == ["first"]
-    log.append("fourth")
-    assert names(tmp_path) == ["first", "fourth"]
-    log.cut_back(10**6)  # nothing to cut
-    assert names(tmp_path) == ["first", "fourth"]
-
-
-@pytest.mark.parametrize("kept_bytes", [1, 10, 25])
-def test_a_half_written_line_is_ignored(tmp_path: Path, kept_bytes: int) -> None:
-    log = EventLog(tmp_path)
-    log.append("first")
-    whole = log.size_bytes
-    log.append("second", text="cut short by a crash")
-    with log.path.open("r+b") as file:
-        file.truncate(whole + kept_bytes)
-    assert names(tmp_path) == ["first"]
-
-
-def test_figures_are_numbers_or_absent(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        run_folder.write_summary(tmp_path, {"final": {"psnr_db": float("nan")}})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        EventLog(tmp_path).append("validated", psnr_db=float("inf"))
-    assert not list(tmp_path.iterdir())
+def test_splits_are_of_simulations_only(tmp_path: Path) -> None:
+    assert run_folder.read_splits(tmp_path) == {}
+    splits = {"Guys": {"train": ["IXI001"], "validation": [], "test": ["IXI002"]}}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    assert run_folder.read_splits(tmp_path) == splits
+    (tmp_path / "splits.json").write_text("{")
+    with pytest.raises(RunError, match=r"splits\.json is damaged"):
+        run_folder.read_splits(tmp_path)

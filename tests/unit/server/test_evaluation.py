@@ -2,7 +2,8 @@ import pytest
 
 from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.protocol import Reply
-from server.evaluation import over_subjects, site_rows, suppressed_sites, validation_rows, worse_at
+from agi_core.run.scores import Best, SiteScore, over_subjects
+from server.evaluation import site_scores, suppressed_sites, validation_scores, worse_at
 
 
 def reply(psnr_db: float | None, *, subjects: int = 2, suppressed: str = "", prefix: str = "") -> Reply:
@@ -12,40 +13,38 @@ def reply(psnr_db: float | None, *, subjects: int = 2, suppressed: str = "", pre
     return Reply("run", 1, "n", subjects, metrics, None, 0, suppressed)
 
 
-def test_the_mean_is_over_subjects() -> None:
-    rows = site_rows({"B": reply(20.0, subjects=3), "A": reply(24.0, subjects=1), "C": reply(9.0, subjects=0)})
-    assert list(rows) == ["A", "B"]
-    assert over_subjects(rows)["psnr_db"] == pytest.approx(21.0)
+def test_a_site_without_subjects_has_no_score() -> None:
+    scores = site_scores({"B": reply(20.0, subjects=3), "A": reply(24.0, subjects=1), "C": reply(9.0, subjects=0)})
+    assert [(site, score.psnr_db, score.subjects) for site, score in scores.items()] == [("A", 24.0, 1), ("B", 20.0, 3)]
 
 
 @pytest.mark.parametrize("told", [(), ("A",)])
 def test_figures_that_a_site_holds_back_are_absent_not_zero(told: tuple[str, ...]) -> None:
     names = ",".join(METRIC_NAMES)
     replies = {s: reply(20.0) if s in told else reply(None, suppressed=names) for s in ("A", "B")}
-    assert list(site_rows(replies)) == [*told]
-    assert over_subjects(site_rows(replies)).get("psnr_db") == (20.0 if told else None)
+    assert list(site_scores(replies)) == [*told]
+    assert over_subjects(site_scores(replies)).get("psnr_db") == (20.0 if told else None)
     assert suppressed_sites(replies, METRIC_NAMES) == [site for site in ("A", "B") if site not in told]
 
 
 def test_a_site_may_tell_its_psnr_and_no_more() -> None:
     replies = {"A": reply(20.0), "B": Reply("run", 1, "n", 2, {"psnr_db": 22.0}, None, 0, "ssim,mae")}
-    assert site_rows(replies)["B"] == {"psnr_db": 22.0, "subjects": 2}
-    assert over_subjects(site_rows(replies)) == {"psnr_db": 21.0}
+    assert site_scores(replies)["B"] == SiteScore({"psnr_db": 22.0}, 2)
+    assert over_subjects(site_scores(replies)) == {"psnr_db": 21.0}
 
 
-def test_without_a_psnr_there_is_no_row() -> None:
+def test_without_a_psnr_there_is_no_score() -> None:
     half = Reply("run", 1, "n", 2, {"ssim": 0.5}, None, 0, "psnr_db,mae")
-    assert site_rows({"A": half}) == {}
+    assert site_scores({"A": half}) == {}
     half = Reply("run", 1, "n", 2, {"validation_ssim": 0.5, "validation_subjects": 2}, None, 0, "validation_psnr_db")
-    assert validation_rows({"A": half}) == {}
+    assert validation_scores({"A": half}) == {}
     assert suppressed_sites({"A": half}, VALIDATION_METRIC_NAMES) == ["A"]
     assert suppressed_sites({"A": half}, METRIC_NAMES) == []
 
 
 def test_validation_travels_with_training() -> None:
-    rows = validation_rows({"A": reply(20.0, prefix="validation_"), "B": reply(None)})
-    assert rows["A"] == {**dict.fromkeys(METRIC_NAMES, 20.0), "subjects": 2}
-    assert list(rows) == ["A"]
+    scores = validation_scores({"A": reply(20.0, prefix="validation_"), "B": reply(None)})
+    assert scores == {"A": SiteScore(dict.fromkeys(METRIC_NAMES, 20.0), 2)}
 
 
 @pytest.mark.parametrize(
@@ -61,5 +60,5 @@ def test_validation_travels_with_training() -> None:
     ],
 )
 def test_a_majority_must_report_a_model_much_worse(now: dict[str, float], worse: list[str]) -> None:
-    best = dict.fromkeys("ABC", 20.0)
-    assert worse_at({site: {"psnr_db": value} for site, value in now.items()}, best) == worse
+    best = Best(round=1, psnr_db=20.0, sites=dict.fromkeys("ABC", 20.0))
+    assert worse_at({site: SiteScore({"psnr_db": value}, 1) for site, value in now.items()}, best) == worse

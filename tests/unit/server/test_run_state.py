@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 
 from agi_core.errors import RunError
-from agi_core.run import checkpoint, run_folder
-from agi_core.run.run_folder import EventLog
+from agi_core.run import checkpoint
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import ModelValidated, RoundFinished, RoundStarted, RunPaused
+from agi_core.run.scores import Best, SiteScore
 from server import run_state
-from server.run_state import RunState
+from server.run_state import FinishedRound, RunState
+from tests.support.events import kinds_of
+
+FINISHED = RoundFinished(round=4, sites=["Guys"], train_loss={"Guys": 0.25}, seconds={"Guys": 3.0})
 
 
 def example() -> RunState:
@@ -17,8 +22,8 @@ def example() -> RunState:
         weights={"encoder.w": rng.normal(size=(3, 2)).astype(np.float32), "b": np.zeros(1, np.float32)},
         round=4,
         velocity={"encoder.w": rng.normal(size=(3, 2)), "b": rng.normal(size=1)},
-        history=[{"round": 4, "train_loss": {"Guys": 0.25}}],
-        best={"round": 3, "psnr_db": 21.5, "sites": {"Guys": 21.5}},
+        history=[FinishedRound(4, ["Guys"], {"Guys": 0.25})],
+        best=Best(3, 21.5, {"Guys": 21.5}),
         tested=True,
         sitting_out={"HH": "The site's privacy budget is exhausted."},
     )
@@ -26,7 +31,7 @@ def example() -> RunState:
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     state, events = example(), EventLog(tmp_path, elapsed_s=60.0)
-    events.append("round_finished", round=4)
+    events.append(FINISHED)
     run_state.save(tmp_path, state, events)
     loaded = run_state.load(tmp_path)
     assert loaded is not None
@@ -43,11 +48,11 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_events_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     events = EventLog(tmp_path)
-    events.append("round_finished", round=4)
+    events.append(FINISHED)
     run_state.save(tmp_path, example(), events)
-    events.append("round_started", round=5)
+    events.append(RoundStarted(round=5))
     assert run_state.load(tmp_path) is not None
-    assert [event["event"] for event in run_folder.read_events(tmp_path)] == ["round_finished"]
+    assert kinds_of(tmp_path) == ["round_finished"]
 
 
 def test_nothing_saved_yet(tmp_path: Path) -> None:
@@ -65,8 +70,10 @@ def test_a_format_of_another_release_is_refused(tmp_path: Path) -> None:
 def test_the_best_round_is_the_first_of_the_highest() -> None:
     state = dataclasses.replace(example(), best=None)
     for round, psnr_db in enumerate([None, 20.0, 22.0, 21.0, 22.0, None]):
-        state.consider_best(round=round, psnr_db=psnr_db, sites={"A": 1.0 * round})
-    assert state.best == {"round": 2, "psnr_db": 22.0, "sites": {"A": 2.0}}
+        mean = {} if psnr_db is None else {"psnr_db": psnr_db}
+        sites = {"A": SiteScore({"psnr_db": 1.0 * round}, 1)}
+        state.consider_best(ModelValidated(round=round, mean=mean, sites=sites))
+    assert state.best == Best(2, 22.0, {"A": 2.0})
 
 
 def test_the_best_model_stays_on_disk(tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_the_best_model_stays_on_disk(tmp_path: Path) -> None:
     for round in range(6):
         state.round = round
         state.weights["b"] = np.full(1, round, np.float32)
-        state.best = {"round": min(round, 2), "psnr_db": 20.0}
+        state.best = Best(min(round, 2), 20.0)
         run_state.save(tmp_path, state, events)
     assert checkpoint.load_weights(tmp_path, best=True)["b"] == [2]
     assert checkpoint.load_weights(tmp_path)["b"] == [5]
@@ -83,12 +90,12 @@ def test_the_best_model_stays_on_disk(tmp_path: Path) -> None:
 def test_events_that_led_to_a_pause_survive_a_resume(tmp_path: Path) -> None:
     events = EventLog(tmp_path)
     run_state.save(tmp_path, example(), events)
-    events.append("paused", round=4)
+    events.append(RunPaused(round=4, reason="too few"))
     run_state.keep_events(tmp_path, events)
     loaded = run_state.load(tmp_path)
     assert loaded is not None
     assert loaded[0].round == 4
-    assert [event["event"] for event in run_folder.read_events(tmp_path)] == ["paused"]
+    assert kinds_of(tmp_path) == ["paused"]
 
 
 def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,29 @@ import pytest
 
 from agi_core.config.load import load_config
 from agi_core.run import run_folder
-from agi_core.run.run_folder import EventLog
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import (
+    Event,
+    Exchanging,
+    ModelRolledBack,
+    ModelTested,
+    ModelValidated,
+    Retried,
+    RoundFinished,
+    RoundStarted,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SiteFailed,
+    SiteMissing,
+    SiteQuarantined,
+    SiteSatOut,
+    UpdateClipped,
+    UpdateRefused,
+    Waiting,
+)
+from agi_core.run.scores import Scores, SiteScore
 from server import run_state, status
-
-ROUND = {"round": 1}
 
 
 @pytest.fixture
@@ -25,18 +44,17 @@ def test_a_run_that_has_not_begun(run_dir: Path) -> None:
 def test_failures_of_this_round_only(run_dir: Path) -> None:
     events = EventLog(run_dir)
     for round, site in ((1, "A"), (2, "B")):
-        events.append("round_started", round=round)
-        events.append("site_missing", round=round, site=site, action="train", reason="not connected")
-    events.append("update_refused", round=2, site="C", reason="NaN")
-    events.append("validated", round=1, mean={"psnr_db": 21.5}, sites={})
+        events.append(RoundStarted(round=round))
+        events.append(SiteMissing(round=round, site=site, action="train", reason="not connected"))
+    events.append(UpdateRefused(round=2, site="C", reason="NaN"))
+    events.append(ModelValidated(round=1, mean={"psnr_db": 21.5}, sites={}))
     current = status.run_status(run_dir)
     assert (current["round"], current["failed"], current["refused"]) == (2, ["B"], ["C"])
     assert current["validation_psnr_db"] == 21.5
 
 
 def test_what_goes_on_now_is_shown_while_it_goes_on(run_dir: Path) -> None:
-    news = {"event": "exchange", "round": 1, "action": "train", "waiting_for": ["A"], "answered": ["B"], "failed": []}
-    status.follow(run_dir, news)
+    status.follow(run_dir, Exchanging(round=1, action="train", waiting_for=["A"], answered=["B"]))
     assert status.run_status(run_dir)["waiting_for"] == []
     with run_state.holding(run_dir):
         current = status.run_status(run_dir)
@@ -46,35 +64,47 @@ def test_what_goes_on_now_is_shown_while_it_goes_on(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        ({"event": "waiting", "sites": ["A", "B"], "limit_s": 600.0, **ROUND}, "round 1: waiting up to 600 s for A, B"),
-        ({"event": "site_failed", "site": "A", "action": "train", "reason": "memory", **ROUND}, "A: train: memory"),
-        (
-            {"event": "site_missing", "site": "A", "action": "train", "reason": "not connected", **ROUND},
-            "not connected",
-        ),
-        ({"event": "update_refused", "site": "A", "reason": "NaN", **ROUND}, "A: update refused: NaN"),
-        ({"event": "update_clipped", "site": "A", "reason": "cut down", **ROUND}, "round 1: A: cut down"),
-        ({"event": "site_sat_out", "site": "A", "reason": "budget", "action": "train", **ROUND}, "A sits out: budget"),
-        ({"event": "site_quarantined", "site": "A", **ROUND}, "python -m server release A"),
-        ({"event": "rolled_back", "to": 0, "sites": ["A", "B"], **ROUND}, "worse at A, B: back to that after round 0"),
-        ({"event": "validated", "mean": {}, "sites": {}, "suppressed": ["A"], **ROUND}, "suppressed at A"),
-        ({"event": "paused", "reason": "round 2: 1 of 3", **ROUND}, "paused: round 2: 1 of 3"),
-        ({"event": "validated", "mean": {"psnr_db": 20.0}, "sites": {}, **ROUND}, "validation 20.00 dB"),
+        (Waiting(round=1, sites=["A", "B"], limit_s=600.0), "round 1: waiting up to 600 s for A, B to connect"),
+        (RoundStarted(round=1), "round 1: sites are training"),
+        (SiteFailed(site="A", round=1, action="train", reason="memory"), "round 1: A: train: memory"),
+        (SiteMissing(site="A", round=1, action="train", reason="not connected"), "round 1: A: train: not connected"),
+        (UpdateRefused(site="A", round=1, reason="NaN"), "round 1: A: update refused: NaN"),
+        (UpdateClipped(site="A", round=1, reason="cut down"), "round 1: A: cut down"),
+        (SiteSatOut(site="A", round=1, action="train", reason="budget"), "round 1: A sits out: budget"),
+        (SiteQuarantined(site="A", round=1), "A is in quarantine; let it out with: python -m server release A"),
+        (ModelRolledBack(round=1, to=0, sites=["A", "B"]), "is worse at A, B: back to that after round 0"),
+        (Retried(round=1, action="train", answered=[]), "round 1: too few answers; asking again to train"),
+        (RoundFinished(round=1, sites=["A", "B"], train_loss={}, seconds={}), "round 1: averaged A, B"),
+        (ModelValidated(round=1, mean={"psnr_db": 20.0}, sites={}), "after round 1: validation 20.00 dB"),
+        (ModelValidated(round=1, mean={}, sites={}, suppressed=["A"]), "validation is suppressed at A"),
+        (ModelTested(scores=Scores({"psnr_db": 21.0})), "final test: 21.00 dB"),
+        (RunPaused(round=1, reason="round 2: 1 of 3"), "paused: round 2: 1 of 3"),
+        (RunResumed(round=1), "resumed after round 1"),
     ],
 )
-def test_lines_for_a_person(
-    event: dict[str, object], line: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_for_a_person(event: Event, line: str, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status.follow(run_dir, event)
     assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ModelValidated(round=1, mean={}, sites={}),
+        ModelTested(scores=Scores({})),
+        RunStarted(run_id="9f", sites=["A"], unseen_sites=[]),
+    ],
+)
+def test_nothing_is_said_where_there_is_nothing_to_say(event: Event) -> None:
+    assert status.describe(event) is None
 
 
 def test_tensorboard_shows_each_site(run_dir: Path) -> None:
     tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = EventLog(run_dir)
-    events.append("validated", round=0, mean={"psnr_db": 15.0}, sites={"A": {"psnr_db": 15.0, "subjects": 2}})
+    events.append(ModelValidated(round=0, mean={"psnr_db": 15.0}, sites={"A": SiteScore({"psnr_db": 15.0}, 2)}))
     for round in (1, 2):
-        events.append("round_finished", round=round, train_loss={"A": 0.5 / round}, seconds={"A": 3.0})
+        events.append(RoundFinished(round=round, sites=["A"], train_loss={"A": 0.5 / round}, seconds={"A": 3.0}))
     for _ in range(2):  # written anew, not added to
         folder = tensorboard.write_scalars(run_dir)
     written = tensorboard.EventAccumulator(str(folder))
@@ -91,11 +121,11 @@ def test_tensorboard_shows_each_site(run_dir: Path) -> None:
 def test_who_sits_out_is_shown_until_it_answers_again(run_dir: Path) -> None:
     events = EventLog(run_dir)
     for site in ("A", "B"):
-        events.append("site_sat_out", site=site, round=1, action="train", reason="policy")
-    events.append("site_sat_out", site="C", round=1, action="evaluate", reason="policy")  # it trains all the same
+        events.append(SiteSatOut(site=site, round=1, action="train", reason="policy"))
+    events.append(SiteSatOut(site="C", round=1, action="evaluate", reason="policy"))  # it trains all the same
     assert status.run_status(run_dir)["sitting_out"] == {"A": "policy", "B": "policy"}
-    events.append("round_finished", round=2, sites=["B", "C"], train_loss={}, seconds={})
-    events.append("validated", round=2, mean={}, sites={}, suppressed=["B"])
+    events.append(RoundFinished(round=2, sites=["B", "C"], train_loss={}, seconds={}))
+    events.append(ModelValidated(round=2, mean={}, sites={}, suppressed=["B"]))
     current = status.run_status(run_dir)
     assert current["sitting_out"] == {"A": "policy"}
     assert current["suppressed"] == ["B"]

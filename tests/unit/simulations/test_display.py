@@ -10,7 +10,17 @@ from rich.console import Console
 
 from agi_core.config.schema import FederationConfig, RunConfig, TrainingConfig
 from agi_core.run import progress
+from agi_core.run.events import (
+    BaselineFinished,
+    ModelRolledBack,
+    ModelValidated,
+    RoundFinished,
+    RoundStarted,
+    SiteFailed,
+    SiteMissing,
+)
 from agi_core.run.progress import Step
+from agi_core.run.scores import SiteScore
 from simulations.display import Display, result_table
 
 CONFIG = dataclasses.replace(
@@ -30,13 +40,13 @@ def shown(play: Callable[[], None], *, terminal: bool) -> str:
 
 
 def first_round() -> None:
-    progress.report({"event": "round_started", "round": 1})
+    progress.report(RoundStarted(round=1))
     for site in ("Guys", "HH"):
         for step in range(1, 5):
             progress.report(Step("round 1/2", site, step, 4, loss=0.5))
-    sites = {"Guys": {"psnr_db": 20.0}, "HH": {"psnr_db": 22.0}}
-    progress.report({"event": "validated", "round": 0, "mean": {"psnr_db": 21.0}, "sites": sites})
-    progress.report({"event": "round_started", "round": 2})
+    sites = {"Guys": SiteScore({"psnr_db": 20.0}, 1), "HH": SiteScore({"psnr_db": 22.0}, 1)}
+    progress.report(ModelValidated(round=0, mean={"psnr_db": 21.0}, sites=sites))
+    progress.report(RoundStarted(round=2))
 
 
 def test_a_file_gets_one_line_per_round_and_no_control_codes() -> None:
@@ -63,17 +73,19 @@ def test_a_terminal_gets_round_site_step_loss_time_left_and_validation(monkeypat
 
 def test_failures_and_baselines_are_named() -> None:
     def play() -> None:
-        progress.report({"event": "validated", "round": 0, "mean": {}, "sites": {}})
-        progress.report({"event": "round_finished", "round": 1, "train_loss": {"Guys": 0.25, "HH": 0.5}})
-        progress.report({"event": "site_failed", "round": 2, "site": "HH", "reason": "no scans"})
-        progress.report({"event": "site_missing", "round": 2, "site": "Guys"})
-        progress.report({"event": "baseline_finished", "name": "local_only", "final": {"psnr_db": 20.5}})
-        progress.report({"event": "baseline_finished", "name": "centralised", "final": {}})
+        progress.report(ModelValidated(round=0, mean={}, sites={}))
+        progress.report(RoundFinished(round=1, train_loss={"Guys": 0.25, "HH": 0.5}, seconds={}))
+        progress.report(SiteFailed(site="HH", round=2, action="train", reason="no scans"))
+        progress.report(SiteMissing(site="Guys", round=2, action="train", reason="no answer"))
+        progress.report(ModelRolledBack(round=2, to=1, sites=["Guys", "HH"]))
+        progress.report(BaselineFinished(name="local_only", final={"psnr_db": 20.5}))
+        progress.report(BaselineFinished(name="centralised", final={}))
 
     assert shown(play, terminal=False).splitlines() == [
         "after round 1/2: training loss   [Guys 0.2500  HH 0.5000]",
         "round 2: HH: site failed: no scans",
         "round 2: Guys: site missing: no answer",
+        "the model after round 2 is worse at Guys, HH: back to round 1",
         "baseline local only: 20.50 dB",
         "baseline centralised: nobody to test on",
     ]

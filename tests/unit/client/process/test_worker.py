@@ -44,11 +44,11 @@ def pid() -> int:
     return found
 
 
-def at_first_step(action: Callable[[], None]) -> Callable[[progress.Step | progress.Event], None]:
+def at_first_step(action: Callable[[], None]) -> Callable[[progress.News], None]:
     """A listener that acts once, when training has begun."""
     done = threading.Event()
 
-    def listen(news: progress.Step | progress.Event) -> None:
+    def listen(news: progress.News) -> None:
         if isinstance(news, progress.Step) and news.phase.startswith("round") and not done.is_set():
             done.set()
             action()
@@ -57,7 +57,7 @@ def at_first_step(action: Callable[[], None]) -> Callable[[progress.Step | progr
 
 
 def test_requests_are_answered_by_one_warm_process(worker: Worker) -> None:
-    heard: list[progress.Step | progress.Event] = []
+    heard: list[progress.News] = []
     with progress.listening(heard.append):
         first = worker.ask(request(round=1), until_s=now_s() + PATIENCE_S)
     assert [news.step for news in heard if isinstance(news, progress.Step) and news.phase == "round 1/2"] == [1, 2]

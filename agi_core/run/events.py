@@ -1,0 +1,250 @@
+"""What happens in a run: a class for each kind of event, and the table of all kinds.
+
+An event is one line of `events.jsonl` (`agi_core.run.event_log`) and news for those who listen
+(`agi_core.run.progress`). Rounds count from 1; the model after round 0 is the untrained one. A new kind is a class and
+its entry in `KINDS`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from agi_core.run.json_objects import Json, JsonObject
+from agi_core.run.scores import Best, Metrics, Scores, SiteScores, scores_from_json, scores_to_json
+
+
+@dataclass(frozen=True)
+class Event(JsonObject):
+    """Any event. A line whose kind this release does not know is read as a plain `Event`."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `events.jsonl`."""
+        return next(name for name, kind in KINDS.items() if kind is type(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFound(Event):
+    """A simulation has found its scans and divided them: subjects of each site, scans left out by reason.
+
+    `synthetic` tells whether the scans are built-in data, and `anatomies` how many brains that data is made from.
+    """
+
+    text: str
+    sites: Mapping[str, int]
+    unseen_sites: Mapping[str, int]
+    synthetic: bool | None = None
+    anatomies: int | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """Something that the user should know of the data."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """The first round of a new run is about to begin."""
+
+    run_id: str
+    sites: Sequence[str]
+    unseen_sites: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResumed(Event):
+    """An interrupted run goes on after `round`, its last finished one."""
+
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPaused(Event):
+    """The run cannot go on; `round` is the last finished one."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted(Event):
+    """The sites are asked to train."""
+
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundFinished(Event):
+    """The updates of `sites` were averaged. Loss and seconds are those that the sites told."""
+
+    round: int
+    sites: Sequence[str] = field(default_factory=list)
+    train_loss: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelValidated(Event):
+    """The validation of the model after `round`: the mean over subjects, each site's own, and who suppresses it."""
+
+    round: int
+    mean: Metrics
+    sites: SiteScores
+    suppressed: Sequence[str] = field(default_factory=list)
+
+    def to_json(self) -> Json:
+        return {**vars(self), "sites": scores_to_json(self.sites)}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Self:
+        return super().from_json({**values, "sites": scores_from_json(values["sites"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRolledBack(Event):
+    """The model after `round` was worse at `sites`: the run goes on from the one after round `to`."""
+
+    round: int
+    to: int
+    sites: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTested(Event):
+    """The final test. In JSON the fields of `scores` stand beside the others."""
+
+    scores: Scores
+    suppressed: Sequence[str] = field(default_factory=list)
+    best: Best | None = None
+
+    def to_json(self) -> Json:
+        best = self.best.to_json() if self.best else None
+        return {**self.scores.to_json(), "suppressed": list(self.suppressed), "best": best}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Self:
+        best = Best.from_json(values["best"]) if values.get("best") else None
+        return super().from_json({**values, "scores": Scores.from_json(values), "best": best})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineFinished(Event):
+    """A baseline was scored; `final` as in `Scores`."""
+
+    name: str
+    final: Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """Everything that a simulation was asked for is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """These sites are not connected, and are waited for."""
+
+    round: int
+    sites: Sequence[str]
+    limit_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried(Event):
+    """Too few sites have answered, so the others are asked again."""
+
+    round: int
+    action: str
+    answered: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanging(Event):
+    """Who has answered the request of this moment. It is for listeners, and never a line of `events.jsonl`."""
+
+    round: int
+    action: str
+    waiting_for: Sequence[str]
+    answered: Sequence[str] = field(default_factory=list)
+    failed: Sequence[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteEvent(Event):
+    """What all events of one site have."""
+
+    site: str
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteFailed(SiteEvent):
+    """A site has answered that it cannot do what it was asked for, or its answer cannot be used."""
+
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteMissing(SiteEvent):
+    """A site was not there, or has not answered."""
+
+    action: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSatOut(SiteEvent):
+    """A site does not take part, which is its right: its budget is spent, or its policy forbids the request."""
+
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateClipped(SiteEvent):
+    """A site's update was too large and was scaled down."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRefused(SiteEvent):
+    """A site's reply was refused, which is its `strikes`-th strike."""
+
+    reason: str
+    strikes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteQuarantined(SiteEvent):
+    """A site has so many strikes that it is not asked any more."""
+
+
+KINDS: dict[str, type[Event]] = {
+    "data_found": DataFound,
+    "warning": Warned,
+    "run_started": RunStarted,
+    "resumed": RunResumed,
+    "paused": RunPaused,
+    "round_started": RoundStarted,
+    "round_finished": RoundFinished,
+    "validated": ModelValidated,
+    "rolled_back": ModelRolledBack,
+    "tested": ModelTested,
+    "baseline_finished": BaselineFinished,
+    "run_finished": RunFinished,
+    "waiting": Waiting,
+    "retried": Retried,
+    "exchange": Exchanging,
+    "site_failed": SiteFailed,
+    "site_missing": SiteMissing,
+    "site_sat_out": SiteSatOut,
+    "update_clipped": UpdateClipped,
+    "update_refused": UpdateRefused,
+    "site_quarantined": SiteQuarantined,
+}
+"""{kind, as in `events.jsonl`: its class}"""

@@ -1,0 +1,115 @@
+"""Scores: what a model reaches on the subjects of the sites, as events, baselines, summary and report hold it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from agi_core.metric_names import METRIC_NAMES
+from agi_core.run.json_objects import Json, JsonObject
+
+Metrics = Mapping[str, float]  # {one of METRIC_NAMES: mean over subjects}
+
+
+@dataclass(frozen=True)
+class SiteScore(JsonObject):
+    """Means over the scored subjects of one site, and how many these are.
+
+    `metrics` holds psnr_db; others are missing where the site holds them back. In JSON all of it is one flat object.
+    """
+
+    metrics: Metrics
+    subjects: int
+
+    @property
+    def psnr_db(self) -> float:
+        """PSNR of the whole volume, in dB."""
+        return self.metrics["psnr_db"]
+
+    def to_json(self) -> Json:
+        return {**self.metrics, "subjects": self.subjects}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Self:
+        return cls({name: value for name, value in values.items() if name != "subjects"}, values["subjects"])
+
+
+SiteScores = Mapping[str, SiteScore]  # {site: ...}
+
+
+@dataclass(frozen=True)
+class Scores(JsonObject):
+    """Final test of one method. `final` is the mean over the test subjects of the training sites; it is empty where
+    there are none. An unseen site took no part in training.
+
+    `unseen_by_model` is for local-only training, which makes one model per site: {the model's site: its scores at the
+    unseen sites}. In `unseen_sites` stands the mean over these models.
+    """
+
+    final: Metrics
+    sites: SiteScores = field(default_factory=dict)
+    unseen_sites: SiteScores = field(default_factory=dict)
+    unseen_by_model: Mapping[str, SiteScores] = field(default_factory=dict)
+
+    @classmethod
+    def over(
+        cls, sites: SiteScores, unseen_sites: SiteScores, unseen_by_model: Mapping[str, SiteScores] | None = None
+    ) -> Self:
+        """The scores of these sites, with `final` as their mean."""
+        return cls(over_subjects(sites), sites, unseen_sites, unseen_by_model or {})
+
+    @property
+    def worst_site(self) -> str | None:
+        """The training site with the lowest PSNR of the whole volume; None where none was scored."""
+        return min(self.sites, key=lambda site: self.sites[site].psnr_db, default=None)
+
+    @property
+    def subjects(self) -> int:
+        """Test subjects of the training sites."""
+        return sum(score.subjects for score in self.sites.values())
+
+    @property
+    def unseen_psnr_db(self) -> float | None:
+        """Mean over all subjects of the unseen sites, in dB; None where there are none."""
+        return over_subjects(self.unseen_sites).get("psnr_db")
+
+    def to_json(self) -> Json:
+        by_model = {site: scores_to_json(scores) for site, scores in self.unseen_by_model.items()}
+        return {
+            "final": dict(self.final),
+            "sites": scores_to_json(self.sites),
+            "unseen_sites": scores_to_json(self.unseen_sites),
+            **({"unseen_by_model": by_model} if by_model else {}),
+        }
+
+    @classmethod
+    def from_json(cls, values: Json) -> Self:
+        return cls(
+            values["final"],
+            scores_from_json(values.get("sites", {})),
+            scores_from_json(values.get("unseen_sites", {})),
+            {site: scores_from_json(scores) for site, scores in values.get("unseen_by_model", {}).items()},
+        )
+
+
+@dataclass(frozen=True)
+class Best(JsonObject):
+    """The round with the best mean validation PSNR, and what each site reported then, in dB."""
+
+    round: int
+    psnr_db: float
+    sites: Mapping[str, float] = field(default_factory=dict)
+
+
+def over_subjects(sites: SiteScores) -> dict[str, float]:
+    """Mean over all subjects of all sites of each metric that every site tells; empty without subjects."""
+    total = sum(score.subjects for score in sites.values())
+    names = [name for name in METRIC_NAMES if total and all(name in score.metrics for score in sites.values())]
+    return {name: sum(score.metrics[name] * score.subjects for score in sites.values()) / total for name in names}
+
+
+def scores_to_json(sites: SiteScores) -> Json:
+    return {site: score.to_json() for site, score in sites.items()}
+
+
+def scores_from_json(values: Json) -> dict[str, SiteScore]:
+    return {site: SiteScore.from_json(score) for site, score in values.items()}

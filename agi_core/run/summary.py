@@ -1,0 +1,89 @@
+"""`summary.json`: the figures of a run that was tested."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from agi_core.config.schema import RunConfig
+from agi_core.host import atomic
+from agi_core.models.model_config import name_of
+from agi_core.run.event_log import events_of
+from agi_core.run.events import ModelTested
+from agi_core.run.json_objects import Json, JsonObject, read_json
+from agi_core.run.scores import Best, Scores
+
+FILE_NAME = "summary.json"
+_OF_SIMULATIONS = ("synthetic", "anatomies", "privacy", "delta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(JsonObject):
+    """The final test with what it is of. In JSON the fields of `scores` stand beside the others.
+
+    The last four are known to a simulation alone, and a deployed run's file leaves them out: whether the scans are
+    built-in synthetic data, how many brains that data is made from, what each site has spent of its privacy budget
+    ({site: {"epsilon": ...}}; empty without privacy), and at which delta.
+    """
+
+    scores: Scores
+    suppressed: Sequence[str] = ()  # sites that hold test figures back
+    baselines: Mapping[str, Scores] = field(default_factory=dict)
+    best: Best | None = None
+    rounds: int
+    wall_s: float
+    scenario: str
+    reference: str | None
+    model: str
+    synthetic: bool | None = None
+    anatomies: int | None = None
+    privacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    delta: float | None = None
+
+    def to_json(self) -> Json:
+        values = vars(self) | {
+            "suppressed": list(self.suppressed),
+            "baselines": {name: {**scores.final, **scores.to_json()} for name, scores in self.baselines.items()},
+            "best": self.best.to_json() if self.best else None,
+        }
+        left_out = {"scores"} if self.synthetic is not None else {"scores", *_OF_SIMULATIONS}
+        return {**self.scores.to_json(), **{name: value for name, value in values.items() if name not in left_out}}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Self:
+        nested = {
+            "scores": Scores.from_json(values),
+            "baselines": {name: Scores.from_json(row) for name, row in values.get("baselines", {}).items()},
+            "best": Best.from_json(values["best"]) if values.get("best") else None,
+        }
+        return super().from_json({**values, **nested})
+
+
+def summarise(run_dir: Path, config: RunConfig, *, wall_s: float) -> Summary:
+    """The summary of a run by its final test."""
+    tested = events_of(run_dir, ModelTested)[-1]
+    return Summary(
+        scores=tested.scores,
+        suppressed=tested.suppressed,
+        best=tested.best,
+        rounds=config.rounds,
+        wall_s=round(wall_s, 1),
+        scenario=config.scenario,
+        reference=config.reference,
+        model=name_of(config.model),
+    )
+
+
+def write_summary(run_dir: Path, summary: Summary) -> None:
+    """Write `summary.json`. A figure is a number or it is absent: NaN and infinity are refused (ValueError)."""
+    atomic.write_json(run_dir / FILE_NAME, summary.to_json())
+
+
+def read_summary(run_dir: Path) -> Summary | None:
+    """The summary of a run; None where it has none yet.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    values = read_json(run_dir / FILE_NAME)
+    return Summary.from_json(values) if values is not None else None

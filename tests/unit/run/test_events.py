@@ -1,0 +1,187 @@
+"""Every kind of event against the line that stands for it in `events.jsonl`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agi_core.run import events
+from agi_core.run.event_log import EventLog, read_events
+from agi_core.run.events import (
+    KINDS,
+    BaselineFinished,
+    DataFound,
+    Event,
+    Exchanging,
+    ModelRolledBack,
+    ModelTested,
+    ModelValidated,
+    Retried,
+    RoundFinished,
+    RoundStarted,
+    RunFinished,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SiteEvent,
+    SiteFailed,
+    SiteMissing,
+    SiteQuarantined,
+    SiteSatOut,
+    UpdateClipped,
+    UpdateRefused,
+    Waiting,
+    Warned,
+)
+from agi_core.run.scores import Best, Scores, SiteScore
+
+GUYS, HH = SiteScore({"psnr_db": 20.5, "ssim": 0.5}, 2), SiteScore({"psnr_db": 22.0}, 1)
+LINES: list[tuple[Event, str]] = [
+    (
+        DataFound(
+            text="3 subjects",
+            sites={"Guys": 2},
+            unseen_sites={"HH": 1},
+            synthetic=True,
+            anatomies=2,
+            skipped={"no PD": 1},
+        ),
+        '"data_found", "text": "3 subjects", "sites": {"Guys": 2}, "unseen_sites": {"HH": 1}, "synthetic": true,'
+        ' "anatomies": 2, "skipped": {"no PD": 1}',
+    ),
+    (Warned(text="spacings differ"), '"warning", "text": "spacings differ"'),
+    (
+        RunStarted(run_id="9f", sites=["Guys"], unseen_sites=["HH"]),
+        '"run_started", "run_id": "9f", "sites": ["Guys"], "unseen_sites": ["HH"]',
+    ),
+    (RunResumed(round=2), '"resumed", "round": 2'),
+    (RunPaused(round=2, reason="too few"), '"paused", "round": 2, "reason": "too few"'),
+    (RoundStarted(round=1), '"round_started", "round": 1'),
+    (
+        RoundFinished(round=1, sites=["Guys", "HH"], train_loss={"Guys": 0.25}, seconds={"Guys": 3.5}),
+        '"round_finished", "round": 1, "sites": ["Guys", "HH"], "train_loss": {"Guys": 0.25}, "seconds": {"Guys": 3.5}',
+    ),
+    (
+        ModelValidated(round=0, mean={"psnr_db": 21.0}, sites={"Guys": GUYS, "HH": HH}, suppressed=["IOP"]),
+        '"validated", "round": 0, "mean": {"psnr_db": 21.0}, "sites": {"Guys": {"psnr_db": 20.5, "ssim": 0.5,'
+        ' "subjects": 2}, "HH": {"psnr_db": 22.0, "subjects": 1}}, "suppressed": ["IOP"]',
+    ),
+    (ModelRolledBack(round=3, to=1, sites=["Guys"]), '"rolled_back", "round": 3, "to": 1, "sites": ["Guys"]'),
+    (
+        ModelTested(
+            scores=Scores({"psnr_db": 20.5}, {"Guys": GUYS}, {"HH": HH}),
+            suppressed=["IOP"],
+            best=Best(1, 21.0, {"Guys": 21.0}),
+        ),
+        '"tested", "final": {"psnr_db": 20.5}, "sites": {"Guys": {"psnr_db": 20.5, "ssim": 0.5, "subjects": 2}},'
+        ' "unseen_sites": {"HH": {"psnr_db": 22.0, "subjects": 1}}, "suppressed": ["IOP"],'
+        ' "best": {"round": 1, "psnr_db": 21.0, "sites": {"Guys": 21.0}}',
+    ),
+    (
+        BaselineFinished(name="local_only", final={"psnr_db": 20.0}),
+        '"baseline_finished", "name": "local_only", "final": {"psnr_db": 20.0}',
+    ),
+    (RunFinished(), '"run_finished"'),
+    (
+        Waiting(round=1, sites=["HH"], limit_s=600.0),
+        '"waiting", "round": 1, "sites": ["HH"], "limit_s": 600.0',
+    ),
+    (
+        Retried(round=1, action="train", answered=["Guys"]),
+        '"retried", "round": 1, "action": "train", "answered": ["Guys"]',
+    ),
+    (
+        Exchanging(round=1, action="train", waiting_for=["HH"], answered=["Guys"], failed=[]),
+        '"exchange", "round": 1, "action": "train", "waiting_for": ["HH"], "answered": ["Guys"], "failed": []',
+    ),
+    (
+        SiteFailed(site="HH", round=1, action="train", reason="no memory"),
+        '"site_failed", "site": "HH", "round": 1, "action": "train", "reason": "no memory"',
+    ),
+    (
+        SiteMissing(site="HH", round=1, action="train", reason="not connected"),
+        '"site_missing", "site": "HH", "round": 1, "action": "train", "reason": "not connected"',
+    ),
+    (
+        SiteSatOut(site="HH", round=1, action="train", reason="budget"),
+        '"site_sat_out", "site": "HH", "round": 1, "action": "train", "reason": "budget"',
+    ),
+    (
+        UpdateClipped(site="HH", round=1, reason="3 times the limit"),
+        '"update_clipped", "site": "HH", "round": 1, "reason": "3 times the limit"',
+    ),
+    (
+        UpdateRefused(site="HH", round=1, reason="not finite", strikes=2),
+        '"update_refused", "site": "HH", "round": 1, "reason": "not finite", "strikes": 2',
+    ),
+    (SiteQuarantined(site="HH", round=1), '"site_quarantined", "site": "HH", "round": 1'),
+]
+
+
+def read_lines(run_dir: Path, *lines: str) -> list[Event]:
+    """What a log of these lines holds; each without its braces, time, and the key of its kind."""
+    whole = (f'{{"t_s": 1.5, "event": {line}}}\n' for line in lines)
+    (run_dir / "events.jsonl").write_text("".join(whole))
+    return [event for _, event in read_events(run_dir)]
+
+
+@pytest.mark.parametrize(("event", "line"), LINES, ids=[event.kind for event, _ in LINES])
+def test_every_kind_is_written_as_its_line_and_read_back(event: Event, line: str, tmp_path: Path) -> None:
+    EventLog(tmp_path).append(event)
+    (written,) = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert written.partition('"event": ')[2] == f"{line}}}"
+    assert [event for _, event in read_events(tmp_path)] == [event]
+    assert read_lines(tmp_path, line) == [event]
+
+
+def test_the_table_and_the_classes_agree() -> None:
+    classes = [value for value in vars(events).values() if isinstance(value, type) and issubclass(value, Event)]
+    assert {*classes} == {Event, SiteEvent, *KINDS.values()}
+    assert [event.kind for event, _ in LINES] == [*KINDS]
+
+
+def test_a_kind_of_another_release_is_an_event_and_no_more(tmp_path: Path) -> None:
+    known = RoundStarted(round=1)
+    assert read_lines(tmp_path, '"site_praised", "site": "HH"', '"round_started", "round": 1') == [Event(), known]
+
+
+def test_a_field_of_another_release_is_left_out(tmp_path: Path) -> None:
+    best = '{"round": 1, "psnr_db": 21.0, "sites": {}, "weather": "fine"}'
+    (tested,) = read_lines(tmp_path, f'"tested", "final": {{}}, "mood": 1, "best": {best}')
+    assert tested == ModelTested(scores=Scores({}), best=Best(1, 21.0, {}))
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        (
+            '"site_missing", "site": "HH", "round": 1, "action": "train"',
+            SiteMissing(site="HH", round=1, action="train"),
+        ),
+        (
+            '"update_refused", "site": "HH", "round": 1, "reason": "", "x": 1',
+            UpdateRefused(site="HH", round=1, reason=""),
+        ),
+        ('"validated", "round": 1, "mean": {}, "sites": {}', ModelValidated(round=1, mean={}, sites={})),
+        (
+            '"round_finished", "round": 1, "train_loss": {}, "seconds": {}',
+            RoundFinished(round=1, train_loss={}, seconds={}),
+        ),
+        ('"tested", "final": {}, "sites": {}, "unseen_sites": {}, "best": null', ModelTested(scores=Scores({}))),
+        ('"data_found", "text": "", "sites": {}, "unseen_sites": {}', DataFound(text="", sites={}, unseen_sites={})),
+    ],
+)
+def test_a_line_of_before_has_defaults_for_what_was_added_since(line: str, event: Event, tmp_path: Path) -> None:
+    assert read_lines(tmp_path, line) == [event]
+
+
+def test_a_new_kind_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class CoffeeMade(Event):
+        cups: int
+
+    monkeypatch.setitem(KINDS, "coffee_made", CoffeeMade)
+    EventLog(tmp_path).append(CoffeeMade(cups=3))
+    assert json.loads((tmp_path / "events.jsonl").read_text())["event"] == "coffee_made"
+    assert [event for _, event in read_events(tmp_path)] == [CoffeeMade(cups=3)]

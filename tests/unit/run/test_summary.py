@@ -1,0 +1,76 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from agi_core.config.load import load_config
+from agi_core.errors import RunError
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import ModelTested, RoundStarted
+from agi_core.run.scores import Best, Scores, SiteScore
+from agi_core.run.summary import read_summary, summarise, write_summary
+
+SCORES = Scores.over({"A": SiteScore({"psnr_db": 20.0}, 2)}, {"B": SiteScore({"psnr_db": 18.0}, 1)})
+IN_JSON = {
+    "final": {"psnr_db": 20.0},
+    "sites": {"A": {"psnr_db": 20.0, "subjects": 2}},
+    "unseen_sites": {"B": {"psnr_db": 18.0, "subjects": 1}},
+}
+TESTED = ModelTested(scores=SCORES, suppressed=["C"], best=Best(1, 19.0, {"A": 19.0}))
+DEPLOYED = {
+    **IN_JSON,
+    "suppressed": ["C"],
+    "baselines": {},
+    "best": {"round": 1, "psnr_db": 19.0, "sites": {"A": 19.0}},
+    "rounds": 4,
+    "wall_s": 61.3,
+    "scenario": "T1,T2:PD",
+    "reference": "T1",
+    "model": "AGI-Net with group alignment",
+}
+
+
+def summarised(run_dir: Path) -> dict[str, object]:
+    values: dict[str, object] = json.loads((run_dir / "summary.json").read_text())
+    return values
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run that was tested twice: the last one counts."""
+    for event in (ModelTested(scores=Scores({})), TESTED, RoundStarted(round=1)):
+        EventLog(tmp_path).append(event)
+    config = load_config(None, overrides={"rounds": 4, "scenario": "T1,T2:PD", "reference": "T1"})
+    write_summary(tmp_path, summarise(tmp_path, config, wall_s=61.26))
+    return tmp_path
+
+
+def test_a_deployed_run_tells_the_test_and_what_it_is_of(run_dir: Path) -> None:
+    assert [*summarised(run_dir).items()] == [*DEPLOYED.items()]
+
+
+def test_a_simulation_tells_more(run_dir: Path) -> None:
+    summary = read_summary(run_dir)
+    assert summary is not None
+    known = {"synthetic": True, "anatomies": 2, "privacy": {"A": {"epsilon": 7.5}}, "delta": 1e-5}
+    whole = dataclasses.replace(summary, baselines={"voxel_regression": SCORES}, **known)
+    write_summary(run_dir, whole)
+    rows = {"voxel_regression": {"psnr_db": 20.0, **IN_JSON}}
+    assert [*summarised(run_dir).items()] == [*(DEPLOYED | {"baselines": rows} | known).items()]
+    assert read_summary(run_dir) == whole
+
+
+def test_no_summary_yet_and_a_damaged_one(tmp_path: Path) -> None:
+    assert read_summary(tmp_path) is None
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(RunError, match=r"summary\.json is damaged"):
+        read_summary(tmp_path)
+
+
+def test_figures_are_numbers_or_absent(run_dir: Path) -> None:
+    summary = read_summary(run_dir)
+    assert summary is not None
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_summary(run_dir, dataclasses.replace(summary, wall_s=float("nan")))
+    assert summarised(run_dir) == DEPLOYED
