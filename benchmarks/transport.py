@@ -37,10 +37,11 @@ from deployed import (
     wait_for,
 )
 
+from agi_core.host.flower_environment import BIN_DIR
 from agi_core.run.events import RoundStarted, RunPaused
 from client.process.join import environment
 from client.site.file import read_deployed_site
-from server.coordinator import BIN_DIR, CoordinatorDir
+from server.coordinator import CoordinatorDir
 from server.flower_cli import CONNECTION
 
 PARAMETERS, ARRAYS = 25_000_000, 50

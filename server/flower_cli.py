@@ -10,7 +10,8 @@ from typing import Any
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
-from server.coordinator import BIN_DIR, CoordinatorDir
+from agi_core.host.flower_environment import BIN_DIR
+from server.coordinator import CoordinatorDir
 
 CONNECTION = "agi"  # always named: without a name, flwr would start a simulation of its own
 CALL_S = 180.0

@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from agi_core.errors import RunError
+from agi_core.host.flower_environment import BIN_DIR
 from agi_core.host.processes import adopt_orphans, die_with, end_descendants
 from server import flower_cli
-from server.coordinator import BIN_DIR, CoordinatorDir
+from server.coordinator import CoordinatorDir
 
 START_S, STOP_S = 120.0, 6.0
 PAGE_BYTES = 16384

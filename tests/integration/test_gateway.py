@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agi_core.host.flower_environment import BIN_DIR
 from client.check.connection import check_connection
 from client.check.rows import PASSED
 from client.process.join import environment, programs
@@ -19,7 +20,7 @@ from client.site.file import Coordinator as CoordinatorAddress
 from client.site.file import DeployedSite
 from client.site.keys import write_private
 from server import flower_cli
-from server.coordinator import BIN_DIR, CoordinatorDir
+from server.coordinator import CoordinatorDir
 from tests.support.federation_of_processes import Federation, running
 from tests.support.real_processes import ROOT, end, free_port, join, listening, needs_nginx, nginx, until, with_changes
 
