@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from string import Template
 
 from agi_core.host import atomic
 from agi_core.report import sections
@@ -12,8 +13,6 @@ from agi_core.report.markup import db, plural, signed_db, words
 from agi_core.report.record import RunRecord, read_run
 from agi_core.run.duration import duration
 from agi_core.scenario import parse_scenario
-
-STYLE_PATH = Path(__file__).with_name("style.css")
 
 
 def build_report(run_dir: Path) -> Path:
@@ -38,33 +37,24 @@ def build_report(run_dir: Path) -> Path:
     scenario = parse_scenario(record.config.scenario)
     title = f"{record.model_name}: {' + '.join(scenario.sources)} → {scenario.target}"
     contents = f"The report holds {'no images,' if record.deployed else 'example slices but no'} names or subject ids."
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE_PATH.read_text()}</style>
-</head>
-<body>
-<header><div>
-<p class="kicker">Federated training of MR image synthesis · run {escape(run_dir.resolve().name)}</p>
-<h1>{escape(title)}</h1>
-{_notices(record)}
-<p class="lead">{escape(" ".join(_result(record)))}</p>
-{_tiles(record)}
-<p class="soft">{escape(_in_short(record))}</p>
-</div></header>
-<main>
-{"".join(body)}
-<footer>For research only, not for diagnosis. {contents}</footer>
-</main>
-</body>
-</html>
-"""
+    page = Template(_resource("page.html")).substitute(
+        title=escape(title),
+        style=_resource("style.css"),
+        run=escape(run_dir.resolve().name),
+        notices=_notices(record),
+        result=escape(" ".join(_result(record))),
+        tiles=_tiles(record),
+        in_short=escape(_in_short(record)),
+        body="".join(body),
+        contents=contents,
+    )
     path = run_dir / "report.html"
     atomic.write_text(path, page)
     return path
+
+
+def _resource(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _notices(record: RunRecord) -> str:

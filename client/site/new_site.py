@@ -30,7 +30,7 @@ def write_site(
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     key_path = state_dir / "key" / "node"
     make_key(key_path, site=site)
-    text = TEMPLATE_PATH.read_text().format(
+    text = TEMPLATE_PATH.read_text(encoding="utf-8").format(
         site=site,
         path=site_path,
         data_dir=_quoted(data_dir.resolve() if data_dir else "/path/to/scans"),
