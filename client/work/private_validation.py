@@ -22,11 +22,11 @@ from client.border import stored_replies
 from client.site.policy import PrivateValidation
 
 log = logging.getLogger("client")
-Scores = Mapping[str, Mapping[str, float]]  # {subject id: {metric: value}}
+SubjectMetrics = Mapping[str, Mapping[str, float]]  # {subject id: {metric: value}}
 
 
 def validate_privately(
-    score: Callable[[], Scores],
+    score: Callable[[], SubjectMetrics],
     *,
     site: str,
     validation: PrivateValidation,
@@ -64,7 +64,7 @@ def validate_privately(
     return means
 
 
-def noisy_means(scores: Scores, validation: PrivateValidation, noise: NoiseSource) -> dict[str, float]:
+def noisy_means(scores: SubjectMetrics, validation: PrivateValidation, noise: NoiseSource) -> dict[str, float]:
     """The mechanism itself; see the module. The result lies in the public ranges."""
     ranges = np.array([validation.metrics[name] for name in sorted(validation.metrics)])
     middle, half = ranges.mean(axis=1), (ranges[:, 1] - ranges[:, 0]) / 2

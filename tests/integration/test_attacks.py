@@ -165,7 +165,7 @@ def test_every_attack_is_refused_and_changes_nothing(
     refused = {event.round: event for event in events_of(tmp_path / "run", UpdateRefused)}
     assert {name for round, name in enumerate(ATTACKS, start=1) if round not in refused} == set()
     assert {event.site for event in refused.values()} == {"HH"}
-    assert refused[len(ATTACKS)]["strikes"] == len(ATTACKS)
+    assert refused[len(ATTACKS)].strikes == len(ATTACKS)
     assert all(event.sites == ["Guys", "IOP"] for event in events_of(tmp_path / "run", RoundFinished))
     assert_same_weights(tmp_path / "without", tmp_path / "run")
 
@@ -193,7 +193,7 @@ def test_a_flipped_sign_is_cut_down_and_no_strike(config: RunConfig, tmp_path: P
     federation = dataclasses.replace(config.federation, aggregation=aggregation, quorum=3)
     federate(dataclasses.replace(config, federation=federation), tmp_path / "run", app=Hostile(FLIPPED))
     (clipped,) = events_of(tmp_path / "run", UpdateClipped)
-    assert clipped["site"] == "HH"
+    assert clipped.site == "HH"
     assert not events_of(tmp_path / "run", UpdateRefused)
     assert not (tmp_path / "run" / strikes.FILE).exists()
 

@@ -12,10 +12,10 @@ from agi_core.privacy.ledger import open_ledger
 from agi_core.privacy.noise import NoiseSource, system_noise
 from agi_core.protocol import EVALUATE, TRAIN, VALIDATION, Request, pack
 from client.site.policy import PrivateValidation
-from client.work.private_validation import Scores, noisy_means, validate_privately
+from client.work.private_validation import SubjectMetrics, noisy_means, validate_privately
 
 SUBJECTS = ("a", "b", "c", "d")
-SCORES: Scores = {subject: {"psnr_db": 20.0 + number, "ssim": 0.5} for number, subject in enumerate(SUBJECTS)}
+SCORES: SubjectMetrics = {subject: {"psnr_db": 20.0 + number, "ssim": 0.5} for number, subject in enumerate(SUBJECTS)}
 ONE = Steps(4.0, 1.0, 1)
 FIGURES = st.dictionaries(st.sampled_from(["psnr_db", "ssim"]), st.floats(-1e6, 1e6), max_size=2)
 
@@ -45,7 +45,8 @@ def validate(
 
 def test_without_noise_it_is_the_mean_of_clipped_figures(tmp_path: Path) -> None:
     assert noisy_means(SCORES, rules(tmp_path), NO_NOISE) == pytest.approx({"psnr_db": 21.5, "ssim": 0.5})
-    wild: Scores = {"a": {"psnr_db": 1e9, "ssim": -5.0}, "b": {"psnr_db": float("nan")}}  # two of four: the middle
+    wild: SubjectMetrics = {"a": {"psnr_db": 1e9, "ssim": -5.0}, "b": {"psnr_db": float("nan")}}
+    # the two others of four count as the middle
     assert noisy_means(wild, rules(tmp_path), NO_NOISE) == pytest.approx({"psnr_db": 28.75, "ssim": 0.375})
 
 
@@ -55,10 +56,10 @@ def test_one_subject_moves_the_scaled_sum_by_at_most_the_sensitivity(
 ) -> None:
     """sqrt(2) for two figures: the noise is sigma times that."""
     validation = rules(Path("/nowhere"))
-    without: Scores = {str(number): figures for number, figures in enumerate(others)}
+    without: SubjectMetrics = {str(number): figures for number, figures in enumerate(others)}
     half = {"psnr_db": 15.0, "ssim": 0.5}
 
-    def scaled(scores: Scores) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def scaled(scores: SubjectMetrics) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """The sum, from the means of so many public subjects that the final clip does not hide it."""
         means = noisy_means(scores, dataclasses.replace(validation, subjects=100), NO_NOISE)
         return np.array([means[name] / half[name] * 100 for name in sorted(half)])

@@ -1,0 +1,33 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import RunError
+from agi_core.run.json_objects import JsonObject, read_json
+
+
+@dataclass(frozen=True)
+class Cat(JsonObject):
+    name: str
+    lives: int = 9
+
+
+def test_fields_are_the_object() -> None:
+    assert Cat("Tom", 7).to_json() == {"name": "Tom", "lives": 7}
+    assert Cat.from_json({"name": "Tom", "lives": 7}) == Cat("Tom", 7)
+
+
+def test_what_is_unknown_is_left_out_and_what_is_missing_has_its_default() -> None:
+    assert Cat.from_json({"name": "Tom", "colour": "grey"}) == Cat("Tom", 9)
+    with pytest.raises(TypeError, match="name"):
+        Cat.from_json({"lives": 7})
+
+
+def test_a_file_that_is_not_there_yet_and_a_damaged_one(tmp_path: Path) -> None:
+    assert read_json(tmp_path / "cat.json") is None
+    (tmp_path / "cat.json").write_text('{"name": "Tom"}')
+    assert read_json(tmp_path / "cat.json") == {"name": "Tom"}
+    (tmp_path / "cat.json").write_text('{"name": ')
+    with pytest.raises(RunError, match=r"cat\.json is damaged .*; delete it and continue the run with --resume"):
+        read_json(tmp_path / "cat.json")
