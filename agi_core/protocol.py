@@ -50,7 +50,7 @@ class Packed:
         return "float16" if flat is not None and flat.dtype == np.float16 else "float32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """Coordinator to site. `task` is the JSON of `agi_core.config.Task`; `subjects` is read by an evaluation only.
 
@@ -66,7 +66,7 @@ class Request:
     weights: Packed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     """Site to coordinator. `num_examples` = training subjects of the site (its weight in the average), or subjects
     scored by an evaluation.
@@ -174,7 +174,7 @@ def read_request(scalars: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]])
     return Request(**fields, weights=Packed(dict(arrays), _manifest(scalars)))
 
 
-def read_reply(scalars: Mapping[str, Any], metrics: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Reply:
+def read_reply(scalars: Mapping[str, Any], *, metrics: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Reply:
     """The reply that `reply_scalars`, its metrics and arrays describe. Raises ProtocolError like `read_request`."""
     fields = _fields(scalars, Reply)
     for name, value in metrics.items():

@@ -14,7 +14,7 @@ from agi_core.errors import AgiError, ExhaustedError, ProtocolError
 from agi_core.host.device import open_device
 from agi_core.protocol import ARRAYS, FAILED, METRICS, REFUSED, SCALARS, Reply, Request, read_request, reply_scalars
 from client.border import stored_replies
-from client.border.egress import leave, refuse
+from client.border.egress import let_out, refuse
 from client.site.file import DeployedSite
 from client.site.opened import OpenSite, open_site
 from client.work.networks import release_memory
@@ -79,8 +79,8 @@ def _reply(site: OpenSite, request: Request) -> Reply:
     if reply is None:
         reply = answer(site, request, task, device=open_device(file.device, threads=file.threads))
         if isinstance(file, DeployedSite):
-            stored_replies.store(state_dir, request, reply)
-    return leave(reply, request=request, site=file, subjects=len(site.scans(task).subjects.all))
+            stored_replies.store(state_dir, request, reply=reply)
+    return let_out(reply, request=request, site=file, subjects=len(site.scans(task).subjects.all))
 
 
 def _site_path(context: Context) -> Path:

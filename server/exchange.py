@@ -89,7 +89,16 @@ class Exchange:
             TransportError: a weight is too large for float16 transport.
         """
         packed = pack(weights, self._transport if action == TRAIN else "float32")  # what is scored is what is saved
-        return Request(action, self._run_id, round, "", self._task, subjects, math.ceil(self._deadline_s), packed)
+        return Request(
+            action=action,
+            run_id=self._run_id,
+            round=round,
+            nonce="",
+            task=self._task,
+            subjects=subjects,
+            deadline_s=math.ceil(self._deadline_s),
+            weights=packed,
+        )
 
     def wait_for(self, sites: Sequence[str], *, enough: int, round: int) -> dict[str, int]:
         """{site: node id} of those that are connected, as soon as `enough` are, at the latest after
@@ -221,7 +230,9 @@ def _read(message: Message) -> Reply:
     try:
         arrays = {dtype: array.numpy() for dtype, array in content.array_records.get(ARRAYS, {}).items()}
         return read_reply(
-            dict(content.config_records.get(SCALARS, {})), dict(content.metric_records.get(METRICS, {})), arrays
+            dict(content.config_records.get(SCALARS, {})),
+            metrics=dict(content.metric_records.get(METRICS, {})),
+            arrays=arrays,
         )
     except ProtocolError:
         raise

@@ -144,7 +144,15 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             )
         paths[site] = run_dir.resolve() / "sites" / f"{site}.yaml"
         policy = Policy(minimum_subjects=1)  # nothing leaves this machine
-        site_file = Site(site, data, cache_dir, config.device, config.threads, privacy, policy)
+        site_file = Site(
+            site=site,
+            data=data,
+            cache_dir=cache_dir,
+            device=config.device,
+            threads=config.threads,
+            privacy=privacy,
+            policy=policy,
+        )
         atomic.write_text(paths[site], to_yaml(site_file))
     return paths
 

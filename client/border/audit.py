@@ -31,7 +31,7 @@ class Decision(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AuditRow:
     """One message. `action` is the request's, `request` its digest ("" of a refusal), `left` the figures that left,
     `held_back` the names of those that did not, `reason` the public sentence of a refusal."""

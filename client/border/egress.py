@@ -31,7 +31,7 @@ class Refusal:
     reason: str
 
 
-def leave(reply: Reply, *, request: Request, site: Site, subjects: int) -> Reply:
+def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Reply:
     """The reply as it leaves the site.
 
     Metrics that the site's policy does not allow, and all figures of a site that has fewer subjects than its policy's
@@ -67,7 +67,7 @@ def leave(reply: Reply, *, request: Request, site: Site, subjects: int) -> Reply
 
     weights = reply.weights
     row = AuditRow(
-        run=shown(request.run_id),
+        run=printable(request.run_id),
         round=request.round,
         action=action_of(request),
         decision=Decision.ANSWERED,
@@ -94,9 +94,9 @@ def refuse(error: AgiError, *, code: int = REFUSED, asked: Mapping[str, object],
         return refusal
     round = asked.get("round")
     row = AuditRow(
-        run=shown(asked.get("run_id", "")),
+        run=printable(asked.get("run_id", "")),
         round=round if isinstance(round, int) else 0,
-        action=shown(f"{asked.get('action', '')} {asked.get('subjects', '')}".strip()),
+        action=printable(f"{asked.get('action', '')} {asked.get('subjects', '')}".strip()),
         decision=Decision.REFUSED if code == REFUSED else Decision.FAILED,
         reason=refusal.reason,
     )
@@ -112,6 +112,6 @@ def action_of(request: Request) -> str:
     return request.action if request.action == TRAIN else f"{request.action} {request.subjects}"
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     """A stranger's words, short, and without a terminal's escape codes."""
     return "".join(character for character in str(text)[:64] if character.isprintable())

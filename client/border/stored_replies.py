@@ -33,7 +33,7 @@ def stored(state_dir: Path, request: Request) -> Reply | None:
             if header["request"] != digest(request):
                 return None
             arrays = {dtype: file.get_tensor(dtype) for dtype in file.keys()}  # noqa: SIM118  not a mapping
-        reply = read_reply(json.loads(header["reply"]), json.loads(header["metrics"]), arrays)
+        reply = read_reply(json.loads(header["reply"]), metrics=json.loads(header["metrics"]), arrays=arrays)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, ProtocolError) as error:
@@ -42,7 +42,7 @@ def stored(state_dir: Path, request: Request) -> Reply | None:
     return dataclasses.replace(reply, nonce=request.nonce)
 
 
-def store(state_dir: Path, request: Request, reply: Reply) -> None:
+def store(state_dir: Path, request: Request, *, reply: Reply) -> None:
     """Keep the reply in place of an earlier one to the same question. A full disk is logged, not raised: the reply
     itself is worth more than its copy."""
     path = _path(state_dir, request)

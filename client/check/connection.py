@@ -18,7 +18,7 @@ from cryptography import x509
 
 from client.check.rows import CheckRow, failed, passed, warning
 from client.process.flower_errors import explain
-from client.site.file import Coordinator
+from client.site.file import CoordinatorAddress
 
 TIMEOUT_S = 10.0
 WARN_EXPIRY_DAYS = 30
@@ -26,7 +26,7 @@ MAX_AHEAD_S, WARN_AHEAD_S = 4.0, 2.0  # flwr 1.41 refuses a signature from more 
 MAX_BEHIND_S, WARN_BEHIND_S = 300.0, 60.0  # and one that is older than 305 s
 
 
-def check_connection(coordinator: Coordinator) -> Iterator[CheckRow]:
+def check_connection(coordinator: CoordinatorAddress) -> Iterator[CheckRow]:
     """Rows about the connection to the coordinator, as the node would make it: through the environment's proxy."""
     host, port = _host_and_port(coordinator.address)
     context, row = _trust(Path(coordinator.ca_file))
@@ -43,7 +43,7 @@ def check_connection(coordinator: Coordinator) -> Iterator[CheckRow]:
         yield failed(
             "DNS",
             f"{next_host} has no address ({error.strerror})",
-            "check the spelling in coordinator.address; if it is right, ask the network team about this name",
+            fix="check the spelling in coordinator.address; if it is right, ask the network team about this name",
         )
         return
     yield passed("DNS", f"{next_host} is {', '.join(sorted(addresses))}")
@@ -82,9 +82,9 @@ def _trust(ca_path: Path) -> tuple[ssl.SSLContext | None, CheckRow]:
     try:
         return ssl.create_default_context(cafile=str(ca_path)), passed(what, str(ca_path))
     except ssl.SSLError:
-        return None, failed(what, f"{ca_path} holds no certificate in PEM format", fix)
+        return None, failed(what, f"{ca_path} holds no certificate in PEM format", fix=fix)
     except OSError as error:
-        return None, failed(what, f"{ca_path}: {error.strerror}", fix)
+        return None, failed(what, f"{ca_path}: {error.strerror}", fix=fix)
 
 
 def _proxy(host: str) -> urllib.parse.SplitResult | None:
@@ -117,20 +117,21 @@ def _proxy_login(proxy: urllib.parse.SplitResult) -> dict[str, str]:
 def _unreachable(error: Exception, place: str) -> CheckRow:
     advice = explain(str(error))
     if "Tunnel" in str(error) and advice is not None:
-        return failed("proxy", f"{advice.sentence} {place} said: {error}", advice.next_step)
+        return failed("proxy", f"{advice.sentence} {place} said: {error}", fix=advice.next_step)
     cause = "no answer within 10 s" if isinstance(error, TimeoutError) else str(error)
     return failed(
         "TCP",
         f"{place} cannot be reached ({cause})",
-        "check host and port; ask the network team to allow outbound HTTPS there, and the coordinator whether it is up",
+        fix="check host and port; ask the network team to allow outbound HTTPS there, and the coordinator whether it is"
+        " up",
     )
 
 
 def _tls_failure(error: OSError) -> CheckRow:
     advice = explain("handshake timed out" if isinstance(error, TimeoutError) else str(error))
     if advice is None:
-        return failed("TLS", f"the handshake failed: {error}", "show this line to the coordinator")
-    return failed("TLS", advice.sentence, advice.next_step)
+        return failed("TLS", f"the handshake failed: {error}", fix="show this line to the coordinator")
+    return failed("TLS", advice.sentence, fix=advice.next_step)
 
 
 def _expiry(tls: ssl.SSLSocket, ca_path: Path) -> CheckRow:
@@ -140,7 +141,7 @@ def _expiry(tls: ssl.SSLSocket, ca_path: Path) -> CheckRow:
     days = (end - datetime.now(UTC)).days
     found = f"{whose} is valid until {end:%Y-%m-%d}, {days} days from now"
     if days < WARN_EXPIRY_DAYS:
-        return warning("certificate expiry", found, "ask the coordinator to renew it before that day")
+        return warning("certificate expiry", found, fix="ask the coordinator to renew it before that day")
     return passed("certificate expiry", found)
 
 
@@ -152,14 +153,16 @@ def _answer(connection: http.client.HTTPConnection) -> Iterator[CheckRow]:
         response = connection.getresponse()
         response.read()
     except (OSError, http.client.HTTPException) as error:
-        yield failed("answer", f"no HTTP answer ({error})", "ask the coordinator whether its gateway and SuperLink run")
+        yield failed(
+            "answer", f"no HTTP answer ({error})", fix="ask the coordinator whether its gateway and SuperLink run"
+        )
         return
     now = (before + time.time()) / 2
     if response.status in (502, 503, 504):
         yield failed(
             "answer",
             f"the gateway answers {response.status}: the SuperLink behind it does not run",
-            "ask the coordinator to start it",
+            fix="ask the coordinator to start it",
         )
     else:
         yield passed("answer", f"an HTTP server answers ({response.status} to an empty request, as it should)")
@@ -170,12 +173,12 @@ def _answer(connection: http.client.HTTPConnection) -> Iterator[CheckRow]:
 def _clock(ahead_s: float | None) -> CheckRow:
     fix = "switch time synchronisation on: timedatectl set-ntp true, or chronyc makestep"
     if ahead_s is None:
-        return warning("clock", "the answer has no Date, so the clocks could not be compared", fix)
+        return warning("clock", "the answer has no Date, so the clocks could not be compared", fix=fix)
     found = f"this machine is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} the coordinator"
     if ahead_s > MAX_AHEAD_S or ahead_s < -MAX_BEHIND_S:
-        return failed("clock", f"{found}; more than 5 s ahead or 300 s behind is refused", fix)
+        return failed("clock", f"{found}; more than 5 s ahead or 300 s behind is refused", fix=fix)
     if ahead_s > WARN_AHEAD_S or ahead_s < -WARN_BEHIND_S:
-        return warning("clock", found, fix)
+        return warning("clock", found, fix=fix)
     return passed(
         "clock", f"within {WARN_AHEAD_S:.0f} s of the coordinator's" if abs(ahead_s) < WARN_AHEAD_S else found
     )

@@ -21,7 +21,7 @@ from client.check.rows import CheckRow, failed, passed, warning
 from client.site.file import DeployedSite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scan:
     """What is known of one readable scan. `content` is a hash of its voxels, not of its file."""
 
@@ -38,7 +38,7 @@ def check_data(site: DeployedSite, scenario: Scenario) -> Generator[CheckRow, No
     try:
         discovery = discover(site.data.scans, scenario.modalities)
     except AgiError as error:
-        yield failed("scans", str(error), "correct data.dir, data.layout or --scenario")
+        yield failed("scans", str(error), fix="correct data.dir, data.layout or --scenario")
         return {}
     listed = site.data.subjects
     subjects = [subject for subject in discovery.subjects if listed is None or subject.id in listed]
@@ -87,14 +87,14 @@ def _summarise_modality(scans: list[Scan]) -> dict[str, Any]:
 def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[CheckRow]:
     known = {subject.id for subject in discovery.subjects}
     for subject_id in [subject_id for subject_id in listed or () if subject_id not in known]:
-        yield failed("scans", f"data.subjects names {subject_id}, who is not there", "correct data.subjects")
+        yield failed("scans", f"data.subjects names {subject_id}, who is not there", fix="correct data.subjects")
     reasons = Counter(skipped.reason for skipped in discovery.skipped)
     first = {skipped.reason: skipped.place for skipped in reversed(discovery.skipped)}
     for reason, count in sorted(reasons.items()):
         yield warning(
             "scans",
             f"left out {count}: {reason} (first: {first[reason]})",
-            "nothing to do if that is right; else complete or rename the files",
+            fix="nothing to do if that is right; else complete or rename the files",
         )
 
 
@@ -108,16 +108,25 @@ def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tu
         try:
             volume = read_volume(path)
         except DataError as error:
-            rows.append(failed(f"scan {subject.id} {modality}", str(error), fix))
+            rows.append(failed(f"scan {subject.id} {modality}", str(error), fix=fix))
             continue
         volumes[modality] = volume
         content = hashlib.sha256(volume.data.tobytes()).hexdigest()
-        scans.append(Scan(subject.id, path, modality, volume.grid.shape, volume.grid.spacing_mm, content))
+        scans.append(
+            Scan(
+                subject=subject.id,
+                path=path,
+                modality=modality,
+                shape=volume.grid.shape,
+                spacing_mm=volume.grid.spacing_mm,
+                content=content,
+            )
+        )
     if not rows:
         try:
             align(volumes, to=scenario.target, spacing_mm=None, place=f"subject {subject.id}")
         except DataError as error:
-            rows.append(failed(f"scan {subject.id}", str(error), fix))
+            rows.append(failed(f"scan {subject.id}", str(error), fix=fix))
     return scans, rows
 
 
@@ -130,7 +139,7 @@ def _duplicates(scans: list[Scan]) -> Iterator[CheckRow]:
             yield failed(
                 "duplicates",
                 f"{' and '.join(str(scan.path) for scan in same)} hold the same image",
-                f"keep one: a person counts once; exclude: [{max(scan.subject for scan in same)}] under data",
+                fix=f"keep one: a person counts once; exclude: [{max(scan.subject for scan in same)}] under data",
             )
 
 
@@ -139,7 +148,7 @@ def _enough(subjects: int, minimum: int) -> CheckRow:
         return failed(
             "number of subjects",
             f"{subjects} usable, and policy.minimum_subjects asks for {minimum}",
-            "add subjects; only whoever answers for data protection at the site may lower policy.minimum_subjects",
+            fix="add subjects; only whoever answers for data protection at the site may lower policy.minimum_subjects",
         )
     return passed("number of subjects", f"{subjects} usable, at least {minimum} asked for by policy.minimum_subjects")
 
@@ -156,5 +165,5 @@ def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario) -> Ch
             for whole, part in parts.items()
         )
     except AgiError as error:
-        return failed("disk", str(error), "free some space, or move cache_dir to a larger disk")
+        return failed("disk", str(error), fix="free some space, or move cache_dir to a larger disk")
     return passed("disk", f"the prepared scans fit into {site.cache_dir}")

@@ -32,14 +32,14 @@ def _device(site: DeployedSite) -> CheckRow:
         device = open_device(site.device, threads=site.threads)
         return passed("device", f"device={site.device}: {device} is usable, with {site.threads} CPU threads")
     except ConfigError as error:
-        return failed("device", str(error), "set device in the site file")
+        return failed("device", str(error), fix="set device in the site file")
 
 
 def _key(key_path: Path, site: str) -> Iterator[CheckRow]:
     try:
         status = key_path.stat()
     except OSError as error:
-        yield failed("key", f"{key_path}: {error.strerror}", "make a key with --init, and name it in key_file")
+        yield failed("key", f"{key_path}: {error.strerror}", fix="make a key with --init, and name it in key_file")
         return
     if not os.access(key_path, os.R_OK):
         yield passed("key", f"{key_path} belongs to user {_user(status.st_uid)}, who runs the node; not readable here")
@@ -49,13 +49,13 @@ def _key(key_path: Path, site: str) -> Iterator[CheckRow]:
         yield failed(
             "key",
             f"{key_path} has mode {stat.S_IMODE(status.st_mode):o}: others than its owner may use it",
-            f"chmod 600 {key_path}; if others had access, make a new key with --init and have it registered",
+            fix=f"chmod 600 {key_path}; if others had access, make a new key with --init and have it registered",
         )
     try:
         check_owner(key_path, site=site)
         yield passed("key", f"{key_path}, {fingerprint(public_key(key_path))}")
     except ConfigError as error:
-        yield failed("key", str(error), f"make a new key with --init and send {public_path(key_path)}")
+        yield failed("key", str(error), fix=f"make a new key with --init and send {public_path(key_path)}")
 
 
 def _users(key_path: Path) -> CheckRow:
@@ -65,7 +65,7 @@ def _users(key_path: Path) -> CheckRow:
     return warning(
         "users",
         f"one: node and runner both run as {_user(me)}, so a fault in Flower's node could reach the scans",
-        "fine for a trial; for real data use the two systemd units of docs/hospital.md, with two users",
+        fix="fine for a trial; for real data use the two systemd units of docs/hospital.md, with two users",
     )
 
 
@@ -88,7 +88,7 @@ def _port(site: DeployedSite) -> CheckRow:
             if is_alive(site.health_port):
                 return passed("local port", f"{place} is used by a node that is alive (a service of this machine)")
             return failed(
-                "local port", f"{place}: {error.strerror}", "set runtime_port in the site file to a free port"
+                "local port", f"{place}: {error.strerror}", fix="set runtime_port in the site file to a free port"
             )
     return passed("local port", f"{place} is free")
 
@@ -97,9 +97,11 @@ def _state(state_dir: Path) -> CheckRow:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        return failed("state folder", f"{state_dir}: {error.strerror}", "correct state_dir, or its permissions")
+        return failed("state folder", f"{state_dir}: {error.strerror}", fix="correct state_dir, or its permissions")
     if not os.access(state_dir, os.W_OK | os.X_OK):
-        return failed("state folder", f"{state_dir} cannot be written", f"chown {_user(os.geteuid())} {state_dir}")
+        return failed("state folder", f"{state_dir} cannot be written", fix=f"chown {_user(os.geteuid())} {state_dir}")
     if stat.S_IMODE(state_dir.stat().st_mode) & 0o007:
-        return warning("state folder", f"{state_dir} is open to every user of this machine", f"chmod 700 {state_dir}")
+        return warning(
+            "state folder", f"{state_dir} is open to every user of this machine", fix=f"chmod 700 {state_dir}"
+        )
     return passed("state folder", str(state_dir))

@@ -44,7 +44,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
         nonlocal summary
         yield passed("site file", f"{site_path}, site {site.site}, scenario {parsed}")
         summary = yield from check_data(site, parsed)
-        yield from check_budgets(site_path, site, parsed)
+        yield from check_budgets(site_path, site=site, scenario=parsed)
         yield from check_machine(site)
         yield from check_connection(site.coordinator)
         yield _registration(site)
@@ -65,7 +65,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
     return report
 
 
-def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> Iterator[CheckRow]:
+def check_budgets(site_path: Path, *, site: DeployedSite, scenario: Scenario) -> Iterator[CheckRow]:
     """What is spent of the site's budget, and what is left; nothing where the site does not train privately."""
     if site.privacy is None:
         return
@@ -82,9 +82,9 @@ def check_budgets(site_path: Path, site: DeployedSite, scenario: Scenario) -> It
             left = max(0.0, budget.epsilon - spent)
             found = f"epsilon {spent:.2f} of {budget.epsilon:g} spent, {left:.2f} left (delta {budget.delta:g})"
             fix = "the site sits out until its rules change, or with subjects never used before"
-            yield passed(f"{what} budget", found) if left else warning(f"{what} budget", found, fix)
+            yield passed(f"{what} budget", found) if left else warning(f"{what} budget", found, fix=fix)
     except AgiError as error:
-        yield failed("privacy budget", str(error), "mend what is named; until then the site does not train")
+        yield failed("privacy budget", str(error), fix="mend what is named; until then the site does not train")
 
 
 def _registration(site: DeployedSite) -> CheckRow:
@@ -96,12 +96,12 @@ def _registration(site: DeployedSite) -> CheckRow:
         return warning(
             what,
             "not known before the first connection",
-            "ask the coordinator whether this key's fingerprint is registered, then start the client",
+            fix="ask the coordinator whether this key's fingerprint is registered, then start the client",
         )
     if told[-1].startswith("SuperNode"):
         return passed(what, f"the coordinator accepted this site's key when it last connected ({log_path})")
     return failed(
         what,
         f"the coordinator refused this site's key at the last attempt {told[-1]}",
-        "ask the coordinator to register the .pub file beside key_file, then start the client",
+        fix="ask the coordinator to register the .pub file beside key_file, then start the client",
     )

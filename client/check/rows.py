@@ -26,9 +26,9 @@ def passed(what: str, found: str) -> CheckRow:
     return CheckRow(what, CheckState.PASSED, found)
 
 
-def warning(what: str, found: str, fix: str) -> CheckRow:
+def warning(what: str, found: str, *, fix: str) -> CheckRow:
     return CheckRow(what, CheckState.WARNING, found, fix)
 
 
-def failed(what: str, found: str, fix: str) -> CheckRow:
+def failed(what: str, found: str, *, fix: str) -> CheckRow:
     return CheckRow(what, CheckState.FAILED, found, fix)

@@ -19,7 +19,7 @@ State = Literal["waiting", "training", "evaluating"]
 log = logging.getLogger("client")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """`step` of `steps` done in `phase`, `seconds_left` in it; `metrics` are those of the last answer."""
 
@@ -39,20 +39,22 @@ class StatusFile:
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / NAME
-        self._status = Status(os.getpid())
+        self._status = Status(pid=os.getpid())
         self._written_s = 0.0
         self._phase_began = (0.0, 0)  # when, and at which step
         self._write()
 
     def working(self, state: State, *, run: str | None, round: int | None) -> None:
         """A request came."""
-        self._status = Status(os.getpid(), state, run, round, metrics=self._status.metrics)
+        self._status = Status(pid=os.getpid(), state=state, run=run, round=round, metrics=self._status.metrics)
         self._write()
 
     def waiting(self, metrics: Mapping[str, float]) -> None:
         """It was answered; an answer without metrics leaves the last ones standing."""
         last = self._status
-        self._status = Status(last.pid, "waiting", last.run, last.round, metrics=metrics or last.metrics)
+        self._status = Status(
+            pid=last.pid, state="waiting", run=last.run, round=last.round, metrics=metrics or last.metrics
+        )
         self._write()
 
     def on_progress(self, news: News) -> None:

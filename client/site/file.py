@@ -18,7 +18,7 @@ from agi_core.layouts import LayoutName
 from client.site.policy import Policy, PrivacyBudget, SitePrivacy, validate_rules
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SiteData:
     """Where the scans are. `subjects` None = every subject of the tree; a simulated site lists its share. `register:
     rigid` lays every source on the run's reference before anything else sees it (`agi_core.data.registration`)."""
@@ -38,14 +38,14 @@ class SiteData:
 
 
 @dataclass(frozen=True)
-class Coordinator:
+class CoordinatorAddress:
     """Where the coordinator listens, HOST:PORT, and the certificate authority (PEM) that vouches for it."""
 
     address: str = MISSING
     ca_file: str = MISSING
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Site:
     """One site: its name in the federation, its data, its cache folder, its device, its rules, and `state_dir`, for
     what must survive restarts ("" = the folder beside the site file that is called as it is)."""
@@ -60,13 +60,13 @@ class Site:
     state_dir: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeployedSite(Site):
     """A site that joins a coordinator. `key_file` is its private key, `runtime_port` the loopback port on which the
     node hands requests to the runner (the next one is its health service)."""
 
     state_dir: str = MISSING
-    coordinator: Coordinator = field(default_factory=Coordinator)
+    coordinator: CoordinatorAddress = field(default_factory=CoordinatorAddress)
     key_file: str = MISSING
     runtime_port: int = 9094
 

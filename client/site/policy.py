@@ -19,7 +19,7 @@ from agi_core.scenario import parse_scenario
 _ABOVE_0 = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """The site's own rules; no request can soften them.
 
@@ -36,7 +36,7 @@ class Policy:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrivacyBudget:
     """At most `epsilon` at `delta` for each of a set of subjects, for life, over all runs. `ledger` and the copy of its
     head are files in different folders; `subjects` is the number of them that the site makes public."""
@@ -48,7 +48,7 @@ class PrivacyBudget:
     delta: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrivateValidation(PrivacyBudget):
     """Validation figures of a site that trains privately, with a budget of the validation subjects: each subject's
     clipped to a public range (`metrics`: name -> [lowest, highest]), their mean over the public number of subjects,
@@ -58,7 +58,7 @@ class PrivateValidation(PrivacyBudget):
     metrics: dict[str, list[float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SitePrivacy(PrivacyBudget):
     """A site with it trains privately or not at all, within a budget of the training subjects.
 
@@ -78,14 +78,14 @@ def check_task(task: Task, policy: Policy) -> None:
     allowed = policy.scenarios
     if allowed is not None:
         same = parse_scenario(task.scenario) in map(parse_scenario, allowed)
-        demand(same, "policy.scenarios", asked=task.scenario, allowed=", ".join(allowed))
+        require(same, "policy.scenarios", asked=task.scenario, allowed=", ".join(allowed))
     for name, limit in policy.settings.items():
         value = setting(task, name)
         kept = value in limit if isinstance(limit, list) else _up_to(limit, value)
-        demand(kept, f"policy.settings.{name}", asked=value, allowed=limit)
+        require(kept, f"policy.settings.{name}", asked=value, allowed=limit)
 
 
-def demand(kept: bool, rule: str, *, asked: object, allowed: object) -> None:
+def require(kept: bool, rule: str, *, asked: object, allowed: object) -> None:
     """Raise PolicyError unless the rule is kept."""
     if not kept:
         raise PolicyError(f"{rule}: the request asks for {asked}, and this site allows {allowed}")

@@ -9,8 +9,8 @@ from agi_core.metrics import mean_over_subjects
 from agi_core.protocol import ALL, TEST, VALIDATION, Reply
 from agi_core.run import progress
 from client.border import audit, stored_replies
-from client.border.egress import action_of, shown
-from client.site.policy import SitePrivacy, demand
+from client.border.egress import action_of, printable
+from client.site.policy import SitePrivacy, require
 from client.work.job import Job
 
 
@@ -54,7 +54,7 @@ def validate(job: Job) -> dict[str, float]:
         len({session.subject_id for session, _ in some})
         for some in (slices, validation_subset(sessions, volumes=volumetric))
     )
-    demand(
+    require(
         not slices or scored >= min(everybody, job.site.policy.minimum_subjects),
         "policy.minimum_subjects",
         asked=f"evaluation.validation_slices={job.task.evaluation.validation_slices}, which are of {scored} subjects",
@@ -86,7 +86,7 @@ def validate(job: Job) -> dict[str, float]:
 def _test(job: Job) -> Reply:
     sessions = job.scans.test if job.request.subjects == TEST else job.scans.everybody
     least = min(job.site.policy.minimum_subjects, len(job.scans.subjects.all))
-    demand(
+    require(
         job.request.subjects == TEST or job.task.evaluation.max_subjects >= least,
         "policy.minimum_subjects",
         asked=f"evaluation.max_subjects={job.task.evaluation.max_subjects}",
@@ -113,5 +113,5 @@ def _check_private_test(job: Job, privacy: SitePrivacy) -> None:
     if not has_trained(job.site.site, privacy, run=request.run_id):
         raise PolicyError(f"privacy: run {request.run_id!r} has not trained here, so it gets no test")
     told = [row for row in audit.read(Path(job.site.state_dir)) if row.action == action_of(request) and row.request]
-    if any(row.run == shown(request.run_id) and row.request != stored_replies.digest(request) for row in told):
+    if any(row.run == printable(request.run_id) and row.request != stored_replies.digest(request) for row in told):
         raise PolicyError(f"privacy: run {request.run_id!r} has had its test, of another model")

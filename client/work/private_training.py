@@ -17,7 +17,7 @@ from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.protocol import Weights
 from agi_core.training import train_round_privately
 from client.border import stored_replies
-from client.site.policy import PrivacyBudget, SitePrivacy, demand
+from client.site.policy import PrivacyBudget, SitePrivacy, require
 from client.work.job import Job
 
 
@@ -90,12 +90,12 @@ def mechanism_of(task: Task, allowed: SitePrivacy) -> Mechanism:
         asked.epsilon, delta=asked.delta, lot_rate=asked.lot_rate, steps=task.rounds * task.training.local_steps
     )
     least = allowed.min_noise_multiplier
-    demand(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")
+    require(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")
     return Mechanism(sigma, asked.max_grad_norm, asked.lot_rate, allowed.subjects)
 
 
 def _at_most(rule: str, asked: float, limit: float) -> None:
-    demand(asked <= limit, f"privacy.{rule}", asked=f"{asked:g}", allowed=f"{limit:g} or less")
+    require(asked <= limit, f"privacy.{rule}", asked=f"{asked:g}", allowed=f"{limit:g} or less")
 
 
 def spent_at(

@@ -308,7 +308,7 @@ def test_it_ends_with_the_weights_of_the_in_process_run(story: Story, tmp_path: 
     for name, (_, layout) in SITES.items():
         site_paths[name] = tmp_path / f"{name}.yaml"
         data = SiteData(dir=str(story.data_dirs[name]), layout=layout)
-        site = Site(name, data, str(tmp_path / "cache" / name), "cpu", threads=1)
+        site = Site(site=name, data=data, cache_dir=str(tmp_path / "cache" / name), device="cpu", threads=1)
         atomic.write_text(site_paths[name], to_yaml(site))
     node_configs = [{"site": name, "site-config": str(path)} for name, path in site_paths.items()]
     run_in_process(server_app, client_app, node_configs=node_configs, run_config={"run-dir": str(tmp_path / "run")})

@@ -16,8 +16,7 @@ from agi_core.host.flower_environment import BIN_DIR
 from client.check.connection import check_connection
 from client.check.rows import PASSED
 from client.process.join import environment, programs
-from client.site.file import Coordinator as CoordinatorAddress
-from client.site.file import DeployedSite
+from client.site.file import CoordinatorAddress, DeployedSite
 from client.site.keys import write_private
 from server import flower_cli
 from server.coordinator import CoordinatorDir

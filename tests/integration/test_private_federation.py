@@ -66,7 +66,16 @@ def answer(site_path: Path, request: Request) -> Reply:
 def request(config: RunConfig, action: str = TRAIN, *, round: int = 1, subjects: str = "", seed: int = 0) -> Request:
     task = config.task
     weights = pack(Network(dataclasses.replace(task, seed=seed)).weights)
-    return Request(action, "run", round, "nonce", task_json(task), subjects, 3600, weights)
+    return Request(
+        action=action,
+        run_id="run",
+        round=round,
+        nonce="nonce",
+        task=task_json(task),
+        subjects=subjects,
+        deadline_s=3600,
+        weights=weights,
+    )
 
 
 def spent(run_dir: Path, site: str) -> list[Steps]:

@@ -36,7 +36,16 @@ def small_task(*settings: str) -> tuple[str, Weights]:
 def training_request(
     task: str, weights: Weights, *, round: int = 1, nonce: str = "n", deadline_s: int = 120
 ) -> Request:
-    return Request(TRAIN, "run", round, nonce, task, "", deadline_s, pack(weights))
+    return Request(
+        action=TRAIN,
+        run_id="run",
+        round=round,
+        nonce=nonce,
+        task=task,
+        subjects="",
+        deadline_s=deadline_s,
+        weights=pack(weights),
+    )
 
 
 def as_message(request: Request, **changed: Any) -> Message:

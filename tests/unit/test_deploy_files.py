@@ -45,7 +45,9 @@ def documented(section: str) -> set[str]:
 
 
 def test_egress_lists_every_field_of_a_reply() -> None:
-    scalars = reply_scalars(Reply("run", 1, "nonce", 1, {}, Packed({}, "[]")))
+    scalars = reply_scalars(
+        Reply(run_id="run", round=1, nonce="nonce", num_examples=1, metrics={}, weights=Packed({}, "[]"))
+    )
     assert documented("Reply") == set(scalars) | {field.name for field in dataclasses.fields(Reply)}
     assert scalars["protocol"] == PROTOCOL_VERSION == 2
 

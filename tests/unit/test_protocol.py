@@ -112,17 +112,28 @@ def test_manifests_that_do_not_fit_are_refused(manifest: str) -> None:
         unpack(Packed({"float32": np.zeros(8, np.float32)}, manifest))
 
 
-REQUEST = Request("train", "run", 3, "nonce", "{}", "", 60, pack(WEIGHTS))
-REPLY = Reply("run", 3, "nonce", 12, {"psnr_db": 20.0}, pack(WEIGHTS), steps=40, suppressed="ssim,mae")
+REQUEST = Request(
+    action="train", run_id="run", round=3, nonce="nonce", task="{}", subjects="", deadline_s=60, weights=pack(WEIGHTS)
+)
+REPLY = Reply(
+    run_id="run",
+    round=3,
+    nonce="nonce",
+    num_examples=12,
+    metrics={"psnr_db": 20.0},
+    weights=pack(WEIGHTS),
+    steps=40,
+    suppressed="ssim,mae",
+)
 
 
 def test_messages_survive_the_wire() -> None:
     request = read_request(request_scalars(REQUEST), REQUEST.weights.arrays)
     assert dataclasses.replace(request, weights=REQUEST.weights) == REQUEST
     assert REPLY.weights is not None
-    reply = read_reply(reply_scalars(REPLY), REPLY.metrics, REPLY.weights.arrays)
+    reply = read_reply(reply_scalars(REPLY), metrics=REPLY.metrics, arrays=REPLY.weights.arrays)
     assert dataclasses.replace(reply, weights=REPLY.weights) == REPLY
-    assert read_reply(reply_scalars(dataclasses.replace(REPLY, weights=None)), {}, {}).weights is None
+    assert read_reply(reply_scalars(dataclasses.replace(REPLY, weights=None)), metrics={}, arrays={}).weights is None
 
 
 @pytest.mark.parametrize(
@@ -145,4 +156,4 @@ def test_fields_of_the_wrong_kind_are_refused(change: dict[str, object]) -> None
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "20", True, [1.0]])
 def test_metrics_must_be_finite_numbers(value: object) -> None:
     with pytest.raises(ProtocolError, match="psnr_db"):
-        read_reply(reply_scalars(REPLY), {"psnr_db": value}, {})
+        read_reply(reply_scalars(REPLY), metrics={"psnr_db": value}, arrays={})

@@ -6,11 +6,24 @@ from agi_core.run.scores import Best, SiteScore, over_subjects
 from server.evaluation import site_scores, suppressed_sites, validation_scores, worse_at
 
 
+def reply_with(metrics: dict[str, float], *, subjects: int = 2, suppressed: str = "") -> Reply:
+    return Reply(
+        run_id="run",
+        round=1,
+        nonce="n",
+        num_examples=subjects,
+        metrics=metrics,
+        weights=None,
+        suppressed=suppressed,
+    )
+
+
 def reply(psnr_db: float | None, *, subjects: int = 2, suppressed: str = "", prefix: str = "") -> Reply:
+    """The same figure for every metric, or none."""
     metrics = {} if psnr_db is None else {f"{prefix}{name}": psnr_db for name in METRIC_NAMES}
     if prefix and metrics:
         metrics["validation_subjects"] = subjects
-    return Reply("run", 1, "n", subjects, metrics, None, 0, suppressed)
+    return reply_with(metrics, subjects=subjects, suppressed=suppressed)
 
 
 def test_a_site_without_subjects_has_no_score() -> None:
@@ -28,15 +41,15 @@ def test_figures_that_a_site_holds_back_are_absent_not_zero(told: tuple[str, ...
 
 
 def test_a_site_may_tell_its_psnr_and_no_more() -> None:
-    replies = {"A": reply(20.0), "B": Reply("run", 1, "n", 2, {"psnr_db": 22.0}, None, 0, "ssim,mae")}
+    replies = {"A": reply(20.0), "B": reply_with({"psnr_db": 22.0}, suppressed="ssim,mae")}
     assert site_scores(replies)["B"] == SiteScore({"psnr_db": 22.0}, 2)
     assert over_subjects(site_scores(replies)) == {"psnr_db": 21.0}
 
 
 def test_without_a_psnr_there_is_no_score() -> None:
-    half = Reply("run", 1, "n", 2, {"ssim": 0.5}, None, 0, "psnr_db,mae")
+    half = reply_with({"ssim": 0.5}, suppressed="psnr_db,mae")
     assert site_scores({"A": half}) == {}
-    half = Reply("run", 1, "n", 2, {"validation_ssim": 0.5, "validation_subjects": 2}, None, 0, "validation_psnr_db")
+    half = reply_with({"validation_ssim": 0.5, "validation_subjects": 2}, suppressed="validation_psnr_db")
     assert validation_scores({"A": half}) == {}
     assert suppressed_sites({"A": half}, VALIDATION_METRIC_NAMES) == ["A"]
     assert suppressed_sites({"A": half}, METRIC_NAMES) == []

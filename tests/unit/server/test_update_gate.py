@@ -30,8 +30,18 @@ from server.update_gate import (
 
 SIZES = {"A": 24, "B": 14, "C": 6}
 SENT: Weights = {"b": np.zeros(20, np.float32), "w": np.ones((20, 20), np.float32)}
-REQUEST = Request("train", "run", 2, "nonce", "{}", "", 60, pack(SENT))
-REPLY = Reply("run", 2, "nonce", 5, {"train_loss": 0.5, "seconds": 2.0}, pack(SENT), steps=8)
+REQUEST = Request(
+    action="train", run_id="run", round=2, nonce="nonce", task="{}", subjects="", deadline_s=60, weights=pack(SENT)
+)
+REPLY = Reply(
+    run_id="run",
+    round=2,
+    nonce="nonce",
+    num_examples=5,
+    metrics={"train_loss": 0.5, "seconds": 2.0},
+    weights=pack(SENT),
+    steps=8,
+)
 
 
 def config_of(*settings: str, **overrides: Any) -> RunConfig:
@@ -132,7 +142,7 @@ def test_no_reply_counts_more_subjects_than_are_registered(count: int) -> None:
 def test_a_weight_that_is_no_whole_number_is_refused_on_arrival(count: Any) -> None:
     scalars = {**reply_scalars(REPLY), "num_examples": count}
     with pytest.raises(ProtocolError, match="num_examples"):
-        read_reply(scalars, {}, dict(REPLY.weights.arrays) if REPLY.weights else {})
+        read_reply(scalars, metrics={}, arrays=dict(REPLY.weights.arrays) if REPLY.weights else {})
 
 
 # SIZE

@@ -10,15 +10,19 @@ from client.border.audit import NAME, AuditRow, Decision, append, read, table
 
 ROWS = [
     AuditRow(
-        *("run", 1, "train", Decision.ANSWERED, "digest"),
+        run="run",
+        round=1,
+        action="train",
+        decision=Decision.ANSWERED,
+        request="digest",
         left={"num_examples": 12, "steps": 40},
         held_back=("ssim",),
         weights_bytes=1200,
         weights_sha256="abcdef0123456789",
     ),
-    AuditRow("run", 2, "train", Decision.REFUSED, reason="not allowed"),
-    AuditRow("run", 2, "evaluate all", Decision.REFUSED, reason="not allowed"),
-    AuditRow("run", 2, "train", Decision.FAILED, reason="no memory"),
+    AuditRow(run="run", round=2, action="train", decision=Decision.REFUSED, reason="not allowed"),
+    AuditRow(run="run", round=2, action="evaluate all", decision=Decision.REFUSED, reason="not allowed"),
+    AuditRow(run="run", round=2, action="train", decision=Decision.FAILED, reason="no memory"),
 ]
 
 

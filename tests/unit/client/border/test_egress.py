@@ -7,22 +7,24 @@ import pytest
 from agi_core.errors import AgiError, BudgetError, DataError, PolicyError, ProtocolError, RunError
 from agi_core.protocol import EVALUATE, FAILED, REFUSED, TEST, TRAIN, Reply, Request, pack
 from client.border import audit
-from client.border.egress import leave, refuse
+from client.border.egress import let_out, refuse
 from client.site.file import Site
 from client.site.policy import Policy, PrivateValidation, SitePrivacy
 
 WEIGHTS = pack({"w": np.ones(2, np.float32)})
-REQUEST = Request(EVALUATE, "run", 1, "nonce", "{}", TEST, 60, WEIGHTS)
-PRIVACY = SitePrivacy("l", "h", subjects=20, epsilon=8, delta=1e-5)
+REQUEST = Request(
+    action=EVALUATE, run_id="run", round=1, nonce="nonce", task="{}", subjects=TEST, deadline_s=60, weights=WEIGHTS
+)
+PRIVACY = SitePrivacy(ledger="l", ledger_head="h", subjects=20, epsilon=8, delta=1e-5)
 
 
 def reply(**metrics: float) -> Reply:
-    return Reply("run", 1, "nonce", 3, metrics, None)
+    return Reply(run_id="run", round=1, nonce="nonce", num_examples=3, metrics=metrics, weights=None)
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    return Site("Guys", state_dir=str(tmp_path))
+    return Site(site="Guys", state_dir=str(tmp_path))
 
 
 def with_policy(site: Site, policy: Policy) -> Site:
@@ -30,7 +32,7 @@ def with_policy(site: Site, policy: Policy) -> Site:
 
 
 def test_allowed_metrics_leave_rounded_and_are_noted(site: Site, tmp_path: Path) -> None:
-    left = leave(reply(psnr_db=20.123456789, train_loss=0.1), request=REQUEST, site=site, subjects=10)
+    left = let_out(reply(psnr_db=20.123456789, train_loss=0.1), request=REQUEST, site=site, subjects=10)
     assert (left.metrics, left.suppressed) == ({"psnr_db": 20.12346, "train_loss": 0.1}, "")
     (row,) = audit.read(tmp_path)
     assert (row.run, row.round, row.action, row.decision) == ("run", 1, "evaluate test", "answered")
@@ -41,43 +43,51 @@ def test_allowed_metrics_leave_rounded_and_are_noted(site: Site, tmp_path: Path)
 @pytest.mark.parametrize("metrics", [{"patient_age": 3.0}, {"psnr_db": float("nan")}, {"psnr_db": float("inf")}])
 def test_nothing_else_leaves(site: Site, tmp_path: Path, metrics: dict[str, float]) -> None:
     with pytest.raises(ProtocolError):
-        leave(reply(**metrics), request=REQUEST, site=site, subjects=10)
+        let_out(reply(**metrics), request=REQUEST, site=site, subjects=10)
     assert audit.read(tmp_path) == []
 
 
 def test_a_small_site_tells_no_figure_and_says_so(site: Site, tmp_path: Path) -> None:
-    left = leave(reply(psnr_db=20.0, ssim=0.5), request=REQUEST, site=site, subjects=9)
+    left = let_out(reply(psnr_db=20.0, ssim=0.5), request=REQUEST, site=site, subjects=9)
     assert (left.metrics, left.num_examples, left.suppressed) == ({}, 0, "psnr_db,ssim,num_examples")
     trained = dataclasses.replace(reply(train_loss=0.1), weights=WEIGHTS, steps=40)
-    left = leave(trained, request=dataclasses.replace(REQUEST, action=TRAIN), site=site, subjects=9)
+    left = let_out(trained, request=dataclasses.replace(REQUEST, action=TRAIN), site=site, subjects=9)
     assert (left.metrics, left.num_examples, left.suppressed, left.weights) == ({}, 3, "train_loss", WEIGHTS)
     rows = audit.read(tmp_path)
     assert [list(row.held_back) for row in rows] == [["psnr_db", "ssim", "num_examples"], ["train_loss"]]
     assert rows[1].left == {"num_examples": 3, "steps": 40}
     assert rows[1].weights_bytes == 8
-    again = leave(left, request=REQUEST, site=site, subjects=9)
+    again = let_out(left, request=REQUEST, site=site, subjects=9)
     assert again.metrics == {}
 
 
 def test_the_policy_may_allow_fewer_metrics(site: Site) -> None:
     site = with_policy(site, Policy(metrics=["psnr_db"]))
-    left = leave(reply(psnr_db=20.0, ssim=0.5, mae=0.1), request=REQUEST, site=site, subjects=10)
+    left = let_out(reply(psnr_db=20.0, ssim=0.5, mae=0.1), request=REQUEST, site=site, subjects=10)
     assert (left.metrics, left.suppressed, left.num_examples) == ({"psnr_db": 20.0}, "mae,ssim", 3)
 
 
 def test_no_metric_leaves_with_privately_trained_weights_but_noisy_validation(site: Site) -> None:
     site = dataclasses.replace(site, privacy=PRIVACY)
     trained = dataclasses.replace(reply(), weights=WEIGHTS)
-    assert leave(trained, request=REQUEST, site=site, subjects=10) == trained
+    assert let_out(trained, request=REQUEST, site=site, subjects=10) == trained
     for name in ("train_loss", "seconds", "validation_psnr_db"):
         with pytest.raises(ProtocolError, match=f"{name} may not leave with privately"):
-            leave(dataclasses.replace(trained, metrics={name: 1.0}), request=REQUEST, site=site, subjects=10)
-    validation = PrivateValidation("l", "h", 20, 8, 1e-5, noise_multiplier=1, metrics={"psnr_db": [10, 40]})
+            let_out(dataclasses.replace(trained, metrics={name: 1.0}), request=REQUEST, site=site, subjects=10)
+    validation = PrivateValidation(
+        ledger="l",
+        ledger_head="h",
+        subjects=20,
+        epsilon=8,
+        delta=1e-5,
+        noise_multiplier=1,
+        metrics={"psnr_db": [10, 40]},
+    )
     site = dataclasses.replace(site, privacy=dataclasses.replace(PRIVACY, validation=validation))
     noisy = dataclasses.replace(trained, metrics={"validation_psnr_db": 21.0})
-    assert leave(noisy, request=REQUEST, site=site, subjects=10) == noisy
+    assert let_out(noisy, request=REQUEST, site=site, subjects=10) == noisy
     with pytest.raises(ProtocolError, match="train_loss"):
-        leave(dataclasses.replace(trained, metrics={"train_loss": 1.0}), request=REQUEST, site=site, subjects=10)
+        let_out(dataclasses.replace(trained, metrics={"train_loss": 1.0}), request=REQUEST, site=site, subjects=10)
 
 
 @pytest.mark.parametrize("error", [DataError("/data/patient-7"), PolicyError("patient-7"), BudgetError("patient-7")])
@@ -102,7 +112,7 @@ def test_without_an_audit_no_figure_leaves_but_a_fixed_sentence_does(
 ) -> None:
     (tmp_path / audit.NAME).write_text("damaged\n")
     with pytest.raises(RunError, match="row 1 is damaged"):
-        leave(reply(psnr_db=1.0), request=REQUEST, site=site, subjects=10)
+        let_out(reply(psnr_db=1.0), request=REQUEST, site=site, subjects=10)
     assert refuse(RunError("x"), asked={}, site=site).reason == RunError.public
     assert "row 1 is damaged" in caplog.text
     assert refuse(RunError("x"), asked={}, site=None).reason == RunError.public

@@ -11,8 +11,12 @@ from client.border.stored_replies import KEPT, store, stored
 
 WEIGHTS = pack({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3, np.int64)})
 TRAINED = pack({"a": np.ones((2, 3), np.float32), "n": np.array(4, np.int64)})
-REQUEST = Request(TRAIN, "run", 3, "nonce", "{}", "", 60, WEIGHTS)
-REPLY = Reply("run", 3, "nonce", 12, {"train_loss": 0.25, "seconds": 1.5}, TRAINED)
+REQUEST = Request(
+    action=TRAIN, run_id="run", round=3, nonce="nonce", task="{}", subjects="", deadline_s=60, weights=WEIGHTS
+)
+REPLY = Reply(
+    run_id="run", round=3, nonce="nonce", num_examples=12, metrics={"train_loss": 0.25, "seconds": 1.5}, weights=TRAINED
+)
 
 
 def flat(packed: Packed | None) -> dict[str, list[float]]:
@@ -22,7 +26,7 @@ def flat(packed: Packed | None) -> dict[str, list[float]]:
 
 def test_a_repeated_request_gets_the_stored_reply_with_its_own_nonce(tmp_path: Path) -> None:
     assert stored(tmp_path, REQUEST) is None
-    store(tmp_path, REQUEST, REPLY)
+    store(tmp_path, REQUEST, reply=REPLY)
     reply = stored(tmp_path, dataclasses.replace(REQUEST, nonce="another", deadline_s=5))
     assert reply is not None
     assert reply.nonce == "another"
@@ -33,7 +37,7 @@ def test_a_repeated_request_gets_the_stored_reply_with_its_own_nonce(tmp_path: P
 def test_a_reply_without_weights(tmp_path: Path) -> None:
     request = dataclasses.replace(REQUEST, action=EVALUATE, subjects=TEST)
     reply = dataclasses.replace(REPLY, weights=None)
-    store(tmp_path, request, reply)
+    store(tmp_path, request, reply=reply)
     assert stored(tmp_path, request) == reply
 
 
@@ -50,14 +54,14 @@ def test_a_reply_without_weights(tmp_path: Path) -> None:
     ],
 )
 def test_another_request_gets_no_stored_reply(tmp_path: Path, change: dict[str, object]) -> None:
-    store(tmp_path, REQUEST, REPLY)
+    store(tmp_path, REQUEST, reply=REPLY)
     assert stored(tmp_path, dataclasses.replace(REQUEST, **change)) is None  # type: ignore[arg-type]
 
 
 def test_only_the_last_reply_of_a_run_and_few_runs_are_kept(tmp_path: Path) -> None:
     for number in range(KEPT + 3):
         for round in (1, 2):
-            store(tmp_path, dataclasses.replace(REQUEST, run_id=f"run{number}", round=round), REPLY)
+            store(tmp_path, dataclasses.replace(REQUEST, run_id=f"run{number}", round=round), reply=REPLY)
     assert len(list((tmp_path / "replies").iterdir())) == KEPT
     last = dataclasses.replace(REQUEST, run_id=f"run{KEPT + 2}")
     assert stored(tmp_path, dataclasses.replace(last, round=2)) is not None
@@ -67,7 +71,7 @@ def test_only_the_last_reply_of_a_run_and_few_runs_are_kept(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"no safetensors at all"])
 def test_a_damaged_file_is_no_reply(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    store(tmp_path, REQUEST, REPLY)
+    store(tmp_path, REQUEST, reply=REPLY)
     (path,) = (tmp_path / "replies").iterdir()
     path.write_bytes(damage)
     with caplog.at_level(logging.WARNING):
@@ -77,7 +81,7 @@ def test_a_damaged_file_is_no_reply(tmp_path: Path, damage: bytes, caplog: pytes
 
 def test_what_a_coordinator_writes_never_becomes_a_path(tmp_path: Path) -> None:
     request = dataclasses.replace(REQUEST, run_id="../../secret", subjects="/etc")
-    store(tmp_path / "state", request, REPLY)
+    store(tmp_path / "state", request, reply=REPLY)
     files = [Path(folder) / name for folder, _, names in os.walk(tmp_path) for name in names]
     assert [path.parent for path in files] == [tmp_path / "state" / "replies"]
     assert stored(tmp_path / "state", request) is not None
@@ -86,5 +90,5 @@ def test_what_a_coordinator_writes_never_becomes_a_path(tmp_path: Path) -> None:
 def test_a_disk_that_cannot_be_written_costs_only_the_copy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("not a folder")
     with caplog.at_level(logging.WARNING):
-        store(tmp_path / "state", REQUEST, REPLY)
+        store(tmp_path / "state", REQUEST, reply=REPLY)
     assert "not kept" in caplog.text

@@ -24,7 +24,7 @@ from client.check.connection import check_connection
 from client.check.preflight import check_budgets, preflight
 from client.check.rows import CheckRow, CheckState
 from client.process.lock import only_client
-from client.site.file import Coordinator, read_deployed_site
+from client.site.file import CoordinatorAddress, read_deployed_site
 from client.site.keys import make_key
 from client.site.opened import open_site
 from tests.support.small_data import write_head, write_ixi
@@ -44,7 +44,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def rows_at(port: int, authority: Authority, *, host: str = "127.0.0.1") -> dict[str, CheckRow]:
-    rows = list(check_connection(Coordinator(f"{host}:{port}", str(authority.ca_path))))
+    rows = list(check_connection(CoordinatorAddress(f"{host}:{port}", str(authority.ca_path))))
     assert all(row.fix for row in rows if row.state != CheckState.PASSED)
     return {row.what: row for row in rows}
 
@@ -130,7 +130,7 @@ def test_a_name_that_is_none(authority: Authority) -> None:
 def test_a_ca_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("hello")
     for name, cause in (("ca.crt", "PEM"), ("missing.crt", "No such file")):
-        (row,) = check_connection(Coordinator("127.0.0.1:1", str(tmp_path / name)))
+        (row,) = check_connection(CoordinatorAddress("127.0.0.1:1", str(tmp_path / name)))
         assert row.state == CheckState.FAILED
         assert cause in row.found
 
@@ -185,7 +185,7 @@ def test_a_proxy_that_refuses(authority: Authority, monkeypatch: pytest.MonkeyPa
     proxy = _Proxy(refuse=True)
     proxy.start()
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-    rows = list(check_connection(Coordinator("127.0.0.1:443", str(authority.ca_path))))
+    rows = list(check_connection(CoordinatorAddress("127.0.0.1:443", str(authority.ca_path))))
     proxy.join()
     assert (rows[-1].what, rows[-1].state) == ("proxy", CheckState.FAILED)
     assert "403" in rows[-1].found
@@ -246,7 +246,7 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
     privacy = budget.format(name="t", epsilon=8, more=f", validation: {validation}")
     path.write_text(f"{path.read_text()}privacy: {privacy}\n")
     site, scenario = read_deployed_site(path), parse_scenario("T1,T2:PD")
-    fresh = [(row.what, row.state, row.found) for row in check_budgets(path, site, scenario)]
+    fresh = [(row.what, row.state, row.found) for row in check_budgets(path, site=site, scenario=scenario)]
     assert fresh == [
         ("training budget", CheckState.PASSED, "epsilon 0.00 of 8 spent, 8.00 left (delta 1e-05)"),
         ("validation budget", CheckState.PASSED, "epsilon 0.00 of 2 spent, 2.00 left (delta 1e-05)"),
@@ -258,11 +258,11 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
         assert rules is not None
         with open_ledger(Path(rules.ledger), head_path=Path(rules.ledger_head), site="hospitalA") as ledger:
             ledger.reserve([s.id for s in whose], steps, run="r", round=1, request="d", budget=limit)
-    training, validating = check_budgets(path, site, scenario)
+    training, validating = check_budgets(path, site=site, scenario=scenario)
     assert (training.state, validating.state) == (CheckState.WARNING, CheckState.WARNING)  # both are spent, and more
     assert "of 2 spent, 0.00 left" in validating.found
     Path(site.privacy.ledger).write_text("damaged\n")
-    (failed,) = check_budgets(path, site, scenario)
+    (failed,) = check_budgets(path, site=site, scenario=scenario)
     assert (failed.what, failed.state) == ("privacy budget", CheckState.FAILED)
 
 

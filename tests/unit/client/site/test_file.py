@@ -4,10 +4,16 @@ from pathlib import Path
 import pytest
 
 from agi_core.errors import ConfigError
-from client.site.file import Coordinator, DeployedSite, Site, SiteData, read_deployed_site, read_site, to_yaml
+from client.site.file import CoordinatorAddress, DeployedSite, Site, SiteData, read_deployed_site, read_site, to_yaml
 from client.site.policy import Policy
 
-SITE = Site("Guys", SiteData("/scans", "ixi", subjects=("IXI002", "IXI010")), "/cache", device="cpu", threads=2)
+SITE = Site(
+    site="Guys",
+    data=SiteData(dir="/scans", layout="ixi", subjects=("IXI002", "IXI010")),
+    cache_dir="/cache",
+    device="cpu",
+    threads=2,
+)
 
 
 def test_a_site_file_comes_back(tmp_path: Path) -> None:
@@ -18,7 +24,12 @@ def test_a_site_file_comes_back(tmp_path: Path) -> None:
 def test_what_is_not_written_has_a_default(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("site: HH\ncache_dir: c\ndata: {dir: d, layout: brats}\n")
     assert read_site(tmp_path / "site.yaml") == Site(
-        "HH", SiteData(f"{tmp_path}/d", "brats"), f"{tmp_path}/c", "auto", threads=1, state_dir=f"{tmp_path}/site"
+        site="HH",
+        data=SiteData(dir=f"{tmp_path}/d", layout="brats"),
+        cache_dir=f"{tmp_path}/c",
+        device="auto",
+        threads=1,
+        state_dir=f"{tmp_path}/site",
     )
 
 
@@ -60,11 +71,11 @@ def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
     site = read_site(tmp_path / "HH.yaml")
     assert site == read_deployed_site(tmp_path / "HH.yaml")
     assert site == DeployedSite(
-        "HH",
-        SiteData(f"{tmp_path}/scans", "ixi", sites=f"{tmp_path}/map.csv"),
-        "/cache",
+        site="HH",
+        data=SiteData(dir=f"{tmp_path}/scans", layout="ixi", sites=f"{tmp_path}/map.csv"),
+        cache_dir="/cache",
         state_dir=f"{tmp_path}/state",
-        coordinator=Coordinator("agi.example.org:443", f"{tmp_path}/ca.crt"),
+        coordinator=CoordinatorAddress("agi.example.org:443", f"{tmp_path}/ca.crt"),
         key_file=f"{tmp_path.parent}/HH.key",
         runtime_port=9094,
         policy=Policy(minimum_subjects=10, max_deadline_s=3600),

@@ -23,7 +23,7 @@ def write_site(folder: Path, data: SiteData, *, name: str = "HH") -> Path:
 
 def data_of(config: RunConfig, *subjects: str) -> SiteData:
     assert config.data.dir is not None
-    return SiteData(config.data.dir, "ixi", subjects=subjects or ("IXI105", "IXI106", "IXI107"))
+    return SiteData(dir=config.data.dir, layout="ixi", subjects=subjects or ("IXI105", "IXI106", "IXI107"))
 
 
 def training(site_path: Path, task: Task) -> TrainingSlices:

@@ -10,8 +10,29 @@ from client.work.private_training import mechanism_of
 
 TRAINING = TrainingConfig(local_steps=40, ssim_weight=0.5)
 TASK = Task(scenario="T1,T2:PD", rounds=6, grid=GridConfig(crop=[96, 96]), training=TRAINING)
-PRIVACY = SitePrivacy("l", "h", 150, 8.0, 1e-5, min_noise_multiplier=1.0, max_grad_norm=1.0, max_lot_rate=0.5)
+PRIVACY = SitePrivacy(
+    ledger="l",
+    ledger_head="h",
+    subjects=150,
+    epsilon=8.0,
+    delta=1e-5,
+    min_noise_multiplier=1.0,
+    max_grad_norm=1.0,
+    max_lot_rate=0.5,
+)
 ASKED = PrivacyConfig(epsilon=8.0, delta=1e-5, noise_multiplier=1.0, max_grad_norm=1.0, lot_rate=0.5)
+
+
+def private_validation(noise_multiplier: float, metrics: dict[str, list[float]]) -> PrivateValidation:
+    return PrivateValidation(
+        ledger="l",
+        ledger_head="h",
+        subjects=20,
+        epsilon=4.0,
+        delta=1e-5,
+        noise_multiplier=noise_multiplier,
+        metrics=metrics,
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,9 +88,9 @@ def test_rules_that_make_no_sense(change: dict[str, Any], told: str) -> None:
         ({"delta": 0.01}, "privacy.delta=0.01 must be between"),  # more than one of 150
         ({"min_noise_multiplier": -1.0}, "min_noise"),
         ({"max_lot_rate": 2.0}, "max_lot_rate"),
-        ({"validation": PrivateValidation("l", "h", 20, 4.0, 1e-5, 0.0, {"psnr_db": [0, 40]})}, "validation.noise"),
-        ({"validation": PrivateValidation("l", "h", 20, 4.0, 1e-5, 1.0, {"psnr_db": [40, 0]})}, "psnr_db"),
-        ({"validation": PrivateValidation("l", "h", 20, 4.0, 1e-5, 1.0, {"age": [0, 40]})}, "age"),
+        ({"validation": private_validation(0.0, {"psnr_db": [0, 40]})}, "validation.noise"),
+        ({"validation": private_validation(1.0, {"psnr_db": [40, 0]})}, "psnr_db"),
+        ({"validation": private_validation(1.0, {"age": [0, 40]})}, "age"),
     ],
 )
 def test_privacy_rules_that_make_no_sense(change: dict[str, Any], told: str) -> None:

@@ -31,13 +31,30 @@ NO_NOISE = NoNoise(bytes(32))
 def rules(folder: Path, *, budget: float = 100.0, noise_multiplier: float = 4.0) -> PrivateValidation:
     metrics = {"psnr_db": [10.0, 40.0], "ssim": [0.0, 1.0]}
     ledger, head = str(folder / "l" / "validation.jsonl"), str(folder / "head.json")
-    return PrivateValidation(ledger, head, 4, budget, 1e-5, noise_multiplier, metrics)
+    return PrivateValidation(
+        ledger=ledger,
+        ledger_head=head,
+        subjects=4,
+        epsilon=budget,
+        delta=1e-5,
+        noise_multiplier=noise_multiplier,
+        metrics=metrics,
+    )
 
 
 def validate(
     validation: PrivateValidation, *, round: int, run: str = "run", action: str = EVALUATE
 ) -> dict[str, float]:
-    request = Request(action, run, round, "nonce", "{}", VALIDATION, 60, pack({"w": np.zeros(1)}))
+    request = Request(
+        action=action,
+        run_id=run,
+        round=round,
+        nonce="nonce",
+        task="{}",
+        subjects=VALIDATION,
+        deadline_s=60,
+        weights=pack({"w": np.zeros(1)}),
+    )
     return validate_privately(
         lambda: SCORES, site="Guys", validation=validation, request=request, subjects=SUBJECTS, noise=system_noise()
     )
