@@ -5,19 +5,17 @@ clipped, never rescaled. Whole volume counts every voxel of every slice; foregro
 the real target (names end in `_foreground`).
 """
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agi_core.metric_names import METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, Sums
 
 SSIM_SIGMA = 1.5  # Gaussian window of Wang et al. 2004: sigma 1.5, 11 x 11; K1 = 0.01, K2 = 0.03
 SSIM_RADIUS = 5
 C1, C2 = 0.01**2, 0.03**2
-PSNR_CEILING_DB = 100.0  # of two equal volumes, instead of infinity
 
 
 class SubjectScore:
@@ -44,28 +42,13 @@ class SubjectScore:
             self._sums[row, 4:] += torch.stack([cells.sum(), (similarity * cells).sum()]).double().cpu()
 
     def result(self) -> dict[str, float]:
-        """`METRIC_NAMES` of the subject; psnr_db in dB, the others without unit. Without foreground, the foreground
-        metrics are left out."""
+        """`METRICS` of the subject, by name and region. Empty foreground: the foreground metrics are left out."""
         metrics: dict[str, float] = {}
-        for suffix, (count, absolute, square, energy, cells, similarity) in zip(
-            ("", "_foreground"), self._sums.tolist(), strict=True
-        ):
-            if count == 0 or cells == 0:
-                continue
-            metrics |= {
-                f"psnr_db{suffix}": psnr_db(square / count),
-                f"ssim{suffix}": similarity / cells,
-                f"mae{suffix}": absolute / count,
-                f"nmse{suffix}": square / energy if energy > 0 else 0.0,
-            }
+        for region, row in zip(REGIONS, self._sums.tolist(), strict=True):
+            sums = Sums(*row)
+            if sums.voxels and sums.windows:
+                metrics |= {f"{name}{region}": metric.value(sums) for name, metric in METRICS.items()}
         return metrics
-
-
-def psnr_db(mean_square_error: float) -> float:
-    """10 log10(1 / MSE) for data range 1; at most PSNR_CEILING_DB."""
-    return (
-        PSNR_CEILING_DB if mean_square_error <= 10 ** (-PSNR_CEILING_DB / 10) else -10 * math.log10(mean_square_error)
-    )
 
 
 def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError, TransportError
-from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 
 PROTOCOL_VERSION = 2
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
-from agi_core.metrics import psnr_db
+from agi_core.metric_table import psnr_db
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
 from agi_core.models.resunet import ResUNet

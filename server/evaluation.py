@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from agi_core.metric_names import METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES
 from agi_core.protocol import Reply
 from agi_core.run.scores import Best, SiteScore, SiteScores
 from server.aggregation import SiteUpdate

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
-from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION
 from agi_core.run import checkpoint, events, run_folder
 from agi_core.run.event_log import EventLog

@@ -5,8 +5,7 @@ from html import escape
 
 import numpy as np
 
-from agi_core.metric_names import METRIC_NAMES
-from agi_core.metrics import psnr_db
+from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, psnr_db
 from agi_core.report import figures
 from agi_core.report.examples import Example, Image, head_window
 from agi_core.report.markup import (
@@ -39,8 +38,6 @@ BASELINES = {
 }
 MAX_EXAMPLES = 8  # keeps the file small enough for an e-mail
 
-_METRIC_LABELS = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE", "nmse": "NMSE"}
-_DECIMALS = {"psnr_db": 2, "ssim": 3, "mae": 4, "nmse": 4}
 _EPSILONS = {
     "epsilon_run": "This run",
     "epsilon": "All runs on these subjects",
@@ -68,9 +65,9 @@ def sites(record: RunRecord) -> str:
     ]
 
     groups = "<tr><td></td><td></td>" + "".join(
-        f'<th scope="colgroup" colspan="4">{name}</th>' for name in ("Whole volume", "Foreground")
+        f'<th scope="colgroup" colspan="{len(METRICS)}">{name}</th>' for name in ("Whole volume", "Foreground")
     )
-    names = head_row(["Site", "Test subjects", *(_METRIC_LABELS[_base(name)] for name in METRIC_NAMES)])
+    names = head_row(["Site", "Test subjects", *[metric.label for metric in METRICS.values()] * len(REGIONS)])
     caption = f"{record.model_name} after round {record.tested_round}, mean over the subjects of each site"
     notes = []
     if record.suppressed:
@@ -329,9 +326,9 @@ def _swatch(record: RunRecord, site: str) -> str:
 
 def _figures(metrics: Metrics, subjects: int) -> list[str]:
     """Cells of the table of sites: subjects, then METRIC_NAMES."""
-    cells = (f"{metrics[name]:.{_DECIMALS[_base(name)]}f}" if name in metrics else "–" for name in METRIC_NAMES)
+    cells = [
+        f"{metrics[name + region]:.{metric.decimals}f}" if name + region in metrics else "–"
+        for region in REGIONS
+        for name, metric in METRICS.items()
+    ]
     return [str(subjects), *cells]
-
-
-def _base(name: str) -> str:
-    return name.removesuffix("_foreground")

@@ -1,30 +1,35 @@
 """What happens in a run: a class for each kind of event, and the table of all kinds.
 
 An event is one line of `events.jsonl` (`agi_core.run.event_log`) and news for those who listen
-(`agi_core.run.progress`). Rounds count from 1; the model after round 0 is the untrained one. A new kind is a class and
-its entry in `KINDS`.
+(`agi_core.run.progress`). Rounds count from 1; the model after round 0 is the untrained one. A new kind is a class
+with its name.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 from agi_core.run.json_objects import Json, JsonObject
 from agi_core.run.scores import Best, Metrics, Scores, SiteScores, scores_from_json, scores_to_json
+
+KINDS: dict[str, type["Event"]] = {}
+"""{kind, as in `events.jsonl`: its class}; each class enters itself."""
 
 
 @dataclass(frozen=True)
 class Event(JsonObject):
     """Any event. A line whose kind this release does not know is read as a plain `Event`."""
 
-    @property
-    def kind(self) -> str:
-        """Its name in `events.jsonl`."""
-        return next(name for name, kind in KINDS.items() if kind is type(self))
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, kind: str | None = None) -> None:
+        if kind is not None:
+            cls.kind = kind
+            KINDS[kind] = cls
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFound(Event):
+class DataFound(Event, kind="data_found"):
     """A simulation has found its scans and divided them: subjects of each site, scans left out by reason.
 
     `synthetic` tells whether the scans are built-in data, and `anatomies` how many brains that data is made from.
@@ -39,14 +44,14 @@ class DataFound(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warned(Event):
+class Warned(Event, kind="warning"):
     """Something that the user should know of the data."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunStarted(Event):
+class RunStarted(Event, kind="run_started"):
     """The first round of a new run is about to begin."""
 
     run_id: str
@@ -55,14 +60,14 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResumed(Event):
+class RunResumed(Event, kind="resumed"):
     """An interrupted run goes on after `round`, its last finished one."""
 
     round: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPaused(Event):
+class RunPaused(Event, kind="paused"):
     """The run cannot go on; `round` is the last finished one."""
 
     round: int
@@ -70,14 +75,14 @@ class RunPaused(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundStarted(Event):
+class RoundStarted(Event, kind="round_started"):
     """The sites are asked to train."""
 
     round: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundFinished(Event):
+class RoundFinished(Event, kind="round_finished"):
     """The updates of `sites` were averaged. Loss and seconds are those that the sites told."""
 
     round: int
@@ -87,7 +92,7 @@ class RoundFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelValidated(Event):
+class ModelValidated(Event, kind="validated"):
     """The validation of the model after `round`: the mean over subjects, each site's own, and who suppresses it."""
 
     round: int
@@ -104,7 +109,7 @@ class ModelValidated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRolledBack(Event):
+class ModelRolledBack(Event, kind="rolled_back"):
     """The model after `round` was worse at `sites`: the run goes on from the one after round `to`."""
 
     round: int
@@ -113,7 +118,7 @@ class ModelRolledBack(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelTested(Event):
+class ModelTested(Event, kind="tested"):
     """The final test. In JSON the fields of `scores` stand beside the others."""
 
     scores: Scores
@@ -131,7 +136,7 @@ class ModelTested(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineFinished(Event):
+class BaselineFinished(Event, kind="baseline_finished"):
     """A baseline was scored; `final` as in `Scores`."""
 
     name: str
@@ -139,12 +144,12 @@ class BaselineFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFinished(Event):
+class RunFinished(Event, kind="run_finished"):
     """Everything that a simulation was asked for is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting(Event):
+class Waiting(Event, kind="waiting"):
     """These sites are not connected, and are waited for."""
 
     round: int
@@ -153,7 +158,7 @@ class Waiting(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retried(Event):
+class Retried(Event, kind="retried"):
     """Too few sites have answered, so the others are asked again."""
 
     round: int
@@ -162,7 +167,7 @@ class Retried(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exchanging(Event):
+class Exchanging(Event, kind="exchange"):
     """Who has answered the request of this moment. It is for listeners, and never a line of `events.jsonl`."""
 
     round: int
@@ -181,7 +186,7 @@ class SiteEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteFailed(SiteEvent):
+class SiteFailed(SiteEvent, kind="site_failed"):
     """A site has answered that it cannot do what it was asked for, or its answer cannot be used."""
 
     action: str
@@ -189,7 +194,7 @@ class SiteFailed(SiteEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteMissing(SiteEvent):
+class SiteMissing(SiteEvent, kind="site_missing"):
     """A site was not there, or has not answered."""
 
     action: str
@@ -197,7 +202,7 @@ class SiteMissing(SiteEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteSatOut(SiteEvent):
+class SiteSatOut(SiteEvent, kind="site_sat_out"):
     """A site does not take part, which is its right: its budget is spent, or its policy forbids the request."""
 
     action: str
@@ -205,14 +210,14 @@ class SiteSatOut(SiteEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateClipped(SiteEvent):
+class UpdateClipped(SiteEvent, kind="update_clipped"):
     """A site's update was too large and was scaled down."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateRefused(SiteEvent):
+class UpdateRefused(SiteEvent, kind="update_refused"):
     """A site's reply was refused, which is its `strikes`-th strike."""
 
     reason: str
@@ -220,31 +225,5 @@ class UpdateRefused(SiteEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteQuarantined(SiteEvent):
+class SiteQuarantined(SiteEvent, kind="site_quarantined"):
     """A site has so many strikes that it is not asked any more."""
-
-
-KINDS: dict[str, type[Event]] = {
-    "data_found": DataFound,
-    "warning": Warned,
-    "run_started": RunStarted,
-    "resumed": RunResumed,
-    "paused": RunPaused,
-    "round_started": RoundStarted,
-    "round_finished": RoundFinished,
-    "validated": ModelValidated,
-    "rolled_back": ModelRolledBack,
-    "tested": ModelTested,
-    "baseline_finished": BaselineFinished,
-    "run_finished": RunFinished,
-    "waiting": Waiting,
-    "retried": Retried,
-    "exchange": Exchanging,
-    "site_failed": SiteFailed,
-    "site_missing": SiteMissing,
-    "site_sat_out": SiteSatOut,
-    "update_clipped": UpdateClipped,
-    "update_refused": UpdateRefused,
-    "site_quarantined": SiteQuarantined,
-}
-"""{kind, as in `events.jsonl`: its class}"""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from agi_core.metric_names import METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES
 from agi_core.run.json_objects import Json, JsonObject
 
 Metrics = Mapping[str, float]  # {one of METRIC_NAMES: mean over subjects}

@@ -12,7 +12,7 @@ from typing import Any
 
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, PolicyError
-from agi_core.metric_names import METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES
 from agi_core.protocol import ALLOWED_METRICS
 from agi_core.scenario import parse_scenario
 

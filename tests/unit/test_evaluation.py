@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agi_core.evaluation import evaluate
-from agi_core.metrics import psnr_db
+from agi_core.metric_table import psnr_db
 from tests.support.cache_entries import write_entry
 from tests.support.predictors import Made
 

@@ -1,9 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from agi_core.metrics import PSNR_CEILING_DB, SubjectScore, mean_over_subjects, neighbour_ssim, psnr_db
+from agi_core.metric_table import METRICS, PSNR_CEILING_DB, Metric, psnr_db
+from agi_core.metrics import SubjectScore, mean_over_subjects, neighbour_ssim
 
 
 def images(seed: int, slices: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,3 +81,11 @@ def test_psnr_of_equal_volumes_is_capped() -> None:
 def test_mean_over_subjects_skips_absent_metrics() -> None:
     assert mean_over_subjects([{"psnr_db": 20.0, "mae": 1.0}, {"psnr_db": 30.0}]) == {"psnr_db": 25.0, "mae": 1.0}
     assert mean_over_subjects([]) == {}
+
+
+def test_a_new_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    rmse = Metric("RMSE", 4, lambda sums: math.sqrt(sums.square / sums.voxels))
+    monkeypatch.setitem(METRICS, "rmse", rmse)
+    target = torch.full((1, 1, 12, 12), 0.5)
+    result = score(target + 0.1, target, torch.ones_like(target, dtype=torch.bool))
+    assert result["rmse"] == result["rmse_foreground"] == pytest.approx(0.1, abs=1e-6)

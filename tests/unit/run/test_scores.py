@@ -1,6 +1,6 @@
 import pytest
 
-from agi_core.metric_names import METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES
 from agi_core.run.scores import Scores, SiteScore, over_subjects
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from agi_core.metric_names import METRIC_NAMES, VALIDATION_METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.protocol import Reply
 from agi_core.run.scores import Best, SiteScore, over_subjects
 from server.evaluation import site_scores, suppressed_sites, validation_scores, worse_at

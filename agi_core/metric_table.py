@@ -1,0 +1,51 @@
+"""The figures of image quality: their names, and how each follows from sums over voxels. A new one is an entry here.
+
+Without torch, for programs that need the names alone: a hospital's supervisor, say. `agi_core.metrics` makes the sums.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+PSNR_CEILING_DB = 100.0  # of two equal volumes, instead of infinity
+
+
+class Sums(NamedTuple):
+    """Over the voxels of one subject: their number, |e|, e^2 and t^2, with the target t and the error e. Over the
+    windows of SSIM: their number, and their SSIM."""
+
+    voxels: float
+    absolute: float
+    square: float
+    energy: float
+    windows: float
+    ssim: float
+
+
+def psnr_db(mean_square_error: float) -> float:
+    """10 log10(1 / MSE) for data range 1; at most PSNR_CEILING_DB."""
+    if mean_square_error <= 10 ** (-PSNR_CEILING_DB / 10):
+        return PSNR_CEILING_DB
+    return -10 * math.log10(mean_square_error)
+
+
+class Metric(NamedTuple):
+    """What a report calls it, how many decimals it shows, and the value itself."""
+
+    label: str
+    decimals: int
+    value: Callable[[Sums], float]
+
+
+METRICS = {
+    "psnr_db": Metric("PSNR (dB)", 2, lambda sums: psnr_db(sums.square / sums.voxels)),
+    "ssim": Metric("SSIM", 3, lambda sums: sums.ssim / sums.windows),
+    "mae": Metric("MAE", 4, lambda sums: sums.absolute / sums.voxels),
+    "nmse": Metric("NMSE", 4, lambda sums: sums.square / sums.energy if sums.energy > 0 else 0.0),
+}
+
+REGIONS = ("", "_foreground")
+"""Suffixes: the whole volume, and the head or brain in the real target."""
+
+METRIC_NAMES = tuple(f"{name}{region}" for region in REGIONS for name in METRICS)
+VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)
