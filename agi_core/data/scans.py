@@ -174,7 +174,7 @@ def _find_scans(scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
         elif match["modality"] not in _LABELS:
             groups = match.groupdict()
             modality = layout.modalities.get(groups["modality"], groups["modality"])
-            found.append(_Scan(path, groups["subject"], groups["session"] or "", modality, groups.get("site")))
+            found.append(_Scan(path, groups["subject"], groups.get("session") or "", modality, groups.get("site")))
     if not found:
         fitting = [name for name, other in LAYOUTS.items() if any(map(other.scan.fullmatch, files))]
         if fitting and scans.layout not in fitting:
