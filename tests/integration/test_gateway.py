@@ -14,7 +14,7 @@ import pytest
 
 from agi_core.host.flower_environment import BIN_DIR
 from client.check.connection import check_connection
-from client.check.rows import PASSED
+from client.check.rows import CheckState
 from client.process.join import environment, programs
 from client.site.file import CoordinatorAddress, DeployedSite
 from client.site.keys import write_private
@@ -113,7 +113,7 @@ def test_a_node_joins_through_a_proxy(gateway: Gateway, tmp_path: Path, monkeypa
 
         monkeypatch.setenv("https_proxy", proxy_url)
         rows = list(check_connection(CoordinatorAddress(f"{NAME}:{gateway.port}", str(gateway.federation.ca_path))))
-        assert [row for row in rows if row.state != PASSED] == []
+        assert [row for row in rows if row.state != CheckState.PASSED] == []
     until(lambda: not is_online(gateway), "the node has left")
 
 
