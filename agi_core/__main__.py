@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.progress import Progress
 
 from agi_core.config.load import load_config
+from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
 from agi_core.data.phantom.tree import parse_sites, write_phantom
 from agi_core.errors import ConfigError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.host.device import open_device
 from agi_core.inference import synthesize
 from agi_core.network import Network
-from agi_core.pretraining import PRETRAINING, pretrain, with_public_data
+from agi_core.pretraining import PRETRAINING, pretrain
 from agi_core.privacy.trainable import PARTS
 from agi_core.run import progress, run_folder
 from agi_core.run.checkpoint import load_weights
@@ -53,9 +54,8 @@ def _pretrain(arguments: argparse.Namespace) -> None:
                 live.update(bar, description=news.phase, completed=news.step, total=news.steps)
 
         with progress.listening(show):
-            pretrain(
-                config if config.data.dir else with_public_data(config, Path(".cache")), arguments.out, device=device
-            )
+            config = with_built_in_data(config, PUBLIC, work_dir=Path(".cache"))
+            pretrain(config, arguments.out, device=device)
     print(f"initial weights in {arguments.out}; start a run from them with initial_weights={arguments.out}")
 
 

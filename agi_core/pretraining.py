@@ -7,7 +7,6 @@ in common are its two anatomies and the signal equations.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,10 +15,8 @@ from safetensors.numpy import save
 from agi_core.config.load import task_hash, task_json
 from agi_core.config.schema import DataConfig, RunConfig, TrainingConfig
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.phantom.tree import parse_sites, phantom_matches, write_phantom
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, discover
-from agi_core.errors import ConfigError
 from agi_core.host import atomic
 from agi_core.network import Network
 from agi_core.run import progress
@@ -32,7 +29,6 @@ PRETRAINING = RunConfig(
     data=DataConfig(phantom_sites="PublicA:8,PublicB:8,PublicC:8,PublicD:8"),
 )
 """The settings of a pre-training where the user gives none."""
-PUBLIC_SEED = 1  # of its built-in data; that of simulated sites is 0
 
 
 def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None:
@@ -53,24 +49,6 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
     text = task_json(task)
     metadata = {"task": text, "task_hash": task_hash(text)}
     atomic.write_bytes(out_path, save(network.weights, metadata=metadata))
-
-
-def with_public_data(config: RunConfig, work_dir: Path) -> RunConfig:
-    """The configuration with built-in data for pre-training, made in `work_dir` on first use.
-
-    Raises:
-        ConfigError: there is no built-in data of the configuration's layout.
-    """
-    layout = config.data.layout
-    if layout == "bids":
-        raise ConfigError("there is no built-in data in the layout bids; name a public folder with data.dir")
-    sites = parse_sites(config.data.phantom_sites)
-    data_dir = work_dir / "-".join(["public", layout, *(f"{site}{count}" for site, count in sites.items())])
-    if not phantom_matches(data_dir, layout=layout, sites=sites, seed=PUBLIC_SEED):
-        on_subject = _reporting("making public synthetic data")
-        write_phantom(data_dir, layout=layout, sites=sites, seed=PUBLIC_SEED, on_subject=on_subject)
-    site_map = str(data_dir / "partitioning.csv") if layout == "brats" else None
-    return replace(config, data=replace(config.data, dir=str(data_dir), sites=site_map))
 
 
 def _reporting(phase: str) -> Callable[..., None]:

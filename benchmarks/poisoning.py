@@ -17,10 +17,10 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 from results import commit, interval
-from rich.console import Console
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import Aggregation, RunConfig
+from agi_core.data.phantom.built_in import SIMULATED, with_built_in_data
 from agi_core.protocol import ARRAYS, TRAIN, Reply, Request
 from agi_core.run import run_folder
 from agi_core.run.event_log import events_of
@@ -30,7 +30,7 @@ from server import rounds
 from server.app import app as server_app
 from server.update_gate import Verdict, read_update
 from simulations.local_grid import run_in_process
-from simulations.run import with_built_in_data
+from simulations.run import BUILT_IN_DIR
 from simulations.sites import find_sites, prepare_caches, write_sites
 
 SETTINGS = (
@@ -94,7 +94,7 @@ def run(name: str, seed: int, out_dir: Path) -> float:
     run_dir = (out_dir / f"{name.replace(', ', '-').replace(' ', '_')}-seed{seed}").resolve()
     assignments = (*SETTINGS, f"seed={seed}", f"federation.aggregation={aggregation}")
     config, federation = find_sites(
-        with_built_in_data(load_config(None, overrides={}, assignments=assignments), Console())
+        with_built_in_data(load_config(None, overrides={}, assignments=assignments), SIMULATED, work_dir=BUILT_IN_DIR)
     )
     if not run_dir.exists():
         prepare_caches(config, federation)

@@ -24,6 +24,7 @@ from rich.console import Console
 from agi_core.config.load import load_config
 from agi_core.config.schema import PrivacyConfig, RunConfig
 from agi_core.data.partition import split_subjects
+from agi_core.data.phantom.built_in import SIMULATED, with_built_in_data
 from agi_core.host import atomic
 from agi_core.run import run_folder
 from agi_core.run.event_log import EventLog, events_of
@@ -33,7 +34,8 @@ from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.local_grid import run_in_process
 from simulations.pretrained import with_pretrained_weights
-from simulations.run import BUILT_IN_DIR, privacy_spent, with_built_in_data
+from simulations.results import privacy_spent
+from simulations.run import BUILT_IN_DIR
 from simulations.sites import find_sites, prepare_caches, write_sites
 
 HOSPITALS = ("Guys", "HH", "IOP", "Alder", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Larch")
@@ -129,7 +131,9 @@ def configure(case: Case, *, seed: int) -> RunConfig:
     settings += ["model.adapters=4"] if case.trained == "adapters" else []
     settings += ["initial_weights=random"] if case.start == SCRATCH else []
     console = Console()
-    config = with_built_in_data(load_config(None, overrides=data, assignments=settings), console)
+    config = with_built_in_data(
+        load_config(None, overrides=data, assignments=settings), SIMULATED, work_dir=BUILT_IN_DIR
+    )
     return with_pretrained_weights(config, BUILT_IN_DIR, console)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from agi_core.errors import ConfigError, RunError
 from agi_core.host.command_line import run_command
+from agi_core.host.console import plain_console
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
 from client.border import audit
@@ -25,7 +26,7 @@ SITES_DIR = Path("sites")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted."""
     arguments = _parser().parse_intermixed_args(argv)
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console()
     return run_command(lambda: _dispatch(arguments, console))
 
 
@@ -57,8 +58,7 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
         f"wrote {site_path} and the private key {key_path} (it stays here)\n\n"
         f"Send to the coordinator: the file {public_path(key_path)}, which is\n{public}\n"
         f"Tell by another way, for example by telephone, its fingerprint:\n{fingerprint(public)}\n\n"
-        f"Next: fill in {site_path}, then python -m client {how} --check",
-        markup=False,
+        f"Next: fill in {site_path}, then python -m client {how} --check"
     )
 
 
@@ -85,7 +85,7 @@ def _audit(arguments: argparse.Namespace, site_path: Path, console: Console) -> 
         print(f"error: {error}", file=sys.stderr)
         return NOT_READY
     for line in audit.table(rows):
-        console.print(line, markup=False)
+        console.print(line)
     console.print("The chain is whole. Only who noted its last hash can tell whether rows are missing at the end.")
     return 0
 

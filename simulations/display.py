@@ -2,12 +2,11 @@
 time left."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from agi_core.config.schema import RunConfig
 from agi_core.run import events, progress
@@ -101,17 +100,4 @@ class Display:
         return f"{duration(left * (time.monotonic() - self._started) / self._steps_timed)} left  "
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def result_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
-    """Rows of PSNR, SSIM, MAE and subjects."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "PSNR dB", "SSIM", "MAE", "subjects"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, row in rows.items():
-        if not row:  # nobody to test
-            continue
-        formats = {"psnr_db": ".2f", "ssim": ".4f", "mae": ".4f", "subjects": ".0f"}
-        table.add_row(name, *(format(row[key], digits) if key in row else "" for key, digits in formats.items()))
-    return table
+        self._console.print(text)

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from agi_core.config.load import task_json
 from agi_core.config.schema import RunConfig
+from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
 from agi_core.data.phantom.tree import VERSION
 from agi_core.errors import ConfigError, DataError
 from agi_core.host.device import open_device
-from agi_core.pretraining import PRETRAINING, PUBLIC_SEED, pretrain, with_public_data
+from agi_core.pretraining import PRETRAINING, pretrain
 from simulations.display import Display
 
 
@@ -29,21 +30,19 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
     data = replace(PRETRAINING.data, layout=config.data.layout, cache_dir=config.data.cache_dir)
     model = replace(PRETRAINING, scenario=config.scenario, reference=config.reference, model=config.model)
     pretraining = replace(model, grid=config.grid, data=data, seed=config.seed)
-    inputs = [task_json(pretraining.task), data.layout, data.phantom_sites, PUBLIC_SEED, VERSION]
+    inputs = [task_json(pretraining.task), data.layout, data.phantom_sites, PUBLIC.seed, VERSION]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
     path = (work_dir / f"pretrained-{key}.safetensors").resolve()
     if not path.is_file():
         steps, size = pretraining.training.local_steps, pretraining.training.batch_size
         console.print(
             f"pre-training without privacy on public synthetic data: {steps} steps of {size} crops (once; kept in"
-            f" {path.name}; initial_weights=random does without)",
-            highlight=False,
-            soft_wrap=True,
+            f" {path.name}; initial_weights=random does without)"
         )
         try:
             with Display(console, config).showing():
                 device = open_device(config.device, threads=config.threads)
-                pretrain(with_public_data(pretraining, work_dir), path, device=device)
+                pretrain(with_built_in_data(pretraining, PUBLIC, work_dir=work_dir), path, device=device)
         except (ConfigError, DataError) as error:
             raise ConfigError(
                 f"no pre-training on built-in data ({error}); give initial_weights=FILE of python -m agi_core"

@@ -1,7 +1,6 @@
 """The end of a run: example slices, summary.json and report.html."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,13 +10,17 @@ import torch
 from agi_core.config.schema import RunConfig
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import evaluation_slices
+from agi_core.data.phantom.built_in import origin
 from agi_core.evaluation import predict_session
 from agi_core.network import Network
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.run.checkpoint import load_weights
+from agi_core.run.event_log import events_of
+from agi_core.run.events import RunStarted
 from agi_core.run.scores import Scores
 from agi_core.run.summary import Summary, summarise, write_summary
+from client.site.opened import open_site
 from simulations.baselines import SitesData
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
 
@@ -33,7 +36,7 @@ def write_results(
 ) -> tuple[Summary, Path]:
     """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
     path. `privacy` is what each site has spent."""
-    synthetic, anatomies = origin(config)
+    synthetic, anatomies = origin(config.data)
     summary = dataclasses.replace(
         summarise(run_dir, config, wall_s=wall_s),
         baselines=baselines,
@@ -47,11 +50,20 @@ def write_results(
     return summary, build_report(run_dir)
 
 
-def origin(config: RunConfig) -> tuple[bool, int | None]:
-    """(whether the scans are built-in synthetic data, how many brains that data is made from)."""
-    marker = Path(str(config.data.dir)) / "phantom.json"
-    values = json.loads(marker.read_text()) if marker.is_file() else {}
-    return bool(values.get("synthetic", False)), values.get("anatomies")
+def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """{site: `spent_at`} from the sites' ledgers; empty when the run was not private."""
+    if not config.privacy.on:
+        return {}
+    from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
+
+    spent = {}
+    run = events_of(run_dir, RunStarted)[0].run_id
+    for name in config.federation.sites:
+        site = open_site(site_paths[name])
+        assert site.file.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
+        subjects = [subject.id for subject in site.scans(config.task).subjects.train]
+        spent[name] = spent_at(name, site.file.privacy, subjects=subjects, delta=config.privacy.delta, run=run)
+    return spent
 
 
 def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +13,15 @@ from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
 from agi_core.data.nifti import read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
+from agi_core.data.phantom.built_in import origin
 from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import same_grid
 from agi_core.data.scans import Discovery, Scans, Subject, discover
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run import progress
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import DataFound, Warned
 from agi_core.scenario import Scenario, parse_scenario
 from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
@@ -104,6 +108,28 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
 
 def _report_reading(site: str, done: int, total: int) -> None:
     progress.report(progress.Step("reading scans", site, done, total))
+
+
+def note_data(run_dir: Path, config: RunConfig, federation: Federation) -> None:
+    """Begin the events of a new run with what was found, and how it was divided."""
+    events = EventLog(run_dir)
+    events.cut_back(0)
+    synthetic, anatomies = origin(config.data)
+    training, unseen = (
+        {site: len(subjects) for site, subjects in some.items()} for some in (federation.training, federation.unseen)
+    )
+    events.append(
+        DataFound(
+            text=federation.discovery.summary(),
+            sites=training,
+            unseen_sites=unseen,
+            synthetic=synthetic,
+            anatomies=anatomies,
+            skipped=dict(Counter(skipped.reason for skipped in federation.discovery.skipped)),
+        )
+    )
+    for warning in federation.warnings:
+        events.append(Warned(text=warning))
 
 
 def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dict[str, Path]:

@@ -145,7 +145,7 @@ def _explain(error: OmegaConfBaseException) -> str:
     """One sentence from OmegaConf's several lines, with the setting named."""
     key = getattr(error, "full_key", None) or getattr(error, "key", None)
     problem = str(error).splitlines()[0]
-    if "is not a ListConfig" in problem:
+    if "is not a TupleConfig" in problem:
         problem = "needs a list, for example [a,b]"
     place = f"setting {key}: " if key else ""
     return f"{place}{problem}; `python simulations/run.py --help-config` lists every setting"

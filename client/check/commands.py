@@ -22,9 +22,9 @@ def run_check(site_path: Path, *, scenario: str | None, console: Console) -> boo
     """
 
     def show(row: CheckRow) -> None:
-        console.print(f"{row.state:<8} {row.what:<20} {row.found}", markup=False)
+        console.print(f"{row.state:<8} {row.what:<20} {row.found}")
         if row.fix:
-            console.print(f"{'':<29} -> {row.fix}", markup=False)
+            console.print(f"{'':<29} -> {row.fix}")
 
     with console.status("checking") as status:
 
@@ -55,7 +55,7 @@ def run_dry_run(site_path: Path, *, scenario: str | None, settings: Sequence[str
     overrides = {"scenario": scenario, "data.layout": site.data.layout}
     task = load_config(None, overrides=overrides, assignments=settings).task
     model = " ".join(settings) or "default model"
-    console.print(f"{site.site}: dry run of {task.scenario}, {model}, no network", markup=False)
+    console.print(f"{site.site}: dry run of {task.scenario}, {model}, no network")
     step_s = 0.0
     for measured in dry_run(site_path, task):
         console.print(f"  {measured.what:<48} {measured.seconds:8.2f} s  peak {measured.peak_bytes / 1e9:6.2f} GB")
@@ -71,6 +71,5 @@ def _print_summary(data: Mapping[str, Any], console: Console) -> None:
         voxels = row["voxels"]
         console.print(
             f"  {modality:<6} {row['scans']} scans, median spacing {spacing} mm,"
-            f" {voxels['minimum']:,} to {voxels['maximum']:,} voxels",
-            markup=False,
+            f" {voxels['minimum']:,} to {voxels['maximum']:,} voxels"
         )

@@ -43,7 +43,7 @@ def join(site_path: Path, console: Console) -> None:
             f"{site_path}: coordinator.ca_file {site.coordinator.ca_file} is not there; copy ca.crt to it"
         )
     with only_client(state_dir):
-        console.print(announcement(site, public), markup=False)
+        console.print(announcement(site, public))
         secret_path, status_path = _make_secret(state_dir), state_dir / status.NAME
         status_path.unlink(missing_ok=True)
         terminal = Terminal(console, site=site.site, address=site.coordinator.address, status_path=status_path)
@@ -54,7 +54,7 @@ def join(site_path: Path, console: Console) -> None:
                 environment=environment(state_dir),
                 listener=terminal.hear,
             )
-    console.print("stopped: node and runner have ended", markup=False)
+    console.print("stopped: node and runner have ended")
 
 
 def announcement(site: DeployedSite, public: str) -> str:

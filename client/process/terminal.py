@@ -97,7 +97,7 @@ class Terminal:
             self._print(sentence)
 
     def _print(self, text: str) -> None:
-        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"{time.strftime('%H:%M:%S')} {text}")
 
     def _status(self) -> Mapping[str, Any]:
         try:

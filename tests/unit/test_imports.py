@@ -24,6 +24,7 @@ ONLY_IN = {  # library -> paths (files or folders) that may import it
     "omegaconf": ("agi_core/config/load.py", "client/site/file.py"),
     "matplotlib": ("agi_core/report/",),
     "rich": (
+        "agi_core/host/console.py",
         *("simulations/", "agi_core/__main__.py"),
         *("client/__main__.py", "client/process/join.py", "client/process/terminal.py", "client/check/commands.py"),
     ),

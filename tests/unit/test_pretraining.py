@@ -9,9 +9,10 @@ from safetensors.numpy import load_file
 
 from agi_core.__main__ import main
 from agi_core.config.load import load_config, task_hash, task_json
+from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
 from agi_core.data.scans import Scans, discover
 from agi_core.errors import ConfigError
-from agi_core.pretraining import PRETRAINING, with_public_data
+from agi_core.pretraining import PRETRAINING
 from agi_core.run.initial_weights import initial_weights
 from tests.support.small_data import SMALL
 
@@ -50,10 +51,12 @@ def test_privacy_is_not_promised(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(("layout", "scenario"), [("ixi", "T1,T2:PD"), ("brats", "t1n,t1c,t2w:t2f")])
 def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path: Path) -> None:
     assignments = [f"data.layout={layout}", "data.phantom_sites=PublicA:1"]
-    config = with_public_data(load_config(None, overrides={}, assignments=assignments, defaults=PRETRAINING), tmp_path)
+    config = with_built_in_data(
+        load_config(None, overrides={}, assignments=assignments, defaults=PRETRAINING), PUBLIC, work_dir=tmp_path
+    )
     data_dir = Path(str(config.data.dir))
     made = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")}
-    assert with_public_data(config, tmp_path) == config
+    assert with_built_in_data(config, PUBLIC, work_dir=tmp_path) == config
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")} == made
     found = discover(Scans.of(config.data), scenario.replace(":", ",").split(","))
     assert [subject.site for subject in found.subjects] == ["PublicA"]
@@ -61,6 +64,6 @@ def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path:
 
 def test_there_is_no_built_in_data_in_bids(tmp_path: Path) -> None:
     config = load_config(None, overrides={}, assignments=["data.layout=bids"], defaults=PRETRAINING)
-    with pytest.raises(ConfigError, match="name a public folder"):
-        with_public_data(config, tmp_path)
+    with pytest.raises(ConfigError, match="name a folder of scans"):
+        with_built_in_data(config, PUBLIC, work_dir=tmp_path)
     assert not list(tmp_path.iterdir())

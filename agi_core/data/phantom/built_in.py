@@ -1,0 +1,62 @@
+"""Built-in data where a run has no scans of its own, made on first use."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agi_core.config.schema import DataConfig, RunConfig
+from agi_core.data.phantom.tree import MARKER_NAME, parse_sites, phantom_matches, write_phantom
+from agi_core.errors import ConfigError
+from agi_core.run import progress
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """One kind of built-in data: how its folders are called, its seed, and whether that of 3-D runs is isotropic."""
+
+    name: str
+    seed: int
+    isotropic_volumes: bool = False
+
+
+SIMULATED = BuiltIn("phantom", seed=0, isotropic_volumes=True)  # 5 mm slices would leave a volume little to show
+PUBLIC = BuiltIn("public", seed=1)
+
+
+def with_built_in_data(
+    config: RunConfig, kind: BuiltIn, *, work_dir: Path, on_making: Callable[[Path], None] = lambda data_dir: None
+) -> RunConfig:
+    """The configuration with a data folder: its own, or built-in data of `data.phantom_sites` in `work_dir`.
+
+    Args:
+        on_making: called with the folder when the data has to be made.
+
+    Raises:
+        ConfigError: there is no built-in data of the configuration's layout.
+    """
+    layout = config.data.layout
+    if config.data.dir is not None:
+        return config
+    if layout == "bids":
+        raise ConfigError("there is no built-in data in the layout bids; name a folder of scans with data.dir")
+    sites = parse_sites(config.data.phantom_sites)
+    isotropic = kind.isotropic_volumes and config.model.dims == 3
+    parts = [kind.name, layout, *(["isotropic"] if isotropic else []), *(f"{name}{n}" for name, n in sites.items())]
+    data_dir = work_dir / "-".join(parts)
+    if not phantom_matches(data_dir, layout=layout, sites=sites, seed=kind.seed, isotropic=isotropic):
+        on_making(data_dir)
+
+        def on_subject(done: int, total: int) -> None:
+            progress.report(progress.Step("making synthetic data", "", done, total))
+
+        write_phantom(data_dir, layout=layout, sites=sites, seed=kind.seed, isotropic=isotropic, on_subject=on_subject)
+    site_map = str(data_dir / "partitioning.csv") if layout == "brats" else None
+    return replace(config, data=replace(config.data, dir=str(data_dir), sites=site_map))
+
+
+def origin(data: DataConfig) -> tuple[bool, int | None]:
+    """(whether the scans are built-in synthetic data, how many brains that data is made from)."""
+    marker = Path(str(data.dir)) / MARKER_NAME
+    values = json.loads(marker.read_text()) if marker.is_file() else {}
+    return bool(values.get("synthetic", False)), values.get("anatomies")

@@ -1,0 +1,78 @@
+"""What a simulation prints before its first round and after its last; `display` shows what is going on in between."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from agi_core.config.schema import RunConfig
+from agi_core.models.model_config import name_of
+from agi_core.run.initial_weights import weights_file
+from agi_core.run.scores import Metrics
+from agi_core.run.summary import Summary
+from simulations.sites import Federation
+
+
+def print_plan(config: RunConfig, federation: Federation, console: Console) -> None:
+    """What was found, how it was divided, what will be trained, and what the user should know of it."""
+    console.print(federation.discovery.summary())
+    model = name_of(config.model) + (" in 3-D" if config.model.dims == 3 else "")
+    sites, unseen = (
+        ", ".join(f"{site} {len(subjects)}" for site, subjects in some.items())
+        for some in (federation.training, federation.unseen)
+    )
+    console.print(
+        f"{model}, {config.scenario}, reference {config.reference}: {config.rounds} rounds of"
+        f" {config.training.local_steps} steps at {len(federation.training)} sites ({sites})"
+        + (f"; unseen: {unseen}" if unseen else "")
+        + (f"; starts from {path.name}" if (path := weights_file(config)) else "")
+    )
+    for warning in federation.warnings:
+        console.print(f"warning: {warning}")
+
+
+def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:
+    """The scores, what they are compared with, what privacy was spent, and what to do next."""
+    scores, final, baselines = summary.scores, summary.scores.final, summary.baselines
+    unseen = {f"{site} (unseen)": score for site, score in scores.unseen_sites.items()}
+    rows: dict[str, Metrics] = {name: score.to_json() for name, score in {**scores.sites, **unseen}.items()}
+    rows["all training sites"] = final
+    rows |= {f"baseline: {name.replace('_', ' ')}": baseline.final for name, baseline in baselines.items()}
+    label = f" - SYNTHETIC DATA, {summary.anatomies} anatomies" if summary.synthetic else ""
+    console.print(result_table(f"{summary.scenario}, whole volume{label}", rows), soft_wrap=False)
+    if summary.suppressed:
+        console.print(f"figures suppressed by the site's policy: {', '.join(summary.suppressed)}")
+    elif not final:
+        console.print("no site has a test subject: a site needs two subjects for one, three also to validate")
+    if final:
+        difference = final["psnr_db"] - baselines["voxel_regression"].final["psnr_db"]
+        console.print(f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression")
+    if final and (plain := baselines.get("without_privacy")):
+        cost = plain.final["psnr_db"] - final["psnr_db"]
+        console.print(f"the same federation without privacy: {cost:+.2f} dB")
+    if summary.privacy:
+        by_site = ", ".join(
+            f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})" for site, spent in summary.privacy.items()
+        )
+        console.print(f"patient-level privacy of the training subjects at delta {summary.delta:g}: epsilon {by_site}")
+    console.print(f"report: {report_path}")
+    console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
+    if not compare:
+        console.print(
+            "not run: the local-only and centralised baselines; add them to this run with"
+            f" python simulations/run.py --out {run_dir} --resume --compare"
+        )
+
+
+def result_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """Rows of PSNR, SSIM, MAE and subjects."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "PSNR dB", "SSIM", "MAE", "subjects"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, row in rows.items():
+        if not row:  # nobody to test
+            continue
+        formats = {"psnr_db": ".2f", "ssim": ".4f", "mae": ".4f", "subjects": ".0f"}
+        table.add_row(name, *(format(row[key], digits) if key in row else "" for key, digits in formats.items()))
+    return table
