@@ -1,1 +1,2 @@
-"""The machine under the programs: files, processes, keys, command lines. Knows nothing of images or federations."""
+"""The machine under the programs: files, processes, devices, keys, command lines, Flower's environment. It knows
+nothing of images or federations."""

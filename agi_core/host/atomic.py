@@ -16,6 +16,7 @@ from typing import Any
 
 from agi_core.errors import RunError
 
+STALE_S = 6 * 3600
 _TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -81,11 +82,11 @@ def append_line(path: Path, line: str) -> None:
         raise _write_error(path, error) from error
 
 
-def remove_stale(folder_dir: Path, *, older_than_s: float = 6 * 3600) -> None:
-    """Delete the temporary files that killed processes left in `folder_dir` more than `older_than_s` seconds ago."""
+def remove_stale(folder_dir: Path) -> None:
+    """Delete the temporary files that killed processes left in `folder_dir` more than `STALE_S` seconds ago."""
     for temporary_path in folder_dir.glob(f"{_TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError):  # another process may delete it first
-            if time.time() - temporary_path.stat().st_mtime > older_than_s:
+            if time.time() - temporary_path.stat().st_mtime > STALE_S:
                 temporary_path.unlink()
 
 

@@ -6,10 +6,12 @@ from agi_core.errors import ConfigError
 
 
 def open_device(name: str, *, threads: int) -> torch.device:
-    """The device called so, with the number of CPU threads set; `auto` is the GPU where there is one.
+    """The device called `name`, such as `cpu`, `cuda` or `cuda:1`; `auto` is a GPU where there is one.
+
+    PyTorch's number of CPU threads is set to `threads`.
 
     Raises:
-        ConfigError: this machine lacks the device.
+        ConfigError: this machine has no such device.
     """
     torch.set_num_threads(threads)
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -1,7 +1,7 @@
-"""Lines of JSON that hold each other: each has its number, the hash of the line before it, and its own.
+"""Lines of JSON that nobody can change unseen: each has its number, the hash of the line before it, and its own hash.
 
-A line that was changed, left out, added or moved shows at once. What does not show is that the last lines are missing:
-somebody else has to know the last hash.
+A line that was changed, left out, added or moved shows at once. Missing lines at the end do not show: somebody else has
+to know the last hash.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ def unseal(line: bytes, *, n: int, previous: str) -> Record:
     """The record of a line, with its "n", "previous" and "hash".
 
     Raises:
-        ValueError: it is not line `n` after the line with hash `previous`, to the byte.
+        ValueError: the bytes are not those of line `n` after the line with hash `previous`.
     """
     try:
         record: Record = json.loads(line)

@@ -1,5 +1,8 @@
-"""Whether a program on this machine lives, by its gRPC health service, and no more: Flower's says SERVING from its
-first second on, connected or not. Whether it is of use, others tell: a node that is online, a runner that answers."""
+"""Whether a program on this machine is alive, as its gRPC health service says.
+
+The service says no more than that: Flower's says SERVING from its first second on, connected or not. A node is of use
+when the coordinator sees it online, and a runner when it answers.
+"""
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse

@@ -1,8 +1,8 @@
 """`state_dir/audit.jsonl`: one row per message that leaves the site, on the disk before it does.
 
-The rows are a chain of hashes (`agi_core.host.hash_chain`): no row can be changed, added or left out unseen. Missing
-last rows show only to somebody who wrote down the last hash. Rows hold what the coordinator was told anyway, and the
-names of what it was not told: no path, no subject.
+The rows are a chain of hashes (`agi_core.host.hash_chain`), so no row can be changed, added or left out unseen. Only
+somebody who wrote down the last hash can see that rows are missing at the end. A row holds what the coordinator was
+told anyway, and the names of the figures that it was not told. It holds no path and no subject.
 """
 
 import dataclasses
@@ -33,8 +33,9 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRow:
-    """One message. `action` is the request's, `request` its digest ("" of a refusal), `left` the figures that left,
-    `held_back` the names of those that did not, `reason` the public sentence of a refusal."""
+    """One message that left. `action` is what the request asked for, and `request` its digest ("" in a refusal). `left`
+    holds the figures that left, `held_back` the names of those that did not, and `reason` the public sentence of a
+    refusal."""
 
     run: str
     round: int
@@ -87,7 +88,8 @@ def table(rows: Sequence[AuditRow]) -> Iterator[str]:
 
 
 def _read(path: Path) -> tuple[list[AuditRow], str]:
-    """(rows, hash of the last); what a crash left of a line that nobody was told of is taken away."""
+    """All rows, and the hash of the last one ("" without rows). A last line that a crash left without its end is cut
+    off: `append` never returned for it."""
     content = path.read_bytes() if path.exists() else b""
     whole, newline, torn = content.rpartition(b"\n")
     rows: list[AuditRow] = []
@@ -109,7 +111,7 @@ def _read(path: Path) -> tuple[list[AuditRow], str]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Runner and worker write one after the other."""
+    """Hold the file's lock within the block: runner and worker write one after the other."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("wb") as lock:

@@ -1,8 +1,8 @@
-"""The one way out: everything that leaves a site, answers and refusals, is made here and noted in the audit first.
+"""The one way out: every answer and every refusal that leaves a site is made here, and noted in the audit first.
 
-What may leave is named in `agi_core.protocol` and nowhere else: the round's weights, the number of examples, and the
-means of `ALLOWED_METRICS`, finite and rounded; of a failure, a code and a fixed sentence. No path, subject identifier,
-date or exception text can pass, because no other field exists.
+What may leave is named in `agi_core.protocol` and nowhere else. An answer holds the round's weights, the number of
+examples, and the means of `ALLOWED_METRICS`, finite and rounded. A refusal holds a code and a fixed sentence. No path,
+subject identifier, date or exception text can pass, because no other field exists.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ class Refusal:
 
 
 def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Reply:
-    """The reply as it leaves the site.
+    """Check a reply, hold back what the site's policy does not allow, and note it in the audit; the reply as it leaves.
 
-    Metrics that the site's policy does not allow, and all figures of a site that has fewer subjects than its policy's
-    minimum, are held back and named in `suppressed`; so is then the number of subjects that an evaluation scored.
+    A site that has fewer subjects than its policy's minimum tells no figure: all its metrics are held back, and so is
+    the number of subjects that an evaluation scored. The names of what is held back are in `suppressed`.
 
     Args:
         subjects: how many the whole site has.
@@ -82,12 +82,12 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
 
 
 def refuse(error: AgiError, *, code: int = REFUSED, asked: Mapping[str, object], site: Site | None) -> Refusal:
-    """What leaves of an error: its public sentence. It leaves even where the audit cannot be written, for it tells
-    nothing of the site.
+    """What leaves of an error: its public sentence, noted in the audit. The sentence tells nothing of the site, so it
+    leaves even where the audit cannot be written.
 
     Args:
         asked: the scalars of the request, as they came.
-        site: None when the site file itself cannot be read, and with it the audit's place.
+        site: None when the site file cannot be read, so that nobody knows where the audit is.
     """
     refusal = Refusal(code, " ".join(error.public.split())[:LONGEST_REASON])
     if site is None:
@@ -113,5 +113,5 @@ def action_of(request: Request) -> str:
 
 
 def printable(text: object) -> str:
-    """A stranger's words, short, and without a terminal's escape codes."""
+    """A stranger's text, shortened and without the escape codes of a terminal."""
     return "".join(character for character in str(text)[:64] if character.isprintable())

@@ -1,8 +1,8 @@
 """Stored replies: a request that is asked again gets the answer that it got before, without new training.
 
 A coordinator that was killed between a site's answer and its own checkpoint asks the same round again: same run, same
-round, same weights, another nonce. Kept in `state_dir/replies`, one safetensors file per run and question, the newest
-`KEPT` of them, so they survive a restart of the runner.
+round, same weights, another nonce. The newest `KEPT` replies are in `state_dir/replies`, one safetensors file per run
+and question, so they survive a restart of the runner.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ log = logging.getLogger("client")
 
 
 def stored(state_dir: Path, request: Request) -> Reply | None:
-    """The reply that was made when this request was answered before, with the nonce of this one; None if there is none,
-    or it is damaged."""
+    """The earlier reply to this request, with the nonce of this one. None when there is no such reply, or it is
+    damaged."""
     path = _path(state_dir, request)
     try:
         with safe_open(path, framework="np") as file:
@@ -43,7 +43,7 @@ def stored(state_dir: Path, request: Request) -> Reply | None:
 
 
 def store(state_dir: Path, request: Request, *, reply: Reply) -> None:
-    """Keep the reply in place of an earlier one to the same question. A full disk is logged, not raised: the reply
+    """Keep the reply; it replaces an earlier one to the same question. A full disk is logged and not raised: the reply
     itself is worth more than its copy."""
     path = _path(state_dir, request)
     header = {
@@ -64,19 +64,21 @@ def store(state_dir: Path, request: Request, *, reply: Reply) -> None:
 
 
 def _path(state_dir: Path, request: Request) -> Path:
-    """One name per run and question, made of digits only: a coordinator's text never becomes a path."""
+    """One file per run and question. Its name has hexadecimal digits only: a coordinator's text never becomes a
+    path."""
     question = json.dumps([request.run_id, request.action, request.subjects])
     return state_dir / "replies" / f"{hashlib.sha256(question.encode()).hexdigest()[:24]}.safetensors"
 
 
 def digest(request: Request) -> str:
-    """Names everything that the answer depends on: all fields but nonce and deadline, and the weights' bytes."""
+    """The hash of all that the answer depends on: the request's fields but nonce and deadline, and the weights'
+    bytes."""
     fields = {name: value for name, value in request_scalars(request).items() if name not in ("nonce", "deadline_s")}
     return hash_of(request.weights, after=json.dumps(fields, sort_keys=True))
 
 
 def hash_of(weights: Packed, *, after: str = "") -> str:
-    """SHA-256 of the weights' bytes, after a text."""
+    """SHA-256 of the text `after` and then of the weights' bytes, as hexadecimal digits."""
     content = hashlib.sha256(after.encode())
     for dtype, flat in sorted(weights.arrays.items()):
         content.update(dtype.encode())

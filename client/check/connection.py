@@ -1,5 +1,8 @@
-"""The way to the coordinator, step by step: name, proxy, port, TLS, certificate, clock. Stops at the first step that
-fails, since the later ones need it. Nothing but one empty request is sent, without the site's key or name."""
+"""The way to the coordinator, step by step: name, proxy, port, TLS, certificate, clock.
+
+The check stops at the first step that fails, since the later ones need it. It sends nothing but one empty request,
+without the site's key or name.
+"""
 
 import base64
 import contextlib
@@ -146,7 +149,8 @@ def _expiry(tls: ssl.SSLSocket, ca_path: Path) -> CheckRow:
 
 
 def _answer(connection: http.client.HTTPConnection) -> Iterator[CheckRow]:
-    """The clock, by the Date of an answer (whole seconds, so right to about a second), and who answers."""
+    """Who answers, and how far the clocks are apart. The answer's Date has whole seconds, so the difference is right to
+    about a second."""
     before = time.time()
     try:
         connection.request("GET", "/v1/fleet/")

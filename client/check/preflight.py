@@ -25,7 +25,8 @@ REPORT_NAME = "check.json"
 
 
 def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckRow], None]) -> dict[str, Any]:
-    """Check all, telling `on_row` of each row at once; what comes back is also in state_dir/check.json, at the site.
+    """Check everything, and tell `on_row` of each row at once. The result is also written to state_dir/check.json,
+    which stays at the site.
 
     Args:
         scenario: modalities to check, such as `T1,T2:PD`; None = the usual ones of the layout.
@@ -66,7 +67,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
 
 
 def check_budgets(site_path: Path, *, site: DeployedSite, scenario: Scenario) -> Iterator[CheckRow]:
-    """What is spent of the site's budget, and what is left; nothing where the site does not train privately."""
+    """What is spent of the site's privacy budgets, and what is left. There are no rows for a site without privacy."""
     if site.privacy is None:
         return
     from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
@@ -88,7 +89,7 @@ def check_budgets(site_path: Path, *, site: DeployedSite, scenario: Scenario) ->
 
 
 def _registration(site: DeployedSite) -> CheckRow:
-    """What the node's log last said; only a connection itself can tell."""
+    """Whether the coordinator knows this site's key, as the node's log last said. Only a connection can tell."""
     what, log_path = "registration", Path(site.state_dir) / "logs" / "node.log"
     log = log_path.read_text(errors="replace") if log_path.is_file() else ""
     told = re.findall(r"SuperNode ID: \d+|\[code: 200[14]\]", log)

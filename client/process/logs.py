@@ -1,9 +1,11 @@
 """Two logs of a deployed site.
 
-What the programs print, and systemd or the supervisor keeps, may be read by more people than the scans and be sent to
-other machines: our own lines alone, in which errors stand as their public sentences, numbers as they are, and every
-other argument of a warning or an error as an ellipsis. In full, with paths, subjects and tracebacks, everything is in
-`state_dir/logs/details.log`, for the user that runs the site.
+The first is what the programs print, and what systemd or the supervisor keeps. It may be read by more people than the
+scans, and sent to other machines. Therefore it has our own lines alone. In a warning or an error, an exception becomes
+its public sentence, a number stays as it is, and every other argument becomes an ellipsis.
+
+The second is `state_dir/logs/details.log`, for the user that runs the site. It has everything in full, with paths,
+subjects and tracebacks.
 """
 
 import copy
@@ -19,7 +21,7 @@ DETAILS_BYTES = 10 * 2**20  # of one file; the part before it is kept as details
 
 
 def keep_logs(state_dir: Path) -> None:
-    """Send all that this process logs from now on to both."""
+    """Send all that this process logs from now on to both logs."""
     path = state_dir / "logs" / DETAILS_NAME
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > DETAILS_BYTES:
@@ -34,7 +36,8 @@ def keep_logs(state_dir: Path) -> None:
 
 
 class Redacting(logging.Formatter):
-    """See the module."""
+    """Formats a record for the first log: no traceback, and no argument of a warning or an error that names
+    anything."""
 
     def format(self, record: logging.LogRecord) -> str:
         record = copy.copy(record)

@@ -26,8 +26,8 @@ PAUSE_S = 1.0
 
 
 def fetch_or_send(*, state: InMemoryNodeState, **rest: Any) -> int:
-    """The run of the next request, as Flower's own function; or of an answer that waits. The loop sends next in either
-    case; it would pause where there is neither."""
+    """The run of the next request, as Flower's own function gives it, or else of an answer that waits to be sent.
+    Flower's loop sends next in either case. While there is neither, this function waits."""
     while True:
         run_id = _fetch(state=state, **rest)
         if run_id is None:

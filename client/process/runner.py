@@ -107,7 +107,7 @@ class Runner:
             self._status.remove()
 
     def _serve(self, token: str) -> None:
-        """One request from the node's hands to the reply in them. A node that vanishes meanwhile is no error."""
+        """Take one request from the node, and hand the reply back. A node that goes away meanwhile is no error."""
         metrics: dict[str, float] = {}
         try:
             with self._node.task(token) as task:
@@ -176,7 +176,7 @@ def _read_secret(path: Path) -> bytes:
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End soon whatever is going on: a node that hangs may hold up the farewell for `STOP_S` seconds and no longer."""
+    """End soon, whatever is going on. A node that hangs may delay the last reply by `STOP_S` seconds at most."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     farewell = threading.Timer(STOP_S, os._exit, [1])

@@ -50,7 +50,7 @@ class StatusFile:
         self._write()
 
     def waiting(self, metrics: Mapping[str, float]) -> None:
-        """It was answered; an answer without metrics leaves the last ones standing."""
+        """The request was answered. An answer without metrics leaves the last metrics in the file."""
         last = self._status
         self._status = Status(
             pid=last.pid, state="waiting", run=last.run, round=last.round, metrics=metrics or last.metrics
@@ -72,7 +72,7 @@ class StatusFile:
             self._write()
 
     def remove(self) -> None:
-        """The runner has ended."""
+        """Take the file away: the runner has ended."""
         self.path.unlink(missing_ok=True)
 
     def _write(self) -> None:

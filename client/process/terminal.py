@@ -1,5 +1,8 @@
 """What a hospital engineer sees while the client runs: connection, round, step, time left, last metrics, and every
-known error as a sentence with a next step. Redrawn in place on a terminal, sparse lines elsewhere."""
+known error as a sentence with a next step.
+
+A terminal is redrawn in place. Elsewhere a line is printed when something changes.
+"""
 
 import json
 import re
@@ -19,8 +22,8 @@ from client.process.flower_errors import CONNECTED, connection_state, explain
 
 NODE, RUNNER = "node", "runner"
 NOT_CONNECTED = "not connected"
-REPEAT_S = 600.0  # the same sentence is not printed again before
-_LOG_CHARACTERS = 4_000  # of a program's log since its start, in which the cause of its end is looked for
+REPEAT_S = 600.0  # the same sentence is printed again only after this time
+_LOG_CHARACTERS = 4_000  # the last of a program's log, in which the cause of its end is looked for
 _OWN_ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)  # how our own programs end with a sentence
 _METRICS_SHOWN = ("train_loss", "validation_psnr_db", "validation_ssim", "psnr_db", "ssim", "seconds")
 
@@ -109,7 +112,7 @@ class Terminal:
 
 def _work(status: Mapping[str, Any], runner_pid: int | None, otherwise: str) -> list[str]:
     """Lines about the runner: state, round, step and time left; then the last metrics. A status that an earlier runner
-    left says nothing."""
+    left behind is not shown."""
     if runner_pid is None or status.get("pid") != runner_pid:
         return [f"runner: {otherwise}"]
     line = f"runner: {status.get('state', 'waiting')}"
@@ -125,7 +128,7 @@ def _work(status: Mapping[str, Any], runner_pid: int | None, otherwise: str) -> 
 
 
 def _reason(child: ChildState, log: str) -> str:
-    """Why a program ended, as well as its log since its start can tell."""
+    """Why a program ended, as far as its log since its start can tell."""
     own, advice = _OWN_ERROR.findall(log), explain(log)
     if child.exit_code is not None and child.exit_code < 0:
         return f"the {child.name} was killed by signal {-child.exit_code} and starts again; see its log"

@@ -1,8 +1,9 @@
-"""The process that does a site's work, and the handle by which the runner asks, hears and, when need be, kills it.
+"""The process that does a site's work, and the handle through which the runner asks it, hears it and kills it.
 
-It imports the installed ClientApp once and answers request after request, so opened data, model and CUDA context stay
-warm. A step that hangs in a driver or in native code cannot be ended from within Python; a process can be killed. That
-is all that a missed deadline takes: kill, start afresh (seconds: the caches on disk remain).
+The process imports the installed ClientApp once and answers request after request, so opened data, model and CUDA
+context stay in memory. A step that hangs in a driver or in native code cannot be ended from within Python, but a
+process can be killed. After a missed deadline it is killed and another one is started. That takes seconds, because the
+caches on the disk remain.
 """
 
 import contextlib
@@ -36,23 +37,24 @@ log = logging.getLogger("client")
 
 
 def now_s() -> float:
-    """Seconds since boot, with those that the machine slept: a laptop that wakes up knows that a deadline has
+    """Seconds since boot, including those that the machine slept. So a laptop that wakes up knows that a deadline has
     passed."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Worker:
-    """The working process of the site at `site_path`, replaced by a fresh one whenever it fails."""
+    """The working process of the site at `site_path`. Another one takes its place whenever it fails."""
 
     def __init__(self, site_path: Path) -> None:
         self._site_path = site_path
         self._start()
 
     def ask(self, message: Message, *, until_s: float) -> Message:
-        """The ClientApp's reply to `message`, wanted before `now_s()` reaches `until_s`; steps are reported on the way.
+        """The ClientApp's reply to `message`, if it comes before `now_s()` reaches `until_s`. Steps are reported
+        meanwhile.
 
-        A process that still starts at the deadline is left to it: killed again and again, it would never be ready. One
-        that was started before the site file was last changed is replaced.
+        A process that is still starting at the deadline may go on: if it were killed again and again, it would never be
+        ready. A process that was started before the site file was last changed is replaced first.
 
         Raises:
             DeadlineError: it did not come in time.
@@ -128,8 +130,8 @@ class Worker:
 
 
 def send_parcel(connection: Connection, message: Message) -> None:
-    """Hand a message over in memory that both processes see: a hundred megabytes take twice as long through the
-    pipe itself, a few pages at a time."""
+    """Hand a message over in memory that both processes see. The pipe itself moves a few pages at a time, and takes
+    twice as long for a hundred megabytes."""
     with open(os.memfd_create("message"), "wb") as file:
         pickle.dump(message, file, protocol=pickle.HIGHEST_PROTOCOL)
         file.flush()
@@ -146,7 +148,7 @@ def unpack_parcel(connection: Connection) -> Message:
 
 
 def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
-    """The process itself: answer each message until the runner goes away."""
+    """What the process does: it answers each message until the runner goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's affair
     die_with(runner_pid)  # no orphans: a runner that is killed takes its worker along, hung or not
     from client.app import app  # here, so that the runner itself needs no torch

@@ -1,5 +1,5 @@
-"""The site file: what one hospital's client needs to know about its own machine, its data, its own rules and, in
-deployment, about its coordinator."""
+"""The site file: what the client of one hospital must know of its machine, its data, its rules and, in a deployment,
+its coordinator."""
 
 import dataclasses
 import os
@@ -20,8 +20,16 @@ from client.site.policy import Policy, PrivacyBudget, SitePrivacy, validate_rule
 
 @dataclass(frozen=True, kw_only=True)
 class SiteData:
-    """Where the scans are. `subjects` None = every subject of the tree; a simulated site lists its share. `register:
-    rigid` lays every source on the run's reference before anything else sees it (`agi_core.data.registration`)."""
+    """Where the scans are, and which of them are used.
+
+    Attributes:
+        dir: folder of scans; it is only ever read.
+        layout: how the folder is laid out.
+        sites: table that maps subjects to hospitals; None = the folder itself tells it.
+        exclude: ids of subjects that are left out.
+        subjects: ids of the subjects that are used; None = all. A simulated site lists its share.
+        register: `rigid` lays every source on the run's reference first (`agi_core.data.registration`).
+    """
 
     dir: str = MISSING
     layout: LayoutName = MISSING
@@ -32,14 +40,15 @@ class SiteData:
 
     @property
     def scans(self) -> Scans:
-        """The folder, for whoever reads it; paths are absolute in a site file that was read."""
+        """The folder, for those who read it. Its paths are absolute when the site file was read from a disk."""
         sites = Path(self.sites) if self.sites else None
         return Scans(Path(self.dir), self.layout, sites, self.exclude, self.register)
 
 
 @dataclass(frozen=True)
 class CoordinatorAddress:
-    """Where the coordinator listens, HOST:PORT, and the certificate authority (PEM) that vouches for it."""
+    """Where the coordinator listens (HOST:PORT), and the file of the certificate authority (PEM) that vouches for
+    it."""
 
     address: str = MISSING
     ca_file: str = MISSING
@@ -47,8 +56,16 @@ class CoordinatorAddress:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One site: its name in the federation, its data, its cache folder, its device, its rules, and `state_dir`, for
-    what must survive restarts ("" = the folder beside the site file that is called as it is)."""
+    """One site.
+
+    Attributes:
+        site: its name in the federation.
+        cache_dir: folder of prepared scans, which are patient data.
+        device: auto, cpu, cuda or cuda:1.
+        threads: CPU threads of the training.
+        privacy: rules of private training; None = the site does not train privately.
+        state_dir: folder of what must survive restarts; "" = beside the site file, with its name without the suffix.
+    """
 
     site: str = MISSING
     data: SiteData = field(default_factory=SiteData)
@@ -62,8 +79,8 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class DeployedSite(Site):
-    """A site that joins a coordinator. `key_file` is its private key, `runtime_port` the loopback port on which the
-    node hands requests to the runner (the next one is its health service)."""
+    """A site that joins a coordinator. `key_file` is its private key. On the loopback port `runtime_port` the node
+    hands requests to the runner, and on the next port it says whether it is alive."""
 
     state_dir: str = MISSING
     coordinator: CoordinatorAddress = field(default_factory=CoordinatorAddress)
@@ -81,8 +98,8 @@ B = TypeVar("B", bound=PrivacyBudget)
 
 
 def read_site(path: Path) -> Site:
-    """The site file at `path`: a `DeployedSite` when it names a coordinator. Paths come back absolute; relative ones
-    start at the file's folder.
+    """The site file at `path`: a `DeployedSite` when it names a coordinator. Its paths are absolute; in the file,
+    relative ones start at the file's folder.
 
     Raises:
         ConfigError: missing or unreadable file, unknown or missing setting, value out of range.

@@ -35,8 +35,8 @@ def make_key(key_path: Path, *, site: str) -> None:
 
 
 def check_owner(key_path: Path, *, site: str) -> None:
-    """Raise ConfigError when the file of the public half says that the key is another site's: a copied folder would
-    pass for the other hospital."""
+    """Raise ConfigError when the file of the public half names another site. With a copied folder, one hospital would
+    pass for another."""
     path = public_path(key_path)
     comment = path.read_text().split()[2:] if path.is_file() else []
     if comment not in ([], [site]) and "@" not in comment[0]:  # USER@HOST, as ssh-keygen writes it, says nothing

@@ -14,9 +14,9 @@ TEMPLATE_PATH = Path(__file__).with_name("site_template.yaml")
 def write_site(
     site_path: Path, *, site: str, data_dir: Path | None, layout: LayoutName, address: str | None, ca_path: Path | None
 ) -> Path:
-    """Write a new site file, with placeholders for what is None, and the site's key; the path of the private key.
+    """Write a new site file and the site's key; returns the path of the private key.
 
-    A key that is there already is kept.
+    What is None gets a placeholder. A key that exists is kept.
 
     Raises:
         ConfigError: the site file exists. RunError: a folder cannot be written.

@@ -1,7 +1,7 @@
-"""The site's own rules: what they are, what they may say, and whether a request keeps to them.
+"""The site's own rules: what they are, which of their values make sense, and whether a request keeps to them.
 
-The coordinator may ask for more privacy, never for less. What a rule does not allow is refused with the rule's name and
-both values in the site's log, and with one public sentence outside.
+The coordinator may ask for more privacy, never for less. When a request breaks a rule, the site's log names the rule
+and both values, and the coordinator gets one public sentence.
 """
 
 import functools
@@ -38,8 +38,9 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyBudget:
-    """At most `epsilon` at `delta` for each of a set of subjects, for life, over all runs. `ledger` and the copy of its
-    head are files in different folders; `subjects` is the number of them that the site makes public."""
+    """What may be spent on each of a set of subjects, for life and over all runs: at most `epsilon` at `delta`.
+    `ledger` and `ledger_head`, the copy of its head, are files in different folders. `subjects` is the public number of
+    these subjects."""
 
     ledger: str
     ledger_head: str
@@ -50,9 +51,9 @@ class PrivacyBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateValidation(PrivacyBudget):
-    """Validation figures of a site that trains privately, with a budget of the validation subjects: each subject's
-    clipped to a public range (`metrics`: name -> [lowest, highest]), their mean over the public number of subjects,
-    with Gaussian noise of `noise_multiplier`."""
+    """Validation figures of a site that trains privately, within a budget of the validation subjects. Each subject's
+    figure is clipped to a public range (`metrics`: name -> [lowest, highest]). What leaves is the mean over the public
+    number of subjects, with Gaussian noise of `noise_multiplier`."""
 
     noise_multiplier: float
     metrics: dict[str, list[float]]
@@ -60,11 +61,12 @@ class PrivateValidation(PrivacyBudget):
 
 @dataclass(frozen=True, kw_only=True)
 class SitePrivacy(PrivacyBudget):
-    """A site with it trains privately or not at all, within a budget of the training subjects.
+    """Rules of private training, within a budget of the training subjects. A site that has them trains privately or not
+    at all.
 
-    Their public number is the site's weight in the average and the denominator of its steps. A request may ask for no
-    less noise than `min_noise_multiplier`, no larger clip than `max_grad_norm`, no larger lots than `max_lot_rate`.
-    Validation is off (None) or private.
+    The public number of subjects is the site's weight in the average, and the denominator of its steps. A request may
+    ask for no less noise than `min_noise_multiplier`, no larger clip than `max_grad_norm`, and no larger lots than
+    `max_lot_rate`. `validation` None = no validation figure leaves.
     """
 
     min_noise_multiplier: float = 0.5

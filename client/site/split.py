@@ -1,7 +1,8 @@
-"""`state_dir/split.json`: who of the site's subjects trains, validates and tests, for good.
+"""`state_dir/split.json`: which of the site's subjects train, validate and test. A subject keeps its part for good.
 
-Subjects join, and scenarios differ in who has all their modalities. Were the split drawn anew each time, a test subject
-could become a training subject, or one whose privacy budget is spent a figure in a report.
+New subjects join, and each scenario has other subjects with all its modalities. If the split were drawn anew each time,
+a test subject could become a training subject. A subject whose privacy budget is spent could become a validation
+subject, and so part of a figure that leaves.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ NAME = "split.json"
 
 
 def lasting_split(state_dir: Path, subject_ids: Sequence[str]) -> Split:
-    """The split of these subjects; newcomers get a part, which is on the disk when this returns.
+    """The split of these subjects. A new subject gets a part, which is on the disk when this returns.
 
     Raises:
         DataError: the file cannot be read. RunError: it cannot be written.

@@ -101,8 +101,8 @@ def _test(job: Job) -> Reply:
 
 
 def _check_private_test(job: Job, privacy: SitePrivacy) -> None:
-    """One model per run that trained here, and so was paid for: differences between tests of many chosen models tell of
-    single subjects.
+    """Let a run test one model, and only if it trained here, which was charged to the budget. Differences between the
+    tests of many chosen models would tell of single subjects.
 
     Raises:
         PolicyError: the run did not train here, or another model of it was tested.

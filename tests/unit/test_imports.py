@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 CLIENT_STAIRS = ("site", "border", "work", "app", "process", "check", "__main__")  # each may import what is before it
 ONLY_IN = {  # library -> paths (files or folders) that may import it
-    "flwr": ("client/", "server/", "simulations/"),
+    "flwr": ("client/app.py", "client/process/", "server/", "simulations/"),
     "opacus": ("agi_core/privacy/",),
     "nibabel": ("agi_core/data/nifti.py",),
     "omegaconf": ("agi_core/config/load.py", "client/site/file.py"),
