@@ -1,0 +1,82 @@
+"""What a federation is compared with: each baseline from the same weights and on the same subjects."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
+from agi_core.evaluation import evaluate
+from agi_core.metrics import mean_over_subjects
+from agi_core.network import Network
+from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.events import BaselineFinished
+from agi_core.voxel_regression import VoxelRegression
+from simulations.baselines import SitesData, open_sites, run_baselines
+from simulations.sites import find_sites, write_sites
+from tests.support.small_data import SMALL
+
+
+def opened(config: RunConfig, run_dir: Path) -> tuple[RunConfig, SitesData]:
+    config, federation = find_sites(config)
+    return config, open_sites(config, write_sites(run_dir, config, federation))
+
+
+def test_voxel_regression_is_one_fit_over_all_training_sites(small_config: RunConfig, tmp_path: Path) -> None:
+    config, data = opened(dataclasses.replace(small_config, clients=2), tmp_path)
+    scores = run_baselines(["voxel_regression"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))[
+        "voxel_regression"
+    ]
+    sessions = [session for slices in data.training.values() for session in slices.sessions]
+    fit = VoxelRegression.fit(sessions)
+    for site, tested in {**data.test, **data.unseen}.items():
+        expected = mean_over_subjects(evaluate(fit, [(session, None) for session in tested]).values())
+        assert {**scores.sites, **scores.unseen_sites}[site].metrics == pytest.approx(expected)
+    assert set(scores.unseen_sites) == {"IOP"}
+    psnrs, counts = zip(*((score.psnr_db, score.subjects) for score in scores.sites.values()), strict=True)
+    assert scores.final["psnr_db"] == pytest.approx(np.average(psnrs, weights=counts))
+    assert events_of(tmp_path, BaselineFinished) == [BaselineFinished(name="voxel_regression", final=scores.final)]
+
+
+def test_a_finished_baseline_is_kept(small_config: RunConfig, tmp_path: Path) -> None:
+    config, data = opened(small_config, tmp_path)
+    kept = {"final": {"psnr_db": 99.0}, "sites": {}, "unseen_sites": {}}
+    (tmp_path / "baselines").mkdir()
+    (tmp_path / "baselines" / "centralised.json").write_text(json.dumps(kept))
+    results = run_baselines(["centralised"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
+    assert results["centralised"].final == {"psnr_db": 99.0}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_initial_weights_are_scored_as_they_are(ixi_dir: Path, cache_dir: Path, tmp_path: Path, dims: int) -> None:
+    """In 3-D through windows of the crop's size: a run that started from a file once died here."""
+    crop = "grid.crop=[32,32,16]" if dims == 3 else "grid.crop=[32,32]"
+    overrides = {"data.dir": str(ixi_dir), "data.cache_dir": str(cache_dir), "clients": 1}
+    given = load_config(None, overrides=overrides, assignments=[*SMALL, f"model.dims={dims}", crop, "seed=7"])
+    weights = Network(given).weights
+    (tmp_path / "start.safetensors").write_bytes(save(weights))
+    start = dataclasses.replace(given, seed=0, initial_weights=str(tmp_path / "start.safetensors"))
+    config, data = opened(start, tmp_path)
+    scores = run_baselines(["initial_weights"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))[
+        "initial_weights"
+    ]
+    network = Network(config)
+    network.load(weights)
+    expected = mean_over_subjects(evaluate(network, [(session, None) for session in data.test["Guys"]]).values())
+    assert scores.sites["Guys"].metrics == pytest.approx(expected)
+
+
+def test_local_only_has_one_model_per_site_and_their_mean_at_unseen_ones(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    config, data = opened(dataclasses.replace(small_config, clients=2, rounds=1), tmp_path)
+    results = run_baselines(["local_only"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
+    local = results["local_only"]
+    assert set(local.sites) == set(local.unseen_by_model) == {"Guys", "HH"}
+    psnrs = [scores["IOP"].psnr_db for scores in local.unseen_by_model.values()]
+    assert psnrs[0] != psnrs[1]
+    assert local.unseen_sites["IOP"].psnr_db == pytest.approx(np.mean(psnrs))

@@ -1,0 +1,102 @@
+"""From a folder of scans to sites: the reference, the caches and the files that a simulation writes."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
+from agi_core.data.nifti import write_scan
+from agi_core.data.scans import Session, Subject
+from agi_core.errors import RunError
+from agi_core.scenario import parse_scenario
+from client.site.opened import open_site
+from simulations.sites import choose_reference, find_sites, prepare_caches, write_sites
+from tests.support.small_data import SMALL, write_ixi
+
+
+def subject(folder: Path, spacing_mm: dict[str, float]) -> Subject:
+    """One subject whose scans differ in their spacing alone."""
+    folder.mkdir(parents=True)
+    for modality, mm in spacing_mm.items():
+        data = np.arange(4 * 4 * 4, dtype=np.int16).reshape(4, 4, 4)
+        write_scan(folder / f"{modality}.nii", data, affine=np.diag([mm, mm, mm, 1.0]), descrip="")
+    return Subject(folder.name, "HH", (Session("", {m: folder / f"{m}.nii" for m in spacing_mm}),))
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "reference", "warned"),
+    [
+        ({"T1": 1.0, "T2": 2.0, "PD": 2.0}, "T2", False),
+        ({"T1": 2.0, "T2": 1.0, "PD": 2.0}, "T1", False),
+        ({"T1": 2.0, "T2": 2.0, "PD": 2.0}, "T1", False),  # headers tell no more: the first that fits
+        ({"T1": 1.0, "T2": 1.0, "PD": 2.0}, "T2", True),  # nothing fits: the last, and the user hears of it
+    ],
+)
+def test_the_reference_has_the_targets_grid(
+    tmp_path: Path, spacing_mm: dict[str, float], reference: str, warned: bool
+) -> None:
+    everybody = [subject(tmp_path / "1", spacing_mm), subject(tmp_path / "2", spacing_mm)]
+    chosen, warning = choose_reference(parse_scenario("T1,T2:PD"), everybody)
+    assert chosen == reference
+    assert (warning is not None) == warned
+    assert warning is None or f"{reference} is taken as reference; set reference=" in warning
+
+
+def test_one_subject_with_another_grid_rules_a_source_out(tmp_path: Path) -> None:
+    usual, odd = {"T1": 2.0, "T2": 2.0, "PD": 2.0}, {"T1": 1.0, "T2": 2.0, "PD": 2.0}
+    everybody = [subject(tmp_path / "1", usual), subject(tmp_path / "2", odd)]
+    assert choose_reference(parse_scenario("T1,T2:PD"), everybody) == ("T2", None)
+
+
+def test_the_configuration_comes_back_with_sites_sizes_and_reference(small_config: RunConfig) -> None:
+    config, federation = find_sites(dataclasses.replace(small_config, clients=2))
+    assert (config.federation.sites, config.federation.unseen_sites) == (("Guys", "HH"), ("IOP",))
+    assert config.federation.subjects == {"Guys": 5, "HH": 4, "IOP": 3}
+    assert config.reference == "T1"
+    assert {site: len(members) for site, members in federation.training.items()} == {"Guys": 5, "HH": 4}
+
+
+def test_what_is_prepared_is_what_the_sites_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scan once, also where --data is a relative path."""
+    write_ixi(tmp_path / "ixi", {"Guys": 4, "HH": 1})
+    monkeypatch.chdir(tmp_path)
+    overrides = {"data.dir": "ixi", "data.cache_dir": "cache", "clients": 1}
+    config, federation = find_sites(load_config(None, overrides=overrides, assignments=SMALL))
+    prepare_caches(config, federation)
+    prepared = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(prepared) == 5
+    paths = write_sites(tmp_path / "run", config, federation)
+    guys, hh = (open_site(paths[site]).scans(config.task) for site in ("Guys", "HH"))
+    opened = [session.path for session in (*guys.training.sessions, *guys.validation, *guys.test, *hh.everybody)]
+    assert sorted(opened) == prepared == sorted((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_run_goes_on_with_the_subjects_that_it_began_with(small_config: RunConfig, tmp_path: Path) -> None:
+    config, federation = find_sites(small_config)
+    write_sites(tmp_path, config, federation)
+    splits = json.loads((tmp_path / "splits.json").read_text())
+    assert sorted(subject_id for part in splits["HH"].values() for subject_id in part) == [
+        "IXI105",
+        "IXI106",
+        "IXI107",
+        "IXI108",
+    ]
+    training = {**federation.training, "HH": federation.training["HH"][:-1]}
+    with pytest.raises(RunError, match="scans were added, removed or renamed since the run began"):
+        write_sites(tmp_path, config, dataclasses.replace(federation, training=training))
+
+
+def test_only_training_sites_of_a_private_run_get_a_ledger(small_config: RunConfig, tmp_path: Path) -> None:
+    privacy = dataclasses.replace(small_config.privacy, epsilon=8.0)
+    config, federation = find_sites(dataclasses.replace(small_config, clients=2, privacy=privacy))
+    paths = write_sites(tmp_path, config, federation)
+    files = {site: yaml.safe_load(path.read_text()) for site, path in paths.items()}
+    assert files["IOP"]["privacy"] is None
+    assert files["Guys"]["privacy"]["epsilon"] == 8.0
+    assert files["Guys"]["privacy"]["subjects"] == 3  # of five, one tests and one validates
+    assert files["Guys"]["policy"]["minimum_subjects"] == 1
