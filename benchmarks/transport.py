@@ -37,7 +37,7 @@ from deployed import (
     wait_for,
 )
 
-from agi_core.host.flower_environment import BIN_DIR
+from agi_core.host.flower_environment import BIN_DIR, flower_environment
 from agi_core.run.events import RoundStarted, RunPaused
 from client.process.join import environment
 from client.site.file import read_deployed_site
@@ -159,7 +159,7 @@ def plain(folder: Path, rounds: int) -> list[float]:
             ]
             stack.enter_context(running(folder / f"{name}.log", node, environment(Path(site.state_dir))))
         run = [str(BIN_DIR / "flwr"), "run", str(app_dir), CONNECTION, "--run-config", str(run_config_path)]
-        subprocess.run(run, env=made.environment(), cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(run, env=flower_environment(made.flwr_home), cwd=folder, check=True, stdout=subprocess.DEVNULL)
         wait_for(lambda: times_path.is_file() and len(times_path.read_text().split()) > rounds, "plain Flower's end")
     return [float(line) for line in times_path.read_text().split()]
 

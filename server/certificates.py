@@ -6,7 +6,6 @@ The hospitals trust `ca.crt` alone, so a new server certificate changes nothing 
 import datetime
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -27,27 +26,15 @@ CA_DAYS, SERVER_DAYS, WARN_DAYS = 3650, 365, 30
 BACKDATED = datetime.timedelta(hours=1)  # for hospitals whose clocks are behind
 
 
-@dataclass(frozen=True)
 class Certificates:
     """The files in `coordinator/certs`. Only `ca_path` is given away; the keys are of mode 600."""
 
-    dir: Path
-
-    @property
-    def ca_path(self) -> Path:
-        return self.dir / "ca.crt"
-
-    @property
-    def ca_key_path(self) -> Path:
-        return self.dir / "ca.key"
-
-    @property
-    def server_path(self) -> Path:
-        return self.dir / "server.crt"
-
-    @property
-    def server_key_path(self) -> Path:
-        return self.dir / "server.key"
+    def __init__(self, certs_dir: Path) -> None:
+        self.dir = certs_dir
+        self.ca_path = certs_dir / "ca.crt"
+        self.ca_key_path = certs_dir / "ca.key"
+        self.server_path = certs_dir / "server.crt"
+        self.server_key_path = certs_dir / "server.key"
 
 
 def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:

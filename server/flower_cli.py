@@ -10,7 +10,7 @@ from typing import Any
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
-from agi_core.host.flower_environment import BIN_DIR
+from agi_core.host.flower_environment import BIN_DIR, flower_environment
 from server.coordinator import CoordinatorDir
 
 CONNECTION = "agi"  # always named: without a name, flwr would start a simulation of its own
@@ -118,7 +118,7 @@ def _flwr(coordinator: CoordinatorDir, *arguments: str) -> dict[str, Any]:
         raise RunError(f"{coordinator.path} has not been started yet; start it with: python -m server up")
     finished = subprocess.run(
         [str(BIN_DIR / "flwr"), *arguments, "--format", "json"],
-        env=coordinator.environment(),
+        env=flower_environment(coordinator.flwr_home),
         cwd=coordinator.path,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from agi_core.errors import RunError
-from agi_core.host.flower_environment import BIN_DIR
+from agi_core.host.flower_environment import BIN_DIR, flower_environment
 from agi_core.host.processes import adopt_orphans, die_with, end_descendants
 from server import flower_cli
 from server.coordinator import CoordinatorDir
@@ -61,7 +61,7 @@ def running(
     with (coordinator.path / "superlink-output.log").open("ab") as output:
         process = subprocess.Popen(
             command(coordinator, host=host, port=port, health_port=health_port),
-            env=coordinator.environment(),
+            env=flower_environment(coordinator.flwr_home),
             cwd=coordinator.path,
             stdin=subprocess.DEVNULL,
             stdout=output,

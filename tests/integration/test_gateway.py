@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.host.flower_environment import BIN_DIR
+from agi_core.host.flower_environment import BIN_DIR, flower_environment
 from client.check.connection import check_connection
 from client.check.rows import CheckState
 from client.process.join import environment, programs
@@ -161,7 +161,7 @@ def test_the_flwr_command_does_not_get_through(gateway: Gateway, tmp_path: Path)
     )
     finished = subprocess.run(
         [str(BIN_DIR / "flwr"), "list", "gate"],
-        env=CoordinatorDir(gateway.federation.dir).environment() | {"FLWR_HOME": str(tmp_path)},
+        env=flower_environment(tmp_path),
         capture_output=True,
         text=True,
         check=False,

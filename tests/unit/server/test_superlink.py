@@ -3,6 +3,7 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+from agi_core.host.flower_environment import flower_environment
 from server import superlink
 from server.coordinator import CoordinatorDir
 
@@ -12,7 +13,11 @@ def test_every_flag_is_documented(tmp_path: Path) -> None:
     coordinator = CoordinatorDir(tmp_path)
     command = superlink.command(coordinator, host="127.0.0.1", port=8000, health_port=8001)
     shown = subprocess.run(
-        [command[0], "--help"], env=coordinator.environment(), capture_output=True, text=True, check=True
+        [command[0], "--help"],
+        env=flower_environment(coordinator.flwr_home),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     flags = [word for word in command if word.startswith("--")]
     assert {"--enable-supernode-auth", "--database", "--disable-runtime-dependency-installation"} <= set(flags)
