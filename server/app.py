@@ -13,7 +13,8 @@ from agi_core.report.report import build_report
 from agi_core.run import progress, run_folder
 from agi_core.run.event_log import read_events
 from agi_core.run.summary import summarise, write_summary
-from server import run_state, status, strikes
+from server import run_state, strikes
+from server.follow import follow
 from server.rounds import Rounds
 
 app = ServerApp()
@@ -29,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     if config.engine != DEPLOYMENT:
         Rounds(grid, run_dir, strikes_path=strikes_path).run()
         return
-    with run_state.holding(run_dir), progress.listening(partial(status.follow, run_dir)):
+    with run_state.holding(run_dir), progress.listening(partial(follow, run_dir)):
         try:
             Rounds(grid, run_dir, strikes_path=strikes_path).run()
             write_summary(run_dir, summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s))

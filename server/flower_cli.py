@@ -28,8 +28,10 @@ class Node:
 
 @dataclass(frozen=True)
 class FlowerRun:
-    """A run as Flower sees it. `status`: pending, starting, running or finished:...; `reason`: why."""
+    """A run as Flower sees it, under Flower's own `id`. `status`: pending, starting, running or finished:...; `reason`:
+    why it finished."""
 
+    id: str
     status: str
     reason: str
 
@@ -82,7 +84,7 @@ def stop(coordinator: CoordinatorDir, flower_run_id: str) -> None:
 def run_status(coordinator: CoordinatorDir, flower_run_id: str) -> FlowerRun:
     """The run with this id of Flower's."""
     (row,) = _flwr(coordinator, "list", CONNECTION, "--run-id", flower_run_id)["runs"]
-    return FlowerRun(str(row["status"]), str(row["status-details"]))
+    return FlowerRun(flower_run_id, str(row["status"]), str(row["status-details"]))
 
 
 def register(coordinator: CoordinatorDir, *, name: str, public_key_path: Path) -> int | None:

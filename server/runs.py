@@ -57,12 +57,11 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None = None)
         raise RunError(f"{name} is finished; its report is {run_dir / 'report.html'}")
     if run_state.is_held(run_dir):
         raise RunError(f"{name} is running; watch it with: python -m server status")
-    if (flower_run_id := _flower_run_id(run_dir)) is not None:
-        known = flower_cli.run_status(coordinator, flower_run_id)
-        if known.is_starting:
-            raise RunError(f"{name} is about to start; watch it with: python -m server status")
-        if not known.is_finished:  # its process is gone, which Flower notices after a minute
-            flower_cli.stop(coordinator, flower_run_id)
+    process = flower_run(coordinator, run_dir)
+    if process.is_starting:
+        raise RunError(f"{name} is about to start; watch it with: python -m server status")
+    if not process.is_finished:  # it is gone, which Flower notices after a minute
+        flower_cli.stop(coordinator, process.id)
     config = run_folder.open_existing(run_dir)
     federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
     federation = _with_sizes(federation, registry.read(coordinator))
@@ -79,10 +78,9 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
         RunError: no such run, it is not running, or the coordinator does not answer.
     """
     run_dir = find(coordinator, name) if name else newest(coordinator)
-    flower_run_id = _flower_run_id(run_dir) if run_dir is not None else None
-    if run_dir is None or flower_run_id is None or flower_cli.run_status(coordinator, flower_run_id).is_finished:
+    if run_dir is None or (process := flower_run(coordinator, run_dir)).is_finished:
         raise RunError(f"{run_dir.name if run_dir else 'no run'} is not running; see: python -m server status")
-    flower_cli.stop(coordinator, flower_run_id)
+    flower_cli.stop(coordinator, process.id)
     deadline = time.monotonic() + STOP_S
     while run_state.is_held(run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -107,19 +105,18 @@ def newest(coordinator: CoordinatorDir) -> Path | None:
     return path.parent if path is not None else None
 
 
-def flower_status(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun | None:
-    """The newest process of a run, as Flower sees it; None when it was never started."""
-    flower_run_id = _flower_run_id(run_dir)
-    return flower_cli.run_status(coordinator, flower_run_id) if flower_run_id is not None else None
+def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:
+    """The newest process of a run, as Flower sees it. A run that was never started counts as finished.
+
+    Raises:
+        RunError: the coordinator does not answer.
+    """
+    path = run_dir / FLOWER_RUN
+    return flower_cli.run_status(coordinator, path.read_text()) if path.is_file() else FlowerRun("", "finished", "")
 
 
 def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
     atomic.write_text(run_dir / FLOWER_RUN, flower_cli.run(coordinator, run_dir))
-
-
-def _flower_run_id(run_dir: Path) -> str | None:
-    path = run_dir / FLOWER_RUN
-    return path.read_text() if path.is_file() else None
 
 
 def _config(coordinator: CoordinatorDir, config_path: Path | None, settings: Sequence[str]) -> RunConfig:

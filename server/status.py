@@ -1,72 +1,106 @@
-"""What a run is doing: kept up to date by the ServerApp while it works, read by `python -m server status`."""
+"""What the coordinator and its newest run are doing: what `python -m server status` shows."""
 
-import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from agi_core.errors import AgiError
-from agi_core.host import atomic
+from agi_core.errors import RunError
+from agi_core.host.liveness import is_alive
 from agi_core.protocol import TRAIN
 from agi_core.run import events, run_folder
 from agi_core.run.event_log import read_events
-from agi_core.run.progress import News, Step
-from agi_core.run.scores import Scores
-from server import run_state
+from agi_core.run.json_objects import Json
+from server import flower_cli, registry, run_state, runs, strikes
+from server.coordinator import CoordinatorDir
+from server.flower_cli import Node
+from server.follow import NOW
 
-NOW = "now.json"  # in the run folder: the exchange that is going on
-
-
-def follow(run_dir: Path, news: News) -> None:
-    """Listen in the process that works on the run: keep `now.json`, and print a line per event."""
-    if isinstance(news, Step):
-        return
-    if isinstance(news, events.Exchanging):
-        with contextlib.suppress(AgiError):  # a full disk is noted where more than this is lost
-            atomic.write_json(run_dir / NOW, {"event": news.kind, **news.to_json()})
-    elif (line := describe(news)) is not None:
-        print(f"{run_dir.name}: {line}", flush=True)
+IDLE = events.Exchanging(round=0, action="", waiting_for=[])
 
 
-def describe(event: events.Event) -> str | None:
-    """One line for a person; None for events that say nothing new."""
-    match event:
-        case events.Waiting(round=round, sites=sites):
-            return f"round {round}: waiting up to {event.limit_s:.0f} s for {', '.join(sites)} to connect"
-        case events.RoundStarted(round=round):
-            return f"round {round}: sites are training"
-        case events.SiteFailed(round=round, site=site) | events.SiteMissing(round=round, site=site):
-            return f"round {round}: {site}: {event.action}: {event.reason}"
-        case events.UpdateRefused(round=round, site=site):
-            return f"round {round}: {site}: update refused: {event.reason}"
-        case events.UpdateClipped(round=round, site=site):
-            return f"round {round}: {site}: {event.reason}"
-        case events.SiteQuarantined(round=round, site=site):
-            return f"round {round}: {site} is in quarantine; let it out with: python -m server release {site}"
-        case events.SiteSatOut(round=round, site=site):
-            return f"round {round}: {site} sits out: {event.reason}"
-        case events.ModelRolledBack(round=round, to=best, sites=sites):
-            return f"the model after round {round} is worse at {', '.join(sites)}: back to that after round {best}"
-        case events.Retried(round=round):
-            return f"round {round}: too few answers; asking again to {event.action}"
-        case events.RoundFinished(round=round, sites=sites):
-            return f"round {round}: averaged {', '.join(sites)}"
-        case events.ModelValidated(round=round, mean={"psnr_db": psnr_db}):
-            return f"after round {round}: validation {psnr_db:.2f} dB"
-        case events.ModelValidated(round=round, suppressed=[_, *_] as sites):
-            return f"after round {round}: validation is suppressed at {', '.join(sites)}"
-        case events.ModelTested(scores=Scores(final={"psnr_db": psnr_db})):
-            return f"final test: {psnr_db:.2f} dB"
-        case events.RunPaused():
-            return f"paused: {event.reason}"
-        case events.RunResumed(round=round):
-            return f"resumed after round {round}"
-    return None
+@dataclass(frozen=True)
+class SiteStatus:
+    """A registered site. `status` and `last_seen` are those of its `Node`; `status` is "not registered" where Flower
+    does not know the site, and "unknown" where no coordinator answers. `strikes` counts its refused replies."""
+
+    status: str
+    last_seen: str | None
+    subjects: int | None
+    strikes: int
 
 
-def run_status(run_dir: Path) -> dict[str, Any]:
-    """The run as its folder shows it. `state`: running, finished, paused, or interrupted (stopped or killed).
+@dataclass(frozen=True)
+class RunStatus:
+    """A run, as its folder shows it.
+
+    `state`: running, finished, paused, interrupted (stopped or killed), or starting. `validation_psnr_db` and
+    `suppressed` are of the newest validation that has them. Sites are `waiting_for`, `answered`, `failed` and `refused`
+    in the current round; `sitting_out` is {site: why}. `action` is what running sites are asked to do, and `reason` why
+    a run does not go on; None: nothing, or not known.
+    """
+
+    name: str
+    state: str
+    round: int
+    rounds: int
+    validation_psnr_db: float | None
+    waiting_for: Sequence[str]
+    answered: Sequence[str]
+    failed: Sequence[str]
+    refused: Sequence[str]
+    sitting_out: Mapping[str, str]
+    suppressed: Sequence[str]
+    action: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class CoordinatorStatus:
+    """`alive`: its process is there. `reachable`: it answers, and only this is readiness. `run` is the newest one."""
+
+    alive: bool
+    reachable: bool
+    sites: Mapping[str, SiteStatus]
+    run: RunStatus | None
+
+    def to_json(self) -> Json:
+        """As `status --json` prints it: a run has an `action` or a `reason` only where there is one."""
+        values = asdict(self)
+        if self.run is not None:
+            absent = [name for name in ("action", "reason") if getattr(self.run, name) is None]
+            values["run"] = {name: value for name, value in values["run"].items() if name not in absent}
+        return values
+
+
+def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
+    """What the folder shows, and what the SuperLink says if it answers.
+
+    Raises:
+        RunError: a file of the folder is damaged.
+    """
+    entries, struck = registry.read(coordinator), strikes.read(coordinator.strikes_path)
+    run_dir = runs.newest(coordinator)
+    run = run_status(run_dir) if run_dir is not None else None
+    nodes: Mapping[int, Node] = {}
+    reachable = True
+    try:
+        nodes = flower_cli.nodes(coordinator)
+        if run is not None and run_dir is not None and run.state == "interrupted":
+            process = runs.flower_run(coordinator, run_dir)
+            run = replace(run, reason=process.reason) if process.is_finished else replace(run, state="starting")
+    except RunError:
+        reachable = False
+    unseen = Node("not registered" if reachable else "unknown", None)
+    sites = {}
+    for site, entry in entries.items():
+        node = nodes.get(entry.node_id or 0, unseen)
+        sites[site] = SiteStatus(node.status, node.last_seen, entry.subjects, len(struck.get(site, [])))
+    return CoordinatorStatus(_is_alive(coordinator.health_port_path), reachable, sites, run)
+
+
+def run_status(run_dir: Path) -> RunStatus:
+    """The run, as its folder shows it.
 
     Raises:
         RunError: there is no run in the folder.
@@ -74,39 +108,37 @@ def run_status(run_dir: Path) -> dict[str, Any]:
     config = run_folder.open_existing(run_dir)
     log = read_events(run_dir) if (run_dir / "events.jsonl").is_file() else []
     happened = [event for _, event in log]
-    round = max(
-        (event.round for event in happened if isinstance(event, events.RoundStarted | events.Waiting)), default=0
+    begun = [event.round for event in happened if isinstance(event, events.RoundStarted | events.Waiting)]
+    round = max(begun, default=0)
+    validations = [event for event in happened if isinstance(event, events.ModelValidated)]
+    pauses = [event.reason for event in happened[-1:] if isinstance(event, events.RunPaused)]
+    state = _state(run_dir, paused=bool(pauses))
+    now = _now(run_dir) if state == "running" else IDLE
+    asked = {*now.waiting_for, *now.answered}  # one of them may have failed, and was asked again
+    failed = _sites(happened, events.SiteFailed, events.SiteMissing, round=round)
+    return RunStatus(
+        name=run_dir.name,
+        state=state,
+        round=round,
+        rounds=config.rounds,
+        validation_psnr_db=next((event.mean["psnr_db"] for event in reversed(validations) if event.mean), None),
+        waiting_for=now.waiting_for,
+        answered=now.answered,
+        failed=[site for site in failed if site not in asked],
+        refused=_sites(happened, events.UpdateRefused, round=round),
+        sitting_out=_sitting_out(happened),
+        suppressed=validations[-1].suppressed if validations else [],
+        action=now.action or None,
+        reason=pauses[0] if state == "paused" else None,
     )
-    validations = [event for event in reversed(happened) if isinstance(event, events.ModelValidated)]
-    last, validated = next(iter(validations), None), next((event for event in validations if event.mean), None)
-    status: dict[str, Any] = {
-        "name": run_dir.name,
-        "state": _state(run_dir, happened),
-        "round": round,
-        "rounds": config.rounds,
-        "validation_psnr_db": validated.mean["psnr_db"] if validated else None,
-        "waiting_for": [],
-        "answered": [],
-        "failed": _sites(happened, events.SiteFailed, events.SiteMissing, round=round),
-        "refused": _sites(happened, events.UpdateRefused, round=round),
-        "sitting_out": _sitting_out(happened),
-        "suppressed": last.suppressed if last else [],
-    }
-    if status["state"] == "running" and (now := _now(run_dir)):
-        status |= {"action": now.action, "waiting_for": now.waiting_for, "answered": now.answered}
-        busy = {*status["waiting_for"], *status["answered"]}  # who failed and was asked again
-        status["failed"] = [site for site in status["failed"] if site not in busy]
-    if status["state"] == "paused":
-        (status["reason"],) = [event.reason for event in happened[-1:] if isinstance(event, events.RunPaused)]
-    return status
 
 
-def _state(run_dir: Path, happened: Sequence[events.Event]) -> str:
+def _state(run_dir: Path, *, paused: bool) -> str:
     if run_state.is_held(run_dir):
         return "running"
     if (run_dir / "summary.json").is_file():
         return "finished"
-    return "paused" if happened and isinstance(happened[-1], events.RunPaused) else "interrupted"
+    return "paused" if paused else "interrupted"
 
 
 def _sites(happened: Sequence[events.Event], *kinds: type[events.SiteEvent], round: int) -> list[str]:
@@ -125,9 +157,13 @@ def _sitting_out(happened: Sequence[events.Event]) -> dict[str, str]:
     return out
 
 
-def _now(run_dir: Path) -> events.Exchanging | None:
-    """The exchange that is going on; None where there is none yet, or its file cannot be read."""
+def _now(run_dir: Path) -> events.Exchanging:
+    """The exchange that is going on; `IDLE` where there is none yet, or its file cannot be read."""
     try:
         return events.Exchanging.from_json(json.loads((run_dir / NOW).read_text()))
     except (OSError, ValueError, TypeError):
-        return None
+        return IDLE
+
+
+def _is_alive(health_port_path: Path) -> bool:
+    return health_port_path.is_file() and is_alive(int(health_port_path.read_text()))

@@ -261,11 +261,11 @@ def until_ended(run_dir: Path, hospitals: Mapping[str, Machine]) -> None:
     """Wait until the run is finished, or fail with what everybody saw."""
 
     def ended() -> bool:
-        return (run_dir / "report.html").is_file() and status.run_status(run_dir)["state"] != "running"
+        return (run_dir / "report.html").is_file() and status.run_status(run_dir).state != "running"
 
     try:
         until(ended, f"run {run_dir.name} ends")
-        assert status.run_status(run_dir)["state"] == "finished", read_events(run_dir)[-3:]
+        assert status.run_status(run_dir).state == "finished", read_events(run_dir)[-3:]
     except AssertionError as error:
         told = "\n".join(hospital.printed("join") for hospital in hospitals.values())
         raise AssertionError(f"{error}\n{told}") from None

@@ -102,7 +102,7 @@ def ended(place: Place, run: str) -> str:
     run_dir = place.folder / "coordinator" / "runs" / run
 
     def state() -> str | None:
-        now: str = status.run_status(run_dir)["state"]
+        now = status.run_status(run_dir).state
         return now if now != "running" and (run_dir / "report.html").is_file() else None
 
     ending: str = until(state, f"run {run} ends", deadline_s=DEADLINE_S)

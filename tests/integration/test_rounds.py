@@ -48,7 +48,7 @@ def test_a_deployed_run_equals_the_simulation_and_ends_with_a_report(small_confi
     page = (tmp_path / "deployed" / "report.html").read_text()
     assert "every site on its own machine" in page
     assert "simulations/run.py" not in page
-    assert status.run_status(tmp_path / "deployed")["state"] == "finished"
+    assert status.run_status(tmp_path / "deployed").state == "finished"
 
 
 def test_a_round_below_the_quorum_is_retried_with_the_same_weights(small_config: RunConfig, tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_a_run_pauses_and_goes_on(small_config: RunConfig, tmp_path: Path) -> No
     with pytest.raises(RunError, match=r"2 of 3 sites .* python -m server resume run"):
         deploy(small_config, run_dir, Failing(5, 7))
     assert load_last(run_dir)[0] == 1  # type: ignore[index]
-    assert status.run_status(run_dir)["state"] == "paused"
-    assert status.run_status(run_dir)["failed"] == ["HH"]
+    assert status.run_status(run_dir).state == "paused"
+    assert status.run_status(run_dir).failed == ["HH"]
     assert "the run paused: round 2: 2 of 3 sites" in (run_dir / "report.html").read_text()
 
     deploy(small_config, run_dir)
@@ -136,9 +136,9 @@ def test_a_superlink_that_fails_pauses_the_run(
 ) -> None:
     with pytest.raises(RunError, match=r"the SuperLink failed .* see superlink.log.* python -m server resume run"):
         deploy(small_config, tmp_path / "run", refused=refused)
-    assert status.run_status(tmp_path / "run")["state"] == "paused"
+    assert status.run_status(tmp_path / "run").state == "paused"
     deploy(small_config, tmp_path / "run")
-    assert status.run_status(tmp_path / "run")["state"] == "finished"
+    assert status.run_status(tmp_path / "run").state == "finished"
 
 
 def test_a_site_that_flower_gives_up_is_named_in_plain_words(small_config: RunConfig, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_site_that_flower_gives_up_is_named_in_plain_words(small_config: RunCo
 
 
 def test_status_of_a_running_run(small_config: RunConfig, tmp_path: Path) -> None:
-    run_dir, seen = tmp_path / "run", []
+    run_dir, seen = tmp_path / "run", list[status.RunStatus]()
 
     class Watching(ClientApp):
         def __call__(self, message: Message, context: Context) -> Message:
@@ -165,11 +165,12 @@ def test_status_of_a_running_run(small_config: RunConfig, tmp_path: Path) -> Non
 
     deploy(small_config, run_dir, Watching())
     first, last = seen[0], seen[-1]
-    assert first["state"] == last["state"] == "running"
-    assert (first["round"], first["action"], first["waiting_for"]) == (1, "train", ["Guys", "HH", "IOP"])
-    assert first["validation_psnr_db"] is None
-    assert last["action"] == "evaluate"
-    assert last["validation_psnr_db"] > 0
+    assert first.state == last.state == "running"
+    assert (first.round, first.action, first.waiting_for) == (1, "train", ["Guys", "HH", "IOP"])
+    assert first.validation_psnr_db is None
+    assert last.action == "evaluate"
+    assert last.validation_psnr_db is not None
+    assert last.validation_psnr_db > 0
 
 
 def test_two_processes_cannot_work_on_one_run(small_config: RunConfig, tmp_path: Path) -> None:

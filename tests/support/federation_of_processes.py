@@ -86,7 +86,7 @@ class Run:
         return [event for _, event in self.log() if isinstance(event, kind)]
 
     def state(self) -> str:
-        return str(status.run_status(self.dir)["state"])
+        return status.run_status(self.dir).state
 
     def until_state(self, state: str, *, deadline_s: float = 600.0) -> None:
         """Wait until its process has ended, which must leave it in this state."""

@@ -50,5 +50,5 @@ def test_when_a_node_was_seen_last(row: dict[str, str], node: Node) -> None:
     [("pending", True, False), ("starting", True, False), ("running", False, False), ("finished:failed", False, True)],
 )
 def test_the_state_of_a_run(status: str, is_starting: bool, is_finished: bool) -> None:
-    run = FlowerRun(status, "")
+    run = FlowerRun("1", status, "")
     assert (run.is_starting, run.is_finished) == (is_starting, is_finished)

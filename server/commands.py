@@ -1,0 +1,81 @@
+"""The commands of `python -m server` that end by themselves: each does its work and says what comes next."""
+
+import argparse
+import json
+
+from server import certificates, registry, runs, strikes
+from server.coordinator import CoordinatorDir
+from server.status import coordinator_status
+from server.status_text import status_text
+from server.tensorboard import write_scalars
+
+WATCH = "watch it with: python -m server status"
+
+
+def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Make the certificate authority (once) and a new server certificate."""
+    files = coordinator.certificates
+    known = files.ca_path.exists()
+    certificates.issue(files, name=arguments.name, ips=arguments.ip)
+    end = certificates.expiry(files)
+    names = ", ".join([arguments.name, "localhost", "127.0.0.1", *arguments.ip])
+    print(f"server certificate for {names}, valid until {end:%Y-%m-%d}: {files.server_path}")
+    if known:
+        print("the certificate authority is the same as before: nothing changes at the hospitals")
+        print("next: restart the coordinator and nginx, which have read the old certificate")
+    else:
+        print(f"give every hospital {files.ca_path}; keep {files.ca_key_path} secret and back it up")
+        print("next: python -m server up")
+
+
+def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Let a hospital in."""
+    entry, outcome = registry.register(
+        coordinator, name=arguments.name, key_path=arguments.key, subjects=arguments.subjects
+    )
+    print(f"{arguments.name} {outcome}, key {entry.fingerprint}")
+    if outcome == "registered":
+        print("next: compare this fingerprint with the hospital by telephone; then it may start its client")
+
+
+def unregister(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Shut a hospital out."""
+    registry.unregister(coordinator, arguments.name)
+    print(f"{arguments.name} is shut out")
+
+
+def release(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Let a site out of quarantine."""
+    print(f"{arguments.name} is free again; forgotten:")
+    for strike in strikes.release(coordinator.strikes_path, arguments.name):
+        print(f"  run {strike['run']}, round {strike['round']}: {strike['reason']}")
+
+
+def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Start a run."""
+    run_dir = runs.submit(coordinator, name=arguments.name, config_path=arguments.config, settings=arguments.settings)
+    print(f"run {run_dir.name} started: {run_dir}\n{WATCH}")
+
+
+def resume(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Go on with a run."""
+    run_dir = runs.resume(coordinator, arguments.run, quorum=arguments.quorum)
+    print(f"run {run_dir.name} goes on after its last finished round\n{WATCH}")
+
+
+def stop(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Stop a run."""
+    run_dir = runs.stop(coordinator, arguments.run)
+    print(f"run {run_dir.name} stopped; go on with: python -m server resume {run_dir.name}")
+
+
+def tensorboard(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Write a run's events for TensorBoard."""
+    folder = write_scalars(runs.find(coordinator, arguments.run))
+    print(f"look at it with: tensorboard --logdir {folder}")
+
+
+def status(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Show sites and the newest run."""
+    current = coordinator_status(coordinator)
+    print(json.dumps(current.to_json(), indent=2) if arguments.json else status_text(current))

@@ -1,0 +1,54 @@
+"""The words of `python -m server status`."""
+
+from collections.abc import Iterator
+
+from server.status import CoordinatorStatus, RunStatus
+from server.strikes import QUARANTINED_AT
+
+
+def status_text(current: CoordinatorStatus) -> str:
+    """The coordinator, its sites and its newest run, line by line."""
+    return "\n".join((f"coordinator: {_in_words(current)}", *_site_lines(current), *_run_lines(current.run)))
+
+
+def _in_words(current: CoordinatorStatus) -> str:
+    if current.reachable:
+        return "running"
+    if current.alive:
+        return "alive, but it does not answer; see superlink.log, or stop it and start it again: python -m server up"
+    return "not running; start it with: python -m server up"
+
+
+def _site_lines(current: CoordinatorStatus) -> Iterator[str]:
+    width = max(map(len, current.sites), default=0)
+    for name, site in current.sites.items():
+        size = f"  {site.subjects} subjects" if site.subjects else ""
+        yield f"  {name:<{width}}  {site.status:<10}  last seen {site.last_seen or 'never'}{size}"
+        if site.strikes:
+            state = "in quarantine; let it out with" if site.strikes >= QUARANTINED_AT else "forget with"
+            yield f"  {'':<{width}}  {site.strikes} refused replies; {state}: python -m server release {name}"
+    if not current.sites:
+        yield "  no site is registered yet"
+
+
+def _run_lines(run: RunStatus | None) -> Iterator[str]:
+    if run is None:
+        yield "no run yet; start one with: python -m server submit"
+        return
+    score = f", validation {run.validation_psnr_db:.2f} dB" if run.validation_psnr_db is not None else ""
+    yield f"run {run.name}: {run.state}, round {run.round}/{run.rounds}{score}"
+    doing = f" ({run.action})" if run.action else ""
+    for heading, sites in (
+        (f"waiting for{doing}", run.waiting_for),
+        ("answered", run.answered),
+        ("failed", run.failed),
+        ("refused", run.refused),
+        *((f"sits out: {site}", [reason]) for site, reason in run.sitting_out.items()),
+        ("figures suppressed by the site's policy", run.suppressed),
+    ):
+        if sites:
+            yield f"  {heading}: {', '.join(sites)}"
+    if run.reason:
+        yield f"  {run.reason}"
+    if run.state in ("paused", "interrupted"):
+        yield f"  go on with: python -m server resume {run.name}"
