@@ -46,9 +46,10 @@ def unregister(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> No
 
 def release(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Let a site out of quarantine."""
+    forgotten = strikes.release(coordinator.strikes_path, arguments.name)
     print(f"{arguments.name} is free again; forgotten:")
-    for strike in strikes.release(coordinator.strikes_path, arguments.name):
-        print(f"  run {strike['run']}, round {strike['round']}: {strike['reason']}")
+    for strike in forgotten:
+        print(f"  run {strike.run}, round {strike.round}: {strike.reason}")
 
 
 def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:

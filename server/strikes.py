@@ -1,25 +1,32 @@
-"""Strikes: a site gets one for each reply that no honest program sends. Three strikes put it in quarantine, until the
-coordinator releases it.
+"""Strikes: a site gets one for each reply that no honest program sends. Three strikes put the site in quarantine. It
+stays there until the coordinator releases it.
 
-`strikes.json` is `{site: [{"run": name, "round": n, "reason": text}, ...]}`. It lies in the coordinator's folder, so
-that it holds across runs, or in the folder of a simulated run.
+`strikes.json` is `{site: [{"run": name, "round": n, "reason": text}, ...]}`. In deployment it lies in the coordinator's
+folder, so that strikes hold across runs. A simulation keeps it in the run's folder.
 """
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
+from agi_core.run.json_objects import JsonObject
 
 FILE = "strikes.json"
 QUARANTINED_AT = 3
 
-Strikes = dict[str, list[dict[str, Any]]]
+
+@dataclass(frozen=True)
+class Strike(JsonObject):
+    """One refused reply: in which run and round, and why."""
+
+    run: str
+    round: int
+    reason: str
 
 
-def read(path: Path) -> Strikes:
+def read(path: Path) -> dict[str, list[Strike]]:
     """{site: its strikes}.
 
     Raises:
@@ -28,17 +35,18 @@ def read(path: Path) -> Strikes:
     if not path.is_file():
         return {}
     try:
-        return {str(site): [dict(strike) for strike in rows] for site, rows in json.loads(path.read_text()).items()}
+        return {site: [Strike.from_json(row) for row in rows] for site, rows in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it from a backup") from None
 
 
 def strike(path: Path, site: str, *, run: str, round: int, reason: str) -> int:
-    """Note a strike and return how many the site has."""
-    strikes = read(path)
-    strikes.setdefault(site, []).append({"run": run, "round": round, "reason": reason})
-    atomic.write_json(path, strikes)
-    return len(strikes[site])
+    """Note a strike and return how many the site has. Raises RunError as `read` does, or if the file cannot be
+    written."""
+    struck = read(path)
+    struck.setdefault(site, []).append(Strike(run, round, reason))
+    _write(path, struck)
+    return len(struck[site])
 
 
 def quarantined(path: Path) -> list[str]:
@@ -46,15 +54,19 @@ def quarantined(path: Path) -> list[str]:
     return sorted(site for site, rows in read(path).items() if len(rows) >= QUARANTINED_AT)
 
 
-def release(path: Path, site: str) -> list[Mapping[str, Any]]:
+def release(path: Path, site: str) -> list[Strike]:
     """Forget a site's strikes, and return them.
 
     Raises:
         ConfigError: it has none.
     """
-    strikes = read(path)
-    if site not in strikes:
-        raise ConfigError(f"{site} has no strikes; with strikes: {', '.join(strikes) or 'no site'}")
-    rows: list[Mapping[str, Any]] = [*strikes.pop(site)]
-    atomic.write_json(path, strikes)
-    return rows
+    struck = read(path)
+    if site not in struck:
+        raise ConfigError(f"{site} has no strikes; with strikes: {', '.join(struck) or 'no site'}")
+    forgotten = struck.pop(site)
+    _write(path, struck)
+    return forgotten
+
+
+def _write(path: Path, struck: dict[str, list[Strike]]) -> None:
+    atomic.write_json(path, {site: [row.to_json() for row in rows] for site, rows in struck.items()})

@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from agi_core.errors import ConfigError, RunError
 from server import strikes
+from server.strikes import Strike
 
 
 def test_three_strikes_quarantine_a_site_until_it_is_released(tmp_path: Path) -> None:
@@ -13,8 +15,9 @@ def test_three_strikes_quarantine_a_site_until_it_is_released(tmp_path: Path) ->
         assert strikes.strike(path, "B", run=f"run{count}", round=1, reason="not finite") == count
         assert strikes.quarantined(path) == (["B"] if count == 3 else [])
     strikes.strike(path, "A", run="run3", round=2, reason="no weights")
-    assert [row["run"] for row in strikes.release(path, "B")] == ["run1", "run2", "run3"]
-    assert strikes.read(path) == {"A": [{"run": "run3", "round": 2, "reason": "no weights"}]}
+    assert [forgotten.run for forgotten in strikes.release(path, "B")] == ["run1", "run2", "run3"]
+    assert strikes.read(path) == {"A": [Strike("run3", 2, "no weights")]}
+    assert json.loads(path.read_text()) == {"A": [{"run": "run3", "round": 2, "reason": "no weights"}]}
 
 
 def test_a_site_without_strikes_cannot_be_released(tmp_path: Path) -> None:
@@ -22,7 +25,7 @@ def test_a_site_without_strikes_cannot_be_released(tmp_path: Path) -> None:
         strikes.release(tmp_path / strikes.FILE, "B")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"A": 3}', '{"A": [1]}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"A": 3}', '{"A": [1]}', '{"A": [{"run": "r", "round": 1}]}'])
 def test_a_damaged_file_is_named_and_not_replaced(tmp_path: Path, content: str) -> None:
     path = tmp_path / strikes.FILE
     path.write_text(content)
