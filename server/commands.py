@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from agi_core.config.load import load_config
+from agi_core.run import run_folder
 from server import certificates, registry, runs, strikes
 from server.coordinator import CoordinatorDir
 from server.status import coordinator_status
@@ -54,8 +56,13 @@ def release(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
 
 def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Start a run."""
-    run_dir = runs.submit(coordinator, name=arguments.name, config_path=arguments.config, settings=arguments.settings)
-    print(f"run {run_dir.name} started: {run_dir}\n{WATCH}")
+    config = load_config(arguments.config, overrides={}, assignments=arguments.settings)
+    run_dir = runs.submit(coordinator, config, name=arguments.name)
+    print(f"run {run_dir.name} started: {run_dir}")
+    if config.reference is None:
+        reference = run_folder.open_existing(run_dir).reference
+        print(f"reference: {reference}, the last source, because none was chosen; reference=... names another")
+    print(WATCH)
 
 
 def resume(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:

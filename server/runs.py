@@ -3,16 +3,16 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from agi_core.config.load import load_config
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.initial_weights import initial_weights, weights_file
+from agi_core.scenario import parse_scenario
 from server import aggregation, flower_cli, registry, run_state
 from server.coordinator import CoordinatorDir
 from server.flower_cli import FlowerRun
@@ -20,16 +20,20 @@ from server.flower_cli import FlowerRun
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
 LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # what a simulation decides, or each hospital
 STOP_S = 15.0
+REGISTER = "python -m server register --name NAME KEY.pub"
 
 
-def submit(coordinator: CoordinatorDir, *, name: str | None, config_path: Path | None, settings: Sequence[str]) -> Path:
+def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) -> Path:
     """Make a new run folder and start the run; returns the folder.
 
+    The folder is called `name`, or after date and time. Its configuration has the sites, their sizes and the reference
+    filled in.
+
     Raises:
-        ConfigError: settings are refused or name sites that are not registered. RunError: the coordinator does not
-            answer, or the folder exists; nothing is left behind.
+        ConfigError: settings are refused or name sites that are not registered.
+        RunError: the coordinator does not answer, or the folder exists. Nothing is left behind.
     """
-    config = _config(coordinator, config_path, settings)
+    config = resolved(config, registry.read(coordinator))
     run_dir = coordinator.runs_dir / (name or time.strftime("%Y-%m-%d-%H%M%S"))
     if run_dir.parent != coordinator.runs_dir or run_dir.name.startswith("."):
         raise ConfigError(f"--name {name} must be a plain folder name")
@@ -44,7 +48,7 @@ def submit(coordinator: CoordinatorDir, *, name: str | None, config_path: Path |
     return run_dir
 
 
-def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None = None) -> Path:
+def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Path:
     """Go on with a run after its last finished round, with the sites' sizes as they are registered now, and perhaps
     another quorum; returns its folder.
 
@@ -65,7 +69,6 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None = None)
     config = run_folder.open_existing(run_dir)
     federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
     federation = _with_sizes(federation, registry.read(coordinator))
-    aggregation.check_sites(federation)
     run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     _start(coordinator, run_dir)
     return run_dir
@@ -115,13 +118,15 @@ def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:
     return flower_cli.run_status(coordinator, path.read_text()) if path.is_file() else FlowerRun("", "finished", "")
 
 
-def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
-    atomic.write_text(run_dir / FLOWER_RUN, flower_cli.run(coordinator, run_dir))
+def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> RunConfig:
+    """The configuration that the run folder keeps. Sites, their sizes and the reference are filled in, so that every
+    site and the report know them.
 
-
-def _config(coordinator: CoordinatorDir, config_path: Path | None, settings: Sequence[str]) -> RunConfig:
-    """The run's configuration: nothing in it that is a hospital's own affair, and all its sites registered."""
-    config, default = load_config(config_path, overrides={}, assignments=settings), RunConfig()
+    Raises:
+        ConfigError: a setting is a hospital's own affair, the file of initial weights cannot be used, or the sites do
+            not fit the registry, the quorum or the aggregation.
+    """
+    default = RunConfig()
     if refused := [key for key in LOCAL if getattr(config, key) != getattr(default, key)]:
         raise ConfigError(
             f"{', '.join(refused)}: not a setting of a deployed run; data, device and threads stand in each hospital's"
@@ -130,36 +135,49 @@ def _config(coordinator: CoordinatorDir, config_path: Path | None, settings: Seq
     if path := weights_file(config):
         config = dataclasses.replace(config, initial_weights=str(path.resolve()))
         initial_weights(config)  # an unusable file is named before the run is made
-    federation, registered = config.federation, registry.read(coordinator)
+    reference = parse_scenario(config.scenario).reference(config.reference)
+    federation = _with_sizes(_with_sites(config.federation, registered), registered)
+    return dataclasses.replace(config, engine=DEPLOYMENT, reference=reference, federation=federation)
+
+
+def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
+    atomic.write_text(run_dir / FLOWER_RUN, flower_cli.run(coordinator, run_dir))
+
+
+def _with_sites(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:
+    """With its sites by name; where none is chosen, every registered site trains that is not unseen.
+
+    Raises:
+        ConfigError: a site is not registered or stands twice, or none is left to train.
+    """
     unseen = federation.unseen_sites
     training = federation.sites or [site for site in registered if site not in unseen]
     chosen = [*training, *unseen]
     if unknown := sorted(set(chosen) - set(registered)):
         raise ConfigError(
             f"not registered: {', '.join(unknown)}; registered: {', '.join(registered) or 'no site yet'};"
-            " add one with: python -m server register --name NAME KEY.pub"
+            f" add one with: {REGISTER}"
         )
     if not training:
-        raise ConfigError("no site is registered; add one with: python -m server register --name NAME KEY.pub")
+        raise ConfigError(f"no site is registered; add one with: {REGISTER}")
     if len(set(chosen)) < len(chosen):
         raise ConfigError("a site stands twice in federation.sites and federation.unseen_sites; name each once")
-    federation = dataclasses.replace(federation, sites=tuple(sorted(training)), unseen_sites=tuple(sorted(unseen)))
-    federation = _with_sizes(federation, registered)
-    aggregation.check_sites(federation)
-    return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)
+    return dataclasses.replace(federation, sites=tuple(sorted(training)), unseen_sites=tuple(sorted(unseen)))
 
 
 def _with_sizes(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:
     """With the registered number of subjects of every site: no reply may count more.
 
     Raises:
-        ConfigError: a training site is registered without one.
+        ConfigError: a training site is registered without one, or the sites are too few for the quorum or the
+            aggregation.
     """
     sizes = {site: entry.subjects for site, entry in registered.items() if entry.subjects}
     if unknown := [site for site in federation.sites if site not in sizes]:
         raise ConfigError(
             f"{', '.join(unknown)}: registered without a number of subjects, which limits a site's weight in the"
-            " average; add it with: python -m server register --name NAME KEY.pub --subjects N"
+            f" average; add it with: {REGISTER} --subjects N"
         )
+    aggregation.check_sites(federation)
     chosen = [*federation.sites, *federation.unseen_sites]
     return dataclasses.replace(federation, subjects={site: sizes[site] for site in chosen if site in sizes})

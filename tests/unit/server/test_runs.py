@@ -1,0 +1,284 @@
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save
+
+from agi_core.config.load import load_config
+from agi_core.config.schema import DEPLOYMENT, RunConfig
+from agi_core.errors import ConfigError, RunError
+from agi_core.run import run_folder
+from agi_core.run.event_log import EventLog
+from agi_core.run.events import RoundStarted
+from agi_core.run.initial_weights import initial_weights
+from server import flower_cli, run_state, runs
+from server.__main__ import main
+from server.coordinator import CoordinatorDir
+from server.registry import Entry
+
+REGISTERED = {
+    "A": Entry("key A", "SHA256:A", subjects=40, node_id=1),
+    "B": Entry("key B", "SHA256:B", subjects=20, node_id=2),
+    "unsized": Entry("key U", "SHA256:U", node_id=3),
+}
+TWO = "federation.sites=[A,B]"
+
+
+def settings(*assignments: str) -> RunConfig:
+    return load_config(None, overrides={}, assignments=["model.widths=[8,16]", *assignments])
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> CoordinatorDir:
+    """With the registered sites, but never started."""
+    coordinator = CoordinatorDir(tmp_path / "coordinator")
+    coordinator.runs_dir.mkdir(parents=True)
+    coordinator.sites_path.write_text(json.dumps({name: vars(entry) for name, entry in REGISTERED.items()}))
+    return coordinator
+
+
+@pytest.fixture
+def run_dir(coordinator: CoordinatorDir) -> Path:
+    """A run of A and B that was submitted and never started."""
+    run_dir = coordinator.runs_dir / "first"
+    run_folder.create(run_dir, runs.resolved(settings(TWO), REGISTERED))
+    return run_dir
+
+
+class Flwr:
+    """A program in the place of `flwr`: it gives the same answers again and again, and notes what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        program = folder / "flwr"
+        program.write_text(f'#!/bin/sh\necho "$1" "$2" >> {folder}/asked\ncat "{folder}/$1"\n')
+        program.chmod(0o755)
+
+    def answers(self, command: str, **answer: Any) -> None:
+        (self._folder / command).write_text(json.dumps({"success": True, **answer}))
+
+    def knows(self, status: str, details: str = "") -> None:
+        """The run is in this state."""
+        self.answers("list", runs=[{"status": status, "status-details": details}])
+
+    def asked(self, command: str) -> list[str]:
+        """The first argument of each such call."""
+        path = self._folder / "asked"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [line.split()[1] for line in lines if line.split()[0] == command]
+
+
+@pytest.fixture
+def flwr(coordinator: CoordinatorDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flwr:
+    """What stands for a coordinator that is up."""
+    flower_cli.write_connection(coordinator, address="127.0.0.1:1")
+    flwr = Flwr(tmp_path / "bin")
+    monkeypatch.setattr(flower_cli, "BIN_DIR", tmp_path / "bin")
+    flwr.answers("run", **{"run-id": 7})
+    flwr.answers("stop")
+    return flwr
+
+
+# WHAT A RUN RECORDS
+
+
+def test_the_reference_is_filled_in_where_none_was_chosen() -> None:
+    assert settings(TWO).reference is None
+    assert runs.resolved(settings(TWO, "scenario=T1,T2:PD"), REGISTERED).reference == "T2"
+    assert runs.resolved(settings(TWO, "scenario=T1,T2:PD", "reference=T1"), REGISTERED).reference == "T1"
+
+
+def test_all_registered_sites_train_but_the_unseen_ones() -> None:
+    registered = {site: REGISTERED[site] for site in ("B", "A")}
+    config = runs.resolved(settings(), registered)
+    assert (config.federation.sites, config.federation.subjects) == (("A", "B"), {"A": 40, "B": 20})
+    assert config.engine == DEPLOYMENT
+    config = runs.resolved(settings("federation.unseen_sites=[B]"), registered)
+    assert (config.federation.sites, config.federation.unseen_sites) == (("A",), ("B",))
+
+
+def test_an_unseen_site_needs_no_size() -> None:
+    federation = runs.resolved(settings(TWO, "federation.unseen_sites=[unsized]"), REGISTERED).federation
+    assert (federation.unseen_sites, federation.subjects) == (("unsized",), {"A": 40, "B": 20})
+
+
+def test_initial_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "start.safetensors").write_bytes(save(initial_weights(settings())))
+    monkeypatch.chdir(tmp_path)
+    config = runs.resolved(settings(TWO, "initial_weights=start.safetensors"), REGISTERED)
+    assert config.initial_weights == str(tmp_path / "start.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["data.dir=/scans"], "data: not a setting of a deployed run"),
+        (["device=cpu", "threads=3"], "device, threads: not a setting of a deployed run"),
+        (["initial_weights=/nowhere"], "initial_weights=/nowhere cannot be read"),
+        (["federation.sites=[A,nobody]"], r"not registered: nobody; registered: A, B, unsized; .* --name NAME KEY.pub"),
+        (["federation.unseen_sites=[nobody]"], "not registered: nobody"),
+        (["federation.unseen_sites=[A,B,unsized]"], "no site is registered; add one with"),
+        (["federation.sites=[A]", "federation.unseen_sites=[A]"], "a site stands twice"),
+        (["federation.sites=[A,A]"], "a site stands twice"),
+        ([], "unsized: registered without a number of subjects, .* --subjects N"),
+        ([TWO, "federation.quorum=3"], "federation.quorum=3 is more than the 2 training sites"),
+        ([TWO, "federation.aggregation=krum"], "krum needs 5 replies"),
+    ],
+)
+def test_what_no_run_may_have(assignments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        runs.resolved(settings(*assignments), REGISTERED)
+
+
+def test_nobody_is_registered() -> None:
+    with pytest.raises(ConfigError, match="no site is registered; add one with: python -m server register"):
+        runs.resolved(settings(), {})
+
+
+# SUBMIT
+
+
+def test_a_submitted_run_is_recorded_and_started(coordinator: CoordinatorDir, flwr: Flwr) -> None:
+    run_dir = runs.submit(coordinator, settings(TWO), name="first")
+    assert run_dir == coordinator.runs_dir / "first"
+    assert run_folder.open_existing(run_dir) == runs.resolved(settings(TWO), REGISTERED)
+    assert (run_dir / runs.FLOWER_RUN).read_text() == "7"
+    assert runs.newest(coordinator) == run_dir
+
+
+def test_a_run_without_a_name_gets_the_date(coordinator: CoordinatorDir, flwr: Flwr) -> None:
+    assert runs.submit(coordinator, settings(TWO), name=None).name.startswith("20")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "/tmp/elsewhere"])
+def test_a_name_that_is_no_plain_folder(coordinator: CoordinatorDir, name: str) -> None:
+    with pytest.raises(ConfigError, match="must be a plain folder name"):
+        runs.submit(coordinator, settings(TWO), name=name)
+
+
+def test_a_name_is_used_once(coordinator: CoordinatorDir, run_dir: Path) -> None:
+    with pytest.raises(RunError, match="there is a run first already"):
+        runs.submit(coordinator, settings(TWO), name="first")
+
+
+def test_without_a_coordinator_nothing_is_left_behind(coordinator: CoordinatorDir) -> None:
+    with pytest.raises(RunError, match="python -m server up"):
+        runs.submit(coordinator, settings(TWO), name="first")
+    assert not list(coordinator.runs_dir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "line"),
+    [
+        ([], "reference: T2, the last source, because none was chosen; reference=... names another\n"),
+        (["reference=T1"], ""),
+    ],
+)
+def test_submit_says_which_reference_was_filled_in(
+    coordinator: CoordinatorDir, flwr: Flwr, capsys: pytest.CaptureFixture[str], chosen: list[str], line: str
+) -> None:
+    arguments = ["--dir", str(coordinator.path), "--name", "first", TWO, "scenario=T1,T2:PD", *chosen]
+    assert main(["submit", *arguments]) == 0
+    assert capsys.readouterr().out == (
+        f"run first started: {coordinator.runs_dir / 'first'}\n{line}watch it with: python -m server status\n"
+    )
+
+
+# RESUME
+
+
+def test_a_run_that_has_ended_is_started_again_as_the_registry_is_now(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr
+) -> None:
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    flwr.knows("finished:failed")
+    entries = REGISTERED | {"A": replace(REGISTERED["A"], subjects=41)}
+    coordinator.sites_path.write_text(json.dumps({name: vars(entry) for name, entry in entries.items()}))
+    assert runs.resume(coordinator, "first", quorum=1) == run_dir
+    federation = run_folder.open_existing(run_dir).federation
+    assert (federation.quorum, federation.subjects) == (1, {"A": 41, "B": 20})
+    assert (run_dir / runs.FLOWER_RUN).read_text() == "7"
+    assert flwr.asked("stop") == []
+
+
+def test_a_process_that_only_flower_believes_in_is_stopped_first(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr
+) -> None:
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    flwr.knows("running")
+    runs.resume(coordinator, "first", quorum=None)
+    assert flwr.asked("stop") == ["6"]
+    assert run_folder.open_existing(run_dir).federation.quorum is None
+
+
+def test_a_run_that_cannot_be_resumed(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
+    def refused(match: str, *, quorum: int | None = None, error: type[Exception] = RunError) -> None:
+        with pytest.raises(error, match=match):
+            runs.resume(coordinator, "first", quorum=quorum)
+
+    refused("federation.quorum=3 is more than the 2 training sites", quorum=3, error=ConfigError)
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    for status in ("pending", "starting"):
+        flwr.knows(status)
+        refused("first is about to start")
+    with run_state.holding(run_dir):
+        refused("first is running; watch it with")
+    (run_dir / "summary.json").write_text("{}")
+    refused(r"first is finished; its report is .*report\.html")
+    assert flwr.asked("run") == []
+
+
+# STOP
+
+
+def test_a_stopped_run_gets_its_report_so_far(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    flwr.knows("running")
+    assert runs.stop(coordinator, None) == run_dir
+    assert not (run_dir / "report.html").exists()  # nothing has happened yet
+    EventLog(run_dir).append(RoundStarted(round=1))
+    assert runs.stop(coordinator, "first") == run_dir
+    assert (run_dir / "report.html").is_file()
+    assert flwr.asked("stop") == ["6", "6"]
+
+
+def test_a_run_that_cannot_be_stopped(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
+    with pytest.raises(RunError, match="no run is not running"):
+        runs.stop(coordinator, None)
+    with pytest.raises(RunError, match="first is not running"):  # it was never started
+        runs.stop(coordinator, "first")
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    flwr.knows("finished:completed")
+    with pytest.raises(RunError, match="first is not running"):
+        runs.stop(coordinator, None)
+    assert flwr.asked("stop") == []
+
+
+# FIND
+
+
+@pytest.mark.parametrize("use", [runs.find, runs.stop, lambda where, name: runs.resume(where, name, quorum=None)])
+def test_a_run_that_is_not_there(
+    coordinator: CoordinatorDir, run_dir: Path, use: Callable[[CoordinatorDir, str], Path]
+) -> None:
+    with pytest.raises(RunError, match=r"there is no run second in .*; runs: first"):
+        use(coordinator, "second")
+
+
+def test_the_newest_is_the_one_that_was_started_or_resumed_last(coordinator: CoordinatorDir, run_dir: Path) -> None:
+    assert runs.newest(coordinator) is None
+    for name, started_s in (("a", 2), ("b", 3), ("c", 1)):
+        folder = coordinator.runs_dir / name
+        folder.mkdir()
+        (folder / runs.FLOWER_RUN).write_text("1")
+        os.utime(folder / runs.FLOWER_RUN, (started_s, started_s))
+    assert runs.newest(coordinator) == coordinator.runs_dir / "b"
+
+
+def test_a_run_that_was_never_started_counts_as_finished(coordinator: CoordinatorDir, run_dir: Path) -> None:
+    assert runs.flower_run(coordinator, run_dir).is_finished
