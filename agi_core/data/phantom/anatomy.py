@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float32]
 ANATOMIES = ("colin27", "icbm2009a")
 LATTICE_MM = 4.0
 HEAD_CENTRE_MM = np.array([0.0, -18.0, 14.0])
-_ANATOMY_DIR = Path(__file__).parents[1] / "anatomy"
+ANATOMY_DIR = Path(__file__).parents[1] / "anatomy"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Anatomy:
 @cache
 def load_anatomy(name: str) -> Anatomy:
     """One of `ANATOMIES`, from the package's own files."""
-    with np.load(_ANATOMY_DIR / f"{name}.npz") as file:
+    with np.load(ANATOMY_DIR / f"{name}.npz") as file:
         codes = file["codes"]
         brain, ventricles = (
             np.unpackbits(file[key], count=codes.size).reshape(codes.shape).astype(np.float32)

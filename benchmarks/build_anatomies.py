@@ -1,6 +1,8 @@
-"""Build the tissue maps of the built-in data from two public T1-weighted heads (see NOTICE). Not needed at run time.
+"""Build the tissue maps of the built-in data from two public T1-weighted heads (`agi_core/data/anatomy/NOTICE`).
 
-    python -m agi_core.data.anatomy.build /usr/share/mricron/templates NILEARN/datasets/data
+Nothing needs it at run time, so it is not part of what a hospital installs:
+
+    python -m benchmarks.build_anatomies /usr/share/mricron/templates NILEARN/datasets/data
 
 * Colin27, one man with skull and scalp: `ch2.nii.gz` and its brain `ch2bet.nii.gz`, from Debian's `mricron-data`.
 * ICBM 2009a symmetric, the average of 152 people, brain only: from the wheel of nilearn 0.14 (`pip download --no-deps
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from agi_core.data.nifti import read_volume
+from agi_core.data.phantom.anatomy import ANATOMY_DIR
 from agi_core.data.phantom.tissue import AIR, CSF, FAT, GREY, SOFT, WHITE
 
 FloatArray = NDArray[np.float32]
@@ -112,4 +115,4 @@ def _ventricles(codes: NDArray[np.uint8], brain: Mask, origin_mm: NDArray[np.flo
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(__file__).parent)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), ANATOMY_DIR)
