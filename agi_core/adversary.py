@@ -1,8 +1,8 @@
 """pix2pix's other half: a discriminator that judges patches of a target, given its sources (Isola et al., CVPR 2017).
 
-The generator minimises L1 + BCE(D(sources, prediction), real) / 100: the paper's 100 L1 + GAN in units of the L1 loss,
-so that the learning rate keeps its meaning. D is MONAI's PatchGAN with instance norm, trained beside the generator with
-the paper's Adam. It starts anew in each round, as optimisers do, and never leaves the site.
+The generator minimises L1 + BCE(D(sources, prediction), real) / 100. That is the paper's 100 L1 + GAN in units of the
+L1 loss, so the learning rate keeps its meaning. D is MONAI's PatchGAN with instance norm. It is trained beside the
+generator with the paper's Adam, starts anew in each round as optimisers do, and never leaves the site.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Pre-training: initial weights from data that nobody needs to protect, without privacy.
 
-Built-in data is such, so `python -m agi_core pretrain --out FILE` needs nothing else. Its sites are made for this:
-other subjects and scanners than those of the other built-in data (in the layout of IXI, repetition and echo times up to
-10 % away from Guys' and HH's, gain and shading further, and no gradient-echo T1 like IOP's). What all built-in data has
-in common are its two anatomies and the signal equations.
+Nobody needs to protect built-in data, so `python -m agi_core pretrain --out FILE` needs nothing else. Its sites are
+made for pre-training: their subjects and scanners are not those of the other built-in data. In the layout of IXI,
+repetition and echo times are up to 10 % away from those of Guys and HH, gain and shading are further away, and there is
+no gradient-echo T1 as at IOP. All built-in data shares two anatomies and the signal equations.
 """
 
 from collections.abc import Callable

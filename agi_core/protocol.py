@@ -52,7 +52,7 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Coordinator to site. `task` is the JSON of `agi_core.config.Task`; `subjects` is read by an evaluation only.
+    """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`; an evaluation alone reads `subjects`.
 
     `deadline_s` is the time in seconds that the site has for its answer."""
 

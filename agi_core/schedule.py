@@ -1,4 +1,4 @@
-"""What the steps of a run are scaled by: known to the sites, which take them, and to the server, which judges them."""
+"""The learning rate of each step of a run. The sites take the steps with it, and the server judges updates by it."""
 
 import math
 

@@ -36,8 +36,8 @@ def train_round(
 ) -> float:
     """One round of local training, in place.
 
-    A new AdamW each round: keeping its moments between rounds gained nothing in a trial, and a round that depends on
-    (weights, seed, site, round) alone can be repeated exactly.
+    Each round makes a new AdamW. Keeping its moments between rounds gained nothing in a trial, and a round that depends
+    on (weights, seed, site, round) alone can be repeated exactly.
 
     Args:
         model: takes sources (B, M, *crop) in [0, 1], gives (B, 1, *crop); already on its device.
@@ -98,13 +98,13 @@ def train_round_privately(
     on_step: Callable[[int, int], None] | None = None,
 ) -> None:
     """One round of patient-level private training of the part `privacy.trainable`, in place; see
-    `agi_core.privacy.patient_sgd`. Everything else stays bit for bit as it is.
+    `agi_core.privacy.patient_sgd`. All other weights stay bit for bit as they are.
 
-    A new AdamW on the noised gradients: its steps are no longer where there is more noise, so that a site with few
-    subjects is not carried away from a good start. Momentum SGD was (docs/privacy.md).
+    A new AdamW works on the noised gradients. More noise does not make its steps longer, so a site with few subjects is
+    not carried away from a good start; momentum SGD carried it away (docs/privacy.md).
 
-    Returns nothing, because a mean loss would tell of the subjects. Slices and crops are drawn anew for each subject
-    from a seed of its own, so that who else is in the lot does not change what is drawn.
+    Nothing is returned, because a mean loss would tell of the subjects. Each subject's slices and crops are drawn with
+    a seed of their own, so they do not depend on who else is in the lot.
 
     Args:
         draw_subject: gives random training batches of one subject; `TrainingSlices.draw_subject`.

@@ -1,4 +1,4 @@
-"""Where a private simulation starts: at weights that were pre-trained on public synthetic data, made on first use."""
+"""The start of a private simulation: weights pre-trained on public synthetic data, which are made on first use."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
 """Slices from the cache as tensors: random crops (in 3-D: patches) for training, whole slices for evaluation.
 
-Reading is a copy out of the page cache, far below a training step, so there is no loader process or queue.
-Randomness comes from the caller's generator alone: `TrainingSlices.draw` first draws all indices, then reads.
+Reading is a copy out of the page cache and takes far less time than a training step, so there is no loader process and
+no queue. Randomness comes from the caller's generator alone: `TrainingSlices.draw` first draws all indices, then reads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Partition: which subjects train at which client, and which are kept to validate and to test. Never by slice.
 
-Everything here depends on subject ids through SHA-256, and on the parts given before: not on the order of files, on the
-machine, or on Python's hash seed.
+A partition depends on the SHA-256 of subject ids and on the parts that were given before. It does not depend on the
+order of files, on the machine, or on Python's hash seed.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ def stable_order(subject_ids: Iterable[str], *, seed: int | None = None) -> tupl
 
 
 def split_subjects(subject_ids: Iterable[str], *, before: Split | None = None) -> Split:
-    """Split the subjects of one client. Who has a part in the split before keeps it, for ever.
+    """Split the subjects of one client. A subject that has a part in the split `before` keeps it for ever.
 
-    One subject trains. Of two, one trains and one tests. From three on 20 % test and 10 % validate, both rounded down
-    but at least one, and the rest trains. What test and validation lack of that, they take from the newcomers: tests
-    from the front of the stable order and validation from its back.
+    One subject trains. Of two subjects, one trains and one tests. Of three or more, 20 % test and 10 % validate, both
+    rounded down but at least one, and the rest trains. Subjects that test and validation still lack are taken from the
+    newcomers: test subjects from the front of the stable order, validation subjects from its back.
     """
     before = before or Split()
     order = stable_order(subject_ids)

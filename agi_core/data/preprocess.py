@@ -1,8 +1,8 @@
 """From scans to aligned arrays in [0, 1]: scale each volume, put the sources on the target's grid, find the head.
 
-Sources follow the scanner's coordinates, and what misalignment remains (the patient moved) is the model's task, unless
-the site registers them to the reference first. The order is fixed: intensities are scaled on the volume's own grid,
-before interpolation.
+Sources follow the scanner's coordinates. The misalignment that remains, because the patient moved, is the model's task,
+unless the site registers them to the reference first. The order is fixed: intensities are scaled on the volume's own
+grid, before interpolation.
 """
 
 from collections.abc import Mapping
