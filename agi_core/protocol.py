@@ -52,7 +52,7 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`; an evaluation alone reads `subjects`.
+    """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`; only an evaluation reads `subjects`.
 
     `deadline_s` is the time in seconds that the site has for its answer."""
 

@@ -12,16 +12,13 @@ the same.
 """
 
 import argparse
-import dataclasses
-import hashlib
 import json
 import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -29,73 +26,19 @@ from statistics import median
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from agi_core.config.load import load_config, task_hash, task_json
-from agi_core.config.schema import MisalignKind, RunConfig
-from agi_core.data.cached_session import CachedSession
+from agi_core.config.load import task_hash, task_json
 from agi_core.data.datasets import TrainingSlices
-from agi_core.data.misalignment import Move, apply, draw
-from agi_core.data.nifti import Volume
-from agi_core.data.partition import split_subjects
-from agi_core.data.preparation import Preparation
-from agi_core.data.preprocess import resample
-from agi_core.data.registration import register
-from agi_core.data.scans import Scans, discover
-from agi_core.data.slabs import slabs
 from agi_core.host import atomic
 from agi_core.layouts import LayoutName
-from agi_core.metrics import SubjectScore
-from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.network import Network
-from agi_core.prediction import predict_whole
-from agi_core.scenario import parse_scenario
 from agi_core.training import train_round
+from benchmarks.misalignment_data import open_sessions, prepare_tests
 from benchmarks.misalignment_report import Results, draw_figure, tables
-from benchmarks.misalignment_truth import offset_errors, read_poses, true_offsets
+from benchmarks.misalignment_score import score
+from benchmarks.misalignment_setup import MAIN, OTHERS, TESTS, TRANSLATIONS, Setup, configuration
 from benchmarks.misalignment_variants import SETS, VARIANTS
-
-FloatArray = npt.NDArray[np.float64]
-SETTINGS = ["rounds=1", "training.batch_size=8", "grid.crop=[128,128]"]
-MOVED_IN_TRAINING = ["training.misalign.kind=translation", "training.misalign.size=6"]
-
-
-@dataclass(frozen=True)
-class Test:
-    """How the source is moved in testing; see `agi_core.data.misalignment.draw`."""
-
-    kind: MisalignKind
-    size: float
-    up_to: bool = False
-
-    def __str__(self) -> str:
-        unit = {"translation": "px", "rotation": "deg", "scale": "", "elastic": "mm", "rigid": "mm/deg"}[self.kind]
-        return f"{self.kind}{' up to' if self.up_to else ''} {self.size:g} {unit}".strip()
-
-
-MAIN = Test("translation", 6, up_to=True)
-TRANSLATIONS = [Test("translation", pixels) for pixels in (0, 1, 2, 4, 8, 16)]
-OTHERS = [Test("rotation", 5), Test("scale", 0.05), Test("scale", 0.1), Test("elastic", 3), Test("rigid", 3)]
-TESTS = [MAIN, *TRANSLATIONS, *OTHERS]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all variants share; `moved` and `reference` are sources."""
-
-    data_dir: Path
-    tested_dir: Path | None
-    registered_dir: Path | None
-    layout: LayoutName
-    scenario: str
-    reference: str
-    moved: str
-    register_target: bool
-    steps: int
-    out_dir: Path
-    settings: tuple[str, ...]
 
 
 def main() -> int:
@@ -156,47 +99,6 @@ def run(setup: Setup, name: str, seed: int) -> str:
     return f"{name}, seed {seed}: {psnr_db:.2f} dB"
 
 
-def score(setup: Setup, network: Network, *, data: str) -> dict[str, dict[str, dict[str, float]]]:
-    """{test: {subject: metrics of the whole volume}}, with errors of the recovered offsets where the true ones are
-    known, and `psnr_registered_db` against a target registered to the prediction with `register_target`."""
-    moved = parse_scenario(setup.scenario).sources.index(setup.moved)
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    alignment = network.module.alignment
-    poses = read_poses(setup.data_dir / "truth.csv") if data == "native" and setup.moved == "T1" else {}
-    for session, test, volumes, target, foreground in test_inputs(setup, data):
-        sources = slabs(volumes, neighbours=network.neighbours)
-        parts = torch.split(torch.arange(len(sources)), 8)
-        prediction = torch.cat([predict_whole(network, sources[part], box=session.source_box) for part in parts])
-        row = scored(prediction, target, foreground)
-        if setup.register_target:
-            laid = registered(target[:, 0].numpy(), onto=prediction[:, 0].numpy(), session=session)
-            row["psnr_registered_db"] = scored(prediction, torch.from_numpy(laid)[:, None], foreground)["psnr_db"]
-        if isinstance(alignment, GroupAlignment) and session.subject_id in poses and test.kind != "elastic":
-            true = true_offsets(move_of(test, session), poses[session.subject_id], session.grid)
-            found = torch.cat([alignment.offsets(sources[part])[:, moved, -2:] for part in parts])
-            row |= offset_errors(found.numpy(), true, head=foreground[:, 0].numpy(), spacing_mm=session.spacing_mm)
-        scores.setdefault(str(test), {})[session.subject_id] = row
-    return scores
-
-
-def scored(prediction: Tensor, target: Tensor, foreground: Tensor) -> dict[str, float]:
-    """Metrics of one volume, slices first."""
-    subject_score = SubjectScore()
-    subject_score.add(prediction, target, foreground)
-    return subject_score.result()
-
-
-def configuration(setup: Setup, name: str, seed: int) -> RunConfig:
-    variant = VARIANTS[name]
-    moved = [f"training.misalign.source={setup.moved}", *MOVED_IN_TRAINING] if variant.moved else []
-    shared = [f"scenario='{setup.scenario}'", f"reference={setup.reference}", f"training.local_steps={setup.steps}"]
-    return load_config(
-        None,
-        overrides={"seed": seed, "data.layout": setup.layout},
-        assignments=[*SETTINGS, *shared, *moved, *variant.settings, *setup.settings],
-    )
-
-
 def fingerprint(setup: Setup, name: str, seed: int) -> str:
     """Names everything that a result depends on but code and scans."""
     tests = ", ".join(map(str, TESTS)) + (", target registered" if setup.register_target else "")
@@ -213,96 +115,6 @@ def read_result(setup: Setup, name: str, seed: int) -> dict[str, Any] | None:
     path = result_path(setup, name, seed)
     result: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
     return result if result and result["config"] == fingerprint(setup, name, seed) else None
-
-
-# DATA
-
-
-def open_sessions(setup: Setup, data: str, *, part: str) -> list[CachedSession]:
-    """Cached sessions of the stable split's `train` or `test` subjects. Whole slices in both, so that training sees
-    as much air around the head as testing, and a moved head does not leave the picture. Another folder of scans to
-    test on is used whole."""
-    elsewhere = setup.tested_dir if part == "test" else None
-    root = elsewhere or (twin(setup) if data == "twin" else setup.data_dir)
-    scans = Scans(root, setup.layout, register="rigid" if data == "rigid" and part == "train" else "none")
-    found = discover(scans, parse_scenario(setup.scenario).modalities)
-    chosen = None if elsewhere else getattr(split_subjects([subject.id for subject in found.subjects]), part)
-    task = configuration(setup, "plain", 0).task
-    preparation = Preparation.of(task, scans, cache_dir=setup.out_dir / "cache", whole=True)
-    return preparation.open(subject for subject in found.subjects if chosen is None or subject.id in chosen)
-
-
-def twin(setup: Setup) -> Path:
-    """The folder of the perfectly registered data: its own modalities, the others from the native data."""
-    assert setup.registered_dir is not None
-    root = setup.out_dir / "twin"
-    root.mkdir(parents=True, exist_ok=True)
-    for folder in (path for path in setup.data_dir.iterdir() if path.is_dir()):
-        own, link = setup.registered_dir / folder.name, root / folder.name
-        if not link.exists():
-            link.symlink_to((own if own.is_dir() else folder).resolve(), target_is_directory=True)
-    return root
-
-
-def move_of(test: Test, session: CachedSession) -> Move:
-    """The same for every variant and seed."""
-    digest = hashlib.sha256(f"{test}|{session.subject_id}|{session.session}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8]))
-    return draw(rng, test.kind, test.size, spacing_mm=session.spacing_mm, up_to=test.up_to)
-
-
-def read_whole(session: CachedSession) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Volumes (D, M, H, W) and head (D, H, W) of a session."""
-    volumes, heads = zip(*map(session.read_slice, range(session.shape[0])), strict=True)
-    return np.stack(volumes).astype(np.float32), np.stack(heads)
-
-
-def prepare_tests(setup: Setup, data: str) -> None:
-    """Write the moved source of every test subject and test, with `rigid` registered after it was moved, and the
-    caches; nothing is done twice."""
-    scenario = parse_scenario(setup.scenario)
-    moved, reference = scenario.sources.index(setup.moved), scenario.sources.index(setup.reference)
-    open_sessions(setup, data, part="train")
-    moves: dict[str, dict[str, Any]] = {}
-    for session in open_sessions(setup, data, part="test"):
-        volumes, _ = read_whole(session)
-        for test in TESTS:
-            move = move_of(test, session)
-            moves.setdefault(str(test), {})[session.subject_id] = dataclasses.asdict(move)
-            path = moved_path(setup, data, test, session)
-            if path.is_file():
-                continue
-            volume = apply(volumes[:, moved], move, session.spacing_mm)
-            if data == "rigid":
-                volume = registered(volume, onto=volumes[:, reference], session=session)
-            with atomic.replacing(path) as temporary_path:
-                np.save(temporary_path, volume.astype(np.float16))
-    atomic.write_json(setup.out_dir / "moves.json", moves)
-
-
-def moved_path(setup: Setup, data: str, test: Test, session: CachedSession) -> Path:
-    visit = f"-{session.session}" if session.session else ""
-    return setup.out_dir / "moved" / data / str(test).replace("/", "-") / f"{session.subject_id}{visit}.npy"
-
-
-def registered(
-    volume: npt.NDArray[np.float32], *, onto: npt.NDArray[np.float32], session: CachedSession
-) -> npt.NDArray[np.float32]:
-    """A (D, H, W) volume registered to another on the session's grid, as `data.register: rigid` does."""
-    affine = session.grid.affine
-    laid = register(Volume(volume.T, affine), Volume(onto.T, affine), place=session.subject_id)
-    return resample(laid.data, laid.grid, session.grid).T
-
-
-def test_inputs(setup: Setup, data: str) -> Iterator[tuple[CachedSession, Test, Tensor, Tensor, Tensor]]:
-    """Sources (D, M, H, W) with one moved, target and head (D, 1, H, W), for every test subject and test."""
-    moved = parse_scenario(setup.scenario).sources.index(setup.moved)
-    for session in open_sessions(setup, data, part="test"):
-        volumes, head = read_whole(session)
-        for test in TESTS:
-            volumes[:, moved] = np.load(moved_path(setup, data, test, session))
-            images = torch.from_numpy(volumes.copy())
-            yield session, test, images[:, :-1], images[:, -1:], torch.from_numpy(head)[:, None]
 
 
 def heading(setup: Setup, seeds: Sequence[int], results: Results) -> str:

@@ -11,8 +11,9 @@ from agi_core.data.misalignment import Move, field
 from agi_core.data.nifti import Grid, read_volume
 from benchmarks.federated_misalignment import configuration as federated
 from benchmarks.federated_misalignment import move_hospitals
-from benchmarks.misalignment import TESTS, Setup, configuration, fingerprint
+from benchmarks.misalignment import fingerprint
 from benchmarks.misalignment_report import interval, tables
+from benchmarks.misalignment_setup import TESTS, Setup, configuration
 from benchmarks.misalignment_truth import offset_errors, read_poses, true_offsets
 from benchmarks.misalignment_variants import SETS, VARIANTS
 
