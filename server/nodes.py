@@ -1,7 +1,6 @@
-"""The nodes of a Flower grid, by site: which node is which site, and waiting until enough sites are connected."""
+"""The nodes of a Flower grid: which node is which site."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -9,11 +8,9 @@ from flwr.serverapp import Grid
 from agi_core.errors import RunError
 from agi_core.protocol import SCALARS
 
-POLL_S = 0.5
-
 
 class Nodes:
-    """The nodes that are connected to a grid. A node has the name of its site, which was registered with its key; a
+    """The nodes that are connected to a grid. A node has the name of its site, which was registered with its key. A
     node without a name (Ray's) is asked for it once."""
 
     def __init__(self, grid: Grid) -> None:
@@ -43,21 +40,3 @@ class Nodes:
         for reply in self._grid.send_and_receive([Message(RecordDict(), node, MessageType.QUERY) for node in node_ids]):
             if reply.has_content():
                 self._answered[reply.metadata.src_node_id] = str(reply.content.config_records[SCALARS]["site"])
-
-    def wait_for(
-        self, wanted: Sequence[str], *, enough: int, limit_s: float, on_wait: Callable[[list[str]], None]
-    ) -> dict[str, int]:
-        """{site: node id} of the wanted sites that are connected: as soon as `enough` of them are, at the latest after
-        `limit_s`. `on_wait` hears which are missing, whenever that changes."""
-        deadline = time.monotonic() + limit_s
-        told: list[str] = []
-        while True:
-            connected = self.connected()
-            there = {site: connected[site] for site in wanted if site in connected}
-            missing = sorted(set(wanted) - set(there))
-            if len(there) >= enough or time.monotonic() > deadline:
-                return there
-            if missing != told:
-                on_wait(missing)
-                told = missing
-            time.sleep(POLL_S)

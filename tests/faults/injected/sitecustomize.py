@@ -31,10 +31,10 @@ def _run_out_of_memory_once() -> None:
 
 def _ask_for_more() -> None:
     """At the coordinator: a program that asks for what the protocol does not have."""
-    from server import exchange
+    from server import messages
 
-    scalars = exchange.request_scalars
-    exchange.request_scalars = lambda request: {**scalars(request), "subject_ids": "all"}
+    scalars = messages.request_scalars
+    messages.request_scalars = lambda request: {**scalars(request), "subject_ids": "all"}
 
 
 def _set_the_clock_ahead() -> None:

@@ -1,0 +1,377 @@
+"""One exchange with three sites over a grid in this process: what comes back, and what the events say."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common import DEFAULT_TTL
+from flwr.common.constant import ErrorCode
+
+from agi_core.config.load import load_config, read_task
+from agi_core.errors import BudgetError, DataError, PolicyError, PrivacyError, TransportError
+from agi_core.protocol import (
+    ARRAYS,
+    EVALUATE,
+    FAILED,
+    METRICS,
+    REFUSED,
+    SCALARS,
+    TRAIN,
+    VALIDATION,
+    Reply,
+    Request,
+    Weights,
+    read_request,
+    reply_scalars,
+    unpack,
+)
+from agi_core.run import progress
+from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
+from server import exchange
+from server.exchange import GRACE_S, Exchange, Outcome
+from tests.support.unsteady_grid import UnsteadyGrid
+
+SITES = ("A", "B", "C")
+NODES = {"A": 2, "B": 3, "C": 4}  # as the grid numbers them
+WEIGHTS: Weights = {"w": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3), "n": np.array([7], np.int64)}
+Answer = Callable[[Message], Message]
+
+
+def read(message: Message) -> Request:
+    """The request in a message, as a site reads it."""
+    arrays = {dtype: array.numpy() for dtype, array in message.content.array_records[ARRAYS].items()}
+    return read_request(dict(message.content.config_records[SCALARS]), arrays)
+
+
+def answering(*, scalars: Mapping[str, Any] | None = None, **changed: Any) -> Answer:
+    """A site that sends the weights back as they came, with some fields changed."""
+
+    def answer(message: Message) -> Message:
+        request = read(message)
+        fields = {
+            "run_id": request.run_id,
+            "round": request.round,
+            "nonce": request.nonce,
+            "num_examples": 3,
+            "metrics": {"train_loss": 0.5},
+            "weights": request.weights,
+            "steps": 2,
+        }
+        reply = Reply(**{**fields, **changed})
+        records = RecordDict(
+            {
+                SCALARS: ConfigRecord({**reply_scalars(reply), **(scalars or {})}),
+                METRICS: MetricRecord(dict(reply.metrics)),
+            }
+        )
+        if reply.weights is not None:
+            records[ARRAYS] = ArrayRecord({dtype: Array(flat) for dtype, flat in reply.weights.arrays.items()})
+        return Message(records, reply_to=message)
+
+    return answer
+
+
+def failing(code: int, reason: str) -> Answer:
+    return lambda message: Message(Error(code, reason), reply_to=message)
+
+
+class Sites(ClientApp):
+    """Sites that answer as they are told, and keep what they were asked."""
+
+    def __init__(self, **answers: Answer) -> None:
+        super().__init__()
+        self.asked: dict[str, Message] = {}
+        self._answers = answers
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        site = str(context.node_config["site"])
+        self.asked[site] = message
+        return self._answers.get(site, answering())(message)
+
+
+class Grid(UnsteadyGrid):
+    """An `UnsteadyGrid` of three sites, all of them there unless the test says otherwise."""
+
+    def __init__(
+        self,
+        app: ClientApp,
+        *,
+        away: Mapping[str, int] | None = None,
+        silent: str = "",
+        refused: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(app, [{"site": site} for site in SITES], away or {}, silent, refused or {})
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often, so that nobody waits."""
+    monkeypatch.setattr(exchange, "POLL_S", 0.01)
+    monkeypatch.setattr(exchange, "CONNECTION_POLL_S", 0.01)
+
+
+def exchange_over(grid: Grid, run_dir: Path, *settings: str) -> Exchange:
+    overrides = {"federation.subjects": dict.fromkeys(SITES, 10), "engine": "deployment"}
+    config = load_config(None, overrides=overrides, assignments=["federation.wait_s=5", *settings])
+    return Exchange(grid, EventLog(run_dir), config, run_id="run")
+
+
+def ask(run_dir: Path, *, grid: type[Grid] = Grid, app: Sites | None = None, **answers: Answer) -> Outcome:
+    """The outcome of one training request to all sites."""
+    talk = exchange_over(grid(app or Sites(**answers)), run_dir)
+    return talk.ask(NODES, talk.request(TRAIN, round=4, weights=WEIGHTS))
+
+
+def troubles(run_dir: Path, kind: type[SiteFailed] | type[SiteMissing]) -> list[tuple[str, int, str, str]]:
+    """(site, round, action, reason) of all such events; none where nothing was noted."""
+    if not (run_dir / "events.jsonl").exists():
+        return []
+    return [(event.site, event.round, event.action, event.reason) for event in events_of(run_dir, kind)]
+
+
+# THE REQUEST
+
+
+def test_a_request_says_what_to_do_and_by_when(tmp_path: Path) -> None:
+    talk = exchange_over(Grid(Sites()), tmp_path, "federation.deadline_s=90.5", "rounds=7")
+    request = talk.request(EVALUATE, round=3, weights=WEIGHTS, subjects=VALIDATION)
+    assert (request.action, request.run_id, request.round, request.subjects) == (EVALUATE, "run", 3, VALIDATION)
+    assert request.deadline_s == 91
+    assert read_task(request.task).rounds == 7
+    np.testing.assert_array_equal(unpack(request.weights)["w"], WEIGHTS["w"])
+
+
+def test_halves_travel_to_training_alone(tmp_path: Path) -> None:
+    talk = exchange_over(Grid(Sites()), tmp_path, "federation.transport=float16")
+    assert talk.request(TRAIN, round=1, weights=WEIGHTS).weights.transport == "float16"
+    assert talk.request(EVALUATE, round=1, weights=WEIGHTS).weights.transport == "float32"
+    with pytest.raises(TransportError, match="too large for float16"):
+        talk.request(TRAIN, round=1, weights={"w": np.array([1e6], np.float32)})
+
+
+def test_every_site_gets_the_same_request_with_a_nonce_of_its_own(tmp_path: Path) -> None:
+    sites = Sites()
+    ask(tmp_path, app=sites)
+    requests = {site: read(message) for site, message in sites.asked.items()}
+    assert set(requests) == set(SITES)
+    assert len({request.nonce for request in requests.values()}) == 3
+    assert all(len(request.nonce) == 32 for request in requests.values())
+    for site, message in sites.asked.items():
+        assert (message.metadata.message_type, message.metadata.group_id) == (TRAIN, "4")
+        np.testing.assert_array_equal(unpack(requests[site].weights)["w"], WEIGHTS["w"])
+
+
+def test_a_request_expires_after_we_have_stopped_waiting_for_it(tmp_path: Path) -> None:
+    for engine, lifetime_s in (("deployment", 30 + 2 * GRACE_S), ("in-process", DEFAULT_TTL)):
+        sites = Sites()
+        talk = exchange_over(Grid(sites), tmp_path, "federation.deadline_s=30", f"engine={engine}")
+        talk.ask(NODES, talk.request(TRAIN, round=1, weights=WEIGHTS))
+        assert sites.asked["A"].metadata.ttl == pytest.approx(lifetime_s)
+
+
+# THE ANSWERS
+
+
+def test_replies_come_back_by_site(tmp_path: Path) -> None:
+    outcome = ask(tmp_path, B=answering(num_examples=9, metrics={"train_loss": 0.25, "seconds": 2}))
+    assert set(outcome.replies) == set(SITES)
+    assert (outcome.failed, outcome.malformed, outcome.sitting_out) == ([], {}, {})
+    assert (outcome.replies["B"].num_examples, outcome.replies["B"].metrics["train_loss"]) == (9, 0.25)
+    assert all(outcome.settles(site) for site in SITES)
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_an_answer_to_an_evaluation_brings_no_weights(tmp_path: Path) -> None:
+    talk = exchange_over(Grid(Sites(A=answering(weights=None, metrics={"psnr_db": 20.0}))), tmp_path)
+    outcome = talk.ask({"A": 2}, talk.request(EVALUATE, round=1, weights=WEIGHTS, subjects=VALIDATION))
+    assert outcome.replies["A"].weights is None
+    assert outcome.replies["A"].metrics == {"psnr_db": 20.0}
+
+
+@pytest.mark.parametrize("error", [BudgetError, PolicyError, PrivacyError])
+def test_a_site_may_sit_out(tmp_path: Path, error: type[BudgetError]) -> None:
+    outcome = ask(tmp_path, B=failing(REFUSED, error.public))
+    assert outcome.sitting_out == {"B": error.public}
+    assert outcome.failed == []
+    assert outcome.settles("B")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "noted"),
+    [
+        (REFUSED, DataError.public, DataError.public),
+        (FAILED, PolicyError.public, PolicyError.public),  # only a refusal is a right
+        (FAILED, "", "no reason given"),
+        (FAILED, "two\nlines \x1b[31mand a colour", "two lines [31mand a colour"),
+        (FAILED, "x" * 500, "x" * 200),
+        (ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable", "its connection was lost for a minute"),
+        (ErrorCode.CLIENT_APP_CRASHED, "Error: crashed", "its runner was lost for a minute"),
+        (ErrorCode.MESSAGE_UNAVAILABLE, "Error: expired", "no answer in time"),
+        (ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "Error: gone", "its answer was lost on the way"),
+    ],
+)
+def test_an_error_is_noted_in_words_for_a_person(tmp_path: Path, code: int, reason: str, noted: str) -> None:
+    outcome = ask(tmp_path, B=failing(code, reason))
+    assert (outcome.failed, outcome.malformed, outcome.sitting_out) == (["B"], {}, {})
+    assert set(outcome.replies) == {"A", "C"}
+    assert not outcome.settles("B")  # it may be asked again
+    ((site, round, action, told),) = troubles(tmp_path, SiteFailed)
+    assert (site, round, action) == ("B", 4, TRAIN)
+    assert told.startswith(noted)
+    assert len(told) <= 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (answering(nonce="0" * 32), "the reply's nonce is not that of the request"),
+        (answering(round=3), "the reply's round is not that of the request"),
+        (answering(run_id="another"), "the reply's run_id is not that of the request"),
+        (answering(num_examples=11), "the reply counts 11 subjects, 10 are registered"),
+        (answering(metrics={"secret": 1.0}), "the reply tells secret, which nobody asked for"),
+        (answering(metrics={"train_loss": float("nan")}), "metric train_loss=nan is not a finite number"),
+        (answering(scalars={"num_examples": "3"}), "field num_examples='3' must be of type int"),
+        (answering(scalars={"subject_ids": "all"}), "unknown fields: subject_ids"),
+    ],
+)
+def test_an_answer_that_is_no_reply_is_kept_for_a_strike(tmp_path: Path, answer: Answer, reason: str) -> None:
+    outcome = ask(tmp_path, B=answer)
+    assert outcome.failed == ["B"]
+    assert outcome.malformed == {"B": reason}
+    assert outcome.settles("B")
+    assert troubles(tmp_path, SiteFailed) == []  # the refusal is the event
+
+
+def test_bytes_that_numpy_cannot_read_are_no_reply(tmp_path: Path) -> None:
+    def hostile(message: Message) -> Message:
+        reply = answering()(message)
+        reply.content.array_records[ARRAYS] = ArrayRecord(
+            {"float32": Array(dtype="object", shape=(6,), stype="numpy.ndarray", data=b"\x80\x04no array")}
+        )
+        return reply
+
+    assert ask(tmp_path, B=hostile).malformed["B"].startswith("the reply cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    "answer", [answering(scalars={"protocol": 1}), lambda message: Message(RecordDict(), reply_to=message)]
+)
+def test_another_release_fails_but_means_no_harm(tmp_path: Path, answer: Answer) -> None:
+    outcome = ask(tmp_path, B=answer)
+    assert (outcome.failed, outcome.malformed) == (["B"], {})
+    ((_, _, _, reason),) = troubles(tmp_path, SiteFailed)
+    assert "install one release everywhere" in reason
+
+
+# THE NETWORK
+
+
+def test_a_silent_site_is_missing_after_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "GRACE_S", 0.0)
+    talk = exchange_over(Grid(Sites(), silent="B"), tmp_path, "federation.deadline_s=0.6")
+    outcome = talk.ask(NODES, talk.request(TRAIN, round=4, weights=WEIGHTS))
+    assert set(outcome.replies) == {"A", "C"}
+    assert outcome.failed == []
+    assert troubles(tmp_path, SiteMissing) == [("B", 4, TRAIN, "no answer to train within 1 s")]
+
+
+def test_a_request_that_is_not_delivered_is_not_waited_for(tmp_path: Path) -> None:
+    class Dropping(Grid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            _, *others = super().push_messages(messages)
+            return ["", *others]
+
+    assert set(ask(tmp_path, grid=Dropping).replies) == {"B", "C"}
+    assert troubles(tmp_path, SiteMissing) == [("A", 4, TRAIN, "the request could not be delivered")]
+
+
+def test_a_second_answer_to_one_request_is_left_out(tmp_path: Path) -> None:
+    class Repeating(Grid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            return [message for message in super().pull_messages(message_ids) for _ in range(2)]
+
+    outcome = ask(tmp_path, grid=Repeating)
+    assert (set(outcome.replies), outcome.failed) == (set(SITES), [])
+
+
+def test_answers_are_collected_as_they_come(tmp_path: Path) -> None:
+    class OneByOne(Grid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            return super().pull_messages([*message_ids][:1])
+
+    heard: list[Exchanging] = []
+    with progress.listening(lambda news: heard.append(news) if isinstance(news, Exchanging) else None):
+        ask(tmp_path, grid=OneByOne, B=failing(FAILED, "no"))
+    assert [(news.waiting_for, news.answered, news.failed) for news in heard] == [
+        (["A", "B", "C"], [], []),
+        (["B", "C"], ["A"], []),
+        (["C"], ["A"], ["B"]),
+        ([], ["A", "C"], ["B"]),
+    ]
+    assert {(news.round, news.action) for news in heard} == {(4, TRAIN)}
+
+
+def test_a_superlink_that_recovers_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Unreachable(Grid):
+        calls = 0
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            self.calls += 1
+            if self.calls == 1:
+                raise httpx.ConnectError("connection refused")
+            if self.calls == 2:
+                self._refused["pull"] = 500
+            return super().pull_messages(message_ids)
+
+    assert set(ask(tmp_path, grid=Unreachable).replies) == set(SITES)
+    assert caplog.messages == [
+        "the SuperLink does not answer (connection refused); asking again",
+        "the SuperLink answers 500; asking again",
+    ]
+
+
+def test_a_superlink_that_refuses_ends_the_exchange(tmp_path: Path) -> None:
+    talk = exchange_over(Grid(Sites(), refused={"pull": 403}), tmp_path)
+    with pytest.raises(httpx.HTTPStatusError):
+        talk.ask(NODES, talk.request(TRAIN, round=1, weights=WEIGHTS))
+
+
+def test_nobody_is_asked(tmp_path: Path) -> None:
+    sites = Sites()
+    talk = exchange_over(Grid(sites), tmp_path)
+    assert talk.ask({}, talk.request(TRAIN, round=1, weights=WEIGHTS)) == Outcome()
+    assert sites.asked == {}
+    talk.note_absent(["B"], talk.request(TRAIN, round=1, weights=WEIGHTS))
+    assert troubles(tmp_path, SiteMissing) == [("B", 1, TRAIN, "not connected")]
+
+
+# WAITING FOR SITES
+
+
+def test_it_waits_for_enough_sites_and_says_for_whom(tmp_path: Path) -> None:
+    talk = exchange_over(Grid(Sites(), away={"B": 2, "C": 4}), tmp_path)
+    assert talk.wait_for(SITES, enough=1, round=2) == {"A": 2}
+    heard: list[Exchanging] = []
+    with progress.listening(lambda news: heard.append(news) if isinstance(news, Exchanging) else None):
+        assert talk.wait_for(SITES, enough=3, round=2) == NODES
+    waited = events_of(tmp_path, Waiting)
+    assert [(event.round, event.sites, event.limit_s) for event in waited] == [(2, ["B", "C"], 5.0), (2, ["C"], 5.0)]
+    assert [(news.action, news.waiting_for) for news in heard] == [("connecting", ["B", "C"]), ("connecting", ["C"])]
+
+
+def test_it_waits_no_longer_than_its_limit(tmp_path: Path) -> None:
+    talk = exchange_over(Grid(Sites(), away={"C": 10**9}), tmp_path, "federation.wait_s=0.1")
+    assert talk.wait_for(SITES, enough=3, round=1) == {"A": 2, "B": 3}
+    assert len(events_of(tmp_path, Waiting)) == 1
+
+
+def test_nobody_is_waited_for_where_none_is_needed(tmp_path: Path) -> None:
+    talk = exchange_over(Grid(Sites(), away={"C": 10**9}), tmp_path)
+    assert talk.wait_for(["C"], enough=0, round=1) == {}
+    assert not (tmp_path / "events.jsonl").exists()
