@@ -80,7 +80,7 @@ def _weighted_mean(updates: Sequence[SiteUpdate], f: int) -> Averages:
 
 def _trimmed_mean(updates: Sequence[SiteUpdate], f: int) -> Averages:
     """Per coordinate, without the f lowest and the f highest values."""
-    return _per_coordinate(updates, lambda stack: _mean_of(np.sort(stack, axis=0)[f : len(stack) - f]))
+    return _per_coordinate(updates, lambda stack: np.sort(stack, axis=0)[f : len(stack) - f].mean(axis=0))
 
 
 def _median(updates: Sequence[SiteUpdate], f: int) -> Averages:
@@ -104,7 +104,7 @@ def _bulyan(updates: Sequence[SiteUpdate], f: int) -> Averages:
 
     def middle(stack: NDArray[np.float64]) -> NDArray[np.float64]:
         order = np.argsort(np.abs(stack - np.median(stack, axis=0)), axis=0, kind="stable")
-        return _mean_of(np.take_along_axis(stack, order[: len(stack) - 2 * f], axis=0))
+        return np.asarray(np.take_along_axis(stack, order[: len(stack) - 2 * f], axis=0).mean(axis=0))
 
     return _per_coordinate([updates[i] for i in sorted(chosen)], middle)
 
@@ -137,10 +137,6 @@ def _per_coordinate(
         name: estimate(np.stack([update.weights[name].astype(np.float64) for update in updates]))
         for name in updates[0].weights
     }
-
-
-def _mean_of(stack: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(stack.mean(axis=0))
 
 
 def _distances(updates: Sequence[SiteUpdate]) -> NDArray[np.float64]:

@@ -11,12 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agi_core.errors import ConfigError
@@ -71,13 +66,9 @@ def expiry(certificates: Certificates) -> datetime.datetime:
         ConfigError: there is none, it cannot be read, or it has expired.
     """
     make = "make one with: python -m server certs --name HOST.NAME.OF.THE.COORDINATOR"
-    missing = [
-        path
-        for path in (certificates.ca_path, certificates.server_path, certificates.server_key_path)
-        if not path.is_file()
-    ]
-    if missing:
-        raise ConfigError(f"{missing[0]} does not exist; {make}")
+    for path in (certificates.ca_path, certificates.server_path, certificates.server_key_path):
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist; {make}")
     try:
         end = x509.load_pem_x509_certificate(certificates.server_path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:

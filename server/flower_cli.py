@@ -15,6 +15,8 @@ from server.coordinator import CoordinatorDir
 
 CONNECTION = "agi"  # always named: without a name, flwr would start a simulation of its own
 CALL_S = 180.0
+BUNDLE_PATH = Path(__file__).with_name("bundle_template.toml")
+ENDED, KNOWN_KEY = "[code: 18]", "[code: 23]"  # in Flower's words: the run has ended by itself, the key is registered
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,18 @@ root-certificates = {json.dumps(str(coordinator.certificates.ca_path))}
     atomic.write_text(coordinator.flwr_home / "config.toml", text)
 
 
-def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
-    """Start the ServerApp on a run folder; returns Flower's id of the run.
+def bundle() -> str:
+    """The `pyproject.toml` that Flower sends around. It holds no code: it names the apps that are installed, here and
+    at each hospital."""
+    return BUNDLE_PATH.read_text(encoding="utf-8").format(version=version("agi-fed"))
 
-    The bundle that Flower sends around holds no code: it names the apps that are installed, here and at each hospital.
-    """
+
+def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
+    """Start the ServerApp on a run folder, with the `bundle`; returns Flower's id of the run."""
     with tempfile.TemporaryDirectory() as folder:  # flwr may rewrite the pyproject.toml that it is given
         app_dir = Path(folder) / "agi-fed"
         app_dir.mkdir()
-        (app_dir / "pyproject.toml").write_text(_bundle())
+        (app_dir / "pyproject.toml").write_text(bundle())
         config_path = Path(folder) / "run.toml"
         paths = {"run-dir": run_dir, "strikes-path": coordinator.strikes_path}
         config_path.write_text("".join(f"{key} = {json.dumps(str(path.resolve()))}\n" for key, path in paths.items()))
@@ -74,11 +79,7 @@ def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
 
 def stop(coordinator: CoordinatorDir, flower_run_id: str) -> None:
     """Stop a run by Flower's id; one that has ended by itself meanwhile is no error."""
-    try:
-        _flwr(coordinator, "stop", flower_run_id, CONNECTION)
-    except RunError as error:
-        if "[code: 18]" not in str(error):
-            raise
+    _flwr(coordinator, "stop", flower_run_id, CONNECTION, no_fault=ENDED)
 
 
 def run_status(coordinator: CoordinatorDir, flower_run_id: str) -> FlowerRun:
@@ -89,13 +90,9 @@ def run_status(coordinator: CoordinatorDir, flower_run_id: str) -> FlowerRun:
 
 def register(coordinator: CoordinatorDir, *, name: str, public_key_path: Path) -> int | None:
     """Allow the node with this key in, under this name; returns its node id, or None when it is let in already."""
-    try:
-        answer = _flwr(coordinator, "supernode", "register", str(public_key_path), CONNECTION, "--name", name)
-        return int(answer["node-id"])
-    except RunError as error:
-        if "[code: 23]" in str(error):
-            return None
-        raise
+    command = ("supernode", "register", str(public_key_path), CONNECTION, "--name", name)
+    answer = _flwr(coordinator, *command, no_fault=KNOWN_KEY)
+    return int(answer["node-id"]) if answer else None
 
 
 def unregister(coordinator: CoordinatorDir, node_id: int) -> None:
@@ -114,8 +111,9 @@ def _node(row: dict[str, str]) -> Node:
     return Node(row["status"], "now" if row["status"] == "online" else max(seen, default=None))
 
 
-def _flwr(coordinator: CoordinatorDir, *arguments: str) -> dict[str, Any]:
-    """The answer of one `flwr` command, over our named connection."""
+def _flwr(coordinator: CoordinatorDir, *arguments: str, no_fault: str | None = None) -> dict[str, Any]:
+    """The answer of one `flwr` command, over our named connection. An error whose text holds `no_fault` counts as an
+    empty answer."""
     if not (coordinator.flwr_home / "config.toml").is_file():
         raise RunError(f"{coordinator.path} has not been started yet; start it with: python -m server up")
     finished = subprocess.run(
@@ -134,27 +132,9 @@ def _flwr(coordinator: CoordinatorDir, *arguments: str) -> dict[str, Any]:
         answer = {"success": False, "error-message": finished.stderr or finished.stdout}
     if not answer.get("success"):
         reason = " ".join(str(answer.get("error-message", "no reason given")).split())
+        if no_fault is not None and no_fault in reason:
+            return {}
         if "Connection to the SuperLink is unavailable" in reason:
             raise RunError(f"the coordinator in {coordinator.path} does not answer; start it with: python -m server up")
         raise RunError(f"flwr {arguments[0]}: {reason.rpartition('...')[2].strip()}")
     return answer
-
-
-def _bundle() -> str:
-    return f"""[project]
-name = "agi-fed"
-version = "{version("agi-fed")}"
-description = "Names the installed apps; holds no code"
-license = "Apache-2.0"
-
-[tool.flwr.app]
-publisher = "agi-fed"
-
-[tool.flwr.app.components]
-serverapp = "server.app:app"
-clientapp = "client.app:app"
-
-[tool.flwr.app.config]
-run-dir = ""
-strikes-path = ""
-"""

@@ -74,12 +74,11 @@ def register(
         raise ConfigError(f"this key is registered as {taken[0]}; every site has its own key and one name")
 
     entry = old or Entry(public_key, fingerprint(public_key))
-    entry = replace(entry, subjects=subjects if subjects is not None else entry.subjects)
+    entry = replace(entry, subjects=subjects or entry.subjects)
     known = flower_cli.nodes(coordinator)
-    if entry.node_id in known:
-        _write(coordinator, {**entries, name: entry})
-        return entry, "already registered"
     _write(coordinator, {**entries, name: entry})  # first, so that a crash leaves a name to register again
+    if entry.node_id in known:
+        return entry, "already registered"
     with tempfile.TemporaryDirectory() as folder:
         copy_path = Path(folder) / "key.pub"
         copy_path.write_text(public_key + "\n")

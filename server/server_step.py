@@ -1,9 +1,8 @@
 """The server's step: the replies of one round and the weights that were sent give the next weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agi_core.config.schema import FederationConfig
 from agi_core.protocol import Weights
@@ -13,11 +12,7 @@ Velocity = Averages
 
 
 def next_weights(
-    sent: Weights,
-    updates: Sequence[SiteUpdate],
-    *,
-    velocity: Mapping[str, NDArray[np.float64]],
-    config: FederationConfig,
+    sent: Weights, updates: Sequence[SiteUpdate], *, velocity: Velocity, config: FederationConfig
 ) -> tuple[Weights, Velocity]:
     """The next global weights, and the server momentum's new state (empty for plain FedAvg).
 

@@ -52,9 +52,9 @@ def running(
     Raises:
         RunError: a port is taken, or it does not become healthy; the message names the log.
     """
-    for wanted in (port, health_port):
-        _check_free(host if wanted == port else "127.0.0.1", wanted)
-    address = f"{_own_address(host)}:{port}"
+    _check_free(host, port)
+    _check_free("127.0.0.1", health_port)
+    address = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  a comparison, not a bind
     flower_cli.write_connection(coordinator, address=address)
     _make_database(coordinator.database_path)
     adopt_orphans()
@@ -84,10 +84,6 @@ def _make_database(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("VACUUM")  # writes the first page, which fixes the size
-
-
-def _own_address(host: str) -> str:
-    return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104  a comparison, not a bind
 
 
 def _check_free(host: str, port: int) -> None:

@@ -3,7 +3,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.numpy import save
@@ -15,10 +14,11 @@ from agi_core.run import run_folder
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import RoundStarted
 from agi_core.run.initial_weights import initial_weights
-from server import flower_cli, run_state, runs
+from server import run_state, runs
 from server.__main__ import main
 from server.coordinator import CoordinatorDir
 from server.registry import Entry
+from tests.support.flwr_program import Flwr, stand_in
 
 REGISTERED = {
     "A": Entry("key A", "SHA256:A", subjects=40, node_id=1),
@@ -49,38 +49,12 @@ def run_dir(coordinator: CoordinatorDir) -> Path:
     return run_dir
 
 
-class Flwr:
-    """A program in the place of `flwr`: it gives the same answers again and again, and notes what it was asked."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._folder = folder
-        program = folder / "flwr"
-        program.write_text(f'#!/bin/sh\necho "$1" "$2" >> {folder}/asked\ncat "{folder}/$1"\n')
-        program.chmod(0o755)
-
-    def answers(self, command: str, **answer: Any) -> None:
-        (self._folder / command).write_text(json.dumps({"success": True, **answer}))
-
-    def knows(self, status: str, details: str = "") -> None:
-        """The run is in this state."""
-        self.answers("list", runs=[{"status": status, "status-details": details}])
-
-    def asked(self, command: str) -> list[str]:
-        """The first argument of each such call."""
-        path = self._folder / "asked"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [line.split()[1] for line in lines if line.split()[0] == command]
-
-
 @pytest.fixture
 def flwr(coordinator: CoordinatorDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flwr:
     """What stands for a coordinator that is up."""
-    flower_cli.write_connection(coordinator, address="127.0.0.1:1")
-    flwr = Flwr(tmp_path / "bin")
-    monkeypatch.setattr(flower_cli, "BIN_DIR", tmp_path / "bin")
-    flwr.answers("run", **{"run-id": 7})
-    flwr.answers("stop")
+    flwr = stand_in(coordinator, tmp_path / "bin", monkeypatch)
+    flwr.answers("run", {"run-id": 7})
+    flwr.answers("stop", {})
     return flwr
 
 
