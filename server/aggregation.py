@@ -2,7 +2,7 @@
 
 Of n updates, f = max(1, ceil(hostile_share n)) may be hostile. `RULES` lists what can be chosen, each with its
 paper and with the fewest updates for f. Only the mean is weighted by training subjects: a count is a claim of the site,
-and the others must not depend on claims. One hostile site decides the mean.
+and the others must not depend on claims. One hostile site can decide the mean.
 """
 
 import math
@@ -111,8 +111,8 @@ def _bulyan(updates: Sequence[SiteUpdate], f: int) -> Averages:
 
 @dataclass(frozen=True)
 class AggregationRule:
-    """`combine(updates, f)` withstands f hostile ones of at least `least(f)` updates, which are in the order of site
-    names."""
+    """`combine(updates, f)` withstands f hostile updates if there are at least `least(f)`. Updates are in the order of
+    site names."""
 
     least: Callable[[int], int]
     combine: Callable[[Sequence[SiteUpdate], int], Averages]
@@ -151,8 +151,8 @@ def _distances(updates: Sequence[SiteUpdate]) -> NDArray[np.float64]:
 
 
 def _most_central(distances: NDArray[np.float64], f: int) -> int:
-    """The row whose n-f-2 nearest others are nearest to it; of equals the first. Bulyan comes down to n < f+3: then one
-    neighbour counts."""
+    """The row whose n-f-2 nearest others are nearest to it. Of equal rows it is the first. Bulyan gets down to n < f+3:
+    then one neighbour counts."""
     n = len(distances)
     neighbours = max(1, n - f - 2)
     scores = [np.sort(np.delete(distances[i], i))[:neighbours].sum() for i in range(n)]

@@ -1,6 +1,6 @@
-"""TLS of the coordinator: a certificate authority that is made once, and server certificates that it signs.
+"""TLS of the coordinator. A certificate authority is made once. It signs every server certificate.
 
-The hospitals trust `ca.crt` alone, so a new server certificate changes nothing at any site.
+Hospitals trust `ca.crt` alone, so a new server certificate changes nothing at any site.
 """
 
 import datetime
@@ -18,11 +18,11 @@ from agi_core.errors import ConfigError
 from agi_core.host import atomic
 
 CA_DAYS, SERVER_DAYS, WARN_DAYS = 3650, 365, 30
-BACKDATED = datetime.timedelta(hours=1)  # for hospitals whose clocks are behind
+BACKDATED = datetime.timedelta(hours=1)  # a hospital's clock may be behind
 
 
 class Certificates:
-    """The files in `coordinator/certs`. Only `ca_path` is given away; the keys are of mode 600."""
+    """The files in `coordinator/certs`. Hospitals get `ca_path` alone. The two keys have mode 600."""
 
     def __init__(self, certs_dir: Path) -> None:
         self.dir = certs_dir
@@ -33,11 +33,12 @@ class Certificates:
 
 
 def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:
-    """Make the authority if there is none yet, and a server certificate for `name`, `ips` and this machine itself.
+    """Make a server certificate for `name`, for `ips` and for this machine itself. Make the authority first if there is
+    none yet.
 
     Raises:
-        ConfigError: an address or name is malformed, or half of the authority is missing. RunError: the folder cannot
-            be written.
+        ConfigError: an address or name is malformed, or half of the authority is missing.
+        RunError: the folder cannot be written.
     """
     names = [_dns_name(name), x509.DNSName("localhost")]
     addresses = [x509.IPAddress(_ip_address(ip)) for ip in dict.fromkeys(["127.0.0.1", *ips])]
@@ -147,7 +148,7 @@ def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False) 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with atomic.replacing(path) as temporary_path:
-        temporary_path.touch(mode=0o600, exist_ok=False)  # never readable by others, not even for a moment
+        temporary_path.touch(mode=0o600, exist_ok=False)  # others can never read it, not even for a moment
         temporary_path.write_bytes(content)
 
 

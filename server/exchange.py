@@ -1,7 +1,7 @@
 """Requests to named sites and their checked replies, over any Flower grid.
 
-Flower's own `send_and_receive` looks for replies every 3 s, and does not say who is late. An `Exchange` looks every
-`POLL_S`, and names in the events each site that does not answer.
+Flower's own `send_and_receive` looks for replies every 3 s and does not say who is late. An `Exchange` looks every
+`POLL_S` seconds, and its events name each site that does not answer.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ from server.update_gate import check_answer
 
 log = logging.getLogger("server")
 POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # between two looks: for replies, for sites that connect
-GRACE_S = 10.0  # after the deadline: for transport, and for a site to say itself that it ran out of time
+GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's own error reply
 SITS_OUT = frozenset(error.public for error in (BudgetError, PolicyError, PrivacyError))
-"""The sentences of a site that has the right to sit out. Nothing is broken at such a site, and it would refuse
-again."""
+"""The sentences of a site that has the right to sit out. Nothing is broken at such a site. It would refuse a second
+request too."""
 
 
 @dataclass
@@ -62,9 +62,9 @@ class Exchange:
         self._task, self._registered = task_json(config.task), config.federation.subjects
         self._transport = config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
-        # A request expires soon after the deadline: a site that comes back later does not work in vain. It expires
-        # after we have stopped waiting: the events say that a site was late in our words, not in Flower's. A simulation
-        # needs no lifetime, because its sites answer while the request is sent.
+        # A request expires soon after the deadline, so that a site that comes back later does not work in vain. We stop
+        # waiting before it expires, so that the events name a late site in our words and not in Flower's. A simulation
+        # needs no lifetime: its sites answer while the request is sent.
         self._lifetime_s = self._deadline_s + 2 * GRACE_S if config.engine == DEPLOYMENT else None
 
     def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
@@ -120,8 +120,8 @@ class Exchange:
                 if site := waiting.pop(message.metadata.reply_to_message_id, ""):  # else a second answer to one request
                     self._receive(message, site, requests[site], outcome)
             if len(waiting) < before:
-                late, answered = sorted(waiting.values()), sorted(outcome.replies)
-                progress.report(exchanging(waiting_for=late, answered=answered, failed=[*outcome.failed]))
+                left, answered = sorted(waiting.values()), sorted(outcome.replies)
+                progress.report(exchanging(waiting_for=left, answered=answered, failed=[*outcome.failed]))
             elif time.monotonic() > deadline:
                 break
             else:

@@ -1,4 +1,5 @@
-"""The registry: which hospitals may join, under which name and key. `sites.json` keeps what Flower's own list lacks.
+"""The registry: which hospitals may join, under which name and with which key. Flower has a list of its own, and
+`sites.json` keeps what that list lacks.
 
 `{name: {"public_key": OpenSSH line, "fingerprint": as ssh-keygen -lf, "subjects": n or null, "node_id": Flower's}}`
 """
@@ -25,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered site. `node_id` None: Flower has not confirmed it yet."""
+    """One registered site. `node_id` is None until Flower has confirmed the registration."""
 
     public_key: str
     fingerprint: str
@@ -51,7 +52,7 @@ def read(coordinator: CoordinatorDir) -> dict[str, Entry]:
 def register(
     coordinator: CoordinatorDir, *, name: str, key_path: Path, subjects: int | None
 ) -> tuple[Entry, Literal["registered", "already registered"]]:
-    """Let a hospital in under a name. Doing it again with the same key changes nothing but `subjects`, and mends a
+    """Let a hospital in under a name. A second registration with the same key changes `subjects` alone. It also mends a
     registration that Flower's database has lost.
 
     Raises:
@@ -76,14 +77,14 @@ def register(
     entry = old or Entry(public_key, fingerprint(public_key))
     entry = replace(entry, subjects=subjects or entry.subjects)
     known = flower_cli.nodes(coordinator)
-    _write(coordinator, {**entries, name: entry})  # first, so that a crash leaves a name to register again
+    _write(coordinator, {**entries, name: entry})  # first: after a crash, the same command goes on
     if entry.node_id in known:
         return entry, "already registered"
     with tempfile.TemporaryDirectory() as folder:
         copy_path = Path(folder) / "key.pub"
         copy_path.write_text(public_key + "\n")
         node_id = flower_cli.register(coordinator, name=name, public_key_path=copy_path)
-    if node_id is None:  # a crash came between Flower's registration and ours: it is the node that nobody else has
+    if node_id is None:  # a crash came after Flower's note and before ours: it is the node that no entry names
         strays = set(known) - {other.node_id for other in entries.values()}
         if len(strays) != 1:
             raise RunError(

@@ -1,4 +1,4 @@
-"""Runs of the coordinator: make a run folder and start it, stop it, go on with it."""
+"""Runs of the coordinator: a run is submitted, stopped, and resumed."""
 
 import dataclasses
 import shutil
@@ -18,7 +18,7 @@ from server.coordinator import CoordinatorDir
 from server.flower_cli import FlowerRun
 
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
-LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # what a simulation decides, or each hospital
+LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # settings of a simulation, or of each hospital
 STOP_S = 15.0
 REGISTER = "python -m server register --name NAME KEY.pub"
 
@@ -49,8 +49,8 @@ def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) 
 
 
 def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Path:
-    """Go on with a run after its last finished round, with the sites' sizes as they are registered now, and perhaps
-    another quorum; returns its folder.
+    """Go on with a run after its last finished round; returns its folder. The sites' sizes become those that are
+    registered now. `quorum` replaces the run's own; None keeps it.
 
     Raises:
         RunError: no such run, it is running or finished, or the coordinator does not answer.
@@ -64,7 +64,7 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Pat
     process = flower_run(coordinator, run_dir)
     if process.is_starting:
         raise RunError(f"{name} is about to start; watch it with: python -m server status")
-    if not process.is_finished:  # it is gone, which Flower notices after a minute
+    if not process.is_finished:  # the process is gone; Flower notices that after a minute
         flower_cli.stop(coordinator, process.id)
     config = run_folder.open_existing(run_dir)
     federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
@@ -145,7 +145,8 @@ def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
 
 
 def _with_sites(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:
-    """With its sites by name; where none is chosen, every registered site trains that is not unseen.
+    """With all its sites, in the order of names. If no training site is chosen, every registered site trains, except
+    the unseen ones.
 
     Raises:
         ConfigError: a site is not registered or stands twice, or none is left to train.
@@ -166,7 +167,7 @@ def _with_sites(federation: FederationConfig, registered: Mapping[str, registry.
 
 
 def _with_sizes(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:
-    """With the registered number of subjects of every site: no reply may count more.
+    """With the registered number of subjects of every site. No reply may count more.
 
     Raises:
         ConfigError: a training site is registered without one, or the sites are too few for the quorum or the

@@ -34,10 +34,11 @@ class SiteStatus:
 class RunStatus:
     """A run, as its folder shows it.
 
-    `state`: running, finished, paused, interrupted (stopped or killed), or starting. `validation_psnr_db` and
-    `suppressed` are of the newest validation that has them. Sites are `waiting_for`, `answered`, `failed` and `refused`
-    in the current round; `sitting_out` is {site: why}. `action` is what running sites are asked to do, and `reason` why
-    a run does not go on; None: nothing, or not known.
+    `state` is running, finished, paused, interrupted (stopped or killed) or starting. `validation_psnr_db` is of the
+    newest validation that has one. `suppressed` names the sites whose policy held figures back in the newest
+    validation. `waiting_for`, `answered`, `failed` and `refused` name sites of the current round. `sitting_out` is
+    {site: why}. `action` is what the sites are asked to do now, and `reason` says why the run does not go on. None:
+    nothing, or not known.
     """
 
     name: str

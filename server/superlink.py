@@ -1,4 +1,4 @@
-"""Starting and ending `flower-superlink`, with its documented flags alone.
+"""Starting and ending `flower-superlink`, with documented flags only.
 
 It serves hospitals (`/v1/fleet/`) and the `flwr` command (`/v1/control/`, which has no login) on one port. Therefore it
 listens on loopback, and a reverse proxy exposes the first path only.
@@ -77,8 +77,8 @@ def running(
 
 
 def _make_database(path: Path) -> None:
-    """Make an empty database for Flower to fill, if there is none. Its pages are large, because weights lie in it in
-    pieces of 5 MiB, and SQLite's usual pages of 4 KiB take twice as long to write (`benchmarks/results.md`)."""
+    """Make an empty database for Flower to fill, if there is none. Its pages are large, because it holds weights in
+    pieces of 5 MiB. With SQLite's usual pages of 4 KiB, writing takes twice as long (`benchmarks/results.md`)."""
     if path.exists():
         return
     with contextlib.closing(sqlite3.connect(path)) as connection:

@@ -1,8 +1,8 @@
 """The update gate: what a reply must satisfy before any of it is used. The server trusts no reply.
 
-A reply answers this very request and counts no more subjects than are registered. A trained one has exactly the
-parameters that were sent, all finite, and its change is bounded. With u = |reply - sent| / sqrt(its steps), over all
-parameters as one vector, and c the limit of its site,
+A reply answers this very request and counts no more subjects than are registered. The reply to a training request has
+exactly the parameters that were sent, and all are finite. Its change is bounded. All parameters are one vector,
+u = |reply - sent| / sqrt(steps of the reply), and c is the limit of the site:
 
     u <= c             averaged as it is
     c < u <= 10 c      scaled down to c
@@ -12,8 +12,8 @@ parameters as one vector, and c the limit of its site,
     ceiling = federation.max_update_norm, or what AdamW can do in this round
     with privacy: c = max(c, 3 x the change that noise alone makes)
 
-Adam divides the size of the gradients out, noisy ones too, so its change hardly depends on a site's size, data or
-noise, and honest sites differ by far less than 3.
+Adam divides by the size of the gradients, even of noisy ones. So its change hardly depends on a site's size, data or
+noise. Honest sites differ by far less than a factor of 3.
 """
 
 import math
@@ -35,16 +35,18 @@ from server.aggregation import SiteUpdate
 MEDIANS = 3.0
 NOISE_NORMS = 3.0
 REFUSED_AT = 10.0
-LARGEST_FIGURE = 1e9  # sums of larger ones could overflow
+LARGEST_FIGURE = 1e9  # sums of larger figures could overflow
 ADAMW_RATIO = 2.0
-"""Adam moves a weight by at most lr sqrt(0.1 t / (1 - 0.9^t)) in step t, after a sudden large gradient; else by lr."""
+"""After a sudden large gradient, Adam moves a weight in step t by up to lr sqrt(0.1 t / (1 - 0.9^t)). In all other
+steps it moves a weight by at most lr."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Verdict(Generic[T]):
-    """What is used of one round's replies, and {site: why} of those that were cut down or refused."""
+    """What is used of one round's replies. `clipped` and `refused` are {site: why} of the replies that were scaled down
+    and of those that are not used."""
 
     accepted: Mapping[str, T]
     clipped: Mapping[str, str] = field(default_factory=dict)
@@ -52,8 +54,8 @@ class Verdict(Generic[T]):
 
 
 def check_answer(reply: Reply, request: Request, *, registered: int | None) -> None:
-    """Raise ProtocolError unless the reply answers this very request, its run, round and nonce, tells only figures that
-    a site may tell, and counts at most the registered subjects (None: not known)."""
+    """Raise ProtocolError unless the reply answers this very request: its run, round and nonce. It may tell only the
+    figures that a site may tell, and count at most the `registered` subjects (None: not known)."""
     for name in ("run_id", "round", "nonce"):
         if getattr(reply, name) != getattr(request, name):
             raise ProtocolError(f"the reply's {name} is not that of the request")
@@ -68,12 +70,12 @@ def check_answer(reply: Reply, request: Request, *, registered: int | None) -> N
 
 
 def judge_figures(replies: Mapping[str, Reply], request: Request) -> Verdict[Reply]:
-    """Replies to an evaluation: `check_answer` is all that can be asked of them."""
+    """The verdict on replies to an evaluation. `check_answer` has checked all that can be checked."""
     return Verdict(replies)
 
 
 def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: RunConfig) -> Verdict[SiteUpdate]:
-    """Replies to a training request, each of which has passed `check_answer`."""
+    """The verdict on replies to a training request. Each has passed `check_answer`."""
     updates: dict[str, SiteUpdate] = {}
     refused: dict[str, str] = {}
     for site, reply in sorted(replies.items()):
@@ -100,7 +102,7 @@ def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: Run
 
 
 def read_update(reply: Reply, request: Request, site: str, *, local_steps: int) -> SiteUpdate:
-    """The reply to a training request, as an update whose change is still to be judged.
+    """The reply to a training request as an update. Its change is not judged here.
 
     Raises:
         ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, no training subject, or
@@ -139,14 +141,16 @@ def norm_limit(update: SiteUpdate, norms: Sequence[float], *, config: RunConfig,
         names = names_of(config.privacy.trainable, {name: array.ndim for name, array in update.weights.items()})
         noise = noise_norm(config, parameters=sum(update.weights[name].size for name in names), round=round)
         limit = max(limit, NOISE_NORMS * noise / math.sqrt(steps))
-    return max(limit, np.finfo(float).tiny)  # nobody may have changed anything
+    return max(limit, np.finfo(float).tiny)  # if no site changed anything, the median is 0
 
 
 def noise_norm(task: Task, *, parameters: int, round: int) -> float:
-    """Expected change of the weights in a private round whose gradients are noise alone, of any size.
+    """The expected change of the weights in a private round whose gradients are noise alone. It does not depend on the
+    size of the noise.
 
-    AdamW moves each weight by lr_t m_t / sqrt(v_t), and v_t is the noise's variance; noise g_k is in every m_t from k
-    on, with 0.1 0.9^(t-k) / (1 - 0.9^(t+1)). See `agi_core.training.train_round_privately`.
+    AdamW moves each weight by lr_t m_t / sqrt(v_t), and v_t is the variance of the noise. The noise g_k of step k is in
+    every m_t from k on, with the factor 0.1 0.9^(t-k) / (1 - 0.9^(t+1)). See
+    `agi_core.training.train_round_privately`.
     """
     rates = _rates(task, task.privacy.learning_rate, round)
     heard = [0.1 * rate / (1 - 0.9 ** (t + 1)) for t, rate in enumerate(rates)]
