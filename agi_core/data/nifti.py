@@ -1,19 +1,28 @@
-"""NIfTI files in and out: the only module that knows nibabel.
+"""NIfTI files in and out, NIfTI-1 and NIfTI-2: the only module that knows nibabel.
 
 Every volume is handed on in closest-canonical RAS+ orientation: array axes (I, J, K) run to the patient's right,
 anterior and superior; `affine` (float64) maps a voxel index to mm. `write_volume` goes back to the stored orientation.
+
+A header may place its voxels twice, by its sform and by its qform. `_placement` decides which one is used, and is the
+only place that does. What is odd but not hopeless comes along as a `Doubt`; what cannot be believed is refused.
 """
 
+import gzip
 import logging
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -29,81 +38,115 @@ MAX_VOLUME_BYTES = 4 * 2**30
 WRITTEN_STEP = 1e-4
 """Value of one stored integer in files by `write_volume` (`scl_slope`): 0..1 is stored as 0..10000."""
 
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # its remarks on headers; what matters raises below
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it repairs is a doubt, what matters raises
 
 _READ_ERRORS = (
     OSError,
     EOFError,
     ValueError,
+    ArithmeticError,
     zlib.error,
     ImageFileError,
     HeaderDataError,
 )
+_SPACES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI152", 5: "template"}  # of sform_code and qform_code
+_UNIT_MM = {1: 1e3, 3: 1e-3}  # of xyzt_units: metres and microns; everything else is mm
+_POSSIBLE_MM = (0.01, 100)  # spacing; beyond, a header is refused
+_USUAL_SPACING_MM, _USUAL_EXTENT_MM = (0.1, 15), (30, 600)  # of an MR scan of a head
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something odd in a scan's header: `cause` is the same text for the same cause, `found` is what this scan has."""
+
+    cause: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.found})"
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of a volume are: shape (I, J, K) in RAS+ order, and voxel index -> mm."""
+    """Where the voxels of a volume are: shape (I, J, K) in RAS+ order, and voxel index -> mm.
+
+    `space` is the header's name for these mm ("scanner", "MNI152"), "" where it is not known.
+    """
 
     shape: tuple[int, int, int]
     affine: Affine
+    doubts: tuple[Doubt, ...] = ()
+    space: str = ""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel spacing along I (right), J (anterior) and K (superior)."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        i, j, k = _spacing_mm(self.affine)
         return float(i), float(j), float(k)
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One 3-D image: float32 (I, J, K) in RAS+ order, slope and intercept applied, and its affine."""
+    """One 3-D image: float32 (I, J, K) in RAS+ order, slope and intercept applied; affine, doubts and space as of
+    `Grid`."""
 
     data: FloatArray
     affine: Affine
+    doubts: tuple[Doubt, ...] = ()
+    space: str = ""
 
     @property
     def grid(self) -> Grid:
         i, j, k = self.data.shape
-        return Grid((i, j, k), self.affine)
+        return Grid((i, j, k), self.affine, self.doubts, self.space)
 
 
 @np.errstate(all="ignore")  # what overflows is not finite, and refused
 def read_volume(path: Path) -> Volume:
-    """Read one 3-D NIfTI file.
+    """Read one 3-D NIfTI file, to its end: gzip's checksum is checked.
 
     Raises:
         DataError: the file is missing, broken, not one 3-D volume of real numbers, larger than `MAX_VOLUME_BYTES`,
-            has no orientation, holds NaN or infinity, or is constant.
+            holds more voxels than its header says, has no orientation that can be believed, holds NaN or infinity, or
+            is constant.
     """
-    image = _open(path)
-    try:
-        data = image.get_fdata(caching="unchanged", dtype=np.float32)
-    except _READ_ERRORS as error:
+    with _content(path) as file:
+        header = _read_header(path, file)
+        try:
+            data = np.asanyarray(ArrayProxy(file, header.fields, mmap=False), dtype=np.float32)
+            surplus = _bytes_left(file, limit=data[:, :, 0].size * header.fields.get_data_dtype().itemsize)
+        except _READ_ERRORS as error:
+            raise DataError(
+                f"{path} cannot be read to its end ({error}); it is damaged, probably truncated. Copy or download it "
+                "again."
+            ) from error
+    if surplus:
         raise DataError(
-            f"{path} cannot be read to its end ({error}); it is probably truncated. Copy or download it again."
-        ) from error
+            f"{path} holds more voxels than the {header.shape} of {header.fields.get_data_dtype()} in its header. "
+            "Convert it again from DICOM."
+        )
     if not np.isfinite(data).all():
         count = int((~np.isfinite(data)).sum())
         raise DataError(f"{path} holds NaN or infinity in {count} voxels. Export it again, or leave this scan out.")
     if data.min() == data.max():
         raise DataError(f"{path} is constant: every voxel is {data.min():g}. Export it again, or leave this scan out.")
-    orientation = nib.io_orientation(image.affine)
-    data = nib.apply_orientation(data.reshape(image.shape[:3]), orientation)
-    return Volume(np.ascontiguousarray(data), _canonical(image).affine)
+    data = nib.apply_orientation(data.reshape(header.shape), header.orientation)
+    return Volume(np.ascontiguousarray(data), header.grid.affine, header.doubts, header.space)
 
 
-@np.errstate(all="ignore")
 def read_grid(path: Path) -> Grid:
-    """Read shape and affine from the header alone, in RAS+ order. Raises DataError as `read_volume` does."""
-    return _canonical(_open(path))
+    """Read shape, affine and doubts from the header alone, in RAS+ order. Raises DataError as `read_volume` does."""
+    with _content(path) as file:
+        return _read_header(path, file).grid
 
 
 def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str) -> None:
     """Write a synthesised volume on the grid of an existing file, atomically.
 
-    Orientation, axis order, qform, sform, their codes, spacing and units are those of `like`; its free-text fields and
-    header extensions are not copied, since they may name a person. Stored as int16 with slope `WRITTEN_STEP`.
+    Format (NIfTI-1 or NIfTI-2), orientation, axis order, qform, sform, their codes, spacing and units are those of
+    `like`; a form that was not believed gets code 0. Free-text fields and header extensions are not copied, since they
+    may name a person. Stored as int16 with slope `WRITTEN_STEP`.
 
     Args:
         path: output, ending in `.nii` or `.nii.gz`.
@@ -115,22 +158,20 @@ def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str) -> N
         DataError: `path` has another suffix, or `like` cannot be read.
         RunError: `path` cannot be written.
     """
-    reference = _open(like)
-    if data.shape != _canonical(reference).shape or not (data.min() >= 0 and data.max() <= 1):
+    with _content(like) as file:
+        reference = _read_header(like, file)
+    if data.shape != reference.grid.shape or not (data.min() >= 0 and data.max() <= 1):
         raise ValueError(f"values in [0, 1] on the grid of {like} expected, not {data.shape} from {data.min()}")
-    to_stored = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.io_orientation(reference.affine)
-    )
+    to_stored = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), reference.orientation)
     stored = nib.apply_orientation(np.rint(data / WRITTEN_STEP).astype(np.int16), to_stored)
-    header = reference.header.copy()
-    header.extensions.clear()
-    for text_field in ("db_name", "aux_file", "intent_name"):
+    header = reference.fields  # without the file's extensions
+    for text_field in {"db_name", "aux_file", "intent_name"} & set(header):
         header[text_field] = b""
     header["descrip"] = descrip.encode("ascii")[:79]
     header["cal_min"], header["cal_max"] = 0, 1
     header.set_intent("none")
     header.set_data_dtype(np.int16)
-    image = type(reference)(stored, None, header)  # no affine: the header's own qform and sform stay as they are
+    image = reference.image_class(stored, None, header)  # no affine: the header's own qform and sform stay as they are
     image.header.set_slope_inter(WRITTEN_STEP, 0)
     _save(image, path)
 
@@ -167,17 +208,74 @@ def _save(image: Any, path: Path) -> None:
         nib.save(image, temporary_path)
 
 
-def _open(path: Path) -> Any:
-    """Header of a NIfTI file as a nibabel image, checked for everything that can be known without its voxels."""
+@contextmanager
+def _content(path: Path) -> Iterator[Any]:
+    """The uncompressed bytes of a file, whatever its suffix says."""
     if not path.is_file():
         raise DataError(f"{path} does not exist. Check the path, or that the drive is mounted.")
     try:
-        image = nib.load(path, mmap=False)
-        if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one, too
-            raise DataError(f"{path} is {type(image).__name__}, not single-file NIfTI. Convert it to .nii.gz.")
-        shape, affine, header = image.shape, image.affine, image.header
-        sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-        dtype = header.get_data_dtype()
+        with path.open("rb") as file:
+            is_compressed = file.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions, and the drive.") from error
+    with gzip.open(path) if is_compressed else path.open("rb") as content:
+        yield content
+
+
+def _bytes_left(file: Any, *, limit: int) -> bool:
+    """Read a file to its end; whether `limit` bytes or more were left. Fewer are padding."""
+    count = 0
+    while chunk := file.read(_CHUNK_BYTES):
+        count += len(chunk)
+        if count >= limit:
+            return True
+    return False
+
+
+@dataclass(frozen=True, eq=False)
+class _Header:
+    """A header that was believed: `fields` is nibabel's, `affine` is that of the stored axes."""
+
+    image_class: Any
+    fields: Any
+    shape: tuple[int, int, int]
+    affine: Affine
+    doubts: tuple[Doubt, ...]
+    space: str
+
+    @cached_property
+    def orientation(self) -> Any:
+        """From the stored axes to RAS+, as nibabel writes it."""
+        return nib.io_orientation(self.affine)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid after reorientation to RAS+."""
+        shape = [0, 0, 0]
+        for stored_axis, (axis, _) in enumerate(self.orientation):
+            shape[int(axis)] = self.shape[stored_axis]
+        affine = self.affine @ nib.orientations.inv_ornt_aff(self.orientation, self.shape)
+        return Grid((shape[0], shape[1], shape[2]), affine, self.doubts, self.space)
+
+
+@np.errstate(all="ignore")
+def _read_header(path: Path, file: Any) -> _Header:
+    """The header of a NIfTI file, checked for everything that can be known without its voxels."""
+    try:
+        block = file.read(nib.Nifti2Header.sizeof_hdr)
+        image_class = next(
+            (kind for kind in (nib.Nifti2Image, nib.Nifti1Image) if kind.header_class.may_contain_header(block)), None
+        )
+        if image_class is None:
+            raise DataError(
+                f"{path} is not a readable NIfTI file (it has no header of NIfTI-1 or NIfTI-2). Convert it to .nii.gz."
+            )
+        block = block[: image_class.header_class.sizeof_hdr]
+        stored, fields = (image_class.header_class(block, check=check) for check in (False, True))
+        if fields["magic"].item() != fields.single_magic:
+            raise DataError(f"{path} is one half of a pair .hdr and .img. Convert both to one .nii.gz.")
+        shape, dtype = fields.get_data_shape(), fields.get_data_dtype()
+        fields.get_data_offset(), fields.get_slope_inter()
     except _READ_ERRORS as error:
         raise DataError(f"{path} is not a readable NIfTI file ({error}). Copy or convert it again.") from error
     if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
@@ -192,24 +290,134 @@ def _open(path: Path) -> Any:
             f"{path} claims {shape} voxels, {n_bytes / 2**30:.0f} GiB in memory (limit "
             f"{MAX_VOLUME_BYTES / 2**30:.0f}). Check its header; crop or downsample it if it is real."
         )
-    if sform_code == 0 and qform_code == 0:
-        raise DataError(f"{path} has no orientation (sform and qform codes are 0). Convert it again from DICOM.")
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    possible = np.isfinite(affine).all() and spacing_mm.min() > 0.01 and spacing_mm.max() < 100
-    if not possible or abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < 1e-3:
-        listed = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
+    if np.isinf(stored["scl_slope"]):
+        raise DataError(f"{path} scales its values by infinity (scl_slope). Convert it again from DICOM.")
+    affine, doubts, space = _placement(path, stored, fields, shape=shape[:3])
+    return _Header(image_class, fields, shape[:3], affine, doubts, space)
+
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """One of the two ways in which a header says where its voxels are; `fault`: why it cannot be used, "" if it can."""
+
+    name: str
+    code: int
+    affine: Affine
+    unit_mm: float
+    fault: str
+
+    @classmethod
+    def of(cls, name: str, code: int, affine: Affine, *, unit_mm: float, fault: str = "") -> Self:
+        """A form as it is stored, brought to mm. A unit that makes a possible voxel impossible is left aside."""
+        in_mm = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
+        if _impossible(in_mm) and not _impossible(affine):
+            in_mm, unit_mm = affine, 1.0
+        if code not in _SPACES:
+            fault = f"has the unknown code {code}" if code else "is not set (code 0)"
+        return cls(name, code, in_mm, unit_mm, fault or _impossible(in_mm))
+
+
+def _placement(
+    path: Path, stored: Any, fields: Any, *, shape: tuple[int, int, int]
+) -> tuple[Affine, tuple[Doubt, ...], str]:
+    """The affine of the stored axes by which a header is understood, what is doubtful about it, and its space.
+
+    The sform is used where it is set, else the qform, as nibabel does. There are two exceptions: the sform is unusable,
+    or it contradicts the qform and is the identity, which programs write that know no geometry. A form that was not
+    believed gets code 0 in `fields`, so that nobody meets it in what is written from them.
+
+    Args:
+        stored: nibabel's header as it is in the file.
+        fields: the same with nibabel's repairs.
+
+    Raises:
+        DataError: neither form can be used.
+    """
+    sform = _Form.of("sform", int(stored["sform_code"]), stored.get_sform(), unit_mm=_unit_mm(stored))
+    qform = _qform(stored, fields)
+    if sform.fault and qform.fault:
         raise DataError(
-            f"{path} has an impossible affine (singular, or voxels of {listed} mm). Convert it again from DICOM."
+            f"{path} has no orientation that can be believed: its sform {sform.fault}, its qform {qform.fault}. "
+            "Convert it again from DICOM."
         )
-    return image
+    doubts = []
+    used, other = (qform, sform) if sform.fault else (sform, qform)
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in shape))]).T
+    if other.fault:
+        fields[f"{other.name}_code"] = 0
+        if other.code:
+            doubts.append(Doubt(f"the {other.name} is unusable; the {used.name} is used", f"it {other.fault}"))
+    elif np.abs((np.linalg.inv(sform.affine) @ qform.affine - np.eye(4)) @ corners).max() > 1:
+        if np.array_equal(sform.affine, np.eye(4)):
+            used, fields["sform_code"] = qform, 0
+        apart_mm = np.linalg.norm(((sform.affine - qform.affine) @ corners)[:3], axis=0).max()
+        cause = f"sform and qform place the scan more than a voxel apart; the {used.name} is used"
+        spaces = f"sform: {_SPACES[sform.code]}, qform: {_SPACES[qform.code]}"
+        doubts.append(Doubt(cause, f"up to {apart_mm:.1f} mm; {spaces}"))
+    doubts += _odd_fields(used, stored, shape=shape)
+    return used.affine, tuple(doubts), _SPACES[used.code]
 
 
-def _canonical(image: Any) -> Grid:
-    """Grid of an opened image after reorientation to RAS+."""
-    orientation = nib.io_orientation(image.affine)
-    stored_shape = image.shape[:3]
-    shape = [0, 0, 0]
-    for stored_axis, (axis, _) in enumerate(orientation):
-        shape[int(axis)] = int(stored_shape[stored_axis])
-    affine = np.asarray(image.affine, dtype=np.float64) @ nib.orientations.inv_ornt_aff(orientation, stored_shape)
-    return Grid((shape[0], shape[1], shape[2]), affine)
+def _odd_fields(used: _Form, stored: Any, *, shape: tuple[int, int, int]) -> Iterator[Doubt]:
+    """What is odd about a header, apart from a contradiction of its two forms."""
+    spacing_mm, pixdim_mm = _spacing_mm(used.affine), np.abs(stored["pixdim"][1:4]) * used.unit_mm
+    if stored["qform_code"] == 0 and (np.abs(spacing_mm - pixdim_mm) * shape > pixdim_mm).any():
+        found = f"{_listed(spacing_mm)} and {_listed(pixdim_mm)} mm"
+        yield Doubt("sform and pixdim have different voxel sizes; the sform is used", found)
+    if used.name == "qform" and stored["pixdim"][0] not in (-1, 0, 1):
+        yield Doubt("pixdim[0] is neither 1 nor -1; its sign is used", f"{stored['pixdim'][0]:g}")
+    if used.unit_mm != _unit_mm(stored):
+        yield Doubt("the unit is not mm, but the voxels are; mm is used", f"{_listed(spacing_mm)} mm")
+    if np.array_equal(used.affine, np.eye(4)):
+        yield Doubt("the affine is the identity: a program wrote it that knew no geometry", f"{shape} voxels")
+    if spacing_mm.min() < _USUAL_SPACING_MM[0] or spacing_mm.max() > _USUAL_SPACING_MM[1]:
+        yield Doubt("the voxels are not those of a head scan", f"{_listed(spacing_mm)} mm")
+    extent_mm = spacing_mm * shape
+    if extent_mm.min() < _USUAL_EXTENT_MM[0] or extent_mm.max() > _USUAL_EXTENT_MM[1]:
+        yield Doubt("the field of view is not that of a head scan", f"{_listed(extent_mm)} mm")
+    dtype = stored.get_data_dtype()
+    if stored["bitpix"] != dtype.itemsize * 8:
+        yield Doubt(
+            "datatype and bitpix contradict each other; the datatype is used", f"{dtype}, {stored['bitpix']} bits"
+        )
+
+
+def _unit_mm(stored: Any) -> float:
+    return _UNIT_MM.get(int(stored["xyzt_units"]) & 7, 1.0)
+
+
+def _qform(stored: Any, fields: Any) -> _Form:
+    """The qform. nibabel takes a pixdim of 0 for 1 mm and drops the sign of a negative one; both are faults here, since
+    such a header does not know its voxel size, or means a flip."""
+    fault, affine = "", np.eye(4)
+    pixdim = stored["pixdim"]
+    fields["pixdim"][0] = -1 if pixdim[0] < 0 else 1  # as in the NIfTI-1 standard
+    if not (pixdim[1:4] > 0).all():
+        fault = f"has voxels of {_listed(pixdim[1:4])} mm"
+    else:
+        try:
+            affine = fields.get_qform()
+        except (ValueError, HeaderDataError):
+            fault = "is no rotation"
+    return _Form.of("qform", int(stored["qform_code"]), affine, unit_mm=_unit_mm(stored), fault=fault)
+
+
+def _impossible(affine: Affine) -> str:
+    """Why an affine cannot be that of a scan; "" if it can."""
+    if not np.isfinite(affine).all():
+        return "is not finite"
+    spacing_mm = _spacing_mm(affine)
+    if not abs(np.linalg.det(affine[:3, :3] / spacing_mm)) > 1e-3:  # NaN where a column is zero
+        return "is singular"
+    possible = spacing_mm.min() > _POSSIBLE_MM[0] and spacing_mm.max() < _POSSIBLE_MM[1]
+    return "" if possible else f"has voxels of {_listed(spacing_mm)} mm"
+
+
+def _spacing_mm(affine: Affine) -> npt.NDArray[np.float64]:
+    """Voxel spacing along each array axis."""
+    spacing_mm: npt.NDArray[np.float64] = np.linalg.norm(affine[:3, :3], axis=0)
+    return spacing_mm
+
+
+def _listed(sizes: npt.NDArray[Any]) -> str:
+    return " x ".join(f"{size:.3g}" for size in sizes)
