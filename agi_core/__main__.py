@@ -71,15 +71,18 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             f" {', '.join(given)} and the grid of {grid}; pass {files}, and --grid one of them or not at all"
         )
     network.load(load_weights(arguments.run, best=arguments.weights == "best"))
-    synthesize(
+    source_paths = dict(arguments.source)
+    doubts = synthesize(
         network,
-        source_paths=dict(arguments.source),
+        source_paths=source_paths,
         out_path=arguments.out,
         spacing_mm=config.spacing_mm,
         grid=grid,
         register=config.data.register == "rigid",
         batch_size=arguments.batch_size,
     )
+    for modality, doubt in doubts:
+        print(f"warning: {source_paths[modality]}: {doubt}", file=sys.stderr)
     print(
         f"synthetic {scenario.target} in {arguments.out}; its values 0 to 1 stand for percentiles 0.5 to 99.5"
         " of a real scan"

@@ -8,13 +8,14 @@ for physical units.
 """
 
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
-from agi_core.data.preprocess import align, resample
+from agi_core.data.nifti import Doubt, FloatArray, check_name, read_volume, write_volume
+from agi_core.data.preprocess import align, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.data.slabs import source_box
 from agi_core.errors import DataError, RunError
@@ -31,7 +32,7 @@ def synthesize(
     grid: str | None = None,
     register: bool = False,
     batch_size: int,
-) -> None:
+) -> list[tuple[str, Doubt]]:
     """Synthesise the network's target from its sources and write it on the grid of one of them.
 
     Args:
@@ -42,9 +43,12 @@ def synthesize(
         register: lay the other sources on that one first, as the run's `data.register` did in training.
         batch_size: slices that a 2-D network sees at once: the bound on memory.
 
+    Returns:
+        (modality, doubt) for what is odd about the sources' headers.
+
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the head in the grid's source,
-            or `out_path` is one of the sources.
+            two sources are the same image, or `out_path` is one of the sources.
         RunError: `out_path` cannot be written, or the network's output is not finite.
     """
     scenario, grid = network.scenario, grid or network.reference
@@ -57,6 +61,13 @@ def synthesize(
     if out_path.resolve() in {path.resolve() for path in source_paths.values()}:
         raise DataError(f"{out_path} is one of the sources. Choose another output file.")
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
+    doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
+    for one, other in combinations(scenario.sources, 2):
+        if np.array_equal(volumes[one].data, volumes[other].data):
+            raise DataError(
+                f"{source_paths[one]} for {one} and {source_paths[other]} for {other} are the same image. "
+                "Give each modality its own file."
+            )
     if register:
         volumes = register_sources(volumes, to=grid, place=str(out_path))
     prepared = align(volumes, to=grid, spacing_mm=spacing_mm, place=str(source_paths[grid]))
@@ -68,6 +79,7 @@ def synthesize(
         like=source_paths[grid],
         descrip=f"synthetic {scenario.target}; 0..1 = p0.5..p99.5 of a real one",
     )
+    return doubts
 
 
 def predict(predictor: Predictor, volumes: FloatArray, *, batch_size: int) -> FloatArray:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
-from agi_core.data.nifti import read_grid
+from agi_core.data.nifti import Grid, read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.phantom.built_in import origin
 from agi_core.data.preparation import Preparation, check_disk
-from agi_core.data.preprocess import same_grid
-from agi_core.data.scans import Discovery, Scans, Subject, discover
-from agi_core.errors import RunError
+from agi_core.data.preprocess import same_grid, session_doubts
+from agi_core.data.scans import Discovery, Scans, Session, Subject, discover
+from agi_core.errors import DataError, RunError
 from agi_core.host import atomic
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
@@ -26,6 +26,11 @@ from agi_core.scenario import Scenario, parse_scenario
 from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
 from server.aggregation import check_sites
+
+NAMED_SCANS = 5  # of those that a warning is about
+
+Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
+"""The sessions of some subjects, each with the grid of every modality."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,17 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     scenario = parse_scenario(config.scenario)
     discovery = discover(Scans.of(config.data), scenario.modalities)
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
-    warnings = []
+    training = {site: read_headers(subjects, scenario) for site, subjects in parts.training.items()}
+    unseen_headers = [read_headers(_scored(subjects, config), scenario) for subjects in parts.unseen.values()]
+    warnings = header_warnings(
+        [session for headers in (*training.values(), *unseen_headers) for session in headers], Scans.of(config.data).dir
+    )
     reference = config.reference
     if reference is None:
-        reference, warning = choose_reference(scenario, [s for subjects in parts.training.values() for s in subjects])
+        grids = [grids for headers in training.values() for _, grids in headers]
+        reference, warning = choose_reference(scenario, grids)
         warnings += [warning] if warning else []
-    if config.grid.spacing_mm is None and (warning := spacing_warning(_spacings(parts.training, scenario))):
+    if config.grid.spacing_mm is None and (warning := spacing_warning(_spacings(training, scenario))):
         warnings.append(warning)
     sites, unseen = tuple(sorted(parts.training)), tuple(sorted(parts.unseen))
     sizes = {site: len(members) for site, members in sorted({**parts.training, **parts.unseen}.items())}
@@ -63,18 +73,39 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings))
 
 
-def choose_reference(scenario: Scenario, subjects: Sequence[Subject]) -> tuple[str, str | None]:
+def read_headers(subjects: Iterable[Subject], scenario: Scenario) -> Headers:
+    """Read the headers of these subjects' scans. Raises DataError where one cannot be believed."""
+    headers = []
+    for subject in subjects:
+        try:
+            for session in subject.sessions:
+                headers.append((session, {m: read_grid(session.paths[m]) for m in scenario.modalities}))
+        except DataError as error:
+            raise DataError(f"{error} (To go on without this subject: data.exclude=[{subject.id}])") from error
+    return headers
+
+
+def header_warnings(headers: Headers, data_dir: Path) -> list[str]:
+    """One sentence for each cause of doubt about headers, with the first scans that it is about."""
+    scans: dict[str, list[str]] = defaultdict(list)
+    for session, grids in headers:
+        for modality, doubt in session_doubts(grids):
+            path = session.paths[modality]
+            scans[doubt.cause].append(f"{path.relative_to(data_dir)} ({doubt.found})")
+    return [
+        f"{cause}: {len(names)} scan{'s' * (len(names) > 1)}, {', '.join(names[:NAMED_SCANS])}"
+        + (f", and {len(names) - NAMED_SCANS} more" if len(names) > NAMED_SCANS else "")
+        for cause, names in scans.items()
+    ]
+
+
+def choose_reference(scenario: Scenario, sessions: Sequence[Mapping[str, Grid]]) -> tuple[str, str | None]:
     """The source that was acquired in the target's pose, as far as headers tell, and a warning where they do not.
 
     That is the first source whose native grid equals the target's in every session of every training subject.
     """
-    sessions = [session for subject in subjects for session in subject.sessions]
-    targets = [read_grid(session.paths[scenario.target]) for session in sessions]
     for source in scenario.sources:
-        if all(
-            same_grid(read_grid(session.paths[source]), target)
-            for session, target in zip(sessions, targets, strict=True)
-        ):
+        if all(same_grid(grids[source], grids[scenario.target]) for grids in sessions):
             return source, None
     guessed = scenario.reference(None)
     warning = (
@@ -99,8 +130,7 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
         needed.append((site, training, [s for s in members if s.id in split.train]))
         needed.append((site, whole, [s for s in members if s.id not in split.train]))
     for site, members in federation.unseen.items():
-        scored = stable_order(_ids(members))[: config.evaluation.max_subjects]
-        needed.append((site, whole, [s for s in members if s.id in scored]))
+        needed.append((site, whole, _scored(members, config)))
     check_disk((preparation, subjects) for _, preparation, subjects in needed)
     for site, preparation, subjects in needed:
         preparation.open(subjects, on_session=partial(_report_reading, site))
@@ -189,22 +219,25 @@ def _splits(config: RunConfig, federation: Federation) -> dict[str, dict[str, li
         split = split_subjects(_ids(subjects))
         splits[site] = {"train": [*split.train], "validation": [*split.validation], "test": [*split.test]}
     for site, subjects in federation.unseen.items():
-        scored = stable_order(_ids(subjects))[: config.evaluation.max_subjects]
-        splits[site] = {"train": [], "validation": [], "test": [*scored]}
+        splits[site] = {"train": [], "validation": [], "test": _ids(_scored(subjects, config))}
     return splits
+
+
+def _scored(subjects: Iterable[Subject], config: RunConfig) -> list[Subject]:
+    """Those subjects of an unseen site that are scored, in stable order."""
+    by_id = {subject.id: subject for subject in subjects}
+    return [by_id[subject_id] for subject_id in stable_order(by_id)[: config.evaluation.max_subjects]]
 
 
 def _ids(subjects: Iterable[Subject]) -> list[str]:
     return [subject.id for subject in subjects]
 
 
-def _spacings(training: Mapping[str, tuple[Subject, ...]], scenario: Scenario) -> dict[str, tuple[float, float, float]]:
+def _spacings(training: Mapping[str, Headers], scenario: Scenario) -> dict[str, tuple[float, float, float]]:
     """Median spacing of each site's targets."""
     medians = {}
-    for site, subjects in training.items():
-        spacings = [
-            read_grid(session.paths[scenario.target]).spacing_mm for subject in subjects for session in subject.sessions
-        ]
+    for site, headers in training.items():
+        spacings = [grids[scenario.target].spacing_mm for _, grids in headers]
         x, y, z = (statistics.median(axis) for axis in zip(*spacings, strict=True))
         medians[site] = (x, y, z)
     return medians

@@ -49,7 +49,8 @@ _READ_ERRORS = (
     ImageFileError,
     HeaderDataError,
 )
-_SPACES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI152", 5: "template"}  # of sform_code and qform_code
+SCANNER, TEMPLATES = "scanner", ("Talairach", "MNI152", "template")
+_SPACES = dict(enumerate((SCANNER, "aligned", *TEMPLATES), start=1))  # by sform_code and qform_code
 _UNIT_MM = {1: 1e3, 3: 1e-3}  # of xyzt_units: metres and microns; everything else is mm
 _POSSIBLE_MM = (0.01, 100)  # spacing; beyond, a header is refused
 _USUAL_SPACING_MM, _USUAL_EXTENT_MM = (0.1, 15), (30, 600)  # of an MR scan of a head
@@ -71,7 +72,7 @@ class Doubt:
 class Grid:
     """Where the voxels of a volume are: shape (I, J, K) in RAS+ order, and voxel index -> mm.
 
-    `space` is the header's name for these mm ("scanner", "MNI152"), "" where it is not known.
+    `space` is what the header calls these mm: `SCANNER`, one of `TEMPLATES`, "aligned", or "" where it is not known.
     """
 
     shape: tuple[int, int, int]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from agi_core.data.nifti import FloatArray, Grid, Volume, read_volume
+from agi_core.data.nifti import SCANNER, TEMPLATES, Doubt, FloatArray, Grid, Volume, read_volume
 from agi_core.data.registration import register_sources
 from agi_core.data.scans import Session
 from agi_core.errors import DataError
@@ -111,6 +111,17 @@ def align(
     return Prepared(
         np.ascontiguousarray(stack.transpose(3, 0, 2, 1)), np.ascontiguousarray(head.transpose(2, 1, 0)), grid
     )
+
+
+def session_doubts(grids: Mapping[str, Grid]) -> list[tuple[str, Doubt]]:
+    """(modality, doubt) for all that is odd about the headers of one session's scans, alone and beside each other."""
+    doubts = [(modality, doubt) for modality, grid in grids.items() for doubt in grid.doubts]
+    scanner = [modality for modality, grid in grids.items() if grid.space == SCANNER]
+    for modality, grid in grids.items():
+        if scanner and grid.space in TEMPLATES:
+            found = f"{grid.space}; in the scanner's: {', '.join(scanner)}"
+            doubts.append((modality, Doubt("a scan lies in a template's space, others of its session do not", found)))
+    return doubts
 
 
 def scale_intensity(data: FloatArray) -> tuple[FloatArray, float, float]:

@@ -12,13 +12,15 @@ from agi_core.config.schema import Task
 from agi_core.data.nifti import Volume, read_volume
 from agi_core.data.partition import split_subjects
 from agi_core.data.preparation import Preparation, check_disk
-from agi_core.data.preprocess import align
+from agi_core.data.preprocess import align, session_doubts
 from agi_core.data.scans import Discovery, Session, Subject, discover
 from agi_core.errors import AgiError, DataError
 from agi_core.run import progress
 from agi_core.scenario import Scenario
-from client.check.rows import CheckRow, failed, passed, warning
+from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite
+
+LOOK = "look at the scans of this session one over the other; if they are wrong, convert them again or leave them out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ def check_data(site: DeployedSite, scenario: Scenario) -> Generator[CheckRow, No
         for session in subject.sessions:
             its_scans, rows = _check_session(subject, session, scenario)
             scans += its_scans
-            broken |= {subject.id} if rows else set()
+            broken |= {subject.id for row in rows if row.state == CheckState.FAILED}
             yield from rows
         progress.report(progress.Step("reading scans", site.site, done, len(subjects)))
     good = [subject for subject in subjects if subject.id not in broken]
@@ -127,6 +129,8 @@ def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tu
             align(volumes, to=scenario.target, spacing_mm=None, place=f"subject {subject.id}")
         except DataError as error:
             rows.append(failed(f"scan {subject.id}", str(error), fix=fix))
+    for modality, doubt in session_doubts({modality: volume.grid for modality, volume in volumes.items()}):
+        rows.append(warning(f"scan {subject.id} {modality}", f"{session.paths[modality]}: {doubt}", fix=LOOK))
     return scans, rows
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from agi_core.data.scans import Session, Subject
 from agi_core.errors import RunError
 from agi_core.scenario import parse_scenario
 from client.site.opened import open_site
-from simulations.sites import choose_reference, find_sites, prepare_caches, write_sites
+from simulations.sites import choose_reference, find_sites, prepare_caches, read_headers, write_sites
 from tests.support.small_data import SMALL, write_ixi
 
 
@@ -26,6 +27,11 @@ def subject(folder: Path, spacing_mm: dict[str, float]) -> Subject:
         data = np.arange(4 * 4 * 4, dtype=np.int16).reshape(4, 4, 4)
         write_scan(folder / f"{modality}.nii", data, affine=np.diag([mm, mm, mm, 1.0]), descrip="")
     return Subject(folder.name, "HH", (Session("", {m: folder / f"{m}.nii" for m in spacing_mm}),))
+
+
+def chosen_reference(subjects: Sequence[Subject]) -> tuple[str, str | None]:
+    scenario = parse_scenario("T1,T2:PD")
+    return choose_reference(scenario, [grids for _, grids in read_headers(subjects, scenario)])
 
 
 @pytest.mark.parametrize(
@@ -40,8 +46,7 @@ def subject(folder: Path, spacing_mm: dict[str, float]) -> Subject:
 def test_the_reference_has_the_targets_grid(
     tmp_path: Path, spacing_mm: dict[str, float], reference: str, warned: bool
 ) -> None:
-    everybody = [subject(tmp_path / "1", spacing_mm), subject(tmp_path / "2", spacing_mm)]
-    chosen, warning = choose_reference(parse_scenario("T1,T2:PD"), everybody)
+    chosen, warning = chosen_reference([subject(tmp_path / "1", spacing_mm), subject(tmp_path / "2", spacing_mm)])
     assert chosen == reference
     assert (warning is not None) == warned
     assert warning is None or f"{reference} is taken as reference; set reference=" in warning
@@ -49,8 +54,7 @@ def test_the_reference_has_the_targets_grid(
 
 def test_one_subject_with_another_grid_rules_a_source_out(tmp_path: Path) -> None:
     usual, odd = {"T1": 2.0, "T2": 2.0, "PD": 2.0}, {"T1": 1.0, "T2": 2.0, "PD": 2.0}
-    everybody = [subject(tmp_path / "1", usual), subject(tmp_path / "2", odd)]
-    assert choose_reference(parse_scenario("T1,T2:PD"), everybody) == ("T2", None)
+    assert chosen_reference([subject(tmp_path / "1", usual), subject(tmp_path / "2", odd)]) == ("T2", None)
 
 
 def test_the_configuration_comes_back_with_sites_sizes_and_reference(small_config: RunConfig) -> None:
