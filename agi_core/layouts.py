@@ -3,7 +3,8 @@
 ixi     `IXI012-HH-1211-T1.nii.gz` (or `..._T1.nii.gz`), flat or in folders; `IXI012` is the person, `HH` the hospital.
 brats   `BraTS-GLI-00000-000-t1n.nii.gz` (2023 on), `BraTS2021_00000_t1ce.nii.gz`, `BraTS20_Training_001_flair.nii.gz`,
         `FeTS2022_00000_t1ce.nii.gz`, in any folders. Modalities have the names of 2023: t1n, t1c, t2w, t2f.
-bids    `sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz`; the modality is the suffix.
+bids    `sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz`; the modality is the suffix. What other entities the name has is
+        part of the modality, `T1w[ce-gadolinium]`, but for those that do not change what a scan shows.
 
 Standard library only, so that a configuration can be read and checked where nothing else is installed.
 """
@@ -23,10 +24,12 @@ class Layout:
     Attributes:
         example: a scan's name, for messages.
         scan: matches the path of a scan below the data folder; groups subject, modality, and where the name tells them
-            session and site.
+            session, site and entities (`_acq-fast_run-1`).
         visit: matches the name of a subject, or of one of its visits, in a table; group subject.
         default_scenario: sources and target where the user names none.
         modalities: {modality in the file's name: the name used here}.
+        neutral: entities, with or without their value, that do not change what a scan shows: how it was acquired, which
+            of several it is.
     """
 
     example: str
@@ -34,11 +37,12 @@ class Layout:
     visit: re.Pattern[str]
     default_scenario: str
     modalities: Mapping[str, str] = field(default_factory=dict)
+    neutral: frozenset[str] = frozenset()
 
 
-_FOLDERS, _NIFTI = r"(?:[^/]+/)*", r"\.nii(?:\.gz)?"
-_IXI = r"(?P<subject>IXI\d+)"
-_BRATS = r"(?P<subject>(?:BraTS-[A-Za-z]+|(?:BraTS|FeTS)\d+(?:_[A-Za-z]+)?)[-_]\d+)(?:-(?P<session>\d{3}))?"
+_FOLDERS, _NIFTI = r"(?:[^/]+/)*", r"\.(?i:nii(?:\.gz)?)"
+_IXI = r"(?P<subject>IXI[0-9]+)"
+_BRATS = r"(?P<subject>(?:BraTS-[A-Za-z]+|(?:BraTS|FeTS)[0-9]+(?:_[A-Za-z]+)?)[-_][0-9]+)(?:-(?P<session>[0-9]{3}))?"
 _BIDS = r"(?P<subject>sub-[A-Za-z0-9]+)"
 
 LAYOUTS: dict[str, Layout] = {
@@ -46,9 +50,10 @@ LAYOUTS: dict[str, Layout] = {
         "IXI012-HH-1211-T1.nii.gz",
         # DTI comes as one file per direction (DTI-00, DTI-01, ...): one modality
         re.compile(
-            rf"{_FOLDERS}{_IXI}-(?P<site>[A-Za-z]+)-(?P<session>\d+)[-_](?P<modality>[A-Za-z0-9]+)(-\d+)?{_NIFTI}"
+            rf"{_FOLDERS}{_IXI}-(?P<site>[A-Za-z]{{1,64}})-(?P<session>[0-9]+)"
+            rf"[-_](?P<modality>[A-Za-z0-9]+)(-[0-9]+)?{_NIFTI}"
         ),
-        re.compile(rf"{_IXI}(?:-[A-Za-z]+-\d+)?"),
+        re.compile(rf"{_IXI}(?:-[A-Za-z]+-[0-9]+)?"),
         default_scenario="T1,T2:PD",
     ),
     "brats": Layout(
@@ -62,9 +67,10 @@ LAYOUTS: dict[str, Layout] = {
         "sub-01/anat/sub-01_T1w.nii.gz",
         re.compile(
             rf"{_BIDS}/(?:(?P<session>ses-[A-Za-z0-9]+)/)?anat/(?P=subject)(?(session)_(?P=session))"
-            rf"(?:_[a-z]+-[A-Za-z0-9]+)*_(?P<modality>[A-Za-z0-9]+){_NIFTI}"
+            rf"(?P<entities>(?:_[a-z]+-[A-Za-z0-9]+)*)_(?P<modality>[A-Za-z0-9]+){_NIFTI}"
         ),
         re.compile(rf"{_BIDS}(?:_ses-[A-Za-z0-9]+)?"),
         default_scenario="T1w,T2w:FLAIR",
+        neutral=frozenset({"acq", "run", "part-mag"}),
     ),
 }

@@ -1,9 +1,15 @@
-"""Scenario: which modalities are given and which one is made, written `T1,T2:PD`."""
+"""Scenario: which modalities are given and which one is made, written `T1,T2:PD`.
+
+In BIDS a modality may be chosen by the entities of its file names: `T1w[ce-gadolinium],T2w[acq-tse_run-1]:FLAIR`.
+"""
 
 import re
 from dataclasses import dataclass
 
 from agi_core.errors import ConfigError
+
+_ENTITIES = r"[a-z]+-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*"
+_MODALITY = re.compile(rf"([A-Za-z0-9]+)(?:\[({_ENTITIES})\])?")
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,18 @@ def parse_scenario(text: str) -> Scenario:
     sources, _, target = text.partition(":")
     scenario = Scenario(tuple(name.strip() for name in sources.split(",")), target.strip())
     for name in scenario.modalities:
-        if not re.fullmatch(r"[A-Za-z0-9]+", name):
+        if not _MODALITY.fullmatch(name):
             raise ConfigError(f"scenario '{text}': '{name}' is not the name of a modality; {example}")
     if scenario.target in scenario.sources:
         raise ConfigError(f"scenario '{text}': the target {scenario.target} is among its sources; {example}")
     if len(set(scenario.sources)) < len(scenario.sources):
         raise ConfigError(f"scenario '{text}' names a source twice; {example}")
     return scenario
+
+
+def modality_parts(modality: str) -> tuple[str, frozenset[str]]:
+    """The name and the chosen entities: of `T1w[ce-gadolinium]` T1w and {ce-gadolinium}. Raises ValueError."""
+    match = _MODALITY.fullmatch(modality)
+    if match is None:
+        raise ValueError(f"{modality} is not the name of a modality")
+    return match[1], frozenset(match[2].split("_") if match[2] else ())

@@ -1,23 +1,23 @@
 """Scans: a data folder, how its files are named, and who is found in it.
 
-Files are found by their names (`agi_core.layouts`), up to three folders deep, and are not opened. What cannot be used
-is listed with its reason.
+Files are found by their names (`agi_core.layouts`) and are not opened. What cannot be used is listed with its reason.
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from agi_core.config.schema import DataConfig, Registration
-from agi_core.data.site_map import SiteMap, has_site_column, read_site_map
+from agi_core.data.scan_files import MAX_DEPTH, Skipped, scan_files
+from agi_core.data.site_map import SiteMap, columns, read_site_map
 from agi_core.errors import ConfigError, DataError
-from agi_core.layouts import LAYOUTS
+from agi_core.layouts import LAYOUTS, Layout
+from agi_core.names import shown
+from agi_core.scenario import modality_parts
 
 SINGLE_SITE = "site"  # where neither names nor a table tell the hospitals apart
-_MAX_DEPTH = 3  # folders between the data folder and a scan
 _LABELS = {"seg"}  # drawn, not scanned
 _SAME_CONTRAST = ({"t1", "t1n", "t1w"}, {"t1c", "t1ce"}, {"t2", "t2w"}, {"pd", "pdw"}, {"flair", "t2f"})  # for advice
 
@@ -67,14 +67,6 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A file, visit or subject that is left out. Reasons are the same text for the same cause, so that they count."""
-
-    place: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Discovery:
     """What a data folder holds for one scenario, and what was left out."""
 
@@ -82,6 +74,7 @@ class Discovery:
     skipped: tuple[Skipped, ...]
     other_modalities: Mapping[str, int]  # scans outside of the scenario, by modality
     unmatched_rows: int  # rows of the site map that name nobody in the data folder
+    notes: tuple[str, ...]  # what was decided about names and tables that the user should know
 
     def summary(self) -> str:
         """Subjects per site, then what was skipped, counted by reason with the first example. A few lines of text."""
@@ -95,7 +88,7 @@ class Discovery:
             lines.append(f"scans not in the scenario: {others}")
         if self.unmatched_rows:
             lines.append(f"rows of the site map without scans: {self.unmatched_rows}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 @dataclass(frozen=True)
@@ -104,38 +97,58 @@ class _Scan:
     subject: str
     session: str
     modality: str
+    entities: tuple[str, ...]  # `acq-fast`, as in the name
     site: str | None  # where the name of the file tells
+
+    def named_by(self, modalities: Iterable[str], neutral: frozenset[str]) -> Self:
+        """The scan with its full modality: the one of these that says most of it, else its name with all entities that
+        are not neutral."""
+        telling = [e for e in self.entities if e not in neutral and e.partition("-")[0] not in neutral]
+        fitting = [
+            (len(chosen), modality)
+            for modality, (name, chosen) in ((modality, modality_parts(modality)) for modality in modalities)
+            if name == self.modality and chosen.issuperset(telling) and chosen.issubset(self.entities)
+        ]
+        own = f"{self.modality}[{'_'.join(telling)}]" if telling else self.modality
+        return replace(self, modality=max(fitting)[1] if fitting else own)
 
 
 def discover(scans: Scans, modalities: Sequence[str]) -> Discovery:
     """Find the subjects that have every one of these modalities, one scan each in a session, and their sites.
 
     A site is read from `scans.sites` if given, else from the file names (ixi), else from a site column of
-    `participants.tsv` (bids); otherwise all subjects are at the one site `site`.
+    `participants.tsv` (bids); otherwise all subjects are at the one site `site`. A scan whose name has an entity that
+    changes what it shows, such as `ce-gadolinium`, is not of the plain modality: `T1w[ce-gadolinium]` chooses it.
 
     Raises:
         ConfigError: an unknown layout, an excluded subject that does not exist, a site file that cannot be read.
         DataError: no folder, no scans, another layout, a modality that no subject has, no complete session, a subject
-            at two sites, no subject in the site map.
+            at two sites, no subject in the site map, one person under two names, two sites with almost one name.
     """
     if scans.layout not in LAYOUTS:
         raise ConfigError(f"unknown layout '{scans.layout}'; pass --layout {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[scans.layout]
     found, skipped = _find_scans(scans)
     used, excluded = _exclude(found, scans)
+    used = [scan.named_by(modalities, layout.neutral) for scan in used]
     _check_modalities(used, modalities, data_dir=scans.dir)
-    site_map = _site_map(scans)
+    site_map, notes = _site_map(scans, layout, like=min(scan.subject for scan in found))
+    if site_map:
+        _check_persons(site_map, used, data_dir=scans.dir)
     subjects, incomplete = _subjects(used, modalities, site_map)
-    skipped += [*excluded, *incomplete]
+    skipped += [*excluded, *incomplete, *(site_map.unread if site_map else ())]
     if not subjects:
         raise DataError(
             f"no subject in {scans.dir} can be used for {', '.join(modalities)}; {_reasons(skipped)}. "
             "Complete the data, or change --scenario, --sites or data.exclude"
         )
+    _check_site_names(subjects)
     return Discovery(
         subjects=tuple(subjects),
         skipped=tuple(skipped),
         other_modalities=Counter(scan.modality for scan in used if scan.modality not in modalities),
         unmatched_rows=site_map.rows_without({scan.subject for scan in found}) if site_map else 0,
+        notes=(*notes, *_variants(used, modalities)),
     )
 
 
@@ -162,9 +175,8 @@ def _subjects(
 
 def _find_scans(scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
     data_dir, layout = scans.dir, LAYOUTS[scans.layout]
-    files = _nifti_files(data_dir)
+    files, skipped = scan_files(data_dir)
     found: list[_Scan] = []
-    skipped: list[Skipped] = []
     for name in files:
         path, match = data_dir / name, layout.scan.fullmatch(name)
         if match is None:
@@ -174,32 +186,19 @@ def _find_scans(scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
         elif match["modality"] not in _LABELS:
             groups = match.groupdict()
             modality = layout.modalities.get(groups["modality"], groups["modality"])
-            found.append(_Scan(path, groups["subject"], groups.get("session") or "", modality, groups.get("site")))
+            entities = tuple((groups.get("entities") or "").split("_")[1:])
+            session = groups.get("session") or ""
+            found.append(_Scan(path, groups["subject"], session, modality, entities, groups.get("site")))
     if not found:
         fitting = [name for name, other in LAYOUTS.items() if any(map(other.scan.fullmatch, files))]
         if fitting and scans.layout not in fitting:
             raise DataError(f"{data_dir} is not in the {scans.layout} layout; its names fit --layout {fitting[0]}")
         raise DataError(
-            f"{data_dir} has no scan of the {scans.layout} layout up to {_MAX_DEPTH} folders deep: "
+            f"{data_dir} has no scan of the {scans.layout} layout up to {MAX_DEPTH} folders deep: "
             f"{_count(len(files), 'NIfTI file')}{f', such as {files[0]}' if files else ''}; "
             f"expected are names like {layout.example}. Check --data and --layout"
         )
     return found, skipped
-
-
-def _nifti_files(data_dir: Path) -> list[str]:
-    """Paths of the NIfTI files below `data_dir`, relative to it, with `/`, sorted."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}; check --data") from error
-
-    found = []
-    for folder, subfolders, files in os.walk(data_dir, followlinks=True, onerror=refuse):
-        below = Path(folder).relative_to(data_dir)
-        if len(below.parts) == _MAX_DEPTH:
-            subfolders.clear()
-        found += [(below / name).as_posix() for name in files if name.endswith((".nii", ".nii.gz"))]
-    return sorted(found)
 
 
 def _exclude(found: Sequence[_Scan], scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
@@ -234,18 +233,61 @@ def _check_modalities(scans: Iterable[_Scan], modalities: Iterable[str], *, data
     )
 
 
-def _site_map(scans: Scans) -> SiteMap | None:
+def _site_map(scans: Scans, layout: Layout, *, like: str) -> tuple[SiteMap | None, list[str]]:
+    """The table of sites, if there is one, and what the user should know of it. `like` is a subject of the folder."""
     sites, participants = scans.sites, scans.dir / "participants.tsv"
-    if sites is None and scans.layout == "bids" and participants.is_file() and has_site_column(participants):
+    if sites is None and scans.layout == "bids" and participants.is_file():
+        titles = columns(participants)
+        if not titles.site:
+            note = f"participants.tsv has no column that gives the site ({', '.join(map(shown, titles.all))}), so all"
+            return None, [f"{note} subjects are at one site; call that column site, or pass a table with --sites"]
         sites = participants
     if sites is None:
-        return None
+        return None, []
 
     def subject_of(cell: str) -> str | None:
-        match = LAYOUTS[scans.layout].visit.fullmatch(cell)
+        match = layout.visit.fullmatch(cell)
         return match["subject"] if match else None
 
-    return read_site_map(sites, subject_of=subject_of)
+    site_map = read_site_map(sites, subject_of=subject_of, like=like)
+    return site_map, [*site_map.notes]
+
+
+def _check_persons(site_map: SiteMap, scans: Iterable[_Scan], *, data_dir: Path) -> None:
+    """Raise DataError where one row, and so one person, is two subjects of the folder: one might train, one test."""
+    present = {scan.subject for scan in scans}
+    persons = [sorted(row & present) for row in site_map.rows]
+    if several := [names for names in persons if len(names) > 1]:
+        left_out = sorted({name for names in several for name in names[1:]})
+        raise DataError(
+            f"{' and '.join(several[0])} in {data_dir} are one person, because one row of {site_map.path} names them "
+            f"({_count(len(several), 'such row')}): keep one name of each in the folder, or leave the others out with "
+            f"data.exclude=[{','.join(left_out[:3])}{',...' if len(left_out) > 3 else ''}]"
+        )
+
+
+def _check_site_names(subjects: Iterable[Subject]) -> None:
+    """Raise DataError where two sites differ in upper and lower case alone: on some disks they share their files."""
+    names: dict[str, str] = {}
+    for site in sorted({subject.site for subject in subjects}):
+        if (other := names.setdefault(site.casefold(), site)) != site:
+            raise DataError(f"the sites {other} and {site} differ in upper and lower case only; write one name alike")
+
+
+def _variants(scans: Iterable[_Scan], modalities: Iterable[str]) -> list[str]:
+    """A line for each modality whose scans were acquired in several ways (BIDS: acq), as far as their names tell."""
+    notes = []
+    for modality in modalities:
+        ways = Counter(
+            "_".join(e for e in scan.entities if not e.startswith(("run-", "part-"))) or "plain"
+            for scan in scans
+            if scan.modality == modality
+        )
+        if len(ways) > 1:
+            listed = ", ".join(f"{way} x{count}" for way, count in sorted(ways.items()))
+            example = f"{modality_parts(modality)[0]}[{max(ways.keys() - {'plain'})}]"
+            notes.append(f"{modality} was acquired in several ways: {listed}; to use one of them, write {example}")
+    return notes
 
 
 def _site(scans: Sequence[_Scan], site_map: SiteMap | None) -> str | None:
@@ -270,14 +312,18 @@ def _sessions(scans: Iterable[_Scan], modalities: Sequence[str]) -> tuple[tuple[
         paths = {modality: [scan.path for scan in its_scans if scan.modality == modality] for modality in modalities}
         place = f"{its_scans[0].subject} {name}".strip()
         missing = [modality for modality in modalities if not paths[modality]]
-        several = [modality for modality in modalities if len(paths[modality]) > 1]
+        several = [modality for modality in modalities if len({path.resolve() for path in paths[modality]}) > 1]
         if missing:
             skipped.append(Skipped(place, f"no {', '.join(missing)}"))
         elif several:
             names = ", ".join(map(str, paths[several[0]]))
             skipped.append(Skipped(f"{place}: {names}", f"several {several[0]} in one session"))
         else:
-            sessions.append(Session(name, {modality: paths[modality][0] for modality in modalities}))
+            # of a file and links to it, the file
+            one = {
+                modality: min(paths[modality], key=lambda path: (path.is_symlink(), path)) for modality in modalities
+            }
+            sessions.append(Session(name, one))
     return tuple(sessions), skipped
 
 

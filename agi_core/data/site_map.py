@@ -2,73 +2,123 @@
 
 Read are FeTS partitionings (`Partition_ID,Subject_ID`), the BraTS mapping tables (a column "Site No (represents the
 originating institution)" beside one column of names per challenge year: BraTS2023, BraTS2021, ...) and BIDS
-`participants.tsv`. Which column holds the subjects is not asked: every cell that is a subject name of the layout
-counts, so one BraTS table serves the trees of all its years.
+`participants.tsv`. Columns are found by their titles. Any other column may name a subject (a twin, a matched control):
+it says nothing of the person of its row.
 """
 
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agi_core.data.scan_files import Skipped
 from agi_core.errors import ConfigError, DataError
+from agi_core.names import shown, site_name
 
-# In order of preference; compared in lower case. The last one is a prefix of the BraTS header.
-SITE_COLUMNS = ("partition_id", "site", "site_id", "center", "centre", "institution", "site no")
+# Titles in lower case without anything but letters and digits; of sites in order of preference.
+_SITE = (
+    *("partitionid", "site", "siteid", "sitename", "center", "centerid", "centre", "centreid", "institution"),
+    *("institutionname", "hospital", "hospitalname", "siteno", "sitenorepresentstheoriginatinginstitution"),
+)
+_SUBJECT = re.compile(r"(participant|subject|patient|case|ixi)(id)?|id|(brats|fets)[0-9]{2,4}(subject)?(id)?")
+_NOTHING = {"", "n/a", "na", "nan", "none", "null"}  # how tables say that there is no value, in lower case
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Titles of a table: all of them, and the positions of those that give the site (the preferred first) and of those
+    that name the person of the row."""
+
+    all: tuple[str, ...]
+    site: tuple[int, ...]
+    subject: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class SiteMap:
-    """The site of each subject that a table names, and the subjects named by each of its rows."""
+    """What a table of sites says.
+
+    Attributes:
+        path: the table.
+        sites: the site of each subject.
+        rows: the names of the one person in each row.
+        unread: rows whose name is none of this layout.
+        notes: what was decided and should be known.
+    """
 
     path: Path
     sites: Mapping[str, str]
     rows: tuple[frozenset[str], ...]
+    unread: tuple[Skipped, ...]
+    notes: tuple[str, ...]
 
     def rows_without(self, subjects: Collection[str]) -> int:
         """Number of rows that name none of `subjects`."""
         return sum(row.isdisjoint(subjects) for row in self.rows)
 
 
-def has_site_column(path: Path) -> bool:
-    """Whether the table at `path` says anything about sites (in `participants.tsv` it need not)."""
-    header = next(_rows(path), (0, []))[1]
-    return _site_column(header) is not None
+def columns(path: Path) -> Columns:
+    """The columns of a table of subjects. Raises ConfigError and DataError as `read_site_map` does."""
+    return _columns(next(_rows(path), (0, []))[1])
 
 
-def read_site_map(path: Path, *, subject_of: Callable[[str], str | None]) -> SiteMap:
+def read_site_map(path: Path, *, subject_of: Callable[[str], str | None], like: str) -> SiteMap:
     """Read a table of sites: UTF-8, separated by commas, semicolons or tabs, with a header.
 
-    Numbers become names: `1`, `01` and `1.0` are all `site1`. A row without a site (empty or `n/a`) maps nobody.
+    Numbers become names: `1`, `01` and `1.0` are all `site1`. Other names become safe ones (`names.site_name`). A row
+    without a site (empty or `n/a`) maps nobody. Several names in one row are names of one person.
 
     Args:
         path: the table.
         subject_of: the subject that a cell names, itself or by one of its visits; None where it names no subject.
+        like: a subject of the data folder, for messages.
 
     Raises:
         ConfigError: the file does not exist, cannot be read, or is a spreadsheet.
-        DataError: columns are missing, or one subject has two sites.
+        DataError: columns are missing, a row is longer than the header, one subject has two sites, or two sites would
+            be called the same.
     """
     rows = _rows(path)
-    header = next(rows, (0, []))[1]
-    column = _site_column(header)
-    if column is None:
+    titles = _columns(next(rows, (0, []))[1])
+    listed = ", ".join(map(shown, titles.all)) or "(none)"
+    if not titles.site:
         raise DataError(
-            f"{path} has no column that gives the site; its columns are {', '.join(header) or '(none)'}. Name the "
+            f"{path} has no column that gives the site; its columns are {listed}. Name the "
             "column Partition_ID (FeTS), Site No (represents the originating institution) (BraTS), or site"
         )
+    if not titles.subject:
+        raise DataError(
+            f"{path} has no column that names the subjects; its columns are {listed}. Name the column participant_id"
+            " (BIDS), Subject_ID (FeTS), BraTS2023 or BraTS2021"
+        )
+    column, *others = titles.site
     first_line: dict[str, int] = {}
     sites: dict[str, str] = {}
+    written: dict[str, str] = {}  # {site: as the table has it}
     named: list[frozenset[str]] = []
+    unread: list[Skipped] = []
     for line, cells in rows:
-        site = _site_name(cells[column]) if column < len(cells) else None
-        subjects = frozenset(filter(None, (subject_of(cell.strip()) for cell in cells)))
+        if any(cell.strip() for cell in cells[len(titles.all) :]):
+            raise DataError(
+                f"{path}, line {line} has more cells than the header, so it is unclear which is the site; quote a name "
+                "that has a separator in it"
+            )
+        names = [cell for i in titles.subject if (cell := _cell(cells, i))]
+        subjects = frozenset(filter(None, map(subject_of, names)))
         if subjects:
             named.append(subjects)
-        if site is None:
+        elif names:
+            place = f"line {line} of {path.name}: {shown(names[0])}"
+            unread.append(Skipped(place, f"a row of the site map that names no subject such as {like}"))
+        if not (text := _cell(cells, column)) or not subjects:
             continue
+        site, text = _site(text, place=f"{path}, line {line}")
+        if written.setdefault(site, text) != text:
+            raise DataError(
+                f"{path}: the sites {shown(written[site])} and {shown(text)} would both be called {site}; rename one"
+            )
         for subject in sorted(subjects):
             if sites.setdefault(subject, site) != site:
                 raise DataError(
@@ -77,11 +127,17 @@ def read_site_map(path: Path, *, subject_of: Callable[[str], str | None]) -> Sit
                 )
             first_line.setdefault(subject, line)
     if not named:
+        read = ", ".join(shown(titles.all[i]) for i in titles.subject)
+        example = f" (first: {unread[0].place})" if unread else ""
         raise DataError(
-            f"{path} names no subject of this layout in any of its columns ({', '.join(header)}); expected is a column "
-            "of subject names, such as Subject_ID, BraTS2023, BraTS2021 or participant_id. Check the file and --layout"
+            f"{path} names no subject of this layout in {read}{example}: subjects of the data folder are called as "
+            f"{like} is. Write them so, the whole name, or check --sites and --layout"
         )
-    return SiteMap(path, sites, tuple(named))
+    notes = [f"the site {site} is called {shown(text)} in the table" for site, text in written.items() if site != text]
+    if others:
+        ignored = ", ".join(shown(titles.all[i]) for i in others)
+        notes.append(f"sites are read from the column {shown(titles.all[column])} of {path.name}, not from {ignored}")
+    return SiteMap(path, sites, tuple(named), tuple(unread), tuple(notes))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -95,7 +151,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV (UTF-8)") from error
     separator = max(",;\t", key=text.lstrip("\n").partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -104,18 +160,23 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}, line {reader.line_num}: {error}; save it as CSV (UTF-8)") from error
 
 
-def _site_column(header: list[str]) -> int | None:
-    titles = [title.strip().lower() for title in header]
-    for name in SITE_COLUMNS:
-        for index, title in enumerate(titles):
-            if title == name or (name == "site no" and title.startswith(name)):
-                return index
-    return None
+def _columns(header: Sequence[str]) -> Columns:
+    titles = [re.sub(r"[^a-z0-9]", "", title.lower()) for title in header]
+    site = [i for name in _SITE for i, title in enumerate(titles) if title == name]
+    return Columns(tuple(header), tuple(site), tuple(i for i, title in enumerate(titles) if _SUBJECT.fullmatch(title)))
 
 
-def _site_name(cell: str) -> str | None:
-    text = cell.strip()
-    number = re.fullmatch(r"(\d+)(?:\.0+)?", text)
-    if number:
-        return f"site{int(number[1])}"
-    return None if text.lower() in {"", "n/a"} else text
+def _cell(cells: Sequence[str], column: int) -> str:
+    """The text of a cell; "" where it is missing or says that there is no value."""
+    text = cells[column].strip() if column < len(cells) else ""
+    return "" if text.lower() in _NOTHING else text
+
+
+def _site(text: str, *, place: str) -> tuple[str, str]:
+    """The site's name, and the text that it stands for: for a number, that name itself."""
+    if number := re.fullmatch(r"([0-9]+)(?:\.0+)?", text):
+        name = f"site{int(number[1])}"
+        return name, name
+    if (called := site_name(text)) is None:
+        raise DataError(f"{place}: {shown(text)!r} cannot be the name of a site; use letters and digits, at most 64")
+    return called, text

@@ -98,6 +98,8 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Check
             f"left out {count}: {reason} (first: {first[reason]})",
             fix="nothing to do if that is right; else complete or rename the files",
         )
+    for note in discovery.notes:
+        yield warning("scans", note, fix="nothing to do if that is right; else correct the table or the names")
 
 
 def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tuple[list[Scan], list[CheckRow]]:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agi_core.errors import ConfigError
-from agi_core.scenario import Scenario, parse_scenario
+from agi_core.scenario import Scenario, modality_parts, parse_scenario
 
 NAMES = st.lists(st.text("TPDabc123", min_size=1, max_size=4), min_size=2, max_size=5, unique=True)
 
@@ -33,6 +33,9 @@ def test_text_of_a_scenario_gives_it_back(names: list[str]) -> None:
         ("T1:T2:PD", "'T2:PD' is not the name"),
         ("T1:T2,PD", "'T2,PD' is not the name"),
         ("../T1:PD", "not the name"),
+        ("T1w[]:T2w", "not the name"),
+        ("T1w[ce]:T2w", "not the name"),
+        ("T1w[ce-x,acq-y]:T2w", "not the name"),
         ("T1,T1:PD", "a source twice"),
         ("T1,PD:PD", "the target PD is among its sources"),
     ],
@@ -41,3 +44,15 @@ def test_malformed_scenario_is_refused_with_an_example(text: str, cause: str) ->
     with pytest.raises(ConfigError, match=cause) as caught:
         parse_scenario(text)
     assert "T1,T2:PD" in str(caught.value)
+
+
+def test_entities_choose_among_the_scans_of_a_modality() -> None:
+    scenario = parse_scenario("T1w[ce-gadolinium],T2w[acq-tse_run-1]:FLAIR")
+    assert str(scenario) == "T1w[ce-gadolinium],T2w[acq-tse_run-1]:FLAIR"
+    assert [modality_parts(modality) for modality in scenario.modalities] == [
+        ("T1w", {"ce-gadolinium"}),
+        ("T2w", {"acq-tse", "run-1"}),
+        ("FLAIR", frozenset()),
+    ]
+    with pytest.raises(ValueError, match="is not the name"):
+        modality_parts("T1w[")

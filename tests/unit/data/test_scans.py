@@ -223,6 +223,173 @@ def test_bids_sites_come_from_participants_unless_a_file_is_given(tmp_path: Path
     assert sites_of(discovery) == {"sub-01": "A", "sub-02": "A", "sub-03": "B"}
 
 
+def test_a_scan_with_an_entity_that_changes_it_is_not_of_the_plain_modality(tmp_path: Path) -> None:
+    tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02", "03", "04", "05") for m in BIDS])
+    for subject, modality, entities in (
+        ("01", "T1w", "ce-gadolinium"),
+        ("02", "T1w", "ce-gadolinium"),
+        ("03", "T2w", "part-phase"),
+        ("04", "T1w", "space-MNI152NLin2009cAsym_desc-brain"),
+    ):
+        path = tmp_path / f"sub-{subject}/anat/sub-{subject}_{modality}.nii.gz"
+        path.rename(path.with_name(f"sub-{subject}_{entities}_{modality}.nii.gz"))
+    discovery = discover(tmp_path, layout="bids", modalities=BIDS)
+    assert list(sites_of(discovery)) == ["sub-05"]
+    assert discovery.other_modalities == {
+        "T1w[ce-gadolinium]": 2,
+        "T1w[space-MNI152NLin2009cAsym_desc-brain]": 1,
+        "T2w[part-phase]": 1,
+    }
+    assert "T1w[ce-gadolinium] x2" in discovery.summary()
+    chosen = discover(tmp_path, layout="bids", modalities=["T1w[ce-gadolinium]", "T2w"])
+    assert list(sites_of(chosen)) == ["sub-01", "sub-02"]
+    assert [path.name for path in chosen.subjects[0].sessions[0].paths.values()] == [
+        "sub-01_ce-gadolinium_T1w.nii.gz",
+        "sub-01_T2w.nii.gz",
+    ]
+    for modality in ("T1w[ce-other]", "T1w[desc-brain]"):  # other, or not all that changes the scan
+        with pytest.raises(DataError, match=r"there is T1w \(2 subjects\), T1w\[ce-gadolinium\] \(2 subjects\)"):
+            discover(tmp_path, layout="bids", modalities=[modality, "T2w"])
+
+
+def test_runs_and_ways_of_acquisition_are_chosen_by_their_entities(tmp_path: Path) -> None:
+    tree(tmp_path, [f"sub-01/anat/sub-01_{e}_T1w.nii.gz" for e in ("acq-a_run-1", "acq-a_run-2", "acq-b")])
+    tree(tmp_path, ["sub-01/anat/sub-01_T2w.nii.gz", "sub-02/anat/sub-02_part-mag_T2w.nii.gz"])
+    tree(tmp_path, ["sub-02/anat/sub-02_acq-b_T1w.nii.gz"])
+    either = discover(tmp_path, layout="bids", modalities=BIDS)
+    assert list(sites_of(either)) == ["sub-02"]
+    assert either.notes == (
+        "T1w was acquired in several ways: acq-a x2, acq-b x2; to use one of them, write T1w[acq-b]",
+    )
+    both = discover(tmp_path, layout="bids", modalities=["T1w[acq-a_run-2]", "T1w[acq-b]", "T2w"])
+    assert list(sites_of(both)) == ["sub-01"]
+    assert [path.name.split("_", 1)[1] for path in both.subjects[0].sessions[0].paths.values()] == [
+        "acq-a_run-2_T1w.nii.gz",
+        "acq-b_T1w.nii.gz",
+        "T2w.nii.gz",
+    ]
+
+
+# Tables
+
+
+def test_a_column_that_names_somebody_else_says_nothing_of_them(tmp_path: Path) -> None:
+    subjects = [f"sub-{k:02d}" for k in range(1, 7)]
+    tree(tmp_path, [f"{s}/anat/{s}_{m}.nii.gz" for s in subjects for m in BIDS])
+    participants = tmp_path / "participants.tsv"
+    site = dict(zip(subjects, "AAABBB", strict=True))
+    twins = [f"{s}\t{subjects[(k + 1) % 6]}\t{site[s]}\n" for k, s in enumerate(subjects)]
+    participants.write_text("participant_id\ttwin_of\tsite\n" + "".join(twins))
+    assert sites_of(discover(tmp_path, layout="bids", modalities=BIDS)) == site
+    participants.write_text(
+        "participant_id\tmatched_control\tsite\nsub-01\tsub-02\tA\nsub-02\tn/a\tNA\nsub-03\tn/a\tA\n"
+        "sub-04\tn/a\tB\nsub-05\tn/a\tB\nsub-06\tn/a\tB\n"
+    )
+    discovery = discover(tmp_path, layout="bids", modalities=BIDS)
+    assert discovery.summary().splitlines()[0] == "5 subjects at 2 sites: A 2, B 3"
+    assert [item.place for item in discovery.skipped] == ["sub-02"]
+
+
+def test_one_person_under_the_names_of_two_releases_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "map.csv"
+    table.write_text(
+        '"Site No (represents the originating institution)",BraTS2021,BraTS2023\n'
+        "1,BraTS2021_00000,BraTS-GLI-00000-000\n1,BraTS2021_00001,BraTS-GLI-00001-000\n"
+    )
+    tree(tmp_path, brats("BraTS2021_00000", ("t1", "t1ce", "t2", "flair"), separator="_"))
+    tree(tmp_path, brats("BraTS-GLI-00000-000") + brats("BraTS-GLI-00001-000"))
+    with pytest.raises(DataError, match=r"BraTS-GLI-00000 and BraTS2021_00000 in .* are one person") as caught:
+        discover(tmp_path, layout="brats", modalities=BRATS, sites_file=table)
+    assert "data.exclude=[BraTS2021_00000]" in str(caught.value)
+    found = discover(tmp_path, layout="brats", modalities=BRATS, sites_file=table, exclude=["BraTS2021_00000"])
+    assert list(sites_of(found)) == ["BraTS-GLI-00000", "BraTS-GLI-00001"]
+
+
+def test_participants_without_a_known_site_column_are_told_so(tmp_path: Path) -> None:
+    tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02") for m in BIDS])
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tscanned_at\nsub-01\t3\tOslo\nsub-02\t4\tBergen\n")
+    discovery = discover(tmp_path, layout="bids", modalities=BIDS)
+    assert discovery.summary().splitlines() == [
+        "2 subjects at 1 site: site 2",
+        "participants.tsv has no column that gives the site (participant_id, age, scanned_at), so all subjects are at"
+        " one site; call that column site, or pass a table with --sites",
+    ]
+
+
+def test_names_without_sub_are_told_from_those_of_the_folder(tmp_path: Path) -> None:
+    tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02") for m in BIDS])
+    participants = tmp_path / "participants.tsv"
+    participants.write_text("participant_id\tsite\n01\tA\n02\tB\n")
+    with pytest.raises(DataError, match=r"first: line 2 of participants\.tsv: 01\): .* called as sub-01 is"):
+        discover(tmp_path, layout="bids", modalities=BIDS)
+    participants.write_text("participant_id\tsite\nsub-01\tA\n02\tB\n")
+    assert discover(tmp_path, layout="bids", modalities=BIDS).skipped == (
+        Skipped("sub-02", f"not in the site map {participants}"),
+        Skipped("line 3 of participants.tsv: 02", "a row of the site map that names no subject such as sub-01"),
+    )
+
+
+def test_sites_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI003-guys-0829"))
+    with pytest.raises(DataError, match="the sites Guys and guys differ in upper and lower case only"):
+        discover(tmp_path, layout="ixi", modalities=IXI)
+
+
+# Whatever is in the folder
+
+
+def test_capitals_and_other_kinds_of_files_are_used_or_listed(tmp_path: Path) -> None:
+    tree(tmp_path, [*ixi("IXI002-Guys-0828", ["T1", "T2"]), "IXI002-Guys-0828-PD.NII.GZ"])
+    tree(tmp_path, ["IXI003-Guys-0829-T1.mgz", "IXI003-Guys-0829-T2.nii.bz2", "IM0001", "README", "a.JSON"])
+    tree(tmp_path, ["IXI\u0660\u0661-Guys-1-T1.nii", "e/e/e/e/IXI004-Guys-0830-T1.nii"])  # Arabic digits; too deep
+    discovery = discover(tmp_path, layout="ixi", modalities=IXI)
+    assert sites_of(discovery) == {"IXI002": "Guys"}
+    assert sorted(item.place for item in discovery.skipped) == [
+        "IM0001",
+        "IXI003-Guys-0829-T1.mgz",
+        "IXI003-Guys-0829-T2.nii.bz2",
+        "IXI\u0660\u0661-Guys-1-T1.nii",
+        "e/e/e/e",
+    ]
+
+
+def test_links_and_trash_do_not_make_a_scan_two(tmp_path: Path) -> None:
+    tree(tmp_path / "data", ixi("IXI002-Guys-0828", folder="new/"))
+    tree(tmp_path / "data", ixi("IXI002-Guys-0828", folder=".Trash-1000/files/"))
+    tree(tmp_path / "data", ixi("IXI002-Guys-0828", folder="$RECYCLE.BIN/"))
+    (tmp_path / "data" / "current").symlink_to(".")
+    (tmp_path / "data" / "latest").symlink_to("new")
+    (tmp_path / "data" / "IXI002-Guys-0828-T1.nii.gz").symlink_to("new/IXI002-Guys-0828-T1.nii.gz")
+    (tmp_path / "data" / "loop").symlink_to("loop")
+    discovery = discover(tmp_path / "data", layout="ixi", modalities=IXI)
+    (subject,) = discovery.subjects
+    assert subject.sessions[0].paths["T1"] == tmp_path / "data" / "new" / "IXI002-Guys-0828-T1.nii.gz"
+    assert {item.place: item.reason for item in discovery.skipped} == {
+        "$RECYCLE.BIN": "a folder of the system",
+        ".Trash-1000": "a folder of the system",
+        "current": "a link to a folder that is looked into already",
+        "latest": "a link to a folder that is looked into already",
+        "loop": "no .nii or .nii.gz file; convert it if it is a scan",
+    }
+
+
+def test_scans_in_a_linked_folder_are_found(tmp_path: Path) -> None:
+    tree(tmp_path / "disk", ixi("IXI002-Guys-0828"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ixi").symlink_to(tmp_path / "disk")
+    assert sites_of(discover(tmp_path / "data", layout="ixi", modalities=IXI)) == {"IXI002": "Guys"}
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a\nb", b"\x1b[31m", "\u202egnp".encode()])
+def test_names_that_cannot_be_shown_are_listed_in_escapes(tmp_path: Path, name: bytes) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828"))
+    tree(tmp_path / os.fsdecode(name), ixi("IXI003-Guys-0829"))
+    (skipped,) = discover(tmp_path, layout="ixi", modalities=IXI).skipped
+    assert skipped.place.isascii()
+    assert skipped.place.isprintable()
+    assert "characters that cannot be shown" in skipped.reason
+
+
 # Wrong input
 
 
