@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from agi_core.data.nifti import Grid
@@ -25,6 +25,7 @@ from agi_core.data.preprocess import BoolArray, Prepared, head_box
 from agi_core.data.slabs import SliceBox, source_box
 from agi_core.errors import DataError
 from agi_core.host import atomic
+from agi_core.host.tensor_file import open_tensors
 
 Float16Array = npt.NDArray[np.float16]
 
@@ -58,21 +59,21 @@ class CachedSession:
     def read_slice(self, k: int) -> tuple[Float16Array, BoolArray]:
         """Slice `k`: float16 (M, H, W) in [0, 1], and the foreground, bool (H, W).
 
-        The file is mapped for the moment of the copy, so neither memory nor open files grow with the subjects.
+        The file is open for the moment of the copy, so neither memory nor open files grow with the subjects.
         """
-        with self._mapped() as file:
+        with self._opened() as file:
             return file.get_slice("volumes")[k], file.get_slice("foreground")[k]
 
     def read_block(self, d: slice, h: slice, w: slice) -> Float16Array:
         """The volumes in a box of slices, rows and columns: float16 (D, M, H, W) in [0, 1]; nothing else is read."""
-        with self._mapped() as file:
+        with self._opened() as file:
             block: Float16Array = file.get_slice("volumes")[d, :, h, w]
             return block
 
     @contextmanager
-    def _mapped(self) -> Iterator[Any]:
+    def _opened(self) -> Iterator[Any]:
         try:
-            with safe_open(self.path, framework="numpy") as file:
+            with open_tensors(self.path) as file:
                 yield file
         except (OSError, SafetensorError) as error:
             raise DataError(f"{self.path} cannot be read ({error}). Start again: the cache is then rebuilt.") from error
@@ -81,7 +82,7 @@ class CachedSession:
 def open_entry(path: Path, *, subject_id: str) -> CachedSession | None:
     """Open a cache file; None if it is absent or broken."""
     try:
-        with safe_open(path, framework="numpy") as file:
+        with open_tensors(path) as file:
             entry = json.loads(file.metadata()["entry"])
             depth, modalities, height, width = file.get_slice("volumes").get_shape()
     except (OSError, SafetensorError):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
+from agi_core.host.tensor_file import open_tensors
 
 Image = NDArray[np.floating]
 Window = tuple[slice, slice]  # rows and columns
@@ -112,7 +113,7 @@ def read_examples(run_dir: Path) -> list[Example]:
     if not path.is_file():
         return []
     try:
-        with safe_open(path, framework="np") as file:
+        with open_tensors(path) as file:
             notes = json.loads(file.metadata()["examples"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -12,11 +12,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from agi_core.errors import ProtocolError, RunError
 from agi_core.host import atomic
+from agi_core.host.tensor_file import open_tensors
 from agi_core.protocol import Packed, Reply, Request, read_reply, reply_scalars, request_scalars
 
 KEPT = 8
@@ -28,7 +29,7 @@ def stored(state_dir: Path, request: Request) -> Reply | None:
     damaged."""
     path = _path(state_dir, request)
     try:
-        with safe_open(path, framework="np") as file:
+        with open_tensors(path) as file:
             header = file.metadata()
             if header["request"] != digest(request):
                 return None
