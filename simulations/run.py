@@ -9,8 +9,8 @@ import dataclasses
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from agi_core.config.load import load_config, to_yaml
 from agi_core.config.presets import describe_presets
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import ConfigError, RunError
-from agi_core.host.command_line import run_command
+from agi_core.host.command_line import run_command, terminable
 from agi_core.host.device import open_device
 from agi_core.run import checkpoint, run_folder
 from agi_core.run.event_log import EventLog, read_events
@@ -50,7 +50,7 @@ BUILT_IN_DIR = Path(".cache")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 interrupted."""
+    """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 or 143 interrupted."""
     arguments = _parser().parse_intermixed_args(argv)  # key=value may stand before and after flags
     console = plain_console()
     logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -62,10 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         nonlocal run_dir
         run_dir = _run_dir(arguments)
-        config = _config(arguments, run_dir)
-        simulate(config, run_dir, resume=arguments.resume, compare=arguments.compare, console=console)
+        try:
+            config = _config(arguments, run_dir)
+            simulate(config, run_dir, resume=arguments.resume, compare=arguments.compare, console=console)
+        finally:
+            with suppress(OSError):
+                run_dir.rmdir()  # succeeds where it is empty: nothing was begun
 
-    return run_command(command, place=lambda: run_dir, hint=lambda: _how_to_go_on(run_dir))
+    with terminable():
+        return run_command(command, place=lambda: run_dir, hint=lambda: _how_to_go_on(run_dir))
 
 
 def _how_to_go_on(run_dir: Path | None) -> str:
@@ -84,24 +89,22 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     def announce(data_dir: Path) -> None:
         console.print(f"making built-in synthetic data in {data_dir} (once)")
 
-    if not resume:
-        run_folder.check_new(run_dir)
     open_device(config.device, threads=config.threads)
     run_engine = _engine(config)
-    with Display(console, config).showing():
-        config = with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR, on_making=announce)
-    initial_weights(config)  # an unusable file is named before the scans are read
-    config, federation = find_sites(config)
-    display = Display(console, config)
-    with display.showing():
-        prepare_caches(config, federation)
-    if not resume:
+    with nullcontext() if resume else run_folder.begun(run_dir, config):
+        with Display(console, config).showing():
+            config = with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR.resolve(), on_making=announce)
+        initial_weights(config)  # an unusable file is named before the scans are read
+        config, federation = find_sites(config)
+        display = Display(console, config)
+        with display.showing():
+            prepare_caches(config, federation)
         config = with_pretrained_weights(config, BUILT_IN_DIR, console)
-        run_folder.create(run_dir, config)
-    site_paths = write_sites(run_dir, config, federation)
-    print_plan(config, federation, console)
-    if checkpoint.load_last(run_dir) is None:
-        note_data(run_dir, config, federation)
+        site_paths = write_sites(run_dir, config, federation)
+        print_plan(config, federation, console)
+        if checkpoint.load_last(run_dir) is None:
+            run_folder.write_config(run_dir, config)
+            note_data(run_dir, config, federation)
 
     with display.showing():
         node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
@@ -161,9 +164,10 @@ def _config(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
     }
     assignments = [*(f"privacy.{setting}" for setting in arguments.dp), *arguments.settings]
     if not arguments.resume:
-        return load_config(arguments.config, overrides=overrides, assignments=assignments)
-    stored = run_folder.open_existing(run_dir)
+        return _with_absolute_paths(load_config(arguments.config, overrides=overrides, assignments=assignments))
+    stored = _with_absolute_paths(run_folder.open_existing(run_dir))
     config = load_config(arguments.config, overrides=overrides, assignments=assignments, base=stored)
+    config = _with_absolute_paths(config)
     theirs, ours = _flat(dataclasses.asdict(stored)), _flat(dataclasses.asdict(config))
     changed = "; ".join(f"{key}={theirs[key]} there, {ours[key]} here" for key in theirs if theirs[key] != ours[key])
     if changed:
@@ -171,6 +175,23 @@ def _config(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
             f"the run in {run_dir} has other settings ({changed}); resume it with its own, or start a new run"
         )
     return config
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The configuration as it can be resumed from any folder."""
+
+    def absolute(path: str | None) -> str | None:
+        return path and str(Path(path).absolute())
+
+    data = dataclasses.replace(
+        config.data,
+        dir=absolute(config.data.dir),
+        sites=absolute(config.data.sites),
+        cache_dir=str(Path(config.data.cache_dir).absolute()),
+    )
+    weights = weights_file(config)
+    initial = str(weights.absolute()) if weights else config.initial_weights
+    return dataclasses.replace(config, data=data, initial_weights=initial)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -188,7 +209,7 @@ def _run_dir(arguments: argparse.Namespace) -> Path:
     if arguments.out is not None:
         return Path(arguments.out)
     if not arguments.resume:
-        return RUNS_DIR / time.strftime("%Y-%m-%d-%H%M%S")
+        return run_folder.unused(RUNS_DIR)
     runs = sorted(path.parent for path in RUNS_DIR.glob("*/config.yaml"))
     if not runs:
         raise RunError(f"there is no run in {RUNS_DIR}/ to resume; name its folder with --out")

@@ -2,25 +2,46 @@
 
 import argparse
 import math
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agi_core.errors import AgiError
 
-DONE, MISTAKE, INTERRUPTED = 0, 2, 130
+DONE, MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived in a `terminable` block."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block, SIGTERM ends a command as Ctrl-C does. Batch systems send it when a job's time is over."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_command(
     command: Callable[[], int | None], *, place: Callable[[], object] = Path, hint: Callable[[], str] = str
 ) -> int:
-    """Run a command to its exit code: its own (None is 0), 2 after a user's mistake, 130 after Ctrl-C.
+    """Run a command to its exit code: its own (None is 0), 2 after a user's mistake, 130 after Ctrl-C, 143 after
+    SIGTERM.
 
     A mistake is one sentence on stderr, without a traceback.
 
     Args:
         place: asked where an operating system's error that names no file occurred.
-        hint: asked after Ctrl-C for how the user can go on; "" = there is nothing to say.
+        hint: asked after Ctrl-C or SIGTERM for how the user can go on; "" = there is nothing to say.
     """
     try:
         return command() or DONE
@@ -33,9 +54,9 @@ def run_command(
             file=sys.stderr,
         )
         return MISTAKE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\ninterrupted" + (f"; {text}" if (text := hint()) else ""), file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def count(text: str) -> int:

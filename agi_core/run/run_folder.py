@@ -18,10 +18,14 @@ sites/  baselines/  ledgers/  ledger_heads/
 ```
 """
 
+import itertools
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -48,33 +52,60 @@ class Environment(JsonObject):
     packages: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_new(run_dir: Path) -> None:
-    """Refuse a run folder that `create` would refuse, without making anything: for before hours of reading scans.
+def unused(runs_dir: Path) -> Path:
+    """Make an empty folder in `runs_dir`, called after date and time. Of programs that ask in the same second, each
+    gets its own.
 
     Raises:
-        RunError: the folder holds something already, or cannot be made or written.
+        RunError: it cannot be made.
     """
-    try:
-        if run_dir.exists() and any(run_dir.iterdir()):
-            raise RunError(f"{run_dir} is not empty; choose another --out, or continue the run in it with --resume")
-        existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise RunError(f"the run folder {run_dir} cannot be made below {existing}; choose another --out")
-    except OSError as error:
-        raise _write_error(run_dir, error) from None
+    name = time.strftime("%Y-%m-%d-%H%M%S")
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    for run_dir in (runs_dir / name for name in names):
+        try:
+            run_dir.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _write_error(run_dir, error) from None
+    return run_dir
 
 
 def create(run_dir: Path, config: RunConfig) -> None:
-    """Make a new run folder.
+    """Make a new run folder. Of programs that ask for the same one, one gets it.
 
     Raises:
         RunError: the folder holds something already, or cannot be written.
     """
-    check_new(run_dir)
+    with begun(run_dir, config):
+        pass
+
+
+@contextmanager
+def begun(run_dir: Path, config: RunConfig) -> Iterator[None]:
+    """As `create`, for a block in which the run begins: if it fails there, the folder is gone."""
+    _claim(run_dir)
     try:
-        (run_dir / "checkpoints").mkdir(parents=True)
         write_config(run_dir, config)
         atomic.write_json(run_dir / "environment.json", environment(config).to_json())
+        yield
+    except BaseException:
+        shutil.rmtree(run_dir)
+        raise
+
+
+def _claim(run_dir: Path) -> None:
+    """Make the folder this process's own; mkdir succeeds for one process alone."""
+    taken = RunError(f"{run_dir} is not empty; choose another --out, or continue the run in it with --resume")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if any(run_dir.iterdir()):
+            raise taken
+        try:
+            (run_dir / "checkpoints").mkdir()
+        except FileExistsError:
+            raise taken from None
     except OSError as error:
         raise _write_error(run_dir, error) from None
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from agi_core.__main__ import main as agi_core
-from agi_core.run import progress
+from agi_core.config.load import load_config
+from agi_core.run import progress, run_folder
 from agi_core.run.event_log import events_of
 from agi_core.run.events import RoundFinished, RoundStarted
 from simulations.run import main
@@ -243,6 +244,55 @@ def test_ctrl_c_says_how_to_go_on(
     assert main(arguments(ixi_dir, tmp_path / "whole", cache_dir, "--clients", "1")) == 0
     broken, whole = checkpoint_hashes(tmp_path / "run"), checkpoint_hashes(tmp_path / "whole")
     assert broken["state-00002.safetensors"] == whole["state-00002.safetensors"]
+
+
+def test_sigterm_says_how_to_go_on(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch system sends it at the end of a job's time."""
+
+    def end(news: progress.News) -> None:
+        if isinstance(news, progress.Step) and news.phase == "round 1/2":
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with progress.listening(end):
+        assert main(arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "1")) == 143
+    assert f"--resume --out {tmp_path / 'run'}" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_that_was_killed_while_it_read_its_scans_goes_on(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:
+    overrides = {"data.dir": str(ixi_dir), "data.cache_dir": str(cache_dir), "clients": 1, "rounds": 1}
+    config = load_config(None, overrides=overrides, assignments=[text for text in SMALL if text != "rounds=2"])
+    run_folder.create(tmp_path / "run", config)  # what is there then
+    assert main(["--resume", "--out", str(tmp_path / "run")]) == 0
+    stored = run_folder.open_existing(tmp_path / "run")
+    assert stored.reference == "T1"
+    assert stored.federation.sites == ("Guys",)
+    assert summary_of(tmp_path / "run")["reference"] == "T1"
+
+
+def test_a_run_of_relative_paths_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ixi(tmp_path / "ixi", {"Guys": 3})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    command = ["--data", "ixi", "data.cache_dir=cache", "--clients", "1", *SMALL, "rounds=1"]
+    assert main([*command, "--out", "run"]) == 0
+    assert main([*command, "--out", "run", "--resume"]) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["--resume", "--compare", "--out", "../run"]) == 0
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_run_that_fails_as_it_begins_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--data", "nowhere"]) == 2
+    assert main(["device=tpu"]) == 2
+    assert not list((tmp_path / "runs").iterdir())
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_an_interrupted_baseline_is_trained_anew(

@@ -1,11 +1,14 @@
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
-from agi_core.errors import RunError
+from agi_core.errors import DataError, RunError
 from agi_core.run import run_folder
 from agi_core.run.run_folder import Environment
 
@@ -31,13 +34,47 @@ def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path, config:
         run_folder.create(tmp_path / "run", config)
 
 
-def test_check_new_makes_nothing(tmp_path: Path) -> None:
-    run_folder.check_new(tmp_path / "a" / "b")
-    assert not list(tmp_path.iterdir())
+def test_a_place_that_cannot_be_a_run_folder(tmp_path: Path, config: RunConfig) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(RunError, match="choose another --out"):
-            run_folder.check_new(path)
+            run_folder.create(path, config)
+    with pytest.raises(RunError, match="choose another --out"):
+        run_folder.unused(tmp_path / "file")
+
+
+def test_of_several_that_want_one_folder_one_gets_it(tmp_path: Path, config: RunConfig) -> None:
+    def create(_: int) -> str:
+        barrier.wait()
+        try:
+            run_folder.create(tmp_path / "run", config)
+        except RunError as error:
+            return str(error)
+        return ""
+
+    barrier = Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        refusals = list(pool.map(create, range(8)))
+    assert refusals.count("") == 1
+    assert sum("is not empty" in text for text in refusals) == 7
+    assert run_folder.open_existing(tmp_path / "run") == config
+
+
+def test_each_of_several_in_one_second_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: run_folder.unused(tmp_path / "runs"), range(24)))
+    assert len(set(folders)) == 24
+    assert sorted(folders) == sorted((tmp_path / "runs").iterdir())
+    assert all(re.match(r"\d{4}-\d\d-\d\d-\d{6}(-\d+)?$", folder.name) for folder in folders)
+
+
+def test_a_run_that_fails_as_it_begins_leaves_nothing(tmp_path: Path, config: RunConfig) -> None:
+    begun = run_folder.begun(tmp_path / "run", config)
+    begun.__enter__()
+    assert run_folder.open_existing(tmp_path / "run") == config
+    error = DataError("broken scan")
+    assert not begun.__exit__(DataError, error, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_run_there(tmp_path: Path) -> None:
