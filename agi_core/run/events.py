@@ -2,33 +2,33 @@
 
 An event is one line of `events.jsonl` (`agi_core.run.event_log`) and news for those who listen
 (`agi_core.run.progress`). Rounds count from 1; the model after round 0 is the untrained one. A new kind is a class
-with its name.
+with its name, which becomes a frozen dataclass of keyword arguments.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, Self, dataclass_transform
 
 from agi_core.run.json_objects import Json, JsonObject
-from agi_core.run.scores import Best, Metrics, Scores, SiteScores, scores_from_json, scores_to_json
+from agi_core.run.scores import Best, Metrics, Scores, SiteScores
 
 KINDS: dict[str, type["Event"]] = {}
 """{kind, as in `events.jsonl`: its class}; each class enters itself."""
 
 
-@dataclass(frozen=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Event(JsonObject):
     """Any event. A line whose kind this release does not know is read as a plain `Event`."""
 
     kind: ClassVar[str]
 
     def __init_subclass__(cls, kind: str | None = None) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
         if kind is not None:
             cls.kind = kind
             KINDS[kind] = cls
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataFound(Event, kind="data_found"):
     """A simulation has found its scans and divided them: subjects of each site, scans left out by reason.
 
@@ -43,14 +43,12 @@ class DataFound(Event, kind="data_found"):
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Warned(Event, kind="warning"):
     """Something that the user should know of the data."""
 
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunStarted(Event, kind="run_started"):
     """The first round of a new run is about to begin."""
 
@@ -59,14 +57,12 @@ class RunStarted(Event, kind="run_started"):
     unseen_sites: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunResumed(Event, kind="resumed"):
     """An interrupted run goes on after `round`, its last finished one."""
 
     round: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunPaused(Event, kind="paused"):
     """The run cannot go on; `round` is the last finished one."""
 
@@ -74,14 +70,12 @@ class RunPaused(Event, kind="paused"):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class RoundStarted(Event, kind="round_started"):
     """The sites are asked to train."""
 
     round: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class RoundFinished(Event, kind="round_finished"):
     """The updates of `sites` were averaged. Loss and seconds are those that the sites told."""
 
@@ -91,7 +85,6 @@ class RoundFinished(Event, kind="round_finished"):
     seconds: Mapping[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelValidated(Event, kind="validated"):
     """The validation of the model after `round`: the mean over subjects, each site's own, and who suppresses it."""
 
@@ -100,15 +93,7 @@ class ModelValidated(Event, kind="validated"):
     sites: SiteScores
     suppressed: Sequence[str] = field(default_factory=list)
 
-    def to_json(self) -> Json:
-        return {**vars(self), "sites": scores_to_json(self.sites)}
 
-    @classmethod
-    def from_json(cls, values: Json) -> Self:
-        return super().from_json({**values, "sites": scores_from_json(values["sites"])})
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelRolledBack(Event, kind="rolled_back"):
     """The model after `round` was worse at `sites`: the run goes on from the one after round `to`."""
 
@@ -117,7 +102,6 @@ class ModelRolledBack(Event, kind="rolled_back"):
     sites: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelTested(Event, kind="tested"):
     """The final test. In JSON the fields of `scores` stand beside the others."""
 
@@ -126,16 +110,14 @@ class ModelTested(Event, kind="tested"):
     best: Best | None = None
 
     def to_json(self) -> Json:
-        best = self.best.to_json() if self.best else None
-        return {**self.scores.to_json(), "suppressed": list(self.suppressed), "best": best}
+        values = super().to_json()
+        return {**values.pop("scores"), **values}
 
     @classmethod
     def from_json(cls, values: Json) -> Self:
-        best = Best.from_json(values["best"]) if values.get("best") else None
-        return super().from_json({**values, "scores": Scores.from_json(values), "best": best})
+        return super().from_json({**values, "scores": values})
 
 
-@dataclass(frozen=True, kw_only=True)
 class BaselineFinished(Event, kind="baseline_finished"):
     """A baseline was scored; `final` as in `Scores`."""
 
@@ -143,12 +125,10 @@ class BaselineFinished(Event, kind="baseline_finished"):
     final: Metrics
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunFinished(Event, kind="run_finished"):
     """Everything that a simulation was asked for is done."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Waiting(Event, kind="waiting"):
     """These sites are not connected, and are waited for."""
 
@@ -157,7 +137,6 @@ class Waiting(Event, kind="waiting"):
     limit_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
 class Retried(Event, kind="retried"):
     """Too few sites have answered, so the others are asked again."""
 
@@ -166,7 +145,6 @@ class Retried(Event, kind="retried"):
     answered: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Exchanging(Event, kind="exchange"):
     """Who has answered the request of this moment. It is for listeners, and never a line of `events.jsonl`."""
 
@@ -177,7 +155,6 @@ class Exchanging(Event, kind="exchange"):
     failed: Sequence[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SiteEvent(Event):
     """What all events of one site have."""
 
@@ -185,7 +162,6 @@ class SiteEvent(Event):
     round: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class SiteFailed(SiteEvent, kind="site_failed"):
     """A site has answered that it cannot do what it was asked for, or its answer cannot be used."""
 
@@ -193,7 +169,6 @@ class SiteFailed(SiteEvent, kind="site_failed"):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class SiteMissing(SiteEvent, kind="site_missing"):
     """A site was not there, or has not answered."""
 
@@ -201,7 +176,6 @@ class SiteMissing(SiteEvent, kind="site_missing"):
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SiteSatOut(SiteEvent, kind="site_sat_out"):
     """A site does not take part, which is its right: its budget is spent, or its policy forbids the request."""
 
@@ -209,14 +183,12 @@ class SiteSatOut(SiteEvent, kind="site_sat_out"):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class UpdateClipped(SiteEvent, kind="update_clipped"):
     """A site's update was too large and was scaled down."""
 
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
 class UpdateRefused(SiteEvent, kind="update_refused"):
     """A site's reply was refused, which is its `strikes`-th strike."""
 
@@ -224,6 +196,5 @@ class UpdateRefused(SiteEvent, kind="update_refused"):
     strikes: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class SiteQuarantined(SiteEvent, kind="site_quarantined"):
     """A site has so many strikes that it is not asked any more."""

@@ -1,9 +1,11 @@
 """JSON objects of a run folder as frozen dataclasses, and how they are read."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin
 
 from agi_core.errors import RunError
 
@@ -12,11 +14,12 @@ Json = dict[str, Any]  # a JSON object as `json` reads and writes it
 
 @dataclass(frozen=True)
 class JsonObject:
-    """A frozen dataclass whose fields are the object's. A subclass with nested objects overrides both methods."""
+    """A frozen dataclass whose fields are the object's. As its type says, a field may be such an object itself, perhaps
+    None, or a mapping to such objects."""
 
     def to_json(self) -> Json:
         """The object as `json` writes it."""
-        return dict(vars(self))
+        return {name: _written(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, values: Json) -> Self:
@@ -25,7 +28,23 @@ class JsonObject:
         Raises:
             TypeError, KeyError: a field without a default is missing.
         """
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        return cls(**{f.name: _read(values[f.name], f.type) for f in fields(cls) if f.name in values})
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _written(item) for name, item in value.items()}
+    return value.to_json() if isinstance(value, JsonObject) else value
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """What a field of type `kind` holds."""
+    if get_origin(kind) is Mapping and isinstance(value, dict):
+        return {name: _read(item, get_args(kind)[1]) for name, item in value.items()}
+    if isinstance(kind, UnionType):
+        kind = get_args(kind)[0]  # the other one is None
+    nested = value is not None and isinstance(kind, type) and issubclass(kind, JsonObject)
+    return kind.from_json(value) if nested else value
 
 
 def read_json(path: Path) -> Json | None:

@@ -73,22 +73,8 @@ class Scores(JsonObject):
         return over_subjects(self.unseen_sites).get("psnr_db")
 
     def to_json(self) -> Json:
-        by_model = {site: scores_to_json(scores) for site, scores in self.unseen_by_model.items()}
-        return {
-            "final": dict(self.final),
-            "sites": scores_to_json(self.sites),
-            "unseen_sites": scores_to_json(self.unseen_sites),
-            **({"unseen_by_model": by_model} if by_model else {}),
-        }
-
-    @classmethod
-    def from_json(cls, values: Json) -> Self:
-        return cls(
-            values["final"],
-            scores_from_json(values.get("sites", {})),
-            scores_from_json(values.get("unseen_sites", {})),
-            {site: scores_from_json(scores) for site, scores in values.get("unseen_by_model", {}).items()},
-        )
+        values = super().to_json()
+        return values if self.unseen_by_model else {n: value for n, value in values.items() if n != "unseen_by_model"}
 
 
 @dataclass(frozen=True)
@@ -105,11 +91,3 @@ def over_subjects(sites: SiteScores) -> dict[str, float]:
     total = sum(score.subjects for score in sites.values())
     names = [name for name in METRIC_NAMES if total and all(name in score.metrics for score in sites.values())]
     return {name: sum(score.metrics[name] * score.subjects for score in sites.values()) / total for name in names}
-
-
-def scores_to_json(sites: SiteScores) -> Json:
-    return {site: score.to_json() for site, score in sites.items()}
-
-
-def scores_from_json(values: Json) -> dict[str, SiteScore]:
-    return {site: SiteScore.from_json(score) for site, score in values.items()}

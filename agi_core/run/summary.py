@@ -41,22 +41,15 @@ class Summary(JsonObject):
     delta: float | None = None
 
     def to_json(self) -> Json:
-        values = vars(self) | {
-            "suppressed": list(self.suppressed),
-            "baselines": {name: {**scores.final, **scores.to_json()} for name, scores in self.baselines.items()},
-            "best": self.best.to_json() if self.best else None,
-        }
-        left_out = {"scores"} if self.synthetic is not None else {"scores", *_OF_SIMULATIONS}
-        return {**self.scores.to_json(), **{name: value for name, value in values.items() if name not in left_out}}
+        values = super().to_json()
+        if self.synthetic is None:
+            values = {name: value for name, value in values.items() if name not in _OF_SIMULATIONS}
+        values["baselines"] = {name: {**scores.final, **scores.to_json()} for name, scores in self.baselines.items()}
+        return {**values.pop("scores"), **values}
 
     @classmethod
     def from_json(cls, values: Json) -> Self:
-        nested = {
-            "scores": Scores.from_json(values),
-            "baselines": {name: Scores.from_json(row) for name, row in values.get("baselines", {}).items()},
-            "best": Best.from_json(values["best"]) if values.get("best") else None,
-        }
-        return super().from_json({**values, **nested})
+        return super().from_json({**values, "scores": values})
 
 
 def summarise(run_dir: Path, config: RunConfig, *, wall_s: float) -> Summary:

@@ -1,7 +1,6 @@
 """Every kind of event against the line that stands for it in `events.jsonl`."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -179,7 +178,6 @@ def test_a_line_of_before_has_defaults_for_what_was_added_since(line: str, event
 def test_a_new_kind_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "coffee_made", Event)  # forgotten again after the test
 
-    @dataclass(frozen=True, kw_only=True)
     class CoffeeMade(Event, kind="coffee_made"):
         cups: int
 

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,26 @@ def test_what_is_unknown_is_left_out_and_what_is_missing_has_its_default() -> No
     assert Cat.from_json({"name": "Tom", "colour": "grey"}) == Cat("Tom", 9)
     with pytest.raises(TypeError, match="name"):
         Cat.from_json({"lives": 7})
+
+
+@dataclass(frozen=True)
+class House(JsonObject):
+    tenants: Mapping[str, Cat]
+    rooms: Mapping[str, Mapping[str, Cat]]
+    owner: Cat | None = None
+
+
+@pytest.mark.parametrize("owner", [Cat("Tom"), None])
+def test_nested_objects_are_written_and_read_as_their_types_say(owner: Cat | None) -> None:
+    house = House({"attic": Cat("Kit", 1)}, {"cellar": {"box": Cat("Tiger")}}, owner)
+    written = house.to_json()
+    assert written == {
+        "tenants": {"attic": {"name": "Kit", "lives": 1}},
+        "rooms": {"cellar": {"box": {"name": "Tiger", "lives": 9}}},
+        "owner": {"name": "Tom", "lives": 9} if owner else None,
+    }
+    assert House.from_json(written) == house
+    assert House.from_json({"tenants": {}, "rooms": {}}) == House({}, {})
 
 
 def test_a_file_that_is_not_there_yet_and_a_damaged_one(tmp_path: Path) -> None:
