@@ -119,8 +119,8 @@ def read_volume(path: Path) -> Volume:
             surplus = _bytes_left(file, limit=data[:, :, 0].size * header.fields.get_data_dtype().itemsize)
         except _READ_ERRORS as error:
             raise DataError(
-                f"{path} cannot be read to its end ({error}); it is damaged, probably truncated. Copy or download it "
-                "again."
+                f"{path} cannot be read to its end ({_one_line(error)}); it is damaged, probably truncated. Copy or "
+                "download it again."
             ) from error
     if surplus:
         raise DataError(
@@ -223,6 +223,10 @@ def _content(path: Path) -> Iterator[Any]:
         yield content
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _bytes_left(file: Any, *, limit: int) -> bool:
     """Read a file to its end; whether `limit` bytes or more were left. Fewer are padding."""
     count = 0
@@ -278,7 +282,9 @@ def _read_header(path: Path, file: Any) -> _Header:
         shape, dtype = fields.get_data_shape(), fields.get_data_dtype()
         fields.get_data_offset(), fields.get_slope_inter()
     except _READ_ERRORS as error:
-        raise DataError(f"{path} is not a readable NIfTI file ({error}). Copy or convert it again.") from error
+        raise DataError(
+            f"{path} is not a readable NIfTI file ({_one_line(error)}). Copy or convert it again."
+        ) from error
     if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
         raise DataError(
             f"{path} has shape {shape}; one 3-D volume is needed. Split the series, or leave this scan out."
@@ -355,6 +361,8 @@ def _placement(
         cause = f"sform and qform place the scan more than a voxel apart; the {used.name} is used"
         spaces = f"sform: {_SPACES[sform.code]}, qform: {_SPACES[qform.code]}"
         doubts.append(Doubt(cause, f"up to {apart_mm:.1f} mm; {spaces}"))
+    if not (stored["pixdim"][1:4] > 0).all():
+        fields["pixdim"][1:4] = _spacing_mm(used.affine) / used.unit_mm
     doubts += _odd_fields(used, stored, shape=shape)
     return used.affine, tuple(doubts), _SPACES[used.code]
 
