@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.report import figures
-from agi_core.report.examples import Example, Image, MovedSource, head_window
-from agi_core.report.markup import head_row, panels, paragraph, plot, row, section, table
+from agi_core.report.examples import Example, Image, MovedSource
+from agi_core.report.markup import panels, paragraph, plot, row, section, table
 from agi_core.report.sections import MAX_EXAMPLES
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -40,12 +40,12 @@ def _alignment(shown: Sequence[Example]) -> str:
     rows = [
         row(f"{escape(example.title)}, {escape(name)}", _lengths(example, source)) for example, name, source in moved
     ]
-    head = head_row(["Moved source", "Predicted: median", "largest", "True: median", "Error: median", "90 % below"])
+    columns = ("Moved source", "Predicted: median", "largest", "True: median", "Error: median", "90 % below")
     pictures = "".join(
         f'<section class="example"><h3>{escape(example.title)}</h3>{_before_and_after(example, name, source)}</section>'
         for example, name, source in moved[:MAX_EXAMPLES]
     )
-    return f"<h3>Alignment</h3>{intro}{table(head=head, rows=rows)}{pictures}"
+    return f"<h3>Alignment</h3>{intro}{table(columns, rows)}{pictures}"
 
 
 def _lengths(example: Example, source: MovedSource) -> list[str]:
@@ -62,23 +62,17 @@ def _lengths(example: Example, source: MovedSource) -> list[str]:
 
 
 def _before_and_after(example: Example, name: str, source: MovedSource) -> str:
-    window = head_window(example)
-
-    def shown(image: Image) -> Image:
-        return figures.as_seen(image[window])
-
     reference = next(modality for modality in example.sources if modality not in example.moved)
-    fixed, aligned = shown(example.sources[reference]), shown(source.aligned)
-    in_plane_mm = np.stack([shown(component) for component in source.offset_mm[-2:]])
-    head = example.foreground[window][::-1, ::-1]
+    fixed, moving = (example.as_seen(example.sources[modality]) for modality in (reference, name))
+    aligned, in_plane_mm = example.as_seen(source.aligned), example.as_seen(source.offset_mm[-2:])
+    head = example.as_seen(example.foreground)
     field = figures.arrows(aligned, in_plane_mm, where=head, spacing_mm=example.spacing_mm)
     images = [
-        (f"{name} on {reference}, before", "", figures.overlay(fixed, shown(example.sources[name]))),
+        (f"{name} on {reference}, before", "", figures.overlay(fixed, moving)),
         (f"{name} on {reference}, after", "", figures.overlay(fixed, aligned)),
         ("Offsets", f"over the aligned {name}", field),
     ]
-    height, width = (size * mm for size, mm in zip(fixed.shape, example.spacing_mm, strict=True))
-    return panels(images, title=example.title, aspect=width / height)
+    return panels(images, title=example.title, aspect=example.aspect)
 
 
 def _attention(shown: Sequence[Example]) -> str:
@@ -96,8 +90,7 @@ def _attention(shown: Sequence[Example]) -> str:
         " Before training it is 0.5. A multiplies the layer's kernel, so a group with a higher A counts for more than"
         " the kernel's own weights say."
     )
-    head = head_row(["Convolution", "A of each group"])
-    return f"<h3>Cross-group attention</h3>{intro}{table(head=head, rows=rows, kind='text')}"
+    return f"<h3>Cross-group attention</h3>{intro}{table(('Convolution', 'A of each group'), rows, kind='text')}"
 
 
 def _spectrum(shown: Sequence[Example]) -> str:
@@ -143,16 +136,12 @@ def _through_plane(shown: Sequence[Example]) -> str:
         return ""
     rows = []
     for example in shown:
-        cells: list[str] = []
-        for plane in planes:
-            both = example.through_plane.get(plane)
-            cells += [f"{value:.3f}" for value in both] if both else ["–", "–"]
+        both = [example.through_plane.get(plane, (None, None)) for plane in planes]
+        cells = ["–" if ssim is None else f"{ssim:.3f}" for pair in both for ssim in pair]
         rows.append(row(escape(example.title), cells))
-    head = head_row(
-        ["Whole volume", *(f"{plane.capitalize()}, {kind}" for plane in planes for kind in ("target", "prediction"))]
-    )
+    columns = [f"{plane.capitalize()}, {kind}" for plane in planes for kind in ("target", "prediction")]
     intro = paragraph(
         "SSIM between neighbouring slices within the head, of all slices of a subject. A prediction below its target"
         " jumps from slice to slice; one above it is smoother than the scan, noise included."
     )
-    return f"<h3>Consistency through the plane</h3>{intro}{table(head=head, rows=rows)}"
+    return f"<h3>Consistency through the plane</h3>{intro}{table(['Whole volume', *columns], rows)}"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,11 @@ from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
 
 Image = NDArray[np.floating]
-Window = tuple[slice, slice]  # rows and columns
+T = TypeVar("T", bound=np.generic)
 
 _FILE_NAME = "examples.safetensors"
+_NOTED = ("site", "unseen", "title", "sources", "spacing_mm", "moved", "attention", "through_plane")
+_MARGIN_VOX = 8  # around the head
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,23 @@ class Example:
     through_plane: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """{plane: SSIM between neighbouring slices of the whole (target, prediction)}"""
 
+    def as_seen(self, image: NDArray[T]) -> NDArray[T]:
+        """An image (..., H, W) in the radiological view, anterior at the top and the patient's right on the left.
 
-def head_window(example: Example, *, margin: int = 8) -> Window:
-    """The box around the foreground with a margin in pixels; the whole slice where there is none."""
-    if not example.foreground.any():
-        return slice(None), slice(None)
-    positions = np.argwhere(example.foreground)
-    (top, left), (bottom, right) = positions.min(axis=0), positions.max(axis=0)
-    return slice(max(top - margin, 0), bottom + margin + 1), slice(max(left - margin, 0), right + margin + 1)
+        It is cut to a box around the foreground with a margin. Without foreground it is left whole.
+        """
+        rows, columns = slice(None), slice(None)
+        if self.foreground.any():
+            rows, columns = (
+                slice(max(at.min() - _MARGIN_VOX, 0), at.max() + _MARGIN_VOX + 1) for at in self.foreground.nonzero()
+            )
+        return image[..., rows, columns][..., ::-1, ::-1]
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the slice `as_seen`, in mm."""
+        height, width = (n * mm for n, mm in zip(self.as_seen(self.target).shape, self.spacing_mm, strict=True))
+        return float(width / height)
 
 
 def write_examples(run_dir: Path, examples: Sequence[Example]) -> None:
@@ -88,18 +100,8 @@ def write_examples(run_dir: Path, examples: Sequence[Example]) -> None:
                 images[f"true offset {name}"] = moved.true_offset_mm
         tensors |= {f"{i} {name}": np.ascontiguousarray(image, dtype=np.float16) for name, image in images.items()}
         tensors[f"{i} foreground"] = np.ascontiguousarray(example.foreground, dtype=np.uint8)
-        notes.append(
-            {
-                "site": example.site,
-                "unseen": example.unseen,
-                "title": example.title,
-                "sources": list(example.sources),
-                "spacing_mm": list(example.spacing_mm),
-                "moved": list(example.moved),
-                "attention": {layer: dict(groups) for layer, groups in example.attention.items()},
-                "through_plane": dict(example.through_plane),
-            }
-        )
+        note = {name: getattr(example, name) for name in _NOTED}
+        notes.append(note | {"sources": list(example.sources), "moved": list(example.moved)})
     atomic.write_bytes(run_dir / _FILE_NAME, save(tensors, metadata={"examples": json.dumps(notes)}))
 
 
@@ -130,9 +132,7 @@ def read_examples(run_dir: Path) -> list[Example]:
 
     return [
         Example(
-            site=note["site"],
-            unseen=note["unseen"],
-            title=note["title"],
+            **{name: note[name] for name in ("site", "unseen", "title")},
             sources={name: image(i, f"source {name}") for name in note["sources"]},
             target=image(i, "target"),
             prediction=image(i, "prediction"),

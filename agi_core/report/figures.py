@@ -4,13 +4,13 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -23,17 +23,11 @@ ARROW_SCALE = 4  # an arrow is so many times as long as the offset it shows
 _ERROR_COLOURS = "inferno"
 _ARROW_STEP_MM = 12.0
 _EDGE_COLOUR = (1.0, 0.6, 0.1)
-_INK, _GRID = "#1b2733", "#dfe5eb"
-_SITE_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#6B4C9A",
-)  # Okabe and Ito: colour-blind safe
+_INK = "#1b2733"
+# Okabe and Ito: colour-blind safe
+_SITE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A")
 _DASHES = ("-", "--", ":", "-.")
+_DASHED: Mapping[str, Any] = {"color": _INK, "linestyle": (0, (4, 2))}  # a line that is of no site
 _METHOD_MARKS = {  # marker, colour
     "federated": ("o", "#123a5c"),
     "initial_weights": ("v", "#b39b5a"),
@@ -57,7 +51,7 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": _GRID,
+    "grid.color": "#dfe5eb",
     "xtick.color": "#4a5866",
     "ytick.color": "#4a5866",
 }
@@ -68,92 +62,70 @@ def site_colour(sites: Sequence[str], site: str) -> str:
     return _SITE_COLOURS[sites.index(site) % len(_SITE_COLOURS)]
 
 
+@matplotlib.rc_context(_STYLE)
 def curves(record: RunRecord) -> str | None:
     """Validation PSNR and training loss per site and round, as an SVG data URI; None before there are any."""
-    validated = {n: event.sites for n, event in record.validation.items()}
-    psnr = _by_site({n: {site: score.psnr_db for site, score in sites.items()} for n, sites in validated.items()})
+    psnr = _by_site({n: {site: its.psnr_db for site, its in e.sites.items()} for n, e in record.validation.items()})
     loss = _by_site({n: event.train_loss for n, event in record.rounds.items()})
-    panels = [
-        (title, label, lines)
-        for title, label, lines in (
-            ("Validation", "PSNR (dB)", psnr),
-            ("Training", "loss (mean of the round)", loss),
-        )
-        if lines
-    ]
-    if not panels:
+    panels = (("Validation", "PSNR (dB)", psnr), ("Training", "loss (mean of the round)", loss))
+    shown = [panel for panel in panels if panel[2]]
+    if not shown:
         return None
-    sites = record.config.federation.sites
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 3.5), layout="constrained")
-        handles: dict[str, Line2D] = {}
-        for axes, (title, label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            for site in sorted(lines):
-                dashes = _DASHES[sites.index(site) // len(_SITE_COLOURS) % len(_DASHES)]
-                colour = site_colour(sites, site)
-                (handles[site],) = axes.plot(
-                    *_xy(lines[site]), color=colour, linestyle=dashes, marker="o", markersize=4, linewidth=1.8
-                )
-            axes.set(title=title, xlabel="round", ylabel=label)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    sites, handles = record.config.federation.sites, {}
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    for axes, (title, label, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for site in sorted(lines):
+            dashes = _DASHES[sites.index(site) // len(_SITE_COLOURS) % len(_DASHES)]
+            line = {"color": site_colour(sites, site), "linestyle": dashes, "linewidth": 1.8}
+            (handles[site],) = axes.plot(*_xy(lines[site]), marker="o", markersize=4, **line)
+        axes.set(title=title, xlabel="round", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(psnr) > 1:
         mean = {n: event.mean["psnr_db"] for n, event in record.validation.items() if event.mean}
-        if psnr and len(psnr) > 1:
-            (line,) = figure.axes[0].plot(*_xy(mean), color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
-            handles["mean over subjects"] = line
-        figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 6), frameon=False
-        )
-        return _svg(figure)
+        (handles["mean over subjects"],) = figure.axes[0].plot(*_xy(mean), **_DASHED, linewidth=1.2)
+    columns = min(len(handles), 6)
+    figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=columns, frameon=False)
+    return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def comparison(methods: Mapping[str, tuple[str, Scores]]) -> str:
     """Test PSNR per site of several methods ({method: (name, scores)}), one row per site, as an SVG data URI."""
     seen = {site: "" for _, scores in methods.values() for site in scores.sites}
     unseen = {site: " (unseen)" for _, scores in methods.values() for site in scores.unseen_sites}
     labels = seen | unseen
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 1.3 + 0.36 * len(labels)), layout="constrained")
-        axes: Axes = figure.subplots()
-        handles = []
-        for method, (_, scores) in methods.items():
-            marker, colour = _METHOD_MARKS[method]
-            shown = {**scores.sites, **scores.unseen_sites}
-            handles += axes.plot(
-                [score.psnr_db for score in shown.values()],
-                [list(labels).index(site) for site in shown],
-                linestyle="",
-                marker=marker,
-                markersize=8,
-                color=colour,
-                markerfacecolor=colour if method == "federated" else "white",
-                markeredgewidth=1.8,
-                zorder=3 if method == "federated" else 2,
-            )
-        axes.set_yticks(range(len(labels)), [site + suffix for site, suffix in labels.items()])
-        axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.set(xlabel="test PSNR, whole volume (dB)")
-        figure.legend(handles, [name for name, _ in methods.values()], loc="outside upper left", ncols=4, frameon=False)
-        return _svg(figure)
+    figure, axes = _rows([site + suffix for site, suffix in labels.items()], around=1.3)
+    handles = []
+    for method, (_, scores) in methods.items():
+        marker, colour = _METHOD_MARKS[method]
+        shown, ours = {**scores.sites, **scores.unseen_sites}, method == "federated"
+        handles += axes.plot(
+            [score.psnr_db for score in shown.values()],
+            [list(labels).index(site) for site in shown],
+            linestyle="",
+            marker=marker,
+            markersize=8,
+            color=colour,
+            markerfacecolor=colour if ours else "white",
+            markeredgewidth=1.8,
+            zorder=3 if ours else 2,
+        )
+    axes.set(xlabel="test PSNR, whole volume (dB)")
+    figure.legend(handles, [name for name, _ in methods.values()], loc="outside upper left", ncols=4, frameon=False)
+    return _svg(figure)
 
 
+@matplotlib.rc_context(_STYLE)
 def epsilons(spent: Mapping[str, Mapping[str, float]], *, budget: float, sites: Sequence[str]) -> str:
     """Bars of each site's epsilon, all runs pale and this run strong, and the budget as a line, as an SVG data URI."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 1.1 + 0.36 * len(spent)), layout="constrained")
-        axes: Axes = figure.subplots()
-        for name, alpha in (("epsilon", 0.35), ("epsilon_run", 1.0)):
-            axes.barh(
-                range(len(spent)),
-                [row[name] for row in spent.values()],
-                height=0.6,
-                color=[site_colour(sites, site) for site in spent],
-                alpha=alpha,
-            )
-        axes.axvline(budget, color=_INK, linewidth=1.4, linestyle=(0, (4, 2)))
-        axes.set_yticks(range(len(spent)), list(spent))
-        axes.set_ylim(len(spent) - 0.5, -0.5)
-        axes.set(xlabel="epsilon (dashed: the budget of this run; pale: earlier runs)")
-        return _svg(figure)
+    figure, axes = _rows([*spent], around=1.1)
+    colours = [site_colour(sites, site) for site in spent]
+    for name, alpha in (("epsilon", 0.35), ("epsilon_run", 1.0)):
+        values = [row[name] for row in spent.values()]
+        axes.barh(range(len(spent)), values, height=0.6, color=colours, alpha=alpha)
+    axes.axvline(budget, **_DASHED, linewidth=1.4)
+    axes.set(xlabel="epsilon (dashed: the budget of this run; pale: earlier runs)")
+    return _svg(figure)
 
 
 def grey(image: Image) -> str:
@@ -182,7 +154,8 @@ def overlay(image: Image, edges_of: Image) -> str:
 def arrows(image: Image, offset_mm: Image, *, where: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> str:
     """Offsets (2, H, W) towards (anterior, right) as arrows over an image (H, W), inside of `where`, as a PNG data URI.
 
-    All are `as_seen`. An arrow starts where the moved source is needed and points to where it is found.
+    All are as `Example.as_seen` gives them. An arrow starts where the moved source is needed and points to where it is
+    found.
     """
     (rows, columns), (row_mm, column_mm) = image.shape, spacing_mm
     height_mm, width_mm = rows * row_mm, columns * column_mm
@@ -210,22 +183,26 @@ def arrows(image: Image, offset_mm: Image, *, where: NDArray[np.bool_], spacing_
     return _data_uri("image/png", buffer.getvalue())
 
 
+@matplotlib.rc_context(_STYLE)
 def spectra(frequency: Image, power: Mapping[str, Image]) -> str:
     """Power in dB over frequency (cycles per mm) of {name: power}, as an SVG data URI."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 3.2), layout="constrained")
-        axes: Axes = figure.subplots()
-        for (name, values), colour in zip(power.items(), (_INK, _SITE_COLOURS[1]), strict=True):
-            power_db = 10 * np.log10(np.maximum(values, 1e-12))
-            axes.plot(frequency, power_db, label=name, color=colour, linewidth=1.8)
-        axes.set(xlabel="frequency (cycles per mm)", ylabel="power (dB)")
-        axes.legend(frameon=False)
-        return _svg(figure)
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    for (name, values), colour in zip(power.items(), (_INK, _SITE_COLOURS[1]), strict=True):
+        power_db = 10 * np.log10(np.maximum(values, 1e-12))
+        axes.plot(frequency, power_db, label=name, color=colour, linewidth=1.8)
+    axes.set(xlabel="frequency (cycles per mm)", ylabel="power (dB)")
+    axes.legend(frameon=False)
+    return _svg(figure)
 
 
-def as_seen(image: Image) -> Image:
-    """From (anterior, right) axes to the radiological view: anterior at the top, the patient's right on the left."""
-    return image[::-1, ::-1]
+def _rows(labels: Sequence[str], *, around: float) -> tuple[Figure, Axes]:
+    """A figure of one row per label, the first on top, with so many inches around the rows."""
+    figure = Figure(figsize=(10, around + 0.36 * len(labels)), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    return figure, axes
 
 
 def _by_site(rounds: Mapping[int, Mapping[str, float]]) -> dict[str, dict[int, float]]:
@@ -243,10 +220,8 @@ def _xy(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = re.sub(
-        r"font-family: [^;\"]*", "font-family: system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", buffer.getvalue()
-    )
-    return _data_uri("image/svg+xml", text.encode())
+    family = "font-family: system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
+    return _data_uri("image/svg+xml", re.sub(r"font-family: [^;\"]*", family, buffer.getvalue()).encode())
 
 
 def _png(values: Image, colours: str | None = None) -> str:

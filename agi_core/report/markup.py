@@ -1,6 +1,6 @@
 """Pieces of HTML and of prose. Arguments called `text` are escaped here; those called `html` are HTML already."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 
@@ -14,12 +14,6 @@ def paragraph(text: str) -> str:
 
 def bullets(texts: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
-
-
-def terms(definitions: Mapping[str, str]) -> str:
-    """A list of terms with what they mean."""
-    items = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in definitions.items())
-    return f'<dl class="terms">{"".join(items)}</dl>'
 
 
 def plot(uri: str, *, alt: str) -> str:
@@ -43,16 +37,12 @@ def mark(kind: str, text: str) -> str:
     return f'<span class="mark {kind}">{escape(text)}</span>'
 
 
-def table(*, head: str, rows: Iterable[str], caption: str = "", kind: str = "") -> str:
-    """A table of `row`s; `head` is one or more of `head_row`, or empty."""
+def table(texts: Iterable[str], rows: Iterable[str], *, groups: str = "", caption: str = "", kind: str = "") -> str:
+    """A table of `row`s. `texts` are the headings of its columns, or none; `groups` is a row of HTML above them."""
     caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
-    head_html = f"<thead>{head}</thead>" if head else ""
-    return f'<table class="{kind}">{caption_html}{head_html}<tbody>{"".join(rows)}</tbody></table>'
-
-
-def head_row(texts: Iterable[str]) -> str:
     cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in texts)
-    return f"<tr>{cells}</tr>"
+    head_html = f"<thead>{groups}<tr>{cells}</tr></thead>" if cells else ""
+    return f'<table class="{kind}">{caption_html}{head_html}<tbody>{"".join(rows)}</tbody></table>'
 
 
 def row(html: str, texts: Iterable[object], *, kind: str = "") -> str:
@@ -61,8 +51,8 @@ def row(html: str, texts: Iterable[object], *, kind: str = "") -> str:
     return f'<tr class="{kind}"><th scope="row">{html}</th>{cells}</tr>'
 
 
-def db(value: float) -> str:
-    return f"{value:.2f} dB".replace("-", "−")
+def db(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} dB".replace("-", "−")
 
 
 def signed_db(value: float) -> str:

@@ -32,7 +32,7 @@ def build_report(run_dir: Path) -> Path:
         sections.privacy(record),
         sections.what_was_run(record),
         sections.messages(record),
-        sections.how_to_read(),
+        "".join(_resource("how_to_read.html").splitlines()) + "\n",
     )
     scenario = parse_scenario(record.config.scenario)
     title = f"{record.model_name}: {' + '.join(scenario.sources)} → {scenario.target}"

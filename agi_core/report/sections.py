@@ -7,11 +7,10 @@ import numpy as np
 
 from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, psnr_db
 from agi_core.report import figures
-from agi_core.report.examples import Example, Image, head_window
+from agi_core.report.examples import Example
 from agi_core.report.markup import (
     bullets,
     db,
-    head_row,
     mark,
     panels,
     paragraph,
@@ -21,12 +20,11 @@ from agi_core.report.markup import (
     section,
     signed_db,
     table,
-    terms,
     words,
 )
 from agi_core.report.record import RunRecord
 from agi_core.run.duration import duration
-from agi_core.run.scores import Metrics, Scores
+from agi_core.run.scores import Scores, SiteScore
 from agi_core.scenario import parse_scenario
 
 BASELINES = {
@@ -56,18 +54,15 @@ def sites(record: RunRecord) -> str:
     rows = []
     for site, score in scores.sites.items():
         worst = _WORST if site == scores.worst_site and len(scores.sites) > 1 else ""
-        rows.append(row(_swatch(record, site) + escape(site) + worst, _figures(score.metrics, score.subjects)))
+        rows.append(row(_coloured(record, site) + worst, _figures(score)))
     rows += [row(escape(site), ["–", "suppressed", *["–"] * (len(METRIC_NAMES) - 1)]) for site in record.suppressed]
     if scores.final:
-        rows.append(row("all of these subjects", _figures(scores.final, scores.subjects), kind="total"))
-    rows += [
-        row(escape(site) + _UNSEEN, _figures(its.metrics, its.subjects)) for site, its in scores.unseen_sites.items()
-    ]
+        rows.append(row("all of these subjects", _figures(SiteScore(scores.final, scores.subjects)), kind="total"))
+    rows += [row(escape(site) + _UNSEEN, _figures(score)) for site, score in scores.unseen_sites.items()]
 
-    groups = "<tr><td></td><td></td>" + "".join(
-        f'<th scope="colgroup" colspan="{len(METRICS)}">{name}</th>' for name in ("Whole volume", "Foreground")
-    )
-    names = head_row(["Site", "Test subjects", *[metric.label for metric in METRICS.values()] * len(REGIONS)])
+    regions = (f'<th scope="colgroup" colspan="{len(METRICS)}">{name}</th>' for name in ("Whole volume", "Foreground"))
+    groups = f"<tr><td></td><td></td>{''.join(regions)}</tr>"
+    columns = ["Site", "Test subjects", *[metric.label for metric in METRICS.values()] * len(REGIONS)]
     caption = f"{record.model_name} after round {record.tested_round}, mean over the subjects of each site"
     notes = []
     if record.suppressed:
@@ -77,46 +72,38 @@ def sites(record: RunRecord) -> str:
     if scores.unseen_sites:
         limit = config.evaluation.max_subjects
         notes.append(f"Unseen sites took no part in training; at most {limit} subjects of each are scored, once.")
-    figures_table = table(head=f"{groups}</tr>{names}", rows=rows, caption=caption, kind="metrics")
-    return section("Quality per site", figures_table + paragraph(" ".join(notes)))
+    body = table(columns, rows, groups=groups, caption=caption, kind="metrics") + paragraph(" ".join(notes))
+    return section("Quality per site", body)
 
 
 def comparison(record: RunRecord) -> str:
     """The baselines beside the federated model, how each was trained, and which were not run."""
     # These two are of some runs only: one of pre-trained weights, and one of private training.
     optional = {"initial_weights", "without_privacy"}
-    missing = [name for method, name in BASELINES.items() if method not in {*record.baselines, *optional}]
-    command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
-    not_run = (
-        f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
-        if missing
-        else ""
-    )
+    scores, baselines, not_run = record.federated, record.baselines, ""
     if record.deployed:
         not_run = paragraph("Baselines are not run: they need all scans in one place, and here each stays at its site.")
-    scores = record.federated
-    if scores is None or not scores.final or not record.baselines:
+    elif missing := [name for method, name in BASELINES.items() if method not in {*baselines, *optional}]:
+        command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
+        not_run = f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
+    if scores is None or not scores.final or not baselines:
         return section("Comparison", paragraph("There is nothing to compare yet.") + not_run)
     methods = {"federated": (f"{record.model_name}, federated", scores)}
-    methods |= {
-        method: (name, record.baselines[method]) for method, name in BASELINES.items() if method in record.baselines
-    }
+    methods |= {method: (name, baselines[method]) for method, name in BASELINES.items() if method in baselines}
     trained = _how_trained(record)
     rows = []
     for method, (name, its) in methods.items():
         difference = signed_db(scores.final["psnr_db"] - its.final["psnr_db"]) if its is not scores else "–"
         worst = f"{its.worst_site} {db(its.sites[its.worst_site].psnr_db)}" if its.worst_site is not None else "–"
-        unseen = db(its.unseen_psnr_db) if its.unseen_psnr_db is not None else "–"
         ssim = f"{its.final['ssim']:.3f}" if "ssim" in its.final else "–"
-        cells = (db(its.final["psnr_db"]), difference, ssim, worst, unseen)
+        cells = (db(its.final["psnr_db"]), difference, ssim, worst, db(its.unseen_psnr_db))
         heading = f"{escape(name)}<small>{escape(trained[method])}</small>"
         rows.append(row(heading, cells, kind="total" if its is scores else ""))
-    head = head_row(
-        ["Method", "PSNR", f"{record.model_name} minus this", "SSIM", "Its worst site (PSNR)", "Unseen sites (PSNR)"]
-    )
+    against = f"{record.model_name} minus this"
+    columns = ("Method", "PSNR", against, "SSIM", "Its worst site (PSNR)", "Unseen sites (PSNR)")
     alt = "Test PSNR per site. " + " ".join(f"{name}: {_psnr_per_site(its)}." for name, its in methods.values())
     note = paragraph("All methods are scored on the same subjects. One seed: small differences may be chance.")
-    body = table(head=head, rows=rows, kind="methods") + note + plot(figures.comparison(methods), alt=alt)
+    body = table(columns, rows, kind="methods") + note + plot(figures.comparison(methods), alt=alt)
     return section("Comparison", body + not_run)
 
 
@@ -166,22 +153,17 @@ def examples(shown: Sequence[Example], *, deployed: bool) -> str:
 
 
 def _example(example: Example) -> str:
-    window = head_window(example)
     target, prediction = np.clip(example.target, 0, 1), np.clip(example.prediction, 0, 1)
     quality = f"slice: {db(psnr_db(float(np.mean((prediction - target) ** 2))))}"
-
-    def shown(image: Image) -> Image:
-        return figures.as_seen(image[window])
-
-    images = [(f"Source {name}", "", figures.grey(shown(image))) for name, image in example.sources.items()]
+    target, prediction = example.as_seen(target), example.as_seen(prediction)
+    images = [(f"Source {name}", "", figures.grey(example.as_seen(image))) for name, image in example.sources.items()]
     images += [
-        ("Target", "", figures.grey(shown(target))),
-        ("Prediction", quality, figures.grey(shown(prediction))),
-        ("Absolute error", f"0 to {figures.ERROR_SCALE}", figures.error_map(shown(prediction), shown(target))),
+        ("Target", "", figures.grey(target)),
+        ("Prediction", quality, figures.grey(prediction)),
+        ("Absolute error", f"0 to {figures.ERROR_SCALE}", figures.error_map(prediction, target)),
     ]
-    height, width = (size * mm for size, mm in zip(target[window].shape, example.spacing_mm, strict=True))
     heading = f"<h3>{escape(example.title)}{_UNSEEN if example.unseen else ''}</h3>"
-    slices = panels(images, title=example.title, aspect=width / height)
+    slices = panels(images, title=example.title, aspect=example.aspect)
     return f'<section class="example">{heading}{slices}</section>'
 
 
@@ -217,31 +199,24 @@ def privacy(record: RunRecord) -> str:
     asked, title = record.config.privacy, "Patient-level privacy"
     if asked.epsilon is None:
         return ""
-    meaning = paragraph(
+    meaning = (
         "Any reply of a site is at most e^epsilon times more likely with any one training subject than without that"
         " subject, up to delta. Sites hold different people, so their epsilons are not added."
-        + (
-            " Comparison shows what privacy costs: the distance to the federation without it."
-            if "without_privacy" in record.baselines
-            else ""
-        )
     )
+    if "without_privacy" in record.baselines:
+        meaning += " Comparison shows what privacy costs: the distance to the federation without it."
     if not record.privacy:
         told = "Sites do not tell what they have spent: it stands in their ledgers." if record.deployed else ""
         planned = f"Planned for this run: at most epsilon {asked.epsilon:g} at delta {asked.delta:g} at each site."
-        return section(title, paragraph(f"{planned} {told}") + meaning)
-    rows = [
-        row(_swatch(record, site) + escape(site), [f"{its[name]:.2f}" for name in _EPSILONS])
-        for site, its in record.privacy.items()
-    ]
+        return section(title, paragraph(f"{planned} {told}") + paragraph(meaning))
+    spent = record.privacy.items()
+    rows = [row(_coloured(record, site), [f"{its[name]:.2f}" for name in _EPSILONS]) for site, its in spent]
     caption = f"Epsilon at delta {asked.delta:g}; the budget of this run is {asked.epsilon:g}"
     uri = figures.epsilons(record.privacy, budget=asked.epsilon, sites=record.config.federation.sites)
-    spent = ", ".join(f"{site} {its['epsilon']:.2f}" for site, its in record.privacy.items())
-    alt = f"Epsilon of each site against the budget of {asked.epsilon:g}: {spent}."
-    return section(
-        title,
-        table(head=head_row(["Site", *_EPSILONS.values()]), rows=rows, caption=caption) + plot(uri, alt=alt) + meaning,
-    )
+    by_site = ", ".join(f"{site} {its['epsilon']:.2f}" for site, its in spent)
+    alt = f"Epsilon of each site against the budget of {asked.epsilon:g}: {by_site}."
+    its_table = table(["Site", *_EPSILONS.values()], rows, caption=caption)
+    return section(title, its_table + plot(uri, alt=alt) + paragraph(meaning))
 
 
 def what_was_run(record: RunRecord) -> str:
@@ -268,7 +243,7 @@ def what_was_run(record: RunRecord) -> str:
         "Versions": ", ".join([f"Python {environment.python}", *packages] if environment.python else packages),
     }
     rows = [row(name, [text]) for name, text in facts.items() if text]
-    return section("What was run", _subjects(record) + table(head="", rows=rows, kind="text facts"))
+    return section("What was run", _subjects(record) + table((), rows, kind="text facts"))
 
 
 def _subjects(record: RunRecord) -> str:
@@ -276,15 +251,11 @@ def _subjects(record: RunRecord) -> str:
     if record.deployed:
         return ""
     federation = record.config.federation
-    headings = {site: _swatch(record, site) + escape(site) for site in federation.sites}
+    headings = {site: _coloured(record, site) for site in federation.sites}
     headings |= {site: escape(site) + _UNSEEN for site in federation.unseen_sites}
-    parts = ("train", "validation", "test")
-    rows = [
-        row(heading, [record.splits.get(site, {}).get(part, "–") for part in parts])
-        for site, heading in headings.items()
-    ]
-    head = head_row(["Site", "Training subjects", "Validation subjects", "Test subjects"])
-    return table(head=head, rows=rows)
+    parts, splits = ("train", "validation", "test"), record.splits
+    rows = [row(html, [splits.get(site, {}).get(part, "–") for part in parts]) for site, html in headings.items()]
+    return table(("Site", "Training subjects", "Validation subjects", "Test subjects"), rows)
 
 
 def messages(record: RunRecord) -> str:
@@ -292,9 +263,7 @@ def messages(record: RunRecord) -> str:
     body = ""
     if record.problems:
         rows = [row(escape(problem.site), [problem.round, problem.text]) for problem in record.problems]
-        body += "<h3>Failures and decisions</h3>" + table(
-            head=head_row(["Site", "Round", "What happened"]), rows=rows, kind="text"
-        )
+        body += "<h3>Failures and decisions</h3>" + table(("Site", "Round", "What happened"), rows, kind="text")
     if record.warnings:
         body += "<h3>Warnings</h3>" + bullets(record.warnings)
     if record.skipped:
@@ -302,33 +271,17 @@ def messages(record: RunRecord) -> str:
     return section("Failures, warnings and skipped scans", body or paragraph("None."))
 
 
-def how_to_read() -> str:
-    """What the figures mean."""
-    definitions = {
-        "Intensities": "Each volume is scaled to [0, 1] by its own percentiles 0.5 and 99.5. The data range is 1.0"
-        " throughout; a prediction is clipped to [0, 1], never rescaled to fit its target.",
-        "PSNR": "Peak signal-to-noise ratio, 10 log10(1 / mean squared error), in dB. Higher is better; +3 dB is half"
-        " the squared error.",
-        "SSIM": "Structural similarity (Wang et al. 2004; Gaussian window of 11 x 11, sigma 1.5). Higher is better.",
-        "MAE, NMSE": "Mean absolute error; squared error divided by the target's energy. Lower is better.",
-        "Whole volume": "Every voxel of every slice, background included.",
-        "Foreground": "The head, or the brain of skull-stripped scans, found in the target.",
-        "Subject": "One person with all visits; used for only one of training, validation and test.",
-        "Unseen site": "A hospital none of whose scans was used in training.",
-    }
-    return section("How to read this report", terms(definitions))
-
-
-def _swatch(record: RunRecord, site: str) -> str:
+def _coloured(record: RunRecord, site: str) -> str:
+    """The name of a training site behind its colour, as HTML."""
     colour = figures.site_colour(record.config.federation.sites, site)
-    return f'<span class="swatch" style="background: {colour}"></span>'
+    return f'<span class="swatch" style="background: {colour}"></span>{escape(site)}'
 
 
-def _figures(metrics: Metrics, subjects: int) -> list[str]:
+def _figures(score: SiteScore) -> list[str]:
     """Cells of the table of sites: subjects, then METRIC_NAMES."""
     cells = [
-        f"{metrics[name + region]:.{metric.decimals}f}" if name + region in metrics else "–"
+        f"{score.metrics[name + region]:.{metric.decimals}f}" if name + region in score.metrics else "–"
         for region in REGIONS
         for name, metric in METRICS.items()
     ]
-    return [str(subjects), *cells]
+    return [str(score.subjects), *cells]

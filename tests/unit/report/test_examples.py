@@ -18,6 +18,24 @@ def example(title: str, *, sources: tuple[str, ...]) -> Example:
     return Example("HH", True, title, images, image(), image(), image() > 0.5, (1.75, 1.5))
 
 
+def test_radiological_view_has_anterior_on_top_and_right_on_the_left() -> None:
+    image = np.zeros((4, 6), np.float32)
+    image[3, 5] = 1  # the most anterior, rightmost pixel
+    whole = Example("HH", True, "HH, test subject 1", {}, image, image, image < 0)
+    assert np.argwhere(whole.as_seen(image)).tolist() == [[0, 0]]
+    assert whole.aspect == 6 / 4
+
+
+def test_a_slice_is_cut_to_the_head_with_a_margin_of_8() -> None:
+    head = np.zeros((60, 50), bool)
+    head[20:30, 5:41] = True
+    seen = Example("HH", True, "HH, test subject 1", {}, head * 1.0, head * 1.0, head, (2.0, 1.0))
+    cut = seen.as_seen(np.stack([head, head]))
+    assert cut.shape == (2, 10 + 2 * 8, 41 + 8)  # 5 voxels are all that there are on one side
+    assert np.argwhere(cut[0]).min(axis=0).tolist() == [8, 8]
+    assert seen.aspect == 49 / (2 * 26)
+
+
 def test_examples_come_back_in_order_within_half_precision(tmp_path: Path) -> None:
     written = [example("HH, test subject 1", sources=("T2", "T1")), example("HH, test subject 2", sources=("PD",))]
     write_examples(tmp_path, written)

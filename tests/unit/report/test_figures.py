@@ -16,12 +16,6 @@ def pixels(uri: str) -> np.ndarray:
     return image
 
 
-def test_radiological_view_has_anterior_on_top_and_right_on_the_left() -> None:
-    image = np.zeros((4, 6), np.float32)
-    image[3, 5] = 1  # the most anterior, rightmost pixel
-    assert np.argwhere(figures.as_seen(image)).tolist() == [[0, 0]]
-
-
 def test_grey_shows_zero_black_one_white_and_clips() -> None:
     shown = pixels(figures.grey(np.array([[0.0, 0.5, 1.0, 7.0, -7.0]])))
     np.testing.assert_allclose(shown[0, :, 0], [0, 0.5, 1, 1, 0], atol=0.003)
