@@ -13,6 +13,8 @@ from agi_core.run.scores import Metrics
 from agi_core.run.summary import Summary
 from simulations.sites import Federation
 
+NAMED_SCANS = 10  # of those that a warning is about
+
 
 def print_plan(config: RunConfig, federation: Federation, console: Console) -> None:
     """What was found, how it was divided, what will be trained, and what the user should know of it."""
@@ -30,6 +32,11 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
     )
     for warning in federation.warnings:
         console.print(f"warning: {warning}")
+        scans = federation.doubted.get(warning, ())
+        for scan in scans[:NAMED_SCANS]:
+            console.print(f"  {scan}", markup=False)
+        if len(scans) > NAMED_SCANS:
+            console.print(f"  and {len(scans) - NAMED_SCANS} more")
 
 
 def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:

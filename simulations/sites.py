@@ -27,8 +27,6 @@ from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
 from server.aggregation import check_sites
 
-NAMED_SCANS = 5  # of those that a warning is about
-
 Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
 """The sessions of some subjects, each with the grid of every modality."""
 
@@ -36,12 +34,13 @@ Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
 @dataclass(frozen=True)
 class Federation:
     """The simulated federation: subjects of every training and unseen site, what was found, and what the user should
-    know."""
+    know. Warnings get into the report, so they name no scan; `doubted` does, and is for the terminal alone."""
 
     training: Mapping[str, tuple[Subject, ...]]
     unseen: Mapping[str, tuple[Subject, ...]]
     discovery: Discovery
     warnings: tuple[str, ...]
+    doubted: Mapping[str, Sequence[str]]
 
 
 def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
@@ -54,10 +53,10 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     discovery = discover(Scans.of(config.data), scenario.modalities)
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
     training = {site: read_headers(subjects, scenario) for site, subjects in parts.training.items()}
-    unseen_headers = [read_headers(_scored(subjects, config), scenario) for subjects in parts.unseen.values()]
-    warnings = header_warnings(
-        [session for headers in (*training.values(), *unseen_headers) for session in headers], Scans.of(config.data).dir
-    )
+    unseen = [read_headers(_scored(subjects, config), scenario) for subjects in parts.unseen.values()]
+    every_session = [session for headers in (*training.values(), *unseen) for session in headers]
+    doubted = doubted_scans(every_session, Scans.of(config.data).dir)
+    warnings = [*doubted]
     reference = config.reference
     if reference is None:
         grids = [grids for headers in training.values() for _, grids in headers]
@@ -65,12 +64,12 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
         warnings += [warning] if warning else []
     if config.grid.spacing_mm is None and (warning := spacing_warning(_spacings(training, scenario))):
         warnings.append(warning)
-    sites, unseen = tuple(sorted(parts.training)), tuple(sorted(parts.unseen))
+    sites, unseen_sites = tuple(sorted(parts.training)), tuple(sorted(parts.unseen))
     sizes = {site: len(members) for site, members in sorted({**parts.training, **parts.unseen}.items())}
-    federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen, subjects=sizes)
+    federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen_sites, subjects=sizes)
     check_sites(federation)
     config = dataclasses.replace(config, reference=reference, federation=federation)
-    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings))
+    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings), doubted)
 
 
 def read_headers(subjects: Iterable[Subject], scenario: Scenario) -> Headers:
@@ -85,18 +84,13 @@ def read_headers(subjects: Iterable[Subject], scenario: Scenario) -> Headers:
     return headers
 
 
-def header_warnings(headers: Headers, data_dir: Path) -> list[str]:
-    """One sentence for each cause of doubt about headers, with the first scans that it is about."""
+def doubted_scans(headers: Headers, data_dir: Path) -> dict[str, list[str]]:
+    """{a warning about headers: the scans that it is about, each with what was found}."""
     scans: dict[str, list[str]] = defaultdict(list)
     for session, grids in headers:
         for modality, doubt in session_doubts(grids):
-            path = session.paths[modality]
-            scans[doubt.cause].append(f"{path.relative_to(data_dir)} ({doubt.found})")
-    return [
-        f"{cause}: {len(names)} scan{'s' * (len(names) > 1)}, {', '.join(names[:NAMED_SCANS])}"
-        + (f", and {len(names) - NAMED_SCANS} more" if len(names) > NAMED_SCANS else "")
-        for cause, names in scans.items()
-    ]
+            scans[doubt.cause].append(f"{session.paths[modality].relative_to(data_dir)}: {doubt.found}")
+    return {f"{cause}, in {len(names)} scan{'s' * (len(names) > 1)}": names for cause, names in scans.items()}
 
 
 def choose_reference(scenario: Scenario, sessions: Sequence[Mapping[str, Grid]]) -> tuple[str, str | None]:

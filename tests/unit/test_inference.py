@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agi_core.config.schema import GridConfig, Task
-from agi_core.data.nifti import WRITTEN_STEP, read_volume
+from agi_core.data.nifti import WRITTEN_STEP, Doubt, read_volume
 from agi_core.data.preprocess import scale_intensity
 from agi_core.errors import DataError, RunError
 from agi_core.inference import predict, synthesize
@@ -62,9 +62,9 @@ def save(path: Path, data: Any, *, affine: Any = AFFINE, codes: str = "RAS") -> 
     return path
 
 
-def run(network: Network, out_path: Path, sources: dict[str, Path], **options: Any) -> None:
+def run(network: Network, out_path: Path, sources: dict[str, Path], **options: Any) -> list[tuple[str, Doubt]]:
     settings: dict[str, Any] = {"spacing_mm": None, "batch_size": 4}
-    synthesize(network, source_paths=sources, out_path=out_path, **(settings | options))
+    return synthesize(network, source_paths=sources, out_path=out_path, **(settings | options))
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
@@ -203,3 +203,30 @@ def test_a_diverged_model_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not finite"):
         run(network, tmp_path / "pd.nii", sources)
     assert not (tmp_path / "pd.nii").exists()
+
+
+@pytest.mark.parametrize("give", ["the same", "a link", "a copy"])
+def test_one_scan_is_not_two_sources(tmp_path: Path, network: Network, give: str) -> None:
+    t1 = save(tmp_path / "t1.nii.gz", scan(1))
+    t2 = t1 if give == "the same" else tmp_path / "t2.nii.gz"
+    if give == "a link":
+        t2.symlink_to(t1)
+    if give == "a copy":
+        save(t2, scan(1), codes="PIR")
+    with pytest.raises(DataError, match=r"t1\.nii\.gz for T1 and .* for T2 are the same image"):
+        run(network, tmp_path / "pd.nii.gz", {"T1": t1, "T2": t2})
+    assert not (tmp_path / "pd.nii.gz").exists()
+
+
+def test_doubts_about_the_sources_headers_come_back(tmp_path: Path, network: Network) -> None:
+    t1, t2 = save(tmp_path / "t1.nii", scan(1)), save(tmp_path / "t2.nii", scan(2))
+    image = nib.load(t1)
+    moved = image.affine.copy()
+    moved[0, 3] += 5
+    image.set_qform(moved, code=1)
+    nib.save(image, tmp_path / "moved.nii")
+    usual = run(network, tmp_path / "pd.nii", {"T1": t1, "T2": t2})
+    doubts = run(network, tmp_path / "pd.nii", {"T1": tmp_path / "moved.nii", "T2": t2})
+    ((modality, doubt),) = [found for found in doubts if found not in usual]
+    assert modality == "T1"
+    assert str(doubt).startswith("sform and qform place the scan more than a voxel apart; the sform is used (up to 5.")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import yaml
@@ -13,11 +14,15 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.data.nifti import write_scan
 from agi_core.data.scans import Session, Subject
-from agi_core.errors import RunError
+from agi_core.errors import DataError, RunError
+from agi_core.host.console import plain_console
+from agi_core.run.event_log import events_of
+from agi_core.run.events import Warned
 from agi_core.scenario import parse_scenario
 from client.site.opened import open_site
-from simulations.sites import choose_reference, find_sites, prepare_caches, read_headers, write_sites
-from tests.support.small_data import SMALL, write_ixi
+from simulations.printed import print_plan
+from simulations.sites import choose_reference, find_sites, note_data, prepare_caches, read_headers, write_sites
+from tests.support.small_data import AFFINE, SMALL, write_ixi
 
 
 def subject(folder: Path, spacing_mm: dict[str, float]) -> Subject:
@@ -104,3 +109,51 @@ def test_only_training_sites_of_a_private_run_get_a_ledger(small_config: RunConf
     assert files["Guys"]["privacy"]["epsilon"] == 8.0
     assert files["Guys"]["privacy"]["subjects"] == 3  # of five, one tests and one validates
     assert files["Guys"]["policy"]["minimum_subjects"] == 1
+
+
+def test_doubts_about_headers_are_warnings_and_name_their_scans_on_the_terminal_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 12, "HH": 1})
+    for path in (data_dir / "IXI-T1").iterdir():
+        image = nibabel.load(path)
+        moved = image.affine.copy()
+        moved[2, 3] += 25
+        image.set_sform(moved, code=4)
+        image.set_qform(AFFINE, code=1)
+        nibabel.save(image, path)
+    for path in (*(data_dir / "IXI-T2").iterdir(), *(data_dir / "IXI-PD").iterdir()):
+        image = nibabel.load(path)
+        image.set_sform(AFFINE, code=1)
+        nibabel.save(image, path)
+    overrides = {"data.dir": str(data_dir), "data.cache_dir": str(tmp_path / "cache"), "clients": 1}
+    config, federation = find_sites(load_config(None, overrides=overrides, assignments=SMALL))
+    apart = "sform and qform place the scan more than a voxel apart; the sform is used, in 13 scans"
+    mixed = "a scan lies in a template's space, others of its session do not, in 13 scans"
+    assert {apart, mixed} <= {*federation.warnings}
+    assert federation.doubted[apart][0] == (
+        "IXI-T1/IXI100-Guys-1100-T1.nii.gz: up to 25.0 mm; sform: MNI152, qform: scanner"
+    )
+    assert federation.doubted[mixed][0].endswith(": MNI152; in the scanner's: T2, PD")
+
+    print_plan(config, federation, plain_console())
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"warning: {apart} IXI-T1/IXI100-Guys-1100-T1.nii.gz: up to 25.0 mm;" in out
+    assert "and 3 more" in out
+    note_data(tmp_path, config, federation)
+    texts = [event.text for event in events_of(tmp_path, Warned)]
+    assert apart in texts
+    assert not any("IXI1" in text for text in texts)
+
+
+def test_a_header_that_cannot_be_believed_is_refused_at_once(small_config: RunConfig, tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 3})
+    path = data_dir / "IXI-T1" / "IXI101-Guys-1101-T1.nii.gz"
+    image = nibabel.load(path)
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    nibabel.save(image, path)
+    data = dataclasses.replace(small_config.data, dir=str(data_dir))
+    with pytest.raises(DataError, match=r"its sform is not set .* data\.exclude=\[IXI101\]") as caught:
+        find_sites(dataclasses.replace(small_config, data=data, clients=1, reference="T2"))
+    assert str(path) in str(caught.value)

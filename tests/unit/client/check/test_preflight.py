@@ -305,6 +305,22 @@ def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> Non
     assert few.state == CheckState.FAILED
 
 
+def test_doubts_about_headers_are_warnings_with_the_scans_name(tmp_path: Path, authority: Authority) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 4})
+    scan = data_dir / "IXI-T1" / "IXI101-Guys-1101-T1.nii.gz"
+    image = nibabel.load(scan)
+    image.set_sform(np.diag([4.0, 4.0, 11.0, 1.0]), code=2)
+    image.set_qform(np.diag([4.0, 4.0, 8.0, 1.0]), code=1)
+    nibabel.save(image, scan)
+    shown: list[CheckRow] = []
+    path = site_file(tmp_path, data_dir=data_dir, port=1, authority=authority)
+    report = preflight(path, scenario="T1,T2:PD", on_row=shown.append)
+    (row,) = [row for row in shown if row.what.startswith("scan ")]
+    assert (row.what, row.state) == ("scan IXI101 T1", CheckState.WARNING)
+    assert row.found.startswith(f"{scan}: sform and qform place the scan more than a voxel apart; the sform is used")
+    assert report["data"]["subjects"] == 4  # it is used
+
+
 _BROKEN = {
     "scan IXI100 T1": "truncated",
     "scan IXI101 T2": "not a readable NIfTI",
