@@ -13,6 +13,7 @@ from agi_core.host.command_line import run_command
 from agi_core.host.console import plain_console
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
+from agi_core.names import is_site_name
 from client.border import audit
 from client.process.join import join
 from client.site.file import read_deployed_site
@@ -96,7 +97,7 @@ def _site_path(arguments: argparse.Namespace) -> Path:
 
 
 def _site_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text):
+    if not is_site_name(text):
         raise argparse.ArgumentTypeError(f"a site's name has letters, digits, - and _ only, unlike {text!r}")
     return text
 

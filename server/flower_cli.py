@@ -69,10 +69,11 @@ def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:  # flwr may rewrite the pyproject.toml that it is given
         app_dir = Path(folder) / "agi-fed"
         app_dir.mkdir()
-        (app_dir / "pyproject.toml").write_text(bundle())
+        (app_dir / "pyproject.toml").write_text(bundle(), encoding="utf-8")
         config_path = Path(folder) / "run.toml"
         paths = {"run-dir": run_dir, "strikes-path": coordinator.strikes_path}
-        config_path.write_text("".join(f"{key} = {json.dumps(str(path.resolve()))}\n" for key, path in paths.items()))
+        lines = (f"{key} = {json.dumps(str(path.resolve()), ensure_ascii=False)}\n" for key, path in paths.items())
+        config_path.write_text("".join(lines), encoding="utf-8")
         answer = _flwr(coordinator, "run", str(app_dir), CONNECTION, "--run-config", str(config_path))
     return str(answer["run-id"])
 
@@ -125,6 +126,7 @@ def _flwr(coordinator: CoordinatorDir, *arguments: str, no_fault: str | None = N
         text=True,
         timeout=CALL_S,
         check=False,
+        encoding="utf-8",
     )
     try:
         answer: dict[str, Any] = json.loads(finished.stdout)

@@ -5,7 +5,6 @@
 """
 
 import json
-import re
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,10 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.host.keys import fingerprint
+from agi_core.names import is_site_name
 from server import flower_cli
 from server.coordinator import CoordinatorDir
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def read(coordinator: CoordinatorDir) -> dict[str, Entry]:
     if not path.is_file():
         return {}
     try:
-        return {name: Entry(**row) for name, row in sorted(json.loads(path.read_text()).items())}
+        return {name: Entry(**row) for name, row in sorted(json.loads(path.read_bytes()).items())}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it from a backup") from None
 
@@ -59,8 +57,8 @@ def register(
         ConfigError: malformed name or key, or the name or the key belongs to another registration.
         RunError: the coordinator does not answer.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r} may hold letters, digits, '-', '_' and '.' only, at most 63")
+    if not is_site_name(name):
+        raise ConfigError(f"--name {name!r} may hold letters (a to z), digits, - and _ only, at most 64")
     if subjects is not None and subjects < 1:
         raise ConfigError(f"--subjects {subjects} must be at least 1")
     public_key = read_public_key(key_path)
@@ -82,7 +80,7 @@ def register(
         return entry, "already registered"
     with tempfile.TemporaryDirectory() as folder:
         copy_path = Path(folder) / "key.pub"
-        copy_path.write_text(public_key + "\n")
+        copy_path.write_text(public_key + "\n", encoding="utf-8")
         node_id = flower_cli.register(coordinator, name=name, public_key_path=copy_path)
     if node_id is None:  # a crash came after Flower's note and before ours: it is the node that no entry names
         strays = set(known) - {other.node_id for other in entries.values()}

@@ -115,7 +115,7 @@ def holding(run_dir: Path) -> Iterator[None]:
     Raises:
         RunError: another process works on it.
     """
-    with (run_dir / LOCK).open("w") as file:
+    with (run_dir / LOCK).open("w", encoding="utf-8") as file:
         deadline = time.monotonic() + PATIENCE_S  # `is_held` takes the lock for a moment
         while not _lock(file):
             if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ def holding(run_dir: Path) -> Iterator[None]:
 
 def is_held(run_dir: Path) -> bool:
     """Whether a process works on the run right now."""
-    with (run_dir / LOCK).open("w") as file:
+    with (run_dir / LOCK).open("w", encoding="utf-8") as file:
         return not _lock(file)
 
 

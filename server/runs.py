@@ -115,7 +115,9 @@ def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:
         RunError: the coordinator does not answer.
     """
     path = run_dir / FLOWER_RUN
-    return flower_cli.run_status(coordinator, path.read_text()) if path.is_file() else FlowerRun("", "finished", "")
+    if not path.is_file():
+        return FlowerRun("", "finished", "")
+    return flower_cli.run_status(coordinator, path.read_text(encoding="utf-8"))
 
 
 def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> RunConfig:

@@ -161,10 +161,10 @@ def _sitting_out(happened: Sequence[events.Event]) -> dict[str, str]:
 def _now(run_dir: Path) -> events.Exchanging:
     """The exchange that is going on; `IDLE` where there is none yet, or its file cannot be read."""
     try:
-        return events.Exchanging.from_json(json.loads((run_dir / NOW).read_text()))
+        return events.Exchanging.from_json(json.loads((run_dir / NOW).read_bytes()))
     except (OSError, ValueError, TypeError):
         return IDLE
 
 
 def _is_alive(health_port_path: Path) -> bool:
-    return health_port_path.is_file() and is_alive(int(health_port_path.read_text()))
+    return health_port_path.is_file() and is_alive(int(health_port_path.read_text(encoding="utf-8")))

@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, list[Strike]]:
     if not path.is_file():
         return {}
     try:
-        return {site: [Strike.from_json(row) for row in rows] for site, rows in json.loads(path.read_text()).items()}
+        return {site: [Strike.from_json(row) for row in rows] for site, rows in json.loads(path.read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it from a backup") from None
 

@@ -70,7 +70,7 @@ def run_baselines(
         path = run_dir / "baselines" / f"{name}.json"
         if not path.is_file():
             atomic.write_json(path, BASELINES[name](config, data).to_json())
-        results[name] = Scores.from_json(json.loads(path.read_text()))
+        results[name] = Scores.from_json(json.loads(path.read_bytes()))
         events.append(BaselineFinished(name=name, final=results[name].final))
     return results
 

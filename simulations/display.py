@@ -24,9 +24,9 @@ class Display:
         self._paced, self._started, self._steps_timed = "", 0.0, 0
         self._validation = ""
         self._live = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
-            TextColumn("{task.completed}/{task.total}  {task.fields[note]}"),
+            TextColumn("{task.completed}/{task.total}  {task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,

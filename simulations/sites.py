@@ -19,6 +19,7 @@ from agi_core.data.preprocess import same_grid, session_doubts
 from agi_core.data.scans import Discovery, Scans, Session, Subject, discover
 from agi_core.errors import DataError, RunError
 from agi_core.host import atomic
+from agi_core.names import file_stem
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import DataFound, Warned
@@ -163,7 +164,7 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
         RunError: the run's `splits.json` is of other subjects: its scans changed since it began.
     """
     splits_path, splits = run_dir / "splits.json", _splits(config, federation)
-    if splits_path.is_file() and json.loads(splits_path.read_text()) != splits:
+    if splits_path.is_file() and json.loads(splits_path.read_bytes()) != splits:
         raise RunError(
             f"the subjects in {config.data.dir} are not those of {splits_path}: scans were added, removed or renamed"
             " since the run began; put them back as they were, or start a new run"
@@ -183,8 +184,8 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
         privacy = None
         if config.privacy.epsilon is not None and site in federation.training:
             privacy = SitePrivacy(
-                ledger=str(run_dir.resolve() / "ledgers" / f"{site}.jsonl"),
-                ledger_head=str(run_dir.resolve() / "ledger_heads" / f"{site}.json"),
+                ledger=str(run_dir.resolve() / "ledgers" / f"{file_stem(site)}.jsonl"),
+                ledger_head=str(run_dir.resolve() / "ledger_heads" / f"{file_stem(site)}.json"),
                 subjects=len(splits[site]["train"]),
                 epsilon=config.privacy.epsilon,
                 delta=config.privacy.delta,
@@ -192,7 +193,7 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
                 max_grad_norm=config.privacy.max_grad_norm,
                 max_lot_rate=config.privacy.lot_rate,
             )
-        paths[site] = run_dir.resolve() / "sites" / f"{site}.yaml"
+        paths[site] = run_dir.resolve() / "sites" / f"{file_stem(site)}.yaml"
         policy = Policy(minimum_subjects=1)  # nothing leaves this machine
         site_file = Site(
             site=site,

@@ -1,4 +1,4 @@
-"""Configurations in and out: OmegaConf loads, merges and checks them; YAML for people, JSON for the wire.
+"""Configurations in and out: YAML for people, JSON for the wire.
 
 Order of precedence: the schema's defaults < presets of a new run < `--config FILE` < command-line flags < `key=value`.
 What comes out is a validated tree of plain dataclasses.
@@ -12,10 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import Container, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # OmegaConf lets PyYAML's errors through
+from yaml import YAMLError
 
+from agi_core.config import structured
 from agi_core.config.presets import PRESETS
 from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ConfigError
@@ -41,80 +40,68 @@ def load_config(
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, or a value out of range; the message names the key.
     """
-    try:
-        settings = OmegaConf.create()
-        if path is not None:
-            if not path.is_file():
-                raise ConfigError(
-                    f"config file {path} does not exist; give an existing YAML file to --config, or leave it out"
-                )
-            settings = _read_settings(path)
-        flags = OmegaConf.create()
-        for key, value in overrides.items():
-            if value is not None:
-                OmegaConf.update(flags, key, value)
-        for assignment in assignments:
-            if "=" not in assignment:
-                raise ConfigError(
-                    f"cannot read {assignment!r}: settings are written key=value, for example training.local_steps=20"
-                )
-        given = OmegaConf.merge(settings, flags, OmegaConf.from_dotlist(list(assignments)))
-        start = OmegaConf.structured(base or defaults or RunConfig)
-        merged = OmegaConf.merge(start, _presets_for(given) if base is None else {}, given)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from None
-    except YAMLError:
-        raise ConfigError(
-            f"cannot read {' '.join(assignments)}: a bracket or quote is not closed; lists are written key=[1,2]"
-        ) from None
-    config: RunConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    if path is not None and not path.is_file():
+        raise ConfigError(f"config file {path} does not exist; give an existing YAML file to --config, or leave it out")
+    given = [
+        structured.read_file(path, kind="config file") if path else {},
+        structured.nested((name, value) for name, value in overrides.items() if value is not None),
+        structured.nested(map(_assigned, assignments)),
+    ]
+    start = [dataclasses.asdict(settings) for settings in (base or defaults,) if settings]
+    presets = [] if base else _presets_for(given)
+    config = _typed(RunConfig, *start, *presets, *given)
     if not config.scenario:
         config = dataclasses.replace(config, scenario=LAYOUTS[config.data.layout].default_scenario)
     config.validate()
     return dataclasses.replace(config, grid=dataclasses.replace(config.grid, crop=config.crop))
 
 
-def _presets_for(given: Container) -> Container:
-    """The settings of the presets that apply, as far as the user has not given them."""
-    settings = OmegaConf.create()
-
-    def chosen(name: str, default: Any) -> Any:
-        return OmegaConf.select(OmegaConf.merge(settings, given), name, default=default)
-
-    for preset in PRESETS:
-        if preset.applies(chosen):
-            for name, value in preset.settings.items():
-                OmegaConf.update(settings, name, value)
-    return settings
-
-
-def _read_settings(path: Path) -> DictConfig:
+def _assigned(assignment: str) -> tuple[str, Any]:
+    """Name and value of `key=value`; the value is YAML."""
+    name, equals, value = assignment.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"cannot read {assignment!r}: settings are written key=value, for example training.local_steps=20"
+        )
     try:
-        settings = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"cannot read config file {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, DictConfig):
-        raise ConfigError(f"config file {path} is a list; write one setting per line, for example rounds: 5")
-    return settings
+        return name, structured.parse(value)
+    except YAMLError:
+        raise ConfigError(
+            f"cannot read {assignment}: a bracket or quote is not closed, or a text that needs quotes has none; lists"
+            " are written key=[1,2]"
+        ) from None
+
+
+def _presets_for(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The settings of the presets that apply to what the user and the presets before them have chosen."""
+    layers: list[dict[str, Any]] = []
+    for preset in PRESETS:
+        if preset.applies(_typed(RunConfig, *layers, *given)):
+            layers.append(structured.nested(preset.settings.items()))
+    return layers
+
+
+def _typed(kind: type[T], *layers: Mapping[str, Any]) -> T:
+    try:
+        return structured.typed(kind, *layers)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; `python simulations/run.py --help-config` lists every setting") from None
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A validated `Task` or `RunConfig` from plain nested values.
+    """A validated `Task` or `RunConfig` from plain nested values. Text in it is text: nothing is looked up for it.
 
     Raises:
         ConfigError: unknown key, wrong type or value out of range.
     """
-    try:
-        config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from None
+    config = _typed(kind, values)
     config.validate()
     return config
 
 
 def to_yaml(config: Task) -> str:
     """The resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return structured.to_yaml(config)
 
 
 def read_yaml(path: Path) -> RunConfig:
@@ -139,13 +126,3 @@ def read_task(text: str) -> Task:
 def task_hash(text: str) -> str:
     """Twelve hexadecimal digits that name a task's JSON."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    """One sentence from OmegaConf's several lines, with the setting named."""
-    key = getattr(error, "full_key", None) or getattr(error, "key", None)
-    problem = str(error).splitlines()[0]
-    if "is not a TupleConfig" in problem:
-        problem = "needs a list, for example [a,b]"
-    place = f"setting {key}: " if key else ""
-    return f"{place}{problem}; `python simulations/run.py --help-config` lists every setting"

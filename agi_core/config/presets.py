@@ -8,57 +8,50 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Setting = Callable[[str, Any], Any]
-"""(dotted name, default) -> the value that the user or an earlier preset has chosen, else the default."""
+from agi_core.config.schema import RunConfig
 
 
 @dataclass(frozen=True)
 class Preset:
-    """`settings` of new runs for which `applies`; `when` says in words which, `why` what was measured."""
+    """`settings` of new runs for which `applies`; `when` says in words which, `why` what was measured.
+
+    `applies` is asked with what the user and the presets before have chosen, and the schema's defaults elsewhere.
+    """
 
     when: str
-    applies: Callable[[Setting], bool]
+    applies: Callable[[RunConfig], bool]
     settings: Mapping[str, Any]
     why: str
-
-
-def _dims(chosen: Setting) -> int:
-    dims: int = chosen("model.dims", 2)
-    return dims
 
 
 PRESETS = (
     Preset(
         "2-D, not the layout brats",
-        lambda chosen: _dims(chosen) == 2 and chosen("data.layout", "ixi") != "brats",
+        lambda run: run.model.dims == 2 and run.data.layout != "brats",
         {"model.alignment": "dense"},
         "aligned sources were better at equal steps (docs/results.md); scans of BraTS have been registered",
     ),
     Preset(
         "3-D, not the layout brats",
-        lambda chosen: _dims(chosen) == 3 and chosen("data.layout", "ixi") != "brats",
+        lambda run: run.model.dims == 3 and run.data.layout != "brats",
         {"model.alignment": "affine"},
         "as in 2-D; dense alignment has not been measured on volumes",
     ),
     Preset(
         "2-D with model.alignment, without training.adversarial",
-        lambda chosen: (
-            _dims(chosen) == 2
-            and chosen("model.alignment", "none") != "none"
-            and not chosen("training.adversarial", False)
-        ),
+        lambda run: run.model.dims == 2 and run.model.alignment != "none" and not run.training.adversarial,
         {"model.neighbours": 1},
         "a slice on either side shows motion through the plane",
     ),
     Preset(
         "3-D",
-        lambda chosen: _dims(chosen) == 3,
+        lambda run: run.model.dims == 3,
         {"training.learning_rate": 1e-3},
         "sites drift apart on few patches",
     ),
     Preset(
         "private (privacy.epsilon is set)",
-        lambda chosen: chosen("privacy.epsilon", None) is not None,
+        lambda run: run.privacy.on,
         {"training.local_steps": 4},
         "few steps, each of a large lot: noise does not average out over more",
     ),

@@ -50,8 +50,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8. Raises RunError as `replacing` does."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` as UTF-8. Raises RunError as `replacing` does.
+
+    What UTF-8 cannot hold (a lone surrogate, from a file name in another encoding) becomes its escape, `\\udcff`.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -70,7 +73,7 @@ def append_line(path: Path, line: str) -> None:
         with path.open("ab", buffering=0) as file:
             start = file.tell()
             try:
-                content = line.encode() + b"\n"
+                content = line.encode(errors="backslashreplace") + b"\n"
                 while content:
                     content = content[file.write(content) :]
                 os.fsync(file.fileno())

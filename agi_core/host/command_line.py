@@ -1,6 +1,7 @@
 """What the command lines share: how a command ends, and the types of arguments."""
 
 import argparse
+import io
 import math
 import signal
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agi_core.errors import AgiError
+from agi_core.names import shown
 
 DONE, MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
 
@@ -37,22 +39,23 @@ def run_command(
     """Run a command to its exit code: its own (None is 0), 2 after a user's mistake, 130 after Ctrl-C, 143 after
     SIGTERM.
 
-    A mistake is one sentence on stderr, without a traceback.
+    A mistake is one sentence on stderr, on one line whatever names are in it, without a traceback. What the terminal's
+    encoding does not have is printed as its escape: no run is lost for the sake of a letter.
 
     Args:
         place: asked where an operating system's error that names no file occurred.
         hint: asked after Ctrl-C or SIGTERM for how the user can go on; "" = there is nothing to say.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command() or DONE
     except AgiError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return MISTAKE
     except OSError as error:
-        print(
-            f"error: {error.filename or place()}: {error.strerror}; check its permissions and the free disk space",
-            file=sys.stderr,
-        )
+        where = shown(str(error.filename or place()))
+        print(f"error: {where}: {error.strerror}; check its permissions and the free disk space", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt as stop:
         print("\ninterrupted" + (f"; {text}" if (text := hint()) else ""), file=sys.stderr)

@@ -43,7 +43,7 @@ def descendants() -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                parent = (entry / "stat").read_bytes().rpartition(b")")[2].split()[1]
                 children.setdefault(int(parent), []).append(int(entry.name))
     found = list(children.get(os.getpid(), []))
     for process in found:  # grows while it is walked

@@ -244,7 +244,7 @@ class Ledger:
     def _check_head(self, hashes: list[str]) -> None:
         """PrivacyError unless the copy in the second place lies on this chain: at its end, or behind by one crash."""
         try:
-            length, head = (value := json.loads(self._head_path.read_text()))["length"], value["head"]
+            length, head = (value := json.loads(self._head_path.read_bytes()))["length"], value["head"]
         except FileNotFoundError:
             if len(hashes) == 1:  # a crash came after the ledger was made and before its copy; nothing was spent
                 return

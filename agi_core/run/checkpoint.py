@@ -82,7 +82,7 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
 
 def _load(folder: Path, round: int) -> tuple[Arrays, Json] | None:
     try:
-        state = json.loads(_state_path(folder, round).read_text())
+        state = json.loads(_state_path(folder, round).read_bytes())
         data = _arrays_path(folder, round).read_bytes()
         if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
             return None

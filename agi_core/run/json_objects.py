@@ -56,7 +56,7 @@ def read_json(path: Path) -> Json | None:
     if not path.is_file():
         return None
     try:
-        values: Json = json.loads(path.read_text())
+        values: Json = json.loads(path.read_bytes())
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); delete it and continue the run with --resume") from None
     return values

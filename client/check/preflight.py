@@ -91,7 +91,7 @@ def check_budgets(site_path: Path, *, site: DeployedSite, scenario: Scenario) ->
 def _registration(site: DeployedSite) -> CheckRow:
     """Whether the coordinator knows this site's key, as the node's log last said. Only a connection can tell."""
     what, log_path = "registration", Path(site.state_dir) / "logs" / "node.log"
-    log = log_path.read_text(errors="replace") if log_path.is_file() else ""
+    log = log_path.read_text(errors="replace", encoding="utf-8") if log_path.is_file() else ""
     told = re.findall(r"SuperNode ID: \d+|\[code: 200[14]\]", log)
     if not told:
         return warning(

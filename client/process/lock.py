@@ -21,14 +21,14 @@ def only_client(state_dir: Path) -> Iterator[None]:
     path = state_dir / NAME
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}; check state_dir in the site file and its permissions") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            pid = path.read_text().strip() or "unknown"
+            pid = path.read_text(encoding="utf-8").strip() or "unknown"
             raise RunError(
                 f"a client of this site is already running as process {pid} (it holds {path});"
                 f" stop it first: Ctrl-C in its terminal, or kill {pid}"
@@ -42,7 +42,7 @@ def only_client(state_dir: Path) -> Iterator[None]:
 def client_runs(state_dir: Path) -> bool:
     """Whether a client holds the lock."""
     try:
-        with (state_dir / NAME).open() as file:
+        with (state_dir / NAME).open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

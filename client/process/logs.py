@@ -27,7 +27,7 @@ def keep_logs(state_dir: Path) -> None:
     if path.exists() and path.stat().st_size > DETAILS_BYTES:
         path.replace(path.with_name(f"{DETAILS_NAME}.1"))
     os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))
-    details, printed = logging.FileHandler(path), logging.StreamHandler()
+    details, printed = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"), logging.StreamHandler()
     details.setFormatter(logging.Formatter(LOG_FORMAT))
     printed.setFormatter(Redacting(LOG_FORMAT))
     printed.addFilter(logging.Filter("client"))

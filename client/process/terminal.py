@@ -104,7 +104,7 @@ class Terminal:
 
     def _status(self) -> Mapping[str, Any]:
         try:
-            status = json.loads(self._status_path.read_text())
+            status = json.loads(self._status_path.read_bytes())
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}

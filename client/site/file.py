@@ -5,17 +5,16 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from agi_core.config import structured
 from agi_core.config.schema import Registration
+from agi_core.config.structured import MISSING
 from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError
 from agi_core.layouts import LayoutName
-from client.site.policy import Policy, PrivacyBudget, SitePrivacy, validate_rules
+from agi_core.names import is_site_name
+from client.site.policy import Policy, PrivacyBudget, SitePrivacy, limit, validate_rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,28 +114,22 @@ def read_deployed_site(path: Path) -> DeployedSite:
 
 def to_yaml(site: Site) -> str:
     """The site file's text."""
-    return OmegaConf.to_yaml(OmegaConf.structured(site))
+    return structured.to_yaml(site)
 
 
-def _load(path: Path) -> DictConfig:
+def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"site file {path} does not exist; check the name, or write one with --init")
-    try:
-        settings = OmegaConf.load(path)
-    except (OmegaConfBaseException, OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"site file {path}: {str(error).splitlines()[0]}") from None
-    if not isinstance(settings, DictConfig):
-        raise ConfigError(f"site file {path} is a list; write one setting per line, for example device: cpu")
-    return settings
+    return structured.read_file(path, kind="site file")
 
 
-def _read(path: Path, settings: DictConfig, kind: type[S]) -> S:
+def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
     try:
-        site: S = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), settings))  # type: ignore[assignment]
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        key = getattr(error, "full_key", None)
-        place = f"{path}, setting {key}" if key else path
-        raise ConfigError(f"site file {place}: {str(error).splitlines()[0]}") from None
+        site = structured.typed(kind, settings)
+    except ConfigError as error:
+        raise ConfigError(f"site file {path}, {error}") from None
+    policy = dataclasses.replace(site.policy, settings={name: limit(v) for name, v in site.policy.settings.items()})
+    site = dataclasses.replace(site, policy=policy)
     try:
         validate_rules(site.policy, site.privacy)
     except ConfigError as error:
@@ -147,6 +140,8 @@ def _read(path: Path, settings: DictConfig, kind: type[S]) -> S:
 
 
 def _validate(path: Path, site: DeployedSite) -> None:
+    if not is_site_name(site.site):
+        raise ConfigError(f"site file {path}: site: {site.site!r} must be 1 to 64 letters (a to z), digits, - and _")
     host, _, port = site.coordinator.address.rpartition(":")
     if not host or not (port.isdigit() and 0 < int(port) < 65536):
         raise ConfigError(

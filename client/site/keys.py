@@ -38,7 +38,7 @@ def check_owner(key_path: Path, *, site: str) -> None:
     """Raise ConfigError when the file of the public half names another site. With a copied folder, one hospital would
     pass for another."""
     path = public_path(key_path)
-    comment = path.read_text().split()[2:] if path.is_file() else []
+    comment = path.read_text(encoding="utf-8", errors="replace").split()[2:] if path.is_file() else []
     if comment not in ([], [site]) and "@" not in comment[0]:  # USER@HOST, as ssh-keygen writes it, says nothing
         raise ConfigError(
             f"key_file {key_path} is the key of site {' '.join(comment)}, and this is {site}: each site must make its"

@@ -1,11 +1,12 @@
 """`--init`: a commented site file and the site's key, made at the site."""
 
-import json
 from pathlib import Path
 
+from agi_core.config.structured import quoted
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
 from agi_core.layouts import LayoutName
+from agi_core.names import is_site_name
 from client.site.keys import make_key
 
 TEMPLATE_PATH = Path(__file__).with_name("site_template.yaml")
@@ -19,8 +20,12 @@ def write_site(
     What is None gets a placeholder. A key that exists is kept.
 
     Raises:
-        ConfigError: the site file exists. RunError: a folder cannot be written.
+        ConfigError: the site file exists, or the name is none of a site. RunError: a folder cannot be written.
     """
+    if not is_site_name(site):
+        raise ConfigError(
+            f"{site!r} cannot be a site's name: 1 to 64 letters (a to z), digits, - and _; rename the file"
+        )
     if site_path.exists():
         raise ConfigError(
             f"{site_path} exists and is not overwritten; edit it, or move it away and run --init again"
@@ -32,16 +37,11 @@ def write_site(
     make_key(key_path, site=site)
     text = TEMPLATE_PATH.read_text(encoding="utf-8").format(
         site=site,
-        path=site_path,
-        data_dir=_quoted(data_dir.resolve() if data_dir else "/path/to/scans"),
+        path=quoted(str(site_path)),
+        data_dir=quoted(str(data_dir.resolve() if data_dir else "/path/to/scans")),
         layout=layout,
-        address=_quoted(address or "coordinator.example.org:443"),
-        ca_file=_quoted(ca_path.resolve() if ca_path else "ca.crt"),
+        address=quoted(address or "coordinator.example.org:443"),
+        ca_file=quoted(str(ca_path.resolve() if ca_path else "ca.crt")),
     )
     atomic.write_text(site_path, text)
     return key_path
-
-
-def _quoted(value: Path | str) -> str:
-    """A YAML string: JSON's strings are YAML's."""
-    return json.dumps(str(value), ensure_ascii=False)

@@ -102,6 +102,20 @@ def setting(task: Task, name: str) -> Any:
     return [*value] if isinstance(value, tuple) else value
 
 
+def limit(value: Any) -> Any:
+    """What a limit in a site file means, which is text: a number, true or false, or the text; of a list, each of it."""
+    if isinstance(value, list):
+        return [limit(item) for item in value]
+    if value in ("true", "false"):
+        return value == "true"
+    for number in (int, float):
+        try:
+            return number(value)
+        except (TypeError, ValueError):
+            continue
+    return value
+
+
 def _up_to(limit: float, value: Any) -> bool:
     """Whether a number, or every number of a list, is at most the limit."""
     values = value if isinstance(value, list) else [value]

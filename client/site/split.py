@@ -37,7 +37,7 @@ def lasting_split(state_dir: Path, subject_ids: Sequence[str]) -> Split:
 def _read(path: Path) -> Split:
     try:
         return Split(
-            **{part: tuple(map(str, subject_ids)) for part, subject_ids in json.loads(path.read_text()).items()}
+            **{part: tuple(map(str, subject_ids)) for part, subject_ids in json.loads(path.read_bytes()).items()}
         )
     except (OSError, ValueError, TypeError, AttributeError):
         raise DataError(

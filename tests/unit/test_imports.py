@@ -21,7 +21,8 @@ ONLY_IN = {  # library -> paths (files or folders) that may import it
     "flwr": ("client/app.py", "client/process/", "server/", "simulations/"),
     "opacus": ("agi_core/privacy/",),
     "nibabel": ("agi_core/data/nifti.py",),
-    "omegaconf": ("agi_core/config/load.py", "client/site/file.py"),
+    "omegaconf": ("agi_core/config/structured.py",),
+    "yaml": ("agi_core/config/",),
     "matplotlib": ("agi_core/report/",),
     "rich": (
         "agi_core/host/console.py",

@@ -58,5 +58,5 @@ def with_built_in_data(
 def origin(data: DataConfig) -> tuple[bool, int | None]:
     """(whether the scans are built-in synthetic data, how many brains that data is made from)."""
     marker = Path(str(data.dir)) / MARKER_NAME
-    values = json.loads(marker.read_text()) if marker.is_file() else {}
+    values = json.loads(marker.read_bytes()) if marker.is_file() else {}
     return bool(values.get("synthetic", False)), values.get("anatomies")

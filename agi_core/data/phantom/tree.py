@@ -86,12 +86,12 @@ def write_phantom(
                 if on_subject:
                     on_subject(len(rows), total)
         table_name = "truth.csv" if layout == "ixi" else "partitioning.csv"
-        with (temporary_dir / table_name).open("w", newline="") as file:
+        with (temporary_dir / table_name).open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
             table.writerows(rows)
         marker = _marker(layout=layout, sites=sites, seed=seed, isotropic=isotropic)
-        (temporary_dir / MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n")
+        (temporary_dir / MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
         temporary_dir.chmod(0o755)
         temporary_dir.replace(out_dir)
     except OSError as error:
@@ -106,7 +106,7 @@ def phantom_matches(
 ) -> bool:
     """Whether `out_dir` holds exactly the data set that `write_phantom` would write there."""
     try:
-        found = json.loads((out_dir / MARKER_NAME).read_text())
+        found = json.loads((out_dir / MARKER_NAME).read_bytes())
     except (OSError, ValueError):
         return False
     return bool(found == _marker(layout=layout, sites=sites, seed=seed, isotropic=isotropic))

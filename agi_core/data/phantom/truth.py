@@ -22,7 +22,7 @@ def read_poses(data_dir: Path, subject_id: str) -> dict[str, Array]:
     path = data_dir / "truth.csv"
     if not (path.is_file() and (data_dir / MARKER_NAME).is_file()):
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         row = next((row for row in csv.DictReader(file) if row["subject"].split("-")[0] == subject_id), None)
     return {name: _pose(row, scan) for name, scan in (("T1", "T1"), ("T2", "T2PD"), ("PD", "T2PD"))} if row else {}
 

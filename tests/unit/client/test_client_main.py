@@ -41,6 +41,27 @@ def test_init_writes_a_site_file_that_can_be_read_and_says_what_to_send(
     assert "--site hospitalA --check" in out
 
 
+@pytest.mark.parametrize("site", ["001", "0012", "no", "1e3"])
+def test_a_site_is_called_as_it_was_named(site: str) -> None:
+    assert main(["--site", site, "--init"]) == 0
+    assert read_deployed_site(Path(f"sites/{site}.yaml")).site == site
+
+
+@pytest.mark.parametrize("stem", ["a b", "K\u00f8ge", "${x}", "x: y", "\udcff"])
+def test_a_site_file_of_another_name_is_refused(stem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--site-file", f"{stem}.yaml", "--init"]) == 2
+    assert "cannot be a site's name: 1 to 64 letters" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_names_of_folders_are_text_in_the_site_file(tmp_path: Path) -> None:
+    scans = tmp_path / "da${ta}\nsite: x \udcff"
+    site_path = tmp_path / "a\nsite: y" / "hospitalA.yaml"
+    assert main(["--site-file", str(site_path), "--init", "--data", str(scans)]) == 0
+    site = read_deployed_site(site_path)
+    assert (site.site, site.data.dir) == ("hospitalA", str(scans))
+
+
 def test_init_refuses_to_overwrite_and_keeps_the_key(capsys: pytest.CaptureFixture[str]) -> None:
     path = init()
     path.write_text(path.read_text() + "# mine\n")

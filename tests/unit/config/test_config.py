@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.config.load import from_dict, load_config, task_json, to_yaml
+from agi_core.config.load import from_dict, load_config, read_task, task_json, to_yaml
 from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ConfigError
 
@@ -162,6 +162,28 @@ def test_config_file_errors_name_the_file(tmp_path: Path) -> None:
     broken.write_text("rounds: [1")
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load(path=broken)
+
+
+@pytest.mark.parametrize("name", ["da${ta}", "${data.layout}", "???", "001", "no", "1e3", "a\\${b}"])
+def test_folders_are_called_as_the_user_writes_them(name: str) -> None:
+    config = load(**{"data.dir": name})
+    assert config.data.dir == name
+    assert load(f"data.sites={name}").data.sites == name
+    assert load_config(None, overrides={}, base=config).data.dir == name
+
+
+@pytest.mark.parametrize(
+    "place", [("scenario",), ("reference",), ("training", "misalign", "source"), ("model", "conv")]
+)
+def test_a_request_cannot_look_anything_up(place: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "T2")
+    values = json.loads(task_json(load().task))
+    section = values
+    for name in place[:-1]:
+        section = section[name]
+    section[place[-1]] = "${oc.env:SECRET}"
+    with pytest.raises(ConfigError, match=r"\$\{oc\.env:SECRET\}"):
+        read_task(json.dumps(values))
 
 
 @settings(deadline=None)

@@ -101,3 +101,9 @@ def test_remove_stale_takes_only_old_temporary_files(tmp_path: Path) -> None:
     atomic.remove_stale(tmp_path)
     assert sorted(tmp_path.iterdir()) == [young, kept]
     atomic.remove_stale(tmp_path / "absent")
+
+
+def test_text_that_is_not_utf_8_is_written_in_escapes(tmp_path: Path) -> None:
+    atomic.write_json(tmp_path / "a.json", {"dir": "K\u00f8ge\udcff"})
+    assert "K\u00f8ge\\udcff" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"dir": "K\u00f8ge\udcff"}

@@ -2,6 +2,9 @@
 
 import argparse
 import errno
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,3 +77,15 @@ def test_types_of_arguments(kind: Callable[[str], object], good: dict[str, objec
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=r"^write .* not"):
             kind(text)
+
+
+def test_names_in_a_mistake_stay_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(raising(ConfigError("no folder a\nb\x1b[31m\u202egnp\udcff"))) == 2
+    assert capsys.readouterr().err == "error: no folder a\\nb\\x1b[31m\\u202egnp\\udcff\n"
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_escape() -> None:
+    program = "from agi_core.host.command_line import run_command; run_command(lambda: print('K\\xf8ge \\u0141\\xf3d'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "iso-8859-1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    assert done.stdout == b"K\xf8ge \\u0141\xf3d\n"

@@ -1,7 +1,9 @@
 """From a folder of scans to sites: the reference, the caches and the files that a simulation writes."""
 
+import csv
 import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,13 +11,17 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.data.nifti import write_scan
 from agi_core.data.scans import Session, Subject
-from agi_core.errors import DataError, RunError
+from agi_core.errors import ConfigError, DataError, RunError
 from agi_core.host.console import plain_console
+from agi_core.report.report import build_report
+from agi_core.run import run_folder
 from agi_core.run.event_log import events_of
 from agi_core.run.events import Warned
 from agi_core.scenario import parse_scenario
@@ -157,3 +163,48 @@ def test_a_header_that_cannot_be_believed_is_refused_at_once(small_config: RunCo
     with pytest.raises(DataError, match=r"its sform is not set .* data\.exclude=\[IXI101\]") as caught:
         find_sites(dataclasses.replace(small_config, data=data, clients=1, reference="T2"))
     assert str(path) in str(caught.value)
+
+
+HOSTILE = [
+    *("../../../outside", "/abs/x", "a/b\\c", "..", ".", "C:\\x", "con", "-rf", "x.yaml", "~root"),
+    *("it's", 'a "b"', "[bold]x[/bold]", "[/x]", "{site}", "%s", "<script>alert(1)</script>", "&amp;", "$\\frac"),
+    *("${oc.env:HOME}", "${", "???", "!!python/object:x", "*a", "&a", "# x", "a: b", "- a", "|", "@x"),
+    *("001", "0012", "no", "1e3", "0x1f", "1.0", "null", "NaN", "true", "\u0661\u0662", "\uff11"),
+    *("K\u00f8ge", "Ko\u0308ln", "\u6771\u4eac", "\u202egnp.exe", "a\u200bb", "a\tb", "\x1b[31mred", "\x7f", "\ufeffx"),
+    *("x" * 100, "\u6771" * 90, "site", "A", "a"),
+]
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.tuples(*[st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1, max_size=30))] * 3))
+@example(names=("../../../outside", "/abs/x", "${oc.env:HOME}"))
+@example(names=("001", "no", "1e3"))
+@example(names=("<script>alert(1)</script>", "[/x]", "$\\frac"))
+def test_sites_of_any_name_stay_in_the_run_folder_or_are_refused(
+    small_config: RunConfig, tmp_path: Path, names: tuple[str, str, str]
+) -> None:
+    """From the table over the sites' files to the report: nothing is interpreted, and nothing is written elsewhere."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    subjects = [f"IXI{100 + k}" for k in range(5)]
+    with (folder / "sites.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = [(subject, names[k % 3]) for k, subject in enumerate(subjects)]
+        csv.writer(file).writerows([("Subject_ID", "Site"), *rows])
+    data = dataclasses.replace(small_config.data, sites=str(folder / "sites.csv"))
+    try:
+        config, federation = find_sites(dataclasses.replace(small_config, data=data, clients=1))
+    except (DataError, ConfigError):
+        return
+    run_dir = folder / "runs" / "r"
+    run_folder.create(run_dir, config)
+    assert run_folder.open_existing(run_dir) == config
+    paths = write_sites(run_dir, config, federation)
+    note_data(run_dir, config, federation)
+    assert {path.parent for path in paths.values()} == {run_dir / "sites"}
+    assert {path.relative_to(folder).parts[0] for path in folder.iterdir()} == {"sites.csv", "runs"}
+    sites = set(config.federation.sites + config.federation.unseen_sites)
+    assert {open_site(path).file.site for path in paths.values()} == sites == set(paths)
+    assert len(set(paths.values())) == len(paths)
+    for site, members in {**federation.training, **federation.unseen}.items():
+        assert open_site(paths[site]).file.data.subjects == tuple(member.id for member in members)
+    page = build_report(run_dir).read_text(encoding="utf-8")
+    assert "<script>alert" not in page

@@ -92,9 +92,29 @@ def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
         ("state_dir: state", "state_dir: state\nruntime_port: 70000", "runtime_port"),
         (", ca_file: ca.crt", "", "ca_file"),
         ("coordinator:", "# coordinator:", "address"),
+        ("site: HH", "site: ../HH", "site: '../HH' must be 1 to 64 letters"),
+        ("site: HH", "site: ${oc.env:HOME}", "must be 1 to 64 letters"),
     ],
 )
 def test_a_broken_deployment(tmp_path: Path, before: str, after: str, cause: str) -> None:
     (tmp_path / "HH.yaml").write_text(DEPLOYED.replace(before, after))
     with pytest.raises(ConfigError, match=cause):
         read_deployed_site(tmp_path / "HH.yaml")
+
+
+@pytest.mark.parametrize("name", ["001", "0012", "no", "1e3"])
+def test_a_site_keeps_the_name_that_looks_like_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / "HH.yaml").write_text(DEPLOYED.replace("site: HH", f"site: {name}"))
+    assert read_site(tmp_path / "HH.yaml").site == name
+
+
+def test_limits_are_numbers_words_and_lists(tmp_path: Path) -> None:
+    limits = "{rounds: 200, training.learning_rate: 1e-3, training.adversarial: [false], model.conv: [cagr],"
+    (tmp_path / "HH.yaml").write_text(DEPLOYED + f"policy: {{settings: {limits} grid.crop: [[96, 96]]}}}}\n")
+    assert read_site(tmp_path / "HH.yaml").policy.settings == {
+        "rounds": 200,
+        "training.learning_rate": 0.001,
+        "training.adversarial": [False],
+        "model.conv": ["cagr"],
+        "grid.crop": [[96, 96]],
+    }
