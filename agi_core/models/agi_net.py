@@ -16,7 +16,7 @@ from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.cross_group_attention import CrossGroupAttention, mean_over_space
 from agi_core.models.group_rolling import TAPS, Routing, roll_kernel
 from agi_core.models.model_config import ModelConfig
-from agi_core.models.resunet import CONV, CONVOLVE, ConvFactory, ResUNet, to_channels_last
+from agi_core.models.resunet import CONV, CONVOLVE, ResUNet, to_channels_last
 
 SMALL_SAMPLE = 20480
 """On a CPU, torch does not give a single sample of up to so many elements (C times two axes) to oneDNN, and is then
@@ -97,26 +97,16 @@ def build_model(config: ModelConfig, *, sources: int, reference: int | None = No
         groups = sources if channels_in == sources else config.groups  # without a stem the first groups are the sources
         return CagrConv(channels_in, channels_out, groups=groups, config=config)
 
-    def resunet(encoder_conv: ConvFactory, decoder_conv: ConvFactory) -> ResUNet:
-        return ResUNet(
-            sources=sources,
-            widths=config.widths,
-            dims=config.dims,
-            encoder_conv=encoder_conv,
-            decoder_conv=decoder_conv,
-            alignment=None if config.alignment == "none" else GroupAlignment(config, reference=reference),
-            stem=config.stem,
-            adapters=config.adapters,
-        )
-
+    alignment = nn.Identity() if config.alignment == "none" else GroupAlignment(config, reference=reference)
+    resunet = partial(ResUNet, config, sources=sources, alignment=alignment)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        plain = resunet(plain_conv, plain_conv)
+        plain = resunet(encoder=plain_conv, decoder=plain_conv)
         if config.conv == "plain":
             return plain
         agi_net = resunet(
-            plain_conv if config.placement == "decoder" else cagr_conv,
-            plain_conv if config.placement == "encoder" else cagr_conv,
+            encoder=plain_conv if config.placement == "decoder" else cagr_conv,
+            decoder=plain_conv if config.placement == "encoder" else cagr_conv,
         )
     agi_net.load_state_dict(plain.state_dict(), strict=False)
     return agi_net

@@ -4,12 +4,15 @@ The 3-tap convolutions are made by the caller, so that the plain network and AGI
 normalises each sample by itself, as federated averaging and private training need; BatchNorm mixes samples and sites.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from math import gcd
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from agi_core.models.model_config import ModelConfig
 
 ConvFactory = Callable[[int, int], nn.Module]
 """(channels in, channels out) -> a bias-free convolution of 3 taps per axis that keeps the spatial size."""
@@ -31,7 +34,7 @@ class ResBlock(nn.Module):
     starts at zero. A trained block can be tuned by these few weights (Houlsby et al., ICML 2019; there in series).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, dims: int, conv: ConvFactory, adapters: int = 0) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, dims: int, conv: ConvFactory, adapters: int) -> None:
         super().__init__()
         self.conv1 = conv(channels_in, channels_out)
         self.norm1 = nn.GroupNorm(gcd(8, channels_out), channels_out)
@@ -57,41 +60,33 @@ class ResBlock(nn.Module):
 class ResUNet(nn.Module):
     """Sources (B, M, *space) in [0, 1] -> target (B, 1, *space), unbounded.
 
-    `alignment` maps the sources to sources before anything mixes them; None leaves them as they are. If `stem` is above
-    0, each source then gets so many channels from a convolution of its own. Every spatial size is a multiple of
-    2**(len(widths) - 1). Activations are kept in channels-last order, which is faster on CPUs and GPUs alike.
+    `alignment` maps the sources to sources before anything mixes them. With a stem, each source then gets channels from
+    a convolution of its own. Every spatial size is a multiple of `spatial_multiple(config)`. Activations are kept in
+    channels-last order, which is faster on CPUs and GPUs alike.
     """
 
     def __init__(
-        self,
-        *,
-        sources: int,
-        widths: Sequence[int],
-        dims: int,
-        encoder_conv: ConvFactory,
-        decoder_conv: ConvFactory,
-        alignment: nn.Module | None = None,
-        stem: int = 0,
-        adapters: int = 0,
+        self, config: ModelConfig, *, sources: int, encoder: ConvFactory, decoder: ConvFactory, alignment: nn.Module
     ) -> None:
         super().__init__()
-        self.dims = dims
-        self.alignment = alignment or nn.Identity()
+        self.dims = config.dims
+        self.alignment = alignment
         self.stem = nn.Sequential()
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        block = partial(ResBlock, dims=config.dims, adapters=config.adapters)
         channels = sources
-        if stem:
-            channels = sources * stem
-            self.stem.append(CONV[dims](sources, channels, 3, padding=1, groups=sources, bias=False))
+        if config.stem:
+            channels = sources * config.stem
+            self.stem.append(CONV[self.dims](sources, channels, 3, padding=1, groups=sources, bias=False))
             self.stem.append(nn.GroupNorm(sources, channels))
             self.stem.append(nn.LeakyReLU(0.1))
-        for width in widths:
-            self.encoder.append(ResBlock(channels, width, dims=dims, conv=encoder_conv, adapters=adapters))
+        for width in config.widths:
+            self.encoder.append(block(channels, width, conv=encoder))
             channels = width
-        for width in reversed(widths[:-1]):
-            self.decoder.append(ResBlock(channels + width, width, dims=dims, conv=decoder_conv, adapters=adapters))
+        for width in reversed(config.widths[:-1]):
+            self.decoder.append(block(channels + width, width, conv=decoder))
             channels = width
-        self.head = CONV[dims](channels, 1, 1)
+        self.head = CONV[self.dims](channels, 1, 1)
 
     def forward(self, sources: Tensor) -> Tensor:
         """(B, M, *space) -> (B, 1, *space)"""
