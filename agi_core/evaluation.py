@@ -1,6 +1,6 @@
 """Scores of a predictor on cached sessions: no files but the cache's, no globals, no Flower."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -9,19 +9,19 @@ from agi_core.data.datasets import WholeSlices, evaluation_slices
 from agi_core.metrics import SubjectScore
 from agi_core.prediction import Predictor, predict_whole
 
-OnSession = Callable[[int], None]  # (sessions done)
+OnSession = Callable[[int, int], None]  # (sessions done, all sessions)
 ChosenSlices = tuple[CachedSession, Sequence[int] | None]
 EVALUATION_BATCH = 8
 
 
 def evaluate(
-    predictor: Predictor, slices: Iterable[ChosenSlices], *, on_session: OnSession | None = None
+    predictor: Predictor, slices: Sequence[ChosenSlices], *, on_session: OnSession | None = None
 ) -> dict[str, dict[str, float]]:
     """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
 
     Args:
         slices: (session, slice numbers) pairs; None = every slice of the session.
-        on_session: called with the number of sessions done.
+        on_session: called with (done, total) after each session.
 
     Returns:
         {subject id: {metric: value}}
@@ -32,7 +32,7 @@ def evaluate(
         for prediction, batch in predict_session(predictor, session, indices=indices):
             score.add(prediction, batch.target, batch.foreground)
         if on_session is not None:
-            on_session(done)
+            on_session(done, len(slices))
     return {subject_id: score.result() for subject_id, score in scores.items()}
 
 

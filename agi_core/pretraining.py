@@ -6,7 +6,6 @@ repetition and echo times are up to 10 % away from those of Guys and HH, gain an
 no gradient-echo T1 as at IOP. All built-in data shares two anatomies and the signal equations.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,17 +39,11 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
     task, scans = config.task, Scans.of(config.data)
     found = discover(scans, parse_scenario(task.scenario).modalities)
     preparation = Preparation.of(task, scans, cache_dir=Path(config.data.cache_dir), whole=False)
-    sessions = preparation.open(found.subjects, on_session=_reporting("reading public scans"))
+    sessions = preparation.open(found.subjects, on_session=progress.steps_of("reading public scans"))
     network, slices = Network(task, device=device), TrainingSlices.of(task, sessions)
+    on_step = progress.steps_of("pre-training")
     for round in range(1, config.rounds + 1):
-        train_round(
-            network.module, slices.draw, task=task, site="public", round=round, on_step=_reporting("pre-training")
-        )
+        train_round(network.module, slices.draw, task=task, site="public", round=round, on_step=on_step)
     text = task_json(task)
     metadata = {"task": text, "task_hash": task_hash(text)}
     atomic.write_bytes(out_path, save(network.weights, metadata=metadata))
-
-
-def _reporting(phase: str) -> Callable[..., None]:
-    """Passes (step, steps) and, in training, the loss on to `agi_core.run.progress`."""
-    return lambda step, steps, loss=None: progress.report(progress.Step(phase, "", step, steps, loss))

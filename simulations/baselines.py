@@ -13,7 +13,6 @@ interrupted one is trained anew.
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -159,10 +158,7 @@ def _initial_network(config: RunConfig, device: torch.device) -> Network:
 
 def _train(network: Network, task: Task, slices: TrainingSlices, *, site: str, phase: str, round: int = 1) -> None:
     """One round in place."""
-
-    def on_step(step: int, steps: int, loss: float) -> None:
-        progress.report(progress.Step(phase, site, step, steps, loss))
-
+    on_step = progress.steps_of(phase, site)
     train_round(network.module, slices.draw, task=task, site=site, round=round, on_step=on_step)
 
 
@@ -174,16 +170,10 @@ def _site_scores(predictor: Predictor, sites: Mapping[str, Sequence[CachedSessio
     """{site: means over its subjects}; sites without subjects are left out."""
     means: dict[str, SiteScore] = {}
     for site, sessions in sites.items():
-        on_session = partial(_report_test, site, len(sessions))
-        whole = ((session, None) for session in sessions)
-        scores = evaluate(predictor, whole, on_session=on_session)
-        if scores:
+        whole = [(session, None) for session in sessions]
+        if scores := evaluate(predictor, whole, on_session=progress.steps_of("test", site)):
             means[site] = SiteScore(mean_over_subjects(scores.values()), len(scores))
     return means
-
-
-def _report_test(site: str, sessions: int, done: int) -> None:
-    progress.report(progress.Step("test", site, done, sessions))
 
 
 def _mean_over_models(scores: Sequence[SiteScore]) -> SiteScore:

@@ -6,7 +6,6 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from agi_core.config.schema import RunConfig
@@ -119,20 +118,13 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
     """
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
     training, whole = (Preparation.of(config, scans, cache_dir=cache_dir, whole=whole) for whole in (False, True))
-    needed: list[tuple[str, Preparation, list[Subject]]] = []
-    for site, members in federation.training.items():
-        split = split_subjects(_ids(members))
-        needed.append((site, training, [s for s in members if s.id in split.train]))
-        needed.append((site, whole, [s for s in members if s.id not in split.train]))
-    for site, members in federation.unseen.items():
-        needed.append((site, whole, _scored(members, config)))
+    members, needed = {**federation.training, **federation.unseen}, []
+    for site, split in _splits(config, federation).items():
+        needed.append((site, training, [s for s in members[site] if s.id in split["train"]]))
+        needed.append((site, whole, [s for s in members[site] if s.id in split["validation"] + split["test"]]))
     check_disk((preparation, subjects) for _, preparation, subjects in needed)
     for site, preparation, subjects in needed:
-        preparation.open(subjects, on_session=partial(_report_reading, site))
-
-
-def _report_reading(site: str, done: int, total: int) -> None:
-    progress.report(progress.Step("reading scans", site, done, total))
+        preparation.open(subjects, on_session=progress.steps_of("reading scans", site))
 
 
 def note_data(run_dir: Path, config: RunConfig, federation: Federation) -> None:

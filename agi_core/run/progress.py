@@ -30,6 +30,11 @@ def report(news: News) -> None:
         listener(news)
 
 
+def steps_of(phase: str, site: str = "") -> Callable[..., None]:
+    """A callback for (step, steps), and for the loss where there is one, which reports each as a `Step`."""
+    return lambda *counts: report(Step(phase, site, *counts))
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Hear everything that is reported in this process within the block."""

@@ -93,10 +93,8 @@ def _test(job: Job) -> Reply:
         allowed=f"no figure of fewer than {least}",
     )
 
-    def on_session(done: int) -> None:
-        progress.report(progress.Step("test", job.site.site, done, len(sessions)))
-
-    scores = evaluation.evaluate(job.network, ((session, None) for session in sessions), on_session=on_session)
+    whole, on_session = [(session, None) for session in sessions], progress.steps_of("test", job.site.site)
+    scores = evaluation.evaluate(job.network, whole, on_session=on_session)
     return job.reply(num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
 
 

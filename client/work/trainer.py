@@ -45,7 +45,7 @@ def _train(job: Job) -> Reply:
         task=job.task,
         site=job.site.site,
         round=job.request.round,
-        on_step=lambda step, steps, loss: progress.report(progress.Step(phase, job.site.site, step, steps, loss)),
+        on_step=progress.steps_of(phase, job.site.site),
     )
     metrics["seconds"] = time.monotonic() - started
     weights = pack(job.network.weights, job.request.weights.transport)
@@ -64,12 +64,7 @@ def _train_privately(job: Job) -> Reply:
         )
     training = job.scans.training  # unusable scans are named before anything is spent
     metrics = validate(job)
-    phase = f"round {job.request.round}/{job.task.rounds}"
-    weights = train_privately(
-        job,
-        privacy,
-        training=training,
-        on_step=lambda step, steps: progress.report(progress.Step(phase, job.site.site, step, steps)),
-    )
+    on_step = progress.steps_of(f"round {job.request.round}/{job.task.rounds}", job.site.site)
+    weights = train_privately(job, privacy, training=training, on_step=on_step)
     packed = pack(weights, job.request.weights.transport)  # after the noise: costs no privacy
     return job.reply(num_examples=privacy.subjects, metrics=metrics, weights=packed)

@@ -15,9 +15,13 @@ def test_evaluate_scores_all_sessions_of_a_subject_and_clips(tmp_path: Path) -> 
     rng = np.random.default_rng(0)
     volumes = rng.random((2, 3, 2, 13, 18), dtype=np.float32).astype(np.float16).astype(np.float32)  # two sessions
     sessions = [write_entry(tmp_path / str(i) / "IXI001", volumes[i]) for i in range(2)]
-    done: list[int] = []
-    scores = evaluate(Made(lambda sources: 1.5 * sources), [(s, None) for s in sessions], on_session=done.append)
-    assert done == [1, 2]
+    done: list[tuple[int, int]] = []
+    scores = evaluate(
+        Made(lambda sources: 1.5 * sources),
+        [(s, None) for s in sessions],
+        on_session=lambda *counts: done.append(counts),
+    )
+    assert done == [(1, 2), (2, 2)]
     mean_square = float(np.mean((np.clip(1.5 * volumes[:, :, 0], 0, 1).astype(np.float64) - volumes[:, :, 1]) ** 2))
     assert set(scores) == {"IXI001"}
     assert scores["IXI001"]["psnr_db"] == pytest.approx(psnr_db(mean_square), abs=1e-6)
