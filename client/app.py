@@ -73,13 +73,12 @@ def _answer(message: Message, context: Context) -> Message:
 def _reply(site: OpenSite, request: Request) -> Reply:
     """The stored reply to a repeated request, or a new one, as it leaves."""
     file = site.file
-    state_dir = Path(file.state_dir)
     task = read_task(request.task)
-    reply = stored_replies.stored(state_dir, request) if isinstance(file, DeployedSite) else None
+    reply = stored_replies.stored(file, request) if isinstance(file, DeployedSite) else None
     if reply is None:
         reply = answer(site, request, task, device=open_device(file.device, threads=file.threads))
         if isinstance(file, DeployedSite):
-            stored_replies.store(state_dir, request, reply=reply)
+            stored_replies.store(file, request, reply=reply)
     return let_out(reply, request=request, site=file, subjects=len(site.scans(task).subjects.all))
 
 

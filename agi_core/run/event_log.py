@@ -70,8 +70,8 @@ def read_events(run_dir: Path) -> list[LoggedEvent]:
     if not path.is_file():
         raise RunError(f"{path} does not exist; is {run_dir} the folder of a run?")
     events = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
             break
         try:
             values = json.loads(line)

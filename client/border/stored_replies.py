@@ -19,19 +19,20 @@ from agi_core.errors import ProtocolError, RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
 from agi_core.protocol import Packed, Reply, Request, read_reply, reply_scalars, request_scalars
+from client.site.file import Site
 
 KEPT = 8
 log = logging.getLogger("client")
 
 
-def stored(state_dir: Path, request: Request) -> Reply | None:
-    """The earlier reply to this request, with the nonce of this one. None when there is no such reply, or it is
-    damaged."""
-    path = _path(state_dir, request)
+def stored(site: Site, request: Request) -> Reply | None:
+    """The earlier reply to this request, with the nonce of this one. None when there is no such reply, it is damaged,
+    or the site's rules or scans have been edited since."""
+    path = _path(site, request)
     try:
         with open_tensors(path) as file:
             header = file.metadata()
-            if header["request"] != digest(request):
+            if header["request"] != digest(request) or header["rules"] != _rules(site):
                 return None
             arrays = {dtype: file.get_tensor(dtype) for dtype in file.keys()}  # noqa: SIM118  not a mapping
         reply = read_reply(json.loads(header["reply"]), metrics=json.loads(header["metrics"]), arrays=arrays)
@@ -43,12 +44,13 @@ def stored(state_dir: Path, request: Request) -> Reply | None:
     return dataclasses.replace(reply, nonce=request.nonce)
 
 
-def store(state_dir: Path, request: Request, *, reply: Reply) -> None:
+def store(site: Site, request: Request, *, reply: Reply) -> None:
     """Keep the reply; it replaces an earlier one to the same question. A full disk is logged and not raised: the reply
     itself is worth more than its copy."""
-    path = _path(state_dir, request)
+    path = _path(site, request)
     header = {
         "request": digest(request),
+        "rules": _rules(site),
         "reply": json.dumps(reply_scalars(reply)),
         "metrics": json.dumps(dict(reply.metrics)),
     }
@@ -64,11 +66,16 @@ def store(state_dir: Path, request: Request, *, reply: Reply) -> None:
         log.warning("the reply is not kept, so a repeated request would be answered anew: %s", error)
 
 
-def _path(state_dir: Path, request: Request) -> Path:
+def _path(site: Site, request: Request) -> Path:
     """One file per run and question. Its name has hexadecimal digits only: a coordinator's text never becomes a
     path."""
     question = json.dumps([request.run_id, request.action, request.subjects])
-    return state_dir / "replies" / f"{hashlib.sha256(question.encode()).hexdigest()[:24]}.safetensors"
+    return Path(site.state_dir) / "replies" / f"{hashlib.sha256(question.encode()).hexdigest()[:24]}.safetensors"
+
+
+def _rules(site: Site) -> str:
+    """What the site's file says of its scans and of what may leave: an edited rule holds for stored replies too."""
+    return hashlib.sha256(repr((site.data, site.policy, site.privacy)).encode()).hexdigest()
 
 
 def digest(request: Request) -> str:

@@ -130,6 +130,8 @@ def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
         raise ConfigError(f"site file {path}, {error}") from None
     policy = dataclasses.replace(site.policy, settings={name: limit(v) for name, v in site.policy.settings.items()})
     site = dataclasses.replace(site, policy=policy)
+    if site.threads < 1:
+        raise ConfigError(f"site file {path}: threads={site.threads} must be at least 1")
     try:
         validate_rules(site.policy, site.privacy)
     except ConfigError as error:
@@ -143,7 +145,7 @@ def _validate(path: Path, site: DeployedSite) -> None:
     if not is_site_name(site.site):
         raise ConfigError(f"site file {path}: site: {site.site!r} must be 1 to 64 letters (a to z), digits, - and _")
     host, _, port = site.coordinator.address.rpartition(":")
-    if not host or not (port.isdigit() and 0 < int(port) < 65536):
+    if not host or not (port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError(
             f"site file {path}: coordinator.address={site.coordinator.address} must be HOST:PORT,"
             " for example agi.example.org:443"

@@ -173,6 +173,11 @@ def _validate_budget(section: str, budget: PrivacyBudget) -> None:
             f"{section}.delta": (budget.delta, _ABOVE_0, 1 / max(1, budget.subjects)),
         }
     )
+    if budget.ledger == budget.ledger_head:
+        raise ConfigError(
+            f"{section}.ledger_head={budget.ledger_head} is the ledger itself; its copy belongs in another place, where"
+            " a restored backup does not reach it"
+        )
 
 
 def _in_range(values: Mapping[str, tuple[float, float, float]]) -> None:

@@ -51,10 +51,12 @@ def test_a_half_written_line_is_ignored(tmp_path: Path, kept_bytes: int) -> None
     assert texts(tmp_path) == ["first"]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"t_s": 1}', '{"t_s": 1, "event": "paused", "round": 1}'])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"t_s": "\xff"}', '{"t_s": 1}', '{"t_s": 1, "event": "paused", "round": 1}']
+)
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     EventLog(tmp_path).append(RoundStarted(round=1))
-    with (tmp_path / "events.jsonl").open("a") as file:
+    with (tmp_path / "events.jsonl").open("a", encoding="latin-1") as file:
         file.write(f"{line}\n")
     with pytest.raises(RunError, match=r"events\.jsonl is damaged in line 2"):
         read_events(tmp_path)

@@ -86,6 +86,7 @@ def test_rules_that_make_no_sense(change: dict[str, Any], told: str) -> None:
         ({"subjects": 0}, "privacy.subjects"),
         ({"epsilon": float("nan")}, "privacy.epsilon"),
         ({"delta": 0.01}, "privacy.delta=0.01 must be between"),  # more than one of 150
+        ({"ledger_head": "l"}, "ledger_head=l is the ledger itself"),
         ({"min_noise_multiplier": -1.0}, "min_noise"),
         ({"max_lot_rate": 2.0}, "max_lot_rate"),
         ({"validation": private_validation(0.0, {"psnr_db": [0, 40]})}, "validation.noise"),
