@@ -27,18 +27,13 @@ class LocalGrid(Grid):
     def __init__(self, client_app: ClientApp, node_configs: Sequence[Mapping[str, str]]) -> None:
         self._app = client_app
         self._contexts = {
-            node_id: Context(
-                run_id=RUN_ID, node_id=node_id, node_config=dict(config), state=RecordDict(), run_config={}
-            )
+            node_id: Context(RUN_ID, node_id, node_config=dict(config), state=RecordDict(), run_config={})
             for node_id, config in enumerate(node_configs, start=SERVER_NODE_ID + 1)
         }
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=RUN_ID)
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = (
-            1,
-            RUN_ID,
-            SERVER_NODE_ID,
-        )  # Message() reads them
+        TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID  # Message() reads them,
+        TaskIdentity.node_id = SERVER_NODE_ID  # and this
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -96,8 +91,5 @@ def run_in_process(
     run_config: Mapping[str, str],
 ) -> None:
     """Run the server app over a `LocalGrid` of one node per entry of `node_configs` (each names its "site")."""
-    grid = LocalGrid(client_app, node_configs)
-    server_app(
-        grid,
-        Context(run_id=RUN_ID, node_id=SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(run_config)),
-    )
+    context = Context(RUN_ID, SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(run_config))
+    server_app(LocalGrid(client_app, node_configs), context)

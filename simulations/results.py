@@ -70,12 +70,10 @@ def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example
     """The slice with most foreground of each site's first test subject."""
     network = Network(config, device=data.device)
     network.load(load_weights(run_dir))
-    sites = [(site, False, sessions) for site, sessions in data.test.items()] + [
-        (site, True, s) for site, s in data.unseen.items()
-    ]
     return [
         _example(network, sessions[0], site=site, unseen=unseen, config=config)
-        for site, unseen, sessions in sites
+        for unseen, sites in ((False, data.test), (True, data.unseen))
+        for site, sessions in sites.items()
         if sessions
     ]
 

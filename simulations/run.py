@@ -57,26 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.help_config:
         console.print(to_yaml(load_config(None, overrides={})) + describe_presets())
         return 0
-    run_dir: Path | None = None
 
     def command() -> None:
-        nonlocal run_dir
-        run_dir = _run_dir(arguments)
+        arguments.out = arguments.out or _run_dir(resume=arguments.resume)
         try:
-            config = _config(arguments, run_dir)
-            simulate(config, run_dir, resume=arguments.resume, compare=arguments.compare, console=console)
+            config = _config(arguments)
+            simulate(config, arguments.out, resume=arguments.resume, compare=arguments.compare, console=console)
         finally:
             with suppress(OSError):
-                run_dir.rmdir()  # succeeds where it is empty: nothing was begun
+                arguments.out.rmdir()  # succeeds where it is empty: nothing was begun
+
+    def how_to_go_on() -> str:
+        begun = arguments.out and (arguments.out / "checkpoints").is_dir()
+        how = f"the same command with --resume --out {arguments.out} goes on from the last finished round"
+        return how if begun else ""
 
     with terminable():
-        return run_command(command, place=lambda: run_dir, hint=lambda: _how_to_go_on(run_dir))
-
-
-def _how_to_go_on(run_dir: Path | None) -> str:
-    if run_dir is None or not (run_dir / "checkpoints").is_dir():
-        return ""
-    return f"the same command with --resume --out {run_dir} goes on from the last finished round"
+        return run_command(command, place=lambda: arguments.out, hint=how_to_go_on)
 
 
 def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, console: Console) -> None:
@@ -145,34 +142,26 @@ def _engine(config: RunConfig) -> Callable[..., None]:
     return partial(run_on_ray, threads=config.threads)
 
 
-def _config(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
+def _config(arguments: argparse.Namespace) -> RunConfig:
     """The configuration of the command, or of the run that it resumes.
 
     Raises:
         ConfigError: a resumed run would go on with other settings.
     """
-    overrides = {
-        "clients": arguments.clients,
-        "data.dir": arguments.data,
-        "data.layout": arguments.layout,
-        "data.sites": arguments.sites,
-        "scenario": arguments.scenario,
-        "partition": arguments.partition,
-        "rounds": arguments.rounds,
-        "engine": arguments.engine,
-        "seed": arguments.seed,
-    }
+    of_data = {"data": "data.dir", "layout": "data.layout", "sites": "data.sites"}
+    settings = (*of_data, "clients", "scenario", "partition", "rounds", "engine", "seed")
+    overrides = {of_data.get(name, name): getattr(arguments, name) for name in settings}
     assignments = [*(f"privacy.{setting}" for setting in arguments.dp), *arguments.settings]
     if not arguments.resume:
         return _with_absolute_paths(load_config(arguments.config, overrides=overrides, assignments=assignments))
-    stored = _with_absolute_paths(run_folder.open_existing(run_dir))
+    stored = _with_absolute_paths(run_folder.open_existing(arguments.out))
     config = load_config(arguments.config, overrides=overrides, assignments=assignments, base=stored)
     config = _with_absolute_paths(config)
     theirs, ours = _flat(dataclasses.asdict(stored)), _flat(dataclasses.asdict(config))
     changed = "; ".join(f"{key}={theirs[key]} there, {ours[key]} here" for key in theirs if theirs[key] != ours[key])
     if changed:
         raise ConfigError(
-            f"the run in {run_dir} has other settings ({changed}); resume it with its own, or start a new run"
+            f"the run in {arguments.out} has other settings ({changed}); resume it with its own, or start a new run"
         )
     return config
 
@@ -205,10 +194,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _run_dir(arguments: argparse.Namespace) -> Path:
-    if arguments.out is not None:
-        return Path(arguments.out)
-    if not arguments.resume:
+def _run_dir(*, resume: bool) -> Path:
+    """A new run folder, or that of the newest run."""
+    if not resume:
         return run_folder.unused(RUNS_DIR)
     runs = sorted(path.parent for path in RUNS_DIR.glob("*/config.yaml"))
     if not runs:
@@ -245,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--compare", action="store_true", help="also train the local-only and the centralised baseline")
     parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")
-    parser.add_argument("--out", help="run folder (default: a new one in runs/)")
+    parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/)"
     )

@@ -155,9 +155,7 @@ def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
 
     site = read_deployed_site(site_path)
     keep_logs(Path(site.state_dir))
-    context = Context(
-        run_id=0, node_id=0, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={}
-    )
+    context = Context(0, 0, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={})
 
     def answer(message: Message) -> Message:
         try:
