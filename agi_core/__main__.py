@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -27,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(lambda: arguments.command(arguments))
 
 
+# The docstring of each command is its help.
+
+
 def _phantom(arguments: argparse.Namespace) -> None:
+    """write built-in synthetic data as a real NIfTI tree"""
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
         bar = live.add_task("making synthetic data", total=None)
         write_phantom(
@@ -42,6 +46,7 @@ def _phantom(arguments: argparse.Namespace) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
+    """train on public data (default: built-in) without privacy, as a start for private runs"""
     config = load_config(None, overrides={}, assignments=arguments.settings, defaults=PRETRAINING)
     if config.privacy.on:
         raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
@@ -60,6 +65,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _synthesize(arguments: argparse.Namespace) -> None:
+    """make the missing modality of one subject with a run's model"""
     config = run_folder.open_existing(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     scenario, grid = network.scenario, arguments.grid or network.reference
@@ -90,12 +96,13 @@ def _synthesize(arguments: argparse.Namespace) -> None:
 
 
 def _privacy_plan(arguments: argparse.Namespace) -> None:
+    """noise, lots and signal of a privacy budget, before anyone trains"""
     from agi_core.privacy.plan import plan_privacy  # here, because Opacus takes seconds to import
 
-    settings = {"rounds": arguments.rounds, "training.local_steps": arguments.local_steps}
-    settings |= {"privacy.lot_rate": arguments.lot_rate, "privacy.delta": arguments.delta}
-    settings |= {"privacy.trainable": arguments.trainable}
-    task = load_config(None, overrides={**settings, "privacy.epsilon": arguments.epsilon}).task
+    overrides = {"rounds": arguments.rounds, "training.local_steps": arguments.local_steps}
+    names = ("epsilon", "delta", "lot_rate", "trainable")
+    overrides |= {f"privacy.{name}": getattr(arguments, name) for name in names}
+    task = load_config(None, overrides=overrides).task
     plan = plan_privacy(task, subjects=arguments.subjects, target_epsilon=arguments.epsilon)
     print(
         f"{arguments.subjects} training subjects, {task.rounds} rounds of {task.training.local_steps} steps,"
@@ -120,18 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="phantom | pretrain | synthesize | privacy-plan")
 
-    phantom = commands.add_parser("phantom", help="write built-in synthetic data as a real NIfTI tree")
-    phantom.set_defaults(command=_phantom)
+    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, help=command.__doc__)
+        parser.set_defaults(command=command)
+        return parser
+
+    phantom = add("phantom", _phantom)
     phantom.add_argument("--layout", choices=("ixi", "brats"), default="ixi", help="whose names and sequences (ixi)")
     phantom.add_argument("--sites", default="Guys:14,HH:10,IOP:6", help="subjects per site (%(default)s)")
     phantom.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     phantom.add_argument("--seed", type=seed, default=0, help="the same seed gives the same data (%(default)s)")
     phantom.add_argument("--isotropic", action="store_true", help="3-D acquisition with cubic voxels")
 
-    pretraining = commands.add_parser(
-        "pretrain", help="train on public data (default: built-in) without privacy, as a start for private runs"
-    )
-    pretraining.set_defaults(command=_pretrain)
+    pretraining = add("pretrain", _pretrain)
     pretraining.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     pretraining.add_argument(
         "settings",
@@ -140,8 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         help="settings of a run: data.dir, data.layout, scenario, and those of model, grid and training",
     )
 
-    synthesis = commands.add_parser("synthesize", help="make the missing modality of one subject with a run's model")
-    synthesis.set_defaults(command=_synthesize)
+    synthesis = add("synthesize", _synthesize)
     synthesis.add_argument("--run", type=Path, required=True, help="folder of the run")
     synthesis.add_argument(
         "--source",
@@ -165,8 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the model runs; auto: on a GPU where there is one (%(default)s)",
     )
 
-    plan = commands.add_parser("privacy-plan", help="noise, lots and signal of a privacy budget, before anyone trains")
-    plan.set_defaults(command=_privacy_plan)
+    plan = add("privacy-plan", _privacy_plan)
     plan.add_argument("--subjects", type=count, required=True, help="training subjects of the site")
     plan.add_argument("--epsilon", type=positive, required=True, help="the site's budget for the whole run")
     plan.add_argument("--rounds", type=count, help="as in a run")

@@ -38,13 +38,16 @@ def _dispatch(arguments: argparse.Namespace, console: Console) -> int | None:
     return command(arguments, _site_path(arguments), console)
 
 
+# The docstring of each command is its help. The command returns 0 or None when all is well.
+
+
 def _join(arguments: argparse.Namespace, site_path: Path, console: Console) -> None:
-    """Join the federation: run node and runner until the user ends it."""
+    """join the federation: run node and runner until the user ends it"""
     join(site_path, console)
 
 
 def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> None:
-    """Write the site file and make the key."""
+    """write a commented site file and make the site's key; prints what to send to the coordinator"""
     key_path = write_site(
         site_path,
         site=arguments.site or site_path.stem,
@@ -64,21 +67,21 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
 
 
 def _check(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
-    """Print the table and the data summary; 0 when nothing failed."""
+    """check site file, every scan, disk, device, key, network, certificate and clock; says how to mend each"""
     from client.check.commands import run_check  # here, because it brings torch and scipy
 
     return 0 if run_check(site_path, scenario=arguments.scenario, console=console) else NOT_READY
 
 
 def _dry_run(arguments: argparse.Namespace, site_path: Path, console: Console) -> None:
-    """Train two steps and evaluate, and print time and memory of each."""
+    """train two steps and evaluate once on the site's scans, without network; prints time and memory"""
     from client.check.commands import run_dry_run  # here, because it brings torch and scipy
 
     run_dry_run(site_path, scenario=arguments.scenario, settings=arguments.settings, console=console)
 
 
 def _audit(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
-    """Verify the audit and print it; 0 when its chain is whole."""
+    """print what left the site and what was refused, message by message, after verifying the chain of rows"""
     state_dir = Path(read_deployed_site(site_path).state_dir)
     try:
         rows = audit.read(state_dir)
@@ -123,29 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--site-file", type=Path, metavar="PATH", help="the site file itself, anywhere")
 
     action = parser.add_mutually_exclusive_group()
-    for option, command, purpose in (
-        (
-            "--init",
-            _init,
-            "write a commented site file and make the site's key; prints what to send to the coordinator",
-        ),
-        (
-            "--check",
-            _check,
-            "check site file, every scan, disk, device, key, network, certificate and clock; says how to mend each",
-        ),
-        (
-            "--dry-run",
-            _dry_run,
-            "train two steps and evaluate once on the site's scans, without network; prints time and memory",
-        ),
-        (
-            "--audit",
-            _audit,
-            "print what left the site and what was refused, message by message, after verifying the chain of rows",
-        ),
-    ):
-        action.add_argument(option, dest="command", action="store_const", const=command, help=purpose)
+    for option, command in {"--init": _init, "--check": _check, "--dry-run": _dry_run, "--audit": _audit}.items():
+        action.add_argument(option, dest="command", action="store_const", const=command, help=command.__doc__)
     parser.set_defaults(command=_join)
 
     new = parser.add_argument_group("with --init (what is left out gets a placeholder to fill in)")
