@@ -42,20 +42,16 @@ class StatusFile:
         self._status = Status(pid=os.getpid())
         self._written_s = 0.0
         self._phase_began = (0.0, 0)  # when, and at which step
-        self._write()
+        self._write(self._status)
 
     def working(self, state: State, *, run: str | None, round: int | None) -> None:
         """A request came."""
-        self._status = Status(pid=os.getpid(), state=state, run=run, round=round, metrics=self._status.metrics)
-        self._write()
+        self._write(Status(pid=os.getpid(), state=state, run=run, round=round, metrics=self._status.metrics))
 
     def waiting(self, metrics: Mapping[str, float]) -> None:
         """The request was answered. An answer without metrics leaves the last metrics in the file."""
         last = self._status
-        self._status = Status(
-            pid=last.pid, state="waiting", run=last.run, round=last.round, metrics=metrics or last.metrics
-        )
-        self._write()
+        self._write(Status(pid=last.pid, run=last.run, round=last.round, metrics=metrics or last.metrics))
 
     def on_progress(self, news: News) -> None:
         """Listener of `agi_core.run.progress`."""
@@ -69,15 +65,15 @@ class StatusFile:
         left = round((now - began) / done * (news.steps - news.step), 1) if done else None
         self._status = dataclasses.replace(last, phase=news.phase, step=news.step, steps=news.steps, seconds_left=left)
         if now - self._written_s >= EVERY_S:
-            self._write()
+            self._write(self._status)
 
     def remove(self) -> None:
         """Take the file away: the runner has ended."""
         self.path.unlink(missing_ok=True)
 
-    def _write(self) -> None:
-        self._written_s = time.monotonic()
+    def _write(self, status: Status) -> None:
+        self._status, self._written_s = status, time.monotonic()
         try:
-            atomic.write_json(self.path, dataclasses.asdict(self._status))
+            atomic.write_json(self.path, dataclasses.asdict(status))
         except RunError as error:  # a full disk must not stop the work
             log.warning("%s", error)
