@@ -37,8 +37,8 @@ def check_connection(coordinator: CoordinatorAddress) -> Iterator[CheckRow]:
     if context is None:
         return
 
-    proxy = _proxy(host)
-    yield _proxy_row(proxy, host)
+    proxy, found = _proxy(host)
+    yield passed("proxy", found)
     next_host, next_port = (proxy.hostname or "", proxy.port or 80) if proxy else (host, port)
     try:
         addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(next_host, next_port, type=socket.SOCK_STREAM)}
@@ -90,24 +90,18 @@ def _trust(ca_path: Path) -> tuple[ssl.SSLContext | None, CheckRow]:
         return None, failed(what, f"{ca_path}: {error.strerror}", fix=fix)
 
 
-def _proxy(host: str) -> urllib.parse.SplitResult | None:
-    """The proxy that the environment names for HTTPS to this host."""
+def _proxy(host: str) -> tuple[urllib.parse.SplitResult | None, str]:
+    """The proxy that the environment names for HTTPS to this host, and the same in words."""
     proxies = urllib.request.getproxies()
     url = proxies.get("https") or proxies.get("all")
-    if not url or urllib.request.proxy_bypass(host):
-        return None
-    return urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-
-
-def _proxy_row(proxy: urllib.parse.SplitResult | None, host: str) -> CheckRow:
-    proxies = urllib.request.getproxies()
-    if proxy:
-        return passed("proxy", f"HTTPS_PROXY: {proxy.hostname}:{proxy.port or 80} is used")
+    if url and not urllib.request.proxy_bypass(host):
+        proxy = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        return proxy, f"HTTPS_PROXY: {proxy.hostname}:{proxy.port or 80} is used"
     if proxies.get("https"):
-        return passed("proxy", f"HTTPS_PROXY is set, but NO_PROXY exempts {host}: none is used")
+        return None, f"HTTPS_PROXY is set, but NO_PROXY exempts {host}: none is used"
     if proxies.get("http"):
-        return passed("proxy", "HTTP_PROXY alone is set, which HTTPS does not use: none is used")
-    return passed("proxy", "none: HTTPS_PROXY is not set")
+        return None, "HTTP_PROXY alone is set, which HTTPS does not use: none is used"
+    return None, "none: HTTPS_PROXY is not set"
 
 
 def _proxy_login(proxy: urllib.parse.SplitResult) -> dict[str, str]:
