@@ -26,7 +26,7 @@ from agi_core.protocol import FAILED
 from agi_core.run import progress
 from client.border.egress import refuse
 from client.process.logs import keep_logs
-from client.site.file import read_deployed_site
+from client.site.file import edit_stamp, read_deployed_site
 
 READY, PARCEL = "ready", "parcel"
 POLL_S = 1.0
@@ -60,7 +60,7 @@ class Worker:
             DeadlineError: it did not come in time.
             AgiError: the process ended, for example for want of memory.
         """
-        if not self._process.is_alive() or self._edited_ns() != self._reads_ns:
+        if not self._process.is_alive() or edit_stamp(self._site_path) != self._reads:
             self._restart()
         asked = False
         try:
@@ -109,7 +109,7 @@ class Worker:
                 )
 
     def _start(self) -> None:
-        self._started_s, self._reads_ns = now_s(), self._edited_ns()
+        self._started_s, self._reads = now_s(), edit_stamp(self._site_path)
         self._connection, theirs = PROCESSES.Pipe()
         self._process = PROCESSES.Process(
             target=_work, args=(theirs, self._site_path, os.getpid()), name="worker", daemon=True
@@ -120,13 +120,6 @@ class Worker:
     def _restart(self) -> None:
         self.kill()
         self._start()
-
-    def _edited_ns(self) -> int | None:
-        """When the site file was last changed; None while it is away."""
-        try:
-            return self._site_path.stat().st_mtime_ns
-        except OSError:
-            return None
 
 
 def send_parcel(connection: Connection, message: Message) -> None:

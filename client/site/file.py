@@ -112,6 +112,16 @@ def read_deployed_site(path: Path) -> DeployedSite:
     return _read(path, _load(path), DeployedSite)
 
 
+def edit_stamp(path: Path) -> tuple[int, ...] | None:
+    """Another value after every edit of the file, even one that keeps its size and gives it its old time; None while
+    the file is away."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ctime_ns, status.st_ino, status.st_size
+
+
 def to_yaml(site: Site) -> str:
     """The site file's text."""
     return structured.to_yaml(site)

@@ -18,7 +18,7 @@ from agi_core.data.scans import Discovery, Scans, Subject, discover
 from agi_core.errors import DataError
 from agi_core.run import progress
 from agi_core.scenario import parse_scenario
-from client.site.file import Site, read_site
+from client.site.file import DeployedSite, Site, edit_stamp, read_site
 from client.site.split import lasting_split
 
 MOST_SITES = 4096  # of one simulation
@@ -49,8 +49,7 @@ class SiteScans:
     @cached_property
     def subjects(self) -> SiteSubjects:
         """The subjects with all modalities of the task's scenario, each in the part that it was given for good."""
-        file = self._file
-        found = _discover(file.data.scans, self._task)
+        file, found = self._file, self._found
         by_id = {subject.id: subject for subject in found.subjects}
         chosen = stable_order(by_id if file.data.subjects is None else file.data.subjects)
         absent = [subject_id for subject_id in chosen if subject_id not in by_id]
@@ -62,6 +61,16 @@ class SiteScans:
         split = lasting_split(Path(file.state_dir), chosen)
         parts = (split.train, split.validation, split.test, chosen)
         return SiteSubjects(*(tuple(by_id[subject_id] for subject_id in part) for part in parts))
+
+    @property
+    def outdated(self) -> bool:
+        """Whether somebody came or went since the subjects were read."""
+        if "_found" not in vars(self):
+            return False
+        try:
+            return _discover.__wrapped__(self._file.data.scans, self._task).subjects != self._found.subjects
+        except DataError:
+            return True
 
     @cached_property
     def training(self) -> TrainingSlices:
@@ -87,6 +96,10 @@ class SiteScans:
         """How this site prepares its scans for the task."""
         return Preparation.of(self._task, self._file.data.scans, cache_dir=Path(self._file.cache_dir), whole=whole)
 
+    @cached_property
+    def _found(self) -> Discovery:
+        return _discover(self._file.data.scans, self._task)
+
     def _open(self, subjects: Sequence[Subject], *, whole: bool) -> Sequence[CachedSession]:
         def on_session(done: int, total: int) -> None:
             progress.report(progress.Step("reading scans", self._file.site, done, total))
@@ -109,15 +122,26 @@ class OpenSite:
             self._scans[task] = SiteScans(self.file, task)
         return self._scans[task]
 
+    def forget_outdated(self) -> None:
+        """Open the scans of a task anew where subjects came or went: who was withdrawn is not trained on again."""
+        outdated = [task for task, scans in self._scans.items() if scans.outdated]
+        for task in outdated:
+            del self._scans[task]
+        if outdated:
+            _discover.cache_clear()
+
 
 def open_site(path: Path) -> OpenSite:
-    """The site of the file at `path`. It is read again only after it has changed, so an edited policy holds at once.
+    """The site of the file at `path`. It is read again only after it has changed, so an edited policy holds at once. So
+    does a change in a deployed site's folder of scans; a simulation's scans stay as they are.
 
     Raises:
         ConfigError: the file is missing or unreadable, or a setting is unknown, missing or out of range.
     """
-    status = path.stat() if path.is_file() else None
-    return _opened(path, status and (status.st_mtime_ns, status.st_size))
+    site = _opened(path, edit_stamp(path))
+    if isinstance(site.file, DeployedSite):
+        site.forget_outdated()
+    return site
 
 
 @lru_cache(maxsize=MOST_SITES)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from agi_core.config.schema import RunConfig, Task
 from agi_core.data import scans
 from agi_core.data.datasets import TrainingSlices
+from agi_core.errors import DataError
 from client.site import opened
-from client.site.file import Site, SiteData, read_site, to_yaml
+from client.site.file import CoordinatorAddress, DeployedSite, Site, SiteData, read_site, to_yaml
 from client.site.opened import KEPT_TASKS, OpenSite, SiteScans, open_site
+from tests.support.small_data import write_ixi
 
 
 def write_site(folder: Path, data: SiteData, *, name: str = "HH") -> Path:
@@ -62,6 +65,42 @@ def test_a_site_is_read_again_only_after_its_file_changed(tmp_path: Path, small_
     path.write_text(path.read_text().replace("threads: 1", "threads: 3"))
     os.utime(path, ns=(1, 1))
     assert open_site(path).file.threads == 3
+
+
+def test_an_edit_counts_although_size_and_time_stay(tmp_path: Path, small_config: RunConfig) -> None:
+    path = write_site(tmp_path, data_of(small_config))
+    before = path.stat()
+    assert open_site(path).file.threads == 1
+    path.write_text(path.read_text().replace("threads: 1", "threads: 7"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert open_site(path).file.threads == 7
+
+
+def test_a_deployed_site_notices_who_comes_and_goes(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"HH": 4})
+    site = DeployedSite(
+        site="HH",
+        data=SiteData(dir=str(data_dir), layout="ixi"),
+        cache_dir="cache",
+        state_dir="state",
+        key_file="key",
+        coordinator=CoordinatorAddress(address="agi.example.org:443", ca_file="ca.crt"),
+    )
+    path, task = tmp_path / "HH.yaml", Task(scenario="T1,T2:PD")
+    path.write_text(to_yaml(site))
+    first = open_site(path).scans(task)
+    withdrawn, *others = (subject.id for subject in first.subjects.all)
+    assert open_site(path).scans(task) is first
+    for scan in data_dir.glob(f"*/{withdrawn}-*"):
+        scan.rename(tmp_path / scan.name)
+    assert {subject.id for subject in open_site(path).scans(task).subjects.all} == {*others}
+    for scan in tmp_path.glob(f"{withdrawn}-*"):
+        scan.rename(data_dir / f"IXI-{scan.name.removesuffix('.nii.gz').rpartition('-')[2]}" / scan.name)
+    assert {subject.id for subject in open_site(path).scans(task).subjects.all} == {withdrawn, *others}
+    for folder in data_dir.iterdir():
+        shutil.rmtree(folder)
+    with pytest.raises(DataError):
+        _ = open_site(path).scans(task).subjects
 
 
 def test_sites_of_one_folder_look_it_up_once_per_task(
