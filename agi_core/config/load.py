@@ -105,8 +105,14 @@ def to_yaml(config: Task) -> str:
 
 
 def read_yaml(path: Path) -> RunConfig:
-    """The configuration that a run folder holds."""
-    return load_config(path, overrides={})
+    """The configuration that a run folder holds; a setting that an older release did not have is the schema's default.
+
+    Raises:
+        ConfigError: it cannot be read, or is empty.
+    """
+    if not structured.read_file(path, kind="config file"):
+        raise ConfigError(f"{path} is empty; restore it from a backup, or start a new run")
+    return load_config(path, overrides={}, base=RunConfig())
 
 
 def task_json(task: Task) -> str:

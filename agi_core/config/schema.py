@@ -21,6 +21,7 @@ MisalignKind = Literal["translation", "rotation", "scale", "elastic", "rigid"]
 Registration = Literal["none", "rigid"]
 Trainable = Literal["all", "norms", "last", "adapters"]
 
+MOST_THREADS = 1024
 DEFAULT_CROP = {2: (96, 96), 3: (48, 48, 32)}
 DEPLOYMENT: Engine = "deployment"  # the engine of runs that `python -m server submit` starts at real sites
 
@@ -84,8 +85,9 @@ class TrainingConfig:
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range."""
-        _at_least(1, batch_size=self.batch_size, local_steps=self.local_steps)
-        _at_least(0.0, weight_decay=self.weight_decay, ssim_weight=self.ssim_weight)
+        steps, weights = ("batch_size", "local_steps"), ("weight_decay", "ssim_weight")
+        _at_least(1, **{f"training.{name}": getattr(self, name) for name in steps})
+        _at_least(0.0, **{f"training.{name}": getattr(self, name) for name in weights})
         _positive(**{"training.learning_rate": self.learning_rate})
         if not 0 <= self.warmup <= 1:
             raise ConfigError(f"training.warmup={self.warmup} must lie between 0 and 1 (a part of all steps)")
@@ -126,7 +128,7 @@ class PrivacyConfig:
             raise ConfigError(f"privacy.delta={self.delta} must lie between 0 and 1, well below 1 / subjects of a site")
         if not 0 < self.lot_rate <= 1:
             raise ConfigError(f"privacy.lot_rate={self.lot_rate} must lie above 0 and up to 1 (a probability)")
-        _at_least(1, slices_per_subject=self.slices_per_subject)
+        _at_least(1, **{"privacy.slices_per_subject": self.slices_per_subject})
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class EvaluationConfig:
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range."""
-        _at_least(0, validation_slices=self.validation_slices, max_subjects=self.max_subjects)
+        names = ("validation_slices", "max_subjects")
+        _at_least(0, **{f"evaluation.{name}": getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,8 @@ class Task:
             if source is not None and source not in sources:
                 raise ConfigError(f"{name}={source} is no source of {self.scenario}; choose {', '.join(sources)}")
         _at_least(1, rounds=self.rounds)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed} must lie between 0 and 2^63 - 1")
         for part in (self.model, self.training, self.evaluation, self.grid, self.privacy):
             part.validate()
         self._validate_crop()
@@ -296,8 +301,15 @@ class RunConfig(Task):
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range and fits the others."""
         super().validate()
-        _at_least(1, clients=self.clients, threads=self.threads)
+        _at_least(1, clients=self.clients)
+        check_threads(self.threads)
         self.federation.validate()
+
+
+def check_threads(threads: int) -> None:
+    """Raise ConfigError unless PyTorch can be given so many CPU threads."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads={threads} must lie between 1 and {MOST_THREADS}")
 
 
 def _at_least(bound: float, **values: float) -> None:

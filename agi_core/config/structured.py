@@ -7,7 +7,7 @@ are text like any other, whoever wrote them.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agi_core.errors import ConfigError
 
 T = TypeVar("T")
+_MERGE_ERRORS = (OmegaConfBaseException, ValueError, TypeError)
 _NULL = "tag:yaml.org,2002:null"
 _MARK = "\0"  # it breaks up what OmegaConf would interpret; no path, no argument and no YAML file can hold it
 
@@ -37,6 +38,16 @@ class _Text(yaml.SafeLoader):
         if twice := [name for name in names if names.count(name) > 1]:
             raise yaml.MarkedYAMLError(problem=f"{twice[0]} is set twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML whose text comes back: line breaks of any kind (U+0085, U+2028) are escaped, which PyYAML does not do."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Plain.add_representer(str, _Plain.represent_str)
 
 
 def read_file(path: Path, *, kind: str) -> dict[str, Any]:
@@ -82,10 +93,14 @@ def typed(kind: type[T], *layers: Mapping[str, Any]) -> T:
         ConfigError: a name is unknown, a value has another type, or one that is needed is missing.
     """
     try:
-        merged = OmegaConf.merge(_schema(kind), *map(_marked, layers))  # type: ignore[arg-type]
-        value: T = _unmarked(OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(_explain(error)) from None
+        return _merged(kind, layers)
+    except _MERGE_ERRORS as error:
+        raise ConfigError(_explain(error) or _first_misfit(kind, layers)) from None
+
+
+def _merged(kind: type[T], layers: Iterable[Mapping[str, Any]]) -> T:
+    merged = OmegaConf.merge(_schema(kind), *map(_marked, layers))  # type: ignore[arg-type]
+    value: T = _unmarked(OmegaConf.to_object(merged))
     return value
 
 
@@ -98,8 +113,8 @@ def _schema(kind: type) -> DictConfig:
 
 def to_yaml(settings: Any) -> str:
     """A dataclass as YAML that `parse` reads again."""
-    text: str = yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True, width=math.inf)
-    return text
+    plain = dataclasses.asdict(settings)
+    return yaml.dump(plain, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 def quoted(text: str) -> str:
@@ -136,9 +151,30 @@ def _unmarked(value: Any) -> Any:
 
 
 def _explain(error: Exception) -> str:
-    """One sentence from OmegaConf's several lines, with the setting named."""
+    """One sentence from OmegaConf's several lines, with the setting named; "" where OmegaConf does not say which."""
     key = getattr(error, "full_key", None) or getattr(error, "key", None)
     problem = str(error).splitlines()[0].replace(_MARK, "")
-    if "is not a TupleConfig" in problem:
+    if "is not a TupleConfig" in problem or "is not a ListConfig" in problem:
         problem = "needs a list, for example [a,b]"
-    return f"setting {key}: {problem}" if key else problem
+    return f"setting {key}: {problem}" if isinstance(key, str) and "not an int" not in problem else ""
+
+
+def _first_misfit(kind: type, layers: Iterable[Mapping[str, Any]]) -> str:
+    """The same of the first setting that cannot be merged by itself."""
+    for name, value in (setting for layer in layers for setting in _settings(layer)):
+        try:
+            OmegaConf.merge(_schema(kind), _marked(nested([(name, value)])))
+        except _MERGE_ERRORS as error:
+            if "is not a subclass of" in str(error):
+                return f"setting {name}: {value} stands where settings of its own are expected, such as {name}.KEY"
+            return f"setting {name}: {value} is of another type"
+    return "some settings do not fit each other"
+
+
+def _settings(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of nested sections by their dotted names."""
+    for name, value in layer.items():
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

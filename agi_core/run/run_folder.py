@@ -142,7 +142,7 @@ def environment(config: RunConfig) -> Environment:
 
 def read_environment(run_dir: Path) -> Environment:
     """Where a run was made. Raises RunError where the file is damaged."""
-    return Environment.from_json(read_json(run_dir / "environment.json") or {})
+    return Environment.read(run_dir / "environment.json") or Environment()
 
 
 def read_splits(run_dir: Path) -> dict[str, dict[str, list[str]]]:

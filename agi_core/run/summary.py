@@ -10,7 +10,7 @@ from agi_core.host import atomic
 from agi_core.models.model_config import name_of
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
-from agi_core.run.json_objects import Json, JsonObject, read_json
+from agi_core.run.json_objects import Json, JsonObject
 from agi_core.run.scores import Best, Scores
 
 FILE_NAME = "summary.json"
@@ -78,5 +78,4 @@ def read_summary(run_dir: Path) -> Summary | None:
     Raises:
         RunError: the file is damaged.
     """
-    values = read_json(run_dir / FILE_NAME)
-    return Summary.from_json(values) if values is not None else None
+    return Summary.read(run_dir / FILE_NAME)

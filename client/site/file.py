@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agi_core.config import structured
-from agi_core.config.schema import Registration
+from agi_core.config.schema import Registration, check_threads
 from agi_core.config.structured import MISSING
 from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError
@@ -140,9 +140,8 @@ def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
         raise ConfigError(f"site file {path}, {error}") from None
     policy = dataclasses.replace(site.policy, settings={name: limit(v) for name, v in site.policy.settings.items()})
     site = dataclasses.replace(site, policy=policy)
-    if site.threads < 1:
-        raise ConfigError(f"site file {path}: threads={site.threads} must be at least 1")
     try:
+        check_threads(site.threads)
         validate_rules(site.policy, site.privacy)
     except ConfigError as error:
         raise ConfigError(f"site file {path}: {error}") from None

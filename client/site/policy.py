@@ -7,7 +7,7 @@ and both values, and the coordinator gets one public sentence.
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from agi_core.config.schema import Task
@@ -98,7 +98,9 @@ def setting(task: Task, name: str) -> Any:
 
     Raises AttributeError.
     """
-    value = functools.reduce(getattr, name.split("."), task)
+    value: Any = functools.reduce(getattr, name.split("."), task)
+    if callable(value) or is_dataclass(value):
+        raise AttributeError(f"{name} is no single setting")
     return [*value] if isinstance(value, tuple) else value
 
 
@@ -135,7 +137,7 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
     if unknown := sorted(set(policy.metrics or ()) - ALLOWED_METRICS):
         raise ConfigError(f"policy.metrics: {', '.join(unknown)} is no metric that a site could tell")
     for name, limit in policy.settings.items():
-        if not isinstance(limit, int | float | list):
+        if not isinstance(limit, list) and not (isinstance(limit, int | float) and math.isfinite(limit)):
             raise ConfigError(
                 f"policy.settings: {name}: {limit} must be the largest number, or a list of what is allowed"
             )

@@ -1,5 +1,6 @@
 """Pre-training on a small public folder and on built-in data, and its command."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +59,19 @@ def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path:
     made = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")}
     assert with_built_in_data(config, PUBLIC, work_dir=tmp_path) == config
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")} == made
+    shutil.rmtree(data_dir)
+    assert with_built_in_data(config, PUBLIC, work_dir=tmp_path) == config  # as a run that goes on after `make clean`
+    assert {*data_dir.rglob("*.nii.gz")} == {*made}
     found = discover(Scans.of(config.data), scenario.replace(":", ",").split(","))
     assert [subject.site for subject in found.subjects] == ["PublicA"]
 
 
-def test_there_is_no_built_in_data_in_bids(tmp_path: Path) -> None:
-    config = load_config(None, overrides={}, assignments=["data.layout=bids"], defaults=PRETRAINING)
-    with pytest.raises(ConfigError, match="name a folder of scans"):
+@pytest.mark.parametrize(
+    ("assignment", "cause"),
+    [("data.layout=bids", "name a folder of scans"), ("data.sites=table.csv", "name their folder with data.dir")],
+)
+def test_what_built_in_data_is_not_for(tmp_path: Path, assignment: str, cause: str) -> None:
+    config = load_config(None, overrides={}, assignments=[assignment], defaults=PRETRAINING)
+    with pytest.raises(ConfigError, match=cause):
         with_built_in_data(config, PUBLIC, work_dir=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -29,21 +29,27 @@ def with_built_in_data(
 ) -> RunConfig:
     """The configuration with a data folder: its own, or built-in data of `data.phantom_sites` in `work_dir`.
 
+    A run that goes on names the built-in folder, which is made again where it is gone.
+
     Args:
         on_making: called with the folder when the data has to be made.
 
     Raises:
-        ConfigError: there is no built-in data of the configuration's layout.
+        ConfigError: there is no built-in data of the configuration's layout, or it has a table of sites of its own.
     """
-    layout = config.data.layout
-    if config.data.dir is not None:
-        return config
+    layout, own = config.data.layout, config.data.dir
     if layout == "bids":
-        raise ConfigError("there is no built-in data in the layout bids; name a folder of scans with data.dir")
+        if own is None:
+            raise ConfigError("there is no built-in data in the layout bids; name a folder of scans with data.dir")
+        return config
+    if own is None and config.data.sites is not None:
+        raise ConfigError(f"data.sites={config.data.sites} needs scans of your own; name their folder with data.dir")
     sites = parse_sites(config.data.phantom_sites)
     isotropic = kind.isotropic_volumes and config.model.dims == 3
     parts = [kind.name, layout, *(["isotropic"] if isotropic else []), *(f"{name}{n}" for name, n in sites.items())]
     data_dir = work_dir / "-".join(parts)
+    if own not in (None, str(data_dir)):
+        return config
     if not phantom_matches(data_dir, layout=layout, sites=sites, seed=kind.seed, isotropic=isotropic):
         on_making(data_dir)
 

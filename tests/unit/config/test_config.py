@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.config.load import from_dict, load_config, read_task, task_json, to_yaml
+from agi_core.config.load import from_dict, load_config, read_task, read_yaml, task_json, to_yaml
 from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ConfigError
 
@@ -126,7 +126,12 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("federation.server_momentum=1", "server_momentum"),
         ("federation.server_learning_rate=0", "server_learning_rate"),
         ("federation.deadline_s=0", "deadline_s"),
-        ("threads=0", "threads"),
+        ("threads=0", "threads=0 must lie between 1 and 1024"),
+        ("threads=1025", "threads"),
+        ("seed=-1", "seed"),
+        ("seed=9223372036854775808", "seed"),
+        ("training=4", "setting training: 4 stands where settings of its own are expected, such as training.KEY"),
+        ("grid.spacing_mm=[1,1,a]", "setting grid.spacing_mm"),
         ("no-equals-sign", "key=value"),
     ],
 )
@@ -162,6 +167,17 @@ def test_config_file_errors_name_the_file(tmp_path: Path) -> None:
     broken.write_text("rounds: [1")
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load(path=broken)
+
+
+def test_what_a_run_folder_holds_is_not_guessed_anew(tmp_path: Path) -> None:
+    """A setting that the file lacks is of an older release: the schema's default, no preset of a new run."""
+    path = tmp_path / "config.yaml"
+    path.write_text("rounds: 3\n")
+    read = read_yaml(path)
+    assert (read.rounds, read.model.alignment) == (3, RunConfig().model.alignment)
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml is empty; restore it"):
+        read_yaml(path)
 
 
 @pytest.mark.parametrize("name", ["da${ta}", "${data.layout}", "???", "001", "no", "1e3", "a\\${b}"])

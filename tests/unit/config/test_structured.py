@@ -32,6 +32,7 @@ class Whole:
 
 @given(NAMES, st.lists(NAMES, max_size=3), NAMES)
 @example("???", ["${oc.env:HOME}"], "da${ta")
+@example("\u2028", ["a\nb", "\u2029 "], "\x85")
 def test_every_name_comes_back_from_yaml(name: str, names: list[str], inner: str) -> None:
     whole = Whole(name, tuple(names), part=Part(inner))
     assert typed(Whole, parse(to_yaml(whole))) == whole
@@ -61,7 +62,7 @@ def test_the_last_layer_wins() -> None:
         ("nam: x", "Did you mean one of: 'name'"),
         ("counts: {a: many}", r"setting counts\.a"),
         ("names: x", "needs a list"),
-        ("part: 3", "not a subclass of Part"),
+        ("part: 3", "setting part: 3 stands where settings of its own"),
         ("{~: 3}", "None"),
     ],
 )

@@ -52,3 +52,27 @@ def test_a_file_that_is_not_there_yet_and_a_damaged_one(tmp_path: Path) -> None:
     (tmp_path / "cat.json").write_text('{"name": ')
     with pytest.raises(RunError, match=r"cat\.json is damaged .*; delete it and continue the run with --resume"):
         read_json(tmp_path / "cat.json")
+
+
+@pytest.mark.parametrize(
+    "damage", ["[]", "3", "{}", '{"name": 3}', '{"name": "Tom", "lives": "nine"}', '{"name": null}']
+)
+def test_a_file_that_holds_something_else_is_damaged(tmp_path: Path, damage: str) -> None:
+    assert Cat.read(tmp_path / "cat.json") is None
+    (tmp_path / "cat.json").write_text(damage)
+    with pytest.raises(RunError, match=r"cat\.json is damaged"):
+        Cat.read(tmp_path / "cat.json")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tenants": {"attic": 3}, "rooms": {}},
+        {"tenants": [], "rooms": {}},
+        {"tenants": {}, "rooms": {"cellar": []}},
+        {"tenants": {}, "rooms": {}, "owner": []},
+    ],
+)
+def test_a_nested_object_of_another_kind_is_no_object(values: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match="expected"):
+        House.from_json(values)

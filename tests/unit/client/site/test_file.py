@@ -90,7 +90,7 @@ def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
         ("state_dir: state", "policy: {max_deadline_s: 60}", "state_dir"),
         ("state_dir: state", "state_dir: state\npolicy: {max_deadline_s: 0}", "max_deadline_s"),
         ("state_dir: state", "state_dir: state\nruntime_port: 70000", "runtime_port"),
-        ("state_dir: state", "state_dir: state\nthreads: 0", "threads=0 must be at least 1"),
+        ("state_dir: state", "state_dir: state\nthreads: 0", "threads=0 must lie between 1 and 1024"),
         ("agi.example.org:443", "agi.example.org:\u00b2", "HOST:PORT"),
         (", ca_file: ca.crt", "", "ca_file"),
         ("coordinator:", "# coordinator:", "address"),

@@ -72,7 +72,10 @@ def test_what_they_refuse_is_named_with_both_values(policy: Policy, told: str) -
         ({"metrics": ["patient_age"]}, "patient_age"),
         ({"scenarios": ["T1"]}, "T1"),
         ({"settings": {"training.steps": 5}}, "training.steps is no setting"),
+        ({"settings": {"training": 3}}, "training is no setting"),
+        ({"settings": {"validate": 3}}, "validate is no setting"),
         ({"settings": {"rounds": "five"}}, "rounds: five must be the largest number"),
+        ({"settings": {"rounds": float("nan")}}, "rounds: nan must be the largest number"),
     ],
 )
 def test_rules_that_make_no_sense(change: dict[str, Any], told: str) -> None:
