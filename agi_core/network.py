@@ -1,6 +1,7 @@
 """A task's network, and all that its use needs to know. It is made once, and asked everywhere."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -72,16 +73,24 @@ class Network:
     def predict(self, sources: Tensor) -> Tensor:
         """Slices of any size (B, M, h, w) in [0, 1], slabs (B, M, 2n + 1, h, w) with neighbours, in 3-D all slices of
         one volume in their order -> (B, 1, h, w), float32, on the CPU, without gradients."""
-        self.module.eval()
-        return through_windows(self._padded, sources, crop=self.crop) if self.volumetric else self._padded(sources)
+        return self._through(self.module, sources)
 
-    def _padded(self, sources: Tensor) -> Tensor:
-        """Zero-padded to `multiple` in rows and columns, and cut back."""
+    def features(self, sources: Tensor, *, prior_alone: bool = False) -> Tensor:
+        """What the last, linear layer sees of the same sources: (B, K + C, h, w), or the prior's alone (B, K, h, w)."""
+        return self._through(self.module.prior_features if prior_alone else self.module.features, sources)
+
+    def _through(self, function: Callable[[Tensor], Tensor], sources: Tensor) -> Tensor:
+        self.module.eval()
+        padded = partial(self._padded, function)
+        return through_windows(padded, sources, crop=self.crop) if self.volumetric else padded(sources)
+
+    def _padded(self, function: Callable[[Tensor], Tensor], sources: Tensor) -> Tensor:
+        """A function of sources that are zero-padded to `multiple` in rows and columns, cut back."""
         height, width = sources.shape[-2:]
         padded = F.pad(sources, (0, -width % self.multiple, 0, -height % self.multiple)).to(self.device)
         with torch.inference_mode(), autocast(self.device):
-            prediction: Tensor = self.module(padded)
-        return prediction[..., :height, :width].float().cpu()
+            result = function(padded)
+        return result[..., :height, :width].float().cpu()
 
 
 def weights_of(module: nn.Module) -> Weights:

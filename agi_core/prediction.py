@@ -60,24 +60,24 @@ def through_windows(network: Callable[[Tensor], Tensor], sources: Tensor, *, cro
     Slices before the first and behind the last non-zero source voxel are not shown to the network, and zero.
 
     Args:
-        network: sources (1, M, d, h, w) -> (1, 1, d, h, w).
+        network: sources (1, M, d, h, w) -> (1, C, d, h, w).
         sources: (D, M, H, W) in [0, 1].
         crop: (h, w, d) of a window.
 
     Returns:
-        (D, 1, H, W)
+        (D, C, H, W)
     """
     from monai.inferers.utils import sliding_window_inference  # here, because MONAI takes seconds to import
 
-    prediction = torch.zeros_like(sources[:, :1])
     occupied = torch.nonzero((sources != 0).flatten(1).any(dim=1))
     if not len(occupied):
-        return prediction
+        return torch.zeros_like(sources[:, :1])
     shown = slice(int(occupied[0]), int(occupied[-1]) + 1)
     h, w, d = crop
     volume = sources[shown].transpose(0, 1)[None]  # (1, M, D, H, W)
     with torch.inference_mode():  # MONAI weights the network's output in place
         result = sliding_window_inference(volume, (d, h, w), 1, network, overlap=OVERLAP, mode="gaussian")
+    prediction = sources.new_zeros(len(sources), result.shape[1], *sources.shape[2:])
     prediction[shown] = result[0].transpose(0, 1)
     return prediction
 

@@ -13,6 +13,7 @@ from agi_core.errors import ConfigError
 CHOICES: Mapping[str, tuple[int, ...] | tuple[str, ...]] = {
     "alignment": ("none", "global", "affine", "dense"),
     "conv": ("cagr", "plain"),
+    "prior": ("none", "cubic"),
     "dims": (2, 3),
     "placement": ("all", "encoder", "decoder"),
     "shift": ("circular", "open", "none"),
@@ -33,6 +34,8 @@ class ModelConfig:
     per image; affine: by rotation, scale and shear too; dense: by a smooth field on top of that."""
     neighbours: int = 0
     """Slices on either side that the alignment sees of every source, to follow motion through the plane; 2-D only."""
+    prior: str = "none"
+    """cubic: the network makes the residual over a cubic polynomial of the aligned sources, solved in closed form."""
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels at each scale, finest first; every further scale halves the space."""
     stem: int = 0

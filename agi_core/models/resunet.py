@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agi_core.models.model_config import ModelConfig
+from agi_core.models.prior import Prior, monomials
 
 ConvFactory = Callable[[int, int], nn.Module]
 """(channels in, channels out) -> a bias-free convolution of 3 taps per axis that keeps the spatial size."""
@@ -63,6 +64,9 @@ class ResUNet(nn.Module):
     `alignment` maps the sources to sources before anything mixes them. With a stem, each source then gets channels from
     a convolution of its own. Every spatial size is a multiple of `spatial_multiple(config)`. Activations are kept in
     channels-last order, which is faster on CPUs and GPUs alike.
+
+    The last layer is linear: prediction = readout . features. With a prior, the features are the monomials of the
+    aligned sources and the channels of the last block, whose weights start at zero. Without, a 1 and these channels.
     """
 
     def __init__(
@@ -87,15 +91,57 @@ class ResUNet(nn.Module):
             self.decoder.append(block(channels + width, width, conv=decoder))
             channels = width
         self.head = CONV[self.dims](channels, 1, 1)
+        self.prior = Prior(sources) if config.prior == "cubic" else None
+        if self.prior is not None:
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, sources: Tensor) -> Tensor:
         """(B, M, *space) -> (B, 1, *space)"""
-        x = self.encoder[0](self.stem(to_channels_last(self.alignment(sources))))
+        aligned = self.alignment(sources)
+        prediction: Tensor = self.head(self._channels(aligned))
+        return prediction if self.prior is None else prediction + self.prior(aligned)
+
+    def features(self, sources: Tensor) -> Tensor:
+        """(B, M, *space) -> (B, K + C, *space): what `readout` weights; K is 1 without a prior."""
+        aligned = self.alignment(sources)
+        return torch.cat([self._simple(aligned), self._channels(aligned)], dim=1)
+
+    def prior_features(self, sources: Tensor) -> Tensor:
+        """The first K of `features`, without the network's work."""
+        return self._simple(self.alignment(sources))
+
+    @property
+    def readout(self) -> Tensor:
+        """The last layer as one vector (K + C,): the coefficients of the prior with the head's bias in the first, then
+        the head's weights."""
+        bias = self.head.get_parameter("bias")
+        simple = torch.zeros_like(bias) if self.prior is None else self.prior.coefficients.clone()
+        simple[0] += bias[0]
+        return torch.cat([simple, self.head.weight.flatten()]).detach()
+
+    @torch.no_grad()
+    def set_readout(self, readout: Tensor) -> None:
+        """Take over a last layer (K + C,)."""
+        bias, channels = self.head.get_parameter("bias"), self.head.weight.numel()
+        simple, weight = readout[:-channels], readout[-channels:]
+        self.head.weight.copy_(weight.reshape(self.head.weight.shape))
+        if self.prior is None:
+            bias.copy_(simple)
+        else:
+            self.prior.coefficients.copy_(simple)
+            bias.zero_()
+
+    def _simple(self, aligned: Tensor) -> Tensor:
+        return torch.ones_like(aligned[:, :1]) if self.prior is None else monomials(aligned)
+
+    def _channels(self, aligned: Tensor) -> Tensor:
+        """The last block's output, (B, C, *space)."""
+        x: Tensor = self.encoder[0](self.stem(to_channels_last(aligned)))
         finer: list[Tensor] = []
         for block in self.encoder[1:]:
             finer.append(x)
             x = block(AVERAGE_POOL[self.dims](x, 2))
         for block in self.decoder:
             x = block(torch.cat([F.interpolate(x, scale_factor=2), finer.pop()], dim=1))
-        prediction: Tensor = self.head(x)
-        return prediction
+        return x

@@ -1,0 +1,44 @@
+"""The prior: what a voxel's own sources tell of its target, as a cubic polynomial that is solved and not trained.
+
+The network adds the residual. A polynomial of the aligned sources has no spatial context, so a few subjects determine
+it, and a scanner's contrast is mostly in it.
+"""
+
+from itertools import combinations_with_replacement
+from math import comb
+
+import torch
+from torch import Tensor, nn
+
+DEGREE = 3
+
+
+def monomial_count(sources: int) -> int:
+    """K, the number of monomials of up to DEGREE of so many sources: 4 of one, 10 of two, 20 of three."""
+    return comb(sources + DEGREE, DEGREE)
+
+
+def monomials(sources: Tensor) -> Tensor:
+    """All monomials up to DEGREE of the sources: (B, M, *space) -> (B, K, *space), the first is 1."""
+    columns = [torch.ones_like(sources[:, 0])]
+    for degree in range(1, DEGREE + 1):
+        for powers in combinations_with_replacement(range(sources.shape[1]), degree):
+            column = sources[:, powers[0]]
+            for m in powers[1:]:
+                column = column * sources[:, m]
+            columns.append(column)
+    return torch.stack(columns, dim=1)
+
+
+class Prior(nn.Module):
+    """coefficients . monomials(sources). The coefficients are zero until they are solved (`agi_core.readout`); no
+    gradient reaches them."""
+
+    def __init__(self, sources: int) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(torch.zeros(monomial_count(sources)), requires_grad=False)
+
+    def forward(self, aligned: Tensor) -> Tensor:
+        """Aligned sources (B, M, *space) -> (B, 1, *space)"""
+        terms = self.coefficients.reshape(-1, *[1] * (aligned.dim() - 2)) * monomials(aligned)  # float32 under autocast
+        return terms.sum(dim=1, keepdim=True)

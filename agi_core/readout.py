@@ -1,0 +1,39 @@
+"""The statistics of a network's last, linear layer on some sessions: what `agi_core.ridge` solves it from."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from agi_core.data.cached_session import CachedSession
+from agi_core.data.datasets import evaluation_slices, validation_subset
+from agi_core.network import Network
+from agi_core.ridge import Statistics
+
+SLICES = 4
+"""Of each subject. Aligning a slice costs about as much as a training step on a crop."""
+
+
+def readout_statistics(
+    network: Network, sessions: Iterable[CachedSession], *, prior_alone: bool = False
+) -> list[Statistics]:
+    """Of each subject, in the order of the sessions, over SLICES slices with a head: of all features of the network
+    with its present weights, or of its prior's alone, which depend on no weights."""
+    of_subject: dict[str, list[CachedSession]] = defaultdict(list)
+    for session in sessions:
+        of_subject[session.subject_id].append(session)
+    return [_of_subject(network, own, prior_alone=prior_alone) for own in of_subject.values()]
+
+
+def _of_subject(network: Network, sessions: Sequence[CachedSession], *, prior_alone: bool) -> Statistics:
+    gram, moment, energy, voxels = np.zeros(()), np.zeros(()), 0.0, 0
+    for session, indices in validation_subset(sessions, limit=SLICES, volumes=network.volumetric):
+        for batch in evaluation_slices(
+            session, batch_size=len(indices), indices=indices, neighbours=network.neighbours
+        ):
+            features = network.features(batch.sources, prior_alone=prior_alone).double().movedim(1, 0).flatten(1)
+            target = batch.target.double().flatten()
+            gram = gram + (features @ features.T).numpy()
+            moment = moment + (features @ target).numpy()
+            energy, voxels = energy + float(target @ target), voxels + len(target)
+    return Statistics(gram / voxels, moment / voxels, energy / voxels)

@@ -1,0 +1,101 @@
+"""Ridge regression in closed form, from sufficient statistics; numpy alone.
+
+With features F of a voxel, its target y, and means over the voxels of each subject, then over subjects,
+
+    A = mean F F'      b = mean F y      w = (A + s D)^-1 (b + s D w0),    D = diag(A)
+
+is the least-squares fit of y by w . F, shrunk to w0 with strength s (Hoerl & Kennard 1970). Statistics of subjects and
+of sites are added, so nobody needs another's voxels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agi_core.errors import ProtocolError
+
+Vector = NDArray[np.float64]
+STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+STRENGTH_ALONE = 1e-2
+"""Of a site whose single subject leaves nobody out to choose by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """gram: A (F, F), symmetric; moment: b (F,); energy: mean y^2. All are float64."""
+
+    gram: Vector
+    moment: Vector
+    energy: float = 0.0
+
+    @classmethod
+    def mean(cls, parts: Sequence[Self], weights: Sequence[float] | None = None) -> Self:
+        """The weighted mean of the statistics of several subjects or sites; equal weights where none are given."""
+        shares = np.full(len(parts), 1 / len(parts)) if weights is None else np.divide(weights, sum(weights))
+        return cls(
+            np.tensordot(shares, [part.gram for part in parts], axes=1),
+            np.tensordot(shares, [part.moment for part in parts], axes=1),
+            float(np.dot(shares, [part.energy for part in parts])),
+        )
+
+    def solve(self, *, strength: float, towards: Vector | None = None) -> Vector:
+        """w of the module; w0 is 0 where there is none. Features that depend on each other leave w free, not broken:
+        the shortest is taken."""
+        penalty = strength * np.diag(self.gram)
+        right = self.moment if towards is None else self.moment + penalty * towards
+        solution, *_ = np.linalg.lstsq(self.gram + np.diag(penalty), right, rcond=1e-12)
+        return np.asarray(solution)
+
+    def mean_square_error(self, w: Vector) -> float:
+        """Of the prediction w . F, which nothing clips."""
+        return float(w @ self.gram @ w - 2 * self.moment @ w + self.energy)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a site tells: the upper triangle of A with b in one array of (F + 1)(F + 2) / 2 - 1 numbers."""
+        return {"statistics": np.concatenate([self.gram[np.triu_indices(len(self.gram))], self.moment])}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], *, features: int) -> Self:
+        """Statistics that a site told; it is not trusted.
+
+        Raises:
+            ProtocolError: they are of another form, or cannot be means over voxels: the first feature is 1 everywhere,
+                A is positive semidefinite, and |b|^2 is at most diag(A), because targets lie in [0, 1].
+        """
+        size = features * (features + 1) // 2
+        if [*arrays] != ["statistics"] or (numbers := arrays["statistics"]).shape != (size + features,):
+            raise ProtocolError(f"the statistics are not {size + features} numbers, as {features} features have")
+        if numbers.dtype != np.float64 or not np.isfinite(numbers).all():
+            raise ProtocolError("the statistics are no finite numbers of 64 bits")
+        gram, moment = np.zeros((features, features)), numbers[size:].copy()
+        gram[np.triu_indices(features)] = numbers[:size]
+        gram += np.triu(gram, 1).T
+        tolerance = 1e-6 * np.abs(gram).max()
+        if abs(gram[0, 0] - 1) > 1e-6 or np.linalg.eigvalsh(gram).min() < -tolerance:
+            raise ProtocolError("the statistics cannot be means over voxels")
+        if (moment**2 > np.diag(gram) + tolerance).any():
+            raise ProtocolError("the statistics are of a target outside of [0, 1]")
+        return cls(gram, moment)
+
+
+def solve_own(subjects: Sequence[Statistics], *, towards: Vector) -> Vector:
+    """A site's own w from the statistics of its subjects, shrunk to the common one.
+
+    The strength, one of STRENGTHS, is the one that predicts each subject best from the others.
+    """
+    strength = STRENGTH_ALONE
+    if len(subjects) > 1:
+        pairs = [
+            (Statistics.mean([*subjects[:n], *subjects[n + 1 :]]), left_out) for n, left_out in enumerate(subjects)
+        ]
+        errors = {
+            strength: sum(
+                left_out.mean_square_error(rest.solve(strength=strength, towards=towards)) for rest, left_out in pairs
+            )
+            for strength in STRENGTHS
+        }
+        strength = min(errors, key=lambda s: errors[s])
+    return Statistics.mean(subjects).solve(strength=strength, towards=towards)
