@@ -3,8 +3,7 @@
 A skull-stripped slice is mostly exact zeros, and its normalisation statistics are far from those of a training crop. So
 a predictor sees the box around the volume's non-zero source voxels, and where every source is exactly zero the
 prediction is zero. On scans with noise around the head the box is the whole slice and nothing changes. Neither needs a
-mask or the target. (Two real stripped subjects after a short training: 19.4 and 18.2 dB on whole slices, 25.0 and
-23.2 dB so; docs/decisions/0005.)
+mask or the target (docs/decisions/0005).
 
 A 3-D network sees a volume through windows of its training patch's size, for the same reason.
 """

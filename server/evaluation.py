@@ -9,7 +9,7 @@ from server.aggregation import SiteUpdate
 
 Answered = Mapping[str, Reply | SiteUpdate]
 WORSE_DB = 3.0
-"""Validation PSNR fell by at most 0.8 dB (median over sites) below the best so far in 15 recorded honest runs."""
+"""How far a site's validation PSNR falls below its figure of the best model before the new one counts as worse."""
 
 
 def site_scores(replies: Mapping[str, Reply]) -> dict[str, SiteScore]:
