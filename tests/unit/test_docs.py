@@ -73,6 +73,15 @@ def test_the_index_names_every_page() -> None:
         assert page.name == "README.md" or f"]({page.name})" in index, page.name
 
 
+def test_the_architecture_names_every_module_or_its_room() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "architecture.md").read_text(), re.M)
+    named = {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+    for package in ("agi_core", "client", "server", "simulations"):
+        for module in (ROOT / package).rglob("*.py"):
+            path = module.relative_to(ROOT)
+            assert module.name == "__init__.py" or {path.as_posix(), f"{path.parent.as_posix()}/"} & named, path
+
+
 def test_the_citation_has_the_version_of_the_package() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
