@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.progress import Progress
 
 from agi_core.config.load import load_config
 from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
+from agi_core.data.phantom.scanner import Layout
 from agi_core.data.phantom.tree import parse_sites, write_phantom
 from agi_core.errors import ConfigError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
@@ -133,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         return parser
 
     phantom = add("phantom", _phantom)
-    phantom.add_argument("--layout", choices=("ixi", "brats"), default="ixi", help="whose names and sequences (ixi)")
+    phantom.add_argument("--layout", choices=get_args(Layout), default="ixi", help="whose names and sequences (ixi)")
     phantom.add_argument("--sites", default="Guys:14,HH:10,IOP:6", help="subjects per site (%(default)s)")
     phantom.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     phantom.add_argument("--seed", type=seed, default=0, help="the same seed gives the same data (%(default)s)")

@@ -28,10 +28,11 @@ from rich.console import Console
 
 from agi_core.config.load import load_config, to_yaml
 from agi_core.config.presets import describe_presets
-from agi_core.config.schema import DEPLOYMENT, RunConfig
+from agi_core.config.schema import DEPLOYMENT, DataConfig, RunConfig
 from agi_core.errors import ConfigError, RunError
 from agi_core.host.command_line import run_command, terminable
 from agi_core.host.device import open_device
+from agi_core.layouts import LAYOUTS
 from agi_core.run import checkpoint, run_folder
 from agi_core.run.event_log import EventLog, read_events
 from agi_core.run.events import RunFinished
@@ -212,13 +213,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--clients", type=int, help="sites that train (default 5)")
     parser.add_argument("--data", help="folder of scans (default: built-in synthetic data)")
-    parser.add_argument("--layout", help="how the folder is laid out: ixi, brats or bids (default ixi)")
+    parser.add_argument(
+        "--layout", help=f"how the folder is laid out: one of {', '.join(LAYOUTS)} (default {DataConfig.layout})"
+    )
     parser.add_argument(
         "--sites", help="CSV that maps subjects to hospitals (FeTS partitioning or BraTS mapping table)"
     )
-    parser.add_argument(
-        "--scenario", help="sources:target, for example T1,T2:PD (default of ixi) or t1n,t1c,t2w:t2f (of brats)"
-    )
+    usual = "; ".join(f"{layout.default_scenario} of {name}" for name, layout in LAYOUTS.items())
+    parser.add_argument("--scenario", help=f"sources:target (default, by layout: {usual})")
     parser.add_argument("--partition", help="site: by hospital (default); iid: shuffled")
     parser.add_argument("--rounds", type=int, help="rounds of training and averaging")
     parser.add_argument("--engine", help="in-process (default) or ray (needs the extra: pip install '.[ray]')")

@@ -5,7 +5,7 @@ from pathlib import Path
 from agi_core.config.structured import quoted
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
-from agi_core.layouts import LayoutName
+from agi_core.layouts import LAYOUTS, LayoutName
 from agi_core.names import is_site_name
 from client.site.keys import make_key
 
@@ -40,6 +40,7 @@ def write_site(
         path=quoted(str(site_path)),
         data_dir=quoted(str(data_dir.resolve() if data_dir else "/path/to/scans")),
         layout=layout,
+        layouts=", ".join(LAYOUTS),
         address=quoted(address or "coordinator.example.org:443"),
         ca_file=quoted(str(ca_path.resolve() if ca_path else "ca.crt")),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agi_core.host.keys import fingerprint
+from agi_core.layouts import LAYOUTS
 from client.__main__ import main
 from client.site.file import read_deployed_site
 from client.site.keys import public_key
@@ -30,6 +31,7 @@ def test_init_writes_a_site_file_that_can_be_read_and_says_what_to_send(
     path = init("--data", str(scans), "--layout", "bids", "--coordinator", "agi.example.org:443", "--ca", "pki/ca.crt")
     site = read_deployed_site(path)
     assert (site.site, site.data.dir, site.data.layout) == ("hospitalA", str(scans), "bids")
+    assert f"one of: {', '.join(LAYOUTS)}\n" in path.read_text()
     assert site.coordinator.address == "agi.example.org:443"
     assert site.coordinator.ca_file == str(tmp_path / "pki" / "ca.crt")
     key_path = Path(site.key_file)
