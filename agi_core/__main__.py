@@ -21,6 +21,7 @@ from agi_core.pretraining import PRETRAINING, pretrain
 from agi_core.privacy.trainable import PARTS
 from agi_core.run import progress, run_folder
 from agi_core.run.checkpoint import load_weights
+from agi_core.run.own_readout import read_own_readout
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +80,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             f" {', '.join(given)} and the grid of {grid}; pass {files}, and --grid one of them or not at all"
         )
     network.load(load_weights(arguments.run, best=arguments.weights == "best"))
+    if arguments.head is not None:
+        network.set_readout(read_own_readout(arguments.head, network=network))
     source_paths = dict(arguments.source)
     doubts = synthesize(
         network,
@@ -163,6 +166,12 @@ def _parser() -> argparse.ArgumentParser:
     synthesis.add_argument("--out", type=Path, required=True, help="NIfTI file to write, .nii or .nii.gz")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
     synthesis.add_argument("--weights", choices=("last", "best"), default="last", help="which model (%(default)s)")
+    synthesis.add_argument(
+        "--head",
+        type=Path,
+        metavar="FILE",
+        help="the site's own last layer, of state_dir/heads at a hospital or of RUN/sites/NAME/heads (the common one)",
+    )
     synthesis.add_argument(
         "--batch-size", type=count, default=8, help="slices at a time, in 2-D; bounds memory (%(default)s)"
     )

@@ -48,4 +48,5 @@ REGIONS = ("", "_foreground")
 """Suffixes: the whole volume, and the head or brain in the real target."""
 
 METRIC_NAMES = tuple(f"{name}{region}" for region in REGIONS for name in METRICS)
+PERSONAL_METRIC_NAMES = tuple(f"personal_{name}" for name in METRIC_NAMES)
 VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)

@@ -14,6 +14,7 @@ from agi_core.models.model_config import spatial_multiple
 from agi_core.models.resunet import ResUNet
 from agi_core.prediction import autocast, through_windows
 from agi_core.protocol import Packed, Weights, model_hash, pack, unpack
+from agi_core.ridge import Vector
 from agi_core.scenario import parse_scenario
 
 CPU = torch.device("cpu")
@@ -74,6 +75,26 @@ class Network:
         """Slices of any size (B, M, h, w) in [0, 1], slabs (B, M, 2n + 1, h, w) with neighbours, in 3-D all slices of
         one volume in their order -> (B, 1, h, w), float32, on the CPU, without gradients."""
         return self._through(self.module, sources)
+
+    @property
+    def prior(self) -> Vector | None:
+        """The coefficients of the prior, float64 (K,); None where the network has none."""
+        prior = self.module.prior
+        return None if prior is None else prior.coefficients.double().numpy(force=True)
+
+    def set_prior(self, coefficients: Vector) -> None:
+        """Take over other coefficients of the prior; the head stays, bias and all."""
+        assert self.module.prior is not None  # noqa: S101  whoever solves a prior has asked for one
+        self.module.prior.coefficients.copy_(torch.from_numpy(coefficients))
+
+    @property
+    def readout(self) -> Vector:
+        """The last, linear layer: the weight of each of the `features`, float64 (K + C,)."""
+        return self.module.readout.double().numpy(force=True)
+
+    def set_readout(self, readout: Vector) -> None:
+        """Take over another last layer."""
+        self.module.set_readout(torch.from_numpy(readout))
 
     def features(self, sources: Tensor, *, prior_alone: bool = False) -> Tensor:
         """What the last, linear layer sees of the same sources: (B, K + C, h, w), or the prior's alone (B, K, h, w)."""

@@ -18,6 +18,8 @@ from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, discover
 from agi_core.host import atomic
 from agi_core.network import Network
+from agi_core.readout import readout_statistics
+from agi_core.ridge import STRENGTH, Statistics
 from agi_core.run import progress
 from agi_core.scenario import parse_scenario
 from agi_core.training import train_round
@@ -41,6 +43,9 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
     preparation = Preparation.of(task, scans, cache_dir=Path(config.data.cache_dir), whole=False)
     sessions = preparation.open(found.subjects, on_session=progress.steps_of("reading public scans"))
     network, slices = Network(task, device=device), TrainingSlices.of(task, sessions)
+    if network.prior is not None:
+        statistics = readout_statistics(network, sessions, prior_alone=True)
+        network.set_prior(Statistics.mean(statistics).solve(strength=STRENGTH))
     on_step = progress.steps_of("pre-training")
     for round in range(1, config.rounds + 1):
         train_round(network.module, slices.draw, task=task, site="public", round=round, on_step=on_step)

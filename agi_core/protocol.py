@@ -17,14 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError, TransportError
-from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
 
 PROTOCOL_VERSION = 2
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
-ALLOWED_METRICS = frozenset((*METRIC_NAMES, *VALIDATION_METRIC_NAMES, "validation_subjects", "train_loss", "seconds"))
+STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
+ALLOWED_METRICS = frozenset(
+    (
+        *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
+        *("validation_subjects", "train_loss", "seconds"),
+    )
+)
 """All that a reply's metrics may ever hold; a site's policy can allow less."""
 
 Transport = Literal["float32", "float16"]  # what float32 weights are while they travel
@@ -52,7 +58,8 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`; only an evaluation reads `subjects`.
+    """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`. Only an evaluation reads `subjects`:
+    whom to score, or that statistics are asked for.
 
     `deadline_s` is the time in seconds that the site has for its answer."""
 
@@ -72,8 +79,8 @@ class Reply:
     scored by an evaluation.
 
     `metrics` are means over the site's subjects; `suppressed` names those that the site's policy holds back, separated
-    by commas ("" = none). `weights` is None in the answer to an evaluation, and `steps`, the optimiser steps that led
-    to them, is 0.
+    by commas ("" = none). `weights` are those of the trained model, statistics where these were asked for
+    (`agi_core.ridge`), or None. `steps` are the optimiser steps that led to them.
     """
 
     run_id: str

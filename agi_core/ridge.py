@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from agi_core.errors import ProtocolError
 
 Vector = NDArray[np.float64]
+STRENGTH = 1e-6
+"""Of a fit on many subjects, which determine it: enough for features that depend on each other."""
 STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 STRENGTH_ALONE = 1e-2
 """Of a site whose single subject leaves nobody out to choose by."""

@@ -48,7 +48,7 @@ MOVES: dict[str, tuple[MisalignKind, float, bool] | None] = {
 ROUNDS, LOCAL_STEPS = 10, 15
 SETTINGS = (
     *(f"rounds={ROUNDS}", f"training.local_steps={LOCAL_STEPS}", "training.batch_size=8"),
-    *("grid.crop=[128,128]", f"clients={len(MOVES)}"),
+    *("grid.crop=[128,128]", f"clients={len(MOVES)}", "model.prior=none", "personal=none"),
 )
 STEPS = len(MOVES) * ROUNDS * LOCAL_STEPS
 VARIANTS = {"plain": PLAIN, "AGI-Net (CAGR)": CAGR, "aligned": (*PLAIN, *ALIGN)}

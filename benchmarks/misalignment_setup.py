@@ -8,7 +8,7 @@ from agi_core.config.schema import MisalignKind, RunConfig
 from agi_core.layouts import LayoutName
 from benchmarks.misalignment_variants import VARIANTS
 
-SETTINGS = ["rounds=1", "training.batch_size=8", "grid.crop=[128,128]"]
+SETTINGS = ["rounds=1", "training.batch_size=8", "grid.crop=[128,128]", "model.prior=none", "personal=none"]
 MOVED_IN_TRAINING = ["training.misalign.kind=translation", "training.misalign.size=6"]
 
 

@@ -42,6 +42,7 @@ SETTINGS = (
     "grid.crop=[64,64]",
 )
 SETTINGS += ("evaluation.validation_slices=4", "data.phantom_sites=Guys:12,HH:10,IOP:6", "federation.quorum=4")
+SETTINGS += ("model.prior=none", "personal=none")
 VARIANTS: dict[str, tuple[bool, bool, Aggregation]] = {  # attacked, gate, aggregation
     "clean, mean": (False, True, "mean"),
     "clean, trimmed mean": (False, True, "trimmed_mean"),

@@ -41,6 +41,7 @@ from simulations.sites import find_sites, prepare_caches, write_sites
 HOSPITALS = ("Guys", "HH", "IOP", "Alder", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Larch")
 SUBJECTS = 40
 GRID = ["reference=T2", "model.conv=plain", "model.alignment=none", "grid.spacing_mm=[3,3,10]", "grid.crop=[48,48]"]
+GRID += ["model.prior=none", "personal=none"]
 TRAINING = ["rounds=4", "evaluation.validation_slices=1", "evaluation.max_subjects=0", "training.batch_size=4"]
 PRIVATE = ["training.local_steps=4", "privacy.lot_rate=0.5", "privacy.slices_per_subject=2"]
 PRETRAINED, SCRATCH = "pre-trained", "from scratch"

@@ -18,6 +18,12 @@ def site_scores(replies: Mapping[str, Reply]) -> dict[str, SiteScore]:
     return _told({site: _score(reply.metrics, reply.num_examples) for site, reply in replies.items()})
 
 
+def personal_scores(replies: Mapping[str, Reply]) -> dict[str, SiteScore]:
+    """The same of each site's own last layer."""
+    own = {site: _score(reply.metrics, reply.num_examples, prefix="personal_") for site, reply in replies.items()}
+    return _told(own)
+
+
 def validation_scores(answers: Answered) -> dict[str, SiteScore]:
     """The same of the validation figures, which travel among the metrics of an answer."""
     told = {site: answer.metrics for site, answer in answers.items()}

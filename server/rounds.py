@@ -11,15 +11,17 @@ from flwr.serverapp import Grid
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
 from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
-from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION
+from agi_core.network import Network
+from agi_core.protocol import ALL, EVALUATE, STATISTICS, TEST, TRAIN, VALIDATION
 from agi_core.run import checkpoint, events, run_folder
-from agi_core.run.event_log import EventLog
+from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.scores import Scores, over_subjects
 from server import run_state
 from server.aggregation import SiteUpdate
+from server.calibration import common_prior, judge_statistics
 from server.collector import Collector
-from server.evaluation import Answered, site_scores, suppressed_sites, validation_scores, worse_at
+from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
 from server.run_state import FinishedRound, RunState
 from server.server_step import next_weights
@@ -50,6 +52,10 @@ class Rounds:
                 rounds are saved.
         """
         with self._pausing():
+            # Statistics have no noise: a private run has the prior of its initial weights.
+            asks = self._config.model.prior != "none" and not self._config.privacy.on
+            if asks and not events_of(self._run_dir, events.PriorSolved):
+                self._solve_prior()
             first = self._state.round + 1
             for round in range(first, self._config.rounds + 1):
                 updates = self._train(round, is_first=round == first)
@@ -58,6 +64,23 @@ class Rounds:
             if not self._state.tested:
                 self._test()
                 run_state.save(self._run_dir, self._state, self._events)
+
+    def _solve_prior(self) -> None:
+        """Solve the model's prior from the statistics of the sites that tell them; it is 0 where nobody does."""
+        state, network = self._state, Network(self._config)
+        network.load(state.weights)
+        told = self._collector.collect(
+            self._config.federation.sites,
+            self._exchange.request(EVALUATE, round=0, weights=state.weights, subjects=STATISTICS),
+            partial(judge_statistics, features=network.module.prior_count),
+            quorum=0,
+            wait_for_all=True,
+        )
+        if told:
+            network.set_prior(common_prior(told))
+            state.weights = {name: array.copy() for name, array in network.weights.items()}
+        self._events.append(events.PriorSolved(sites=[*told]))
+        run_state.save(self._run_dir, state, self._events)
 
     def _train(self, round: int, *, is_first: bool) -> dict[str, SiteUpdate]:
         """One exchange. The updates also hold the validation of the weights that were sent.
@@ -102,9 +125,16 @@ class Rounds:
         # a site that has just missed its deadline is not waited for again
         tested = collect([*replies], evaluate(weights=state.weights, subjects=TEST), judge_figures, quorum=1)
         tested_unseen = collect(unseen, evaluate(weights=state.weights, subjects=ALL), judge_figures, quorum=0)
-        scores = Scores.over(site_scores(tested), site_scores(tested_unseen))
+        scores, personal = Scores.over(site_scores(tested), site_scores(tested_unseen)), personal_scores(tested)
         suppressed = suppressed_sites({**tested, **tested_unseen}, METRIC_NAMES)
-        self._events.append(events.ModelTested(scores=scores, suppressed=suppressed, best=state.best))
+        self._events.append(
+            events.ModelTested(
+                scores=scores,
+                personal=Scores.over(personal, {}) if personal else None,
+                suppressed=suppressed,
+                best=state.best,
+            )
+        )
         state.tested = True
 
     def _note_validation(self, answers: Answered, *, round: int) -> bool:

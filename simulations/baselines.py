@@ -1,8 +1,11 @@
 """What a federation is compared with, at equal budget: K local steps in each of R rounds.
 
 initial weights    what the federation started from, as it is; where that was pre-trained
-voxel regression   one cubic fit, pooled over all training sites
-local-only         R*K steps per site on its own subjects, scored on its own test subjects and on the unseen sites'
+voxel regression   one cubic fit of the sources as they are, pooled over all training sites
+regression pooled  the same of aligned sources: the federation's prior without a network
+regression per site   each site's own, shrunk to the pooled one as the site's own prior is
+local-only         R*K steps per site on its own subjects, with a prior and a last layer of its own if the federation's
+                   sites have them; scored on its own test subjects and on the unseen sites'
 centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
 without privacy    for a private run: the same federation, with all weights trained by plain AdamW on as many crops
 
@@ -14,8 +17,10 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
+from torch import Tensor
 
 from agi_core.config.schema import FederationConfig, PrivacyConfig, RunConfig, Task
 from agi_core.data.cached_session import CachedSession
@@ -26,6 +31,8 @@ from agi_core.host.device import open_device
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.prediction import Predictor
+from agi_core.readout import readout_statistics
+from agi_core.ridge import STRENGTH, Statistics, Vector, solve_own
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import BaselineFinished
@@ -43,6 +50,7 @@ class SitesData:
     """The opened data of a simulated federation."""
 
     training: Mapping[str, TrainingSlices]
+    prior_statistics: Mapping[str, Sequence[Statistics]]  # of each training subject, whether or not there is a prior
     test: Mapping[str, Sequence[CachedSession]]
     unseen: Mapping[str, Sequence[CachedSession]]
     device: torch.device
@@ -51,9 +59,11 @@ class SitesData:
 def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
     """Training, test and unseen sessions of every site."""
     scans = {site: open_site(path).scans(config.task) for site, path in site_paths.items()}
+    with_prior = dataclasses.replace(config.task, model=dataclasses.replace(config.model, prior="cubic"))
     training, unseen = config.federation.sites, config.federation.unseen_sites
     return SitesData(
         training={site: scans[site].training for site in training},
+        prior_statistics={site: open_site(site_paths[site]).scans(with_prior).prior_statistics for site in training},
         test={site: scans[site].test for site in training},
         unseen={site: scans[site].everybody for site in unseen},
         device=open_device(config.device, threads=config.threads),
@@ -80,6 +90,55 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Scores:
     return _scored(fit, data)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Regression:
+    """A cubic polynomial of the aligned sources, as a `Predictor`: `coefficients` of the features of a network's
+    prior."""
+
+    network: Network
+    coefficients: Vector
+
+    @classmethod
+    def of(cls, config: RunConfig, data: SitesData, coefficients: Vector) -> Self:
+        """The polynomial behind the alignment of the run's network."""
+        with_prior = dataclasses.replace(config.task, model=dataclasses.replace(config.model, prior="cubic"))
+        return cls(Network(with_prior, device=data.device), coefficients)
+
+    @property
+    def neighbours(self) -> int:
+        return self.network.neighbours
+
+    @property
+    def volumetric(self) -> bool:
+        return self.network.volumetric
+
+    def predict(self, sources: Tensor) -> Tensor:
+        """See `Network.predict`."""
+        features = self.network.features(sources, prior_alone=True)
+        return torch.einsum("k,bkhw->bhw", torch.from_numpy(self.coefficients).float(), features)[:, None]
+
+
+def regression_pooled(config: RunConfig, data: SitesData) -> Scores:
+    """The federation's prior alone."""
+    return _scored(Regression.of(config, data, _pooled(data)), data)
+
+
+def regression_per_site(config: RunConfig, data: SitesData) -> Scores:
+    """Each site's own prior alone; an unseen site has none."""
+    pooled = _pooled(data)
+    sites: dict[str, SiteScore] = {}
+    for site, statistics in data.prior_statistics.items():
+        own = Regression.of(config, data, solve_own(statistics, towards=pooled))
+        sites |= _site_scores(own, {site: data.test[site]})
+    return Scores.over(sites, {})
+
+
+def _pooled(data: SitesData) -> Vector:
+    """Each site counts as often as it has training subjects, as in `server.calibration`."""
+    statistics = [subject for subjects in data.prior_statistics.values() for subject in subjects]
+    return Statistics.mean(statistics).solve(strength=STRENGTH)
+
+
 def untrained(config: RunConfig, data: SitesData) -> Scores:
     """The federation's initial weights."""
     return _scored(_initial_network(config, data.device), data)
@@ -90,6 +149,8 @@ def centralised(config: RunConfig, data: SitesData) -> Scores:
     sessions = [session for slices in data.training.values() for session in slices.sessions]
     task = _one_long_round(config, batch_size=config.training.batch_size * len(data.training))
     network = _initial_network(config, data.device)
+    if network.prior is not None:
+        network.set_prior(_pooled(data))
     _train(network, task, TrainingSlices.of(task, sessions), site="centralised", phase="centralised")
     return _scored(network, data)
 
@@ -126,8 +187,12 @@ def local_only(config: RunConfig, data: SitesData) -> Scores:
     sites: dict[str, SiteScore] = {}
     by_model: dict[str, SiteScores] = {}
     for site, slices in data.training.items():
-        network = _initial_network(config, data.device)
+        network, personal = _initial_network(config, data.device), config.personal == "head"
+        if personal and network.prior is not None:
+            network.set_prior(solve_own(data.prior_statistics[site], towards=network.prior))
         _train(network, task, slices, site=site, phase="local-only")
+        if personal:
+            network.set_readout(solve_own(readout_statistics(network, slices.sessions), towards=network.readout))
         sites |= _site_scores(network, {site: data.test[site]})
         by_model[site] = _site_scores(network, data.unseen)
     unseen = {name: _mean_over_models([scores[name] for scores in by_model.values()]) for name in data.unseen}
@@ -137,6 +202,8 @@ def local_only(config: RunConfig, data: SitesData) -> Scores:
 BASELINES: dict[str, Callable[[RunConfig, SitesData], Scores]] = {
     "initial_weights": untrained,
     "voxel_regression": voxel_regression,
+    "regression_pooled": regression_pooled,
+    "regression_per_site": regression_per_site,
     "local_only": local_only,
     "centralised": centralised,
     "without_privacy": without_privacy,

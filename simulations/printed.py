@@ -9,7 +9,7 @@ from rich.table import Table
 from agi_core.config.schema import RunConfig
 from agi_core.models.model_config import name_of
 from agi_core.run.initial_weights import weights_file
-from agi_core.run.scores import Metrics
+from agi_core.run.scores import Metrics, Scores
 from agi_core.run.summary import Summary
 from simulations.sites import Federation
 
@@ -53,8 +53,11 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
     elif not final:
         console.print("no site has a test subject: a site needs two subjects for one, three also to validate")
     if final:
-        difference = final["psnr_db"] - baselines["voxel_regression"].final["psnr_db"]
-        console.print(f"federated {final['psnr_db']:.2f} dB, {difference:+.2f} dB against voxel regression")
+        console.print(columns_table(summary), soft_wrap=False)
+        console.print(_against("global", scores, {"regression on aligned sources": baselines["regression_pooled"]}))
+    if summary.personal:
+        own = {"own regression": baselines["regression_per_site"], "training alone": baselines["local_only"]}
+        console.print(_against("personal", summary.personal, own))
     if final and (plain := baselines.get("without_privacy")):
         cost = plain.final["psnr_db"] - final["psnr_db"]
         console.print(f"the same federation without privacy: {cost:+.2f} dB")
@@ -67,9 +70,30 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
     console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
     if not compare:
         console.print(
-            "not run: the local-only and centralised baselines; add them to this run with"
+            "not run: the centralised baseline; add it to this run with"
             f" python simulations/run.py --out {run_dir} --resume --compare"
         )
+
+
+def _against(name: str, scores: Scores, others: Mapping[str, Scores]) -> str:
+    """A method's mean, and its distance to others on the same subjects."""
+    psnr_db = scores.final["psnr_db"]
+    distances = [f"{psnr_db - its.final['psnr_db']:+.2f} dB against {what}" for what, its in others.items()]
+    return f"{name} {psnr_db:.2f} dB: {', '.join(distances)}"
+
+
+def columns_table(summary: Summary) -> Table:
+    """PSNR of each site alone, with the common model, and with its own last layer on it."""
+    columns = summary.columns
+    table = Table(title="what a site gains: PSNR dB", title_justify="left")
+    for heading in ("", *columns):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for site in [*summary.scores.sites, *summary.scores.unseen_sites]:
+        its = [{**scores.sites, **scores.unseen_sites}.get(site) for scores in columns.values()]
+        unseen = " (unseen)" if site in summary.scores.unseen_sites else ""
+        table.add_row(site + unseen, *(f"{score.psnr_db:.2f}" if score else "" for score in its))
+    table.add_row("all training sites", *(f"{scores.final['psnr_db']:.2f}" for scores in columns.values()))
+    return table
 
 
 def result_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:

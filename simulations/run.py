@@ -110,10 +110,11 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
         events = EventLog(run_dir, elapsed_s=read_events(run_dir)[-1].t_s)
         data = open_sites(config, site_paths)
-        names = ["voxel_regression"]
+        names = ["voxel_regression", "regression_pooled", "regression_per_site"]
         names += ["initial_weights"] if weights_file(config) else []
         names += ["without_privacy"] if config.privacy.on else []
-        names += ["local_only", "centralised"] if compare else []
+        names += ["local_only"] if compare or not config.privacy.on else []
+        names += ["centralised"] if compare else []
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
         events.append(RunFinished())
     summary, report_path = write_results(
@@ -233,7 +234,11 @@ def _parser() -> argparse.ArgumentParser:
         " starts from weights pre-trained on public synthetic data, or from initial_weights=FILE or random,"
         " and is compared with the same federation without privacy",
     )
-    parser.add_argument("--compare", action="store_true", help="also train the local-only and the centralised baseline")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="also train the centralised baseline (and local-only, if private)",
+    )
     parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")
     parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/)")
     parser.add_argument(

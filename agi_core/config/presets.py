@@ -44,6 +44,18 @@ PRESETS = (
         "a slice on either side shows motion through the plane",
     ),
     Preset(
+        "2-D, without training.adversarial, not private",
+        lambda run: run.model.dims == 2 and not run.training.adversarial and not run.privacy.on,
+        {"model.prior": "cubic"},
+        "solved in closed form, it is a start that a network takes hundreds of steps to reach",
+    ),
+    Preset(
+        "with model.prior, not private",
+        lambda run: run.model.prior != "none" and not run.privacy.on,
+        {"personal": "head"},
+        "scanners differ more than anatomies: one last layer does not serve all sites",
+    ),
+    Preset(
         "3-D",
         lambda run: run.model.dims == 3,
         {"training.learning_rate": 1e-3},

@@ -18,6 +18,7 @@ from agi_core.scenario import parse_scenario
 Aggregation = Literal["mean", "trimmed_mean", "median", "krum", "bulyan"]
 Engine = Literal["in-process", "ray", "deployment"]
 MisalignKind = Literal["translation", "rotation", "scale", "elastic", "rigid"]
+Personal = Literal["none", "head"]
 Registration = Literal["none", "rigid"]
 Trainable = Literal["all", "norms", "last", "adapters"]
 
@@ -151,12 +152,15 @@ class Task:
     data.
 
     `reference` is the source that was acquired in the target's pose; None = not chosen, see `Scenario.reference`.
+    `personal: head` = each site trains over a prior of its own, and ends with a last layer of its own. Both are solved
+    in closed form, stay at the site, and are scored beside the common model.
     """
 
     scenario: str = ""
     reference: str | None = None
     seed: int = 0
     rounds: int = 6
+    personal: Personal = "none"
     grid: GridConfig = field(default_factory=GridConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

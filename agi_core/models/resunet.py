@@ -112,6 +112,11 @@ class ResUNet(nn.Module):
         return self._simple(self.alignment(sources))
 
     @property
+    def prior_count(self) -> int:
+        """K, the number of coefficients of the prior; 0 without one."""
+        return 0 if self.prior is None else self.prior.coefficients.numel()
+
+    @property
     def readout(self) -> Tensor:
         """The last layer as one vector (K + C,): the coefficients of the prior with the head's bias in the first, then
         the head's weights."""

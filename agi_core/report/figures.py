@@ -32,6 +32,8 @@ _METHOD_MARKS = {  # marker, colour
     "federated": ("o", "#123a5c"),
     "initial_weights": ("v", "#b39b5a"),
     "voxel_regression": ("s", "#7d8894"),
+    "regression_pooled": ("x", "#7d8894"),
+    "regression_per_site": ("P", "#7d8894"),
     "local_only": ("^", "#D55E00"),
     "centralised": ("D", "#009E73"),
     "without_privacy": ("P", "#7A4E9C"),

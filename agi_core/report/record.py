@@ -42,6 +42,7 @@ class RunRecord:
     validation: Mapping[int, events.ModelValidated]
     rounds: Mapping[int, events.RoundFinished]
     federated: Scores | None  # None: not tested yet
+    personal: Scores | None  # of each site's own last layer
     suppressed: Sequence[str]  # sites that hold test figures back
     tested_round: int  # the tested model is the one after this round: the last, or the best where that was worse
     privacy: Mapping[str, Mapping[str, float]]  # {site: {kind of epsilon: value}}; empty where sites do not tell
@@ -99,6 +100,7 @@ def read_run(run_dir: Path) -> RunRecord:
         validation={event.round: event for event in all_of(events.ModelValidated)},
         rounds={event.round: event for event in all_of(events.RoundFinished)},
         federated=tested.scores if tested else None,
+        personal=tested.personal if tested else None,
         suppressed=tested.suppressed if tested else (),
         tested_round=rolled_back[0] if rolled_back else config.rounds,
         privacy=summary.privacy if summary else {},

@@ -24,6 +24,7 @@ def build_report(run_dir: Path) -> Path:
     record = read_run(run_dir)
     shown = read_examples(run_dir)
     body = (
+        sections.columns(record),
         sections.sites(record),
         sections.comparison(record),
         sections.examples(shown, deployed=record.deployed),
@@ -87,11 +88,12 @@ def _result(record: RunRecord) -> Iterator[str]:
         psnr = scores.final["psnr_db"]
         tested = f"mean over {plural(scores.subjects, 'test subject')}"
         yield f"{trained} synthesises {task} with a PSNR of {db(psnr)} ({tested})"
-        if (regression := record.baselines.get("voxel_regression")) is not None:
+        if (regression := record.baselines.get("regression_pooled")) is not None:
             other = regression.final["psnr_db"]
             yield f"against {db(other)} of a voxel-wise cubic regression ({signed_db(psnr - other)})."
         else:
             yield "(a voxel-wise regression was not run)."
+        yield from _personal(record)
     elif record.suppressed:
         yield f"{trained} synthesises {task}. Its test figures are suppressed by the policies of the sites."
     else:
@@ -102,6 +104,20 @@ def _result(record: RunRecord) -> Iterator[str]:
         yield f"{site}, which took no part in training, reaches {db(score.psnr_db)}."
 
 
+def _personal(record: RunRecord) -> Iterator[str]:
+    """What a site has of its own last layer, against what it could have without a federation."""
+    if record.personal is None:
+        return
+    psnr = record.personal.final["psnr_db"]
+    others = {"own regression": "regression_per_site", "training alone": "local_only"}
+    against = [
+        f"{signed_db(psnr - record.baselines[name].final['psnr_db'])} against {what}"
+        for what, name in others.items()
+        if name in record.baselines
+    ]
+    yield f"With a last layer of its own each site has {db(psnr)}" + (f": {words(against)}." if against else ".")
+
+
 def _tiles(record: RunRecord) -> str:
     """The few figures that a reader looks for first: name, value, and what it is of."""
     scores = record.federated
@@ -110,8 +126,10 @@ def _tiles(record: RunRecord) -> str:
     psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
     tiles = [("PSNR", db(psnr), tested)]
     tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
-    if (regression := record.baselines.get("voxel_regression")) is not None:
-        tiles.append(("Over voxel regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
+    if (regression := record.baselines.get("regression_pooled")) is not None:
+        tiles.append(("Over regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
+    if record.personal is not None:
+        tiles.insert(0, ("Personal PSNR", db(record.personal.final["psnr_db"]), tested))
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
         tiles.append(("Worst site", db(scores.sites[worst].psnr_db), worst))
     if scores.unseen_psnr_db is not None:

@@ -30,6 +30,8 @@ from agi_core.scenario import parse_scenario
 BASELINES = {
     "initial_weights": "initial weights",
     "voxel_regression": "voxel regression",
+    "regression_pooled": "regression, aligned",
+    "regression_per_site": "regression per site",
     "local_only": "local-only",
     "centralised": "centralised",
     "without_privacy": "federated without privacy",
@@ -42,6 +44,37 @@ _EPSILONS = {
     "epsilon_rdp": "The same by RDP, a looser bound",
 }
 _WORST, _UNSEEN = mark("worst", "worst site"), mark("unseen", "unseen site")
+
+
+def columns(record: RunRecord) -> str:
+    """What each site can have, side by side: alone, global, personal."""
+    alone, shared, personal = record.baselines.get("local_only"), record.federated, record.personal
+    if shared is None or not shared.final or (alone is None and personal is None):
+        return ""
+
+    def psnr(scores: Scores | None, site: str) -> float | None:
+        score = scores and {**scores.sites, **scores.unseen_sites}.get(site)
+        return score.psnr_db if score else None
+
+    def cells(values: Sequence[float | None]) -> list[str]:
+        without, *_, best = values
+        gain = signed_db(best - without) if without is not None and best is not None else "–"
+        return [*map(db, values), gain]
+
+    methods = (alone, shared, personal)
+    rows = [row(_coloured(record, site), cells([psnr(its, site) for its in methods])) for site in shared.sites]
+    means = [its.final.get("psnr_db") if its else None for its in methods]
+    rows.append(row("all of these subjects", cells(means), kind="total"))
+    for site in shared.unseen_sites:
+        rows.append(row(escape(site) + _UNSEEN, cells([psnr(its, site) for its in methods])))
+    heads = ("Site", "Alone", "Global", "Personal", "Personal minus alone")
+    meaning = (
+        "PSNR on the same test subjects. Alone: the site's own model, trained as long without the others. Global: the"
+        " common model, as a hospital gets it that took no part. Personal: the common model with a last layer that the"
+        " site solved on its own training subjects, and keeps."
+    )
+    missing = " Nobody was trained alone in this run." if alone is None else ""
+    return section("What a site gains", table(heads, rows, kind="metrics") + paragraph(meaning + missing))
 
 
 def sites(record: RunRecord) -> str:
@@ -116,6 +149,8 @@ def _how_trained(record: RunRecord) -> dict[str, str]:
         "federated": f"{rounds} rounds of {steps} local steps at each site, batch {batch}; scans stay at their sites",
         "initial_weights": "the weights that the run started from, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
+        "regression_pooled": "the same of aligned sources: the federation's prior without a network",
+        "regression_per_site": "the same, each site's own, shrunk to the pooled one",
         "local_only": f"one model per site, {budget} on its own scans, batch {batch}; scored on its own test subjects"
         " and on the unseen sites' (mean over the models)",
         "centralised": f"one model, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",

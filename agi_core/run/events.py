@@ -70,6 +70,12 @@ class RunPaused(Event, kind="paused"):
     reason: str
 
 
+class PriorSolved(Event, kind="prior_solved"):
+    """The common prior was solved from the statistics of `sites`; it stays 0 where these are none."""
+
+    sites: Sequence[str]
+
+
 class RoundStarted(Event, kind="round_started"):
     """The sites are asked to train."""
 
@@ -103,9 +109,11 @@ class ModelRolledBack(Event, kind="rolled_back"):
 
 
 class ModelTested(Event, kind="tested"):
-    """The final test. In JSON the fields of `scores` stand beside the others."""
+    """The final test. In JSON the fields of `scores` stand beside the others. `personal`: of each site's own last layer
+    at that site."""
 
     scores: Scores
+    personal: Scores | None = None
     suppressed: Sequence[str] = field(default_factory=list)
     best: Best | None = None
 

@@ -27,6 +27,7 @@ class Summary(JsonObject):
     """
 
     scores: Scores
+    personal: Scores | None = None  # of each site's own last layer, at that site
     suppressed: Sequence[str] = ()  # sites that hold test figures back
     baselines: Mapping[str, Scores] = field(default_factory=dict)
     best: Best | None = None
@@ -40,10 +41,18 @@ class Summary(JsonObject):
     privacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     delta: float | None = None
 
+    @property
+    def columns(self) -> dict[str, Scores]:
+        """What each site can have, on the same subjects: its own model alone, the common one, the common one with a
+        last layer of its own; those of them that were scored."""
+        columns = {"alone": self.baselines.get("local_only"), "global": self.scores, "personal": self.personal}
+        return {name: scores for name, scores in columns.items() if scores is not None}
+
     def to_json(self) -> Json:
         values = super().to_json()
         if self.synthetic is None:
             values = {name: value for name, value in values.items() if name not in _OF_SIMULATIONS}
+        values["columns"] = {name: scores.to_json() for name, scores in self.columns.items()}
         values["baselines"] = {name: {**scores.final, **scores.to_json()} for name, scores in self.baselines.items()}
         return {**values.pop("scores"), **values}
 
@@ -57,6 +66,7 @@ def summarise(run_dir: Path, config: RunConfig, *, wall_s: float) -> Summary:
     tested = events_of(run_dir, ModelTested)[-1]
     return Summary(
         scores=tested.scores,
+        personal=tested.personal,
         suppressed=tested.suppressed,
         best=tested.best,
         rounds=config.rounds,

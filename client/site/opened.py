@@ -16,6 +16,10 @@ from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Discovery, Scans, Subject, discover
 from agi_core.errors import DataError
+from agi_core.host.device import open_device
+from agi_core.network import Network
+from agi_core.readout import readout_statistics
+from agi_core.ridge import Statistics
 from agi_core.run import progress
 from agi_core.scenario import parse_scenario
 from client.site.file import DeployedSite, Site, edit_stamp, read_site
@@ -76,6 +80,12 @@ class SiteScans:
     def training(self) -> TrainingSlices:
         """Slices of the training subjects; the first call builds the cache."""
         return TrainingSlices.of(self._task, self._open(self.subjects.train, whole=False))
+
+    @cached_property
+    def prior_statistics(self) -> list[Statistics]:
+        """Of each training subject, of the features of the task's prior; they depend on no weights."""
+        network = Network(self._task, device=open_device(self._file.device, threads=self._file.threads))
+        return readout_statistics(network, self.training.sessions, prior_alone=True)
 
     @cached_property
     def validation(self) -> Sequence[CachedSession]:

@@ -6,16 +6,17 @@ from agi_core import evaluation
 from agi_core.data.datasets import validation_subset
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.metrics import mean_over_subjects
-from agi_core.protocol import ALL, TEST, VALIDATION, Reply
+from agi_core.protocol import ALL, STATISTICS, TEST, VALIDATION, Reply
 from agi_core.run import progress
 from client.border import audit, stored_replies
 from client.border.egress import action_of, printable
 from client.site.policy import SitePrivacy, require
+from client.work.calibration import tell_statistics, with_own_readout
 from client.work.job import Job
 
 
 def evaluate(job: Job) -> Reply:
-    """The incoming model on the subjects that are asked for.
+    """The incoming model on the subjects that are asked for, or the statistics that are.
 
     Raises:
         PolicyError: the site's rules do not allow it. ProtocolError: there are no such subjects.
@@ -34,6 +35,8 @@ def evaluate(job: Job) -> Reply:
                 f"privacy: site {job.site.site} trains privately; an evaluation on all subjects tells of these"
             )
         return _test(job)
+    if subjects == STATISTICS:
+        return tell_statistics(job)
     raise ProtocolError(f"no request is called {job.request.action} {subjects}")
 
 
@@ -95,7 +98,12 @@ def _test(job: Job) -> Reply:
 
     whole, on_session = [(session, None) for session in sessions], progress.steps_of("test", job.site.site)
     scores = evaluation.evaluate(job.network, whole, on_session=on_session)
-    return job.reply(num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
+    metrics = mean_over_subjects(scores.values())
+    if job.request.subjects == TEST and job.task.personal == "head":
+        with with_own_readout(job):
+            own = {} if job.private else evaluation.evaluate(job.network, whole, on_session=on_session)
+        metrics |= {f"personal_{name}": value for name, value in mean_over_subjects(own.values()).items()}
+    return job.reply(num_examples=len(scores), metrics=metrics)
 
 
 def _check_private_test(job: Job, privacy: SitePrivacy) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from agi_core.config.schema import Task
 from agi_core.network import Network
-from agi_core.protocol import Packed, Reply, Request
+from agi_core.protocol import TRAIN, Packed, Reply, Request
 from client.site.file import Site
 from client.site.opened import SiteScans
 
@@ -21,6 +21,11 @@ class Job:
     scans: SiteScans
     network: Network
 
+    @property
+    def private(self) -> bool:
+        """Whether the training subjects are protected: the task or the site asks for it."""
+        return self.task.privacy.on or self.site.privacy is not None
+
     def reply(self, *, num_examples: int, metrics: Mapping[str, float], weights: Packed | None = None) -> Reply:
         """The answer, before it passes the border."""
         return Reply(
@@ -30,5 +35,5 @@ class Job:
             num_examples=num_examples,
             metrics=metrics,
             weights=weights,
-            steps=self.task.training.local_steps if weights else 0,
+            steps=self.task.training.local_steps if self.request.action == TRAIN else 0,
         )

@@ -11,6 +11,7 @@ from agi_core.run import progress
 from agi_core.training import train_round
 from client.site.opened import OpenSite
 from client.site.policy import check_task
+from client.work.calibration import over_own_prior
 from client.work.evaluation import evaluate, validate
 from client.work.job import Job
 from client.work.networks import network_of
@@ -28,7 +29,7 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
     network.load_packed(request.weights)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
     if request.action == TRAIN:
-        return _train_privately(job) if task.privacy.on or job.site.privacy else _train(job)
+        return _train_privately(job) if job.private else _train(job)
     if request.action == EVALUATE:
         return evaluate(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
@@ -39,14 +40,15 @@ def _train(job: Job) -> Reply:
     training = job.scans.training
     metrics = validate(job)
     phase = f"round {job.request.round}/{job.task.rounds}"
-    metrics["train_loss"] = train_round(
-        job.network.module,
-        training.draw,
-        task=job.task,
-        site=job.site.site,
-        round=job.request.round,
-        on_step=progress.steps_of(phase, job.site.site),
-    )
+    with over_own_prior(job):
+        metrics["train_loss"] = train_round(
+            job.network.module,
+            training.draw,
+            task=job.task,
+            site=job.site.site,
+            round=job.request.round,
+            on_step=progress.steps_of(phase, job.site.site),
+        )
     metrics["seconds"] = time.monotonic() - started
     weights = pack(job.network.weights, job.request.weights.transport)
     return job.reply(num_examples=len(job.scans.subjects.train), metrics=metrics, weights=weights)

@@ -9,15 +9,21 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
+from agi_core.evaluation import evaluate
+from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
+from agi_core.network import Network
 from agi_core.protocol import ARRAYS
+from agi_core.ridge import STRENGTH, Statistics
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last, load_weights
 from agi_core.run.event_log import events_of
-from agi_core.run.events import ModelTested, ModelValidated, RoundFinished, SiteFailed
+from agi_core.run.events import ModelTested, ModelValidated, PriorSolved, RoundFinished, RunStarted, SiteFailed
 from agi_core.run.initial_weights import initial_weights
+from agi_core.run.own_readout import own_readout_path, read_own_readout
 from agi_core.training import train_round
 from client.app import app as client_app
 from client.site.opened import open_site
@@ -46,6 +52,57 @@ def test_a_run_from_scans_to_figures(small_config: RunConfig, tmp_path: Path) ->
         sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.suffix == ".json")[-1]
         == "state-00002.json"
     )
+
+
+def test_a_prior_is_solved_once_and_each_site_ends_with_its_own_last_layer(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    config = load_config(None, overrides={}, assignments=["model.prior=cubic", "personal=head"], base=small_config)
+    site_paths = federate(config, tmp_path / "run")
+    assert kinds_of(tmp_path / "run")[:3] == ["run_started", "prior_solved", "round_started"]
+    (solved,) = events_of(tmp_path / "run", PriorSolved)
+    assert solved.sites == ["Guys", "HH", "IOP"]
+    untrained, *_ = events_of(tmp_path / "run", ModelValidated)
+    assert untrained.mean["psnr_db"] > 15  # a network with random weights has 5 to 9 dB
+
+    task = run_folder.open_existing(tmp_path / "run").task
+    scans = {site: open_site(path).scans(task) for site, path in site_paths.items()}
+    everybody = [subject for site in scans.values() for subject in site.prior_statistics]
+    network = Network(task)
+    network.load(load_weights(tmp_path / "run"))
+    pooled = Statistics.mean(everybody).solve(strength=STRENGTH)
+    np.testing.assert_allclose(network.module.prior.coefficients.numpy(), pooled, rtol=1e-4, atol=1e-5)
+
+    (tested,) = events_of(tmp_path / "run", ModelTested)
+    assert tested.personal is not None
+    for site, score in tested.personal.sites.items():
+        run_id = events_of(tmp_path / "run", RunStarted)[0].run_id
+        state_dir = Path(open_site(site_paths[site]).file.state_dir)
+        own = read_own_readout(own_readout_path(state_dir, run_id=run_id), network=network)
+        common = network.readout
+        network.set_readout(own)
+        expected = evaluate(network, [(session, None) for session in scans[site].test]).values()
+        network.set_readout(common)
+        assert score.psnr_db == pytest.approx(mean_over_subjects(expected)["psnr_db"], abs=1e-3)
+
+
+def test_an_interrupted_run_with_a_prior_ends_with_the_same_weights(small_config: RunConfig, tmp_path: Path) -> None:
+    config = load_config(None, overrides={}, assignments=["model.prior=cubic", "personal=head"], base=small_config)
+    federate(config, tmp_path / "whole")
+    with pytest.raises(RunError):  # calls 1 to 3 are the questions for statistics
+        federate(config, tmp_path / "run", Saboteur(fail_at=5, error=DataError("gone")))
+    federate(config, tmp_path / "run")
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_site_that_tells_no_statistics_is_named_and_trains_on(small_config: RunConfig, tmp_path: Path) -> None:
+    config = load_config(None, overrides={}, assignments=["model.prior=cubic"], base=small_config)
+    federate(config, tmp_path / "run", Saboteur(fail_at=2, error=DataError("gone")))
+    (solved,), (failed,) = (events_of(tmp_path / "run", kind) for kind in (PriorSolved, SiteFailed))
+    assert isinstance(solved, PriorSolved)
+    assert isinstance(failed, SiteFailed)
+    assert (solved.sites, failed.site, failed.action) == (["Guys", "IOP"], "HH", "evaluate")
+    assert [event.sites for event in events_of(tmp_path / "run", RoundFinished)] == [["Guys", "HH", "IOP"]] * 2
 
 
 def test_one_site_equals_training_without_flower(small_config: RunConfig, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from tests.support.events import kinds_of
 from tests.support.small_data import SMALL, write_head, write_ixi
 
 ROOT = Path(__file__).parents[2]
-BASELINES = {"voxel_regression", "local_only", "centralised"}
+ALWAYS = {"voxel_regression", "regression_pooled", "regression_per_site", "local_only"}
+BASELINES = ALWAYS | {"centralised"}
 
 
 @pytest.fixture
@@ -84,7 +85,9 @@ def test_run_folder_summary_and_output(
     for row in summary["sites"].values():
         assert {"psnr_db", "ssim", "mae", "subjects"} <= set(row)
     assert summary["final"]["psnr_db"] == pytest.approx(np.mean([row["psnr_db"] for row in summary["sites"].values()]))
-    assert set(summary["baselines"]) == {"voxel_regression"}
+    assert set(summary["baselines"]) == ALWAYS
+    assert set(summary["columns"]) == {"alone", "global"}
+    assert summary["columns"]["global"]["final"] == summary["final"]
     facts = {name: summary[name] for name in ("unseen_sites", "rounds", "scenario", "reference", "synthetic")}
     assert facts == {
         "unseen_sites": {},
@@ -104,14 +107,15 @@ def test_run_folder_summary_and_output(
     assert f"--out {run_dir} --resume --compare" in out
 
 
-def test_compare_adds_both_baselines_and_the_unseen_site(compared: Path) -> None:
+def test_compare_adds_the_centralised_baseline_and_the_unseen_site(compared: Path) -> None:
     summary = summary_of(compared)
     assert set(summary["sites"]) == {"Guys", "HH"}
     assert summary["unseen_sites"]["IOP"]["subjects"] == 3
     assert set(summary["baselines"]) == BASELINES
-    for row in summary["baselines"].values():
+    for name, row in summary["baselines"].items():
         assert set(row["sites"]) == {"Guys", "HH"}
-        assert row["unseen_sites"]["IOP"]["subjects"] == 3
+        assert name == "regression_per_site" or row["unseen_sites"]["IOP"]["subjects"] == 3
+    assert not summary["baselines"]["regression_per_site"]["unseen_sites"]  # it has no training subject
     # at equal budget: 2 rounds of 2 steps start from the same weights, so no network is far from the others
     psnrs = [summary["baselines"][name]["final"]["psnr_db"] for name in ("local_only", "centralised")]
     assert np.ptp([*psnrs, summary["final"]["psnr_db"]]) < 2
@@ -220,6 +224,33 @@ def test_synthesize_for_a_subject_that_was_not_trained_on(
     assert 0 <= values.min() < values.max() <= 1
 
 
+def test_a_site_gains_a_last_layer_of_its_own(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    own = ("model.prior=cubic", "personal=head", "--clients", "2")
+    assert main(arguments(ixi_dir, run_dir, cache_dir, *own)) == 0
+    summary, out = summary_of(run_dir), capsys.readouterr().out
+    columns = summary["columns"]
+    assert set(columns) == {"alone", "global", "personal"}
+    assert columns["alone"]["sites"] == summary["baselines"]["local_only"]["sites"]
+    assert set(columns["personal"]["sites"]) == {"Guys", "HH"}
+    assert columns["personal"]["final"]["psnr_db"] != columns["global"]["final"]["psnr_db"]
+    gains = {name: columns["personal"]["final"]["psnr_db"] - columns[name]["final"]["psnr_db"] for name in columns}
+    assert f"{gains['alone']:+.2f} dB against training alone" in out
+    assert "What a site gains" in (run_dir / "report.html").read_text()
+
+    (subject,) = json.loads((run_dir / "splits.json").read_text())["HH"]["test"]
+    sources = [f"--source={m}={next((ixi_dir / f'IXI-{m}').glob(f'{subject}-*'))}" for m in ("T1", "T2")]
+    made = {}
+    for head in ("", "Guys", "HH"):
+        path = tmp_path / f"made{head}.nii"
+        more = [f"--head={next((run_dir / 'sites' / head / 'heads').iterdir())}"] if head else []
+        assert agi_core(["synthesize", "--run", str(run_dir), *sources, "--out", str(path), *more]) == 0
+        made[head] = nibabel.load(path).get_fdata()
+    assert all(np.abs(made[a] - made[b]).max() > 1e-3 for a, b in (("", "Guys"), ("", "HH"), ("Guys", "HH")))
+
+
 def test_ctrl_c_says_how_to_go_on(
     ixi_dir: Path,
     cache_dir: Path,
@@ -307,7 +338,7 @@ def test_an_interrupted_baseline_is_trained_anew(
 
     with progress.listening(interrupt):
         assert main(command) == 130
-    assert {path.stem for path in (run_dir / "baselines").iterdir()} == {"voxel_regression", "local_only"}
+    assert {path.stem for path in (run_dir / "baselines").iterdir()} == ALWAYS
     assert main([*command, "--resume"]) == 0
     assert summary_of(run_dir)["baselines"] == summary_of(compared)["baselines"]
     assert kinds_of(run_dir) == kinds_of(compared)

@@ -1,0 +1,63 @@
+"""What a site solves in closed form (`agi_core.ridge`): the statistics that it tells, and a prior and a last layer of
+its own, which stay here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agi_core.errors import PolicyError
+from agi_core.protocol import Reply, pack
+from agi_core.readout import readout_statistics
+from agi_core.ridge import Statistics, solve_own
+from agi_core.run.own_readout import own_readout_path, write_own_readout
+from client.site.policy import require
+from client.work.job import Job
+
+
+def tell_statistics(job: Job) -> Reply:
+    """The mean over all training subjects of the statistics of the prior's features.
+
+    Raises:
+        PolicyError: the site has fewer subjects than its policy's minimum, or trains privately.
+    """
+    if job.private:
+        raise PolicyError("privacy: statistics have no noise, so a site that trains privately does not tell them")
+    count, least = len(job.scans.subjects.all), job.site.policy.minimum_subjects
+    require(count >= least, "policy.minimum_subjects", asked=f"statistics of {count} subjects", allowed=f"{least}")
+    own = job.scans.prior_statistics
+    return job.reply(num_examples=len(own), metrics={}, weights=pack(Statistics.mean(own).arrays()))
+
+
+@contextmanager
+def over_own_prior(job: Job) -> Iterator[None]:
+    """Within the block the network makes the residual over the site's own prior, shrunk to the one that it came with.
+
+    Not in private training: the prior would be solved from subjects without noise, and each subject's gradient would
+    depend on all others.
+    """
+    common = job.network.prior
+    if common is None or job.private or job.task.personal == "none":
+        yield
+        return
+    job.network.set_prior(solve_own(job.scans.prior_statistics, towards=common))
+    try:
+        yield
+    finally:
+        job.network.set_prior(common)
+
+
+@contextmanager
+def with_own_readout(job: Job) -> Iterator[None]:
+    """Within the block the network's last layer is the site's own, shrunk to the one over its own prior. It is kept in
+    `state_dir/heads`."""
+    network = job.network
+    with over_own_prior(job):
+        towards = network.readout
+    common, own = network.readout, solve_own(readout_statistics(network, job.scans.training.sessions), towards=towards)
+    path = own_readout_path(Path(job.site.state_dir), run_id=job.request.run_id)
+    write_own_readout(path, own, network=network)
+    network.set_readout(own)
+    try:
+        yield
+    finally:
+        network.set_readout(common)

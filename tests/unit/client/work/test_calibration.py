@@ -1,0 +1,99 @@
+"""What a site solves in closed form: what it tells of it, and what it keeps."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.config.load import read_task
+from agi_core.config.schema import PrivacyConfig
+from agi_core.errors import PolicyError
+from agi_core.network import Network
+from agi_core.protocol import EVALUATE, STATISTICS, Request, pack, unpack
+from agi_core.readout import readout_statistics
+from agi_core.ridge import Statistics, solve_own
+from agi_core.run.own_readout import own_readout_path, read_own_readout
+from client.site.opened import open_site
+from client.site.policy import Policy
+from client.work.calibration import over_own_prior, tell_statistics, with_own_readout
+from client.work.job import Job
+from tests.support.requests_by_hand import deployed_site, small_task
+
+OWN = ("model.prior=cubic", "personal=head")
+
+
+@pytest.fixture
+def job(ixi_dir: Path, tmp_path: Path) -> Job:
+    """A question to a site of 12 subjects, of a network whose last layer is of no special form."""
+    task, weights = small_task(*OWN)
+    request = Request(
+        action=EVALUATE,
+        run_id="run",
+        round=0,
+        nonce="n",
+        task=task,
+        subjects=STATISTICS,
+        deadline_s=60,
+        weights=pack(weights),
+    )
+    site = open_site(deployed_site(tmp_path, ixi_dir))
+    network = Network(read_task(task))
+    network.set_readout(np.linspace(-0.1, 0.1, len(network.readout)))
+    return Job(
+        request=request, task=read_task(task), site=site.file, scans=site.scans(read_task(task)), network=network
+    )
+
+
+def test_statistics_of_the_prior_are_the_mean_over_training_subjects(job: Job) -> None:
+    reply = tell_statistics(job)
+    assert reply.num_examples == len(job.scans.subjects.train)
+    assert (reply.steps, reply.metrics) == (0, {})
+    assert reply.weights is not None
+    told = Statistics.from_arrays(unpack(reply.weights), features=10)
+    expected = Statistics.mean(readout_statistics(job.network, job.scans.training.sessions, prior_alone=True))
+    np.testing.assert_allclose(told.gram, expected.gram, rtol=1e-12)
+    np.testing.assert_allclose(told.moment, expected.moment, rtol=1e-12)
+
+
+def test_a_site_with_few_subjects_and_a_private_one_tell_none(job: Job) -> None:
+    strict = dataclasses.replace(job.site, policy=Policy(minimum_subjects=13))
+    with pytest.raises(PolicyError, match=r"minimum_subjects: the request asks for statistics of 12 subjects"):
+        tell_statistics(dataclasses.replace(job, site=strict))
+    private = dataclasses.replace(job.task, privacy=PrivacyConfig(epsilon=8.0))
+    with pytest.raises(PolicyError, match="trains privately"):
+        tell_statistics(dataclasses.replace(job, task=private))
+
+
+def test_within_the_block_the_prior_is_the_sites_own_and_the_head_stays(job: Job) -> None:
+    network, before = job.network, job.network.weights["head.weight"].copy()
+    common = network.prior
+    assert common is not None
+    with over_own_prior(job):
+        assert network.prior == pytest.approx(solve_own(job.scans.prior_statistics, towards=common), rel=1e-5)
+        network.module.head.get_parameter("bias").data.fill_(0.5)  # what training learns stays
+    np.testing.assert_array_equal(network.prior, common)
+    np.testing.assert_array_equal(network.weights["head.weight"], before)
+    assert network.weights["head.bias"] == [0.5]
+
+
+@pytest.mark.parametrize("change", [{"personal": "none"}, {"privacy": PrivacyConfig(epsilon=8.0)}])
+def test_without_a_head_of_its_own_and_in_private_training_the_prior_is_the_common_one(
+    job: Job, change: dict[str, object]
+) -> None:
+    """A private gradient of one subject may not depend on the others, whose scans an own prior is solved from."""
+    job = dataclasses.replace(job, task=dataclasses.replace(job.task, **change))  # type: ignore[arg-type]
+    common = job.network.readout
+    with over_own_prior(job):
+        np.testing.assert_array_equal(job.network.readout, common)
+
+
+def test_an_own_last_layer_fits_the_training_subjects_better_and_is_kept(job: Job) -> None:
+    network, common = job.network, job.network.readout
+    whole = Statistics.mean(readout_statistics(network, job.scans.training.sessions))
+    with with_own_readout(job):
+        own = network.readout
+        assert whole.mean_square_error(own) < whole.mean_square_error(common)
+    np.testing.assert_array_equal(network.readout, common)
+    kept = own_readout_path(Path(job.site.state_dir), run_id="run")
+    np.testing.assert_allclose(read_own_readout(kept, network=network), own, rtol=1e-5, atol=1e-7)
