@@ -8,20 +8,23 @@ from typing import get_args
 
 from rich.progress import Progress
 
+from agi_core.adaptation import adapt
 from agi_core.config.load import load_config
 from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
 from agi_core.data.phantom.scanner import Layout
 from agi_core.data.phantom.tree import parse_sites, write_phantom
+from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.host.device import open_device
 from agi_core.inference import synthesize
+from agi_core.layouts import LAYOUTS
 from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING, pretrain
 from agi_core.privacy.trainable import PARTS
 from agi_core.run import progress, run_folder
 from agi_core.run.checkpoint import load_weights
-from agi_core.run.own_readout import read_own_readout
+from agi_core.run.own_readout import read_own_readout, write_own_readout
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,6 +103,25 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     )
 
 
+def _adapt(arguments: argparse.Namespace) -> None:
+    """solve a last layer for a hospital that took no part, on its own subjects"""
+    config = run_folder.open_existing(arguments.run)
+    network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
+    network.load(load_weights(arguments.run, best=arguments.weights == "best"))
+    layout = arguments.layout or config.data.layout
+    scans = Scans(arguments.data.resolve(), layout, register=config.data.register)
+    adaptation = adapt(network, scans, task=config.task, cache_dir=arguments.cache_dir)
+    write_own_readout(arguments.out, adaptation.readout, network=network)
+    count = len(adaptation.subjects)
+    how = f"left out of the other {count - 1}" if count > 1 else "the only subject, so this is no test"
+    print(
+        f"{adaptation.scored}, {how}: {adaptation.common_db:.2f} dB with the common model, {adaptation.own_db:.2f} dB"
+        " with a last layer of its hospital"
+    )
+    use = f"python -m agi_core synthesize --run {arguments.run} --head {arguments.out} --help"
+    print(f"the last layer of all {count} subjects is in {arguments.out}; use it: {use}")
+
+
 def _privacy_plan(arguments: argparse.Namespace) -> None:
     """noise, lots and signal of a privacy budget, before anyone trains"""
     from agi_core.privacy.plan import plan_privacy  # here, because Opacus takes seconds to import
@@ -130,12 +152,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m agi_core",
         description="Built-in data, pre-training, use of a trained model, and planning of privacy.",
     )
-    commands = parser.add_subparsers(required=True, metavar="phantom | pretrain | synthesize | privacy-plan")
+    commands = parser.add_subparsers(required=True, metavar="phantom | pretrain | synthesize | adapt | privacy-plan")
 
     def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         parser = commands.add_parser(name, help=command.__doc__)
         parser.set_defaults(command=command)
         return parser
+
+    def add_use(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--weights", choices=("last", "best"), default="last", help="which model (%(default)s)")
+        parser.add_argument("--threads", type=count, default=1, help="CPU threads (%(default)s)")
+        parser.add_argument(
+            "--device",
+            choices=("auto", "cpu", "cuda"),
+            default="auto",
+            help="where the model runs; auto: on a GPU where there is one (%(default)s)",
+        )
 
     phantom = add("phantom", _phantom)
     phantom.add_argument("--layout", choices=get_args(Layout), default="ixi", help="whose names and sequences (ixi)")
@@ -165,7 +197,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     synthesis.add_argument("--out", type=Path, required=True, help="NIfTI file to write, .nii or .nii.gz")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
-    synthesis.add_argument("--weights", choices=("last", "best"), default="last", help="which model (%(default)s)")
     synthesis.add_argument(
         "--head",
         type=Path,
@@ -175,12 +206,16 @@ def _parser() -> argparse.ArgumentParser:
     synthesis.add_argument(
         "--batch-size", type=count, default=8, help="slices at a time, in 2-D; bounds memory (%(default)s)"
     )
-    synthesis.add_argument("--threads", type=count, default=1, help="CPU threads (%(default)s)")
-    synthesis.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where the model runs; auto: on a GPU where there is one (%(default)s)",
+    add_use(synthesis)
+
+    adaptation = add("adapt", _adapt)
+    adaptation.add_argument("--run", type=Path, required=True, help="folder of the run")
+    adaptation.add_argument("--data", type=Path, required=True, help="folder with subjects that have all modalities")
+    adaptation.add_argument("--layout", choices=[*LAYOUTS], help="how it names scans (the run's)")
+    adaptation.add_argument("--out", type=Path, required=True, help="file to write, for synthesize --head")
+    add_use(adaptation)
+    adaptation.add_argument(
+        "--cache-dir", type=Path, default=Path(".cache/volumes"), help="folder of prepared scans (%(default)s)"
     )
 
     plan = add("privacy-plan", _privacy_plan)

@@ -8,7 +8,7 @@ import numpy as np
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import evaluation_slices, validation_subset
 from agi_core.network import Network
-from agi_core.ridge import Statistics
+from agi_core.ridge import Statistics, Vector, solve_own
 
 SLICES = 4
 """Of each subject. Aligning a slice costs about as much as a training step on a crop."""
@@ -23,6 +23,26 @@ def readout_statistics(
     for session in sessions:
         of_subject[session.subject_id].append(session)
     return [_of_subject(network, own, prior_alone=prior_alone) for own in of_subject.values()]
+
+
+def own_readout(
+    network: Network, sessions: Sequence[CachedSession], *, prior_statistics: Sequence[Statistics] | None = None
+) -> Vector:
+    """The last layer of a site for the network with its present weights, from the site's training sessions.
+
+    It is shrunk to the common last layer over the site's own prior. The network is left as it was.
+
+    Args:
+        prior_statistics: those of the sessions, where they are known.
+    """
+    prior = network.prior
+    if prior is not None:
+        known = prior_statistics or readout_statistics(network, sessions, prior_alone=True)
+        network.set_prior(solve_own(known, towards=prior))
+    towards = network.readout
+    if prior is not None:
+        network.set_prior(prior)
+    return solve_own(readout_statistics(network, sessions), towards=towards)
 
 
 def _of_subject(network: Network, sessions: Sequence[CachedSession], *, prior_alone: bool) -> Statistics:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agi_core.errors import PolicyError
 from agi_core.protocol import Reply, pack
-from agi_core.readout import readout_statistics
+from agi_core.readout import own_readout
 from agi_core.ridge import Statistics, solve_own
 from agi_core.run.own_readout import own_readout_path, write_own_readout
 from client.site.policy import require
@@ -50,10 +50,9 @@ def over_own_prior(job: Job) -> Iterator[None]:
 def with_own_readout(job: Job) -> Iterator[None]:
     """Within the block the network's last layer is the site's own, shrunk to the one over its own prior. It is kept in
     `state_dir/heads`."""
-    network = job.network
-    with over_own_prior(job):
-        towards = network.readout
-    common, own = network.readout, solve_own(readout_statistics(network, job.scans.training.sessions), towards=towards)
+    network, scans = job.network, job.scans
+    known = None if network.prior is None else scans.prior_statistics
+    common, own = network.readout, own_readout(network, scans.training.sessions, prior_statistics=known)
     path = own_readout_path(Path(job.site.state_dir), run_id=job.request.run_id)
     write_own_readout(path, own, network=network)
     network.set_readout(own)

@@ -250,6 +250,13 @@ def test_a_site_gains_a_last_layer_of_its_own(
         made[head] = nibabel.load(path).get_fdata()
     assert all(np.abs(made[a] - made[b]).max() > 1e-3 for a, b in (("", "Guys"), ("", "HH"), ("Guys", "HH")))
 
+    own_path = tmp_path / "own.safetensors"
+    command = ["adapt", "--run", str(run_dir), "--data", str(ixi_dir), "--out", str(own_path)]
+    assert agi_core([*command, "--cache-dir", str(cache_dir)]) == 0
+    assert "left out of the other 11: " in capsys.readouterr().out
+    head = ["--head", str(own_path)]
+    assert agi_core(["synthesize", "--run", str(run_dir), *sources, "--out", str(tmp_path / "own.nii"), *head]) == 0
+
 
 def test_ctrl_c_says_how_to_go_on(
     ixi_dir: Path,

@@ -1,0 +1,65 @@
+"""A last layer for a hospital that took no part, on small real files."""
+
+import dataclasses
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from agi_core.adaptation import adapt
+from agi_core.config.load import load_config
+from agi_core.config.schema import Task
+from agi_core.data.scans import Scans
+from agi_core.errors import DataError
+from agi_core.network import Network
+from tests.support.small_data import SMALL, write_ixi
+
+
+@pytest.fixture
+def task() -> Task:
+    return load_config(None, overrides={}, assignments=[*SMALL, "model.prior=cubic"]).task
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Scans:
+    return Scans(write_ixi(tmp_path / "hospital", {"New": 3}), "ixi")
+
+
+def test_a_subject_that_is_left_out_gains_and_the_network_is_left_as_it_was(
+    task: Task, hospital: Scans, tmp_path: Path
+) -> None:
+    network = Network(task)  # predicts 0
+    adaptation = adapt(network, hospital, task=task, cache_dir=tmp_path / "cache")
+    assert not network.readout.any()
+    assert adaptation.scored in adaptation.subjects
+    assert len(adaptation.subjects) == 3
+    assert adaptation.own_db > adaptation.common_db + 3
+    assert adaptation.readout.shape == network.readout.shape
+
+    alone = dataclasses.replace(hospital, exclude=adaptation.subjects[1:])
+    single = adapt(network, alone, task=task, cache_dir=tmp_path / "cache")
+    assert single.subjects == (single.scored,)
+    assert not np.array_equal(single.readout, adaptation.readout)
+
+
+def test_what_makes_a_subject_worse_is_refused(task: Task, hospital: Scans, tmp_path: Path) -> None:
+    """The model fits the very subject that is scored. The others' targets are upside down in contrast."""
+    network = Network(task)
+    adaptation = adapt(network, hospital, task=task, cache_dir=tmp_path / "cache")
+    others = [subject for subject in adaptation.subjects if subject != adaptation.scored]
+    best = adapt(network, dataclasses.replace(hospital, exclude=(*others,)), task=task, cache_dir=tmp_path / "cache")
+    network.set_readout(best.readout)
+    for path in [path for subject in others for path in (hospital.dir / "IXI-PD").glob(f"{subject}-*")]:
+        scan = nibabel.load(path)
+        values = np.asarray(scan.dataobj)
+        nibabel.save(nibabel.Nifti1Image(np.where(values > 100, 800 - values, values), scan.affine), path)
+    with pytest.raises(DataError, match=f"makes {adaptation.scored} worse: .* use the common model"):
+        adapt(network, hospital, task=task, cache_dir=tmp_path / "fresh")
+    np.testing.assert_allclose(network.readout, best.readout, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_without_complete_subjects(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "IXI-T1").mkdir()
+    with pytest.raises(DataError):
+        adapt(Network(task), Scans(tmp_path, "ixi"), task=task, cache_dir=tmp_path / "cache")
