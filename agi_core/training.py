@@ -60,6 +60,7 @@ def train_round(
             sources=len(scenario.sources), dims=task.model.dims, device=device, seed=generator.initial_seed()
         )
     model.train()
+    sent = [parameter.detach().clone() for parameter in model.parameters()] if training.proximal else []
     total = 0.0
     for step in range(training.local_steps):
         for group in optimizer.param_groups:
@@ -72,6 +73,8 @@ def train_round(
         loss = loss_of(prediction.float(), target)
         if adversary is not None:
             loss = loss + adversary(sources, prediction.float(), target)
+        for parameter, start in zip(model.parameters(), sent, strict=False):
+            loss = loss + training.proximal / 2 * (parameter - start).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         value = loss.item()

@@ -11,7 +11,7 @@ from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
-from agi_core.run.initial_weights import initial_weights, weights_file
+from agi_core.run.initial_weights import PUBLIC, initial_weights, weights_file
 from agi_core.scenario import parse_scenario
 from server import aggregation, flower_cli, registry, run_state
 from server.coordinator import CoordinatorDir
@@ -133,6 +133,11 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
         raise ConfigError(
             f"{', '.join(refused)}: not a setting of a deployed run; data, device and threads stand in each hospital's"
             " own site file, and its sites are federation.sites=[...]"
+        )
+    if config.initial_weights == PUBLIC:
+        raise ConfigError(
+            f"initial_weights={PUBLIC} is for simulations; make a file with python -m agi_core pretrain --out FILE, and"
+            " give initial_weights=FILE"
         )
     if path := weights_file(config):
         config = dataclasses.replace(config, initial_weights=str(path.resolve()))

@@ -1,4 +1,5 @@
-"""The start of a private simulation: weights pre-trained on public synthetic data, which are made on first use."""
+"""The start of a private simulation, or of one that asks for it: weights pre-trained on public synthetic data, which
+are made on first use."""
 
 import hashlib
 import json
@@ -14,18 +15,19 @@ from agi_core.data.phantom.tree import VERSION
 from agi_core.errors import ConfigError, DataError
 from agi_core.host.device import open_device
 from agi_core.pretraining import PRETRAINING, pretrain
+from agi_core.run import initial_weights
 from simulations.display import Display
 
 
 def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console) -> RunConfig:
-    """The configuration of a private run with a file of pre-trained weights; any other as it is.
+    """The configuration of a run that starts from public data with a file of pre-trained weights; any other as it is.
 
     The file is kept in `work_dir` under a hash of all that it depends on. The run's seed is its seed.
 
     Raises:
         ConfigError: there is no built-in data for the run's scenario.
     """
-    if not config.privacy.on or config.initial_weights is not None:
+    if config.initial_weights != initial_weights.PUBLIC and not (config.privacy.on and config.initial_weights is None):
         return config
     data = replace(PRETRAINING.data, layout=config.data.layout, cache_dir=config.data.cache_dir)
     model = replace(PRETRAINING, scenario=config.scenario, reference=config.reference, model=config.model)

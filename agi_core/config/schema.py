@@ -15,6 +15,7 @@ from agi_core.models.model_config import ModelConfig, spatial_multiple
 from agi_core.protocol import Transport
 from agi_core.scenario import parse_scenario
 
+ServerOptimizer = Literal["sgd", "adam"]
 Aggregation = Literal["mean", "trimmed_mean", "median", "krum", "bulyan"]
 Engine = Literal["in-process", "ray", "deployment"]
 MisalignKind = Literal["translation", "rotation", "scale", "elastic", "rigid"]
@@ -72,7 +73,9 @@ class TrainingConfig:
     """One round at one site: `local_steps` AdamW steps on `batch_size` crops; L1 + ssim_weight * (1 - SSIM).
 
     The learning rate rises linearly over the first `warmup` part of all steps of the run to `learning_rate`, then falls
-    as a cosine. `adversarial` adds a patch discriminator, as pix2pix does: see `agi_core.adversary`.
+    as a cosine. `adversarial` adds a patch discriminator, as pix2pix does: see `agi_core.adversary`. `proximal` mu adds
+    mu / 2 |w - w0|^2 for the weights w0 that the round began with (FedProx: Li et al., MLSys 2020); not in private
+    training.
     """
 
     local_steps: int = 40
@@ -81,12 +84,13 @@ class TrainingConfig:
     warmup: float = 0.1
     weight_decay: float = 0.0
     ssim_weight: float = 0.0
+    proximal: float = 0.0
     adversarial: bool = False
     misalign: MisalignConfig = field(default_factory=MisalignConfig)
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range."""
-        steps, weights = ("batch_size", "local_steps"), ("weight_decay", "ssim_weight")
+        steps, weights = ("batch_size", "local_steps"), ("weight_decay", "ssim_weight", "proximal")
         _at_least(1, **{f"training.{name}": getattr(self, name) for name in steps})
         _at_least(0.0, **{f"training.{name}": getattr(self, name) for name in weights})
         _positive(**{"training.learning_rate": self.learning_rate})
@@ -246,7 +250,8 @@ class FederationConfig:
 
     A deployed run waits `wait_s` for sites to connect and `deadline_s` for their replies; a round below the quorum is
     repeated `retries` times with the same weights before the run pauses. With `transport` float16, weights are rounded
-    while they travel, in half the bytes. Server momentum 0 and server learning rate 1 are plain FedAvg.
+    while they travel, in half the bytes. Server momentum 0 and server learning rate 1 are plain FedAvg;
+    `server_optimizer` adam is FedAdam, which wants a learning rate of 1e-3 or so (`server.server_step`).
 
     `aggregation`: see `server.aggregation`; all but the mean withstand a `hostile_share` of the sites (at least one)
     and count every site alike. `max_update_norm` is the largest change of the weights that a site's reply may bring,
@@ -261,6 +266,7 @@ class FederationConfig:
     wait_s: float = 600.0
     retries: int = 1
     transport: Transport = "float32"
+    server_optimizer: ServerOptimizer = "sgd"
     server_momentum: float = 0.0
     server_learning_rate: float = 1.0
     aggregation: Aggregation = "mean"
@@ -284,8 +290,8 @@ class FederationConfig:
 class RunConfig(Task):
     """A whole run: the task, and where and how it is run.
 
-    `initial_weights` is a file of `python -m agi_core pretrain`, or `random`; None = random, but in a private
-    simulation pre-trained on built-in data.
+    `initial_weights` is a file of `python -m agi_core pretrain`, `random`, or in a simulation `public`: pre-trained on
+    built-in data. None = random, but in a private simulation public.
     """
 
     initial_weights: str | None = None

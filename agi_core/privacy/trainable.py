@@ -24,7 +24,8 @@ def names_of(part: str, axes: Mapping[str, int]) -> set[str]:
 
     `axes` holds all parameters of the network: {name: number of axes}.
     `norms` holds the first convolution too, so that the input of every norm needs a gradient. Without that, torch 2.13
-    crashes in the CPU's backward pass of a channels-last GroupNorm.
+    crashes in the CPU's backward pass of a channels-last GroupNorm. The coefficients of a prior are in no part: they
+    are solved, and frozen in training.
     """
     blocks = {int(name.split(".")[1]) for name in axes if name.startswith("decoder.")}
     last = f"decoder.{max(blocks, default=0)}."
@@ -41,7 +42,7 @@ def names_of(part: str, axes: Mapping[str, int]) -> set[str]:
                 return ".adapter." in name or name.startswith("head.")
         raise ValueError(f"no part of a network is called {part}")
 
-    return set(filter(chosen, axes))
+    return {name for name in axes if chosen(name) and not name.startswith("prior.")}
 
 
 def parameters_of(part: str, model: nn.Module) -> dict[str, nn.Parameter]:

@@ -259,6 +259,7 @@ def what_was_run(record: RunRecord) -> str:
     config, environment = record.config, record.environment
     scenario, model, grid, training = parse_scenario(config.scenario), config.model, config.grid, config.training
     loss = "L1" + (f" + {training.ssim_weight:g} (1 - SSIM)" if training.ssim_weight else "")
+    loss += f" + {training.proximal:g} / 2 |w - w0|^2 (FedProx)" if training.proximal else ""
     spacing = " x ".join(f"{mm:g}" for mm in grid.spacing_mm) + " mm" if grid.spacing_mm else "each target's own"
     packages = [f"{name} {version}" for name, version in environment.packages.items()]
     machine = [environment.platform, environment.gpu, environment.cpus and f"{environment.cpus} CPUs"]

@@ -1,4 +1,5 @@
-"""The weights before the first round: random ones, or those of a file, such as `python -m agi_core pretrain` writes."""
+"""The weights before the first round: random ones, or those of a file, such as `python -m agi_core pretrain` writes. A
+simulation turns `public` into such a file (`simulations.pretrained`)."""
 
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from agi_core.errors import ConfigError
 from agi_core.network import Network
 from agi_core.protocol import Weights, model_hash, pack
 
-RANDOM = "random"
+RANDOM, PUBLIC = "random", "public"
 
 
 def weights_file(config: RunConfig) -> Path | None:
     """The file that the run starts from; None: random weights."""
-    return None if config.initial_weights in (None, RANDOM) else Path(config.initial_weights)
+    return None if config.initial_weights in (None, RANDOM, PUBLIC) else Path(config.initial_weights)
 
 
 def initial_weights(config: RunConfig) -> Weights:

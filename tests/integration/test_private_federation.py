@@ -270,6 +270,16 @@ def test_the_command_prints_what_was_spent(
     assert "pre-training" not in capsys.readouterr().out
 
 
+def test_a_run_without_privacy_may_start_from_public_data_too(
+    private_config: RunConfig, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "PRETRAINING", TINY_PRETRAINING)
+    config = dataclasses.replace(private_config, privacy=PrivacyConfig(), initial_weights="public")
+    started = pretrained.with_pretrained_weights(config, tmp_path, Console(quiet=True))
+    (file,) = tmp_path.glob("pretrained-*.safetensors")
+    assert started.initial_weights == str(file)
+
+
 def test_a_run_is_compared_with_the_same_federation_without_privacy(private_config: RunConfig, tmp_path: Path) -> None:
     """Which a federation without privacy is the oracle of: one step at each site, for at most 6 crops in lots of 8."""
     training = dataclasses.replace(private_config.training, batch_size=8)

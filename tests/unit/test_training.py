@@ -43,6 +43,17 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
+def test_the_proximal_term_holds_back_and_not_before_something_moved() -> None:
+    """FedProx: its gradient mu (w - w0) is 0 in the first step, and outweighs the loss later."""
+    start, moved = weights(small_model()), {}
+    for steps, proximal in ((1, 0.0), (1, 100.0), (30, 0.0), (30, 100.0)):
+        model = small_model()
+        train_round(model, draw, task=task(local_steps=steps, proximal=proximal), site="Guys", round=1)
+        moved[steps, proximal] = weights(model) - start
+    assert torch.equal(moved[1, 0.0], moved[1, 100.0])
+    assert moved[30, 100.0].norm() < 0.2 * moved[30, 0.0].norm()
+
+
 # LEARNING RATE
 
 

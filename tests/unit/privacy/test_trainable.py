@@ -1,5 +1,7 @@
 """The parts of the real networks, and that nothing but the chosen one moves."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,14 @@ def test_the_parts_by_hand() -> None:
     last = {name for name in norms if name.startswith("decoder.0")} | convolutions | head
     assert set(parameters_of("last", model)) == last
     assert set(parameters_of("all", model)) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_prior_is_in_no_part(part: str) -> None:
+    """Its coefficients are solved. A private step would add noise to them at every site."""
+    config = ModelConfig(conv="plain", widths=(8, 16), adapters=2)
+    model = build_model(dataclasses.replace(config, prior="cubic"), sources=2)
+    assert set(parameters_of(part, model)) == set(parameters_of(part, build_model(config, sources=2)))
 
 
 def test_the_adapters_by_hand() -> None:

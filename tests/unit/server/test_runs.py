@@ -94,6 +94,7 @@ def test_initial_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
         (["data.dir=/scans"], "data: not a setting of a deployed run"),
         (["device=cpu", "threads=3"], "device, threads: not a setting of a deployed run"),
         (["initial_weights=/nowhere"], "initial_weights=/nowhere cannot be read"),
+        (["initial_weights=public"], "is for simulations; make a file"),
         (["federation.sites=[A,nobody]"], r"not registered: nobody; registered: A, B, unsized; .* --name NAME KEY.pub"),
         (["federation.unseen_sites=[nobody]"], "not registered: nobody"),
         (["federation.unseen_sites=[A,B,unsized]"], "no site is registered; add one with"),

@@ -31,6 +31,18 @@ def test_server_momentum_by_hand() -> None:
     np.testing.assert_allclose(again["w"], [7 + 2 * -1.5, 3 + 2 * -0.5])
 
 
+def test_server_adam_by_hand() -> None:
+    config = FederationConfig(server_optimizer="adam", server_learning_rate=0.1)
+    weights, state = next_weights(SENT, UPDATES, velocity={}, config=config)
+    m, u = 0.1 * np.array([3.0, 1.0]), 0.01 * np.array([9.0, 1.0])
+    np.testing.assert_allclose(weights["w"], 1 + 0.1 * m / (np.sqrt(u) + 1e-3), rtol=1e-6)
+    again, state = next_weights(weights, UPDATES, velocity=state, config=config)
+    change = np.array([4.0, 2.0]) - weights["w"].astype(np.float64)
+    m, u = 0.9 * m + 0.1 * change, 0.99 * u + 0.01 * change**2
+    np.testing.assert_allclose(again["w"], weights["w"] + 0.1 * m / (np.sqrt(u) + 1e-3), rtol=1e-6)
+    assert set(state) == {"w", "squares/w"}
+
+
 @given(st.permutations(range(5)), st.integers(0, 99))
 def test_the_order_of_replies_does_not_change_a_bit(order: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
