@@ -148,8 +148,10 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
     """The configuration of the command, or of the run that it resumes.
 
     Raises:
-        ConfigError: a resumed run would go on with other settings.
+        ConfigError: a setting cannot be read, or a resumed run would go on with other settings.
     """
+    if unreadable := [setting for setting in arguments.dp if "=" not in setting]:
+        raise ConfigError(f"--dp {unreadable[0]}: write a setting of privacy, for example --dp epsilon=8")
     of_data = {"data": "data.dir", "layout": "data.layout", "sites": "data.sites"}
     settings = (*of_data, "clients", "scenario", "partition", "rounds", "engine", "seed")
     overrides = {of_data.get(name, name): getattr(arguments, name) for name in settings}

@@ -132,6 +132,9 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
             "policy.max_deadline_s": (policy.max_deadline_s, 1, math.inf),
         }
     )
+    for name in ("scenarios", "metrics"):
+        if odd := [value for value in getattr(policy, name) or () if not isinstance(value, str)]:
+            raise ConfigError(f"policy.{name}: {odd[0]} is no name; write a list such as [a, b]")
     for text in policy.scenarios or ():
         parse_scenario(text)
     if unknown := sorted(set(policy.metrics or ()) - ALLOWED_METRICS):

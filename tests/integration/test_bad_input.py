@@ -227,6 +227,7 @@ def test_a_subject_whose_names_say_two_sites(data_dir: Path, refused: Callable[.
         (("data.exclude=IXI100",), "setting data.exclude: needs a list"),
         (("data.exclude=[IXI999]",), "there is no subject 'IXI999'"),
         (("hello",), "settings are written key=value"),
+        (("--dp", "8"), "--dp 8: write a setting of privacy, for example --dp epsilon=8"),
         (("reference=PD",), "choose T1, T2"),
         (("device=cuda:9",), "device=auto"),
         (("device=tpu",), "device=tpu cannot be used on this machine; set device=auto"),

@@ -71,6 +71,8 @@ def test_what_they_refuse_is_named_with_both_values(policy: Policy, told: str) -
         ({"minimum_subjects": 0}, "minimum_subjects=0 must be at least 1"),
         ({"metrics": ["patient_age"]}, "patient_age"),
         ({"scenarios": ["T1"]}, "T1"),
+        ({"scenarios": [["T1,T2:PD"]]}, r"policy.scenarios: \['T1,T2:PD'\] is no name"),
+        ({"metrics": [["psnr_db"]]}, r"policy.metrics: \['psnr_db'\] is no name"),
         ({"settings": {"training.steps": 5}}, "training.steps is no setting"),
         ({"settings": {"training": 3}}, "training is no setting"),
         ({"settings": {"validate": 3}}, "validate is no setting"),
