@@ -57,6 +57,12 @@ def join(site_path: Path, console: Console) -> None:
     console.print("stopped: node and runner have ended")
 
 
+STATISTICS_LEAVE = (
+    "  - once per run that has a prior (model.prior), with the same minimum: 65 means, for two sources, over the",
+    "    voxels of all training subjects (docs/egress.md)",
+)
+
+
 def announcement(site: DeployedSite, public: str) -> str:
     """What the site is about to do: what leaves it, and where it connects. `public` is the public half of its key."""
     return "\n".join(
@@ -69,8 +75,9 @@ def announcement(site: DeployedSite, public: str) -> str:
             f"  - means over the site's validation or test subjects, rounded to {DECIMALS} decimals, unless the whole",
             f"    site has fewer than {site.policy.minimum_subjects} subjects:",
             *(f"      {line}" for line in _wrapped(site.policy.metrics or sorted(ALLOWED_METRICS))),
+            *([] if site.privacy else STATISTICS_LEAVE),
             "  - fixed sentences about failures; and what Flower adds: this key's public half, version, times",
-            "What never leaves it: scans, file names, subjects, dates, texts of errors.",
+            "What never leaves it: scans, file names, subjects, dates, texts of errors, the site's own last layer.",
             f"What left is in {site.state_dir}/audit.jsonl; --audit prints and verifies it.",
             f"It connects to {site.coordinator.address} only (TLS, checked against {site.coordinator.ca_file}),",
             f"and to itself on 127.0.0.1:{site.runtime_port}. Logs: {site.state_dir}/logs. Ctrl-C ends everything.",
