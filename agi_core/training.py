@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -118,15 +119,12 @@ def train_round_privately(
     Raises:
         PrivacyError: the model does not qualify.
     """
-    training, privacy, device = task.training, task.privacy, next(model.parameters()).device
-    loss_of = _loss(training, dims=task.model.dims)
+    training, privacy = task.training, task.privacy
+    loss_of = _loss_of_batch(model, task)
 
     def loss_of_subject(number: int) -> Tensor:
         generator = torch.Generator().manual_seed(noise.seed())
-        batch = draw_subject(subjects[number], generator, privacy.slices_per_subject)
-        with autocast(device):
-            prediction = model(batch.sources.to(device))
-        return loss_of(prediction.float(), batch.target.to(device))
+        return loss_of(draw_subject(subjects[number], generator, privacy.slices_per_subject))
 
     schedule = replace(training, learning_rate=privacy.learning_rate)
     model.train()
@@ -138,6 +136,41 @@ def train_round_privately(
             private_step(model, optimizer, loss_of_subject, count=len(subjects), mechanism=mechanism, noise=noise)
             if on_step is not None:
                 on_step(step + 1, training.local_steps)
+
+
+def rehearse_privately(model: nn.Module, *, task: Task) -> float:
+    """The seconds that the gradient of one subject takes in `train_round_privately`.
+
+    It is computed twice, on random numbers in place of a subject's crops, because the first one also warms up. It takes
+    the memory of any subject. So settings under which gradients fail raise here, whoever would be in the lots.
+    """
+    rows, columns, *slices = task.crop
+    sources, space = len(parse_scenario(task.scenario).sources), (*slices, rows, columns)
+    slab = (2 * task.model.neighbours + 1,) if task.model.neighbours else ()
+    count, seconds, generator = task.privacy.slices_per_subject, 0.0, torch.Generator().manual_seed(task.seed)
+    batch = Batch(
+        torch.rand(count, sources, *slab, *space, generator=generator),
+        torch.rand(count, 1, *space, generator=generator),
+    )
+    model.train()
+    with training_only(task.privacy.trainable, model) as parameters:
+        for _ in range(2):
+            started = time.monotonic()
+            gradients = torch.autograd.grad(_loss_of_batch(model, task)(batch), parameters, allow_unused=True)
+            sum(float(gradient.sum()) for gradient in gradients if gradient is not None)  # waits for the GPU
+            seconds = time.monotonic() - started
+    return seconds
+
+
+def _loss_of_batch(model: nn.Module, task: Task) -> Callable[[Batch], Tensor]:
+    device, loss_of = next(model.parameters()).device, _loss(task.training, dims=task.model.dims)
+
+    def loss(batch: Batch) -> Tensor:
+        with autocast(device):
+            prediction = model(batch.sources.to(device))
+        return loss_of(prediction.float(), batch.target.to(device))
+
+    return loss
 
 
 def _loss(training: TrainingConfig, *, dims: int) -> Callable[[Tensor, Tensor], Tensor]:

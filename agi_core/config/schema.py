@@ -24,6 +24,8 @@ Registration = Literal["none", "rigid"]
 Trainable = Literal["all", "norms", "last", "adapters"]
 
 MOST_THREADS = 1024
+MOST_STEPS, MOST_CROPS, LARGEST_CROP = 1_000_000, 4096, 1024  # far above what anybody needs: a site's hard limits
+FINEST_MM, LARGEST_RATE = 0.1, 1.0
 DEFAULT_CROP = {2: (96, 96), 3: (48, 48, 32)}
 DEPLOYMENT: Engine = "deployment"  # the engine of runs that `python -m server submit` starts at real sites
 
@@ -43,8 +45,10 @@ class GridConfig:
     def validate(self) -> None:
         """Raise ConfigError unless the spacing is possible; `Task.validate` judges the crop, which the model bounds."""
         spacing = self.spacing_mm
-        if spacing is not None and (len(spacing) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing)):
-            raise ConfigError(f"grid.spacing_mm={[*spacing]} must be three positive sizes in mm, for example [1,1,5]")
+        if spacing is not None and (len(spacing) != 3 or not all(FINEST_MM <= s < math.inf for s in spacing)):
+            raise ConfigError(
+                f"grid.spacing_mm={[*spacing]} must be three sizes of at least {FINEST_MM} mm, for example [1,1,5]"
+            )
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,11 @@ class TrainingConfig:
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range."""
-        steps, weights = ("batch_size", "local_steps"), ("weight_decay", "ssim_weight", "proximal")
-        _at_least(1, **{f"training.{name}": getattr(self, name) for name in steps})
+        weights = ("weight_decay", "ssim_weight", "proximal")
+        _at_least(1, MOST_STEPS, **{"training.local_steps": self.local_steps})
+        _at_least(1, MOST_CROPS, **{"training.batch_size": self.batch_size})
         _at_least(0.0, **{f"training.{name}": getattr(self, name) for name in weights})
-        _positive(**{"training.learning_rate": self.learning_rate})
+        _positive(LARGEST_RATE, **{"training.learning_rate": self.learning_rate})
         if not 0 <= self.warmup <= 1:
             raise ConfigError(f"training.warmup={self.warmup} must lie between 0 and 1 (a part of all steps)")
         self.misalign.validate()
@@ -125,15 +130,16 @@ class PrivacyConfig:
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range."""
-        names = ("epsilon", "noise_multiplier", "max_grad_norm", "learning_rate")
+        names = ("epsilon", "noise_multiplier", "max_grad_norm")
         _positive(**{f"privacy.{name}": getattr(self, name) for name in names})
+        _positive(LARGEST_RATE, **{"privacy.learning_rate": self.learning_rate})
         if self.noise_multiplier is not None and not self.on:
             raise ConfigError("privacy.noise_multiplier is set without a budget; set privacy.epsilon too")
         if not 0 < self.delta < 1:
             raise ConfigError(f"privacy.delta={self.delta} must lie between 0 and 1, well below 1 / subjects of a site")
         if not 0 < self.lot_rate <= 1:
             raise ConfigError(f"privacy.lot_rate={self.lot_rate} must lie above 0 and up to 1 (a probability)")
-        _at_least(1, **{"privacy.slices_per_subject": self.slices_per_subject})
+        _at_least(1, MOST_CROPS, **{"privacy.slices_per_subject": self.slices_per_subject})
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ class Task:
         for name, source in named.items():
             if source is not None and source not in sources:
                 raise ConfigError(f"{name}={source} is no source of {self.scenario}; choose {', '.join(sources)}")
-        _at_least(1, rounds=self.rounds)
+        _at_least(1, MOST_STEPS, rounds=self.rounds)
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed} must lie between 0 and 2^63 - 1")
         for part in (self.model, self.training, self.evaluation, self.grid, self.privacy):
@@ -202,9 +208,9 @@ class Task:
 
     def _validate_crop(self) -> None:
         crop, dims, multiple = [*self.crop], self.model.dims, spatial_multiple(self.model)
-        if len(crop) != dims or min(crop) < 16:
+        if len(crop) != dims or min(crop) < 16 or max(crop) > LARGEST_CROP:
             raise ConfigError(
-                f"grid.crop={crop} must be {'two' if dims == 2 else 'two or three'} sizes of at least 16"
+                f"grid.crop={crop} must be {'two' if dims == 2 else 'two or three'} sizes of 16 to {LARGEST_CROP}"
                 f" voxels with model.dims={dims}, for example {[*DEFAULT_CROP[dims]]}"
             )
         if any(size % multiple for size in crop):
@@ -322,14 +328,23 @@ def check_threads(threads: int) -> None:
         raise ConfigError(f"threads={threads} must lie between 1 and {MOST_THREADS}")
 
 
-def _at_least(bound: float, **values: float) -> None:
+def _at_least(bound: float, most: float = math.inf, /, **values: float) -> None:
     for name, value in values.items():
         if not (math.isfinite(value) and value >= bound):  # NaN fails too
             raise ConfigError(f"{name}={value} must be at least {bound}")
+        _at_most(most, name, value)
 
 
-def _positive(**values: float | None) -> None:
+def _positive(most: float = math.inf, /, **values: float | None) -> None:
     """None is a value that was not chosen."""
     for name, value in values.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if value is None:
+            continue
+        if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}={value} must be a positive number")
+        _at_most(most, name, value)
+
+
+def _at_most(most: float, name: str, value: float) -> None:
+    if value > most:
+        raise ConfigError(f"{name}={value} must be at most {most}")

@@ -6,10 +6,11 @@ An append-only file of JSON lines, each with its number, the hash of the line be
     subjects   a data set: keyed hashes (HMAC-SHA-256) of its subjects' ids
     reserved   planned steps on a data set, for one request; this line is on the disk before the first step is taken
     committed  the steps were taken and their result may leave; this line is on the disk before the result leaves
-    released   nothing of the steps has left the site or will leave it: they do not count
 
-A reservation counts until it is released, so a crash over-counts and never under-counts. A data set that shares a
-subject with another inherits all that was spent on the other, directly or through a third.
+A reservation counts for good, whatever becomes of its steps. That steps failed, or took too long, is known outside of
+the site, and may tell of the subjects that were drawn. So a crash over-counts and never under-counts. (Earlier releases
+wrote lines `released`; these steps count too.) A data set that shares a subject with another inherits all that was
+spent on the other, directly or through a third.
 
 The length and the last hash are kept a second time, outside of the ledger's folder. Private training stops if the
 ledger is damaged, if it is shorter than that copy says (a restored backup, a second folder, a truncation), or if it has
@@ -57,7 +58,7 @@ class Reservation:
     round: int
     request: str
     steps: Steps
-    status: Literal["reserved", "committed", "released"] = "reserved"
+    status: Literal["reserved", "committed"] = "reserved"
     reply: str = ""
 
 
@@ -115,11 +116,11 @@ class Ledger:
         while joined := {d for d, members in self._datasets.items() if d not in counted and members & related}:
             counted |= joined
             related.update(*(self._datasets[dataset] for dataset in joined))
-        return [r.steps for r in self._reservations.values() if r.dataset in counted and r.status != "released"]
+        return [r.steps for r in self._reservations.values() if r.dataset in counted]
 
     def spent_by(self, run: str) -> list[Steps]:
         """All steps that count for one run."""
-        return [r.steps for r in self._reservations.values() if r.run == run and r.status != "released"]
+        return [r.steps for r in self._reservations.values() if r.run == run]
 
     def reserve(
         self,
@@ -154,16 +155,14 @@ class Ledger:
         return self._reservations[own]
 
     def commit(self, reservation: Reservation, *, reply: str) -> None:
-        """Write down that the steps were taken, before the result leaves. `reply` is the digest of the stored reply."""
-        self._close("committed", reservation, reply=reply)
-
-    def release(self, reservation: Reservation) -> None:
-        """Write down that nothing of these steps has left the site or will leave it, so that they do not count.
+        """Write down that the steps were taken, before the result leaves. `reply` is the digest of the stored reply.
 
         Raises:
-            PrivacyError: the reservation was committed.
+            PrivacyError: the reservation was committed before.
         """
-        self._close("released", reservation)
+        if self._reservations[reservation.id].status == "committed":
+            raise PrivacyError(f"{self._path}: reservation {reservation.id} is committed and stays so")
+        self._append("committed", id=reservation.id, reply=reply)
 
     def _check_budget(self, spent: list[Steps], planned: Steps, budget: Budget, what: str, whose: str) -> None:
         total = epsilon([*spent, planned], delta=budget.delta)
@@ -173,12 +172,6 @@ class Ledger:
                 f" {total:.3f}, above the budget of {budget.epsilon:g} at delta {budget.delta:g} {whose}; the subjects"
                 " can only be used further with a larger budget"
             )
-
-    def _close(self, kind: str, reservation: Reservation, **fields: str) -> None:
-        status = self._reservations[reservation.id].status
-        if status != "reserved":
-            raise PrivacyError(f"{self._path}: reservation {reservation.id} is {status} and stays so")
-        self._append(kind, id=reservation.id, **fields)
 
     def _hashes(self, subjects: Collection[str]) -> list[str]:
         return sorted({hmac.new(self._key, subject.encode(), "sha256").hexdigest()[:32] for subject in subjects})
@@ -210,9 +203,11 @@ class Ledger:
                 names = ("id", "dataset", "run", "round", "request")
                 fields = {name: record[name] for name in names}
                 self._reservations[record["id"]] = Reservation(**fields, steps=Steps(*record["steps"]))
-            case "committed" | "released" as status:
+            case "committed":
                 reservation = self._reservations[record["id"]]
-                self._reservations[record["id"]] = replace(reservation, status=status, reply=record.get("reply", ""))
+                self._reservations[record["id"]] = replace(reservation, status="committed", reply=record["reply"])
+            case "released":
+                self._reservations[record["id"]]
             case _:
                 raise ValueError
 

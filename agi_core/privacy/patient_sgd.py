@@ -17,6 +17,7 @@ rounding makes a subject's influence on the sum slightly larger than C (Casacube
 processed flags and `grad_sample` lists can also go wrong silently, and this loop has none of them.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from agi_core.errors import PrivacyError
 from agi_core.privacy.noise import NoiseSource, poisson_lot
 
+log = logging.getLogger("agi_core")
 LossOfSubject = Callable[[int], Tensor]
 """Number of a subject -> mean loss over slices of that subject alone, with its graph."""
 
@@ -79,10 +81,12 @@ def private_step(
     """One private step in place; each parameter's `grad` holds the noised gradient afterwards.
 
     A parameter that a subject's loss does not use has gradient 0 there, and gets the same noise as any other. A subject
-    whose gradient is not finite adds nothing. Empty lots make steps of noise alone.
+    whose gradient is not finite, or fails, adds nothing: a step that failed would tell who is in the lot. Empty lots
+    make steps of noise alone.
 
     Args:
-        loss_of_subject: called once for each subject in the lot, with its number below `count`.
+        loss_of_subject: called once for each subject in the lot, with its number below `count`. What it raises goes to
+            the log and no further.
         count: the number of subjects to draw from.
 
     Raises:
@@ -91,8 +95,11 @@ def private_step(
     parameters = qualified_parameters(model, optimizer)
     sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     for subject in poisson_lot(count, rate=mechanism.lot_rate, noise=noise):
-        gradients = torch.autograd.grad(loss_of_subject(subject), parameters, allow_unused=True)
-        _add_clipped(sums, gradients, max_grad_norm=mechanism.max_grad_norm)
+        try:
+            gradients = torch.autograd.grad(loss_of_subject(subject), parameters, allow_unused=True)
+            _add_clipped(sums, gradients, max_grad_norm=mechanism.max_grad_norm)
+        except Exception:
+            log.exception("the gradient of a subject failed, so it adds nothing to this step")
 
     scale = mechanism.noise_multiplier * mechanism.max_grad_norm
     for parameter, total in zip(parameters, sums, strict=True):

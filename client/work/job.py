@@ -1,7 +1,8 @@
 """One request at a site, with everything that answering it takes."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agi_core.config.schema import Task
 from agi_core.network import Network
@@ -13,13 +14,20 @@ from client.site.opened import SiteScans
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """`request` and its `task` are what is asked, and `site` is who is asked. The answer takes the site's `scans`, and
-    the `network` with the request's weights."""
+    the `network` with the request's weights. `started_s` is the monotonic clock's time when the work began."""
 
     request: Request
     task: Task
     site: Site
     scans: SiteScans
     network: Network
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float:
+        """The seconds until the deadline."""
+        allowed_s = min(self.request.deadline_s, self.site.policy.max_deadline_s)
+        return allowed_s - (time.monotonic() - self.started_s)
 
     @property
     def private(self) -> bool:

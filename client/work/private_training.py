@@ -1,4 +1,9 @@
-"""One round of private training at a site: reserve in the ledger, train, keep the reply, commit; then it may leave."""
+"""One round of private training at a site: reserve in the ledger, train, keep the reply, commit; then it may leave.
+
+Whether the round succeeds must not tell who was in its lots, because a failure leaves the site too. So all that can
+fail or take too long is tried before anything is reserved, on numbers that are nobody's. From the reservation on, the
+round is spent: asked again without a stored reply, it is a new round and costs as much again.
+"""
 
 import hashlib
 from collections.abc import Callable, Collection
@@ -8,15 +13,16 @@ from safetensors.numpy import load, save
 
 from agi_core.config.schema import Task
 from agi_core.data.datasets import TrainingSlices
-from agi_core.errors import PolicyError
+from agi_core.errors import DeadlineError, PolicyError
 from agi_core.host import atomic
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
 from agi_core.privacy.ledger import Budget, Reservation, open_ledger
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.protocol import Weights
-from agi_core.training import train_round_privately
+from agi_core.training import rehearse_privately, train_round_privately
 from client.border import stored_replies
+from client.site.file import DeployedSite
 from client.site.policy import PrivacyBudget, SitePrivacy, require
 from client.work.job import Job
 
@@ -24,12 +30,13 @@ from client.work.job import Job
 def train_privately(
     job: Job, privacy: SitePrivacy, *, training: TrainingSlices, on_step: Callable[[int, int], None]
 ) -> Weights:
-    """The weights after one private round, at most once per request: a repeated request gets the stored reply.
+    """The weights after one private round; a repeated request gets the stored reply.
 
     The job's network is trained in place. The steps are charged on all training subjects of the site.
 
     Raises:
         PolicyError: the task asks for less privacy than the site allows; nothing was trained.
+        DeadlineError: the round could take too long; nothing was trained.
         BudgetError: the round would exceed the site's budget, or the run's own; nothing was trained.
         PrivacyError: the ledger cannot be trusted, or the model does not qualify.
     """
@@ -42,11 +49,10 @@ def train_privately(
 
     with open_ledger(ledger_path, head_path=Path(privacy.ledger_head), site=job.site.site) as ledger:
         for earlier in ledger.find(request.run_id, request.round):
-            if earlier.status == "committed" and earlier.request == digest:
-                if (stored := _stored(reply_path, earlier)) is not None:
-                    return stored
-            elif earlier.status == "reserved":  # its process ended before the commit, so nothing of it left
-                ledger.release(earlier)
+            same = earlier.status == "committed" and earlier.request == digest
+            if same and (stored := _stored(reply_path, earlier)) is not None:
+                return stored
+        _rehearse(job, steps=planned.steps * mechanism.subjects)
         reservation = ledger.reserve(
             [subject.id for subject in job.scans.subjects.train],
             planned,
@@ -71,6 +77,21 @@ def train_privately(
         atomic.write_bytes(reply_path, content)
         ledger.commit(reservation, reply=hashlib.sha256(content).hexdigest())
     return weights
+
+
+def _rehearse(job: Job, *, steps: int) -> None:
+    """Compute one gradient of nobody.
+
+    Raises:
+        DeadlineError: so many of them would take more than half of the time that is left.
+    """
+    gradient_s, left_s = rehearse_privately(job.network.module, task=job.task), job.left_s
+    if isinstance(job.site, DeployedSite) and steps * gradient_s > left_s / 2:
+        raise DeadlineError(
+            f"a private round in which every subject is in every lot takes about {steps * gradient_s:.0f} s here, and"
+            f" {left_s:.0f} s are left, of which it may take half; ask the coordinator for a longer"
+            " federation.deadline_s or fewer steps, or raise policy.max_deadline_s of this site"
+        )
 
 
 def mechanism_of(task: Task, allowed: SitePrivacy) -> Mechanism:

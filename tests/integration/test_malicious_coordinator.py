@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flwr.app import Message, MessageType
 
-from agi_core.errors import AgiError, ConfigError, PolicyError, ProtocolError
+from agi_core.errors import AgiError, ConfigError, DeadlineError, PolicyError, ProtocolError
 from agi_core.protocol import ALL, EVALUATE, METRICS, SCALARS, TEST, VALIDATION, Request, Weights
 from client.__main__ import main
 from client.border import audit
@@ -73,6 +73,10 @@ def evaluation(subjects: str, *, run: str = "run", task: str = TASK, weights: We
         (asking("privacy.max_grad_norm=1e9"), PolicyError),
         (asking("privacy.lot_rate=1.0"), PolicyError),
         (asking("rounds=11"), PolicyError),
+        # lots of somebody would fail, empty ones would not
+        (task_with(privacy={**json.loads(TASK)["privacy"], "slices_per_subject": 2**62}), ConfigError),
+        # lots of many would miss the deadline, small ones would not
+        (asking("privacy.noise_multiplier=9000", "training.local_steps=100000"), DeadlineError),
         (asking("scenario=T1:PD"), PolicyError),
         (task_with(commands="rm"), ConfigError),
         (task_with(evaluation={"metrics": ["patient_age"]}), ConfigError),

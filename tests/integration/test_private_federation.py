@@ -28,7 +28,7 @@ from agi_core.run.initial_weights import initial_weights
 from client.app import app as client_app
 from client.site.file import Site, read_site, to_yaml
 from client.site.opened import open_site
-from client.work import private_training, trainer
+from client.work import networks, private_training, trainer
 from server.app import app as server_app
 from simulations import pretrained
 from simulations.baselines import open_sites, without_privacy
@@ -148,10 +148,10 @@ def test_an_interrupted_private_run_spends_no_more(private_config: RunConfig, tm
         assert [steps.steps for steps in spent(run_dir, site)] == [2, 2]
 
 
-def test_a_site_that_dies_while_it_trains_trains_anew(
+def test_a_site_that_dies_while_it_trains_pays_for_the_round_again(
     private_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dead reservation counts until the round is asked for again; nothing of it had left."""
+    """That it died is known outside, so its steps count. The run's budget was exact: nothing is left for round 2."""
     run_dir, real = tmp_path / "run", private_training.train_round_privately
     calls = 0
 
@@ -167,9 +167,51 @@ def test_a_site_that_dies_while_it_trains_trains_anew(
         federate(private_config, run_dir)
     assert [len(spent(run_dir, site)) for site in ("Guys", "HH")] == [1, 1]
     federate(private_config, run_dir)
-    assert calls == 2 + 1 + 1 + 3  # Guys answered from its store, HH and IOP trained, then the second round
+    assert calls == 2 + 1 + 1 + 2  # Guys answered from its store, HH and IOP trained; HH sat out of round 2
     for site in SITES:
         assert [steps.steps for steps in spent(run_dir, site)] == [2, 2]
+    assert [(e.site, e.round, e.reason) for e in events_of(run_dir, SiteSatOut)] == [("HH", 2, BudgetError.public)]
+    assert [event.sites for event in events_of(run_dir, RoundFinished)] == [[*SITES], ["Guys", "IOP"]]
+
+
+def test_a_failure_is_paid_for(private_config: RunConfig, site_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a round is asked again and again, fails by the lot's will, and costs nothing."""
+
+    def failing(*arguments: object, **named: object) -> None:
+        raise RuntimeError
+
+    site = read_site(site_path)
+    assert site.privacy is not None
+    privacy = dataclasses.replace(private_config.privacy, noise_multiplier=9.0)
+    config = dataclasses.replace(private_config, privacy=privacy)
+    with monkeypatch.context() as patched:
+        patched.setattr(private_training, "train_round_privately", failing)
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                answer(site_path, request(config))
+    answer(site_path, request(config))
+    records = [json.loads(line)["kind"] for line in Path(site.privacy.ledger).read_text().splitlines()]
+    assert records == ["opened", "subjects", *["reserved"] * 4, "committed"]
+    subjects = [subject.id for subject in open_site(site_path).scans(config.task).subjects.train]
+    with open_ledger(Path(site.privacy.ledger), head_path=Path(site.privacy.ledger_head), site="Guys") as ledger:
+        assert len(ledger.spent(subjects)) == len(ledger.spent_by("run")) == 4
+
+
+def test_what_cannot_be_trained_fails_before_anything_is_spent(
+    private_config: RunConfig, site_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever would have been in the lots: the gradients of nobody fail as well."""
+    site = read_site(site_path)
+    assert site.privacy is not None
+
+    def failing(sources: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    network = networks.network_of(private_config.task, torch.device("cpu"))
+    monkeypatch.setattr(network.module, "forward", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        answer(site_path, request(private_config))
+    assert [json.loads(line)["kind"] for line in Path(site.privacy.ledger).read_text().splitlines()] == ["opened"]
 
 
 def test_a_budget_that_is_too_small_is_refused_before_training(

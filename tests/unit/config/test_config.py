@@ -88,21 +88,27 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("training.local_step=3", "local_step"),
         ("training.local_steps=three", "local_steps"),
         ("training.local_steps=0", "local_steps"),
+        ("training.local_steps=1000001", "training.local_steps=1000001 must be at most 1000000"),
+        ("training.batch_size=200000000", "batch_size"),
         ("training.learning_rate=-1", "learning_rate"),
+        ("training.learning_rate=1.1", "learning_rate"),
         ("training.learning_rate=.nan", "learning_rate"),
         ("training.warmup=2", "warmup"),
         ("training.weight_decay=.inf", "weight_decay"),
         ("rounds=0", "rounds"),
+        ("rounds=1000001", "rounds"),
         ("training.misalign.source=FLAIR", "no source of T1,T2:PD; choose T1, T2"),
         ("training.misalign.kind=bend", "'translation', 'rotation'"),
         ("training.misalign.kind=rigid", "model.dims=2"),
         ("training.misalign.size=-1", "misalign.size"),
         ("data.register=affine", "'none', 'rigid'"),
         ("grid.crop=[96]", "grid.crop"),
+        ("grid.crop=[96,1028]", "grid.crop"),
         ("grid.crop=[90,96]", "multiple of 4"),
-        ("grid.crop=[96,96,32]", "two sizes of at least 16 voxels with model.dims=2"),
+        ("grid.crop=[96,96,32]", "two sizes of 16 to 1024 voxels with model.dims=2"),
         ("grid.spacing_mm=[1,1]", "spacing_mm"),
         ("grid.spacing_mm=[1,1,-1]", "spacing_mm"),
+        ("grid.spacing_mm=[1,1,0.09]", "three sizes of at least 0.1 mm"),
         ("scenario=T1,T2", "T1,T2"),
         ("reference=FLAIR", "T1, T2"),
         ("model.conv=fancy", "conv"),
@@ -118,11 +124,13 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("privacy.noise_multiplier=1", "set privacy.epsilon too"),
         ("privacy.max_grad_norm=-1", "privacy.max_grad_norm"),
         ("privacy.learning_rate=.inf", "privacy.learning_rate"),
+        ("privacy.learning_rate=1.1", "privacy.learning_rate"),
         ("privacy.delta=1", "privacy.delta"),
         ("privacy.lot_rate=0", "privacy.lot_rate"),
         ("privacy.trainable=adapters", "set model.adapters"),
         ("privacy.lot_rate=1.5", "privacy.lot_rate"),
         ("privacy.slices_per_subject=0", "slices_per_subject"),
+        ("privacy.slices_per_subject=4611686018427387904", "slices_per_subject"),
         ("federation.server_momentum=1", "server_momentum"),
         ("federation.server_learning_rate=0", "server_learning_rate"),
         ("federation.deadline_s=0", "deadline_s"),
@@ -156,7 +164,7 @@ def test_crops_follow_the_dimensions(assignments: tuple[str, ...], crop: tuple[i
 
 @pytest.mark.parametrize("crop", ["[48]", "[48,48,8]", "[48,48,32,16]"])
 def test_bad_patches_are_named(crop: str) -> None:
-    with pytest.raises(ConfigError, match=r"two or three sizes of at least 16 voxels .* for example \[48, 48, 32\]"):
+    with pytest.raises(ConfigError, match=r"two or three sizes of 16 to 1024 voxels .* for example \[48, 48, 32\]"):
         load("model.dims=3", f"grid.crop={crop}")
 
 

@@ -205,6 +205,25 @@ def test_a_subject_without_a_finite_gradient_adds_nothing(seeded: Seeded, bad: f
     assert all(parameter.isfinite().all() for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError(), OSError("patient_0042")])
+@pytest.mark.parametrize("position", [0, 2])
+def test_a_subject_whose_loss_fails_adds_nothing(seeded: Seeded, error: Exception, position: int) -> None:
+    """A step that failed would tell that this subject is in the lot."""
+    net, good = make_net(), make_subjects([4, 1], scale=2.0)
+    subjects = [*good[:position], good[0], *good[position:]]
+    loss = loss_of(net, subjects)
+
+    def failing(subject: int) -> Tensor:
+        if subject == position:
+            raise error
+        return loss(subject)
+
+    optimizer, mechanism = torch.optim.SGD(net.parameters(), lr=0.0), Mechanism(1.5, 1.0, 1.0, 3)
+    expected = private_gradient(net, good, seeded(5)) + 1.5 * expected_noise(net, seeded(4), count=3)
+    private_step(net, optimizer, failing, count=3, mechanism=mechanism, noise=seeded(4))
+    torch.testing.assert_close(gradient(net) * 3, expected, rtol=0, atol=1e-5)
+
+
 def test_a_lot_of_nothing_but_broken_subjects_is_noise_once(seeded: Seeded) -> None:
     net, broken = make_net(), [torch.full((2, 1, 6, 6), float("nan"))]
     total = private_gradient(net, broken, seeded(6), sigma=1.5)

@@ -43,7 +43,12 @@ def rules(folder: Path, *, budget: float = 100.0, noise_multiplier: float = 4.0)
 
 
 def validate(
-    validation: PrivateValidation, *, round: int, run: str = "run", action: str = EVALUATE
+    validation: PrivateValidation,
+    *,
+    round: int,
+    run: str = "run",
+    action: str = EVALUATE,
+    score: Callable[[], SubjectMetrics] = lambda: SCORES,
 ) -> dict[str, float]:
     request = Request(
         action=action,
@@ -56,7 +61,7 @@ def validate(
         weights=pack({"w": np.zeros(1)}),
     )
     return validate_privately(
-        lambda: SCORES, site="Guys", validation=validation, request=request, subjects=SUBJECTS, noise=system_noise()
+        score, site="Guys", validation=validation, request=request, subjects=SUBJECTS, noise=system_noise()
     )
 
 
@@ -103,6 +108,17 @@ def test_each_model_of_a_run_is_told_once_and_charged(tmp_path: Path) -> None:
     assert validate(validation, round=3, run="another") != {}
     with open_ledger(Path(validation.ledger), head_path=Path(validation.ledger_head), site="Guys") as ledger:
         assert ledger.spent(SUBJECTS) == [ONE, ONE, ONE]
+
+
+def test_scores_that_fail_are_noise_alone(tmp_path: Path) -> None:
+    """A failure would tell of the validation subjects, and cost nothing."""
+
+    def failing() -> SubjectMetrics:
+        raise MemoryError
+
+    validation = rules(tmp_path)
+    assert set(validate(validation, round=1, score=failing)) == {"psnr_db", "ssim"}
+    assert validate(validation, round=1) == {}
 
 
 def test_a_spent_budget_ends_the_figures_and_not_the_run(tmp_path: Path) -> None:
