@@ -24,7 +24,15 @@ from agi_core.protocol import REFUSED, TRAIN, Packed, Reply, Request, Weights, p
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
-from server.messages import array_record, error_in, printable, reply_in, request_message
+from server.messages import (
+    array_record,
+    error_in,
+    printable,
+    pull_answer,
+    pull_uninvited,
+    reply_in,
+    request_message,
+)
 from server.nodes import Nodes
 from server.update_gate import check_answer
 
@@ -116,9 +124,9 @@ class Exchange:
         deadline = time.monotonic() + self._deadline_s + GRACE_S
         while waiting:
             before = len(waiting)
-            for message in self._pull([*waiting]):
-                if site := waiting.pop(message.metadata.reply_to_message_id, ""):  # else a second answer to one request
-                    self._receive(message, site, requests[site], outcome)
+            for message_id, answer in self._pull([*waiting]).items():
+                site = waiting.pop(message_id)
+                self._receive(answer, site, requests[site], outcome)
             if len(waiting) < before:
                 left, answered = sorted(waiting.values()), sorted(outcome.replies)
                 progress.report(exchanging(waiting_for=left, answered=answered, failed=[*outcome.failed]))
@@ -142,40 +150,51 @@ class Exchange:
         )
         return {message_id: site for message_id, site in zip(ids, nodes, strict=True) if message_id}
 
-    def _pull(self, message_ids: Sequence[str]) -> list[Message]:
-        """The answers that are there now.
+    def _pull(self, message_ids: Sequence[str]) -> dict[str, Message | ProtocolError]:
+        """{message id: its answer, or why that cannot be read} of those that are there now.
 
         A fault from which the SuperLink may recover counts as no answer yet, and is logged. A busy SuperLink answers
         500 ("database is locked"), and Flower itself does not try again. A refusal (4xx: the run has ended) is raised.
         """
+        answers: dict[str, Message | ProtocolError] = {}
         try:
-            return list(self._grid.pull_messages(message_ids))
+            pull_uninvited(self._grid)
+            for message_id in message_ids:
+                try:
+                    answer = pull_answer(self._grid, message_id)
+                except ProtocolError as error:
+                    answers[message_id] = error
+                else:
+                    answers |= {message_id: answer} if answer else {}
         except httpx.HTTPStatusError as error:
             if error.response.is_client_error:
                 raise
             log.warning("the SuperLink answers %d; asking again", error.response.status_code)
         except httpx.TransportError as error:
             log.warning("the SuperLink does not answer (%s); asking again", error)
-        return []
+        return answers
 
-    def _receive(self, message: Message, site: str, request: Request, outcome: Outcome) -> None:
+    def _receive(self, answer: Message | ProtocolError, site: str, request: Request, outcome: Outcome) -> None:
         """Put a site's answer where it belongs in `outcome`."""
-        if message.has_error():
-            reason = error_in(message)
-            if message.error.code == REFUSED and reason in SITS_OUT:
-                outcome.sitting_out[site] = reason
-            else:
-                self._note_failed(site, request, reason, outcome)
-            return
         try:
-            reply = reply_in(message)
+            if isinstance(answer, ProtocolError):
+                raise answer
+            if answer.has_error():
+                reason = error_in(answer)
+                if answer.error.code == REFUSED and reason in SITS_OUT:
+                    outcome.sitting_out[site] = reason
+                else:
+                    self._note_failed(site, request, reason, outcome)
+                return
+            reply = reply_in(answer)
             check_answer(reply, request, registered=self._registered.get(site))
             outcome.replies[site] = reply
         except MismatchError as error:  # a site of another release means no harm
             self._note_failed(site, request, str(error), outcome)
-        except ProtocolError as error:
+        except Exception as error:  # of hostile bytes, if it is no ProtocolError
             outcome.failed.append(site)
-            outcome.malformed[site] = printable(str(error))
+            reason = str(error) if isinstance(error, ProtocolError) else f"it cannot be read: {type(error).__name__}"
+            outcome.malformed[site] = printable(reason)
 
     def _note_failed(self, site: str, request: Request, reason: str, outcome: Outcome) -> None:
         outcome.failed.append(site)

@@ -1,11 +1,16 @@
 """Flower's messages to and from a site: a request as a message, and what an answer holds."""
 
+import logging
+
+import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
 
 from agi_core.errors import ProtocolError
 from agi_core.protocol import ARRAYS, METRICS, SCALARS, Packed, Reply, Request, read_reply, request_scalars
 
+log = logging.getLogger("server")
 _LOST = {  # Flower's own words are for its developers
     ErrorCode.MESSAGE_UNAVAILABLE: "no answer in time",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way",
@@ -29,6 +34,50 @@ def request_message(request: Request, arrays: ArrayRecord, *, node_id: int, life
     """
     content = RecordDict({ARRAYS: arrays, SCALARS: ConfigRecord(dict(request_scalars(request)))})
     return Message(content, node_id, request.action, ttl=lifetime_s, group_id=str(request.round))
+
+
+def pull_uninvited(grid: Grid) -> None:
+    """Take out of the way what sites wrote without being asked; Flower hands it over with the next answer.
+
+    Raises:
+        httpx.HTTPError: the SuperLink does not answer, or not well; a client's error says that the run has ended.
+    """
+    try:
+        list(grid.pull_messages([]))
+    except httpx.HTTPError:
+        raise
+    except Exception as error:  # hostile bytes, of nobody knows whom
+        log.warning("something came that nobody asked for, and cannot be read (%s)", type(error).__name__)
+
+
+def pull_answer(grid: Grid, message_id: str) -> Message | None:
+    """The answer to one message; None if it is not there yet.
+
+    Flower reads everything that it pulls, raises whatever hostile bytes make it raise, and has then lost all of it. So
+    each answer is pulled alone. Where that fails, the second attempt tells whether it was this answer that was lost.
+
+    Raises:
+        ProtocolError: the answer cannot be read. httpx.HTTPError: as `pull_uninvited` does.
+    """
+    failure = ""
+    for _ in range(2):
+        try:
+            pulled = {message.metadata.reply_to_message_id: message for message in grid.pull_messages([message_id])}
+        except httpx.TransportError:
+            raise
+        except Exception as error:
+            if isinstance(error, httpx.HTTPStatusError) and not error.response.is_client_error:
+                raise
+            failure = type(error).__name__
+        else:
+            answer = pulled.get(message_id)
+            if answer is not None and not (failure and answer.has_error()):
+                return answer
+            if not pulled:
+                return None
+            failure = failure or "it answers another message"
+        pull_uninvited(grid)
+    raise ProtocolError(f"the reply cannot be read: {failure}")
 
 
 def reply_in(message: Message) -> Reply:

@@ -35,6 +35,7 @@ from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
 from server import exchange
 from server.exchange import GRACE_S, Exchange, Outcome
+from simulations.local_grid import LocalGrid
 from tests.support.unsteady_grid import UnsteadyGrid
 
 SITES = ("A", "B", "C")
@@ -259,6 +260,74 @@ def test_bytes_that_numpy_cannot_read_are_no_reply(tmp_path: Path) -> None:
     assert ask(tmp_path, B=hostile).malformed["B"].startswith("the reply cannot be read: ")
 
 
+class Broken(Grid):
+    """B's answer cannot be read. As Flower's own grid, this one raises then, and has lost all that it was asked for."""
+
+    error: Exception = AttributeError("'ConfigRecord' object has no attribute 'metadata'")
+
+    def __init__(self, app: ClientApp) -> None:
+        super().__init__(app)
+        self._asked: set[str] = set()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        asked = {*message_ids}
+        pulled = [*super().pull_messages(asked)]
+        again, self._asked = asked & self._asked, self._asked | asked
+        if any(message.metadata.src_node_id == NODES["B"] for message in pulled):
+            raise self.error
+        return [*pulled, *map(self._unavailable, again)]
+
+    def _unavailable(self, message_id: str) -> Message:
+        message = Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "gone"), reply_to=Message(RecordDict(), 1, TRAIN))
+        message.metadata.__dict__["_reply_to_message_id"] = message_id
+        return message
+
+
+class Refused(Broken):
+    error = httpx.HTTPStatusError("", request=httpx.Request("POST", "https://localhost"), response=httpx.Response(400))
+
+
+@pytest.mark.parametrize(("grid", "name"), [(Broken, "AttributeError"), (Refused, "HTTPStatusError")])
+def test_an_answer_that_breaks_flower_is_kept_for_a_strike(tmp_path: Path, grid: type[Broken], name: str) -> None:
+    """25 bytes that are a record and no message ended the run, and took the others' answers along."""
+    outcome = ask(tmp_path, grid=grid)
+    assert set(outcome.replies) == {"A", "C"}
+    assert outcome.malformed == {"B": f"the reply cannot be read: {name}"}
+    assert outcome.failed == ["B"]
+
+
+def test_an_answer_in_anothers_name_counts_against_who_was_asked(tmp_path: Path) -> None:
+    class Impersonating(Broken):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            pulled = [*LocalGrid.pull_messages(self, message_ids)]
+            for message in pulled:
+                if message.metadata.src_node_id == NODES["B"]:
+                    message.metadata.__dict__["_reply_to_message_id"] = "that of A"
+                    self._asked |= {*message_ids}
+            return pulled or [self._unavailable(asked) for asked in self._asked & {*message_ids}]
+
+    outcome = ask(tmp_path, grid=Impersonating)
+    assert set(outcome.replies) == {"A", "C"}
+    assert outcome.malformed == {"B": "the reply cannot be read: it answers another message"}
+
+
+def test_what_nobody_asked_for_is_nobodys_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It comes with the next answer that is pulled, whoever wrote it."""
+
+    class Uninvited(Grid):
+        left = 2
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            self.left -= 1
+            if self.left >= 0:
+                raise AttributeError
+            return super().pull_messages(message_ids)
+
+    outcome = ask(tmp_path, grid=Uninvited)
+    assert (set(outcome.replies), outcome.failed) == (set(SITES), [])
+    assert caplog.messages == ["something came that nobody asked for, and cannot be read (AttributeError)"]
+
+
 @pytest.mark.parametrize(
     "answer", [answering(scalars={"protocol": 1}), lambda message: Message(RecordDict(), reply_to=message)]
 )
@@ -302,8 +371,12 @@ def test_a_second_answer_to_one_request_is_left_out(tmp_path: Path) -> None:
 
 def test_answers_are_collected_as_they_come(tmp_path: Path) -> None:
     class OneByOne(Grid):
+        left = 0
+
         def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            return super().pull_messages([*message_ids][:1])
+            asked = [*message_ids]
+            self.left = self.left - 1 if asked else 1  # a look begins with a pull of nothing
+            return super().pull_messages(asked) if self.left == 0 else []
 
     heard: list[Exchanging] = []
     with progress.listening(lambda news: heard.append(news) if isinstance(news, Exchanging) else None):
