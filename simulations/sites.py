@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
+from agi_core.data.fingerprint import fingerprints
 from agi_core.data.nifti import Grid, read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.phantom.built_in import origin
@@ -34,26 +35,30 @@ Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
 @dataclass(frozen=True)
 class Federation:
     """The simulated federation: subjects of every training and unseen site, what was found, and what the user should
-    know. Warnings get into the report, so they name no scan; `doubted` does, and is for the terminal alone."""
+    know. Warnings get into the report, so they name no scan; `doubted` does, and is for the terminal alone.
+    `fingerprints` are those of the subjects that train or are scored."""
 
     training: Mapping[str, tuple[Subject, ...]]
     unseen: Mapping[str, tuple[Subject, ...]]
     discovery: Discovery
     warnings: tuple[str, ...]
     doubted: Mapping[str, Sequence[str]]
+    fingerprints: Mapping[str, str]
 
 
 def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     """Discover and partition the scans; the configuration comes back with its sites and its reference filled in.
 
     Raises:
-        DataError, ConfigError: nothing usable there, or more clients than subjects.
+        DataError, ConfigError: nothing usable there, more clients than subjects, or one scan of two subjects.
     """
     scenario = parse_scenario(config.scenario)
     discovery = discover(Scans.of(config.data), scenario.modalities)
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
+    scored = [_scored(subjects, config) for subjects in parts.unseen.values()]
     training = {site: read_headers(subjects, scenario) for site, subjects in parts.training.items()}
-    unseen = [read_headers(_scored(subjects, config), scenario) for subjects in parts.unseen.values()]
+    unseen = [read_headers(subjects, scenario) for subjects in scored]
+    content = fingerprints(subject for subjects in (*parts.training.values(), *scored) for subject in subjects)
     every_session = [session for headers in (*training.values(), *unseen) for session in headers]
     doubted = doubted_scans(every_session, Scans.of(config.data).dir)
     warnings = [*doubted]
@@ -69,7 +74,7 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen_sites, subjects=sizes)
     check_sites(federation)
     config = dataclasses.replace(config, reference=reference, federation=federation)
-    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings), doubted)
+    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings), doubted, content)
 
 
 def read_headers(subjects: Iterable[Subject], scenario: Scenario) -> Headers:
@@ -150,10 +155,10 @@ def note_data(run_dir: Path, config: RunConfig, federation: Federation) -> None:
 
 
 def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dict[str, Path]:
-    """Write `splits.json` and `sites/NAME.yaml` of every site; {site: path of its file}.
+    """Write `splits.json`, `fingerprints.json` and `sites/NAME.yaml` of every site; {site: path of its file}.
 
     Raises:
-        RunError: the run's `splits.json` is of other subjects: its scans changed since it began.
+        RunError: the run's `splits.json` is of other subjects, or its `fingerprints.json` of other scans.
     """
     splits_path, splits = run_dir / "splits.json", _splits(config, federation)
     if splits_path.is_file() and json.loads(splits_path.read_bytes()) != splits:
@@ -161,7 +166,16 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             f"the subjects in {config.data.dir} are not those of {splits_path}: scans were added, removed or renamed"
             " since the run began; put them back as they were, or start a new run"
         )
+    fingerprints_path = run_dir / "fingerprints.json"
+    now = federation.fingerprints
+    begun_with = json.loads(fingerprints_path.read_bytes()) if fingerprints_path.is_file() else now
+    if changed := [subject for subject, content in now.items() if begun_with.get(subject) != content]:
+        raise RunError(
+            f"the scans of {', '.join(changed[:5])}{' and others' * (len(changed) > 5)} in {config.data.dir} are not"
+            f" those that the run in {run_dir} began with; put them back as they were, or start a new run"
+        )
     atomic.write_json(splits_path, splits)
+    atomic.write_json(fingerprints_path, now)
     scans = Scans.of(config.data)
     paths = {}
     for site, subjects in {**federation.training, **federation.unseen}.items():

@@ -1,8 +1,8 @@
 """Preparation: how scans become the entries of the cache, once.
 
 Opening, resampling and scaling a scan takes seconds, so its result is kept on disk (`cached_session`). An entry's file
-name is a hash of its inputs' relative paths, sizes and modification times and of the settings, so a changed scan is
-never read from an old entry.
+name is a hash of the settings and of its scans' fingerprints, so two scans never share an entry, wherever they are. The
+times of modification are part of it too, for edits that a fingerprint does not see.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from agi_core.config.schema import Task
 from agi_core.data.cached_session import CachedSession, open_entry, write_entry
+from agi_core.data.fingerprint import fingerprint
 from agi_core.data.nifti import read_grid
 from agi_core.data.preprocess import prepare_session, respaced
 from agi_core.data.scans import Scans, Session, Subject
@@ -23,7 +24,7 @@ from agi_core.errors import DataError
 from agi_core.host import atomic
 from agi_core.scenario import Scenario, parse_scenario
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised whenever the same scans and settings give other arrays."""
 
 
@@ -36,7 +37,6 @@ class Preparation:
         spacing_mm: of the working grid, along right, anterior, superior; None keeps each target's grid.
         register_to: the source that every other source is registered to first; None: no registration.
         whole: whole slices (evaluation), or the head box alone (training).
-        data_dir: root of the data set; paths enter an entry's name relative to it.
         cache_dir: where the entries live, `train` and `whole` apart; made when missing.
     """
 
@@ -44,7 +44,6 @@ class Preparation:
     spacing_mm: tuple[float, float, float] | None
     register_to: str | None
     whole: bool
-    data_dir: Path
     cache_dir: Path
 
     @classmethod
@@ -56,7 +55,6 @@ class Preparation:
             spacing_mm=task.spacing_mm,
             register_to=scenario.reference(task.reference) if scans.register == "rigid" else None,
             whole=whole,
-            data_dir=scans.dir,
             cache_dir=cache_dir,
         )
 
@@ -118,10 +116,13 @@ class Preparation:
             path = session.paths.get(modality)
             if path is None or not path.is_file():
                 raise DataError(f"{path or modality} is missing in session {session.name or '(only one)'}.")
-            status = path.stat()
-            place = path.relative_to(self.data_dir) if path.is_relative_to(self.data_dir) else path.absolute()
-            inputs.append([modality, place.as_posix(), status.st_size, status.st_mtime_ns])
-        settings: dict[str, Any] = {"version": CACHE_VERSION, "spacing_mm": self.spacing_mm, "whole": self.whole}
+            inputs.append([modality, fingerprint(path), path.stat().st_mtime_ns])
+        settings: dict[str, Any] = {
+            "version": CACHE_VERSION,
+            "session": session.name,
+            "spacing_mm": self.spacing_mm,
+            "whole": self.whole,
+        }
         if self.register_to is not None:
             settings["register_to"] = self.register_to
         key = hashlib.sha256(json.dumps([inputs, settings], sort_keys=True).encode()).hexdigest()[:32]

@@ -13,6 +13,7 @@ A simulation also has
 
 ```
 splits.json           {site: {"train": [...], "validation": [...], "test": [...]}}, subject ids
+fingerprints.json     {subject id: fingerprint of its scans} (`agi_core.data.fingerprint`)
 examples.safetensors  example slices for the report
 sites/  baselines/  ledgers/  ledger_heads/
 ```

@@ -12,6 +12,7 @@ from pathlib import Path
 from agi_core.config.schema import Task
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import TrainingSlices
+from agi_core.data.fingerprint import fingerprints
 from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Discovery, Scans, Subject, discover
@@ -43,7 +44,8 @@ class SiteScans:
     """A site's scans as one task needs them. Each property is read when it is first asked for, and then kept.
 
     Raises, when a property is read:
-        DataError: no subject has all modalities, one that the site file lists is not there, or a scan is unusable.
+        DataError: no subject has all modalities, one that the site file lists is not there, one scan is that of two
+            subjects, or a scan is unusable.
         RunError: the cache or the split cannot be written.
     """
 
@@ -62,6 +64,7 @@ class SiteScans:
                 f"site {file.site}: {', '.join(absent) or 'every subject'} is missing in {file.data.dir};"
                 f" {found.summary()}"
             )
+        fingerprints(by_id[subject_id] for subject_id in chosen)  # nobody trains under one name and tests under another
         split = lasting_split(Path(file.state_dir), chosen)
         parts = (split.train, split.validation, split.test, chosen)
         return SiteSubjects(*(tuple(by_id[subject_id] for subject_id in part) for part in parts))

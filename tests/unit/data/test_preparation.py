@@ -1,5 +1,6 @@
 """The cache holds what `prepare_session` gives, notices changes, and survives crashes and races."""
 
+import gzip
 import multiprocessing
 import os
 import shutil
@@ -53,7 +54,6 @@ def build(
         "spacing_mm": None,
         "register_to": None,
         "whole": True,
-        "data_dir": tmp_path / "data",
         "cache_dir": tmp_path / "cache",
     }
     return Preparation(**(settings | options)).open(subjects, on_session=on_session)
@@ -108,17 +108,29 @@ def test_files_are_safetensors_with_the_documented_names(tmp_path: Path) -> None
     }
 
 
-def test_a_second_build_reads_no_scan(tmp_path: Path) -> None:
+def test_a_second_build_makes_no_entry_anew(tmp_path: Path) -> None:
     subjects = make_subjects(tmp_path / "data")
     seen: list[tuple[int, int]] = []
     first = build(subjects, tmp_path, on_session=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
-    for subject in subjects:
-        for path in subject.sessions[0].paths.values():
-            status = path.stat()
-            path.write_bytes(bytes(status.st_size))
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert [entry.path for entry in build(subjects, tmp_path)] == [entry.path for entry in first]
+    files = [(entry.path, entry.path.stat().st_ino) for entry in first]  # a file that is written anew is another one
+    assert [(entry.path, entry.path.stat().st_ino) for entry in build(subjects, tmp_path)] == files
+
+
+def test_two_trees_with_equal_names_sizes_and_times_share_nothing(tmp_path: Path) -> None:
+    trees = []
+    for number, folder in enumerate(("data", "other")):
+        paths = {}
+        for modality, path in make_subjects(tmp_path / folder)[number].sessions[0].paths.items():
+            paths[modality] = path.with_name(f"{modality}.nii")  # uncompressed, so of one size
+            paths[modality].write_bytes(gzip.decompress(path.read_bytes()))
+            os.utime(paths[modality], (1, 1))
+        trees.append(Subject("IXI000", "HH", (Session("", paths),)))
+    stamps = [[(p.name, p.stat().st_size, p.stat().st_mtime) for p in t.sessions[0].paths.values()] for t in trees]
+    assert stamps[0] == stamps[1]
+    (one,), (other,) = (build([tree], tmp_path) for tree in trees)
+    assert one.path != other.path
+    assert (one.read_slice(3)[0] != other.read_slice(3)[0]).any()
 
 
 def test_whatever_changes_the_result_changes_the_entry(tmp_path: Path) -> None:
@@ -140,7 +152,7 @@ def test_a_moved_data_folder_keeps_its_cache(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "data", tmp_path / "moved")
     paths = {modality: tmp_path / "moved" / f"IXI000-HH-{modality}.nii.gz" for modality in SCENARIO.modalities}
     moved = Subject("IXI000", "HH", (Session("", paths),))
-    assert build([moved], tmp_path, data_dir=tmp_path / "moved")[0].path == entry.path
+    assert build([moved], tmp_path)[0].path == entry.path
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])

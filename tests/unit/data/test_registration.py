@@ -87,7 +87,6 @@ def test_the_cache_holds_registered_sources_apart(tmp_path: Path) -> None:
             scenario=scenario,
             spacing_mm=None,
             cache_dir=tmp_path / "cache",
-            data_dir=tmp_path / "data",
             whole=True,
             register_to=register_to,
         )

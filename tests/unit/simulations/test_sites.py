@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from agi_core.scenario import parse_scenario
 from client.site.opened import open_site
 from simulations.printed import print_plan
 from simulations.sites import choose_reference, find_sites, note_data, prepare_caches, read_headers, write_sites
-from tests.support.small_data import AFFINE, SMALL, write_ixi
+from tests.support.small_data import AFFINE, SMALL, write_head, write_ixi
 
 
 def subject(folder: Path, spacing_mm: dict[str, float]) -> Subject:
@@ -104,6 +106,29 @@ def test_a_run_goes_on_with_the_subjects_that_it_began_with(small_config: RunCon
     training = {**federation.training, "HH": federation.training["HH"][:-1]}
     with pytest.raises(RunError, match="scans were added, removed or renamed since the run began"):
         write_sites(tmp_path, config, dataclasses.replace(federation, training=training))
+
+
+def test_a_run_goes_on_with_the_scans_that_it_began_with(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 4})
+    overrides = {"data.dir": str(data_dir), "data.cache_dir": str(tmp_path / "cache"), "clients": 1}
+    config = load_config(None, overrides=overrides, assignments=SMALL)
+    write_sites(tmp_path / "run", *find_sites(config))
+    scan = data_dir / "IXI-T2" / "IXI102-Guys-1102-T2.nii.gz"
+    os.utime(scan, (1, 1))
+    write_sites(tmp_path / "run", *find_sites(config))  # a copy of the folder will do
+    write_head(scan, seed=7, contrast=1.4)
+    with pytest.raises(RunError, match=r"the scans of IXI102 in .*ixi are not those that the run in .*run began with"):
+        write_sites(tmp_path / "run", *find_sites(config))
+
+
+def test_one_scan_of_two_subjects_is_refused_at_once(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 2, "HH": 2})
+    there, here = (data_dir / "IXI-PD" / f"IXI10{n}-{s}-110{n}-PD.nii.gz" for n, s in ((0, "Guys"), (3, "HH")))
+    shutil.copyfile(there, here)
+    overrides = {"data.dir": str(data_dir), "data.cache_dir": str(tmp_path / "cache"), "clients": 2}
+    config = load_config(None, overrides=overrides, assignments=SMALL)
+    with pytest.raises(DataError, match=rf"{there} and {here} are the same file.*data\.exclude=\[IXI103\]"):
+        find_sites(config)
 
 
 def test_only_training_sites_of_a_private_run_get_a_ledger(small_config: RunConfig, tmp_path: Path) -> None:

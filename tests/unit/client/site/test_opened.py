@@ -103,6 +103,17 @@ def test_a_deployed_site_notices_who_comes_and_goes(tmp_path: Path) -> None:
         _ = open_site(path).scans(task).subjects
 
 
+def test_one_person_under_two_names_does_not_train_and_test(tmp_path: Path, small_config: RunConfig) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"HH": 3})
+    for modality in ("T1", "T2", "PD"):
+        folder = data_dir / f"IXI-{modality}"
+        shutil.copyfile(folder / f"IXI100-HH-1100-{modality}.nii.gz", folder / f"IXI102-HH-1102-{modality}.nii.gz")
+    site_path = write_site(tmp_path, SiteData(dir=str(data_dir), layout="ixi"))
+    with pytest.raises(DataError, match=r"are the same file.*data\.exclude=\[IXI102\]") as caught:
+        open_site(site_path).scans(small_config.task).subjects  # noqa: B018
+    assert "IXI" not in caught.value.public
+
+
 def test_sites_of_one_folder_look_it_up_once_per_task(
     tmp_path: Path, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

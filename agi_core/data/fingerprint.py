@@ -1,0 +1,69 @@
+"""What identifies a scan: the content of its file. Names, sizes and times do not: two data sets may share them.
+
+A fingerprint is a hash of the file as it is stored: of its size and of `_BLOCKS` blocks from its first byte, where the
+header is, to its last, where gzip has the checksum of all voxels. In a `.nii.gz` it so depends on every voxel. In a
+large uncompressed file, voxels between two blocks may change without a trace.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from agi_core.data.scans import Subject
+from agi_core.errors import DataError
+
+_BLOCKS, _BLOCK_BYTES = 64, 4096
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's size and sampled blocks, in hexadecimal. Raises DataError where it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            last = file.seek(0, 2) - _BLOCK_BYTES
+            digest = hashlib.sha256(f"{last}:".encode())
+            for start in sorted({max(0, last * block // (_BLOCKS - 1)) for block in range(_BLOCKS)}):
+                file.seek(start)
+                digest.update(file.read(_BLOCK_BYTES))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions, and the drive.") from error
+    return digest.hexdigest()
+
+
+def fingerprints(subjects: Iterable[Subject]) -> dict[str, str]:
+    """{subject id: fingerprint of all its scans}.
+
+    Raises:
+        DataError: a file cannot be read, or is the scan of two subjects or of two modalities: a person under two names
+            would be trained on under the one and tested under the other.
+    """
+    uses: dict[str, list[tuple[str, str, Path]]] = defaultdict(list)
+    of_subject = {}
+    for subject in subjects:
+        digest = hashlib.sha256()
+        for session in subject.sessions:
+            for modality, path in sorted(session.paths.items()):
+                content = fingerprint(path)
+                uses[content].append((subject.id, modality, path))
+                digest.update(f"{session.name}:{modality}:{content}:".encode())
+        of_subject[subject.id] = digest.hexdigest()
+    _check_different(uses.values())
+    return of_subject
+
+
+def _check_different(uses: Iterable[Sequence[tuple[str, str, Path]]]) -> None:
+    """Raise DataError where the (subject, modality, path) that have one content are not one scan of several visits."""
+    same = [used for used in uses if len({(subject, modality) for subject, modality, _ in used}) > 1]
+    if not same:
+        return
+    left_out: list[str] = []
+    for used in same:
+        rest = {(subject, modality) for subject, modality, _ in used if subject not in left_out}
+        if len(rest) > 1:
+            names = sorted({subject for subject, _ in rest})
+            left_out += names[1:] or names
+    raise DataError(
+        f"{' and '.join(str(path) for _, _, path in same[0])} are the same file"
+        f" ({len(same)} such file{'s' * (len(same) > 1)}). A person counts once, and each modality has its own scan:"
+        f" correct the files, or leave subjects out with data.exclude=[{','.join(left_out)}]"
+    )
