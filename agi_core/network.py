@@ -82,10 +82,19 @@ class Network:
         prior = self.module.prior
         return None if prior is None else prior.coefficients.double().numpy(force=True)
 
-    def set_prior(self, coefficients: Vector) -> None:
-        """Take over other coefficients of the prior; the head stays, bias and all."""
+    @property
+    def prior_gram(self) -> Vector | None:
+        """`Prior.gram`, float64 (K, K); None where the network has no prior, or one that was never solved."""
+        prior = self.module.prior
+        return prior.gram.double().numpy(force=True) if prior is not None and prior.gram.any() else None
+
+    def set_prior(self, coefficients: Vector, *, gram: Vector | None = None) -> None:
+        """Take over other coefficients of the prior, and the gram matrix of their data where it is the common one; the
+        head stays, bias and all."""
         assert self.module.prior is not None  # noqa: S101  whoever solves a prior has asked for one
         self.module.prior.coefficients.copy_(torch.from_numpy(coefficients))
+        if gram is not None:
+            self.module.prior.gram.copy_(torch.from_numpy(gram))
 
     @property
     def readout(self) -> Vector:

@@ -1,13 +1,20 @@
-"""The common prior, solved from the statistics that sites tell (`agi_core.ridge`)."""
+"""The common prior, solved from what sites tell: statistics (`agi_core.ridge`), or in a private run their share of one
+private step from the public prior that the run starts with (`agi_core.privacy.private_prior`)."""
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
+
+from agi_core.config.schema import PrivacyConfig
 from agi_core.errors import ProtocolError
+from agi_core.network import Network
 from agi_core.protocol import Reply, Request, unpack
 from agi_core.ridge import STRENGTH, Statistics, Vector
-from server.update_gate import Verdict
+from server.update_gate import NOISE_NORMS, Verdict
 
 Told = tuple[Statistics, int]  # of a site, and its training subjects
+ToldStep = tuple[Vector, int]
 
 
 def judge_statistics(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[Told]:
@@ -24,7 +31,40 @@ def judge_statistics(replies: Mapping[str, Reply], request: Request, *, features
     return Verdict(accepted, refused=refused)
 
 
-def common_prior(told: Mapping[str, Told]) -> Vector:
-    """The coefficients that fit all sites best: each counts as often as it has training subjects."""
+def set_common_prior(network: Network, told: Mapping[str, Told]) -> None:
+    """Give the network the prior that fits all sites best: each counts as often as it has training subjects."""
     statistics, subjects = zip(*told.values(), strict=True)
-    return Statistics.mean(statistics, subjects).solve(strength=STRENGTH)
+    common = Statistics.mean(statistics, subjects)
+    network.set_prior(common.solve(strength=STRENGTH), gram=common.gram)
+
+
+def judge_steps(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[ToldStep]:
+    """The verdict on replies to the same question in a private run: {site: (its share of the step, N)}."""
+    accepted: dict[str, ToldStep] = {}
+    refused: dict[str, str] = {}
+    for site, reply in sorted(replies.items()):
+        step = unpack(reply.weights).get("step") if reply.weights is not None else None
+        if step is None or step.shape != (features,) or step.dtype != np.float64 or not np.isfinite(step).all():
+            refused[site] = f"the reply holds no step of {features} coefficients"
+        elif reply.num_examples < 1:
+            refused[site] = "the reply counts no subject"
+        else:
+            accepted[site] = step, reply.num_examples
+    return Verdict(accepted, refused=refused)
+
+
+def take_private_step(network: Network, told: Mapping[str, ToldStep], *, privacy: PrivacyConfig) -> None:
+    """Move the network's public prior by the sites' mean step.
+
+    Without noise no step is longer than CLIP. A longer one than noise explains is cut down to that.
+    """
+    from agi_core.privacy.private_prior import CLIP, planned_release, whitening  # here: Opacus takes seconds to import
+
+    prior, gram = network.prior, network.prior_gram
+    assert prior is not None and gram is not None  # noqa: S101, PT018  else nobody was asked
+    sigma, steps = planned_release(privacy).noise_multiplier, []
+    for step, subjects in told.values():
+        longest = CLIP * (1 + NOISE_NORMS * sigma * math.sqrt(len(step)) / subjects)
+        steps.append(step * min(1.0, longest / max(float(np.linalg.norm(step)), longest)))
+    mean = np.average(steps, axis=0, weights=[subjects for _, subjects in told.values()])
+    network.set_prior(prior + whitening(gram) @ mean)

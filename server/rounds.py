@@ -19,7 +19,7 @@ from agi_core.run.initial_weights import initial_weights
 from agi_core.run.scores import Scores, over_subjects
 from server import run_state
 from server.aggregation import SiteUpdate
-from server.calibration import common_prior, judge_statistics
+from server.calibration import judge_statistics, judge_steps, set_common_prior, take_private_step
 from server.collector import Collector
 from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
@@ -52,9 +52,7 @@ class Rounds:
                 rounds are saved.
         """
         with self._pausing():
-            # Statistics have no noise: a private run has the prior of its initial weights.
-            asks = self._config.model.prior != "none" and not self._config.privacy.on
-            if asks and not events_of(self._run_dir, events.PriorSolved):
+            if self._config.model.prior != "none" and not events_of(self._run_dir, events.PriorSolved):
                 self._solve_prior()
             first = self._state.round + 1
             for round in range(first, self._config.rounds + 1):
@@ -66,20 +64,25 @@ class Rounds:
                 run_state.save(self._run_dir, self._state, self._events)
 
     def _solve_prior(self) -> None:
-        """Solve the model's prior from the statistics of the sites that tell them; it is 0 where nobody does."""
-        state, network = self._state, Network(self._config)
+        """Solve the model's prior from what the sites tell of their training subjects; it stays where nobody does. In a
+        private run it is the public one of the initial weights, moved by a private step."""
+        state, sites, network = self._state, self._config.federation.sites, Network(self._config)
         network.load(state.weights)
-        told = self._collector.collect(
-            self._config.federation.sites,
-            self._exchange.request(EVALUATE, round=0, weights=state.weights, subjects=STATISTICS),
-            partial(judge_statistics, features=network.module.prior_count),
-            quorum=0,
-            wait_for_all=True,
-        )
-        if told:
-            network.set_prior(common_prior(told))
-            state.weights = {name: array.copy() for name, array in network.weights.items()}
-        self._events.append(events.PriorSolved(sites=[*told]))
+        request = self._exchange.request(EVALUATE, round=0, weights=state.weights, subjects=STATISTICS)
+        collect = partial(self._collector.collect, sites, request, quorum=0, wait_for_all=True)
+        count = network.module.prior_count
+        if not self._config.privacy.on:
+            if statistics := collect(partial(judge_statistics, features=count)):
+                set_common_prior(network, statistics)
+            told = [*statistics]
+        elif network.prior_gram is not None:
+            if steps := collect(partial(judge_steps, features=count)):
+                take_private_step(network, steps, privacy=self._config.privacy)
+            told = [*steps]
+        else:
+            told = []
+        state.weights = {name: array.copy() for name, array in network.weights.items()}
+        self._events.append(events.PriorSolved(sites=told))
         run_state.save(self._run_dir, state, self._events)
 
     def _train(self, round: int, *, is_first: bool) -> dict[str, SiteUpdate]:

@@ -31,12 +31,18 @@ def monomials(sources: Tensor) -> Tensor:
 
 
 class Prior(nn.Module):
-    """coefficients . monomials(sources). The coefficients are zero until they are solved (`agi_core.readout`); no
-    gradient reaches them."""
+    """coefficients . monomials(sources). The coefficients are zero until they are solved (`agi_core.ridge`), and get no
+    gradient.
+
+    `gram` is the mean of monomials monomials' (K, K) over the voxels that the coefficients were solved from, or zero.
+    It is no part of the prediction: a private prior is a step in its coordinates (`agi_core.privacy.private_prior`).
+    """
 
     def __init__(self, sources: int) -> None:
         super().__init__()
-        self.coefficients = nn.Parameter(torch.zeros(monomial_count(sources)), requires_grad=False)
+        count = monomial_count(sources)
+        self.coefficients = nn.Parameter(torch.zeros(count), requires_grad=False)
+        self.gram = nn.Parameter(torch.zeros(count, count), requires_grad=False)
 
     def forward(self, aligned: Tensor) -> Tensor:
         """Aligned sources (B, M, *space) -> (B, 1, *space)"""

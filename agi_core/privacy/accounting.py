@@ -54,8 +54,11 @@ def epsilon_rdp(history: Iterable[Steps], *, delta: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def calibrate(target_epsilon: float, *, delta: float, lot_rate: float, steps: int) -> float:
-    """The smallest noise multiplier, to 0.5 %, with which `steps` steps cost at most `target_epsilon`.
+def calibrate(
+    target_epsilon: float, *, delta: float, lot_rate: float, steps: int, besides: tuple[Steps, ...] = ()
+) -> float:
+    """The smallest noise multiplier, to 0.5 %, with which `steps` steps, and all that is taken `besides`, cost at most
+    `target_epsilon`.
 
     Raises:
         PrivacyError: a value out of range, or no noise multiplier up to 10^4 is enough.
@@ -64,10 +67,12 @@ def calibrate(target_epsilon: float, *, delta: float, lot_rate: float, steps: in
         raise PrivacyError(f"epsilon={target_epsilon} must be a positive number")
 
     def cost(sigma: float) -> float:
-        return epsilon([Steps(sigma, lot_rate, steps)], delta=delta)
+        return epsilon([Steps(sigma, lot_rate, steps), *besides], delta=delta)
 
     enough = 0.25
-    while _rdp(_merged([Steps(enough, lot_rate, steps)]), _checked_delta(delta), COARSE_ORDERS) > target_epsilon:
+    while (
+        _rdp(_merged([Steps(enough, lot_rate, steps), *besides]), _checked_delta(delta), COARSE_ORDERS) > target_epsilon
+    ):
         enough *= 1.2  # enough by RDP is enough by PRV
         if enough > 1e4:
             raise PrivacyError(f"epsilon={target_epsilon} cannot be reached with {steps} steps; ask for fewer steps")

@@ -15,13 +15,20 @@ from client.work.job import Job
 
 
 def tell_statistics(job: Job) -> Reply:
-    """The mean over all training subjects of the statistics of the prior's features.
+    """The mean over all training subjects of the statistics of the prior's features; in a private run the site's share
+    of a private step from the public prior.
 
     Raises:
-        PolicyError: the site has fewer subjects than its policy's minimum, or trains privately.
+        PolicyError: the site has fewer subjects than its policy's minimum, or trains privately and the run does not.
+        AgiError: see `client.work.private_training.tell_private_step`.
     """
     if job.private:
-        raise PolicyError("privacy: statistics have no noise, so a site that trains privately does not tell them")
+        if job.site.privacy is None or not job.task.privacy.on:
+            raise PolicyError("privacy: statistics have no noise, so a site that trains privately does not tell them")
+        from client.work.private_training import tell_private_step  # here, because Opacus takes seconds to import
+
+        step = pack(tell_private_step(job, job.site.privacy))
+        return job.reply(num_examples=job.site.privacy.subjects, metrics={}, weights=step)
     count, least = len(job.scans.subjects.all), job.site.policy.minimum_subjects
     require(count >= least, "policy.minimum_subjects", asked=f"statistics of {count} subjects", allowed=f"{least}")
     own = job.scans.prior_statistics

@@ -7,18 +7,20 @@ round is spent: asked again without a stored reply, it is a new round and costs 
 
 import hashlib
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from safetensors.numpy import load, save
 
 from agi_core.config.schema import Task
 from agi_core.data.datasets import TrainingSlices
-from agi_core.errors import DeadlineError, PolicyError
+from agi_core.errors import DeadlineError, PolicyError, ProtocolError
 from agi_core.host import atomic
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
 from agi_core.privacy.ledger import Budget, Reservation, open_ledger
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
+from agi_core.privacy.private_prior import noisy_newton_step, planned_release
 from agi_core.protocol import Weights
 from agi_core.training import rehearse_privately, train_round_privately
 from client.border import stored_replies
@@ -40,10 +42,58 @@ def train_privately(
         BudgetError: the round would exceed the site's budget, or the run's own; nothing was trained.
         PrivacyError: the ledger cannot be trusted, or the model does not qualify.
     """
-    task, request = job.task, job.request
-    mechanism = mechanism_of(task, privacy)
-    planned = Steps(mechanism.noise_multiplier, mechanism.lot_rate, task.training.local_steps)
-    run_budget = Budget(epsilon=task.privacy.epsilon or 0.0, delta=task.privacy.delta)
+    mechanism = mechanism_of(job.task, privacy)
+    planned = Steps(mechanism.noise_multiplier, mechanism.lot_rate, job.task.training.local_steps)
+
+    def train() -> Weights:
+        train_round_privately(
+            job.network.module,
+            training.draw_subject,
+            subjects=training.subjects,
+            mechanism=mechanism,
+            noise=system_noise(),
+            task=job.task,
+            round=job.request.round,
+            on_step=on_step,
+        )
+        return job.network.weights
+
+    rehearse = partial(_rehearse, job, steps=planned.steps * mechanism.subjects)
+    return _release(job, privacy, planned=planned, rehearse=rehearse, make=train)
+
+
+def tell_private_step(job: Job, privacy: SitePrivacy) -> Weights:
+    """The site's share of one private step of the prior (`agi_core.privacy.private_prior`), charged on all training
+    subjects; a repeated request gets the stored reply.
+
+    Raises:
+        PolicyError: the task asks for less privacy than the site allows.
+        ProtocolError: the model that came has no public prior to start from.
+        BudgetError: the step would exceed the site's budget, or the run's own.
+        PrivacyError: the ledger cannot be trusted.
+    """
+    mechanism_of(job.task, privacy)
+    planned, prior, gram = planned_release(job.task.privacy), job.network.prior, job.network.prior_gram
+    least, sigma = privacy.min_noise_multiplier, planned.noise_multiplier
+    require(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")
+    if prior is None or gram is None:
+        raise ProtocolError("a private step of the prior needs a model with a public one")
+    statistics = job.scans.prior_statistics  # unusable scans are named before anything is spent
+
+    def step() -> Weights:
+        count, noise = privacy.subjects, system_noise()
+        told = noisy_newton_step(statistics, prior=prior, gram=gram, count=count, noise_multiplier=sigma, noise=noise)
+        return {"step": told}
+
+    return _release(job, privacy, planned=planned, rehearse=lambda: None, make=step)
+
+
+def _release(
+    job: Job, privacy: SitePrivacy, *, planned: Steps, rehearse: Callable[[], None], make: Callable[[], Weights]
+) -> Weights:
+    """What `make` makes with the planned steps: reserved before it is made, committed before it leaves. A repeated
+    request gets what it got. `rehearse` fails before anything is spent where `make` could fail or take too long."""
+    request, run_budget = job.request, Budget(epsilon=job.task.privacy.epsilon or 0.0, delta=job.task.privacy.delta)
     ledger_path, digest = Path(privacy.ledger), stored_replies.digest(request)
     reply_path = ledger_path.with_suffix(".reply.safetensors")
 
@@ -52,7 +102,7 @@ def train_privately(
             same = earlier.status == "committed" and earlier.request == digest
             if same and (stored := _stored(reply_path, earlier)) is not None:
                 return stored
-        _rehearse(job, steps=planned.steps * mechanism.subjects)
+        rehearse()
         reservation = ledger.reserve(
             [subject.id for subject in job.scans.subjects.train],
             planned,
@@ -62,21 +112,11 @@ def train_privately(
             budget=Budget(privacy.epsilon, privacy.delta),
             run_budget=run_budget,
         )
-        train_round_privately(
-            job.network.module,
-            training.draw_subject,
-            subjects=training.subjects,
-            mechanism=mechanism,
-            noise=system_noise(),
-            task=task,
-            round=request.round,
-            on_step=on_step,
-        )
-        weights = job.network.weights
-        content = save(weights)
+        made = make()
+        content = save(made)
         atomic.write_bytes(reply_path, content)
         ledger.commit(reservation, reply=hashlib.sha256(content).hexdigest())
-    return weights
+    return made
 
 
 def _rehearse(job: Job, *, steps: int) -> None:
@@ -107,8 +147,10 @@ def mechanism_of(task: Task, allowed: SitePrivacy) -> Mechanism:
     _at_most("delta", asked.delta, allowed.delta)
     _at_most("max_lot_rate", asked.lot_rate, allowed.max_lot_rate)
     _at_most("max_grad_norm", asked.max_grad_norm, allowed.max_grad_norm)
+    steps = task.rounds * task.training.local_steps
+    besides = (planned_release(asked),) if task.model.prior != "none" else ()
     sigma = asked.noise_multiplier or calibrate(
-        asked.epsilon, delta=asked.delta, lot_rate=asked.lot_rate, steps=task.rounds * task.training.local_steps
+        asked.epsilon, delta=asked.delta, lot_rate=asked.lot_rate, steps=steps, besides=besides
     )
     least = allowed.min_noise_multiplier
     require(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")

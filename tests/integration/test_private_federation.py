@@ -8,22 +8,37 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.numpy import save
 
 from agi_core.config.load import read_task, task_json
 from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig
-from agi_core.errors import BudgetError, ConfigError, PolicyError, PrivacyError, RunError
+from agi_core.errors import BudgetError, ConfigError, PolicyError, PrivacyError, ProtocolError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
+from agi_core.privacy.private_prior import planned_release
 from agi_core.privacy.trainable import parameters_of
-from agi_core.protocol import ALL, EVALUATE, TEST, TRAIN, VALIDATION, Reply, Request, Transport, pack, unpack
+from agi_core.protocol import (
+    ALL,
+    EVALUATE,
+    STATISTICS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Reply,
+    Request,
+    Transport,
+    pack,
+    unpack,
+)
 from agi_core.report.report import build_report
+from agi_core.ridge import Statistics
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.event_log import events_of
-from agi_core.run.events import ModelTested, ModelValidated, RoundFinished, SiteSatOut
+from agi_core.run.events import ModelTested, ModelValidated, PriorSolved, RoundFinished, SiteSatOut
 from agi_core.run.initial_weights import initial_weights
 from client.app import app as client_app
 from client.site.file import Site, read_site, to_yaml
@@ -35,6 +50,7 @@ from simulations.baselines import open_sites, without_privacy
 from simulations.local_grid import run_in_process
 from simulations.run import main
 from simulations.sites import find_sites, write_sites
+from tests.support.requests_by_hand import deployed_site
 from tests.support.small_data import SMALL
 from tests.support.small_federation import Saboteur, federate
 
@@ -109,6 +125,58 @@ def test_a_private_run_spends_its_budget_and_says_nothing_of_training(
     changed = [(array != initial[name].numpy()).any() for name, array in trained.items()]
     # near 1, where a norm's weight starts, float16 loses what is below 0.0005
     assert any(changed) if transport == "float16" else all(changed)
+
+
+@pytest.fixture
+def with_public_prior(private_config: RunConfig, ixi_dir: Path, tmp_path: Path) -> RunConfig:
+    """A private run from a model whose prior was solved on public data; here the data are those of one hospital."""
+    model = dataclasses.replace(private_config.model, prior="cubic")
+    config = dataclasses.replace(private_config, model=model, initial_weights=str(tmp_path / "public.safetensors"))
+    network, scans = Network(config), open_site(deployed_site(tmp_path, ixi_dir, name="Public")).scans(config.task)
+    public = Statistics.mean(scans.prior_statistics[:1])
+    network.set_prior(public.solve(strength=1e-3), gram=public.gram)
+    (tmp_path / "public.safetensors").write_bytes(save(network.weights))
+    return config
+
+
+def test_a_private_run_moves_a_public_prior_by_one_noisy_step_within_its_budget(
+    with_public_prior: RunConfig, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    federate(with_public_prior, run_dir)
+    (solved,) = events_of(run_dir, PriorSolved)
+    assert solved.sites == [*SITES]
+    release = planned_release(with_public_prior.privacy)
+    for site in SITES:
+        history = spent(run_dir, site)
+        assert history[0] == release
+        assert [steps.steps for steps in history[1:]] == [2, 2]
+        assert 7.8 < epsilon(history, delta=1e-5) <= 8.0
+    public, private = initial_weights(with_public_prior), load_weights(run_dir)
+    assert (public["prior.coefficients"] != private["prior.coefficients"]).any()
+    np.testing.assert_array_equal(public["prior.gram"], private["prior.gram"])
+
+
+def test_a_step_of_the_prior_is_told_once_and_only_from_a_public_one(
+    with_public_prior: RunConfig, tmp_path: Path
+) -> None:
+    config, federation = find_sites(with_public_prior)
+    run_folder.create(tmp_path / "run", config)
+    site_path = write_sites(tmp_path / "run", config, federation)["Guys"]
+    asked = request(config, EVALUATE, round=0, subjects=STATISTICS)
+    with pytest.raises(ProtocolError, match="needs a model with a public one"):
+        answer(site_path, asked)
+    asked = dataclasses.replace(asked, weights=pack(initial_weights(config)))
+    first, again = answer(site_path, asked), answer(site_path, dataclasses.replace(asked, nonce="another"))
+    assert first.weights is not None
+    assert again.weights is not None
+    assert first.weights.manifest == '[["step","float64",[10]]]'
+    assert first.num_examples == 3  # the public number
+    np.testing.assert_array_equal(unpack(first.weights)["step"], unpack(again.weights)["step"])
+    assert len(spent(tmp_path / "run", "Guys")) == 1
+    ordinary = dataclasses.replace(config, privacy=PrivacyConfig()).task
+    with pytest.raises(PolicyError, match="statistics have no noise"):
+        answer(site_path, dataclasses.replace(asked, task=task_json(ordinary)))
 
 
 def test_a_training_reply_holds_weights_and_a_public_number(private_config: RunConfig, site_path: Path) -> None:

@@ -47,4 +47,4 @@ def test_the_prior_sees_aligned_sources_and_the_body_starts_as_without_it() -> N
     plain = build_model(config, sources=2).state_dict()
     state = model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in plain.items() if not name.startswith("head."))
-    assert set(state) - set(plain) == {"prior.coefficients"}
+    assert set(state) - set(plain) == {"prior.coefficients", "prior.gram"}

@@ -2,10 +2,15 @@
 
 import numpy as np
 
+from agi_core.config.schema import PrivacyConfig, Task
+from agi_core.models.model_config import ModelConfig
+from agi_core.network import Network
+from agi_core.privacy.private_prior import whitening
 from agi_core.protocol import EVALUATE, STATISTICS, Packed, Reply, Request, pack
 from agi_core.ridge import Statistics
-from server.calibration import common_prior, judge_statistics
+from server.calibration import judge_statistics, judge_steps, set_common_prior, take_private_step
 
+TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4), prior="cubic"))
 rng = np.random.default_rng(0)
 
 
@@ -29,8 +34,11 @@ def test_each_site_counts_as_often_as_it_has_subjects() -> None:
     replies = {"A": reply(pack(sites["A"].arrays()), subjects=1), "B": reply(pack(sites["B"].arrays()), subjects=3)}
     verdict = judge_statistics(replies, REQUEST, features=10)
     assert not verdict.refused
-    expected = Statistics.mean([sites["A"], *[sites["B"]] * 3]).solve(strength=1e-6)
-    np.testing.assert_allclose(common_prior(verdict.accepted), expected, rtol=1e-9)
+    network, expected = Network(TASK), Statistics.mean([sites["A"], *[sites["B"]] * 3])
+    assert network.prior_gram is None
+    set_common_prior(network, verdict.accepted)
+    np.testing.assert_allclose(network.prior, expected.solve(strength=1e-6), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.prior_gram, expected.gram, rtol=1e-6)
 
 
 def test_what_no_honest_site_tells_is_refused_and_the_others_count() -> None:
@@ -47,3 +55,36 @@ def test_what_no_honest_site_tells_is_refused_and_the_others_count() -> None:
     verdict = judge_statistics(replies, REQUEST, features=10)
     assert [*verdict.accepted] == ["A"]
     assert [*verdict.refused] == ["B", "C", "D", "E", "F"]
+
+
+def test_a_private_step_is_the_mean_over_sites_by_their_public_numbers_in_white_coordinates() -> None:
+    network, public = Network(TASK), statistics(10)
+    network.set_prior(np.full(10, 0.1), gram=public.gram)
+    a, b = np.zeros(10), np.zeros(10)
+    a[0], b[1] = 0.02, 0.04
+    replies = {"A": reply(pack({"step": a}), subjects=10), "B": reply(pack({"step": b}), subjects=30)}
+    verdict = judge_steps(replies, REQUEST, features=10)
+    assert not verdict.refused
+    take_private_step(network, verdict.accepted, privacy=PrivacyConfig(epsilon=8.0))
+    expected = 0.1 + whitening(public.gram.astype(np.float32).astype(float)) @ (0.25 * a + 0.75 * b)
+    np.testing.assert_allclose(network.prior, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_that_noise_does_not_explain_is_cut_down_and_what_is_no_step_is_refused() -> None:
+    moved = []
+    for size in (1e3, 1e6):
+        network = Network(TASK)
+        network.set_prior(np.zeros(10), gram=np.eye(10))
+        take_private_step(network, {"A": (np.eye(10)[0] * size, 10)}, privacy=PrivacyConfig(epsilon=8.0))
+        assert network.prior is not None
+        moved.append(np.linalg.norm(network.prior))
+    assert moved[0] == moved[1] < 1
+    replies = {
+        "A": reply(None),
+        "B": reply(pack({"step": np.zeros(9)})),
+        "C": reply(pack({"step": np.full(10, np.nan)})),
+        "D": reply(pack({"other": np.zeros(10)})),
+        "E": reply(pack({"step": np.zeros(10, np.float32)})),
+        "F": reply(pack({"step": np.zeros(10)}), subjects=0),
+    }
+    assert [*judge_steps(replies, REQUEST, features=10).refused] == [*replies]
