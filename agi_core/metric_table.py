@@ -30,17 +30,19 @@ def psnr_db(mean_square_error: float) -> float:
 
 
 class Metric(NamedTuple):
-    """What a report calls it, how many decimals it shows, and the value itself."""
+    """What a report calls it, how many decimals it shows, the value itself, and between which bounds that lies."""
 
     label: str
     decimals: int
     value: Callable[[Sums], float]
+    lowest: float = 0.0
+    highest: float = math.inf
 
 
 METRICS = {
-    "psnr_db": Metric("PSNR (dB)", 2, lambda sums: psnr_db(sums.square / sums.voxels)),
-    "ssim": Metric("SSIM", 3, lambda sums: sums.ssim / sums.windows),
-    "mae": Metric("MAE", 4, lambda sums: sums.absolute / sums.voxels),
+    "psnr_db": Metric("PSNR (dB)", 2, lambda sums: psnr_db(sums.square / sums.voxels), highest=PSNR_CEILING_DB),
+    "ssim": Metric("SSIM", 3, lambda sums: sums.ssim / sums.windows, lowest=-1.0, highest=1.0),
+    "mae": Metric("MAE", 4, lambda sums: sums.absolute / sums.voxels, highest=1.0),
     "nmse": Metric("NMSE", 4, lambda sums: sums.square / sums.energy if sums.energy > 0 else 0.0),
 }
 
@@ -50,3 +52,9 @@ REGIONS = ("", "_foreground")
 METRIC_NAMES = tuple(f"{name}{region}" for region in REGIONS for name in METRICS)
 PERSONAL_METRIC_NAMES = tuple(f"personal_{name}" for name in METRIC_NAMES)
 VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)
+
+
+def is_possible(name: str, value: float) -> bool:
+    """Whether one of METRIC_NAMES or VALIDATION_METRIC_NAMES can have this value; of another name nothing is known."""
+    metric = METRICS.get(name.removeprefix("validation_").removesuffix(REGIONS[-1]))
+    return metric is None or metric.lowest <= value <= metric.highest

@@ -44,9 +44,9 @@ def suppressed_sites(answers: Answered, names: Collection[str]) -> list[str]:
     return sorted(site for site, answer in answers.items() if {*answer.suppressed.split(",")} & {*names})
 
 
-def worse_at(scores: SiteScores, best: Best) -> list[str]:
+def worse_at(scores: SiteScores, best: Best, *, of: int) -> list[str]:
     """The sites at which this model's validation PSNR lies more than WORSE_DB below what the same site reported for the
-    best model, if they are a majority of the sites that reported both; else none."""
+    best model, if they are a majority of all `of` training sites; else none."""
     both = [site for site in scores if site in best.sites]
     worse = [site for site in both if scores[site].psnr_db < best.sites[site] - WORSE_DB]
-    return worse if len(worse) > len(both) / 2 else []
+    return worse if len(worse) > of / 2 else []

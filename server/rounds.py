@@ -142,17 +142,17 @@ class Rounds:
 
     def _note_validation(self, answers: Answered, *, round: int) -> bool:
         """Note the validation of the model after `round`, which travelled in these answers. False: the model must go,
-        because a majority of sites report it much worse than the best one. Private figures are too noisy for that
+        because a majority of all sites report it much worse than the best one. Private figures are too noisy for that
         judgement.
         """
-        state, scores = self._state, validation_scores(answers)
+        state, scores, sites = self._state, validation_scores(answers), len(self._config.federation.sites)
         suppressed = suppressed_sites(answers, VALIDATION_METRIC_NAMES)
         validated = events.ModelValidated(round=round, mean=over_subjects(scores), sites=scores, suppressed=suppressed)
         self._events.append(validated)
-        if state.best and not self._config.privacy.on and (worse := worse_at(scores, state.best)):
+        if state.best and not self._config.privacy.on and (worse := worse_at(scores, state.best, of=sites)):
             self._events.append(events.ModelRolledBack(round=round, to=state.best.round, sites=worse))
             return False
-        state.consider_best(validated)
+        state.consider_best(validated, of=sites)
         return True
 
     @contextlib.contextmanager

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 import numpy as np
@@ -55,11 +56,17 @@ class RunState:
         """Those of `sites` that do not sit out."""
         return [site for site in sites if site not in self.sitting_out]
 
-    def consider_best(self, validated: ModelValidated) -> None:
-        """Remember this model if no earlier one reached its validation PSNR."""
-        psnr_db = validated.mean.get("psnr_db")  # None: nothing was validated
-        if psnr_db is not None and (self.best is None or psnr_db > self.best.psnr_db):
-            self.best = Best(validated.round, psnr_db, {site: score.psnr_db for site, score in validated.sites.items()})
+    def consider_best(self, validated: ModelValidated, *, of: int) -> None:
+        """Remember this model if its median validation PSNR is above that of the best so far, at the sites that report
+        both. These must be a majority of all `of` training sites, or nothing changes: one site alone decides nothing,
+        and who drops out moves no median."""
+        told = {site: score.psnr_db for site, score in validated.sites.items()}
+        best = self.best.sites if self.best else {}
+        both = [site for site in told if site in best or self.best is None]
+        if len(both) <= of / 2:
+            return
+        if not best or median(told[site] for site in both) > median(best[site] for site in both):
+            self.best = Best(validated.round, median(told.values()), told)
 
 
 def save(run_dir: Path, state: RunState, events: EventLog) -> None:

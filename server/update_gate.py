@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ProtocolError
+from agi_core.metric_table import is_possible
 from agi_core.privacy.trainable import names_of
 from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack
 from agi_core.schedule import learning_rate
@@ -61,8 +62,9 @@ def check_answer(reply: Reply, request: Request, *, registered: int | None) -> N
             raise ProtocolError(f"the reply's {name} is not that of the request")
     if unknown := [name for name in reply.metrics if name not in ALLOWED_METRICS]:
         raise ProtocolError(f"the reply tells {', '.join(unknown)}, which nobody asked for")
-    if absurd := [name for name, value in reply.metrics.items() if abs(value) > LARGEST_FIGURE]:
-        raise ProtocolError(f"the reply's {', '.join(absurd)} cannot be")
+    for name, value in reply.metrics.items():
+        if abs(value) > LARGEST_FIGURE or not is_possible(name, value):
+            raise ProtocolError(f"the reply's {name}={value:g} cannot be")
     most = math.inf if registered is None else registered
     for what, count in (("", reply.num_examples), ("validation ", reply.metrics.get("validation_subjects", 0))):
         if not 0 <= count <= most or count != int(count):

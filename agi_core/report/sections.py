@@ -219,7 +219,7 @@ def training(record: RunRecord) -> str:
     if held_back := sorted({site for event in record.validation.values() for site in event.suppressed}):
         notes.append(f"Validation is suppressed by the policies of {words(held_back)}.")
     if record.best:
-        best = f"Best mean validation PSNR: {db(record.best.psnr_db)} after round {record.best.round}."
+        best = f"Best validation PSNR (median over sites): {db(record.best.psnr_db)} after round {record.best.round}."
         notes.append(f"{best} The test figures above are those of the model after round {record.tested_round}.")
     alt = "Validation PSNR and training loss of each site over the rounds."
     if record.rounds:

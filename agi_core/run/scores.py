@@ -79,7 +79,7 @@ class Scores(JsonObject):
 
 @dataclass(frozen=True)
 class Best(JsonObject):
-    """The round with the best mean validation PSNR, and what each site reported then, in dB."""
+    """The round with the best validation PSNR: what each site reported then, and the median of that, in dB."""
 
     round: int
     psnr_db: float

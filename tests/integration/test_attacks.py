@@ -231,7 +231,7 @@ def test_quarantine_below_the_quorum_pauses_and_says_what_to_do(small_config: Ru
 
 def worse(request: RecordDict, reply: RecordDict) -> None:
     psnr_db = float(str(reply.metric_records[METRICS]["validation_psnr_db"]))
-    figures(validation_psnr_db=psnr_db - 20)(request, reply)
+    figures(validation_psnr_db=psnr_db - 5)(request, reply)
 
 
 @pytest.mark.parametrize(("sites", "back"), [(("HH",), False), (("Guys", "HH"), True)])

@@ -216,7 +216,7 @@ def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
     assert "_IOP (unseen)" in full.svg("Test PSNR per site")
     shown = [alt.split(":")[0] for alt in full.images if alt.endswith("_IOP, test subject 1")]
     assert shown == ["Source T1", "Source T2", "Target", "Prediction", "Absolute error"]
-    assert "Best mean validation PSNR: 21.25 dB after round 1" in full.text
+    assert "Best validation PSNR (median over sites): 21.25 dB after round 1" in full.text
     assert {"target", "prediction", "power (dB)"} <= set(re.findall(">([^<>]+)</text>", full.svg("Radial power")))
 
 

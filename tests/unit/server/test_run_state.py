@@ -67,13 +67,38 @@ def test_a_format_of_another_release_is_refused(tmp_path: Path) -> None:
         run_state.load(tmp_path)
 
 
-def test_the_best_round_is_the_first_of_the_highest() -> None:
+def best_of(*rounds: dict[str, float], of: int) -> Best | None:
+    """The best of these rounds, the first of which has the number 0."""
     state = dataclasses.replace(example(), best=None)
-    for round, psnr_db in enumerate([None, 20.0, 22.0, 21.0, 22.0, None]):
-        mean = {} if psnr_db is None else {"psnr_db": psnr_db}
-        sites = {"A": SiteScore({"psnr_db": 1.0 * round}, 1)}
-        state.consider_best(ModelValidated(round=round, mean=mean, sites=sites))
-    assert state.best == Best(2, 22.0, {"A": 2.0})
+    for round, told in enumerate(rounds):
+        sites = {site: SiteScore({"psnr_db": psnr_db}, 1) for site, psnr_db in told.items()}
+        state.consider_best(ModelValidated(round=round, mean={}, sites=sites), of=of)
+    return state.best
+
+
+def test_the_best_round_is_the_first_of_the_highest() -> None:
+    rounds = [{}, {"A": 20.0}, {"A": 22.0}, {"A": 21.0}, {"A": 22.0}, {}]
+    assert best_of(*rounds, of=1) == Best(2, 22.0, {"A": 22.0})
+
+
+def test_one_site_alone_makes_no_best_round() -> None:
+    """Seen without malice: a site drops out, and round 3 is scored by the site with the easier scans."""
+    rounds = [{"A": 20.0, "B": 21.7}, {"A": 20.1, "B": 21.8}, {"B": 21.83}]
+    assert best_of(*rounds, of=2) == Best(1, pytest.approx(20.95), rounds[1])
+    assert best_of({"A": 100.0}, {"A": 20.0, "B": 20.0}, of=2) == Best(1, 20.0, {"A": 20.0, "B": 20.0})
+    assert best_of({"A": 20.0, "B": 20.0}, of=4) is None
+
+
+def test_one_liar_of_three_does_not_hold_the_best_round() -> None:
+    rounds = [{"A": 100.0, "B": 10.0, "C": 11.0}, {"A": 0.0, "B": 20.0, "C": 21.0}]
+    assert best_of(*rounds, of=3) == Best(1, 20.0, rounds[1])
+
+
+def test_rounds_are_compared_at_the_same_sites() -> None:
+    """C has harder scans than the others: that it joins, or leaves, is no change of the model."""
+    with_c, without = {"A": 24.0, "B": 24.0, "C": 10.0, "D": 9.0}, {"A": 23.0, "B": 23.0, "E": 40.0}
+    assert best_of(with_c, without, of=3) == Best(0, 17.0, with_c)
+    assert best_of(without, {**with_c, "A": 22.0, "B": 22.9}, of=3) == Best(0, 23.0, without)
 
 
 def test_the_best_model_stays_on_disk(tmp_path: Path) -> None:

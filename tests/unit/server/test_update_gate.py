@@ -123,7 +123,21 @@ def test_an_answer_to_another_request_is_refused(change: dict[str, Any]) -> None
         check_answer(dataclasses.replace(REPLY, **change), REQUEST, registered=5)
 
 
-@pytest.mark.parametrize("metrics", [{"validation_psnr_db": 1e308}, {"age": 70.0}, {"\x1b[2J": 1.0}])
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"validation_psnr_db": 1e308},
+        {"validation_psnr_db": 1e9},  # once, and round 0 is the best for ever
+        {"psnr_db": 100.1},
+        {"psnr_db_foreground": -0.1},
+        {"validation_ssim": 1.01},
+        {"mae_foreground": 1.01},
+        {"nmse": -1.0},
+        {"seconds": -1e10},
+        {"age": 70.0},
+        {"\x1b[2J": 1.0},
+    ],
+)
 def test_figures_that_cannot_be_are_refused(metrics: dict[str, float]) -> None:
     with pytest.raises(ProtocolError, match=r"the reply('s| tells)"):
         check_answer(dataclasses.replace(REPLY, metrics=metrics), REQUEST, registered=24)
