@@ -3,6 +3,7 @@
 import argparse
 import io
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ DONE, MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived in a `terminable` block."""
+
+
+def keep_files_private() -> None:
+    """From now on, whatever this process and its children write is for its own user alone."""
+    os.umask(0o077)
 
 
 @contextmanager
@@ -37,7 +43,7 @@ def run_command(
     command: Callable[[], int | None], *, place: Callable[[], object] = Path, hint: Callable[[], str] = str
 ) -> int:
     """Run a command to its exit code: its own (None is 0), 2 after a user's mistake, 130 after Ctrl-C, 143 after
-    SIGTERM.
+    SIGTERM. What it writes is for its own user alone.
 
     A mistake is one sentence on stderr, on one line whatever names are in it, without a traceback. What the terminal's
     encoding does not have is printed as its escape: no run is lost for the sake of a letter.
@@ -46,6 +52,7 @@ def run_command(
         place: asked where an operating system's error that names no file occurred.
         hint: asked after Ctrl-C or SIGTERM for how the user can go on; "" = there is nothing to say.
     """
+    keep_files_private()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -21,6 +21,8 @@ from flwr.supernode import start_client_internal
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
+from agi_core.host.command_line import keep_files_private
+
 _fetch = start_client_internal._pull_and_store_message
 PAUSE_S = 1.0
 
@@ -44,6 +46,7 @@ def run_of_waiting_answer(state: InMemoryNodeState) -> int | None:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     start_client_internal._pull_and_store_message = fetch_or_send  # type: ignore[assignment]
     flower_supernode()  # returns only when its loop has ended; a stop by signal ends the process in there
     os._exit(1)

@@ -27,6 +27,7 @@ from typing import NoReturn
 from flwr.app import ConfigRecord, Error, Message, MessageType
 
 from agi_core.errors import AgiError, ConfigError, StoppedError
+from agi_core.host.command_line import keep_files_private
 from agi_core.protocol import METRICS, SCALARS
 from agi_core.run import progress
 from client.border.egress import refuse
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--site-file", type=Path, required=True, help="the site's YAML file")
     parser.add_argument("--secret-file", type=Path, required=True, help="the secret shared with flower-supernode")
     options = parser.parse_args(arguments)
+    keep_files_private()
     try:
         site_path = options.site_file.resolve()
         site, secret = read_deployed_site(site_path), _read_secret(options.secret_file)

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,3 +90,18 @@ def test_a_terminal_that_lacks_a_letter_gets_its_escape() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "iso-8859-1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     assert done.stdout == b"K\xf8ge \\u0141\xf3d\n"
+
+
+def test_what_a_command_writes_is_for_its_user_alone(tmp_path: Path) -> None:
+    """The cache of prepared scans too, wherever its folder is."""
+    program = """
+import os
+from pathlib import Path
+from agi_core.host import atomic
+from agi_core.host.command_line import run_command
+os.umask(0o022)
+run_command(lambda: atomic.write_bytes(Path("elsewhere/train/entry"), b"scan"))
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    written = sorted(tmp_path.rglob("*"))
+    assert [stat.S_IMODE(path.stat().st_mode) for path in written] == [0o700, 0o700, 0o600]

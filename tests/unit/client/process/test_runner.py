@@ -1,5 +1,6 @@
 """The runner's small parts. The runner itself runs in tests/integration/test_runner.py."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,12 @@ def test_a_secret_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_site_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--site-file", str(tmp_path / "no.yaml"), "--secret-file", str(tmp_path / "secret")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_what_it_writes_is_for_its_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        main(["--site-file", str(tmp_path / "no.yaml"), "--secret-file", str(tmp_path / "secret")])
+        assert os.umask(0o022) == 0o077
+    finally:
+        os.umask(before)
