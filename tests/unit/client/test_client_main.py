@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from agi_core.config.load import load_config
+from agi_core.errors import PolicyError
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
 from client.__main__ import main
 from client.site.file import read_deployed_site
 from client.site.keys import public_key
+from client.site.policy import check_task
 from tests.support.small_data import write_ixi
 
 
@@ -41,6 +44,32 @@ def test_init_writes_a_site_file_that_can_be_read_and_says_what_to_send(
     assert public_key(key_path) in out
     assert fingerprint(public_key(key_path)) in out
     assert "--site hospitalA --check" in out
+
+
+@pytest.mark.parametrize("settings", [(), ("model.dims=3",), ("privacy.epsilon=8",), ("grid.spacing_mm=[1.5,1.75,5]",)])
+def test_a_new_site_allows_what_a_new_run_asks(settings: tuple[str, ...]) -> None:
+    config = load_config(None, overrides={"reference": "T1"}, assignments=settings)
+    check_task(config.task, read_deployed_site(init()).policy)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "grid.spacing_mm=[2.001,2.001,2.001]",  # each would fill a cache of its own
+        "grid.spacing_mm=[0.3,0.3,0.3]",
+        "training.batch_size=4096",
+        "training.local_steps=100000",
+        "training.learning_rate=1",
+        "privacy.slices_per_subject=4096",
+        "model.widths=[1024,1024]",
+        "evaluation.validation_slices=100000000",
+        "rounds=1000000",
+    ],
+)
+def test_a_new_site_has_upper_bounds(setting: str) -> None:
+    task = load_config(None, overrides={"reference": "T1"}, assignments=[setting]).task
+    with pytest.raises(PolicyError, match=f"policy.settings.{setting.partition('=')[0]}: the request asks for"):
+        check_task(task, read_deployed_site(init()).policy)
 
 
 @pytest.mark.parametrize("site", ["001", "0012", "no", "1e3"])
