@@ -3,7 +3,7 @@
 Sources may have any orientation and grid, and no target or mask is needed. Each is scaled to [0, 1] by its own
 percentiles, as in training, and put on the grid of the reference, the source acquired in the target's pose. The result
 is on that grid, in the reference's stored orientation. Its values are on the target's scale in training: 0 stands for
-the 0.5th, 1 for the 99.5th percentile of a real scan of that modality (`agi_core.data.preprocess.scale_intensity`), not
+the 0.5th, 1 for the 99.5th percentile of a real scan of that modality (`agi_core.data.intensity.scale_intensity`), not
 for physical units.
 """
 
@@ -44,7 +44,7 @@ def synthesize(
         batch_size: slices that a 2-D network sees at once: the bound on memory.
 
     Returns:
-        (modality, doubt) for what is odd about the sources' headers.
+        (modality, doubt) for what is odd about the sources' headers and voxels.
 
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the head in the grid's source,
@@ -79,7 +79,7 @@ def synthesize(
         like=source_paths[grid],
         descrip=f"synthetic {scenario.target}; 0..1 = p0.5..p99.5 of a real one",
     )
-    return doubts
+    return [*doubts, *prepared.doubts]
 
 
 def predict(predictor: Predictor, volumes: FloatArray, *, batch_size: int) -> FloatArray:

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from agi_core.config.schema import FederationConfig, PrivacyConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch
+from agi_core.data.intensity import scale_intensity
 from agi_core.data.phantom.scanner import SLICES
 from agi_core.data.phantom.subject import scan_subject
-from agi_core.data.preprocess import scale_intensity
 from agi_core.metric_table import psnr_db
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from agi_core.data.intensity import scale_intensity
 from agi_core.data.nifti import read_volume
-from agi_core.data.preprocess import resample, scale_intensity
+from agi_core.data.preprocess import resample
 from agi_core.host.command_line import named_path
 
 

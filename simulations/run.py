@@ -96,7 +96,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         config, federation = find_sites(config)
         display = Display(console, config)
         with display.showing():
-            prepare_caches(config, federation)
+            federation = prepare_caches(config, federation)
         config = with_pretrained_weights(config, BUILT_IN_DIR, console)
         site_paths = write_sites(run_dir, config, federation)
         print_plan(config, federation, console)

@@ -11,7 +11,7 @@ from pathlib import Path
 from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
 from agi_core.data.fingerprint import fingerprints
-from agi_core.data.nifti import Grid, read_grid
+from agi_core.data.nifti import Doubt, Grid, read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.phantom.built_in import origin
 from agi_core.data.preparation import Preparation, check_disk
@@ -60,7 +60,8 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     unseen = [read_headers(subjects, scenario) for subjects in scored]
     content = fingerprints(subject for subjects in (*parts.training.values(), *scored) for subject in subjects)
     every_session = [session for headers in (*training.values(), *unseen) for session in headers]
-    doubted = doubted_scans(every_session, Scans.of(config.data).dir)
+    headers = [(session, session_doubts(grids)) for session, grids in every_session]
+    doubted = doubted_scans(headers, Scans.of(config.data).dir)
     warnings = [*doubted]
     reference = config.reference
     if reference is None:
@@ -89,11 +90,14 @@ def read_headers(subjects: Iterable[Subject], scenario: Scenario) -> Headers:
     return headers
 
 
-def doubted_scans(headers: Headers, data_dir: Path) -> dict[str, list[str]]:
-    """{a warning about headers: the scans that it is about, each with what was found}."""
+def doubted_scans(
+    doubts: Iterable[tuple[Session, Iterable[tuple[str, Doubt]]]], data_dir: Path
+) -> dict[str, list[str]]:
+    """{a warning about scans: the scans that it is about, each with what was found}, from sessions with their doubts by
+    modality."""
     scans: dict[str, list[str]] = defaultdict(list)
-    for session, grids in headers:
-        for modality, doubt in session_doubts(grids):
+    for session, its_doubts in doubts:
+        for modality, doubt in its_doubts:
             scans[doubt.cause].append(f"{session.paths[modality].relative_to(data_dir)}: {doubt.found}")
     return {f"{cause}, in {len(names)} scan{'s' * (len(names) > 1)}": names for cause, names in scans.items()}
 
@@ -114,9 +118,9 @@ def choose_reference(scenario: Scenario, sessions: Sequence[Mapping[str, Grid]])
     return guessed, warning
 
 
-def prepare_caches(config: RunConfig, federation: Federation) -> None:
+def prepare_caches(config: RunConfig, federation: Federation) -> Federation:
     """Read every scan that the run will need into the cache, so that an unusable one is named before anything is
-    trained.
+    trained. The federation comes back with warnings about what is odd about the voxels.
 
     Raises:
         DataError: a scan is unusable, or the disk is too small.
@@ -128,8 +132,14 @@ def prepare_caches(config: RunConfig, federation: Federation) -> None:
         needed.append((site, training, [s for s in members[site] if s.id in split["train"]]))
         needed.append((site, whole, [s for s in members[site] if s.id in split["validation"] + split["test"]]))
     check_disk((preparation, subjects) for _, preparation, subjects in needed)
+    doubts = []
     for site, preparation, subjects in needed:
-        preparation.open(subjects, on_session=progress.steps_of("reading scans", site))
+        entries = preparation.open(subjects, on_session=progress.steps_of("reading scans", site))
+        sessions = [session for subject in subjects for session in subject.sessions]
+        doubts += [(session, entry.doubts) for session, entry in zip(sessions, entries, strict=True)]
+    doubted = doubted_scans(doubts, scans.dir)
+    warnings = (*federation.warnings, *doubted)
+    return dataclasses.replace(federation, warnings=warnings, doubted={**federation.doubted, **doubted})
 
 
 def note_data(run_dir: Path, config: RunConfig, federation: Federation) -> None:

@@ -3,9 +3,9 @@
     volumes     float16 (D, M, H, W)   axial slices, sources then target, in [0, 1]
     foreground  bool    (D, H, W)      the head
 
-and, as JSON in its metadata, the working grid. Training entries are cropped to the head box; whole entries, for
-evaluation, drop nothing. Files appear complete (rename), so two processes may build one cache at once. Everything in it
-is patient data, in a folder that stays at the site.
+and, as JSON in its metadata, the working grid and what is odd about the voxels. Training entries are cropped to the
+head box; whole entries, for evaluation, drop nothing. Files appear complete (rename), so two processes may build one
+cache at once. Everything in it is patient data, in a folder that stays at the site.
 """
 
 import json
@@ -20,8 +20,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-from agi_core.data.nifti import Grid
-from agi_core.data.preprocess import BoolArray, Prepared, head_box
+from agi_core.data.intensity import BoolArray
+from agi_core.data.nifti import Doubt, Grid
+from agi_core.data.preprocess import Prepared, head_box
 from agi_core.data.slabs import SliceBox, source_box
 from agi_core.errors import DataError
 from agi_core.host import atomic
@@ -41,6 +42,7 @@ class CachedSession:
         grid: the whole working grid, in (I, J, K) = (W, H, D) order.
         foreground_fraction: float32 (D,), share of the head box's in-plane area that is head, per stored slice.
         source_box: rows and columns of the stored slices that hold non-zero source voxels.
+        doubts: (modality, doubt) for what is odd about the scans' voxels.
     """
 
     subject_id: str
@@ -50,6 +52,7 @@ class CachedSession:
     grid: Grid
     foreground_fraction: npt.NDArray[np.float32]
     source_box: SliceBox
+    doubts: tuple[tuple[str, Doubt], ...]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -95,6 +98,7 @@ def open_entry(path: Path, *, subject_id: str) -> CachedSession | None:
         grid=Grid(tuple(entry["grid_shape"]), np.array(entry["grid_affine"], dtype=np.float64)),
         foreground_fraction=np.array(entry["foreground_fraction"], dtype=np.float32),
         source_box=(slice(*entry["source_box"][0]), slice(*entry["source_box"][1])),
+        doubts=tuple((modality, Doubt(cause, found)) for modality, cause, found in entry["doubts"]),
     )
 
 
@@ -111,6 +115,7 @@ def write_entry(path: Path, prepared: Prepared, *, session: str, whole: bool) ->
         "grid_affine": prepared.grid.affine.tolist(),
         "foreground_fraction": fraction[d].tolist(),
         "source_box": [[side.start, side.stop] for side in source_box(volumes[:, :-1])],
+        "doubts": [[modality, doubt.cause, doubt.found] for modality, doubt in prepared.doubts],
     }
     tensors: dict[str, npt.NDArray[Any]] = {
         "volumes": volumes,

@@ -9,20 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from agi_core.data.intensity import BoolArray, foreground_mask, scale_intensity
 from agi_core.data.nifti import SCANNER, TEMPLATES, Doubt, FloatArray, Grid, Volume, read_volume
+from agi_core.data.plausibility import contrast_doubts, share_doubts, value_doubts
 from agi_core.data.registration import register_sources
 from agi_core.data.scans import Session
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
 
-BoolArray = npt.NDArray[np.bool_]
 VolumeBox = tuple[slice, slice, slice]
 """Part of a (D, H, W) volume."""
 
-_STRIPPED_ZERO_FRACTION = 0.3
 _MIN_OVERLAP = 0.5
 _SAME_GRID_MM = 1e-3
 _FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
@@ -38,11 +37,13 @@ class Prepared:
         volumes: float32 (D, M, H, W) in [0, 1], modalities in the order asked for.
         foreground: bool (D, H, W), the head (or the brain, where it is stripped).
         grid: the working grid in (I, J, K) order.
+        doubts: (modality, doubt) for what is odd about the voxels.
     """
 
     volumes: FloatArray
     foreground: BoolArray
     grid: Grid
+    doubts: tuple[tuple[str, Doubt], ...]
 
 
 def prepare_session(
@@ -90,6 +91,7 @@ def align(
     head = foreground_mask(volumes[to].data)
     if not same_grid(own_grid, grid):
         head = resample(head.astype(np.float32), own_grid, grid) >= 0.5
+    doubts = [(to, doubt) for doubt in share_doubts(head)]
     if not head.any():
         raise DataError(
             f"{place}: no head is left of {to} on a grid of {grid.shape} voxels. Set a finer grid.spacing_mm."
@@ -108,8 +110,13 @@ def align(
                     "needed. Check that both scans belong together and that their headers are right, or leave them out."
                 )
         stack[index] = resample(scaled, volume.grid, grid)
+        odd = (*value_doubts(volume.data), *contrast_doubts(stack[index], head))
+        doubts += [(modality, doubt) for doubt in odd]
     return Prepared(
-        np.ascontiguousarray(stack.transpose(3, 0, 2, 1)), np.ascontiguousarray(head.transpose(2, 1, 0)), grid
+        np.ascontiguousarray(stack.transpose(3, 0, 2, 1)),
+        np.ascontiguousarray(head.transpose(2, 1, 0)),
+        grid,
+        tuple(doubts),
     )
 
 
@@ -122,58 +129,6 @@ def session_doubts(grids: Mapping[str, Grid]) -> list[tuple[str, Doubt]]:
             found = f"{grid.space}; in the scanner's: {', '.join(scanner)}"
             doubts.append((modality, Doubt("a scan lies in a template's space, others of its session do not", found)))
     return doubts
-
-
-def scale_intensity(data: FloatArray) -> tuple[FloatArray, float, float]:
-    """Scale a volume to [0, 1] between its 0.5th and 99.5th percentiles, clipped.
-
-    Percentiles are over the non-zero voxels where more than 30 % are exactly zero (skull-stripped), else over all;
-    the zeros of a stripped volume stay 0.
-
-    Returns:
-        scaled: float32, shape of `data`.
-        lo, hi: the percentiles: `scaled = clip((data - lo) / (hi - lo), 0, 1)`.
-
-    Raises:
-        DataError: the percentiles are equal.
-    """
-    stripped = is_stripped(data)
-    lo, hi = (float(q) for q in np.percentile(data[data != 0] if stripped else data, (0.5, 99.5)))
-    if not lo < hi:
-        raise DataError(f"nearly all voxels are {lo:g}, so intensities cannot be scaled. Check or leave out this scan.")
-    scaled = np.clip((data - np.float32(lo)) / np.float32(hi - lo), 0, 1, dtype=np.float32)
-    if stripped:
-        scaled[data == 0] = 0
-    return scaled, lo, hi
-
-
-def is_stripped(data: FloatArray) -> bool:
-    """Whether a volume counts as skull-stripped: more than 30 % of its voxels are exactly zero."""
-    return bool(np.count_nonzero(data == 0) > _STRIPPED_ZERO_FRACTION * data.size)
-
-
-def foreground_mask(data: FloatArray) -> BoolArray:
-    """The head in a volume (I, J, K): non-zero voxels if stripped, else those above Otsu's threshold; then the largest
-    component, with its holes filled in every axial slice and in 3-D."""
-    head = data != 0 if is_stripped(data) else data > otsu_threshold(data)
-    components, count = ndimage.label(head)
-    if count > 1:
-        head = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
-    for k in range(head.shape[2]):
-        head[:, :, k] = ndimage.binary_fill_holes(head[:, :, k])
-    filled: BoolArray = ndimage.binary_fill_holes(head)
-    return filled
-
-
-def otsu_threshold(data: FloatArray) -> float:
-    """Threshold that maximises the variance between the two classes of a 256-bin histogram (Otsu 1979)."""
-    counts, edges = np.histogram(data.astype(np.float64), bins=256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    above = counts.sum() - below
-    sums = np.cumsum(counts * centres)
-    between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
-    return float(centres[np.argmax(between)])
 
 
 def head_box(mask: BoolArray) -> VolumeBox:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from agi_core.data.intensity import believed_range
 from agi_core.data.nifti import Affine, Volume
 from agi_core.errors import ConfigError, DataError
 
@@ -79,7 +80,9 @@ def _simple_itk() -> Any:
 def _image(sitk: Any, volume: Volume) -> Any:
     """The volume as ITK's image, in its own RAS+ mm. ITK's anatomical convention does not matter here."""
     spacing_mm = np.array(volume.grid.spacing_mm)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.transpose(2, 1, 0)))
+    least, greatest = believed_range(volume.data)  # of what is not zero, where zero is the background
+    believed = volume.data.clip(min(least, 0), max(greatest, 0))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(believed.transpose(2, 1, 0)))
     image.SetSpacing(spacing_mm.tolist())
     image.SetOrigin(volume.affine[:3, 3].tolist())
     image.SetDirection((volume.affine[:3, :3] / spacing_mm).ravel().tolist())

@@ -126,12 +126,14 @@ def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tu
                 content=content,
             )
         )
+    doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
     if not rows:
         try:
-            align(volumes, to=scenario.target, spacing_mm=None, place=f"subject {subject.id}")
+            prepared = align(volumes, to=scenario.target, spacing_mm=None, place=f"subject {subject.id}")
+            doubts += prepared.doubts
         except DataError as error:
             rows.append(failed(f"scan {subject.id}", str(error), fix=fix))
-    for modality, doubt in session_doubts({modality: volume.grid for modality, volume in volumes.items()}):
+    for modality, doubt in doubts:
         rows.append(warning(f"scan {subject.id} {modality}", f"{session.paths[modality]}: {doubt}", fix=LOOK))
     return scans, rows
 

@@ -19,6 +19,7 @@ def write_entry(path: Path, volumes: npt.NDArray[np.float32]) -> CachedSession:
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": [1.0] * depth,
         "source_box": [[0, height], [0, width]],
+        "doubts": [],
     }
     tensors = {
         "volumes": np.ascontiguousarray(volumes, np.float16),

@@ -32,6 +32,7 @@ def make_entry(path: Path, *, shape: tuple[int, int, int, int], fraction: list[f
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": fraction,
         "source_box": [[0, h], [0, w]],
+        "doubts": [],
     }
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "volumes": np.ascontiguousarray(position[:, :m], dtype=np.float16),

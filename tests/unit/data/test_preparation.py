@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -84,6 +85,19 @@ def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:
         entries[0].read_slice(0)
     with pytest.raises(DataError, match=r"cannot be read.*Start again"):
         entries[0].read_block(slice(1), slice(1), slice(1))
+
+
+def test_doubts_about_voxels_stay_with_the_entry(tmp_path: Path) -> None:
+    subjects = make_subjects(tmp_path / "data", 1)
+    paths = subjects[0].sessions[0].paths
+    data = np.asarray(nib.load(paths["T2"]).dataobj).copy()
+    data[0, 0, 0] = 32767
+    write_scan(paths["T2"], data, affine=AFFINE, descrip="")
+    (made,), (found,) = build(subjects, tmp_path), build(subjects, tmp_path)
+    assert made.doubts == found.doubts
+    assert [doubt.found[:31] for modality, doubt in found.doubts if modality == "T2"][:1] == [
+        "1 of 3840 voxels, such as 32767"
+    ]
 
 
 def test_training_entries_are_cropped_to_the_head(tmp_path: Path) -> None:

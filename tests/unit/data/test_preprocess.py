@@ -1,13 +1,10 @@
-"""Scaling, the head, grids and resampling, against hand-made values, scikit-image and analytic images."""
+"""Grids, resampling and whole sessions, against hand-made values and analytic images."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from skimage.filters import threshold_otsu
 
 from agi_core.data import preprocess
 from agi_core.data.nifti import Grid, write_scan
@@ -38,75 +35,6 @@ def head_scan(seed: int = 0, shape: tuple[int, int, int] = (24, 28, 16)) -> Arra
     """A bright ball in noise."""
     noise = np.random.default_rng(seed).uniform(1, 60, shape)
     return np.asarray(noise + 1000 * ball(shape, 8), dtype=np.float32)
-
-
-def test_scaling_uses_the_percentiles_of_all_voxels() -> None:
-    data = np.arange(1, 1002, dtype=np.float32).reshape(7, 11, 13)
-    scaled, lo, hi = preprocess.scale_intensity(data)
-    assert (lo, hi) == (6, 996)
-    assert scaled.dtype == np.float32
-    np.testing.assert_allclose(scaled, np.clip((data - 6) / 990, 0, 1), atol=1e-6)
-
-
-@pytest.mark.parametrize("shift", [0, -2000])  # z-scored volumes are negative inside the brain
-def test_scaling_of_a_stripped_volume_ignores_its_zeros_and_keeps_them(shift: int) -> None:
-    data = np.zeros((10, 13, 14), dtype=np.float32)
-    data.ravel()[:1001] = np.arange(1, 1002) + shift
-    scaled, lo, hi = preprocess.scale_intensity(data)
-    assert (lo, hi) == (6 + shift, 996 + shift)
-    assert (scaled[data == 0] == 0).all()
-    np.testing.assert_allclose(scaled.ravel()[500], (data.ravel()[500] - lo) / 990, atol=1e-6)
-
-
-def test_up_to_30_percent_of_zeros_is_no_stripping() -> None:
-    data = np.ones((10, 10, 10), dtype=np.float32)
-    data.ravel()[:300] = 0
-    assert not preprocess.is_stripped(data)
-    data.ravel()[300] = 0
-    assert preprocess.is_stripped(data)
-
-
-@given(gain=st.floats(0.01, 100), offset=st.floats(-100, 100))
-@settings(max_examples=25, deadline=None)
-def test_scaling_does_not_depend_on_gain_and_offset(gain: float, offset: float) -> None:
-    data = np.random.default_rng(1).uniform(1, 2, (6, 6, 6)).astype(np.float32)
-    expected, _, _ = preprocess.scale_intensity(data)
-    scaled, _, _ = preprocess.scale_intensity((gain * data + offset).astype(np.float32))
-    np.testing.assert_allclose(scaled, expected, atol=2e-3)
-
-
-def test_a_volume_with_one_bright_voxel_cannot_be_scaled() -> None:
-    data = np.full((10, 10, 10), 3, dtype=np.float32)
-    data[0, 0, 0] = 9
-    with pytest.raises(DataError, match="nearly all voxels are 3"):
-        preprocess.scale_intensity(data)
-
-
-@given(seed=st.integers(0, 2**32 - 1), exponent=st.floats(0.3, 4))
-@settings(max_examples=30, deadline=None)
-def test_otsu_agrees_with_scikit_image(seed: int, exponent: float) -> None:
-    data = (1000 * np.random.default_rng(seed).random((8, 9, 10)) ** exponent).astype(np.float32)
-    assert preprocess.otsu_threshold(data) == pytest.approx(threshold_otsu(data.astype(np.float64)), rel=1e-9)
-
-
-def test_the_head_is_the_largest_component_without_holes() -> None:
-    data = head_scan()
-    head = ball(data.shape, 8)
-    data[10:13, 12:15, 7:9] = 5  # a ventricle
-    data[:2, :2, :2] = 1000  # a bright speck outside
-    np.testing.assert_array_equal(preprocess.foreground_mask(data), head)
-
-
-def test_a_cavity_that_opens_at_the_first_slice_is_filled_there() -> None:
-    data = head_scan(shape=(24, 28, 10))  # the field of view ends inside the head
-    data[10:13, 12:15, :8] = 5
-    np.testing.assert_array_equal(preprocess.foreground_mask(data), ball(data.shape, 8))
-
-
-def test_the_head_of_a_stripped_volume_is_where_it_is_not_zero() -> None:
-    head = ball((20, 20, 20), 7)
-    data = np.where(head, np.random.default_rng(0).uniform(1, 1000, head.shape), 0).astype(np.float32)
-    np.testing.assert_array_equal(preprocess.foreground_mask(data), head)
 
 
 def test_head_box() -> None:

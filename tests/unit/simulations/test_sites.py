@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.data.nifti import write_scan
-from agi_core.data.scans import Session, Subject
+from agi_core.data.preparation import Preparation
+from agi_core.data.scans import Scans, Session, Subject
 from agi_core.errors import ConfigError, DataError, RunError
 from agi_core.host.console import plain_console
 from agi_core.report.report import build_report
@@ -175,6 +176,31 @@ def test_doubts_about_headers_are_warnings_and_name_their_scans_on_the_terminal_
     texts = [event.text for event in events_of(tmp_path, Warned)]
     assert apart in texts
     assert not any("IXI1" in text for text in texts)
+
+
+def test_one_voxel_changes_no_head_and_is_told(tmp_path: Path) -> None:
+    """The report counts, the terminal names; the next run, which finds the cache filled, as well."""
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 3})
+    overrides = {"data.dir": str(data_dir), "data.cache_dir": str(tmp_path / "cache"), "clients": 1}
+    config = load_config(None, overrides=overrides, assignments=SMALL)
+    warning = "some values lie far from all others, and are not believed, in 1 scan"
+    heads = []
+    for hot in (False, True, True):
+        if hot:
+            scan = data_dir / "IXI-PD" / "IXI101-Guys-1101-PD.nii.gz"
+            data = np.asarray(nibabel.load(scan).dataobj).copy()
+            data[20, 18, 4] = 32767
+            nibabel.save(nibabel.Nifti1Image(data, AFFINE), scan)
+        found, federation = find_sites(config)
+        federation = prepare_caches(found, federation)
+        assert (warning in federation.warnings) == hot
+        if hot:
+            (named,) = federation.doubted[warning]
+            assert named.startswith("IXI-PD/IXI101-Guys-1101-PD.nii.gz: 1 of 11520 voxels, such as 32767")
+        whole = Preparation.of(found.task, Scans.of(found.data), cache_dir=tmp_path / "cache", whole=True)
+        (entry,) = whole.open([s for s in federation.discovery.subjects if s.id == "IXI101"])
+        heads.append([entry.read_slice(k)[1] for k in range(8)])
+    np.testing.assert_array_equal(heads[0], heads[1])
 
 
 def test_a_header_that_cannot_be_believed_is_refused_at_once(small_config: RunConfig, tmp_path: Path) -> None:
