@@ -16,7 +16,7 @@ from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.phantom.built_in import origin
 from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import same_grid, session_doubts
-from agi_core.data.scans import Discovery, Scans, Session, Subject, discover
+from agi_core.data.scans import SINGLE_SITE, Discovery, Scans, Session, Subject, discover
 from agi_core.errors import DataError, RunError
 from agi_core.host import atomic
 from agi_core.names import file_stem
@@ -68,6 +68,11 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
         grids = [grids for headers in training.values() for _, grids in headers]
         reference, warning = choose_reference(scenario, grids)
         warnings += [warning] if warning else []
+    if config.partition == "site" and len(parts.training) > 1 and {s.site for s in discovery.subjects} == {SINGLE_SITE}:
+        warnings.append(
+            "nothing tells the hospitals apart, so the subjects are dealt out to"
+            f" {len(parts.training)} sites at random; pass a table of hospitals with --sites"
+        )
     if config.grid.spacing_mm is None and (warning := spacing_warning(_spacings(training, scenario))):
         warnings.append(warning)
     sites, unseen_sites = tuple(sorted(parts.training)), tuple(sorted(parts.unseen))

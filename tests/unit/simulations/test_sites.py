@@ -122,6 +122,21 @@ def test_a_run_goes_on_with_the_scans_that_it_began_with(tmp_path: Path) -> None
         write_sites(tmp_path / "run", *find_sites(config))
 
 
+def test_hospitals_that_are_none_are_told(tmp_path: Path) -> None:
+    for number in range(4):
+        for seed, modality in enumerate(("T1w", "T2w", "PDw")):
+            name = f"sub-{number}/anat/sub-{number}_{modality}.nii.gz"
+            write_head(tmp_path / "bids" / name, seed=10 * number + seed, contrast=1.0)
+    table = tmp_path / "bids" / "participants.tsv"
+    overrides = {"data.dir": str(table.parent), "data.layout": "bids", "scenario": "T1w,T2w:PDw", "clients": 2}
+    for column, told in (("scanner", True), ("hospital", False)):
+        rows = [f"participant_id\t{column}", *(f"sub-{number}\t{'AB'[number % 2]}" for number in range(4))]
+        table.write_text("\n".join(rows))
+        config, federation = find_sites(load_config(None, overrides=overrides, assignments=SMALL))
+        assert any("dealt out to 2 sites at random" in warning for warning in federation.warnings) == told
+        assert config.federation.sites == (("site-1", "site-2") if told else ("A", "B"))
+
+
 def test_one_scan_of_two_subjects_is_refused_at_once(tmp_path: Path) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"Guys": 2, "HH": 2})
     there, here = (data_dir / "IXI-PD" / f"IXI10{n}-{s}-110{n}-PD.nii.gz" for n, s in ((0, "Guys"), (3, "HH")))
