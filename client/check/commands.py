@@ -8,6 +8,7 @@ from rich.console import Console
 
 from agi_core.config.load import load_config
 from agi_core.run import progress
+from client.check.doubts import from_json, table
 from client.check.dry_run import dry_run
 from client.check.preflight import REPORT_NAME, preflight
 from client.check.rows import CheckRow
@@ -73,3 +74,7 @@ def _print_summary(data: Mapping[str, Any], console: Console) -> None:
             f"  {modality:<6} {row['scans']} scans, median spacing {spacing} mm,"
             f" {voxels['minimum']:,} to {voxels['maximum']:,} voxels"
         )
+    if lines := table(from_json(data["doubts"]), subjects=data["checked"]):
+        console.print("\nDoubts by subject and modality (all of them in the report):")
+        for line in lines:
+            console.print(f"  {line}", markup=False)

@@ -4,7 +4,7 @@ import hashlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from agi_core.data.scans import Discovery, Session, Subject, discover
 from agi_core.errors import AgiError, DataError
 from agi_core.run import progress
 from agi_core.scenario import Scenario
+from client.check.doubts import UNUSABLE, DoubtedScan, rows_of
 from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite
-
-LOOK = "look at the scans of this session one over the other; if they are wrong, convert them again or leave them out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +46,24 @@ def check_data(site: DeployedSite, scenario: Scenario) -> Generator[CheckRow, No
     yield from _found(discovery, listed)
 
     scans: list[Scan] = []
+    doubted: list[DoubtedScan] = []
     broken: set[str] = set()
     for done, subject in enumerate(subjects, start=1):
         for session in subject.sessions:
-            its_scans, rows = _check_session(subject, session, scenario)
+            its_scans, its_doubted, rows = _check_session(subject, session, scenario)
             scans += its_scans
+            doubted += its_doubted
             broken |= {subject.id for row in rows if row.state == CheckState.FAILED}
             yield from rows
         progress.report(progress.Step("reading scans", site.site, done, len(subjects)))
     good = [subject for subject in subjects if subject.id not in broken]
     if good:
         yield passed("scans", f"{len(good)} of {len(subjects)} subjects are readable and fit together")
+    yield from rows_of(doubted)
     yield from _duplicates(scans)
     yield _enough(len(good), site.policy.minimum_subjects)
     yield _disk(site, good, scenario)
-    return summarise(good, scans)
+    return summarise(good, scans) | {"checked": len(subjects), "doubts": [asdict(scan) for scan in doubted]}
 
 
 def summarise(subjects: list[Subject], scans: list[Scan]) -> dict[str, Any]:
@@ -102,17 +104,24 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Check
         yield warning("scans", note, fix="nothing to do if that is right; else correct the table or the names")
 
 
-def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tuple[list[Scan], list[CheckRow]]:
-    """Read each scan on its own, then put them on one grid as training does."""
+def _check_session(
+    subject: Subject, session: Session, scenario: Scenario
+) -> tuple[list[Scan], list[DoubtedScan], list[CheckRow]]:
+    """Read each scan on its own, then put them on one grid as training does. The rows are about what is unusable."""
     fix = f"mend the file, or leave the subject out: exclude: [{subject.id}] under data"
     volumes: dict[str, Volume] = {}
-    scans, rows = [], []
+    scans, rows, doubted = [], [], []
+
+    def doubt(modality: str, cause: str, found: str) -> None:
+        doubted.append(DoubtedScan(subject.id, modality, str(session.paths[modality]), cause, found))
+
     for modality in scenario.modalities:
         path = session.paths[modality]
         try:
             volume = read_volume(path)
         except DataError as error:
             rows.append(failed(f"scan {subject.id} {modality}", str(error), fix=fix))
+            doubt(modality, UNUSABLE, str(error))
             continue
         volumes[modality] = volume
         content = hashlib.sha256(volume.data.tobytes()).hexdigest()
@@ -133,9 +142,10 @@ def _check_session(subject: Subject, session: Session, scenario: Scenario) -> tu
             doubts += prepared.doubts
         except DataError as error:
             rows.append(failed(f"scan {subject.id}", str(error), fix=fix))
-    for modality, doubt in doubts:
-        rows.append(warning(f"scan {subject.id} {modality}", f"{session.paths[modality]}: {doubt}", fix=LOOK))
-    return scans, rows
+            doubt(scenario.target, UNUSABLE, str(error))
+    for modality, odd in doubts:
+        doubt(modality, odd.cause, odd.found)
+    return scans, doubted, rows
 
 
 def _duplicates(scans: list[Scan]) -> Iterator[CheckRow]:
@@ -143,7 +153,7 @@ def _duplicates(scans: list[Scan]) -> Iterator[CheckRow]:
     for scan in scans:
         by_content[scan.content].append(scan)
     for same in by_content.values():
-        if len(same) > 1:
+        if len({(scan.subject, scan.modality) for scan in same}) > 1:  # several visits may share a scan
             yield failed(
                 "duplicates",
                 f"{' and '.join(str(scan.path) for scan in same)} hold the same image",

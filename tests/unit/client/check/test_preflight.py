@@ -232,7 +232,8 @@ def test_a_site_that_is_ready(tmp_path: Path, authority: Authority, ixi_dir: Pat
     assert {row.what for row in shown if row.state == CheckState.WARNING} == {"users", "registration"}
     t1 = {"scans": 12, "median_spacing_mm": [4.0, 4.0, 8.0]}
     t1["voxels"] = dict.fromkeys(("minimum", "median", "maximum"), 40 * 36 * 8)  # type: ignore[assignment]
-    assert report["data"] == {"subjects": 12, "sessions": 12, "modalities": {"T1": t1, "T2": t1, "PD": t1}}
+    modalities = {"T1": t1, "T2": t1, "PD": t1}
+    assert report["data"] == {"subjects": 12, "sessions": 12, "modalities": modalities, "checked": 12, "doubts": []}
     assert json.loads((tmp_path / "state" / "check.json").read_text()) == report
     assert not list((tmp_path / "cache").rglob("*"))
 
@@ -319,6 +320,24 @@ def test_doubts_about_headers_are_warnings_with_the_scans_name(tmp_path: Path, a
     assert (row.what, row.state) == ("scan IXI101 T1", CheckState.WARNING)
     assert row.found.startswith(f"{scan}: sform and qform place the scan more than a voxel apart; the sform is used")
     assert report["data"]["subjects"] == 4  # it is used
+    (doubted,) = report["data"]["doubts"]
+    assert (doubted["subject"], doubted["modality"], doubted["path"]) == ("IXI101", "T1", str(scan))
+
+
+def test_doubts_about_voxels_and_equal_doubts_are_one_row(tmp_path: Path, authority: Authority) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 5})
+    for number in (100, 102, 103):
+        scan = data_dir / "IXI-T2" / f"IXI{number}-Guys-{1000 + number}-T2.nii.gz"
+        image = nibabel.load(scan)
+        data = np.asarray(image.dataobj).copy()
+        data[20, 18, 4] = 32767
+        nibabel.save(nibabel.Nifti1Image(data, image.affine), scan)
+    shown: list[CheckRow] = []
+    path = site_file(tmp_path, data_dir=data_dir, port=1, authority=authority)
+    report = preflight(path, scenario="T1,T2:PD", on_row=shown.append)
+    (row,) = [row for row in shown if row.what == "scans" and row.state == CheckState.WARNING]
+    assert row.found.startswith("some values lie far from all others, and are not believed, in 3 scans (first: ")
+    assert [doubted["subject"] for doubted in report["data"]["doubts"]] == ["IXI100", "IXI102", "IXI103"]
 
 
 _BROKEN = {
