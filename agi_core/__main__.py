@@ -1,4 +1,7 @@
-"""`python -m agi_core`: built-in data, pre-training, the use of a trained model, and the planning of privacy."""
+"""`python -m agi_core`: built-in data, pre-training, the use of a trained model, and the planning of privacy.
+
+Each command imports what it needs by itself: torch takes seconds to import, and `--help` has no use for it.
+"""
 
 import argparse
 import sys
@@ -8,23 +11,12 @@ from typing import get_args
 
 from rich.progress import Progress
 
-from agi_core.adaptation import adapt
 from agi_core.config.load import load_config
-from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
-from agi_core.data.phantom.scanner import Layout
-from agi_core.data.phantom.tree import parse_sites, write_phantom
-from agi_core.data.scans import Scans
+from agi_core.config.schema import Trainable
 from agi_core.errors import ConfigError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
-from agi_core.host.device import open_device
-from agi_core.inference import synthesize
 from agi_core.layouts import LAYOUTS
-from agi_core.network import Network
-from agi_core.pretraining import PRETRAINING, pretrain
-from agi_core.privacy.trainable import PARTS
 from agi_core.run import progress, run_folder
-from agi_core.run.checkpoint import load_weights
-from agi_core.run.own_readout import read_own_readout, write_own_readout
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _phantom(arguments: argparse.Namespace) -> None:
     """write built-in synthetic data as a real NIfTI tree"""
+    from agi_core.data.phantom.tree import parse_sites, write_phantom
+
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
         bar = live.add_task("making synthetic data", total=None)
         write_phantom(
@@ -53,6 +47,10 @@ def _phantom(arguments: argparse.Namespace) -> None:
 
 def _pretrain(arguments: argparse.Namespace) -> None:
     """train on public data (default: built-in) without privacy, as a start for private runs"""
+    from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
+    from agi_core.host.device import open_device
+    from agi_core.pretraining import PRETRAINING, pretrain
+
     config = load_config(None, overrides={}, assignments=arguments.settings, defaults=PRETRAINING)
     if config.privacy.on:
         raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
@@ -72,6 +70,12 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     """make the missing modality of one subject with a run's model"""
+    from agi_core.host.device import open_device
+    from agi_core.inference import synthesize
+    from agi_core.network import Network
+    from agi_core.run.checkpoint import load_weights
+    from agi_core.run.own_readout import read_own_readout
+
     config = run_folder.open_existing(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     scenario, grid = network.scenario, arguments.grid or network.reference
@@ -105,6 +109,13 @@ def _synthesize(arguments: argparse.Namespace) -> None:
 
 def _adapt(arguments: argparse.Namespace) -> None:
     """solve a last layer for a hospital that took no part, on its own subjects"""
+    from agi_core.adaptation import adapt
+    from agi_core.data.scans import Scans
+    from agi_core.host.device import open_device
+    from agi_core.network import Network
+    from agi_core.run.checkpoint import load_weights
+    from agi_core.run.own_readout import write_own_readout
+
     config = run_folder.open_existing(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     network.load(load_weights(arguments.run, best=arguments.weights == "best"))
@@ -124,7 +135,8 @@ def _adapt(arguments: argparse.Namespace) -> None:
 
 def _privacy_plan(arguments: argparse.Namespace) -> None:
     """noise, lots and signal of a privacy budget, before anyone trains"""
-    from agi_core.privacy.plan import plan_privacy  # here, because Opacus takes seconds to import
+    from agi_core.privacy.plan import plan_privacy
+    from agi_core.privacy.trainable import PARTS
 
     overrides = {"rounds": arguments.rounds, "training.local_steps": arguments.local_steps}
     names = ("epsilon", "delta", "lot_rate", "trainable")
@@ -170,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     phantom = add("phantom", _phantom)
-    phantom.add_argument("--layout", choices=get_args(Layout), default="ixi", help="whose names and sequences (ixi)")
+    phantom.add_argument("--layout", choices=("ixi", "brats"), default="ixi", help="whose names and sequences (ixi)")
     phantom.add_argument("--sites", default="Guys:14,HH:10,IOP:6", help="subjects per site (%(default)s)")
     phantom.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     phantom.add_argument("--seed", type=seed, default=0, help="the same seed gives the same data (%(default)s)")
@@ -224,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--rounds", type=count, help="as in a run")
     plan.add_argument("--local-steps", type=count, help="training.local_steps of a run")
     plan.add_argument("--lot-rate", type=positive, help="privacy.lot_rate of a run")
-    plan.add_argument("--trainable", choices=tuple(PARTS), help="privacy.trainable of a run")
+    plan.add_argument("--trainable", choices=get_args(Trainable), help="privacy.trainable of a run")
     plan.add_argument("--delta", type=positive, help="privacy.delta of a run")
     return parser
 

@@ -36,7 +36,7 @@ from benchmarks.misalignment_report import tables
 from benchmarks.misalignment_score import score
 from benchmarks.misalignment_setup import MAIN, TESTS, Setup
 from benchmarks.misalignment_variants import ALIGN, CAGR, PLAIN
-from simulations.run import simulate
+from simulations.simulation import simulate
 
 SCENARIO, REFERENCE, MOVED = "T1,T2:PD", "T2", "T1"
 MOVES: dict[str, tuple[MisalignKind, float, bool] | None] = {

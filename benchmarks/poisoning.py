@@ -30,7 +30,7 @@ from server import rounds
 from server.app import app as server_app
 from server.update_gate import Verdict, read_update
 from simulations.local_grid import run_in_process
-from simulations.run import BUILT_IN_DIR
+from simulations.simulation import BUILT_IN_DIR
 from simulations.sites import find_sites, prepare_caches, write_sites
 
 SETTINGS = (

@@ -35,7 +35,7 @@ from simulations.baselines import open_sites, run_baselines
 from simulations.local_grid import run_in_process
 from simulations.pretrained import with_pretrained_weights
 from simulations.results import privacy_spent
-from simulations.run import BUILT_IN_DIR
+from simulations.simulation import BUILT_IN_DIR
 from simulations.sites import find_sites, prepare_caches, write_sites
 
 HOSPITALS = ("Guys", "HH", "IOP", "Alder", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Larch")

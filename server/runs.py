@@ -9,7 +9,6 @@ from pathlib import Path
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
-from agi_core.report.report import build_report
 from agi_core.run import run_folder
 from agi_core.run.initial_weights import PUBLIC, initial_weights, weights_file
 from agi_core.scenario import parse_scenario
@@ -88,6 +87,8 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
     while run_state.is_held(run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
     if (run_dir / "events.jsonl").is_file():
+        from agi_core.report.report import build_report  # here, because it brings matplotlib
+
         build_report(run_dir)
     return run_dir
 

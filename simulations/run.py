@@ -1,60 +1,34 @@
 """A federation on one machine: `python simulations/run.py --clients 5`.
 
-Finds the scans, divides them into sites, trains one model over all of them, scores it and writes a report. Without
-`--data` it uses built-in synthetic data.
+This is the command line; `simulations/simulation.py` does what it says.
 """
 
 import argparse
 import dataclasses
 import logging
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agi_core.data.phantom.built_in import SIMULATED, with_built_in_data
-from agi_core.host.console import plain_console
-from agi_core.host.flower_environment import QUIET
-from simulations.printed import print_plan, print_results
-from simulations.results import privacy_spent
-from simulations.sites import note_data
-
-os.environ.update(QUIET | os.environ)
-
-from rich.console import Console
-
 from agi_core.config.load import load_config, to_yaml
 from agi_core.config.presets import describe_presets
-from agi_core.config.schema import DEPLOYMENT, DataConfig, RunConfig
+from agi_core.config.schema import DataConfig, RunConfig
 from agi_core.errors import ConfigError, RunError
 from agi_core.host.command_line import run_command, terminable
-from agi_core.host.device import open_device
+from agi_core.host.console import plain_console
 from agi_core.layouts import LAYOUTS
-from agi_core.run import checkpoint, run_folder
-from agi_core.run.event_log import EventLog, read_events
-from agi_core.run.events import RunFinished
-from agi_core.run.initial_weights import initial_weights, weights_file
-from client.app import app as client_app
-from server.app import app as server_app
-from simulations.baselines import open_sites, run_baselines
-from simulations.display import Display
-from simulations.local_grid import run_in_process
-from simulations.pretrained import with_pretrained_weights
-from simulations.results import write_results
-from simulations.sites import find_sites, prepare_caches, write_sites
+from agi_core.run import run_folder
+from agi_core.run.initial_weights import weights_file
 
 RUNS_DIR = Path("runs")
-BUILT_IN_DIR = Path(".cache")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 or 143 interrupted."""
     arguments = _parser().parse_intermixed_args(argv)  # key=value may stand before and after flags
     console = plain_console()
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     if arguments.help_config:
         console.print(to_yaml(load_config(None, overrides={})) + describe_presets())
         return 0
@@ -63,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.out = arguments.out or _run_dir(resume=arguments.resume)
         try:
             config = _config(arguments)
+            # Here, because torch, Flower and figures take seconds to import, and --help has no use for them.
+            from simulations.simulation import simulate
+
+            logging.getLogger("flwr").setLevel(logging.ERROR)  # Flower sets another level when it is imported
             simulate(config, arguments.out, resume=arguments.resume, compare=arguments.compare, console=console)
         finally:
             with suppress(OSError):
@@ -75,73 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with terminable():
         return run_command(command, place=lambda: arguments.out, hint=how_to_go_on)
-
-
-def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, console: Console) -> None:
-    """One whole run: data, sites, federation, baselines, results.
-
-    Raises:
-        AgiError: anything that the user can mend; what was finished is kept.
-    """
-
-    def announce(data_dir: Path) -> None:
-        console.print(f"making built-in synthetic data in {data_dir} (once)")
-
-    open_device(config.device, threads=config.threads)
-    run_engine = _engine(config)
-    with nullcontext() if resume else run_folder.begun(run_dir, config):
-        with Display(console, config).showing():
-            config = with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR.resolve(), on_making=announce)
-        initial_weights(config)  # an unusable file is named before the scans are read
-        config, federation = find_sites(config)
-        display = Display(console, config)
-        with display.showing():
-            federation = prepare_caches(config, federation)
-        config = with_pretrained_weights(config, BUILT_IN_DIR, console)
-        site_paths = write_sites(run_dir, config, federation)
-        print_plan(config, federation, console)
-        if checkpoint.load_last(run_dir) is None:
-            run_folder.write_config(run_dir, config)
-            note_data(run_dir, config, federation)
-
-    with display.showing():
-        node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
-        run_config = {"run-dir": str(run_dir.resolve())}
-        run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
-        events = EventLog(run_dir, elapsed_s=read_events(run_dir)[-1].t_s)
-        data = open_sites(config, site_paths)
-        names = ["voxel_regression", "regression_pooled", "regression_per_site"]
-        names += ["initial_weights"] if weights_file(config) else []
-        names += ["without_privacy"] if config.privacy.on else []
-        names += ["local_only"] if compare or not config.privacy.on else []
-        names += ["centralised"] if compare else []
-        baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
-        events.append(RunFinished())
-    summary, report_path = write_results(
-        run_dir,
-        config=config,
-        data=data,
-        baselines=baselines,
-        privacy=privacy_spent(config, run_dir, site_paths),
-        wall_s=events.elapsed_s,
-    )
-    print_results(summary, run_dir, report_path, compare=compare, console=console)
-
-
-def _engine(config: RunConfig) -> Callable[..., None]:
-    """The engine's function, before hours are spent on anything else.
-
-    Raises:
-        ConfigError: Ray is asked for, and not installed; or the engine is that of real sites.
-    """
-    if config.engine == DEPLOYMENT:
-        raise ConfigError("engine=deployment is for real sites; start such a run with: python -m server submit")
-    if config.engine == "in-process":
-        return run_in_process
-    from simulations.ray_engine import check_ray, run_on_ray  # here, because Ray is an extra
-
-    check_ray()
-    return partial(run_on_ray, threads=config.threads)
 
 
 def _config(arguments: argparse.Namespace) -> RunConfig:

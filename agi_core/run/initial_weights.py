@@ -8,7 +8,6 @@ from safetensors.numpy import load
 
 from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
-from agi_core.network import Network
 from agi_core.protocol import Weights, model_hash, pack
 
 RANDOM, PUBLIC = "random", "public"
@@ -26,6 +25,8 @@ def initial_weights(config: RunConfig) -> Weights:
     Raises:
         ConfigError: the file cannot be read, or is of another model.
     """
+    from agi_core.network import Network  # here, because it brings torch, and `weights_file` does not need it
+
     own = Network(config).weights
     path = weights_file(config)
     if path is None:

@@ -31,8 +31,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from agi_core.config.load import read_yaml, to_yaml
 from agi_core.config.schema import RunConfig
 from agi_core.errors import RunError
@@ -129,6 +127,8 @@ def open_existing(run_dir: Path) -> RunConfig:
 
 def environment(config: RunConfig) -> Environment:
     """This machine and its programs."""
+    import torch  # here, because it takes seconds to import, and whoever reads a run has no use for it
+
     packages = ("agi-fed", "flwr", "torch", "monai", "nibabel", "numpy", "scipy")
     return Environment(
         python=sys.version.split()[0],

@@ -92,6 +92,22 @@ def test_agi_core_imports_nothing_by_itself() -> None:
     assert not list(imported(ROOT / "agi_core" / "__init__.py"))
 
 
+@pytest.mark.parametrize("program", ["agi_core", "client", "server", "simulations.run"])
+def test_help_needs_nothing_that_takes_seconds_to_import(program: str) -> None:
+    slow = ("torch", "flwr", "nibabel", "matplotlib", "scipy", "opacus", "monai")
+    code = f"""
+import runpy, sys
+sys.argv = ["program", "--help"]
+try:
+    runpy.run_module({program!r}, run_name="__main__", alter_sys=True)
+except SystemExit:
+    print([name for name in {slow} if name in sys.modules], file=sys.stderr)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert run.stdout.startswith("usage: ")
+    assert run.stderr == "[]\n"
+
+
 def test_a_hospitals_supervisor_needs_no_torch() -> None:
     """It lives as long as the site takes part, and must end within seconds."""
     code = "import sys, client.__main__; sys.exit('torch' in sys.modules)"
