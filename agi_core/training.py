@@ -23,7 +23,8 @@ from agi_core.schedule import learning_rate
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
-OnStep = Callable[[int, int, float], None]  # (step, steps, loss of that step)
+OnStep = Callable[[int, int, float], None]  # (step, steps, the newest loss that was read)
+READ_EVERY_S = 0.5  # the losses are read from the device so often: a GPU stands still meanwhile
 
 
 def site_generator(*, seed: int, site: str, round: int) -> torch.Generator:
@@ -44,6 +45,7 @@ def train_round(
         model: takes sources (B, M, *crop) in [0, 1], gives (B, 1, *crop); already on its device.
         draw: gives random training batches; `agi_core.data.datasets.TrainingSlices.draw`.
         round: from 1.
+        on_step: called after each step, which a GPU may not have finished yet.
 
     Returns:
         Mean loss over the round's steps.
@@ -62,7 +64,7 @@ def train_round(
         )
     model.train()
     sent = [parameter.detach().clone() for parameter in model.parameters()] if training.proximal else []
-    total = 0.0
+    losses, unread, read_s = list[float](), list[Tensor](), -math.inf
     for step in range(training.local_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, rounds=task.rounds, round=round, step=step)
@@ -78,16 +80,19 @@ def train_round(
             loss = loss + training.proximal / 2 * (parameter - start).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise RunError(
-                f"the loss became {value} at {site} in round {round}, step {step + 1};"
-                " start a new run with a lower training.learning_rate"
-            )
-        total += value
+        unread.append(loss.detach())
+        if time.monotonic() >= read_s + READ_EVERY_S or step + 1 == training.local_steps:
+            for value in torch.stack(unread).tolist():
+                losses.append(value)
+                if not math.isfinite(value):
+                    raise RunError(
+                        f"the loss became {value} at {site} in round {round}, step {len(losses)};"
+                        " start a new run with a lower training.learning_rate"
+                    )
+            unread, read_s = [], time.monotonic()
         if on_step is not None:
-            on_step(step + 1, training.local_steps, value)
-    return total / training.local_steps
+            on_step(step + 1, training.local_steps, losses[-1])
+    return sum(losses) / training.local_steps
 
 
 def train_round_privately(

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -102,22 +103,26 @@ def private_step(
             log.exception("the gradient of a subject failed, so it adds nothing to this step")
 
     scale = mechanism.noise_multiplier * mechanism.max_grad_norm
-    for parameter, total in zip(parameters, sums, strict=True):
-        z = torch.from_numpy(noise.normal(parameter.numel())).view_as(parameter).to(parameter.device)
-        parameter.grad = ((total + scale * z) / (mechanism.lot_rate * mechanism.subjects)).to(parameter.dtype)
+    sizes = [parameter.numel() for parameter in parameters]
+    noises = torch.from_numpy(np.concatenate([noise.normal(size) for size in sizes])).to(parameters[0].device)
+    for parameter, total, z in zip(parameters, sums, torch.split(noises, sizes), strict=True):
+        noised = total + scale * z.view_as(parameter)
+        parameter.grad = (noised / (mechanism.lot_rate * mechanism.subjects)).to(parameter.dtype)
     optimizer.step()
 
 
 def _add_clipped(sums: Sequence[Tensor], gradients: Sequence[Tensor | None], *, max_grad_norm: float) -> None:
-    """Add one subject's gradient, as one vector clipped to norm `max_grad_norm`, to `sums` (float64)."""
+    """Add one subject's gradient, as one vector clipped to norm `max_grad_norm`, to `sums` (float64).
+
+    Every decision is a tensor's: a program that asks for the norm keeps a GPU waiting.
+    """
     norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients if g is not None]
-    norm = float(torch.stack(norms).norm())
-    if not math.isfinite(norm):
-        return
-    factor = min(1.0, max_grad_norm / (norm + 1e-6))
+    norm = torch.stack(norms).norm()
+    finite, nothing = norm.isfinite(), torch.zeros_like(norm)
+    factor = (max_grad_norm / (torch.where(finite, norm, nothing) + 1e-6)).clamp(max=1)
     for total, gradient in zip(sums, gradients, strict=True):
         if gradient is not None:
-            total.add_(gradient, alpha=factor)  # in float64, as `total` is
+            total.add_(torch.where(finite, gradient.double(), nothing) * factor)
 
 
 def qualified_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -57,14 +57,13 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     yield Measured(f"reading {many} sessions (from then on cached)", time.monotonic() - started, _peak_bytes(device))
 
     network, ends = Network(task, device=device), [time.monotonic()]
-    train_round(
-        network.module,
-        training.draw,
-        task=task,
-        site=site.site,
-        round=1,
-        on_step=lambda *_: ends.append(time.monotonic()),
-    )
+
+    def end(*_: object) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        ends.append(time.monotonic())
+
+    train_round(network.module, training.draw, task=task, site=site.site, round=1, on_step=end)
     yield Measured("first training step (with warm-up)", ends[1] - ends[0], _peak_bytes(device))
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 

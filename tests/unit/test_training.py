@@ -1,7 +1,10 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch, TrainingSlices
@@ -119,8 +124,8 @@ def test_a_round_lowers_the_loss_and_reports_each_step() -> None:
     )
     assert [(step, steps) for step, steps, _ in losses] == [(step, 30) for step in range(1, 31)]
     values = [loss for *_, loss in losses]
-    assert mean == pytest.approx(np.mean(values))
-    assert np.mean(values[-5:]) < 0.5 * np.mean(values[:5])
+    assert mean < 0.7 * values[0]
+    assert values[-1] < 0.5 * values[0]
 
 
 def test_a_round_is_a_function_of_weights_seed_site_and_round() -> None:
@@ -190,6 +195,104 @@ def test_a_loss_that_is_not_finite_stops_the_round() -> None:
 
     with pytest.raises(RunError, match=r"inf at HH in round 2, step 1; .*lower training\.learning_rate"):
         train_round(small_model(), broken, task=task(), site="HH", round=2)
+
+
+def test_a_loss_that_is_not_finite_is_named_by_its_step_though_it_is_read_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agi_core.training.READ_EVERY_S", math.inf)
+    drawn: list[Batch] = []
+
+    def broken_at_the_third(generator: torch.Generator, batch_size: int) -> Batch:
+        batch = draw(generator, batch_size)
+        drawn.append(Batch(batch.sources, batch.target * (math.inf if len(drawn) == 2 else 1)))
+        return drawn[-1]
+
+    with pytest.raises(RunError, match="step 3;"):
+        train_round(small_model(), broken_at_the_third, task=task(local_steps=5), site="HH", round=1)
+    assert len(drawn) == 5
+
+
+# WAITING
+
+
+WAITS = {
+    "_local_scalar_dense": "the program asks for a number: item(), float(), an if",
+    "_linalg_check_errors": "so it does to raise an error: torch.linalg.solve",
+    "nonzero": "or to know a shape: an index of bools",
+    "masked_select": "the same",
+    "lift_fresh": "a number of the program is copied: new_tensor, tensor, an index that is a list",
+}
+"""What makes a GPU wait for the program or the program for it, as torch's CPU shows it too."""
+
+
+class Waits(TorchDispatchMode):
+    """Lists what of `WAITS` is called between a draw and the optimiser's step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.within = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if self.within and name in WAITS:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, batch_size: int) -> Batch:
+        """Sources (batch_size, *shape), and their mean as the target, without neighbours."""
+        self.within = False
+        sources = torch.rand((batch_size, *shape), generator=generator)
+        target = sources.mean(dim=1, keepdim=True)
+        self.within = True
+        return Batch(sources, target[:, :, 1] if len(shape) == 4 else target)
+
+
+@contextmanager
+def waits() -> Iterator[Waits]:
+    with Waits() as found:
+        hook = register_optimizer_step_pre_hook(lambda *_: setattr(found, "within", False))
+        try:
+            yield found
+        finally:
+            hook.remove()
+
+
+NETWORKS = {
+    "plain": ModelConfig(conv="plain", widths=(8, 8)),
+    "cagr": ModelConfig(widths=(8, 8)),
+    "affine": ModelConfig(conv="plain", widths=(4,), alignment="affine"),
+    "the default": ModelConfig(widths=(8, 8), alignment="dense", neighbours=1),
+}
+
+
+@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
+def test_nothing_makes_a_gpu_wait_between_batch_and_optimiser(config: ModelConfig) -> None:
+    shape = (2, 3, 32, 32) if config.neighbours else (2, 32, 32)
+    one = Task(model=config, training=TrainingConfig(local_steps=2, batch_size=2))
+    with waits() as found:
+        train_round(build_model(config, sources=2), partial(found.draw, shape), task=one, site="Guys", round=1)
+    assert found.found == []
+
+
+def test_a_private_step_makes_a_gpu_wait_for_its_noise_alone(seeded: Callable[[int], NoiseSource]) -> None:
+    config = NETWORKS["plain"]
+    private = PrivacyConfig(epsilon=8, trainable="all")
+    one = Task(model=config, training=TrainingConfig(local_steps=2), privacy=private)
+    with waits() as found:
+        train_round_privately(
+            build_model(config, sources=2),
+            lambda _, generator, slices: found.draw((2, 32, 32), generator, slices),
+            subjects=["A", "B", "C"],
+            mechanism=Mechanism(1.0, 1.0, 1.0, 3),
+            noise=seeded(0),
+            task=one,
+            round=1,
+        )
+    assert found.found == ["lift_fresh"] * 2  # once per step
 
 
 # VOLUMES

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agi_core.models.alignment.sampling import vector
+
 SEARCH_RADIUS = 2
 """The search tries shifts of up to so many voxels along each axis."""
 SHARPNESS = 20.0
@@ -46,7 +48,8 @@ def best_shift(a: Tensor, b: Tensor) -> Tensor:
         products.append((a * window).flatten(1).sum(1))
     norm = (a.square().flatten(1).sum(1) * b.square().flatten(1).sum(1)).sqrt()[:, None]
     probability = torch.softmax(SHARPNESS * torch.stack(products, dim=1) / (norm + 1e-12), dim=1)
-    return probability @ (2 * a.new_tensor(shifts) / a.new_tensor(space))
+    steps = [torch.arange(-radius, radius + 1, dtype=a.dtype, device=a.device) for radius in radii]
+    return probability @ (2 * torch.cartesian_prod(*steps) / vector(space, like=a))
 
 
 def affine_step(matrix: Tensor, right: Tensor, basis: Tensor) -> Tensor:
@@ -59,5 +62,6 @@ def affine_step(matrix: Tensor, right: Tensor, basis: Tensor) -> Tensor:
     normal = (matrix.flatten(3) @ pairs.T).reshape(batch, axes, axes, terms, terms).transpose(2, 3)
     normal = normal.reshape(batch, axes * terms, axes * terms)
     ridge = torch.diag_embed(RIDGE * normal.diagonal(dim1=1, dim2=2) + LEAST_RIDGE)
-    solution: Tensor = torch.linalg.solve(normal + ridge, (right.flatten(2) @ basis.flatten(1).T).flatten(1))
+    # Without a check, for which a GPU would wait: the ridge leaves no matrix singular.
+    solution: Tensor = torch.linalg.solve_ex(normal + ridge, (right.flatten(2) @ basis.flatten(1).T).flatten(1)).result
     return solution.reshape(batch, axes, terms)

@@ -60,7 +60,7 @@ class GroupAlignment(nn.Module):
         others = self._others(sources)
         if others and len(sources):
             position = lattice(aligned[0].shape[1:], like=sources) + self._motion(sources, others)
-            moved = sample(sources[:, others].flatten(0, 1)[:, None], position)
+            moved = sample(_chosen(sources, others), position)
             reference = torch.stack([aligned[self.reference]] * len(others), dim=1).flatten(0, 1)[:, None]
             imaged = inside(position, self.neighbours) & ((moved != 0) | (reference == 0))
             moved = filled_in(moved, reference, imaged=imaged)
@@ -90,8 +90,7 @@ class GroupAlignment(nn.Module):
     def _motion(self, sources: Tensor, others: Sequence[int]) -> Tensor:
         """u + v of every source in `others`: (B * len(others), N, *space), with neighbours of depth 1."""
         images = sources.to(torch.promote_types(sources.dtype, torch.float32))
-        moving = images[:, others].flatten(0, 1)[:, None]
-        fixed = images[:, [self.reference] * len(others)].flatten(0, 1)[:, None]
+        moving, fixed = _chosen(images, others), _chosen(images, [self.reference] * len(others))
         shrink = partial(shrunk, voxels=images.shape[2:], neighbours=self.neighbours)
         with torch.autocast(images.device.type, enabled=False):
             scales = {s: Scale(pooled(fixed, s), pooled(moving, s), neighbours=self.neighbours) for s in (8, 4, 2, 1)}
@@ -115,3 +114,9 @@ class GroupAlignment(nn.Module):
                 equations = scale.normal_equations(position, planar=True)
                 waves[:, plane] += wave_step(*equations, waves[:, plane], voxels=space)
             return motion + shrink(from_waves(waves, space), noise_vox=FIELD_NOISE_VOX)
+
+
+def _chosen(sources: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Some of the sources (B, M, *space), one after the other: (B * len(numbers), 1, *space). An index would be a copy
+    to the GPU, which would wait for it."""
+    return torch.stack([sources[:, number] for number in numbers], dim=1).flatten(0, 1)[:, None]

@@ -20,9 +20,14 @@ def lattice(space: Sequence[int], *, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
+def vector(numbers: Sequence[float], *, like: Tensor) -> Tensor:
+    """Numbers as a tensor (n) where `like` is. They are written there one by one: a GPU would wait for a copy."""
+    return torch.stack([like.new_full((), number) for number in numbers])
+
+
 def voxels_per_unit(space: Sequence[int], *, like: Tensor) -> Tensor:
     """The factor that turns a motion (B, N, *space), such as `like`, into voxels of an image of `space`: (N, 1, ...)"""
-    return like.new_tensor(list(space)).reshape(-1, *[1] * (like.dim() - 2)) / 2
+    return vector(space, like=like).reshape(-1, *[1] * (like.dim() - 2)) / 2
 
 
 def sample(image: Tensor, position: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from agi_core.models.alignment.sampling import voxels_per_unit
+from agi_core.models.alignment.sampling import vector, voxels_per_unit
 
 AFFINE_NOISE_VOX, FIELD_NOISE_VOX, THROUGH_PLANE_NOISE_VOX = 0.35, 0.4, 0.2
 """The noise of the estimation, as a root mean square: of an affine motion in the plane, of a smooth field, and of a
@@ -32,6 +32,6 @@ def shrunk(motion: Tensor, *, voxels: Sequence[int], neighbours: int, noise_vox:
     squares = (motion * voxels_per_unit(voxels, like=motion)).square().flatten(2).mean(2)  # (B, N), in voxels
     through = min(neighbours, 1)  # how many axes run through the plane
     squares[:, through:] = squares[:, through:].sum(1, keepdim=True)
-    noise = squares.new_tensor([THROUGH_PLANE_NOISE_VOX] * through + [noise_vox] * (squares.shape[1] - through))
+    noise = vector([THROUGH_PLANE_NOISE_VOX] * through + [noise_vox] * (squares.shape[1] - through), like=squares)
     kept = (1 - (noise**2 / squares.clamp(min=1e-6)).square()).clamp(min=0)
     return motion * kept.reshape(*kept.shape, *[1] * (motion.dim() - 2))
