@@ -25,7 +25,7 @@ from agi_core.metric_table import psnr_db
 from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING
 from agi_core.privacy.noise import system_noise
-from agi_core.privacy.private_prior import noisy_newton_step, planned_release, whitening
+from agi_core.privacy.private_prior import common_step, noisy_newton_step, planned_release, whitening
 from agi_core.readout import readout_statistics
 from agi_core.ridge import STRENGTH, Statistics, Vector
 
@@ -92,7 +92,9 @@ def draw(subjects: list[Statistics], *, sites: int, start: Vector, gram: Vector,
             )
             for members in training
         ]
-        results[epsilon] = quality(start + whitening(gram) @ np.mean(steps, axis=0))
+        told = [(step, each) for step in steps]
+        step = common_step(told, noise_multiplier=release.noise_multiplier)
+        results[epsilon] = quality(start + whitening(gram) @ step)
     everybody = [subject for members in training for subject in members]
     results["pooled"] = quality(Statistics.mean(everybody).solve(strength=STRENGTH))
     results["newton"] = quality(_noiseless(everybody, start=start, gram=gram))

@@ -1,7 +1,6 @@
 """The common prior, solved from what sites tell: statistics (`agi_core.ridge`), or in a private run their share of one
 private step from the public prior that the run starts with (`agi_core.privacy.private_prior`)."""
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +10,7 @@ from agi_core.errors import ProtocolError
 from agi_core.network import Network
 from agi_core.protocol import Reply, Request, unpack
 from agi_core.ridge import STRENGTH, Statistics, Vector
-from server.update_gate import NOISE_NORMS, Verdict
+from server.update_gate import Verdict
 
 Told = tuple[Statistics, int]  # of a site, and its training subjects
 ToldStep = tuple[Vector, int]
@@ -54,17 +53,10 @@ def judge_steps(replies: Mapping[str, Reply], request: Request, *, features: int
 
 
 def take_private_step(network: Network, told: Mapping[str, ToldStep], *, privacy: PrivacyConfig) -> None:
-    """Move the network's public prior by the sites' mean step.
-
-    Without noise no step is longer than CLIP. A longer one than noise explains is cut down to that.
-    """
-    from agi_core.privacy.private_prior import CLIP, planned_release, whitening  # here: Opacus takes seconds to import
+    """Move the network's public prior by the sites' common step."""
+    from agi_core.privacy.private_prior import common_step, planned_release, whitening  # here: Opacus takes seconds
 
     prior, gram = network.prior, network.prior_gram
     assert prior is not None and gram is not None  # noqa: S101, PT018  else nobody was asked
-    sigma, steps = planned_release(privacy).noise_multiplier, []
-    for step, subjects in told.values():
-        longest = CLIP * (1 + NOISE_NORMS * sigma * math.sqrt(len(step)) / subjects)
-        steps.append(step * min(1.0, longest / max(float(np.linalg.norm(step)), longest)))
-    mean = np.average(steps, axis=0, weights=[subjects for _, subjects in told.values()])
-    network.set_prior(prior + whitening(gram) @ mean)
+    sigma = planned_release(privacy).noise_multiplier
+    network.set_prior(prior + whitening(gram) @ common_step([*told.values()], noise_multiplier=sigma))

@@ -83,23 +83,23 @@ class CachedSession:
 
 
 def open_entry(path: Path, *, subject_id: str) -> CachedSession | None:
-    """Open a cache file; None if it is absent or broken."""
+    """Open a cache file; None if it is absent, broken, or of another release."""
     try:
         with open_tensors(path) as file:
             entry = json.loads(file.metadata()["entry"])
             depth, modalities, height, width = file.get_slice("volumes").get_shape()
-    except (OSError, SafetensorError):
+        return CachedSession(
+            subject_id=subject_id,
+            session=entry["session"],
+            path=path,
+            shape=(depth, modalities, height, width),
+            grid=Grid(tuple(entry["grid_shape"]), np.array(entry["grid_affine"], dtype=np.float64)),
+            foreground_fraction=np.array(entry["foreground_fraction"], dtype=np.float32),
+            source_box=(slice(*entry["source_box"][0]), slice(*entry["source_box"][1])),
+            doubts=tuple((modality, Doubt(cause, found)) for modality, cause, found in entry["doubts"]),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return CachedSession(
-        subject_id=subject_id,
-        session=entry["session"],
-        path=path,
-        shape=(depth, modalities, height, width),
-        grid=Grid(tuple(entry["grid_shape"]), np.array(entry["grid_affine"], dtype=np.float64)),
-        foreground_fraction=np.array(entry["foreground_fraction"], dtype=np.float32),
-        source_box=(slice(*entry["source_box"][0]), slice(*entry["source_box"][1])),
-        doubts=tuple((modality, Doubt(cause, found)) for modality, cause, found in entry["doubts"]),
-    )
 
 
 def write_entry(path: Path, prepared: Prepared, *, session: str, whole: bool) -> None:

@@ -5,10 +5,12 @@ statistics of subject i's own voxels (`agi_core.ridge`), and W = (G + 1e-5 I)^-1
 
     g_i  = W (b_i - A_i c)
     told = (sum over all i of g_i min(1, C / |g_i|) + sigma C z) / N,      z ~ N(0, 1) per coefficient
-    c'   = c + W (mean over sites of told, by N)
+    t    = mean over sites of told, weighted by N;      v = noise of t, known: S (sigma C)^2 / (sum of N)^2, S sites
+    c'   = c + W t max(0, 1 - K v / |t|^2)
 
 g_i is half the descent direction of subject i's mean squared error, in coordinates in which G is the identity: c' is
-one Newton step with G in place of the true A.
+one Newton step with G in place of the true A. The last factor is the positive part of James and Stein (1961): a step
+that is no longer than its noise is not taken, so that much noise leaves the public prior as it was.
 
 Sensitivity: g_i is a function of subject i's scans and of public values alone. So to add or remove a subject adds or
 removes one term of norm at most C, and changes no other. The sum is released once, with noise sigma C: the Gaussian
@@ -16,6 +18,7 @@ mechanism, which is one step with lot rate 1 for `agi_core.privacy.accounting`. 
 follows is post-processing. Without W the noise would drown the small directions of G, in which c moves most.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +34,7 @@ SHARE = 0.3
 """Of the run's epsilon, if nothing else were released. A Gaussian's cost adds up by squares, so the steps of training
 are left with nearly all of it."""
 RIDGE = 1e-5
+NOISE_NORMS = 3.0
 
 
 def planned_release(privacy: PrivacyConfig) -> Steps:
@@ -71,6 +75,21 @@ def noisy_newton_step(
         if np.isfinite(norm):
             total += step * min(1.0, CLIP / (norm + 1e-9))
     return np.asarray(total / count)
+
+
+def common_step(told: Sequence[tuple[Vector, int]], *, noise_multiplier: float) -> Vector:
+    """t of the module with its last factor, from each site's `told` and N. It is post-processing.
+
+    Without noise no share is longer than CLIP. One that is longer than its noise explains is cut down to that.
+    """
+    steps = []
+    for step, count in told:
+        longest = CLIP * (1 + NOISE_NORMS * noise_multiplier * math.sqrt(len(step)) / count)
+        steps.append(step * min(1.0, longest / max(float(np.linalg.norm(step)), longest)))
+    counts = [count for _, count in told]
+    mean = np.average(steps, axis=0, weights=counts)
+    noise = len(mean) * len(told) * (noise_multiplier * CLIP / sum(counts)) ** 2
+    return np.asarray(mean * max(0.0, 1 - noise / max(float(mean @ mean), noise)))
 
 
 def whitening(gram: Vector) -> Vector:

@@ -12,7 +12,7 @@ from agi_core.config.schema import PrivacyConfig
 from agi_core.errors import PrivacyError
 from agi_core.privacy.accounting import Steps, calibrate, epsilon
 from agi_core.privacy.noise import NoiseSource, system_noise
-from agi_core.privacy.private_prior import CLIP, noisy_newton_step, planned_release, whitening
+from agi_core.privacy.private_prior import CLIP, common_step, noisy_newton_step, planned_release, whitening
 from agi_core.ridge import Statistics, Vector
 
 SIZE = 3
@@ -69,6 +69,21 @@ def test_the_noise_has_the_size_that_the_ledger_counts(seeded: Callable[[int], N
     told = np.array([step([], noise=noise) for _ in range(4000)])
     assert told.std() == pytest.approx(2.0 * CLIP / 10, rel=0.02)
     assert not np.array_equal(step([], noise=system_noise()), step([], noise=system_noise()))
+
+
+def test_the_common_step_by_hand() -> None:
+    """Two sites of 100 and 300: the mean by N, less its noise: K = 2 coefficients, variance 2 (0.05 sigma / 400)^2."""
+    told = [(np.array([0.04, 0.0]), 100), (np.array([0.0, 0.04]), 300)]
+    mean, variance = np.array([0.01, 0.03]), 2 * (CLIP * 4 / 400) ** 2
+    expected = mean * (1 - 2 * variance / (mean @ mean))
+    np.testing.assert_allclose(common_step(told, noise_multiplier=4.0), expected)
+    np.testing.assert_array_equal(common_step(told, noise_multiplier=400.0), [0, 0])  # all noise: the prior stays
+
+
+@pytest.mark.parametrize("size", [1e3, 1e9])
+def test_a_share_that_noise_does_not_explain_is_cut_down(size: float) -> None:
+    step = common_step([(np.array([size, 0.0]), 100)], noise_multiplier=1.0)
+    assert CLIP < step[0] < CLIP * (1 + 3 * np.sqrt(2) / 100)
 
 
 def test_white_coordinates() -> None:
