@@ -30,6 +30,7 @@ _DASHES = ("-", "--", ":", "-.")
 _DASHED: Mapping[str, Any] = {"color": _INK, "linestyle": (0, (4, 2))}  # a line that is of no site
 _METHOD_MARKS = {  # marker, colour
     "federated": ("o", "#123a5c"),
+    "personal": ("*", "#0072B2"),
     "initial_weights": ("v", "#b39b5a"),
     "voxel_regression": ("s", "#7d8894"),
     "regression_pooled": ("x", "#7d8894"),

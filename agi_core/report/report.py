@@ -124,7 +124,7 @@ def _tiles(record: RunRecord) -> str:
     if scores is None or not scores.final:
         return ""
     psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
-    tiles = [("PSNR", db(psnr), tested)]
+    tiles = [("PSNR" if record.personal is None else "Global PSNR", db(psnr), tested)]
     tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
     if (regression := record.baselines.get("regression_pooled")) is not None:
         tiles.append(("Over regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))

@@ -122,6 +122,7 @@ def comparison(record: RunRecord) -> str:
     if scores is None or not scores.final or not baselines:
         return section("Comparison", paragraph("There is nothing to compare yet.") + not_run)
     methods = {"federated": (f"{record.model_name}, federated", scores)}
+    methods |= {"personal": ("personal", record.personal)} if record.personal else {}
     methods |= {method: (name, baselines[method]) for method, name in BASELINES.items() if method in baselines}
     trained = _how_trained(record)
     rows = []
@@ -147,6 +148,7 @@ def _how_trained(record: RunRecord) -> dict[str, str]:
     budget = f"{rounds} x {steps} = {rounds * steps} steps"
     return {
         "federated": f"{rounds} rounds of {steps} local steps at each site, batch {batch}; scans stay at their sites",
+        "personal": "the same model with a last layer that each site solved on its own training subjects",
         "initial_weights": "the weights that the run started from, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
         "regression_pooled": "the same of aligned sources: the federation's prior without a network",

@@ -201,6 +201,7 @@ def test_every_site_has_its_figures_and_the_worst_and_the_unseen_are_marked(full
 
 def test_baselines_stand_with_their_difference_and_how_they_were_trained(full: Page) -> None:
     assert full.row("voxel regression")[1:3] == ["20.00 dB", "+2.00 dB"]
+    assert full.row("personal")[1:3] == ["22.50 dB", "−0.50 dB"]
     local = full.row("local-only")
     assert local[1:] == ["21.25 dB", "+0.75 dB", "0.812", f"{HOSTILE} 20.25 dB", "19.75 dB"]
     assert "2 x 16 = 32 steps on its own scans, batch 8" in local[0]
