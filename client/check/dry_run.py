@@ -1,4 +1,4 @@
-"""`--dry-run`: two training steps and one evaluation on the site's own scans, with time and memory. No network."""
+"""`--dry-run`: two training steps, a last layer and an evaluation on the site's own scans, with time and memory."""
 
 import dataclasses
 import resource
@@ -16,6 +16,7 @@ from agi_core.errors import DataError
 from agi_core.evaluation import evaluate
 from agi_core.host.device import open_device
 from agi_core.network import Network
+from agi_core.readout import own_readout
 from agi_core.training import train_round
 from client.site.file import read_deployed_site
 from client.site.opened import OpenSite
@@ -33,7 +34,7 @@ class Measured:
 
 
 def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
-    """Read some scans, train two steps, evaluate once.
+    """Read some scans, train two steps, solve an own last layer if the task asks for one, evaluate once.
 
     Raises:
         AgiError: the site file, the scans or the device cannot be used.
@@ -66,6 +67,12 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     train_round(network.module, training.draw, task=task, site=site.site, round=1, on_step=end)
     yield Measured("first training step (with warm-up)", ends[1] - ends[0], _peak_bytes(device))
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
+
+    if task.personal == "head":
+        started = time.monotonic()
+        own_readout(network, training.sessions)
+        what = f"own prior and last layer from {len(training.subjects)} subjects"
+        yield Measured(what, time.monotonic() - started, _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
     evaluate(network, slices)

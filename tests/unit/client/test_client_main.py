@@ -154,7 +154,7 @@ def test_a_dry_run_measures_and_needs_no_network(tmp_path: Path, capsys: pytest.
     init("--data", str(write_ixi(tmp_path / "ixi", {"Guys": 3})))
     assert main(["--site", "hospitalA", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    for what in ("reading", "first training step", "next training step", "evaluation of"):
+    for what in ("reading", "first training step", "next training step", "own prior and last layer", "evaluation of"):
         assert re.search(rf"{what}.* \d+\.\d\d s  peak +\d+\.\d\d GB", out), out
     assert re.search(r"a round of 40 steps trains for \d+ s", out)
 
