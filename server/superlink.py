@@ -18,11 +18,11 @@ from pathlib import Path
 
 from agi_core.errors import RunError
 from agi_core.host.flower_environment import BIN_DIR, flower_environment
-from agi_core.host.processes import adopt_orphans, die_with, end_descendants
+from agi_core.host.processes import adopt_orphans, descendants, die_with, end_descendants, has_ended
 from server import flower_cli
 from server.coordinator import CoordinatorDir
 
-START_S, STOP_S = 120.0, 6.0
+START_S, STOP_S, LOOK_S = 120.0, 6.0, 1.0
 PAGE_BYTES = 16384
 
 
@@ -44,10 +44,8 @@ def command(coordinator: CoordinatorDir, *, host: str, port: int, health_port: i
 
 
 @contextlib.contextmanager
-def running(
-    coordinator: CoordinatorDir, *, host: str, port: int, health_port: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    """`flower-superlink`, healthy; at the end of the block all children of this process are gone, and theirs.
+def running(coordinator: CoordinatorDir, *, host: str, port: int, health_port: int) -> Iterator[None]:
+    """`flower-superlink` runs in the block, healthy. At its end all children of this process are gone, and theirs.
 
     Raises:
         RunError: a port is taken, or it does not become healthy; the message names the log.
@@ -71,9 +69,33 @@ def running(
         )
     try:
         _wait_until_healthy(process, coordinator, address=address)
-        yield process
+        yield
     finally:
         end_descendants(within_s=STOP_S)
+
+
+def wait_for_an_end() -> str:
+    """Wait until one of the programs that run now below this process ends, whoever started it; its name.
+
+    SuperLink does not notice that the `flower-superexec` which it started is gone. Then no run starts any more, while
+    everything looks well.
+    """
+    watched = {process: _name_of(process) for process in descendants()}
+    while True:
+        for process, name in watched.items():
+            if has_ended(process):
+                return name
+        time.sleep(LOOK_S)
+
+
+def _name_of(process: int) -> str:
+    """Its program: `flower-superexec`, for example. One that has just ended has no name any more."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        words = [""]
+    programs = (Path(word).name for word in words)
+    return next((name for name in programs if name.startswith("flower-")), words[0] or "a program")
 
 
 def _make_database(path: Path) -> None:

@@ -16,26 +16,27 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def up(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
-    """Run `flower-superlink` until SIGTERM or Ctrl-C.
+    """Run `flower-superlink` until SIGTERM or Ctrl-C, or until any of its programs ends: a service starts all again.
 
     Raises:
-        ConfigError: there is no usable certificate. RunError: the SuperLink cannot be started, or ended by itself.
+        ConfigError: there is no usable certificate. RunError: the SuperLink cannot be started, or a program of it ended
+            by itself.
     """
     expiry = certificates.expiry(coordinator.certificates)
     coordinator.path.chmod(0o700)
     host, port, health_port = arguments.host, arguments.port, arguments.health_port
     running = superlink.running(coordinator, host=host, port=port, health_port=health_port)
     try:
-        with _ended_by_signals(), running as process:
+        with _ended_by_signals(), running:
             atomic.write_text(coordinator.health_port_path, str(health_port))
             _announce(coordinator, host, port, until=f"{expiry:%Y-%m-%d}")
             if certificates.expires_soon(expiry):
                 print("warning: the certificate ends soon; renew it with: python -m server certs --name NAME")
-            code = process.wait()
+            ended = superlink.wait_for_an_end()
     except _Ended:
         print("coordinator stopped; runs go on with: python -m server up, then python -m server resume RUN", flush=True)
     else:
-        raise RunError(f"flower-superlink ended by itself (code {code}); see {coordinator.log_path}, then start again")
+        raise RunError(f"{ended} ended by itself, so all was stopped; see {coordinator.log_path}, then start again")
 
 
 class _Ended(BaseException):

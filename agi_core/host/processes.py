@@ -51,6 +51,14 @@ def descendants() -> list[int]:
     return found
 
 
+def has_ended(process: int) -> bool:
+    """Whether a process is gone, or there only until its parent takes note."""
+    try:
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return True
+
+
 def _send(process: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)

@@ -339,3 +339,27 @@ def test_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         for process in processes_of(folder):
             os.kill(process, signal.SIGKILL)
+
+
+def words(process: int) -> list[str]:
+    """Its command line; the second word is the script of a Python program."""
+    return Path(f"/proc/{process}/cmdline").read_text().split("\0")
+
+
+@pytest.mark.parametrize("program", ["flower-superexec", "flower-superlink"])
+def test_it_ends_when_one_of_its_programs_does(tmp_path: Path, program: str) -> None:
+    """A 500 of the SuperLink ended the one that starts runs, nothing noticed, and no run started any more."""
+    folder = tmp_path / "coordinator"
+    assert main(["certs", "--dir", str(folder), "--name", "coord.example.org"]) == 0
+    up = start(folder, free_port(), free_port())
+    try:
+        (victim,) = [process for process in processes_of(folder) if program in words(process)[1]]
+        os.kill(victim, signal.SIGKILL)
+        assert up.process.wait(DEADLINE_S) == 2  # the service starts it again
+        until(lambda: any(f"error: {program} ended by itself" in line for line in up.printed), "the reason")
+        assert processes_of(folder) == []
+        assert main(["status", "--dir", str(folder)]) == 0
+    finally:
+        up.process.kill()
+        for process in processes_of(folder):
+            os.kill(process, signal.SIGKILL)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agi_core.host.processes import has_ended
+
 DEADLINE_S = 30.0
 PARENT = """
 import os, subprocess, sys, time
@@ -69,3 +71,12 @@ def test_orphans_are_found_and_killed_when_they_do_not_end() -> None:
     orphan, after = done.stdout.splitlines()
     assert after == "[] True"
     assert is_gone(int(orphan))
+
+
+def test_a_process_that_nobody_has_reaped_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not has_ended(child.pid)
+    child.kill()
+    until(lambda: has_ended(child.pid), "the child's end")  # it is a zombie
+    child.communicate()
+    assert has_ended(child.pid)
