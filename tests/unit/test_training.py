@@ -343,3 +343,22 @@ def test_a_private_step_on_patches_is_a_plain_one_without_noise_and_clip(
     torch.optim.AdamW(oracle.parameters(), lr=rate, weight_decay=0.0).step()
     torch.testing.assert_close(weights(model), weights(oracle), rtol=0, atol=1e-6)
     assert not torch.equal(weights(model), weights(build_model(VOLUMES, sources=2)))
+
+
+@pytest.mark.parametrize(("scale", "lowest", "highest"), [(1.0, 0.3, 0.8), (1e-9, 0.9999, 1.0)])
+def test_an_update_is_the_gradient_itself_where_weights_are_made_for_it(
+    scale: float, lowest: float, highest: float
+) -> None:
+    """An update without noise hides all but the gradient's signs. With a head scaled by 1e-9 it hides nothing, because
+    the gradients lie below AdamW's epsilon."""
+    batch = draw(torch.Generator().manual_seed(0), 1)
+    model = build_model(ModelConfig(conv="plain", widths=(8, 16)), sources=2, seed=1)
+    with torch.no_grad():
+        model.get_parameter("head.weight").mul_(scale)
+    body = [parameter for name, parameter in model.named_parameters() if not name.startswith("head.")]
+    gradients = torch.autograd.grad(F.l1_loss(model(batch.sources), batch.target), body)
+    before = [parameter.detach().double().clone() for parameter in body]
+    train_round(model, lambda _, size: batch, task=task(local_steps=1), site="Guys", round=1)
+    update = torch.cat([(old - new.detach()).flatten() for old, new in zip(before, body, strict=True)])
+    gradient = torch.cat([gradient.double().flatten() for gradient in gradients])
+    assert lowest < float(update @ gradient / (update.norm() * gradient.norm())) <= highest + 1e-9
