@@ -25,7 +25,7 @@ Trainable = Literal["all", "norms", "last", "adapters"]
 
 MOST_THREADS = 1024
 MOST_STEPS, MOST_CROPS, LARGEST_CROP = 1_000_000, 4096, 1024  # far above what anybody needs: a site's hard limits
-FINEST_MM, LARGEST_RATE = 0.1, 1.0
+LARGEST_RATE = 1.0
 DEFAULT_CROP = {2: (96, 96), 3: (48, 48, 32)}
 DEPLOYMENT: Engine = "deployment"  # the engine of runs that `python -m server submit` starts at real sites
 
@@ -45,10 +45,8 @@ class GridConfig:
     def validate(self) -> None:
         """Raise ConfigError unless the spacing is possible; `Task.validate` judges the crop, which the model bounds."""
         spacing = self.spacing_mm
-        if spacing is not None and (len(spacing) != 3 or not all(FINEST_MM <= s < math.inf for s in spacing)):
-            raise ConfigError(
-                f"grid.spacing_mm={[*spacing]} must be three sizes of at least {FINEST_MM} mm, for example [1,1,5]"
-            )
+        if spacing is not None and (len(spacing) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing)):
+            raise ConfigError(f"grid.spacing_mm={[*spacing]} must be three positive sizes in mm, for example [1,1,5]")
 
 
 @dataclass(frozen=True)

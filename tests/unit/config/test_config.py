@@ -109,7 +109,6 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("grid.crop=[96,96,32]", "two sizes of 16 to 1024 voxels with model.dims=2"),
         ("grid.spacing_mm=[1,1]", "spacing_mm"),
         ("grid.spacing_mm=[1,1,-1]", "spacing_mm"),
-        ("grid.spacing_mm=[1,1,0.09]", "three sizes of at least 0.1 mm"),
         ("scenario=T1,T2", "T1,T2"),
         ("reference=FLAIR", "T1, T2"),
         ("model.conv=fancy", "conv"),
