@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agi_core.data.nifti import Doubt, FloatArray, check_name, read_volume, write_volume
+from agi_core.data.header import Doubt
+from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
 from agi_core.data.preprocess import align, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.data.slabs import source_box

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from agi_core.data.header import Grid
 from agi_core.data.misalignment import Move
-from agi_core.data.nifti import Grid
 
 FloatArray = npt.NDArray[np.float64]
 

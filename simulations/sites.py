@@ -11,7 +11,8 @@ from pathlib import Path
 from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
 from agi_core.data.fingerprint import fingerprints
-from agi_core.data.nifti import Doubt, Grid, read_grid
+from agi_core.data.header import Doubt, Grid
+from agi_core.data.nifti import read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
 from agi_core.data.phantom.built_in import origin
 from agi_core.data.preparation import Preparation, check_disk

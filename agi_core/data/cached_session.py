@@ -20,8 +20,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from agi_core.data.header import Doubt, Grid
 from agi_core.data.intensity import BoolArray
-from agi_core.data.nifti import Doubt, Grid
 from agi_core.data.preprocess import Prepared, head_box
 from agi_core.data.slabs import SliceBox, source_box
 from agi_core.errors import DataError

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from agi_core.data.header import Doubt
 from agi_core.data.intensity import BoolArray, believed_range, is_stripped
-from agi_core.data.nifti import Doubt, FloatArray
+from agi_core.data.nifti import FloatArray
 
 _CUT_OFF = 0.02  # of the voxels; in honest scans less than 0.001 have the greatest value
 _FEW_VALUES = 32

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from agi_core.data.header import SCANNER, TEMPLATES, Doubt, Grid
 from agi_core.data.intensity import BoolArray, foreground_mask, scale_intensity
-from agi_core.data.nifti import SCANNER, TEMPLATES, Doubt, FloatArray, Grid, Volume, read_volume
+from agi_core.data.nifti import FloatArray, Volume, read_volume
 from agi_core.data.plausibility import contrast_doubts, share_doubts, value_doubts
 from agi_core.data.registration import register_sources
 from agi_core.data.scans import Session

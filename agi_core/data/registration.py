@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from agi_core.data.header import Affine
 from agi_core.data.intensity import believed_range
-from agi_core.data.nifti import Affine, Volume
+from agi_core.data.nifti import Volume
 from agi_core.errors import ConfigError, DataError
 
 HISTOGRAM_BINS = 32

@@ -20,7 +20,7 @@ CLIENT_STAIRS = ("site", "border", "work", "app", "process", "check", "__main__"
 ONLY_IN = {  # library -> paths (files or folders) that may import it
     "flwr": ("client/app.py", "client/process/", "server/", "simulations/"),
     "opacus": ("agi_core/privacy/",),
-    "nibabel": ("agi_core/data/nifti.py",),
+    "nibabel": ("agi_core/data/header.py", "agi_core/data/nifti.py"),
     "omegaconf": ("agi_core/config/structured.py",),
     "yaml": ("agi_core/config/",),
     "matplotlib": ("agi_core/report/",),

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from agi_core.config.schema import GridConfig, Task
+from agi_core.data.header import Doubt
 from agi_core.data.intensity import scale_intensity
-from agi_core.data.nifti import WRITTEN_STEP, Doubt, read_volume
+from agi_core.data.nifti import WRITTEN_STEP, read_volume
 from agi_core.errors import DataError, RunError
 from agi_core.inference import predict, synthesize
 from agi_core.models.model_config import ModelConfig

@@ -7,8 +7,9 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.stats import ttest_1samp
 
+from agi_core.data.header import Grid
 from agi_core.data.misalignment import Move, field
-from agi_core.data.nifti import Grid, read_volume
+from agi_core.data.nifti import read_volume
 from benchmarks.federated_misalignment import configuration as federated
 from benchmarks.federated_misalignment import move_hospitals
 from benchmarks.misalignment import fingerprint

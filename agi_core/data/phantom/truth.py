@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agi_core.data.nifti import Grid
+from agi_core.data.header import Grid
 from agi_core.data.phantom.anatomy import HEAD_CENTRE_MM, rotation_matrix
 from agi_core.data.phantom.tree import MARKER_NAME
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agi_core.data.nifti import Grid
+from agi_core.data.header import Grid
 from agi_core.data.phantom.anatomy import Pose
 from agi_core.data.phantom.truth import read_poses, true_offset_mm
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from agi_core.data import preprocess
-from agi_core.data.nifti import Grid, write_scan
+from agi_core.data.header import Grid
+from agi_core.data.nifti import write_scan
 from agi_core.data.scans import Session
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario

@@ -8,7 +8,8 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from agi_core.data.nifti import Affine, Volume, write_scan
+from agi_core.data.header import Affine
+from agi_core.data.nifti import Volume, write_scan
 from agi_core.data.preparation import Preparation
 from agi_core.data.registration import register, register_sources
 from agi_core.data.scans import Session, Subject
