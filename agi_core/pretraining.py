@@ -44,7 +44,7 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
     sessions = preparation.open(found.subjects, on_session=progress.steps_of("reading public scans"))
     network, slices = Network(task, device=device), TrainingSlices.of(task, sessions)
     if network.prior is not None:
-        statistics = Statistics.mean(readout_statistics(network, sessions, prior_alone=True))
+        statistics = Statistics.mean([*readout_statistics(network, sessions, prior_alone=True).values()])
         network.set_prior(statistics.solve(strength=STRENGTH), gram=statistics.gram)
     on_step = progress.steps_of("pre-training")
     for round in range(1, config.rounds + 1):

@@ -1,7 +1,7 @@
 """The statistics of a network's last, linear layer on some sessions: what `agi_core.ridge` solves it from."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,17 +16,17 @@ SLICES = 4
 
 def readout_statistics(
     network: Network, sessions: Iterable[CachedSession], *, prior_alone: bool = False
-) -> list[Statistics]:
-    """Of each subject, in the order of the sessions, over SLICES slices with a head: of all features of the network
-    with its present weights, or of its prior's alone, which depend on no weights."""
+) -> dict[str, Statistics]:
+    """{subject id: statistics over SLICES slices with a head}: of all features of the network with its present weights,
+    or of its prior's alone, which depend on no weights."""
     of_subject: dict[str, list[CachedSession]] = defaultdict(list)
     for session in sessions:
         of_subject[session.subject_id].append(session)
-    return [_of_subject(network, own, prior_alone=prior_alone) for own in of_subject.values()]
+    return {subject_id: _of_subject(network, own, prior_alone=prior_alone) for subject_id, own in of_subject.items()}
 
 
 def own_readout(
-    network: Network, sessions: Sequence[CachedSession], *, prior_statistics: Sequence[Statistics] | None = None
+    network: Network, sessions: Sequence[CachedSession], *, prior_statistics: Mapping[str, Statistics] | None = None
 ) -> Vector:
     """The last layer of a site for the network with its present weights, from the site's training sessions.
 
@@ -38,11 +38,11 @@ def own_readout(
     prior = network.prior
     if prior is not None:
         known = prior_statistics or readout_statistics(network, sessions, prior_alone=True)
-        network.set_prior(solve_own(known, towards=prior))
+        network.set_prior(solve_own([*known.values()], towards=prior))
     towards = network.readout
     if prior is not None:
         network.set_prior(prior)
-    return solve_own(readout_statistics(network, sessions), towards=towards)
+    return solve_own([*readout_statistics(network, sessions).values()], towards=towards)
 
 
 def _of_subject(network: Network, sessions: Sequence[CachedSession], *, prior_alone: bool) -> Statistics:

@@ -65,7 +65,7 @@ def of_each_subject(config: RunConfig) -> list[Statistics]:
     scans = Scans.of(config.data)
     network, found = Network(config.task), discover(scans, ["T1", "T2", "PD"])
     preparation = Preparation.of(config.task, scans, cache_dir=Path(config.data.cache_dir).resolve(), whole=False)
-    return readout_statistics(network, preparation.open(found.subjects), prior_alone=True)
+    return [*readout_statistics(network, preparation.open(found.subjects), prior_alone=True).values()]
 
 
 def draw(subjects: list[Statistics], *, sites: int, start: Vector, gram: Vector, seed: int) -> dict[str | float, float]:

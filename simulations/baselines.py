@@ -63,7 +63,9 @@ def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
     training, unseen = config.federation.sites, config.federation.unseen_sites
     return SitesData(
         training={site: scans[site].training for site in training},
-        prior_statistics={site: open_site(site_paths[site]).scans(with_prior).prior_statistics for site in training},
+        prior_statistics={
+            site: [*open_site(site_paths[site]).scans(with_prior).prior_statistics.values()] for site in training
+        },
         test={site: scans[site].test for site in training},
         unseen={site: scans[site].everybody for site in unseen},
         device=open_device(config.device, threads=config.threads),
@@ -192,7 +194,9 @@ def local_only(config: RunConfig, data: SitesData) -> Scores:
             network.set_prior(solve_own(data.prior_statistics[site], towards=network.prior))
         _train(network, task, slices, site=site, phase="local-only")
         if personal:
-            network.set_readout(solve_own(readout_statistics(network, slices.sessions), towards=network.readout))
+            network.set_readout(
+                solve_own([*readout_statistics(network, slices.sessions).values()], towards=network.readout)
+            )
         sites |= _site_scores(network, {site: data.test[site]})
         by_model[site] = _site_scores(network, data.unseen)
     unseen = {name: _mean_over_models([scores[name] for scores in by_model.values()]) for name in data.unseen}

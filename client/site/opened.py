@@ -85,7 +85,7 @@ class SiteScans:
         return TrainingSlices.of(self._task, self._open(self.subjects.train, whole=False))
 
     @cached_property
-    def prior_statistics(self) -> list[Statistics]:
+    def prior_statistics(self) -> dict[str, Statistics]:
         """Of each training subject, of the features of the task's prior; they depend on no weights."""
         network = Network(self._task, device=open_device(self._file.device, threads=self._file.threads))
         return readout_statistics(network, self.training.sessions, prior_alone=True)

@@ -11,12 +11,13 @@ from agi_core.readout import own_readout
 from agi_core.ridge import Statistics, solve_own
 from agi_core.run.own_readout import own_readout_path, write_own_readout
 from client.site.policy import require
+from client.site.told import told_subjects
 from client.work.job import Job
 
 
 def tell_statistics(job: Job) -> Reply:
-    """The mean over all training subjects of the statistics of the prior's features; in a private run the site's share
-    of a private step from the public prior.
+    """The mean over training subjects of the statistics of the prior's features, always of the same ones
+    (`client.site.told`); in a private run the site's share of a private step from the public prior.
 
     Raises:
         PolicyError: the site has fewer subjects than its policy's minimum, or trains privately and the run does not.
@@ -31,8 +32,10 @@ def tell_statistics(job: Job) -> Reply:
         return job.reply(num_examples=job.site.privacy.subjects, metrics={}, weights=step)
     count, least = len(job.scans.subjects.all), job.site.policy.minimum_subjects
     require(count >= least, "policy.minimum_subjects", asked=f"statistics of {count} subjects", allowed=f"{least}")
-    own = job.scans.prior_statistics
-    return job.reply(num_examples=len(own), metrics={}, weights=pack(Statistics.mean(own).arrays()))
+    statistics = job.scans.prior_statistics
+    told = told_subjects(Path(job.site.state_dir), job.task.scenario, statistics, minimum=least)
+    mean = Statistics.mean([statistics[subject_id] for subject_id in sorted(told)])
+    return job.reply(num_examples=len(told), metrics={}, weights=pack(mean.arrays()))
 
 
 @contextmanager
@@ -46,7 +49,7 @@ def over_own_prior(job: Job) -> Iterator[None]:
     if common is None or job.private or job.task.personal == "none":
         yield
         return
-    job.network.set_prior(solve_own(job.scans.prior_statistics, towards=common))
+    job.network.set_prior(solve_own([*job.scans.prior_statistics.values()], towards=common))
     try:
         yield
     finally:

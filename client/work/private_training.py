@@ -78,7 +78,7 @@ def tell_private_step(job: Job, privacy: SitePrivacy) -> Weights:
     require(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")
     if prior is None or gram is None:
         raise ProtocolError("a private step of the prior needs a model with a public one")
-    statistics = job.scans.prior_statistics  # unusable scans are named before anything is spent
+    statistics = [*job.scans.prior_statistics.values()]  # unusable scans are named before anything is spent
 
     def step() -> Weights:
         count, noise = privacy.subjects, system_noise()

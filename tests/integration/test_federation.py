@@ -67,7 +67,7 @@ def test_a_prior_is_solved_once_and_each_site_ends_with_its_own_last_layer(
 
     task = run_folder.open_existing(tmp_path / "run").task
     scans = {site: open_site(path).scans(task) for site, path in site_paths.items()}
-    everybody = [subject for site in scans.values() for subject in site.prior_statistics]
+    everybody = [subject for site in scans.values() for subject in site.prior_statistics.values()]
     network = Network(task)
     network.load(load_weights(tmp_path / "run"))
     pooled = Statistics.mean(everybody).solve(strength=STRENGTH)

@@ -133,7 +133,7 @@ def with_public_prior(private_config: RunConfig, ixi_dir: Path, tmp_path: Path) 
     model = dataclasses.replace(private_config.model, prior="cubic")
     config = dataclasses.replace(private_config, model=model, initial_weights=str(tmp_path / "public.safetensors"))
     network, scans = Network(config), open_site(deployed_site(tmp_path, ixi_dir, name="Public")).scans(config.task)
-    public = Statistics.mean(scans.prior_statistics[:1])
+    public = Statistics.mean([*scans.prior_statistics.values()][:1])
     network.set_prior(public.solve(strength=1e-3), gram=public.gram)
     (tmp_path / "public.safetensors").write_bytes(save(network.weights))
     return config

@@ -51,7 +51,9 @@ def test_statistics_of_the_prior_are_the_mean_over_training_subjects(job: Job) -
     assert (reply.steps, reply.metrics) == (0, {})
     assert reply.weights is not None
     told = Statistics.from_arrays(unpack(reply.weights), features=10)
-    expected = Statistics.mean(readout_statistics(job.network, job.scans.training.sessions, prior_alone=True))
+    expected = Statistics.mean(
+        [*readout_statistics(job.network, job.scans.training.sessions, prior_alone=True).values()]
+    )
     np.testing.assert_allclose(told.gram, expected.gram, rtol=1e-12)
     np.testing.assert_allclose(told.moment, expected.moment, rtol=1e-12)
 
@@ -70,7 +72,9 @@ def test_within_the_block_the_prior_is_the_sites_own_and_the_head_stays(job: Job
     common = network.prior
     assert common is not None
     with over_own_prior(job):
-        assert network.prior == pytest.approx(solve_own(job.scans.prior_statistics, towards=common), rel=1e-5)
+        assert network.prior == pytest.approx(
+            solve_own([*job.scans.prior_statistics.values()], towards=common), rel=1e-5
+        )
         network.module.head.get_parameter("bias").data.fill_(0.5)  # what training learns stays
     np.testing.assert_array_equal(network.prior, common)
     np.testing.assert_array_equal(network.weights["head.weight"], before)
@@ -90,7 +94,7 @@ def test_without_a_head_of_its_own_and_in_private_training_the_prior_is_the_comm
 
 def test_an_own_last_layer_fits_the_training_subjects_better_and_is_kept(job: Job) -> None:
     network, common = job.network, job.network.readout
-    whole = Statistics.mean(readout_statistics(network, job.scans.training.sessions))
+    whole = Statistics.mean([*readout_statistics(network, job.scans.training.sessions).values()])
     with with_own_readout(job):
         own = network.readout
         assert whole.mean_square_error(own) < whole.mean_square_error(common)
