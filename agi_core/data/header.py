@@ -49,7 +49,7 @@ _USUAL_SPACING_MM, _USUAL_EXTENT_MM = (0.1, 15), (30, 600)  # of an MR scan of a
 
 @dataclass(frozen=True)
 class Doubt:
-    """Something odd in a scan's header: `cause` is the same text for the same cause, `found` is what this scan has."""
+    """Something odd about a scan: `cause` is the same text for the same cause, `found` is what this scan has."""
 
     cause: str
     found: str

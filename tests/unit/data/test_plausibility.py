@@ -1,11 +1,16 @@
 """What is odd about voxels is said, and nothing is said about honest ones."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from agi_core.data.nifti import FloatArray
+from agi_core.data.intensity import foreground_mask, scale_intensity
+from agi_core.data.nifti import FloatArray, read_volume
 from agi_core.data.plausibility import contrast_doubts, share_doubts, value_doubts
 
+SHARED_DATA_DIR = Path(os.environ.get("AGI_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 INDEX = (np.indices((24, 28, 16)) - np.array([11.5, 13.5, 7.5])[:, None, None, None]) / 8
 HEAD = (INDEX**2).sum(axis=0) < 1
 
@@ -14,6 +19,18 @@ def scan(*, stripped: bool = False) -> FloatArray:
     rng = np.random.default_rng(0)
     around = 0 if stripped else rng.uniform(1, 60, HEAD.shape)
     return np.where(HEAD, rng.uniform(300, 1000, HEAD.shape), around).astype(np.float32)
+
+
+@pytest.mark.skipif(not SHARED_DATA_DIR.is_dir(), reason="real scans are not part of the repository")
+@pytest.mark.parametrize("folder", ["ixi", pytest.param("ms_bids", marks=pytest.mark.slow), "raw", "templates"])
+def test_no_honest_scan_is_doubted(folder: str) -> None:
+    paths = sorted((SHARED_DATA_DIR / folder).rglob("*.nii.gz"))
+    assert paths
+    for path in paths:
+        data = read_volume(path).data
+        assert value_doubts(data) == [], path
+        head = foreground_mask(data)
+        assert [*share_doubts(head), *contrast_doubts(scale_intensity(data)[0], head)] == [], path
 
 
 @pytest.mark.parametrize("stripped", [False, True])
