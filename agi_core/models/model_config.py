@@ -20,6 +20,8 @@ CHOICES: Mapping[str, tuple[int, ...] | tuple[str, ...]] = {
     "interpolation": ("linear", "fourier"),
 }
 
+MOST_NEIGHBOURS = 8  # far beyond any motion through the plane, and below 12, where the pooled search fails
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -70,8 +72,8 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} is {value!r}; choose one of {', '.join(map(str, allowed))}.")
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"model.widths is {list(self.widths)}; give at least one positive number of channels.")
-        if self.neighbours < 0:
-            raise ConfigError(f"model.neighbours is {self.neighbours}; it must be at least 0.")
+        if not 0 <= self.neighbours <= MOST_NEIGHBOURS:
+            raise ConfigError(f"model.neighbours is {self.neighbours}; it must be from 0 to {MOST_NEIGHBOURS}.")
         if self.neighbours and (self.dims == 3 or self.alignment == "none"):
             raise ConfigError(
                 f"model.neighbours is {self.neighbours}, but neighbouring slices serve the alignment of 2-D slices; "

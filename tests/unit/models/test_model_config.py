@@ -41,6 +41,7 @@ def test_valid(config: ModelConfig) -> None:
         (ModelConfig(routing_pool=0), r"model.routing_pool is 0"),
         (ModelConfig(alignment="rigid"), r"model.alignment is 'rigid'; choose one of none, global, affine, dense"),
         (ModelConfig(neighbours=-1), r"model.neighbours is -1"),
+        (ModelConfig(neighbours=9, alignment="affine"), r"model.neighbours is 9; it must be from 0 to 8"),
         (ModelConfig(neighbours=1), r"set model.alignment"),
         (ModelConfig(neighbours=1, alignment="affine", dims=3), r"leave model.dims at 2"),
         (ModelConfig(stem=-1), r"model.stem is -1"),
