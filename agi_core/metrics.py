@@ -5,10 +5,10 @@ clipped, never rescaled. Whole volume counts every voxel of every slice; foregro
 the real target (names end in `_foreground`).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, Sums
@@ -60,19 +60,26 @@ def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B, 1, H - 10, W - 10): only where the whole 11 x 11 window lies inside, as scikit-image averages it.
     """
-    offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=target.dtype, device=target.device)
-    window = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    window = window / window.sum()
+    moments = torch.stack([prediction, target, prediction.square() + target.square(), prediction * target])
+    mean_p, mean_t, squares, product = _blurred(_blurred(moments, axis=-2), axis=-1)
+    squared_means, means = mean_p.square() + mean_t.square(), mean_p * mean_t
+    luminance = (2 * means + C1) / (squared_means + C1)
+    return luminance * (2 * (product - means) + C2) / (squares - squared_means + C2)
 
-    def blur(x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
 
-    mean_p, mean_t = blur(prediction), blur(target)
-    variance_p = blur(prediction.square()) - mean_p.square()
-    variance_t = blur(target.square()) - mean_t.square()
-    covariance = blur(prediction * target) - mean_p * mean_t
-    luminance = (2 * mean_p * mean_t + C1) / (mean_p.square() + mean_t.square() + C1)
-    return luminance * (2 * covariance + C2) / (variance_p + variance_t + C2)
+def _blurred(x: Tensor, *, axis: int) -> Tensor:
+    """The Gaussian window along an axis, where it lies inside.
+
+    On a CPU, sums of shifted images are faster in float64 than a convolution. In float32 the variances of a flat image
+    would drown in rounding: 1e-4 of SSIM.
+    """
+    window = [math.exp(-0.5 * (offset / SSIM_SIGMA) ** 2) for offset in range(-SSIM_RADIUS, SSIM_RADIUS + 1)]
+    inner = x.shape[axis] - 2 * SSIM_RADIUS
+    blurred = x.narrow(axis, SSIM_RADIUS, inner) * (window[SSIM_RADIUS] / sum(window))
+    for i in range(SSIM_RADIUS):  # the window is symmetric
+        pair = x.narrow(axis, i, inner) + x.narrow(axis, 2 * SSIM_RADIUS - i, inner)
+        blurred.add_(pair, alpha=window[i] / sum(window))
+    return blurred
 
 
 def neighbour_ssim(volume: Tensor, foreground: Tensor) -> float | None:
