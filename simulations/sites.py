@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
-from agi_core.data.fingerprint import fingerprints
+from agi_core.data.fingerprint import check_different, fingerprints
 from agi_core.data.header import Doubt, Grid
 from agi_core.data.nifti import read_grid
 from agi_core.data.partition import partition, split_subjects, stable_order
@@ -129,7 +129,7 @@ def prepare_caches(config: RunConfig, federation: Federation) -> Federation:
     trained. The federation comes back with warnings about what is odd about the voxels.
 
     Raises:
-        DataError: a scan is unusable, or the disk is too small.
+        DataError: a scan is unusable, one image is that of two subjects, or the disk is too small.
     """
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
     training, whole = (Preparation.of(config, scans, cache_dir=cache_dir, whole=whole) for whole in (False, True))
@@ -138,11 +138,14 @@ def prepare_caches(config: RunConfig, federation: Federation) -> Federation:
         needed.append((site, training, [s for s in members[site] if s.id in split["train"]]))
         needed.append((site, whole, [s for s in members[site] if s.id in split["validation"] + split["test"]]))
     check_disk((preparation, subjects) for _, preparation, subjects in needed)
-    doubts = []
+    doubts, images = [], []
     for site, preparation, subjects in needed:
         entries = preparation.open(subjects, on_session=progress.steps_of("reading scans", site))
         sessions = [session for subject in subjects for session in subject.sessions]
-        doubts += [(session, entry.doubts) for session, entry in zip(sessions, entries, strict=True)]
+        for session, entry in zip(sessions, entries, strict=True):
+            doubts.append((session, entry.doubts))
+            images += [(image, (entry.subject_id, m, session.paths[m])) for m, image in entry.images.items()]
+    check_different(images)
     doubted = doubted_scans(doubts, scans.dir)
     warnings = (*federation.warnings, *doubted)
     return dataclasses.replace(federation, warnings=warnings, doubted={**federation.doubted, **doubted})

@@ -9,7 +9,7 @@ cache at once. Everything in it is patient data, in a folder that stays at the s
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ class CachedSession:
         foreground_fraction: float32 (D,), share of the head box's in-plane area that is head, per stored slice.
         source_box: rows and columns of the stored slices that hold non-zero source voxels.
         doubts: (modality, doubt) for what is odd about the scans' voxels.
+        images: fingerprint of each modality's scan, as it was read.
     """
 
     subject_id: str
@@ -53,6 +54,7 @@ class CachedSession:
     foreground_fraction: npt.NDArray[np.float32]
     source_box: SliceBox
     doubts: tuple[tuple[str, Doubt], ...]
+    images: Mapping[str, str]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -97,6 +99,7 @@ def open_entry(path: Path, *, subject_id: str) -> CachedSession | None:
             foreground_fraction=np.array(entry["foreground_fraction"], dtype=np.float32),
             source_box=(slice(*entry["source_box"][0]), slice(*entry["source_box"][1])),
             doubts=tuple((modality, Doubt(cause, found)) for modality, cause, found in entry["doubts"]),
+            images=entry["images"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
@@ -116,6 +119,7 @@ def write_entry(path: Path, prepared: Prepared, *, session: str, whole: bool) ->
         "foreground_fraction": fraction[d].tolist(),
         "source_box": [[side.start, side.stop] for side in source_box(volumes[:, :-1])],
         "doubts": [[modality, doubt.cause, doubt.found] for modality, doubt in prepared.doubts],
+        "images": prepared.images,
     }
     tensors: dict[str, npt.NDArray[Any]] = {
         "volumes": volumes,

@@ -7,13 +7,17 @@ large uncompressed file, voxels between two blocks may change without a trace.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+from agi_core.data.nifti import FloatArray
 from agi_core.data.scans import Subject
 from agi_core.errors import DataError
 
 _BLOCKS, _BLOCK_BYTES = 64, 4096
+
+Use = tuple[str, str, Path]
+"""Subject, modality and file of a scan."""
 
 
 def fingerprint(path: Path) -> str:
@@ -34,26 +38,41 @@ def fingerprints(subjects: Iterable[Subject]) -> dict[str, str]:
     """{subject id: fingerprint of all its scans}.
 
     Raises:
-        DataError: a file cannot be read, or is the scan of two subjects or of two modalities: a person under two names
-            would be trained on under the one and tested under the other.
+        DataError: a file cannot be read, or one content is that of two subjects or of two modalities: a person under
+            two names would be trained on under the one and tested under the other.
     """
-    uses: dict[str, list[tuple[str, str, Path]]] = defaultdict(list)
+    uses: list[tuple[str, Use]] = []
     of_subject = {}
     for subject in subjects:
         digest = hashlib.sha256()
         for session in subject.sessions:
             for modality, path in sorted(session.paths.items()):
                 content = fingerprint(path)
-                uses[content].append((subject.id, modality, path))
+                uses.append((content, (subject.id, modality, path)))
                 digest.update(f"{session.name}:{modality}:{content}:".encode())
         of_subject[subject.id] = digest.hexdigest()
-    _check_different(uses.values())
+    check_different(uses)
     return of_subject
 
 
-def _check_different(uses: Iterable[Sequence[tuple[str, str, Path]]]) -> None:
-    """Raise DataError where the (subject, modality, path) that have one content are not one scan of several visits."""
-    same = [used for used in uses if len({(subject, modality) for subject, modality, _ in used}) > 1]
+def image_fingerprint(data: FloatArray) -> str:
+    """SHA-256 of a volume's voxels (I, J, K), in hexadecimal: the same for one image in two files."""
+    return hashlib.sha256(data.tobytes()).hexdigest()
+
+
+def check_different(scans: Iterable[tuple[str, Use]]) -> None:
+    """Refuse one content that is the scan of two subjects, or of two modalities; visits of a subject may share one.
+
+    Args:
+        scans: fingerprint and use of each.
+
+    Raises:
+        DataError: with the first two files, and who may be left out.
+    """
+    uses: dict[str, list[Use]] = defaultdict(list)
+    for content, use in scans:
+        uses[content].append(use)
+    same = [used for used in uses.values() if len({(subject, modality) for subject, modality, _ in used}) > 1]
     if not same:
         return
     left_out: list[str] = []
@@ -63,7 +82,7 @@ def _check_different(uses: Iterable[Sequence[tuple[str, str, Path]]]) -> None:
             names = sorted({subject for subject, _ in rest})
             left_out += names[1:] or names
     raise DataError(
-        f"{' and '.join(str(path) for _, _, path in same[0])} are the same file"
-        f" ({len(same)} such file{'s' * (len(same) > 1)}). A person counts once, and each modality has its own scan:"
+        f"{' and '.join(str(path) for _, _, path in same[0])} hold the same image"
+        f" ({len(same)} such image{'s' * (len(same) > 1)}). A person counts once, and each modality has its own scan:"
         f" correct the files, or leave subjects out with data.exclude=[{','.join(left_out)}]"
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from agi_core.data.fingerprint import image_fingerprint
 from agi_core.data.header import SCANNER, TEMPLATES, Doubt, Grid
 from agi_core.data.intensity import BoolArray, foreground_mask, scale_intensity
 from agi_core.data.nifti import FloatArray, Volume, read_volume
@@ -39,12 +40,14 @@ class Prepared:
         foreground: bool (D, H, W), the head (or the brain, where it is stripped).
         grid: the working grid in (I, J, K) order.
         doubts: (modality, doubt) for what is odd about the voxels.
+        images: fingerprint of each modality's scan, as it was read.
     """
 
     volumes: FloatArray
     foreground: BoolArray
     grid: Grid
     doubts: tuple[tuple[str, Doubt], ...]
+    images: Mapping[str, str]
 
 
 def prepare_session(
@@ -118,6 +121,7 @@ def align(
         np.ascontiguousarray(head.transpose(2, 1, 0)),
         grid,
         tuple(doubts),
+        {modality: image_fingerprint(volume.data) for modality, volume in volumes.items()},
     )
 
 

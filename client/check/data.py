@@ -1,6 +1,5 @@
 """Every scan of the site, before anything is trained on it: all broken ones are named, not only the first."""
 
-import hashlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agi_core.config.schema import Task
+from agi_core.data.fingerprint import image_fingerprint
 from agi_core.data.nifti import Volume, read_volume
 from agi_core.data.partition import split_subjects
 from agi_core.data.preparation import Preparation, check_disk
@@ -124,7 +124,6 @@ def _check_session(
             doubt(modality, UNUSABLE, str(error))
             continue
         volumes[modality] = volume
-        content = hashlib.sha256(volume.data.tobytes()).hexdigest()
         scans.append(
             Scan(
                 subject=subject.id,
@@ -132,7 +131,7 @@ def _check_session(
                 modality=modality,
                 shape=volume.grid.shape,
                 spacing_mm=volume.grid.spacing_mm,
-                content=content,
+                content=image_fingerprint(volume.data),
             )
         )
     doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})

@@ -20,6 +20,7 @@ def write_entry(path: Path, volumes: npt.NDArray[np.float32]) -> CachedSession:
         "foreground_fraction": [1.0] * depth,
         "source_box": [[0, height], [0, width]],
         "doubts": [],
+        "images": {},
     }
     tensors = {
         "volumes": np.ascontiguousarray(volumes, np.float16),

@@ -33,6 +33,7 @@ def make_entry(path: Path, *, shape: tuple[int, int, int, int], fraction: list[f
         "foreground_fraction": fraction,
         "source_box": [[0, h], [0, w]],
         "doubts": [],
+        "images": {},
     }
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "volumes": np.ascontiguousarray(position[:, :m], dtype=np.float16),

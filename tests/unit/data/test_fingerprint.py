@@ -83,12 +83,12 @@ def test_one_scan_of_two_subjects_or_modalities_is_refused(tmp_path: Path) -> No
     paths = [noise(tmp_path / f"{number}.nii", seed=number, shape=(8, 8, 8)) for number in range(4)]
     copy = tmp_path / "copy.nii"
     shutil.copyfile(paths[0], copy)
-    with pytest.raises(DataError, match=r"0\.nii and .*copy\.nii are the same file .*data\.exclude=\[2\]"):
+    with pytest.raises(DataError, match=r"0\.nii and .*copy\.nii hold the same image .*data\.exclude=\[2\]"):
         fingerprints([subject("1", T1=paths[0], T2=paths[1]), subject("2", T1=copy, T2=paths[2])])
     with pytest.raises(DataError, match=r"each modality has its own scan.*data\.exclude=\[1\]"):
         fingerprints([subject("1", T1=paths[0], T2=copy), subject("2", T1=paths[1], T2=paths[2])])
     same = {"T1": paths[0], "T2": paths[1]}
-    with pytest.raises(DataError, match=r"2 such files.*data\.exclude=\[2\]"):  # of the person, not of each scan
+    with pytest.raises(DataError, match=r"2 such images.*data\.exclude=\[2\]"):  # of the person, not of each scan
         fingerprints([subject("1", **same), subject("2", **same), subject("3", T1=paths[2], T2=paths[3])])
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -143,8 +144,20 @@ def test_one_scan_of_two_subjects_is_refused_at_once(tmp_path: Path) -> None:
     shutil.copyfile(there, here)
     overrides = {"data.dir": str(data_dir), "data.cache_dir": str(tmp_path / "cache"), "clients": 2}
     config = load_config(None, overrides=overrides, assignments=SMALL)
-    with pytest.raises(DataError, match=rf"{there} and {here} are the same file.*data\.exclude=\[IXI103\]"):
+    with pytest.raises(DataError, match=rf"{there} and {here} hold the same image.*data\.exclude=\[IXI103\]"):
         find_sites(config)
+
+
+def test_one_image_of_two_subjects_in_two_files_is_refused_before_the_first_round(tmp_path: Path) -> None:
+    """Also by a run that finds its cache filled."""
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 4})
+    there, here = (data_dir / "IXI-PD" / f"IXI10{n}-Guys-110{n}-PD.nii.gz" for n in (0, 3))
+    here.write_bytes(gzip.compress(gzip.decompress(there.read_bytes()), compresslevel=1))
+    overrides = {"data.dir": str(data_dir), "data.cache_dir": str(tmp_path / "cache"), "clients": 1}
+    config, federation = find_sites(load_config(None, overrides=overrides, assignments=SMALL))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"PD\.nii\.gz hold the same image.*data\.exclude=\[IXI103\]"):
+            prepare_caches(config, federation)
 
 
 def test_only_training_sites_of_a_private_run_get_a_ledger(small_config: RunConfig, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_one_person_under_two_names_does_not_train_and_test(tmp_path: Path, smal
         folder = data_dir / f"IXI-{modality}"
         shutil.copyfile(folder / f"IXI100-HH-1100-{modality}.nii.gz", folder / f"IXI102-HH-1102-{modality}.nii.gz")
     site_path = write_site(tmp_path, SiteData(dir=str(data_dir), layout="ixi"))
-    with pytest.raises(DataError, match=r"are the same file.*data\.exclude=\[IXI102\]") as caught:
+    with pytest.raises(DataError, match=r"hold the same image.*data\.exclude=\[IXI102\]") as caught:
         open_site(site_path).scans(small_config.task).subjects  # noqa: B018
     assert "IXI" not in caught.value.public
 
