@@ -64,7 +64,8 @@ def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
     mean_p, mean_t, squares, product = _blurred(_blurred(moments, axis=-2), axis=-1)
     squared_means, means = mean_p.square() + mean_t.square(), mean_p * mean_t
     luminance = (2 * means + C1) / (squared_means + C1)
-    return luminance * (2 * (product - means) + C2) / (squares - squared_means + C2)
+    similarity: Tensor = luminance * (2 * (product - means) + C2) / (squares - squared_means + C2)
+    return similarity
 
 
 def _blurred(x: Tensor, *, axis: int) -> Tensor:

@@ -124,7 +124,10 @@ def task_json(task: Task) -> str:
 def read_task(text: str) -> Task:
     """The task that `task_json` wrote; ConfigError when the text is malformed or a value is out of range."""
     try:
-        return from_dict(Task, json.loads(text))
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise TypeError("it is no JSON object")
+        return from_dict(Task, values)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"the request's task cannot be read: {error}") from None
 

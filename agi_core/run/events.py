@@ -119,6 +119,8 @@ class ModelTested(Event, kind="tested"):
 
     def to_json(self) -> Json:
         values = super().to_json()
+        if self.personal is None:
+            del values["personal"]
         return {**values.pop("scores"), **values}
 
     @classmethod

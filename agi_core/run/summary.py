@@ -52,6 +52,8 @@ class Summary(JsonObject):
         values = super().to_json()
         if self.synthetic is None:
             values = {name: value for name, value in values.items() if name not in _OF_SIMULATIONS}
+        if self.personal is None:
+            del values["personal"]
         values["columns"] = {name: scores.to_json() for name, scores in self.columns.items()}
         values["baselines"] = {name: {**scores.final, **scores.to_json()} for name, scores in self.baselines.items()}
         return {**values.pop("scores"), **values}

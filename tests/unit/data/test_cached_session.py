@@ -10,7 +10,7 @@ from agi_core.data.cached_session import open_entry
 from tests.support.cache_entries import write_entry
 
 
-@pytest.mark.parametrize("field", ["session", "grid_affine", "source_box", "doubts"])
+@pytest.mark.parametrize("field", ["session", "grid_affine", "source_box", "doubts", "images"])
 def test_an_entry_of_another_release_is_made_anew(tmp_path: Path, field: str) -> None:
     """One that lacks a field counts as absent, so `Preparation` writes it again."""
     path = tmp_path / "entry.safetensors"

@@ -16,6 +16,7 @@ from agi_core.run.events import (
     ModelRolledBack,
     ModelTested,
     ModelValidated,
+    PriorSolved,
     Retried,
     RoundFinished,
     RoundStarted,
@@ -56,6 +57,7 @@ LINES: list[tuple[Event, str]] = [
     ),
     (RunResumed(round=2), '"resumed", "round": 2'),
     (RunPaused(round=2, reason="too few"), '"paused", "round": 2, "reason": "too few"'),
+    (PriorSolved(sites=["Guys"]), '"prior_solved", "sites": ["Guys"]'),
     (RoundStarted(round=1), '"round_started", "round": 1'),
     (
         RoundFinished(round=1, sites=["Guys", "HH"], train_loss={"Guys": 0.25}, seconds={"Guys": 3.5}),

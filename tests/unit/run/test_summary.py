@@ -28,6 +28,7 @@ DEPLOYED = {
     "scenario": "T1,T2:PD",
     "reference": "T1",
     "model": "AGI-Net with group alignment",
+    "columns": {"global": IN_JSON},
 }
 
 
@@ -54,10 +55,12 @@ def test_a_simulation_tells_more(run_dir: Path) -> None:
     summary = read_summary(run_dir)
     assert summary is not None
     known = {"synthetic": True, "anatomies": 2, "privacy": {"A": {"epsilon": 7.5}}, "delta": 1e-5}
-    whole = dataclasses.replace(summary, baselines={"voxel_regression": SCORES}, **known)
+    whole = dataclasses.replace(summary, baselines={"local_only": SCORES}, personal=SCORES, **known)
     write_summary(run_dir, whole)
-    rows = {"voxel_regression": {"psnr_db": 20.0, **IN_JSON}}
-    assert [*summarised(run_dir).items()] == [*(DEPLOYED | {"baselines": rows} | known).items()]
+    rows = {"local_only": {"psnr_db": 20.0, **IN_JSON}}
+    columns = {"alone": IN_JSON, "global": IN_JSON, "personal": IN_JSON}
+    more = {"baselines": rows, "personal": IN_JSON, "columns": columns}
+    assert summarised(run_dir) == DEPLOYED | more | known
     assert read_summary(run_dir) == whole
 
 
