@@ -144,27 +144,25 @@ def train_round_privately(
 
 
 def rehearse_privately(model: nn.Module, *, task: Task) -> float:
-    """The seconds that the gradient of one subject takes in `train_round_privately`.
+    """The seconds that the gradient of one subject takes in `train_round_privately`; in the first call longer.
 
-    It is computed twice, on random numbers in place of a subject's crops, because the first one also warms up. It takes
-    the memory of any subject. So settings under which gradients fail raise here, whoever would be in the lots.
+    It is computed on random numbers in place of a subject's crops, and takes the memory of any subject. So settings
+    under which gradients fail raise here, whoever would be in the lots.
     """
     rows, columns, *slices = task.crop
     sources, space = len(parse_scenario(task.scenario).sources), (*slices, rows, columns)
     slab = (2 * task.model.neighbours + 1,) if task.model.neighbours else ()
-    count, seconds, generator = task.privacy.slices_per_subject, 0.0, torch.Generator().manual_seed(task.seed)
+    count, generator = task.privacy.slices_per_subject, torch.Generator().manual_seed(task.seed)
     batch = Batch(
         torch.rand(count, sources, *slab, *space, generator=generator),
         torch.rand(count, 1, *space, generator=generator),
     )
     model.train()
     with training_only(task.privacy.trainable, model) as parameters:
-        for _ in range(2):
-            started = time.monotonic()
-            gradients = torch.autograd.grad(_loss_of_batch(model, task)(batch), parameters, allow_unused=True)
-            sum(float(gradient.sum()) for gradient in gradients if gradient is not None)  # waits for the GPU
-            seconds = time.monotonic() - started
-    return seconds
+        started = time.monotonic()
+        gradients = torch.autograd.grad(_loss_of_batch(model, task)(batch), parameters, allow_unused=True)
+        sum(float(gradient.sum()) for gradient in gradients if gradient is not None)  # waits for the GPU
+        return time.monotonic() - started
 
 
 def _loss_of_batch(model: nn.Module, task: Task) -> Callable[[Batch], Tensor]:

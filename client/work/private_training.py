@@ -120,13 +120,16 @@ def _release(
 
 
 def _rehearse(job: Job, *, steps: int) -> None:
-    """Compute one gradient of nobody.
+    """Compute the gradient of nobody.
 
     Raises:
         DeadlineError: so many of them would take more than half of the time that is left.
     """
+    rehearse_privately(job.network.module, task=job.task)
+    if not isinstance(job.site, DeployedSite):  # nothing ends the work of a simulated site
+        return
     gradient_s, left_s = rehearse_privately(job.network.module, task=job.task), job.left_s
-    if isinstance(job.site, DeployedSite) and steps * gradient_s > left_s / 2:
+    if steps * gradient_s > left_s / 2:
         raise DeadlineError(
             f"a private round in which every subject is in every lot takes about {steps * gradient_s:.0f} s here, and"
             f" {left_s:.0f} s are left, of which it may take half; ask the coordinator for a longer"

@@ -341,7 +341,7 @@ def test_a_loss_that_is_not_finite(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     command = ["--clients", "2", "--data", str(tree), "--out", str(tmp_path / "run"), *SMALL]
-    assert main([*command, f"data.cache_dir={tmp_path / 'cache'}", "training.learning_rate=1e30"]) == 2
+    assert main([*command, f"data.cache_dir={tmp_path / 'cache'}", "training.weight_decay=1e30"]) == 2
     assert_one_message(message := capsys.readouterr().err, tmp_path)
     assert "0 of 2 sites gave a usable answer" in message
     assert "at Guys in round" in caplog.text  # the cause, at the site alone

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
+from agi_core.config.schema import GridConfig, PrivacyConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch, TrainingSlices
 from agi_core.errors import RunError
 from agi_core.models.agi_net import build_model
@@ -24,7 +24,7 @@ from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.noise import NoiseSource
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.schedule import learning_rate
-from agi_core.training import site_generator, train_round, train_round_privately
+from agi_core.training import rehearse_privately, site_generator, train_round, train_round_privately
 from tests.support.cache_entries import write_entry
 
 
@@ -343,6 +343,27 @@ def test_a_private_step_on_patches_is_a_plain_one_without_noise_and_clip(
     torch.optim.AdamW(oracle.parameters(), lr=rate, weight_decay=0.0).step()
     torch.testing.assert_close(weights(model), weights(oracle), rtol=0, atol=1e-6)
     assert not torch.equal(weights(model), weights(build_model(VOLUMES, sources=2)))
+
+
+@pytest.mark.parametrize(
+    ("model", "crop"),
+    [
+        (ModelConfig(widths=(8, 16)), (16, 32)),
+        (ModelConfig(widths=(8, 16), alignment="affine", neighbours=1), (32, 32)),
+        (VOLUMES, (16, 32, 16)),
+    ],
+)
+def test_a_rehearsal_has_the_shapes_of_a_subject_and_changes_nothing(model: ModelConfig, crop: tuple[int, ...]) -> None:
+    privacy = PrivacyConfig(epsilon=8, slices_per_subject=3)
+    configuration = Task(scenario="T1,T2:PD", model=model, grid=GridConfig(crop=crop), privacy=privacy)
+    network, seen = build_model(model, sources=2), list[tuple[int, ...]]()
+    network.register_forward_hook(lambda _, inputs, output: seen.extend((tuple(inputs[0].shape), tuple(output.shape))))
+    before = weights(network).clone()
+    assert rehearse_privately(network, task=configuration) > 0
+    space = crop if model.dims == 2 else (crop[2], *crop[:2])
+    assert seen == [(3, 2, *((3,) if model.neighbours else ()), *space), (3, 1, *space)]
+    torch.testing.assert_close(weights(network), before, rtol=0, atol=0)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
 
 
 @pytest.mark.parametrize(("scale", "lowest", "highest"), [(1.0, 0.3, 0.8), (1e-9, 0.9999, 1.0)])
