@@ -18,11 +18,20 @@ def readout_statistics(
     network: Network, sessions: Iterable[CachedSession], *, prior_alone: bool = False
 ) -> dict[str, Statistics]:
     """{subject id: statistics over SLICES slices with a head}: of all features of the network with its present weights,
-    or of its prior's alone, which depend on no weights."""
+    or of its prior's alone, which depend on no weights. Subjects without such a slice, who are not trained on either,
+    are left out."""
     of_subject: dict[str, list[CachedSession]] = defaultdict(list)
     for session in sessions:
         of_subject[session.subject_id].append(session)
-    return {subject_id: _of_subject(network, own, prior_alone=prior_alone) for subject_id, own in of_subject.items()}
+    chosen = {
+        subject_id: validation_subset(own, limit=SLICES, volumes=network.volumetric)
+        for subject_id, own in of_subject.items()
+    }
+    return {
+        subject_id: _over_slices(network, slices, prior_alone=prior_alone)
+        for subject_id, slices in chosen.items()
+        if slices
+    }
 
 
 def own_readout(
@@ -45,9 +54,11 @@ def own_readout(
     return solve_own([*readout_statistics(network, sessions).values()], towards=towards)
 
 
-def _of_subject(network: Network, sessions: Sequence[CachedSession], *, prior_alone: bool) -> Statistics:
+def _over_slices(
+    network: Network, slices: Sequence[tuple[CachedSession, Sequence[int]]], *, prior_alone: bool
+) -> Statistics:
     gram, moment, energy, voxels = np.zeros(()), np.zeros(()), 0.0, 0
-    for session, indices in validation_subset(sessions, limit=SLICES, volumes=network.volumetric):
+    for session, indices in slices:
         for batch in evaluation_slices(
             session, batch_size=len(indices), indices=indices, neighbours=network.neighbours
         ):

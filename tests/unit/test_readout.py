@@ -1,0 +1,60 @@
+"""Statistics of real networks on prepared sessions, against the features and targets themselves."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agi_core.config.schema import GridConfig, Task
+from agi_core.data.cached_session import CachedSession
+from agi_core.models.model_config import ModelConfig
+from agi_core.network import Network
+from agi_core.readout import SLICES, own_readout, readout_statistics
+from agi_core.ridge import Statistics
+from tests.support.cache_entries import write_entry
+
+TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(8, 8), prior="cubic"))
+VOLUMES = Task(
+    scenario="T1,T2:PD", model=ModelConfig(dims=3, widths=(8, 8), prior="cubic"), grid=GridConfig(crop=(16, 16, 16))
+)
+rng = np.random.default_rng(0)
+
+
+def session(path: Path, *, depth: int = SLICES) -> CachedSession:
+    return write_entry(path, rng.random((depth, 3, 16, 16), dtype=np.float32))
+
+
+@pytest.mark.parametrize("task", [TASK, VOLUMES])
+def test_they_are_means_over_the_voxels_of_each_subject(tmp_path: Path, task: Task) -> None:
+    network, sessions = Network(task), [session(tmp_path / name, depth=16) for name in ("a", "b")]
+    with torch.no_grad():
+        network.module.head.weight.normal_()
+    told = readout_statistics(network, sessions)
+    assert [*told] == ["a", "b"]
+    for one in sessions:
+        chosen = range(16) if network.volumetric else (0, 5, 10, 15)
+        images = torch.from_numpy(np.stack([one.read_slice(k)[0] for k in chosen])).float()
+        features = network.features(images[:, :2]).movedim(1, -1).reshape(-1, 10 + 8).double().numpy()
+        target = images[:, 2].double().numpy().ravel()
+        expected = Statistics(features.T @ features / len(target), features.T @ target / len(target))
+        np.testing.assert_allclose(told[one.subject_id].gram, expected.gram, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(told[one.subject_id].moment, expected.moment, rtol=1e-6, atol=1e-9)
+        prediction = network.predict(images[:, :2]).double().numpy().ravel()
+        error = told[one.subject_id].mean_square_error(network.readout)
+        assert error == pytest.approx(np.mean((prediction - target) ** 2), rel=1e-4)
+
+
+def test_a_subject_without_a_slice_of_a_head_is_left_out(tmp_path: Path) -> None:
+    whole, empty = session(tmp_path / "whole"), session(tmp_path / "empty")
+    empty.foreground_fraction[:] = 0
+    assert [*readout_statistics(Network(TASK), [empty, whole])] == ["whole"]
+
+
+def test_an_own_last_layer_fits_best_and_leaves_the_network_alone(tmp_path: Path) -> None:
+    network, sessions = Network(TASK), [session(tmp_path / name) for name in ("a", "b", "c")]
+    before = {name: array.copy() for name, array in network.weights.items()}
+    own = own_readout(network, sessions)
+    assert all(np.array_equal(before[name], array) for name, array in network.weights.items())
+    common = Statistics.mean([*readout_statistics(network, sessions).values()])
+    assert common.mean_square_error(own) < common.mean_square_error(network.readout)
