@@ -144,6 +144,8 @@ def _problems(happened: Sequence[events.Event]) -> list[Problem]:
             case events.ModelRolledBack(round=round, to=best):
                 worse = f"the model after this round was worse here: back to the one after round {best}"
                 problems += [Problem(site, round, worse) for site in event.sites]
+            case events.PriorSolved(sites=[]):
+                problems.append(Problem("–", 0, "no site told statistics, so the common prior stays as it was"))
             case events.RunPaused(round=round, reason=reason):
                 problems.append(Problem("–", round, f"the run paused: {reason}"))
             case events.RunResumed(round=round):

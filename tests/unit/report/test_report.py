@@ -23,6 +23,7 @@ from agi_core.run.events import (
     ModelRolledBack,
     ModelTested,
     ModelValidated,
+    PriorSolved,
     RoundFinished,
     RunFinished,
     RunStarted,
@@ -365,6 +366,7 @@ def test_suppressed_figures_are_called_so(tmp_path: Path) -> None:
 def test_decisions_of_the_server_are_listed_by_site(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
     run.note(
+        PriorSolved(sites=[]),
         SiteSatOut(site="Guys", round=1, action="train", reason="budget spent"),
         UpdateClipped(site=HOSTILE, round=1, reason="3 times the limit"),
         UpdateRefused(site=HOSTILE, round=2, reason="not finite", strikes=3),
@@ -374,8 +376,9 @@ def test_decisions_of_the_server_are_listed_by_site(tmp_path: Path) -> None:
     run.train(rounds=2)
     run.finish()
     page = Page(build_report(run.dir))
-    rows = page.rows[page.rows.index(["Site", "Round", "What happened"]) + 1 :][:5]
+    rows = page.rows[page.rows.index(["Site", "Round", "What happened"]) + 1 :][:6]
     assert rows == [
+        ["–", "0", "no site told statistics, so the common prior stays as it was"],
         ["Guys", "1", "sits out of train from here on: budget spent"],
         [HOSTILE, "1", "update cut down: 3 times the limit"],
         [HOSTILE, "2", "update refused: not finite"],
