@@ -52,11 +52,13 @@ class Rounds:
                 rounds are saved.
         """
         with self._pausing():
-            if self._config.model.prior != "none" and not events_of(self._run_dir, events.PriorSolved):
+            has_prior = self._config.model.prior != "none"
+            asks = has_prior and not events_of(self._run_dir, events.PriorSolved)
+            if asks:
                 self._solve_prior()
             first = self._state.round + 1
             for round in range(first, self._config.rounds + 1):
-                updates = self._train(round, is_first=round == first)
+                updates = self._train(round, is_first=round == first and not asks)
                 self._aggregate(round, updates)
                 run_state.save(self._run_dir, self._state, self._events)
             if not self._state.tested:
@@ -65,11 +67,22 @@ class Rounds:
 
     def _solve_prior(self) -> None:
         """Solve the model's prior from what the sites tell of their training subjects; it stays where nobody does. In a
-        private run it is the public one of the initial weights, moved by a private step."""
-        state, sites, network = self._state, self._config.federation.sites, Network(self._config)
+        private run it is the public one of the initial weights, moved by a private step.
+
+        This is the first exchange of a run, so it waits for all sites.
+
+        Raises:
+            RunError: fewer sites than the quorum are connected. They are asked when the run goes on.
+        """
+        state, federation, network = self._state, self._config.federation, Network(self._config)
         network.load(state.weights)
+        sites, needed = federation.sites, federation.quorum or len(federation.sites)
         request = self._exchange.request(EVALUATE, round=0, weights=state.weights, subjects=STATISTICS)
-        collect = partial(self._collector.collect, sites, request, quorum=0, wait_for_all=True)
+        there = self._exchange.wait_for(sites, enough=len(sites), round=0)
+        if len(there) < needed:
+            self._exchange.note_absent([site for site in sites if site not in there], request)
+            raise RunError(f"{len(there)} of {len(sites)} sites are connected, and {needed} are needed")
+        collect = partial(self._collector.collect, [*there], request, quorum=0)
         count = network.module.prior_count
         if not self._config.privacy.on:
             if statistics := collect(partial(judge_statistics, features=count)):

@@ -226,8 +226,8 @@ def test_a_run_that_waits_pauses_resumes_and_stops(
     until(lambda: status_of(running, capsys)["run"]["state"] == "paused", "the run pauses")
     run = status_of(running, capsys)["run"]
     assert run["failed"] == ["hospitalE"]
-    assert "0 of 1 sites gave a usable answer" in run["reason"]
-    assert kinds_of(run_dir) == ["run_started", "round_started", "waiting", "site_missing", "paused"]
+    assert "0 of 1 sites are connected, and 1 are needed" in run["reason"]
+    assert kinds_of(run_dir) == ["run_started", "waiting", "site_missing", "paused"]
     assert "not connected" in (run_dir / "report.html").read_text()
     assert running.call("status") == 0
     assert "go on with: python -m server resume first" in capsys.readouterr().out
