@@ -14,7 +14,7 @@ from agi_core.errors import DataError
 BoolArray = npt.NDArray[np.bool_]
 
 _PERCENTILES = (0.5, 99.5)
-_WIDTHS = 3  # between the percentiles; in honest scans of heads no voxel was more than 2.8 of them away
+_WIDTHS = 3  # between the percentiles; `test_no_honest_scan_is_doubted` shows that scans of heads stay within
 _STRIPPED_ZERO_FRACTION = 0.3
 _FILLED_FACE = 0.9  # a head that is cut off fills half of a face of its box, an ellipse 0.79
 

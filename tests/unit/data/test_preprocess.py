@@ -12,6 +12,7 @@ from agi_core.data.nifti import write_scan
 from agi_core.data.scans import Session
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
+from tests.support.head_scans import ball, head_scan
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,17 +26,6 @@ def positions_mm(grid: Grid) -> Array:
 def ramp(grid: Grid) -> Array:
     """An image that is linear in world coordinates: trilinear interpolation is exact on it."""
     return np.asarray(positions_mm(grid) @ [1.0, 2.0, -0.5] + 10, dtype=np.float32)
-
-
-def ball(shape: tuple[int, int, int], radius: float) -> Array:
-    index = np.indices(shape) - (np.array(shape)[:, None, None, None] - 1) / 2
-    return np.asarray((index**2).sum(axis=0) < radius**2)
-
-
-def head_scan(seed: int = 0, shape: tuple[int, int, int] = (24, 28, 16)) -> Array:
-    """A bright ball in noise."""
-    noise = np.random.default_rng(seed).uniform(1, 60, shape)
-    return np.asarray(noise + 1000 * ball(shape, 8), dtype=np.float32)
 
 
 def test_head_box() -> None:
