@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agi_core.config.schema import Task
-from agi_core.errors import MismatchError
+from agi_core.errors import MismatchError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
 from agi_core.models.resunet import ResUNet
@@ -58,8 +58,15 @@ class Network:
         return pack(self.weights).manifest
 
     def load(self, weights: Weights) -> None:
-        """Take over a copy of these weights, all of them."""
-        self.module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+        """Take over a copy of these weights, all of them. Raises RunError: they are of another model."""
+        try:
+            self.module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+        except RuntimeError:
+            theirs, ours = (model_hash(pack(some).manifest) for some in (weights, self.weights))
+            raise RunError(
+                f"the weights are of model {theirs}, and this release builds model {ours} from the run's settings; use"
+                " the release that wrote them"
+            ) from None
 
     def load_packed(self, packed: Packed) -> None:
         """Take over the weights of a message.

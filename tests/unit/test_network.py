@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agi_core.config.schema import GridConfig, Task
-from agi_core.errors import MismatchError
+from agi_core.errors import MismatchError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.model_config import ModelConfig
@@ -45,6 +45,8 @@ def test_weights_of_another_model_are_refused_with_both_hashes() -> None:
     other = Network(dataclasses.replace(TASK, scenario="T1,T2:PD"))
     with pytest.raises(MismatchError, match=r"model hash: the message has [0-9a-f]{12}, this program [0-9a-f]{12}"):
         Network(TASK).load_packed(pack(other.weights))
+    with pytest.raises(RunError, match=r"of model [0-9a-f]{12}, .* use the release that wrote them"):
+        Network(TASK).load(other.weights)
 
 
 class Recorder(nn.Module):
