@@ -3,7 +3,7 @@
 Nobody needs to protect built-in data, so `python -m agi_core pretrain --out FILE` needs nothing else. Its sites are
 made for pre-training: their subjects and scanners are not those of the other built-in data. In the layout of IXI,
 repetition and echo times are up to 10 % away from those of Guys and HH, gain and shading are further away, and there is
-no gradient-echo T1 as at IOP. All built-in data shares two anatomies and the signal equations.
+no gradient-echo T1 as at IOP. All built-in data shares four anatomies and the signal equations.
 """
 
 from pathlib import Path

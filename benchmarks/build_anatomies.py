@@ -1,16 +1,21 @@
-"""Build the tissue maps of the built-in data from two public T1-weighted heads (`agi_core/data/anatomy/NOTICE`).
+"""Build the tissue maps of the built-in data from four public T1-weighted brains (`agi_core/data/anatomy/NOTICE`).
 
 Nothing needs it at run time, so it is not part of what a hospital installs:
 
-    python -m benchmarks.build_anatomies /usr/share/mricron/templates NILEARN/datasets/data
+    python -m benchmarks.build_anatomies heads /usr/share/mricron/templates NILEARN/datasets/data
+    python -m benchmarks.build_anatomies brains OPEN_MS_DATA/cross_sectional/MNI
 
 * Colin27, one man with skull and scalp: `ch2.nii.gz` and its brain `ch2bet.nii.gz`, from Debian's `mricron-data`.
 * ICBM 2009a symmetric, the average of 152 people, brain only: from the wheel of nilearn 0.14 (`pip download --no-deps
   nilearn`, unpacked). It is sharpened and gets the skull and scalp of Colin27.
 
-Each anatomy becomes `<name>.npz`: `codes`, uint8 (I, J, K), 1 mm, RAS, the tissue mixture of each voxel on the scale
-of `agi_core.data.phantom.tissue`; `brain` and `ventricles`, packed bits of the same shape; `origin_mm`, the position of
-voxel (0, 0, 0).
+* Patients 07 and 19 of open_ms_data, brain only: `patient07/T1W.nii.gz`, `patient19/T1W.nii.gz`. They are stored at
+  1.5 mm, and stretched along each axis to the extent of Colin27's brain, in whose skull
+  `agi_core.data.phantom.anatomy` sets them. Their lesions, dark in T1, become grey matter.
+
+Each anatomy becomes `<name>.npz`: `codes`, uint8 (I, J, K), RAS, the tissue mixture of each voxel on the scale of
+`agi_core.data.phantom.tissue`; `brain` and `ventricles`, packed bits of the same shape; `origin_mm`, the position of
+voxel (0, 0, 0). A head has voxels of 1 mm; the file of a brain says `voxel_mm` per axis.
 """
 
 import sys
@@ -21,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from agi_core.data.nifti import read_volume
-from agi_core.data.phantom.anatomy import ANATOMY_DIR
+from agi_core.data.phantom.anatomy import ANATOMY_DIR, load_anatomy
 from agi_core.data.phantom.tissue import AIR, CSF, FAT, GREY, SOFT, WHITE
 
 FloatArray = NDArray[np.float32]
@@ -31,14 +36,16 @@ Mask = NDArray[np.bool_]
 COLIN_CSF, COLIN_GREY, COLIN_WHITE = 36.0, 84.0, 112.0
 COLIN_BONE, COLIN_SOFT, COLIN_FAT = 22.0, 58.0, 125.0
 ICBM_CSF, ICBM_GREY, ICBM_WHITE = 70.0, 165.0, 222.0
+PATIENTS = {"07": (300.0, 2250.0, 3050.0), "19": (220.0, 1300.0, 1820.0)}  # CSF, grey, white
 EYES_MM = ((-33.0, 58.0, -36.0), (32.0, 58.0, -36.0))  # the globes of Colin27
 EYE_RADIUS_MM = 13.0
 ICBM_SHARPENING = 1.2
+BRAIN_STEP = 1.5  # voxels of a patient's scan in one of the file
 RIM_MM = 1.5  # of subarachnoid space around the closed brain
 
 
-def main(colin_dir: Path, icbm_dir: Path, out_dir: Path) -> None:
-    """Write one `.npz` per anatomy to `out_dir`."""
+def build_heads(colin_dir: Path, icbm_dir: Path, *, out_dir: Path) -> None:
+    """Write `colin27.npz` and `icbm2009a.npz` to `out_dir`."""
     colin = read_volume(colin_dir / "ch2.nii.gz")
     head, origin_mm = colin.data, colin.affine[:3, 3]
     icbm = read_volume(icbm_dir / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
@@ -60,10 +67,47 @@ def main(colin_dir: Path, icbm_dir: Path, out_dir: Path) -> None:
     _write(out_dir / "icbm2009a.npz", np.where(icbm_cavity, icbm_inside, outside), icbm_brain, origin_mm)
 
 
+def build_brains(ms_dir: Path, *, out_dir: Path) -> None:
+    """Write `ms07.npz` and `ms19.npz` to `out_dir`, next to `colin27.npz`."""
+    colin = load_anatomy("colin27")
+    colin_mm = colin.origin_mm[:, None] + _extent(colin.brain > 0)
+    for patient, (csf, grey, white) in PATIENTS.items():
+        scan = read_volume(ms_dir / f"patient{patient}" / "T1W.nii.gz")
+        brain = _clean(scan.data > 0)
+        codes = _path(np.where(brain, scan.data, csf), (csf, 0.96 * grey, grey, white), (CSF, GREY, GREY, WHITE))
+        filled = _closed(brain, 4)
+        extent = _extent(filled)
+        voxel_mm = np.diff(colin_mm)[:, 0] / np.diff(extent)[:, 0]
+        _save(
+            out_dir / f"ms{patient}.npz",
+            np.rint(_coarse(codes)).astype(np.uint8),
+            brain=_coarse(filled) > 0.5,
+            ventricles=_coarse(_ventricles(codes, filled, scan.affine[:3, 3])) > 0.5,
+            origin_mm=colin_mm[:, 0] - voxel_mm * extent[:, 0],
+            voxel_mm=BRAIN_STEP * voxel_mm,
+        )
+
+
+def _extent(brain: Mask) -> NDArray[np.float64]:
+    """Where the brain begins and ends along each axis, without the outermost 2 % of its voxels: (3, 2)."""
+    return np.percentile(np.nonzero(brain), (2, 98), axis=1).T
+
+
+def _coarse(values: NDArray[np.generic]) -> FloatArray:
+    """Every `BRAIN_STEP`-th place along each axis of the smoothed values."""
+    smooth = ndimage.gaussian_filter(values.astype(np.float32), BRAIN_STEP / 3)
+    shape = tuple(int(n // BRAIN_STEP) for n in values.shape)
+    return np.asarray(ndimage.affine_transform(smooth, np.full(3, BRAIN_STEP), output_shape=shape, order=1))
+
+
 def _write(path: Path, codes: NDArray[np.uint8], brain: Mask, origin_mm: NDArray[np.float64]) -> None:
     filled = _closed(brain, 4)
-    ventricles = np.packbits(_ventricles(codes, filled, origin_mm))
-    np.savez_compressed(path, codes=codes, origin_mm=origin_mm, brain=np.packbits(filled), ventricles=ventricles)
+    ventricles = _ventricles(codes, filled, origin_mm)
+    _save(path, codes, brain=filled, ventricles=ventricles, origin_mm=origin_mm)
+
+
+def _save(path: Path, codes: NDArray[np.uint8], *, brain: Mask, ventricles: Mask, **grid: NDArray[np.float64]) -> None:
+    np.savez_compressed(path, codes=codes, brain=np.packbits(brain), ventricles=np.packbits(ventricles), **grid)
     print(f"{path}: {codes.shape}, {path.stat().st_size / 1e6:.2f} MB")
 
 
@@ -115,4 +159,5 @@ def _ventricles(codes: NDArray[np.uint8], brain: Mask, origin_mm: NDArray[np.flo
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), ANATOMY_DIR)
+    build = {"heads": build_heads, "brains": build_brains}[sys.argv[1]]
+    build(*map(Path, sys.argv[2:]), out_dir=ANATOMY_DIR)

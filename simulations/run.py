@@ -63,7 +63,7 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
     """
     if unreadable := [setting for setting in arguments.dp if "=" not in setting]:
         raise ConfigError(f"--dp {unreadable[0]}: write a setting of privacy, for example --dp epsilon=8")
-    of_data = {"data": "data.dir", "layout": "data.layout", "sites": "data.sites"}
+    of_data = {"data": "data.dir"} | {name: f"data.{name}" for name in ("layout", "sites", "unseen_anatomy")}
     settings = (*of_data, "clients", "scenario", "partition", "rounds", "engine", "seed")
     overrides = {of_data.get(name, name): getattr(arguments, name) for name in settings}
     assignments = [*(f"privacy.{setting}" for setting in arguments.dp), *arguments.settings]
@@ -136,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     usual = "; ".join(f"{layout.default_scenario} of {name}" for name, layout in LAYOUTS.items())
     parser.add_argument("--scenario", help=f"sources:target (default, by layout: {usual})")
     parser.add_argument("--partition", help="site: by hospital (default); iid: shuffled")
+    parser.add_argument(
+        "--unseen-anatomy", metavar="NAME", help="a brain of the built-in data that only tests, such as ms19"
+    )
     parser.add_argument("--rounds", type=int, help="rounds of training and averaging")
     parser.add_argument("--engine", help="in-process (default) or ray (needs the extra: pip install '.[ray]')")
     parser.add_argument(

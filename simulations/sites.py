@@ -13,12 +13,13 @@ from agi_core.data.datasets import spacing_warning
 from agi_core.data.fingerprint import check_different, fingerprints
 from agi_core.data.header import Doubt, Grid
 from agi_core.data.nifti import read_grid
-from agi_core.data.partition import partition, split_subjects, stable_order
+from agi_core.data.partition import Split, partition, split_subjects, stable_order
 from agi_core.data.phantom.built_in import origin
+from agi_core.data.phantom.truth import read_anatomies
 from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import same_grid, session_doubts
 from agi_core.data.scans import SINGLE_SITE, Discovery, Scans, Session, Subject, discover
-from agi_core.errors import DataError, RunError
+from agi_core.errors import ConfigError, DataError, RunError
 from agi_core.host import atomic
 from agi_core.names import file_stem
 from agi_core.run import progress
@@ -37,7 +38,7 @@ Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
 class Federation:
     """The simulated federation: subjects of every training and unseen site, what was found, and what the user should
     know. Warnings get into the report, so they name no scan; `doubted` does, and is for the terminal alone.
-    `fingerprints` are those of the subjects that train or are scored."""
+    `fingerprints` are those of the subjects that train or are scored; `tests` are only ever tested on."""
 
     training: Mapping[str, tuple[Subject, ...]]
     unseen: Mapping[str, tuple[Subject, ...]]
@@ -45,13 +46,15 @@ class Federation:
     warnings: tuple[str, ...]
     doubted: Mapping[str, Sequence[str]]
     fingerprints: Mapping[str, str]
+    tests: tuple[str, ...] = ()
 
 
 def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     """Discover and partition the scans; the configuration comes back with its sites and its reference filled in.
 
     Raises:
-        DataError, ConfigError: nothing usable there, more clients than subjects, or one scan of two subjects.
+        DataError, ConfigError: nothing usable there, more clients than subjects, one scan of two subjects, or a site
+            with no other anatomy than the one that is held back.
     """
     scenario = parse_scenario(config.scenario)
     discovery = discover(Scans.of(config.data), scenario.modalities)
@@ -81,7 +84,30 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen_sites, subjects=sizes)
     check_sites(federation)
     config = dataclasses.replace(config, reference=reference, federation=federation)
-    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings), doubted, content)
+    tests = _with_unseen_anatomy(config, parts.training)
+    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings), doubted, content, tests)
+
+
+def _with_unseen_anatomy(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> tuple[str, ...]:
+    """The subjects whose brain is `data.unseen_anatomy`."""
+    unseen = config.data.unseen_anatomy
+    if unseen is None:
+        return ()
+    anatomies = read_anatomies(Scans.of(config.data))
+    if unseen not in anatomies.values():
+        known = ", ".join(sorted({*anatomies.values()}))
+        raise ConfigError(
+            f"data.unseen_anatomy={unseen}: "
+            + (f"the data has {known}; choose one of them" if known else "only the built-in data knows its anatomies")
+        )
+    tests = tuple(subject_id for subject_id, anatomy in anatomies.items() if anatomy == unseen)
+    for site, subjects in training.items():
+        if {subject.id for subject in subjects} <= {*tests}:
+            raise ConfigError(
+                f"data.unseen_anatomy={unseen}: every subject of {site} has it, and none is left to train; hold back"
+                " another one, or give data.phantom_sites more subjects"
+            )
+    return tests
 
 
 def read_headers(subjects: Iterable[Subject], scenario: Scenario) -> Headers:
@@ -203,6 +229,7 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             layout=config.data.layout,
             sites=str(scans.sites) if scans.sites else None,
             subjects=tuple(sorted(_ids(subjects))),
+            test_subjects=tuple(sorted({*_ids(subjects)} & {*federation.tests})),
             register=config.data.register,
         )
         cache_dir = str(Path(config.data.cache_dir).resolve())
@@ -236,7 +263,7 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
 def _splits(config: RunConfig, federation: Federation) -> dict[str, dict[str, list[str]]]:
     splits = {}
     for site, subjects in federation.training.items():
-        split = split_subjects(_ids(subjects))
+        split = split_subjects(_ids(subjects), before=Split(test=federation.tests))
         splits[site] = {"train": [*split.train], "validation": [*split.validation], "test": [*split.test]}
     for site, subjects in federation.unseen.items():
         splits[site] = {"train": [], "validation": [], "test": _ids(_scored(subjects, config))}

@@ -235,7 +235,8 @@ class Task:
 @dataclass(frozen=True)
 class DataConfig:
     """Scans of a simulation. `dir` None = built-in synthetic data of `phantom_sites`; `sites` = site map (CSV);
-    `exclude` = subject ids. `register: rigid` lays every source on the reference (`agi_core.data.registration`)."""
+    `exclude` = subject ids. `register: rigid` lays every source on the reference (`agi_core.data.registration`).
+    `unseen_anatomy` = one of the brains of the built-in data: nobody trains or validates on it."""
 
     dir: str | None = None
     layout: LayoutName = "ixi"
@@ -244,6 +245,7 @@ class DataConfig:
     register: Registration = "none"
     cache_dir: str = ".cache/volumes"
     phantom_sites: str = "Guys:14,HH:10,IOP:6"
+    unseen_anatomy: str | None = None
 
 
 @dataclass(frozen=True)

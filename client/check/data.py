@@ -10,7 +10,7 @@ from typing import Any
 from agi_core.config.schema import Task
 from agi_core.data.fingerprint import image_fingerprint
 from agi_core.data.nifti import Volume, read_volume
-from agi_core.data.partition import split_subjects
+from agi_core.data.partition import Split, split_subjects
 from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import align, session_doubts
 from agi_core.data.scans import Discovery, Session, Subject, discover
@@ -171,7 +171,7 @@ def _enough(subjects: int, minimum: int) -> CheckRow:
 
 
 def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario) -> CheckRow:
-    split = split_subjects(subject.id for subject in subjects)
+    split = split_subjects((subject.id for subject in subjects), before=Split(test=site.data.test_subjects))
     parts: dict[bool, list[Subject]] = {False: [], True: []}  # by whether whole slices are kept
     for subject in subjects:
         parts[subject.id not in split.train].append(subject)

@@ -27,6 +27,7 @@ class SiteData:
         sites: table that maps subjects to hospitals; None = the folder itself tells it.
         exclude: ids of subjects that are left out.
         subjects: ids of the subjects that are used; None = all. A simulated site lists its share.
+        test_subjects: ids of subjects that are only ever tested on, beside those that the split chooses.
         register: `rigid` lays every source on the run's reference first (`agi_core.data.registration`).
     """
 
@@ -35,6 +36,7 @@ class SiteData:
     sites: str | None = None
     exclude: tuple[str, ...] = ()
     subjects: tuple[str, ...] | None = None
+    test_subjects: tuple[str, ...] = ()
     register: Registration = "none"
 
     @property

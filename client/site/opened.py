@@ -65,7 +65,7 @@ class SiteScans:
                 f" {found.summary()}"
             )
         fingerprints(by_id[subject_id] for subject_id in chosen)  # nobody trains under one name and tests under another
-        split = lasting_split(Path(file.state_dir), chosen)
+        split = lasting_split(Path(file.state_dir), chosen, tests=file.data.test_subjects)
         parts = (split.train, split.validation, split.test, chosen)
         return SiteSubjects(*(tuple(by_id[subject_id] for subject_id in part) for part in parts))
 

@@ -17,19 +17,26 @@ from agi_core.host import atomic
 NAME = "split.json"
 
 
-def lasting_split(state_dir: Path, subject_ids: Sequence[str]) -> Split:
-    """The split of these subjects. A new subject gets a part, which is on the disk when this returns.
+def lasting_split(state_dir: Path, subject_ids: Sequence[str], *, tests: Sequence[str] = ()) -> Split:
+    """The split of these subjects. A new subject gets a part, which is on the disk when this returns; one of `tests` is
+    a test subject.
 
     Raises:
-        DataError: the file cannot be read. RunError: it cannot be written.
+        DataError: the file cannot be read, or one of `tests` has had another part. RunError: it cannot be written.
     """
     path = state_dir / NAME
-    known = _read(path) if path.exists() else Split()
+    stored = _read(path) if path.exists() else Split()
+    if seen := sorted({*tests} & {*stored.train, *stored.validation}):
+        raise DataError(
+            f"{seen[0]} is one of data.test_subjects, but {path} says that it has trained or validated; take it off the"
+            " list: it cannot be an honest test any more"
+        )
+    known = dataclasses.replace(stored, test=tuple({*stored.test, *tests}))
     split = split_subjects(subject_ids, before=known)
     together = Split(
         *(tuple(sorted({*getattr(known, part.name), *getattr(split, part.name)})) for part in dataclasses.fields(Split))
     )
-    if together != known:
+    if together != stored:
         atomic.write_json(path, dataclasses.asdict(together))
     return split
 

@@ -30,7 +30,7 @@ def main(out_path: Path) -> None:
                 draw(next(rows), scanned, f"{site}, {scanned.anatomy}")
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.suptitle("SYNTHETIC data of agi_core: 2 anatomies, 5 scanners", color="white", y=0.995)
+    figure.suptitle("SYNTHETIC data of agi_core: 4 anatomies, 5 scanners", color="white", y=0.995)
     figure.subplots_adjust(0.002, 0.002, 0.998, 0.97, wspace=0.02, hspace=0.1)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=85)

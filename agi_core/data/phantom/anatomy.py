@@ -4,17 +4,25 @@ Everything is a map of coordinates in mm (RAS), from the scanner to the anatomy.
 then interpolated, which is most of its speed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from agi_core.data.phantom.tissue import CSF
+
 FloatArray = NDArray[np.float32]
 
-ANATOMIES = ("colin27", "icbm2009a")
+HEADS = ("colin27", "icbm2009a")
+BRAINS = ("ms07", "ms19")
+ANATOMIES = (*HEADS, *BRAINS)
+"""Two heads with skull and scalp, and two brains that are set into the skull of the first."""
+
 LATTICE_MM = 4.0
 HEAD_CENTRE_MM = np.array([0.0, -18.0, 14.0])
 ANATOMY_DIR = Path(__file__).parents[1] / "anatomy"
@@ -36,13 +44,7 @@ class Anatomy:
 @cache
 def load_anatomy(name: str) -> Anatomy:
     """One of `ANATOMIES`, from the package's own files."""
-    with np.load(ANATOMY_DIR / f"{name}.npz") as file:
-        codes = file["codes"]
-        brain, ventricles = (
-            np.unpackbits(file[key], count=codes.size).reshape(codes.shape).astype(np.float32)
-            for key in ("brain", "ventricles")
-        )
-        origin_mm = file["origin_mm"]
+    codes, brain, ventricles, origin_mm = _head(name) if name in HEADS else _brain_in_skull(name)
     step = int(LATTICE_MM)
     coarse_brain = ndimage.uniform_filter(brain, step)[::step, ::step, ::step]
     steepness = np.stack(np.gradient(ndimage.gaussian_filter(ventricles, 5.0)[::step, ::step, ::step]))
@@ -55,6 +57,38 @@ def load_anatomy(name: str) -> Anatomy:
         softness=(0.4 + 0.6 * ndimage.gaussian_filter(coarse_brain, 1.5)).astype(np.float32),
         ventricle_growth=(steepness / np.linalg.norm(steepness, axis=0).max()).astype(np.float32),
     )
+
+
+def _head(name: str) -> tuple[NDArray[np.uint8], FloatArray, FloatArray, NDArray[np.float64]]:
+    """Codes, brain, ventricles (masks: 1 inside) and the place of voxel (0, 0, 0) in mm."""
+    with np.load(ANATOMY_DIR / f"{name}.npz") as file:
+        return file["codes"], *_masks(file), file["origin_mm"]
+
+
+def _brain_in_skull(name: str) -> tuple[NDArray[np.uint8], FloatArray, FloatArray, NDArray[np.float64]]:
+    """A brain on the grid of the first head, in its skull: CSF between them, a thinner skull where it is larger."""
+    codes, _, _, origin_mm = _head(HEADS[0])
+    with np.load(ANATOMY_DIR / f"{name}.npz") as file:
+        step = 1 / file["voxel_mm"]
+        start = (origin_mm - file["origin_mm"]) * step
+        mixture, brain, ventricles = (
+            ndimage.affine_transform(
+                values.astype(np.float32), step, start, output_shape=codes.shape, order=1, cval=outside
+            )
+            for values, outside in zip((file["codes"], *_masks(file)), (CSF, 0, 0), strict=True)
+        )
+    brain, ventricles = (np.round(mask) for mask in (brain, ventricles))
+    inside = ndimage.binary_dilation(brain) | (codes >= CSF)
+    return np.where(inside, np.rint(mixture), codes).astype(np.uint8), brain, ventricles, origin_mm
+
+
+def _masks(file: Mapping[str, NDArray[Any]]) -> tuple[FloatArray, FloatArray]:
+    shape = file["codes"].shape
+    brain, ventricles = (
+        np.unpackbits(file[name], count=int(np.prod(shape))).reshape(shape).astype(np.float32)
+        for name in ("brain", "ventricles")
+    )
+    return brain, ventricles
 
 
 @dataclass(frozen=True)
@@ -91,6 +125,12 @@ class Person:
         if self.flipped:
             places_mm[0] *= -1
         return np.asarray(places_mm - _column(self.anatomy.origin_mm, places_mm.ndim))
+
+
+def mixture(site_key: int) -> dict[str, float]:
+    """How often each anatomy occurs at a site: 40, 30, 20 and 10 %, in an order of the site's own."""
+    order = np.random.default_rng(site_key).permutation(ANATOMIES)
+    return dict(zip(map(str, order), (0.4, 0.3, 0.2, 0.1), strict=True))
 
 
 def new_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from agi_core.data.phantom.anatomy import ANATOMIES, LATTICE_MM, Person, Pose, load_anatomy, new_person, smooth_noise
+from agi_core.data.phantom.anatomy import (
+    LATTICE_MM,
+    Person,
+    Pose,
+    load_anatomy,
+    mixture,
+    new_person,
+    smooth_noise,
+)
 from agi_core.data.phantom.scanner import (
     Grid,
     Layout,
@@ -52,16 +60,18 @@ class _Visit:
 def scan_subject(*, layout: Layout, site: str, index: int, seed: int, grid: Grid) -> ScannedSubject:
     """The `index`-th subject of a site; it does not depend on how many others there are.
 
-    Every second subject has the second anatomy. IXI: T2 and PD are one dual-echo scan and share the resting pose; T1
+    Its anatomy is drawn from the site's `mixture`. IXI: T2 and PD are one dual-echo scan and share the resting pose; T1
     has a pose of its own (SD 1.2 mm and 1 degree per axis). BraTS: all scans share one pose, show a tumour and are
     skull-stripped.
     """
     scanner = scanner_of(layout, site)
     site_key = zlib.crc32(f"{layout}/{site}".encode())
     rng = np.random.default_rng([seed, site_key, index])
+    anatomies = mixture(site_key)
+    anatomy = load_anatomy(str(rng.choice(list(anatomies), p=list(anatomies.values()))))
     visit = _Visit(
         rng=rng,
-        person=new_person(rng, load_anatomy(ANATOMIES[index % len(ANATOMIES)])),
+        person=new_person(rng, anatomy),
         tissues=tissues_of(rng, scanner.field_t),
         scanner=scanner,
         grid=grid,

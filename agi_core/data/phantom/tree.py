@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, get_args
@@ -17,8 +17,9 @@ from agi_core.data.phantom.scanner import ISOTROPIC, SLICES, Grid, Layout
 from agi_core.data.phantom.subject import ScannedSubject, scan_subject
 from agi_core.errors import ConfigError, RunError
 
-VERSION = 1  # of the generator; another version writes other voxels
+VERSION = 2  # of the generator; another version writes other voxels
 MARKER_NAME = "phantom.json"
+TRUTH_NAME = "truth.csv"
 _DESCRIP = f"SYNTHETIC, not a patient: agi_core phantom {VERSION}"
 _FIRST_IXI, _FIRST_BRATS = 700, 90001  # beyond the numbers of the real sets
 _POSE_COLUMNS = ("rx_deg", "ry_deg", "rz_deg", "tx_mm", "ty_mm", "tz_mm")
@@ -57,8 +58,9 @@ def write_phantom(
 
     Args:
         out_dir: a folder that does not exist yet or is empty.
-        layout: `ixi`: `IXI-T1/IXI700-Guys-1000-T1.nii.gz`, one folder per modality, and `truth.csv` with the poses;
-            `brats`: `BraTS-GLI-90001-000/BraTS-GLI-90001-000-t1n.nii.gz`, and the sites in `partitioning.csv`.
+        layout: `ixi`: `IXI-T1/IXI700-Guys-1000-T1.nii.gz`, one folder per modality; `brats`:
+            `BraTS-GLI-90001-000/BraTS-GLI-90001-000-t1n.nii.gz`, and the sites in `partitioning.csv`. Both have
+            `truth.csv`, with the anatomies, and the poses in the layout of IXI.
         sites: subjects per site. `scanner.scanner_of` says which scanner a site has.
         seed: 0 or more; the same seed gives the same voxels.
         isotropic: 128x144x112 at 1.5 mm instead of 128x128x20 at 1.5x1.75x5 mm.
@@ -85,11 +87,10 @@ def write_phantom(
                 rows.append(write(temporary_dir, scanned, grid, site=site, index=index, number=len(rows)))
                 if on_subject:
                     on_subject(len(rows), total)
-        table_name = "truth.csv" if layout == "ixi" else "partitioning.csv"
-        with (temporary_dir / table_name).open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
+        _write_table(temporary_dir / TRUTH_NAME, rows)
+        if layout == "brats":
+            partitioning = [{"Partition_ID": row["site"], "Subject_ID": row["subject"]} for row in rows]
+            _write_table(temporary_dir / "partitioning.csv", partitioning)
         marker = _marker(layout=layout, sites=sites, seed=seed, isotropic=isotropic)
         (temporary_dir / MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
         temporary_dir.chmod(0o755)
@@ -160,7 +161,14 @@ def _write_brats(
     volumes: dict[str, NDArray[Any]] = {**scanned.images, "seg": scanned.labels}
     for name, image in volumes.items():
         write_scan(data_dir / subject / f"{subject}-{name}.nii.gz", image, affine=grid.affine, descrip=_DESCRIP)
-    return {"Partition_ID": site, "Subject_ID": subject}
+    return {"subject": subject, "site": site, "anatomy": scanned.anatomy}
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
 
 
 def _write_error(out_dir: Path, error: OSError) -> RunError:

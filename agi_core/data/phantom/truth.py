@@ -1,4 +1,4 @@
-"""How the scans of a subject of the built-in data really lie to each other, from the `truth.csv` beside them."""
+"""What the built-in data knows of its subjects, from the `truth.csv` beside them: true poses, and whose brain it is."""
 
 import csv
 from collections.abc import Mapping
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from agi_core.data.header import Grid
 from agi_core.data.phantom.anatomy import HEAD_CENTRE_MM, rotation_matrix
-from agi_core.data.phantom.tree import MARKER_NAME
+from agi_core.data.phantom.tree import MARKER_NAME, TRUTH_NAME
+from agi_core.data.scans import Scans
+from agi_core.layouts import LAYOUTS
 
 Array = NDArray[np.float64]
 
@@ -19,12 +21,15 @@ _COLUMNS = (("rx_deg", "ry_deg", "rz_deg"), ("tx_mm", "ty_mm", "tz_mm"))
 def read_poses(data_dir: Path, subject_id: str) -> dict[str, Array]:
     """{"T1", "T2", "PD": scanner -> resting head, 4 x 4 in mm} of a subject; empty unless the folder is built-in data
     with poses."""
-    path = data_dir / "truth.csv"
-    if not (path.is_file() and (data_dir / MARKER_NAME).is_file()):
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        row = next((row for row in csv.DictReader(file) if row["subject"].split("-")[0] == subject_id), None)
+    row = next((row for row in _rows(data_dir) if row["subject"].split("-")[0] == subject_id), None)
     return {name: _pose(row, scan) for name, scan in (("T1", "T1"), ("T2", "T2PD"), ("PD", "T2PD"))} if row else {}
+
+
+def read_anatomies(scans: Scans) -> dict[str, str]:
+    """{subject: its anatomy}; empty unless the folder is built-in data."""
+    visit = LAYOUTS[scans.layout].visit
+    names = {row["subject"]: row["anatomy"] for row in _rows(scans.dir)}
+    return {match["subject"]: anatomy for name, anatomy in names.items() if (match := visit.fullmatch(name))}
 
 
 def true_offset_mm(*, source: Array, reference: Array, grid: Grid, k: int) -> Array:
@@ -38,6 +43,14 @@ def true_offset_mm(*, source: Array, reference: Array, grid: Grid, k: int) -> Ar
     offset = (np.tensordot(to_source, voxels, axes=1) - voxels)[:3]
     result: Array = (offset * np.array(grid.spacing_mm)[:, None, None])[::-1]
     return result
+
+
+def _rows(data_dir: Path) -> list[dict[str, str]]:
+    path = data_dir / TRUTH_NAME
+    if not (path.is_file() and (data_dir / MARKER_NAME).is_file()):
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _pose(row: Mapping[str, str], scan: str) -> Array:

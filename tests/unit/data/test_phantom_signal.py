@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from agi_core.data.phantom.anatomy import ANATOMIES, HEAD_CENTRE_MM, Person, Pose, load_anatomy, new_person
+from agi_core.data.phantom.anatomy import ANATOMIES, HEAD_CENTRE_MM, Person, Pose, load_anatomy, mixture, new_person
 from agi_core.data.phantom.scanner import (
     SCANNERS,
     SLICES,
@@ -118,6 +118,16 @@ def test_anatomies_hold_a_head(name: str) -> None:
     assert np.isin(np.arange(FAT + 1, CSF), anatomy.codes).sum() == 0
 
 
+def test_every_site_has_a_mixture_of_its_own() -> None:
+    mixtures = [mixture(site_key) for site_key in range(8)]
+    for shares in mixtures:
+        assert sorted(shares) == sorted(ANATOMIES)
+        assert sum(shares.values()) == pytest.approx(1)
+    assert len({tuple(shares) for shares in mixtures}) > 4
+    assert {next(iter(shares)) for shares in mixtures} > {"colin27"}
+    assert mixture(0) == mixtures[0]
+
+
 @pytest.mark.parametrize("layout", ["ixi", "brats"])
 def test_an_unknown_site_gets_the_scanner_that_its_name_decides(layout: Layout) -> None:
     assert scanner_of(layout, "Leeds") == scanner_of(layout, "Leeds")
@@ -161,7 +171,7 @@ def test_a_pose_moves_what_is_seen_in_the_opposite_direction() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_deformation_does_not_fold(seed: int) -> None:
-    anatomy = load_anatomy(ANATOMIES[seed % 2])
+    anatomy = load_anatomy(ANATOMIES[seed])
     person = new_person(np.random.default_rng(seed), anatomy)
     step_mm = 4.0
     axes = [np.arange(-80, 80, step_mm), np.arange(-110, 80, step_mm), np.arange(-50, 80, step_mm)]

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from agi_core.data.header import Grid
 from agi_core.data.phantom.anatomy import Pose
-from agi_core.data.phantom.truth import read_poses, true_offset_mm
+from agi_core.data.phantom.truth import read_anatomies, read_poses, true_offset_mm
+from agi_core.data.scans import Scans
 
 GRID = Grid((24, 20, 8), np.array([[1.5, 0, 0, -20], [0, 1.75, 0, -30], [0, 0, 5, -10], [0, 0, 0, 1]]))
 NAMES = ("rx_deg", "ry_deg", "rz_deg", "tx_mm", "ty_mm", "tz_mm")
@@ -38,5 +40,18 @@ def test_scans_show_the_same_place_of_the_head_at_the_offset(tmp_path: Path) -> 
 
 def test_other_folders_have_no_poses_that_we_could_read(tmp_path: Path) -> None:
     assert read_poses(tmp_path, "IXI701") == {}
+    assert read_anatomies(Scans(tmp_path, "ixi")) == {}
     write(tmp_path)  # another program's table may mean something else
     assert read_poses(tmp_path, "IXI701") == {}
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "subject"),
+    [("ixi", "IXI700-Guys-1000", "IXI700"), ("brats", "BraTS-GLI-90001-000", "BraTS-GLI-90001")],
+)
+def test_an_anatomy_is_known_by_the_name_that_the_subject_has_in_a_run(
+    tmp_path: Path, layout: str, name: str, subject: str
+) -> None:
+    (tmp_path / "truth.csv").write_text(f"subject,site,anatomy\n{name},Guys,ms07\n")
+    (tmp_path / "phantom.json").write_text("{}")
+    assert read_anatomies(Scans(tmp_path, layout)) == {subject: "ms07"}

@@ -123,6 +123,34 @@ def test_a_run_goes_on_with_the_scans_that_it_began_with(tmp_path: Path) -> None
         write_sites(tmp_path / "run", *find_sites(config))
 
 
+def held_back(data_dir: Path, anatomy: str) -> RunConfig:
+    overrides = {"data.dir": str(data_dir), "clients": 2, "data.unseen_anatomy": anatomy}
+    return load_config(None, overrides=overrides, assignments=[*SMALL])
+
+
+def test_nobody_trains_or_validates_on_the_anatomy_that_is_held_back(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 6, "HH": 5})
+    anatomies = ["colin27", "ms19", "ms19", "ms07", "ms19", "colin27", *["ms07"] * 5]
+    rows = [f"IXI{100 + i}-Guys-{1100 + i},Guys,{anatomy}\n" for i, anatomy in enumerate(anatomies)]
+    (data_dir / "truth.csv").write_text("subject,site,anatomy\n" + "".join(rows))
+    (data_dir / "phantom.json").write_text("{}")
+    config, federation = find_sites(held_back(data_dir, "ms19"))
+    files = write_sites(tmp_path / "run", config, federation)
+    splits = run_folder.read_splits(tmp_path / "run")
+    assert sorted(splits["Guys"]["test"]) == ["IXI101", "IXI102", "IXI104"]
+    assert len(splits["HH"]["test"]) == 1
+    opened = open_site(files["Guys"]).scans(config.task).subjects  # the site itself divides them so, too
+    assert sorted(subject.id for subject in opened.test) == ["IXI101", "IXI102", "IXI104"]
+    assert sorted(subject.id for subject in opened.train) == sorted(splits["Guys"]["train"])
+    with pytest.raises(ConfigError, match="every subject of HH has it"):
+        find_sites(held_back(data_dir, "ms07"))
+    with pytest.raises(ConfigError, match="the data has colin27, ms07, ms19; choose one of them"):
+        find_sites(held_back(data_dir, "ms20"))
+    (data_dir / "phantom.json").unlink()
+    with pytest.raises(ConfigError, match="only the built-in data knows"):
+        find_sites(held_back(data_dir, "ms19"))
+
+
 def test_hospitals_that_are_none_are_told(tmp_path: Path) -> None:
     for number in range(4):
         for seed, modality in enumerate(("T1w", "T2w", "PDw")):

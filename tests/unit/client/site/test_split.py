@@ -30,6 +30,14 @@ def test_nobody_changes_parts_whoever_comes_goes_and_comes_back(tmp_path: Path) 
     assert len(part_of) == 30
 
 
+def test_a_site_can_keep_subjects_for_tests_alone(tmp_path: Path) -> None:
+    split = lasting_split(tmp_path, IDS[:10], tests=[IDS[0], IDS[3], IDS[7]])
+    assert sorted(split.test) == [IDS[0], IDS[3], IDS[7]]
+    assert lasting_split(tmp_path, IDS[:10]).test == split.test  # for good
+    with pytest.raises(DataError, match=rf"{split.train[0]} is one of data.test_subjects, but .* has trained"):
+        lasting_split(tmp_path, IDS[:10], tests=split.train[:1])
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"training": []}', '{"train": 3}'])
 def test_a_damaged_file_stops_the_site(tmp_path: Path, content: str) -> None:
     (tmp_path / NAME).write_text(content)
