@@ -7,6 +7,8 @@ regression per site   each site's own, shrunk to the pooled one as the site's ow
 local-only         R*K steps per site on its own subjects, with a prior and a last layer of its own if the federation's
                    sites have them; scored on its own test subjects and on the unseen sites'
 centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
+own last layer     for a private run: each site's own last layer on the initial weights, which are public: no patient's
+                   scan leaves a mark outside of the site, so it spends no epsilon
 without privacy    for a private run: the same federation, with all weights trained by plain AdamW on as many crops
 
 Every network starts from the federation's own initial weights. A finished baseline is kept in `baselines/NAME.json`; an
@@ -31,7 +33,7 @@ from agi_core.host.device import open_device
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.prediction import Predictor
-from agi_core.readout import readout_statistics
+from agi_core.readout import own_readout, readout_statistics
 from agi_core.ridge import STRENGTH, Statistics, Vector, solve_own
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
@@ -146,6 +148,22 @@ def untrained(config: RunConfig, data: SitesData) -> Scores:
     return _scored(_initial_network(config, data.device), data)
 
 
+def public_own_last_layer(config: RunConfig, data: SitesData) -> Scores:
+    """Each site's own last layer on the federation's initial weights."""
+    return with_own_last_layers(_initial_network(config, data.device), data)
+
+
+def with_own_last_layers(network: Network, data: SitesData) -> Scores:
+    """A network's scores where each site has solved its last layer anew. An unseen site has none."""
+    sites: dict[str, SiteScore] = {}
+    common = network.readout
+    for site, slices in data.training.items():
+        network.set_readout(own_readout(network, slices.sessions))
+        sites |= _site_scores(network, {site: data.test[site]})
+        network.set_readout(common)
+    return Scores.over(sites, {})
+
+
 def centralised(config: RunConfig, data: SitesData) -> Scores:
     """R*K steps on the pooled subjects with batch N*B."""
     sessions = [session for slices in data.training.values() for session in slices.sessions]
@@ -208,6 +226,7 @@ BASELINES: dict[str, Callable[[RunConfig, SitesData], Scores]] = {
     "voxel_regression": voxel_regression,
     "regression_pooled": regression_pooled,
     "regression_per_site": regression_per_site,
+    "public_own_last_layer": public_own_last_layer,
     "local_only": local_only,
     "centralised": centralised,
     "without_privacy": without_privacy,

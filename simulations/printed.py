@@ -56,7 +56,12 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
         console.print(columns_table(summary), soft_wrap=False)
         console.print(_against("global", scores, {"regression on aligned sources": baselines["regression_pooled"]}))
     if summary.personal:
-        own = {"own regression": baselines["regression_per_site"], "training alone": baselines["local_only"]}
+        rivals = {
+            "regression_per_site": "own regression",
+            "public_own_last_layer": "an own last layer on the public start, which spends no epsilon",
+            "local_only": "training alone",
+        }
+        own = {what: baselines[name] for name, what in rivals.items() if name in baselines}
         console.print(_against("personal", summary.personal, own))
     if final and (plain := baselines.get("without_privacy")):
         cost = plain.final["psnr_db"] - final["psnr_db"]

@@ -21,7 +21,7 @@ from agi_core.run.events import RunStarted
 from agi_core.run.scores import Scores
 from agi_core.run.summary import Summary, summarise, write_summary
 from client.site.opened import open_site
-from simulations.baselines import SitesData
+from simulations.baselines import SitesData, with_own_last_layers
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
 
 
@@ -37,8 +37,13 @@ def write_results(
     """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
     path. `privacy` is what each site has spent."""
     synthetic, anatomies = origin(config.data)
+    summary = summarise(run_dir, config, wall_s=wall_s)
+    network = Network(config, device=data.device)
+    network.load(load_weights(run_dir))
+    if config.privacy.on and not network.volumetric:  # a private site tells no such figure; this one is simulated
+        summary = dataclasses.replace(summary, personal=with_own_last_layers(network, data))
     summary = dataclasses.replace(
-        summarise(run_dir, config, wall_s=wall_s),
+        summary,
         baselines=baselines,
         synthetic=synthetic,
         anatomies=anatomies,
@@ -46,7 +51,7 @@ def write_results(
         delta=config.privacy.delta,
     )
     write_summary(run_dir, summary)
-    write_examples(run_dir, _examples(run_dir, config, data))
+    write_examples(run_dir, _examples(network, config, data))
     return summary, build_report(run_dir)
 
 
@@ -66,10 +71,8 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     return spent
 
 
-def _examples(run_dir: Path, config: RunConfig, data: SitesData) -> list[Example]:
+def _examples(network: Network, config: RunConfig, data: SitesData) -> list[Example]:
     """The slice with most foreground of each site's first test subject."""
-    network = Network(config, device=data.device)
-    network.load(load_weights(run_dir))
     return [
         _example(network, sessions[0], site=site, unseen=unseen, config=config)
         for unseen, sites in ((False, data.test), (True, data.unseen))

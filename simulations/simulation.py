@@ -70,7 +70,9 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         data = open_sites(config, site_paths)
         names = ["voxel_regression", "regression_pooled", "regression_per_site"]
         names += ["initial_weights"] if weights_file(config) else []
-        names += ["without_privacy"] if config.privacy.on else []
+        if config.privacy.on:
+            names += ["public_own_last_layer"] if weights_file(config) and config.model.dims == 2 else []
+            names += ["without_privacy"]
         names += ["local_only"] if compare or not config.privacy.on else []
         names += ["centralised"] if compare else []
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)

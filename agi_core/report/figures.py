@@ -37,6 +37,7 @@ _METHOD_MARKS = {  # marker, colour
     "regression_per_site": ("P", "#7d8894"),
     "local_only": ("^", "#D55E00"),
     "centralised": ("D", "#009E73"),
+    "public_own_last_layer": ("X", "#56B4E9"),
     "without_privacy": ("P", "#7A4E9C"),
 }
 _STYLE = {

@@ -109,7 +109,11 @@ def _personal(record: RunRecord) -> Iterator[str]:
     if record.personal is None:
         return
     psnr = record.personal.final["psnr_db"]
-    others = {"own regression": "regression_per_site", "training alone": "local_only"}
+    others = {
+        "own regression": "regression_per_site",
+        "the same on the public start, which spends no epsilon": "public_own_last_layer",
+        "training alone": "local_only",
+    }
     against = [
         f"{signed_db(psnr - record.baselines[name].final['psnr_db'])} against {what}"
         for what, name in others.items()

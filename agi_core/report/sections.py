@@ -33,6 +33,7 @@ BASELINES = {
     "regression_pooled": "regression, aligned",
     "regression_per_site": "regression per site",
     "local_only": "local-only",
+    "public_own_last_layer": "public start, own last layer",
     "centralised": "centralised",
     "without_privacy": "federated without privacy",
 }
@@ -111,8 +112,8 @@ def sites(record: RunRecord) -> str:
 
 def comparison(record: RunRecord) -> str:
     """The baselines beside the federated model, how each was trained, and which were not run."""
-    # These two are of some runs only: one of pre-trained weights, and one of private training.
-    optional = {"initial_weights", "without_privacy"}
+    # These are of some runs only: of pre-trained weights, or of private training.
+    optional = {"initial_weights", "public_own_last_layer", "without_privacy"}
     scores, baselines, not_run = record.federated, record.baselines, ""
     if record.deployed:
         not_run = paragraph("Baselines are not run: they need all scans in one place, and here each stays at its site.")
@@ -153,6 +154,7 @@ def _how_trained(record: RunRecord) -> dict[str, str]:
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
         "regression_pooled": "the same of aligned sources: the federation's prior without a network",
         "regression_per_site": "the same, each site's own, shrunk to the pooled one",
+        "public_own_last_layer": "the public initial weights with a last layer that each site solved: it spends no epsilon",
         "local_only": f"one model per site, {budget} on its own scans, batch {batch}; scored on its own test subjects"
         " and on the unseen sites' (mean over the models)",
         "centralised": f"one model, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",

@@ -370,6 +370,11 @@ def test_the_command_prints_what_was_spent(
     assert summary["baselines"]["initial_weights"]["final"]["psnr_db"] > 0
     cost = summary["baselines"]["without_privacy"]["final"]["psnr_db"] - summary["final"]["psnr_db"]
     assert f"the same federation without privacy: {cost:+.2f} dB" in printed
+    personal, free = summary["personal"]["final"], summary["baselines"]["public_own_last_layer"]["final"]
+    assert f"personal {personal['psnr_db']:.2f} dB:" in printed
+    free_db = personal["psnr_db"] - free["psnr_db"]
+    assert f"{free_db:+.2f} dB against an own last layer on the public start, which spends no epsilon" in printed
+    assert "public start, own last layer" in (run_dir / "report.html").read_text()
     assert "federated without privacy" in (run_dir / "report.html").read_text()
     model = build_model(config.model, sources=2)
     moved = {name for name, array in load_weights(run_dir).items() if (array != start[name]).any()}

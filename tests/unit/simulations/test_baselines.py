@@ -13,10 +13,11 @@ from agi_core.config.schema import RunConfig
 from agi_core.evaluation import evaluate
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
+from agi_core.readout import own_readout
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import BaselineFinished
 from agi_core.voxel_regression import VoxelRegression
-from simulations.baselines import SitesData, open_sites, run_baselines
+from simulations.baselines import SitesData, open_sites, run_baselines, with_own_last_layers
 from simulations.sites import find_sites, write_sites
 from tests.support.small_data import SMALL
 
@@ -80,3 +81,22 @@ def test_local_only_has_one_model_per_site_and_their_mean_at_unseen_ones(
     psnrs = [scores["IOP"].psnr_db for scores in local.unseen_by_model.values()]
     assert psnrs[0] != psnrs[1]
     assert local.unseen_sites["IOP"].psnr_db == pytest.approx(np.mean(psnrs))
+
+
+def test_a_last_layer_of_ones_own_is_solved_at_each_site_and_leaves_the_model_as_it_was(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    config, data = opened(dataclasses.replace(small_config, clients=2), tmp_path)
+    results = run_baselines(
+        ["public_own_last_layer"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path)
+    )
+    network = Network(config)
+    common = network.readout
+    for site, slices in data.training.items():
+        network.set_readout(own_readout(network, slices.sessions))
+        expected = mean_over_subjects(evaluate(network, [(session, None) for session in data.test[site]]).values())
+        assert results["public_own_last_layer"].sites[site].metrics == pytest.approx(expected)
+        network.set_readout(common)
+    assert results["public_own_last_layer"].unseen_sites == {}
+    with_own_last_layers(network, data)
+    np.testing.assert_array_equal(network.readout, common)
