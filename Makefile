@@ -33,7 +33,7 @@ $(DEVELOP): $(RUNTIME)
 	@touch $@
 
 demo: $(RUNTIME)
-	$(BIN)/python simulations/run.py --clients 5 reference=T2
+	$(BIN)/python simulations/run.py --clients 5
 
 results: $(RUNTIME)
 	$(BIN)/python benchmarks/results.py

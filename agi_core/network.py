@@ -16,6 +16,7 @@ from agi_core.prediction import autocast, through_windows
 from agi_core.protocol import Packed, Weights, model_hash, pack, unpack
 from agi_core.ridge import Vector
 from agi_core.scenario import parse_scenario
+from agi_core.target_alignment import TargetAlignment
 
 CPU = torch.device("cpu")
 
@@ -31,6 +32,7 @@ class Network:
         crop: size in voxels of a training crop, (rows, columns[, slices]); in 3-D also that of a window.
         neighbours: slices on either side that it sees of each slice; 2-D only.
         volumetric: whether it is 3-D, and so sees all slices of a volume at once.
+        on_reference: what brings a training target onto the reference; None where it stays where it is.
         multiple: what rows and columns are padded to, and cut back from.
     """
 
@@ -45,6 +47,7 @@ class Network:
         ).to(device)
         self.device, self.crop = device, task.crop
         self.neighbours, self.volumetric = task.model.neighbours, task.model.dims == 3
+        self.on_reference = TargetAlignment.of(task)
         self.multiple = spatial_multiple(task.model)
 
     @property

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import evaluation_slices, validation_subset
@@ -62,9 +63,20 @@ def _over_slices(
         for batch in evaluation_slices(
             session, batch_size=len(indices), indices=indices, neighbours=network.neighbours
         ):
-            features = network.features(batch.sources, prior_alone=prior_alone).double().movedim(1, 0).flatten(1)
-            target = batch.target.double().flatten()
+            features, target = features_and_target(network, batch.sources, batch.target, prior_alone=prior_alone)
             gram = gram + (features @ features.T).numpy()
             moment = moment + (features @ target).numpy()
             energy, voxels = energy + float(target @ target), voxels + len(target)
     return Statistics(gram / voxels, moment / voxels, energy / voxels)
+
+
+def features_and_target(
+    network: Network, sources: Tensor, target: Tensor, *, prior_alone: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Voxels of a batch of slices, float64: (F, N) and (N,). Where the task aligns the target, those that were imaged
+    on the reference."""
+    features = network.features(sources, prior_alone=prior_alone).double().movedim(1, 0).flatten(1)
+    if network.on_reference is None:
+        return features, target.double().flatten()
+    aligned, imaged = network.on_reference(sources, target)
+    return features[:, imaged.flatten()], aligned[imaged].double()

@@ -20,6 +20,7 @@ from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.privacy.trainable import training_only
 from agi_core.scenario import parse_scenario
 from agi_core.schedule import learning_rate
+from agi_core.target_alignment import TargetAlignment
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
@@ -56,7 +57,7 @@ def train_round(
     training, device = task.training, next(model.parameters()).device
     generator = site_generator(seed=task.seed, site=site, round=round)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
-    loss_of, adversary = _loss(training, dims=task.model.dims), None
+    loss_of, on_reference, adversary = _loss(training, dims=task.model.dims), TargetAlignment.of(task), None
     if training.adversarial:
         scenario = parse_scenario(task.scenario)
         adversary = adversarial_loss(
@@ -73,6 +74,8 @@ def train_round(
         optimizer.zero_grad()
         with autocast(device):
             prediction = model(sources)
+        if on_reference is not None:
+            target = seen_part(prediction.float(), *on_reference(sources, target))
         loss = loss_of(prediction.float(), target)
         if adversary is not None:
             loss = loss + adversary(sources, prediction.float(), target)
@@ -167,13 +170,22 @@ def rehearse_privately(model: nn.Module, *, task: Task) -> float:
 
 def _loss_of_batch(model: nn.Module, task: Task) -> Callable[[Batch], Tensor]:
     device, loss_of = next(model.parameters()).device, _loss(task.training, dims=task.model.dims)
+    on_reference = TargetAlignment.of(task)
 
     def loss(batch: Batch) -> Tensor:
+        sources, target = batch.sources.to(device), batch.target.to(device)
         with autocast(device):
-            prediction = model(batch.sources.to(device))
-        return loss_of(prediction.float(), batch.target.to(device))
+            prediction = model(sources)
+        if on_reference is not None:
+            target = seen_part(prediction.float(), *on_reference(sources, target))
+        return loss_of(prediction.float(), target)
 
     return loss
+
+
+def seen_part(prediction: Tensor, target: Tensor, imaged: Tensor) -> Tensor:
+    """The target where it was imaged; elsewhere the prediction, which costs nothing there and has no gradient."""
+    return torch.where(imaged, target, prediction.detach())
 
 
 def _loss(training: TrainingConfig, *, dims: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -27,10 +27,11 @@ from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.display import Display
 from simulations.local_grid import run_in_process
+from simulations.poses import with_measured_poses
 from simulations.pretrained import with_pretrained_weights
 from simulations.printed import print_plan, print_results
 from simulations.results import privacy_spent, write_results
-from simulations.sites import find_sites, note_data, prepare_caches, write_sites
+from simulations.sites import find_sites, note_data, prepare_caches, training_subjects, write_sites
 
 BUILT_IN_DIR = Path(".cache")
 
@@ -51,13 +52,19 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         with Display(console, config).showing():
             config = with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR.resolve(), on_making=announce)
         initial_weights(config)  # an unusable file is named before the scans are read
+        reference_chosen = config.reference is not None
         config, federation = find_sites(config)
         display = Display(console, config)
         with display.showing():
             federation = prepare_caches(config, federation)
+            config, poses = with_measured_poses(
+                config, training_subjects(config, federation), reference_chosen=reference_chosen
+            )
         config = with_pretrained_weights(config, BUILT_IN_DIR, console)
         site_paths = write_sites(run_dir, config, federation)
         print_plan(config, federation, console)
+        if poses:
+            console.print(poses)
         if checkpoint.load_last(run_dir) is None:
             run_folder.write_config(run_dir, config)
             note_data(run_dir, config, federation)

@@ -29,6 +29,7 @@ from agi_core.scenario import Scenario, parse_scenario
 from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
 from server.aggregation import check_sites
+from simulations.poses import measures_poses
 
 Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
 """The sessions of some subjects, each with the grid of every modality."""
@@ -71,7 +72,7 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     if reference is None:
         grids = [grids for headers in training.values() for _, grids in headers]
         reference, warning = choose_reference(scenario, grids)
-        warnings += [warning] if warning else []
+        warnings += [warning] if warning and not measures_poses(config) else []
     if config.partition == "site" and len(parts.training) > 1 and {s.site for s in discovery.subjects} == {SINGLE_SITE}:
         warnings.append(
             "nothing tells the hospitals apart, so the subjects are dealt out to"
@@ -137,9 +138,10 @@ def doubted_scans(
 def choose_reference(scenario: Scenario, sessions: Sequence[Mapping[str, Grid]]) -> tuple[str, str | None]:
     """The source that was acquired in the target's pose, as far as headers tell, and a warning where they do not.
 
-    That is the first source whose native grid equals the target's in every session of every training subject.
+    That is the last source (`Scenario.reference`) whose native grid equals the target's in every session of every
+    training subject.
     """
-    for source in scenario.sources:
+    for source in reversed(scenario.sources):
         if all(same_grid(grids[source], grids[scenario.target]) for grids in sessions):
             return source, None
     guessed = scenario.reference(None)
@@ -175,6 +177,12 @@ def prepare_caches(config: RunConfig, federation: Federation) -> Federation:
     doubted = doubted_scans(doubts, scans.dir)
     warnings = (*federation.warnings, *doubted)
     return dataclasses.replace(federation, warnings=warnings, doubted={**federation.doubted, **doubted})
+
+
+def training_subjects(config: RunConfig, federation: Federation) -> dict[str, list[Subject]]:
+    """{site: those of its subjects that train, neither validate nor test}."""
+    train = {site: {*split["train"]} for site, split in _splits(config, federation).items()}
+    return {site: [s for s in subjects if s.id in train[site]] for site, subjects in federation.training.items()}
 
 
 def note_data(run_dir: Path, config: RunConfig, federation: Federation) -> None:

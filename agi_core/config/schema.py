@@ -77,7 +77,8 @@ class TrainingConfig:
     The learning rate rises linearly over the first `warmup` part of all steps of the run to `learning_rate`, then falls
     as a cosine. `adversarial` adds a patch discriminator, as pix2pix does: see `agi_core.adversary`. `proximal` mu adds
     mu / 2 |w - w0|^2 for the weights w0 that the round began with (FedProx: Li et al., MLSys 2020); not in private
-    training.
+    training. `align_target` takes the loss where the target lies on the reference (`agi_core.target_alignment`); None =
+    not chosen: no, but a simulation measures whether the target lies in a pose of its own.
     """
 
     local_steps: int = 40
@@ -88,6 +89,7 @@ class TrainingConfig:
     ssim_weight: float = 0.0
     proximal: float = 0.0
     adversarial: bool = False
+    align_target: bool | None = None
     misalign: MisalignConfig = field(default_factory=MisalignConfig)
 
     def validate(self) -> None:

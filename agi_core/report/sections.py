@@ -154,7 +154,7 @@ def _how_trained(record: RunRecord) -> dict[str, str]:
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
         "regression_pooled": "the same of aligned sources: the federation's prior without a network",
         "regression_per_site": "the same, each site's own, shrunk to the pooled one",
-        "public_own_last_layer": "the public initial weights with a last layer that each site solved: it spends no epsilon",
+        "public_own_last_layer": "the public initial weights, and a last layer that each site solved; no epsilon",
         "local_only": f"one model per site, {budget} on its own scans, batch {batch}; scored on its own test subjects"
         " and on the unseen sites' (mean over the models)",
         "centralised": f"one model, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",
@@ -270,6 +270,7 @@ def what_was_run(record: RunRecord) -> str:
     facts = {
         "Scenario": f"{words(scenario.sources)} to {scenario.target}",
         "Reference": f"{config.reference} (the source in the target's pose)" if config.reference else "",
+        "Loss": f"where the target lies on {config.reference}, by alignment" if training.align_target else "",
         "Partition": "by hospital" if config.partition == "site" else "by chance (iid)",
         "Model": f"{record.model_name}, {model.dims}-D, {'-'.join(map(str, model.widths))} channels",
         "Training": f"{config.rounds} rounds x {training.local_steps} local steps x {training.batch_size} crops of"

@@ -59,7 +59,7 @@ class GroupAlignment(nn.Module):
         aligned = list(middle(sources, self.neighbours).unbind(1))
         others = self._others(sources)
         if others and len(sources):
-            position = lattice(aligned[0].shape[1:], like=sources) + self._motion(sources, others)
+            position = lattice(aligned[0].shape[1:], like=sources) + self.motion(sources, others)
             moved = sample(_chosen(sources, others), position)
             reference = torch.stack([aligned[self.reference]] * len(others), dim=1).flatten(0, 1)[:, None]
             imaged = inside(position, self.neighbours) & ((moved != 0) | (reference == 0))
@@ -78,7 +78,7 @@ class GroupAlignment(nn.Module):
         offsets = sources.new_zeros(*sources.shape[:2], len(space), *space)
         others = self._others(sources)
         if others and len(sources):
-            motion = self._motion(sources, others)
+            motion = self.motion(sources, others)
             motion = motion * voxels_per_unit(sources.shape[2:], like=motion)
             offsets[:, others] = motion.reshape(len(sources), len(others), *motion.shape[1:]).to(offsets.dtype)
         return offsets[:, :, :, 0] if self.neighbours else offsets
@@ -87,7 +87,7 @@ class GroupAlignment(nn.Module):
         return [m for m in range(sources.shape[1]) if m != self.reference]
 
     @torch.no_grad()
-    def _motion(self, sources: Tensor, others: Sequence[int]) -> Tensor:
+    def motion(self, sources: Tensor, others: Sequence[int]) -> Tensor:
         """u + v of every source in `others`: (B * len(others), N, *space), with neighbours of depth 1."""
         images = sources.to(torch.promote_types(sources.dtype, torch.float32))
         moving, fixed = _chosen(images, others), _chosen(images, [self.reference] * len(others))

@@ -54,7 +54,7 @@ def chosen_reference(subjects: Sequence[Subject]) -> tuple[str, str | None]:
     [
         ({"T1": 1.0, "T2": 2.0, "PD": 2.0}, "T2", False),
         ({"T1": 2.0, "T2": 1.0, "PD": 2.0}, "T1", False),
-        ({"T1": 2.0, "T2": 2.0, "PD": 2.0}, "T1", False),  # headers tell no more: the first that fits
+        ({"T1": 2.0, "T2": 2.0, "PD": 2.0}, "T2", False),  # headers tell no more: the last that fits
         ({"T1": 1.0, "T2": 1.0, "PD": 2.0}, "T2", True),  # nothing fits: the last, and the user hears of it
     ],
 )
@@ -68,15 +68,15 @@ def test_the_reference_has_the_targets_grid(
 
 
 def test_one_subject_with_another_grid_rules_a_source_out(tmp_path: Path) -> None:
-    usual, odd = {"T1": 2.0, "T2": 2.0, "PD": 2.0}, {"T1": 1.0, "T2": 2.0, "PD": 2.0}
-    assert chosen_reference([subject(tmp_path / "1", usual), subject(tmp_path / "2", odd)]) == ("T2", None)
+    usual, odd = {"T1": 2.0, "T2": 2.0, "PD": 2.0}, {"T1": 2.0, "T2": 1.0, "PD": 2.0}
+    assert chosen_reference([subject(tmp_path / "1", usual), subject(tmp_path / "2", odd)]) == ("T1", None)
 
 
 def test_the_configuration_comes_back_with_sites_sizes_and_reference(small_config: RunConfig) -> None:
     config, federation = find_sites(dataclasses.replace(small_config, clients=2))
     assert (config.federation.sites, config.federation.unseen_sites) == (("Guys", "HH"), ("IOP",))
     assert config.federation.subjects == {"Guys": 5, "HH": 4, "IOP": 3}
-    assert config.reference == "T1"
+    assert config.reference == "T2"
     assert {site: len(members) for site, members in federation.training.items()} == {"Guys": 5, "HH": 4}
 
 
