@@ -66,8 +66,9 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     for name in config.federation.sites:
         site = open_site(site_paths[name])
         assert site.file.privacy is not None  # noqa: S101  write_sites gave it to every site that trains
-        subjects = [subject.id for subject in site.scans(config.task).subjects.train]
-        spent[name] = spent_at(name, site.file.privacy, subjects=subjects, delta=config.privacy.delta, run=run)
+        subjects = site.scans(config.task).subjects
+        whose = subjects.identities(subjects.train)
+        spent[name] = spent_at(site.file, site.file.privacy, subjects=whose, delta=config.privacy.delta, run=run)
     return spent
 
 

@@ -6,9 +6,11 @@ large uncompressed file, voxels between two blocks may change without a trace.
 """
 
 import hashlib
+import io
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from agi_core.data.nifti import FloatArray
 from agi_core.data.scans import Subject
@@ -24,14 +26,15 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of a file's size and sampled blocks, in hexadecimal. Raises DataError where it cannot be read."""
     try:
         with path.open("rb", buffering=0) as file:
-            last = file.seek(0, 2) - _BLOCK_BYTES
-            digest = hashlib.sha256(f"{last}:".encode())
-            for start in sorted({max(0, last * block // (_BLOCKS - 1)) for block in range(_BLOCKS)}):
-                file.seek(start)
-                digest.update(file.read(_BLOCK_BYTES))
+            small = path.stat().st_size <= _BLOCKS * _BLOCK_BYTES  # its blocks overlap
+            return content_fingerprint(file.read()) if small else _of_blocks(file)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions, and the drive.") from error
-    return digest.hexdigest()
+
+
+def content_fingerprint(content: bytes) -> str:
+    """The `fingerprint` of a file that holds these bytes."""
+    return _of_blocks(io.BytesIO(content))
 
 
 def fingerprints(subjects: Iterable[Subject]) -> dict[str, str]:
@@ -58,6 +61,15 @@ def fingerprints(subjects: Iterable[Subject]) -> dict[str, str]:
 def image_fingerprint(data: FloatArray) -> str:
     """SHA-256 of a volume's voxels (I, J, K), in hexadecimal: the same for one image in two files."""
     return hashlib.sha256(data.tobytes()).hexdigest()
+
+
+def _of_blocks(file: Any) -> str:
+    last = file.seek(0, 2) - _BLOCK_BYTES
+    digest = hashlib.sha256(f"{last}:".encode())
+    for start in sorted({max(0, last * block // (_BLOCKS - 1)) for block in range(_BLOCKS)}):
+        file.seek(start)
+        digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def check_different(scans: Iterable[tuple[str, Use]]) -> None:

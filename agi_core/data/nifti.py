@@ -5,18 +5,19 @@ anterior and superior; `affine` (float64) maps a voxel index to mm. `write_volum
 """
 
 import gzip
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.arrayproxy import ArrayProxy
 
-from agi_core.data.header import READ_ERRORS, Affine, Doubt, Grid, one_line, read_header
+from agi_core.data.header import MAX_VOLUME_BYTES, READ_ERRORS, Affine, Doubt, Grid, one_line, read_header
 from agi_core.errors import DataError
 from agi_core.host import atomic
 
@@ -45,15 +46,18 @@ class Volume:
 
 
 @np.errstate(all="ignore")  # what overflows is not finite, and refused
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, content: bytes | None = None) -> Volume:
     """Read one 3-D NIfTI file, to its end: gzip's checksum is checked.
+
+    Args:
+        content: the file's bytes, where they were read before (`read_content`).
 
     Raises:
         DataError: the file is missing, broken, not one 3-D volume of real numbers, larger than `MAX_VOLUME_BYTES`,
             holds more voxels than its header says, has no orientation that can be believed, holds NaN or infinity, or
             is constant.
     """
-    with _content(path) as file:
+    with _open(path, content) as file:
         header = read_header(path, file)
         try:
             data = np.asanyarray(ArrayProxy(file, header.fields, mmap=False), dtype=np.float32)
@@ -79,8 +83,22 @@ def read_volume(path: Path) -> Volume:
 
 def read_grid(path: Path) -> Grid:
     """Read shape, affine and doubts from the header alone, in RAS+ order. Raises DataError as `read_volume` does."""
-    with _content(path) as file:
+    with _open(path) as file:
         return read_header(path, file).grid
+
+
+def read_content(path: Path) -> bytes:
+    """All bytes of a file, as it is stored.
+
+    Raises:
+        DataError: the file is missing, cannot be read, or is too large for a volume of `MAX_VOLUME_BYTES`.
+    """
+    with _open_stored(path) as file, _told(path):
+        if file.seek(0, 2) > MAX_VOLUME_BYTES:
+            raise DataError(f"{path} is larger than any scan that is read ({MAX_VOLUME_BYTES / 2**30:.0f} GiB).")
+        file.seek(0)
+        content: bytes = file.read()
+    return content
 
 
 def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str) -> None:
@@ -100,7 +118,7 @@ def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str) -> N
         DataError: `path` has another suffix, or `like` cannot be read.
         RunError: `path` cannot be written.
     """
-    with _content(like) as file:
+    with _open(like) as file:
         reference = read_header(like, file)
     if data.shape != reference.grid.shape or not (data.min() >= 0 and data.max() <= 1):
         raise ValueError(f"values in [0, 1] on the grid of {like} expected, not {data.shape} from {data.min()}")
@@ -151,17 +169,29 @@ def _save(image: Any, path: Path) -> None:
 
 
 @contextmanager
-def _content(path: Path) -> Iterator[Any]:
+def _open(path: Path, content: bytes | None = None) -> Iterator[Any]:
     """The uncompressed bytes of a file, whatever its suffix says."""
+    with _open_stored(path) if content is None else io.BytesIO(content) as stored:
+        with _told(path):
+            is_compressed = stored.read(2) == b"\x1f\x8b"
+            stored.seek(0)
+        with gzip.GzipFile(fileobj=stored) if is_compressed else stored as file:
+            yield file
+
+
+def _open_stored(path: Path) -> BinaryIO:
     if not path.is_file():
         raise DataError(f"{path} does not exist. Check the path, or that the drive is mounted.")
+    with _told(path):
+        return path.open("rb")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            is_compressed = file.read(2) == b"\x1f\x8b"
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions, and the drive.") from error
-    with gzip.open(path) if is_compressed else path.open("rb") as content:
-        yield content
 
 
 def _bytes_left(file: Any, *, limit: int) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Self
 from agi_core.config.schema import Task
 from agi_core.data.cached_session import CachedSession, open_entry, write_entry
 from agi_core.data.fingerprint import fingerprint
+from agi_core.data.header import Grid
 from agi_core.data.nifti import read_grid
 from agi_core.data.preprocess import prepare_session, respaced
 from agi_core.data.scans import Scans, Session, Subject
@@ -71,10 +72,10 @@ class Preparation:
             DataError: a scan is unusable, or the predicted size exceeds the free disk (then nothing is written).
             RunError: `cache_dir` cannot be written.
         """
-        found = self._look_up(subjects)
+        found = self._look_up(subjects, fingerprint)
         if missing := [session for _, session, _, entry in found if entry is None]:
             atomic.remove_stale(self._entries_dir)
-            _check_disk([(self, missing)])
+            _check_disk([(self, missing)], read_grid)
         entries = []
         for done, (subject_id, session, path, known) in enumerate(found, start=1):
             entry = known or self._make_entry(path, session, subject_id=subject_id)
@@ -83,12 +84,14 @@ class Preparation:
                 on_session(done, len(found))
         return entries
 
-    def _look_up(self, subjects: Iterable[Subject]) -> list[tuple[str, Session, Path, CachedSession | None]]:
+    def _look_up(
+        self, subjects: Iterable[Subject], fingerprint: Callable[[Path], str]
+    ) -> list[tuple[str, Session, Path, CachedSession | None]]:
         """(subject id, session, path of its entry, the entry if it is there) of every session."""
         found = []
         for subject in subjects:
             for session in subject.sessions:
-                path = self._path(session)
+                path = self._path(session, fingerprint)
                 found.append((subject.id, session, path, open_entry(path, subject_id=subject.id)))
         return found
 
@@ -109,7 +112,7 @@ class Preparation:
             raise DataError(f"The cache entry {path} vanished or broke while it was read. Start again.")
         return entry
 
-    def _path(self, session: Session) -> Path:
+    def _path(self, session: Session, fingerprint: Callable[[Path], str]) -> Path:
         """The entry's file: its name is a hash of everything that it depends on."""
         inputs = []
         for modality in self.scenario.modalities:
@@ -133,21 +136,28 @@ class Preparation:
         return self.cache_dir / ("whole" if self.whole else "train")
 
 
-def check_disk(needed: Iterable[tuple[Preparation, Iterable[Subject]]]) -> None:
+def check_disk(
+    needed: Iterable[tuple[Preparation, Iterable[Subject]]],
+    *,
+    fingerprint: Callable[[Path], str] = fingerprint,
+    read_grid: Callable[[Path], Grid] = read_grid,
+) -> None:
     """Refuse, before anything is written, several `Preparation.open` calls that together need more than the free disk.
+
+    Args:
+        fingerprint, read_grid: look at a scan's file; whoever has read the scans before knows the answers.
 
     Raises:
         DataError: the predicted size of all missing entries exceeds the free disk.
     """
-    _check_disk(
-        [
-            (preparation, [session for _, session, _, entry in preparation._look_up(subjects) if entry is None])
-            for preparation, subjects in needed
-        ]
-    )
+    missing = []
+    for preparation, subjects in needed:
+        found = preparation._look_up(subjects, fingerprint)
+        missing.append((preparation, [session for _, session, _, entry in found if entry is None]))
+    _check_disk(missing, read_grid)
 
 
-def _check_disk(missing: Iterable[tuple[Preparation, Iterable[Session]]]) -> None:
+def _check_disk(missing: Iterable[tuple[Preparation, Iterable[Session]]], read_grid: Callable[[Path], Grid]) -> None:
     """Compare the size predicted from the targets' headers with the free disk. The head box is not known yet, so the
     prediction is an upper bound."""
     predicted_bytes: dict[Path, int] = {}

@@ -3,14 +3,14 @@
 An append-only file of JSON lines, each with its number, the hash of the line before and its own. Kinds of lines:
 
     opened     the ledger's identity, the site, a fingerprint of the key of the subject hashes
-    subjects   a data set: keyed hashes (HMAC-SHA-256) of its subjects' ids
+    subjects   a data set: keyed hashes (HMAC-SHA-256) of all that its subjects are known by, their names and images
     reserved   planned steps on a data set, for one request; this line is on the disk before the first step is taken
     committed  the steps were taken and their result may leave; this line is on the disk before the result leaves
 
 A reservation counts for good, whatever becomes of its steps. That steps failed, or took too long, is known outside of
 the site, and may tell of the subjects that were drawn. So a crash over-counts and never under-counts. (Earlier releases
-wrote lines `released`; these steps count too.) A data set that shares a subject with another inherits all that was
-spent on the other, directly or through a third.
+wrote lines `released`; these steps count too, and knew subjects by name alone.) A data set that shares a name or an
+image with another inherits all that was spent on the other, directly or through a third.
 
 The length and the last hash are kept a second time, outside of the ledger's folder. Private training stops if the
 ledger is damaged, if it is shorter than that copy says (a restored backup, a second folder, a truncation), or if it has
@@ -90,6 +90,8 @@ class Ledger:
     def __init__(self, path: Path, *, head_path: Path, site: str) -> None:
         self._path, self._head_path, self._key_path = path, head_path, path.with_suffix(".key")
         self._length, self._head = 0, ""
+        self.identity = ""
+        """What no other ledger has."""
         self._datasets: dict[str, frozenset[str]] = {}
         self._reservations: dict[str, Reservation] = {}
         if not path.exists():
@@ -110,7 +112,8 @@ class Ledger:
         return [r for r in self._reservations.values() if (r.run, r.round) == (run, round)]
 
     def spent(self, subjects: Collection[str]) -> list[Steps]:
-        """All steps that count for a data set of these subjects; see the module for what it inherits."""
+        """All steps that count for a data set whose subjects are known by these names and images; see the module for
+        what it inherits."""
         related = set(self._hashes(subjects))
         counted: set[str] = set()
         while joined := {d for d, members in self._datasets.items() if d not in counted and members & related}:
@@ -136,6 +139,7 @@ class Ledger:
         """Write down that the planned steps are taken on these subjects, before the first step is taken.
 
         Args:
+            subjects: all names and images that the subjects are known by.
             budget: the site's, for everything that was ever spent on the subjects.
             run_budget: the run's own, for its own steps.
 
@@ -197,6 +201,7 @@ class Ledger:
             case "opened":
                 if self._length:
                     raise ValueError
+                self.identity = str(record["ledger"])
             case "subjects":
                 self._datasets[record["dataset"]] = frozenset(record["hashes"])
             case "reserved":

@@ -2,14 +2,15 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agi_core.config.schema import Task
-from agi_core.data.fingerprint import image_fingerprint
-from agi_core.data.nifti import Volume, read_volume
+from agi_core.data.fingerprint import content_fingerprint, image_fingerprint
+from agi_core.data.header import Grid
+from agi_core.data.nifti import Volume, read_content, read_volume
 from agi_core.data.partition import Split, split_subjects
 from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import align, session_doubts
@@ -20,27 +21,34 @@ from agi_core.scenario import Scenario
 from client.check.doubts import UNUSABLE, DoubtedScan, rows_of
 from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite
+from client.site.images import Images, remember
+from client.site.split import known_as, renamed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What is known of one readable scan. `content` is a hash of its voxels, not of its file."""
+    """What is known of one readable scan: the fingerprints of its file and of its image."""
 
     subject: str
     path: Path
     modality: str
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
+    grid: Grid
     content: str
+    image: str
 
 
-def check_data(site: DeployedSite, scenario: Scenario) -> Generator[CheckRow, None, dict[str, Any]]:
-    """Rows about the scans of a scenario; the summary that the generator returns stays at the site."""
+def check_data(
+    site: DeployedSite, scenario: Scenario
+) -> Generator[CheckRow, None, tuple[dict[str, Any], list[Subject], list[Scan]]]:
+    """Rows about the scans of a scenario. Each file is read once.
+
+    The generator returns a summary, which stays at the site, the subjects that can be used, and all readable scans.
+    """
     try:
         discovery = discover(site.data.scans, scenario.modalities)
     except AgiError as error:
         yield failed("scans", str(error), fix="correct data.dir, data.layout or --scenario")
-        return {}
+        return {}, [], []
     listed = site.data.subjects
     subjects = [subject for subject in discovery.subjects if listed is None or subject.id in listed]
     yield from _found(discovery, listed)
@@ -62,8 +70,21 @@ def check_data(site: DeployedSite, scenario: Scenario) -> Generator[CheckRow, No
     yield from rows_of(doubted)
     yield from _duplicates(scans)
     yield _enough(len(good), site.policy.minimum_subjects)
-    yield _disk(site, good, scenario)
-    return summarise(good, scans) | {"checked": len(subjects), "doubts": [asdict(scan) for scan in doubted]}
+    yield from _names(Path(site.state_dir), images_of_scans(good, scans))
+    yield _disk(site, good, scenario, {scan.path: scan for scan in scans})
+    if Path(site.state_dir).is_dir():
+        remember(Path(site.state_dir), {scan.content: scan.image for scan in scans})
+    summary = summarise(good, scans) | {"checked": len(subjects), "doubts": [asdict(scan) for scan in doubted]}
+    return summary, good, scans
+
+
+def images_of_scans(subjects: Sequence[Subject], scans: Sequence[Scan]) -> Images:
+    """The images of these subjects among the scans."""
+    images: dict[str, list[str]] = {subject.id: [] for subject in subjects}
+    for scan in scans:
+        if scan.subject in images:
+            images[scan.subject].append(scan.image)
+    return images
 
 
 def summarise(subjects: list[Subject], scans: list[Scan]) -> dict[str, Any]:
@@ -79,8 +100,8 @@ def summarise(subjects: list[Subject], scans: list[Scan]) -> dict[str, Any]:
 
 
 def _summarise_modality(scans: list[Scan]) -> dict[str, Any]:
-    voxels = [shape[0] * shape[1] * shape[2] for shape in (scan.shape for scan in scans)]
-    spacing = [statistics.median(axis) for axis in zip(*(scan.spacing_mm for scan in scans), strict=True)]
+    voxels = [shape[0] * shape[1] * shape[2] for shape in (scan.grid.shape for scan in scans)]
+    spacing = [statistics.median(axis) for axis in zip(*(scan.grid.spacing_mm for scan in scans), strict=True)]
     return {
         "scans": len(scans),
         "median_spacing_mm": [round(mm, 3) for mm in spacing],
@@ -118,7 +139,8 @@ def _check_session(
     for modality in scenario.modalities:
         path = session.paths[modality]
         try:
-            volume = read_volume(path)
+            content = read_content(path)
+            volume = read_volume(path, content)
         except DataError as error:
             rows.append(failed(f"scan {subject.id} {modality}", str(error), fix=fix))
             doubt(modality, UNUSABLE, str(error))
@@ -129,9 +151,9 @@ def _check_session(
                 subject=subject.id,
                 path=path,
                 modality=modality,
-                shape=volume.grid.shape,
-                spacing_mm=volume.grid.spacing_mm,
-                content=image_fingerprint(volume.data),
+                grid=volume.grid,
+                content=content_fingerprint(content),
+                image=image_fingerprint(volume.data),
             )
         )
     doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
@@ -150,7 +172,7 @@ def _check_session(
 def _duplicates(scans: list[Scan]) -> Iterator[CheckRow]:
     by_content: dict[str, list[Scan]] = defaultdict(list)
     for scan in scans:
-        by_content[scan.content].append(scan)
+        by_content[scan.image].append(scan)
     for same in by_content.values():
         if len({(scan.subject, scan.modality) for scan in same}) > 1:  # several visits may share a scan
             yield failed(
@@ -158,6 +180,17 @@ def _duplicates(scans: list[Scan]) -> Iterator[CheckRow]:
                 f"{' and '.join(str(scan.path) for scan in same)} hold the same image",
                 fix=f"keep one: a person counts once; exclude: [{max(scan.subject for scan in same)}] under data",
             )
+
+
+def _names(state_dir: Path, images: Images) -> Iterator[CheckRow]:
+    """Who has come under another name."""
+    try:
+        sentence = renamed(known_as(state_dir, images))
+    except DataError as error:
+        yield failed("subjects", str(error), fix="put split.json of the state folder back")
+    else:
+        if sentence:
+            yield warning("subjects", sentence, fix="nothing to do if that is right; else look at the scans")
 
 
 def _enough(subjects: int, minimum: int) -> CheckRow:
@@ -170,17 +203,18 @@ def _enough(subjects: int, minimum: int) -> CheckRow:
     return passed("number of subjects", f"{subjects} usable, at least {minimum} asked for by policy.minimum_subjects")
 
 
-def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario) -> CheckRow:
+def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario, scans: Mapping[Path, Scan]) -> CheckRow:
     split = split_subjects((subject.id for subject in subjects), before=Split(test=site.data.test_subjects))
     parts: dict[bool, list[Subject]] = {False: [], True: []}  # by whether whole slices are kept
     for subject in subjects:
         parts[subject.id not in split.train].append(subject)
     task, cache_dir = Task(scenario=str(scenario)), Path(site.cache_dir)
     try:
-        check_disk(
+        needed = [
             (Preparation.of(task, site.data.scans, cache_dir=cache_dir, whole=whole), part)
             for whole, part in parts.items()
-        )
+        ]
+        check_disk(needed, fingerprint=lambda path: scans[path].content, read_grid=lambda path: scans[path].grid)
     except AgiError as error:
         return failed("disk", str(error), fix="free some space, or move cache_dir to a larger disk")
     return passed("disk", f"the prepared scans fit into {site.cache_dir}")

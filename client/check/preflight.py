@@ -7,18 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agi_core.config.schema import Task
+from agi_core.data.fingerprint import check_different
 from agi_core.data.scans import Subject
 from agi_core.errors import AgiError
 from agi_core.host import atomic
 from agi_core.layouts import LAYOUTS
-from agi_core.scenario import Scenario, parse_scenario
+from agi_core.scenario import parse_scenario
 from client.check.connection import check_connection
-from client.check.data import check_data
+from client.check.data import Scan, check_data, images_of_scans
 from client.check.machine import check_machine
 from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite, read_deployed_site
-from client.site.opened import open_site
+from client.site.opened import divide
 from client.site.policy import PrivacyBudget
 
 REPORT_NAME = "check.json"
@@ -44,8 +44,8 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
     def all_rows() -> Iterator[CheckRow]:
         nonlocal summary
         yield passed("site file", f"{site_path}, site {site.site}, scenario {parsed}")
-        summary = yield from check_data(site, parsed)
-        yield from check_budgets(site_path, site=site, scenario=parsed)
+        summary, subjects, scans = yield from check_data(site, parsed)
+        yield from check_budgets(site, subjects, scans)
         yield from check_machine(site)
         yield from check_connection(site.coordinator)
         yield _registration(site)
@@ -66,20 +66,23 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
     return report
 
 
-def check_budgets(site_path: Path, *, site: DeployedSite, scenario: Scenario) -> Iterator[CheckRow]:
-    """What is spent of the site's privacy budgets, and what is left. There are no rows for a site without privacy."""
+def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence[Scan]) -> Iterator[CheckRow]:
+    """What is spent of the site's privacy budgets on these subjects, and what is left. There are no rows for a site
+    without privacy."""
     if site.privacy is None:
         return
     from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
+    from client.work.site_ledger import has_begun
 
     try:
-        subjects = open_site(site_path).scans(Task(scenario=str(scenario))).subjects
+        check_different((scan.image, (scan.subject, scan.modality, scan.path)) for scan in scans)
+        subjects = divide(Path(site.state_dir), usable, images_of_scans(usable, scans), tests=site.data.test_subjects)
         budgets: list[tuple[str, PrivacyBudget, Sequence[Subject]]] = [("training", site.privacy, subjects.train)]
         if site.privacy.validation:
             budgets.append(("validation", site.privacy.validation, subjects.validation))
         for what, budget, whose in budgets:
-            ids, begun = [subject.id for subject in whose], Path(budget.ledger).exists()
-            spent = spent_at(site.site, budget, subjects=ids, delta=budget.delta)["epsilon"] if begun else 0.0
+            known, begun = subjects.identities(whose), has_begun(site, budget)
+            spent = spent_at(site, budget, subjects=known, delta=budget.delta)["epsilon"] if begun else 0.0
             left = max(0.0, budget.epsilon - spent)
             found = f"epsilon {spent:.2f} of {budget.epsilon:g} spent, {left:.2f} left (delta {budget.delta:g})"
             fix = "the site sits out until its rules change, or with subjects never used before"

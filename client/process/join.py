@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 
 import agi_core
 import client
@@ -14,7 +15,9 @@ from agi_core.errors import ConfigError
 from agi_core.host import atomic
 from agi_core.host.flower_environment import flower_environment
 from agi_core.host.keys import fingerprint
+from agi_core.layouts import LAYOUTS
 from agi_core.protocol import ALLOWED_METRICS
+from agi_core.run import progress
 from client.border.egress import DECIMALS
 from client.process import status
 from client.process.child import Program
@@ -44,6 +47,7 @@ def join(site_path: Path, console: Console) -> None:
         )
     with only_client(state_dir):
         console.print(announcement(site, public))
+        _look_at_scans(site, console)
         secret_path, status_path = _make_secret(state_dir), state_dir / status.NAME
         status_path.unlink(missing_ok=True)
         terminal = Terminal(console, site=site.site, address=site.coordinator.address, status_path=status_path)
@@ -55,6 +59,22 @@ def join(site_path: Path, console: Console) -> None:
                 listener=terminal.hear,
             )
     console.print("stopped: node and runner have ended")
+
+
+def _look_at_scans(site: DeployedSite, console: Console) -> None:
+    from client.process.first_look import look_at_scans  # here, because it brings nibabel and scipy
+
+    for scenario in site.policy.scenarios or [LAYOUTS[site.data.layout].default_scenario]:
+        with console.status("looking at the scans") as line:
+
+            def follow(news: progress.News, line: Status = line) -> None:
+                if isinstance(news, progress.Step):
+                    line.update(f"{news.phase} {news.step}/{news.steps}")
+
+            with progress.listening(follow):
+                warning = look_at_scans(site, scenario)
+        if warning:
+            console.print(f"warning: {warning}\n", markup=False)
 
 
 STATISTICS_LEAVE = (

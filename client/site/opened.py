@@ -4,7 +4,8 @@ A runner lives for days and answers many requests of one task; a simulation hold
 scans. Whoever needs a site's data asks here, and nothing is read twice.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,27 +25,52 @@ from agi_core.ridge import Statistics
 from agi_core.run import progress
 from agi_core.scenario import parse_scenario
 from client.site.file import DeployedSite, Site, edit_stamp, read_site
-from client.site.split import lasting_split
+from client.site.images import Images, images_of
+from client.site.split import lasting_split, renamed
 
 MOST_SITES = 4096  # of one simulation
 KEPT_TASKS = 4  # of each site: a runner that lives for days meets one after another
+log = logging.getLogger("client")
 
 
 @dataclass(frozen=True)
 class SiteSubjects:
-    """A site's subjects by use; `all` in stable order."""
+    """A site's subjects by use; `all` in stable order. `known_as` is {subject id: the name that it was first known by},
+    and `images` are those of a deployed site's scans."""
 
     train: tuple[Subject, ...]
     validation: tuple[Subject, ...]
     test: tuple[Subject, ...]
     all: tuple[Subject, ...]
+    known_as: Mapping[str, str]
+    images: Images
+
+    def identities(self, subjects: Iterable[Subject]) -> list[str]:
+        """All that these subjects are known by: names and images."""
+        return [
+            identity
+            for subject in subjects
+            for identity in (subject.id, self.known_as[subject.id], *self.images[subject.id])
+        ]
+
+
+def divide(state_dir: Path, subjects: Sequence[Subject], images: Images, *, tests: Sequence[str]) -> SiteSubjects:
+    """These subjects in the parts that they have for good; see `lasting_split`. No two of them share an image."""
+    split, known = lasting_split(state_dir, images, tests=tests)
+    if sentence := renamed(known):
+        log.warning("%s", sentence)
+    by_id = {subject.id: subject for subject in subjects}
+    train, validation, test = (
+        tuple(by_id[subject_id] for subject_id in part) for part in (split.train, split.validation, split.test)
+    )
+    return SiteSubjects(train, validation, test, tuple(subjects), known, images)
 
 
 class SiteScans:
     """A site's scans as one task needs them. Each property is read when it is first asked for, and then kept.
 
     Raises, when a property is read:
-        DataError: no subject has all modalities, one that the site file lists is not there, one scan is that of two
+        DataError: no subject has all modalities, one that the site file lists is not there, one image is that of two
             subjects, or a scan is unusable.
         RunError: the cache or the split cannot be written.
     """
@@ -54,8 +80,9 @@ class SiteScans:
 
     @cached_property
     def subjects(self) -> SiteSubjects:
-        """The subjects with all modalities of the task's scenario, each in the part that it was given for good."""
-        file, found = self._file, self._found
+        """The subjects with all modalities of the task's scenario, each in the part that it was given for good. Nobody
+        trains under one name and tests under another: a deployed site knows its subjects by their images."""
+        file, state_dir, found = self._file, Path(self._file.state_dir), self._found
         by_id = {subject.id: subject for subject in found.subjects}
         chosen = stable_order(by_id if file.data.subjects is None else file.data.subjects)
         absent = [subject_id for subject_id in chosen if subject_id not in by_id]
@@ -64,10 +91,12 @@ class SiteScans:
                 f"site {file.site}: {', '.join(absent) or 'every subject'} is missing in {file.data.dir};"
                 f" {found.summary()}"
             )
-        fingerprints(by_id[subject_id] for subject_id in chosen)  # nobody trains under one name and tests under another
-        split = lasting_split(Path(file.state_dir), chosen, tests=file.data.test_subjects)
-        parts = (split.train, split.validation, split.test, chosen)
-        return SiteSubjects(*(tuple(by_id[subject_id] for subject_id in part) for part in parts))
+        everybody = [by_id[subject_id] for subject_id in chosen]
+        if isinstance(file, DeployedSite):
+            images = images_of(state_dir, everybody, site=file.site)
+        else:  # a simulation has compared the images, and its scans stay as they are
+            images = {subject_id: [] for subject_id in fingerprints(everybody)}
+        return divide(state_dir, everybody, images, tests=file.data.test_subjects)
 
     @property
     def outdated(self) -> bool:

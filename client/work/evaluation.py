@@ -72,10 +72,10 @@ def validate(job: Job) -> dict[str, float]:
         count = privacy.validation.subjects
         means = validate_privately(
             lambda: evaluation.evaluate(job.network, slices),
-            site=job.site.site,
+            site=job.site,
             validation=privacy.validation,
             request=job.request,
-            subjects=[subject.id for subject in job.scans.subjects.validation],
+            subjects=job.scans.subjects.identities(job.scans.subjects.validation),
             noise=system_noise(),
         )
     else:
@@ -116,7 +116,7 @@ def _check_private_test(job: Job, privacy: SitePrivacy) -> None:
     from client.work.private_training import has_trained  # here, because Opacus takes seconds to import
 
     request = job.request
-    if not has_trained(job.site.site, privacy, run=request.run_id):
+    if not has_trained(job.site, privacy, run=request.run_id):
         raise PolicyError(f"privacy: run {request.run_id!r} has not trained here, so it gets no test")
     told = [row for row in audit.read(Path(job.site.state_dir)) if row.action == action_of(request) and row.request]
     if any(row.run == printable(request.run_id) and row.request != stored_replies.digest(request) for row in told):

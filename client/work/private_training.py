@@ -17,16 +17,17 @@ from agi_core.data.datasets import TrainingSlices
 from agi_core.errors import DeadlineError, PolicyError, ProtocolError
 from agi_core.host import atomic
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
-from agi_core.privacy.ledger import Budget, Reservation, open_ledger
+from agi_core.privacy.ledger import Budget, Reservation
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.privacy.private_prior import noisy_newton_step, planned_release
 from agi_core.protocol import Weights
 from agi_core.training import rehearse_privately, train_round_privately
 from client.border import stored_replies
-from client.site.file import DeployedSite
+from client.site.file import DeployedSite, Site
 from client.site.policy import PrivacyBudget, SitePrivacy, require
 from client.work.job import Job
+from client.work.site_ledger import open_site_ledger
 
 
 def train_privately(
@@ -94,17 +95,17 @@ def _release(
     """What `make` makes with the planned steps: reserved before it is made, committed before it leaves. A repeated
     request gets what it got. `rehearse` fails before anything is spent where `make` could fail or take too long."""
     request, run_budget = job.request, Budget(epsilon=job.task.privacy.epsilon or 0.0, delta=job.task.privacy.delta)
-    ledger_path, digest = Path(privacy.ledger), stored_replies.digest(request)
-    reply_path = ledger_path.with_suffix(".reply.safetensors")
+    digest, subjects = stored_replies.digest(request), job.scans.subjects
+    reply_path = Path(privacy.ledger).with_suffix(".reply.safetensors")
 
-    with open_ledger(ledger_path, head_path=Path(privacy.ledger_head), site=job.site.site) as ledger:
+    with open_site_ledger(job.site, privacy) as ledger:
         for earlier in ledger.find(request.run_id, request.round):
             same = earlier.status == "committed" and earlier.request == digest
             if same and (stored := _stored(reply_path, earlier)) is not None:
                 return stored
         rehearse()
         reservation = ledger.reserve(
-            [subject.id for subject in job.scans.subjects.train],
+            subjects.identities(subjects.train),
             planned,
             run=request.run_id,
             round=request.round,
@@ -165,15 +166,15 @@ def _at_most(rule: str, asked: float, limit: float) -> None:
 
 
 def spent_at(
-    site: str, privacy: PrivacyBudget, *, subjects: Collection[str], delta: float, run: str = ""
+    site: Site, privacy: PrivacyBudget, *, subjects: Collection[str], delta: float, run: str = ""
 ) -> dict[str, float]:
-    """What has been spent on the site's subjects: {"epsilon": by PRV, "epsilon_rdp": by RDP, "epsilon_run": of it by
-    `run`}.
+    """What has been spent on the site's subjects, who are given by all that they are known by: {"epsilon": by PRV,
+    "epsilon_rdp": by RDP, "epsilon_run": of it by `run`}.
 
     Raises:
         PrivacyError: the ledger cannot be trusted.
     """
-    with open_ledger(Path(privacy.ledger), head_path=Path(privacy.ledger_head), site=site) as ledger:
+    with open_site_ledger(site, privacy) as ledger:
         spent, of_run = ledger.spent(subjects), ledger.spent_by(run)
     return {
         "epsilon": epsilon(spent, delta=delta),
@@ -182,9 +183,9 @@ def spent_at(
     }
 
 
-def has_trained(site: str, privacy: PrivacyBudget, *, run: str) -> bool:
+def has_trained(site: Site, privacy: PrivacyBudget, *, run: str) -> bool:
     """Whether private steps of this run count at the site. Raises PrivacyError: the ledger cannot be trusted."""
-    with open_ledger(Path(privacy.ledger), head_path=Path(privacy.ledger_head), site=site) as ledger:
+    with open_site_ledger(site, privacy) as ledger:
         return bool(ledger.spent_by(run))
 
 

@@ -9,17 +9,18 @@ private step with lot rate 1, charged to the validation subjects in a ledger of 
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from agi_core.errors import BudgetError
 from agi_core.privacy.accounting import Steps
-from agi_core.privacy.ledger import Budget, open_ledger
+from agi_core.privacy.ledger import Budget
 from agi_core.privacy.noise import NoiseSource
 from agi_core.protocol import TRAIN, Request
 from client.border import stored_replies
+from client.site.file import Site
 from client.site.policy import PrivateValidation
+from client.work.site_ledger import open_site_ledger
 
 log = logging.getLogger("client")
 SubjectMetrics = Mapping[str, Mapping[str, float]]  # {subject id: {metric: value}}
@@ -28,7 +29,7 @@ SubjectMetrics = Mapping[str, Mapping[str, float]]  # {subject id: {metric: valu
 def validate_privately(
     score: Callable[[], SubjectMetrics],
     *,
-    site: str,
+    site: Site,
     validation: PrivateValidation,
     request: Request,
     subjects: Collection[str],
@@ -38,13 +39,13 @@ def validate_privately(
 
     Args:
         score: gives each validation subject's figures; called after the reservation. If it fails, nobody has figures.
-        subjects: ids of all validation subjects.
+        subjects: all that the validation subjects are known by.
 
     Raises:
         PrivacyError: the ledger cannot be trusted.
     """
     model_round = request.round - 1 if request.action == TRAIN else request.round
-    with open_ledger(Path(validation.ledger), head_path=Path(validation.ledger_head), site=site) as ledger:
+    with open_site_ledger(site, validation) as ledger:
         if ledger.find(request.run_id, model_round):
             return {}
         try:

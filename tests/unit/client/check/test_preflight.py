@@ -18,15 +18,15 @@ from cryptography import x509
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError
 from agi_core.privacy.accounting import Steps
-from agi_core.privacy.ledger import Budget, open_ledger
-from agi_core.scenario import parse_scenario
+from agi_core.privacy.ledger import Budget
 from client.check.connection import check_connection
-from client.check.preflight import check_budgets, preflight
+from client.check.preflight import preflight
 from client.check.rows import CheckRow, CheckState
 from client.process.lock import only_client
 from client.site.file import CoordinatorAddress, read_deployed_site
 from client.site.keys import make_key
 from client.site.opened import open_site
+from client.work.site_ledger import open_site_ledger
 from tests.support.small_data import write_head, write_ixi
 from tests.support.tls_servers import Authority, serving
 
@@ -246,9 +246,15 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
     validation = budget.format(name="v", epsilon=2, more=", noise_multiplier: 5, metrics: {psnr_db: [10, 40]}")
     privacy = budget.format(name="t", epsilon=8, more=f", validation: {validation}")
     path.write_text(f"{path.read_text()}privacy: {privacy}\n")
-    site, scenario = read_deployed_site(path), parse_scenario("T1,T2:PD")
-    fresh = [(row.what, row.state, row.found) for row in check_budgets(path, site=site, scenario=scenario)]
-    assert fresh == [
+
+    def budget_rows() -> list[CheckRow]:
+        shown: list[CheckRow] = []
+        preflight(path, scenario="T1,T2:PD", on_row=shown.append)
+        return [row for row in shown if "budget" in row.what]
+
+    site = read_deployed_site(path)
+    fresh = budget_rows()
+    assert [(row.what, row.state, row.found) for row in fresh] == [
         ("training budget", CheckState.PASSED, "epsilon 0.00 of 8 spent, 8.00 left (delta 1e-05)"),
         ("validation budget", CheckState.PASSED, "epsilon 0.00 of 2 spent, 2.00 left (delta 1e-05)"),
     ]
@@ -257,13 +263,19 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
     steps, limit = Steps(1.0, 1.0, 4), Budget(1e9, 1e-5)
     for rules, whose in ((site.privacy, subjects.train), (site.privacy.validation, subjects.validation)):
         assert rules is not None
-        with open_ledger(Path(rules.ledger), head_path=Path(rules.ledger_head), site="hospitalA") as ledger:
-            ledger.reserve([s.id for s in whose], steps, run="r", round=1, request="d", budget=limit)
-    training, validating = check_budgets(path, site=site, scenario=scenario)
+        with open_site_ledger(site, rules) as ledger:
+            ledger.reserve(subjects.identities(whose), steps, run="r", round=1, request="d", budget=limit)
+    training, validating = budget_rows()
     assert (training.state, validating.state) == (CheckState.WARNING, CheckState.WARNING)  # both are spent, and more
     assert "of 2 spent, 0.00 left" in validating.found
+    text = path.read_text()
+    path.write_text(text.replace("l/t.jsonl", "m/t.jsonl").replace("ledger_head: t.json", "ledger_head: m.json"))
+    (failed,) = budget_rows()
+    assert (failed.what, failed.state) == ("privacy budget", CheckState.FAILED)
+    assert f"which was at {site.privacy.ledger}" in failed.found  # another path is no new budget
+    path.write_text(text)
     Path(site.privacy.ledger).write_text("damaged\n")
-    (failed,) = check_budgets(path, site=site, scenario=scenario)
+    (failed,) = budget_rows()
     assert (failed.what, failed.state) == ("privacy budget", CheckState.FAILED)
 
 

@@ -1,6 +1,7 @@
 """Joining: what is said before, which programs are started, and how they end. The node and the runner are real."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -94,6 +95,8 @@ def test_without_the_coordinators_certificate_nothing_starts(site_path: Path) ->
 def test_node_and_runner_start_and_ctrl_c_ends_both_within_10_s(tmp_path: Path) -> None:
     make_key(tmp_path / "key", site="hospitalA")
     scans = write_ixi(tmp_path / "ixi", {"Guys": 3})
+    one, twice = (scans / "IXI-PD" / f"IXI{number}-PD.nii.gz" for number in ("100-Guys-1100", "101-Guys-1101"))
+    shutil.copyfile(one, twice)
     site_path, out_path = tmp_path / "a.yaml", tmp_path / "out"
     site_path.write_text(
         f"site: hospitalA\ndata: {{dir: {scans}, layout: ixi}}\ncache_dir: cache\nstate_dir: state\nkey_file: key\n"
@@ -126,6 +129,7 @@ def test_node_and_runner_start_and_ctrl_c_ends_both_within_10_s(tmp_path: Path) 
         with only_client(tmp_path / "state"):
             pass
         assert "stopped" in out_path.read_text()
+        assert "hold the same image" in out_path.read_text()
     finally:
         for pid in (client.pid, *children):
             if Path(f"/proc/{pid}").exists():

@@ -11,6 +11,7 @@ from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
 from agi_core.privacy.noise import NoiseSource, system_noise
 from agi_core.protocol import EVALUATE, TRAIN, VALIDATION, Request, pack
+from client.site.file import Site
 from client.site.policy import PrivateValidation
 from client.work.private_validation import SubjectMetrics, noisy_means, validate_privately
 
@@ -61,7 +62,12 @@ def validate(
         weights=pack({"w": np.zeros(1)}),
     )
     return validate_privately(
-        score, site="Guys", validation=validation, request=request, subjects=SUBJECTS, noise=system_noise()
+        score,
+        site=Site(site="Guys", state_dir=str(Path(validation.ledger_head).parent / "state")),
+        validation=validation,
+        request=request,
+        subjects=SUBJECTS,
+        noise=system_noise(),
     )
 
 
