@@ -65,6 +65,18 @@ def test_a_known_offset_is_recovered(
     np.testing.assert_allclose(again.affine, laid.affine, atol=1e-4)
 
 
+def test_values_that_are_not_believed_do_not_count() -> None:
+    """A hot voxel in each scan would fill one bin of 32 with the whole head."""
+    pytest.importorskip("SimpleITK")
+    fixed, moving = head(1.0, np.eye(4)), head(1.8, rigid((6.0, -4.0, 5.0), (0, 0, 0)))
+    laid = register(moving, fixed, place="subject 1")
+    for volume in (fixed, moving):
+        volume.data[30, 20, 12] = 32767
+    hot = register(moving, fixed, place="subject 1")
+    assert hot.data.max() == 32767  # only the search does not see it
+    np.testing.assert_allclose(hot.affine, laid.affine, atol=0.5)
+
+
 def test_the_reference_stays() -> None:
     pytest.importorskip("SimpleITK")
     volumes = {"T1": head(1.8, rigid((4, 0, 0), (0, 0, 0))), "T2": head(1.0, np.eye(4))}
