@@ -38,6 +38,12 @@ class MismatchError(ProtocolError):
         super().__init__(self.public)
 
 
+class SignatureError(ProtocolError):
+    """A request does not carry the signature of the site's coordinator."""
+
+    public = "The request is not signed for this site by its coordinator."
+
+
 class TransportError(ProtocolError):
     """A weight does not fit into the dtype in which it should travel."""
 

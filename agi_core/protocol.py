@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agi_core.errors import MismatchError, ProtocolError, TransportError
 from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
@@ -61,7 +61,7 @@ class Request:
     """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`. Only an evaluation reads `subjects`:
     whom to score, or that statistics are asked for.
 
-    `deadline_s` is the time in seconds that the site has for its answer."""
+    `deadline_s` is the time in seconds that the site has for its answer. `signature`: see `agi_core.signatures`."""
 
     action: str
     run_id: str
@@ -71,6 +71,7 @@ class Request:
     subjects: str
     deadline_s: int
     weights: Packed
+    signature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,15 @@ def unpack(packed: Packed) -> Weights:
 def model_hash(manifest: str) -> str:
     """Twelve hexadecimal digits that name a model's parameter names, dtypes and shapes."""
     return hashlib.sha256(manifest.encode()).hexdigest()[:12]
+
+
+def hash_of(weights: Packed, *, after: str = "") -> str:
+    """SHA-256 of the text `after` and then of the weights' bytes, as hexadecimal digits."""
+    content = hashlib.sha256(after.encode())
+    for dtype, flat in sorted(weights.arrays.items()):
+        content.update(dtype.encode())
+        content.update(np.ascontiguousarray(flat).data)
+    return content.hexdigest()
 
 
 def request_scalars(request: Request) -> Scalars:

@@ -79,7 +79,9 @@ def hospital(folder: Path, site: str, coordinator_dir: Path, port: int) -> Path:
     write_scans(folder / "scans" / site, seed=SITES.index(site))
     site_path = folder / "sites" / f"{site}.yaml"
     place = ("--data", str(folder / "scans" / site), "--coordinator", f"localhost:{port}")
-    call("client", "--site-file", str(site_path), "--init", *place, "--ca", str(coordinator_dir / "certs" / "ca.crt"))
+    certs_dir = coordinator_dir / "certs"
+    keys = ("--ca", str(certs_dir / "ca.crt"), "--coordinator-key", str(certs_dir / "coordinator.pub"))
+    call("client", "--site-file", str(site_path), "--init", *place, *keys)
     site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
     register = ("--name", site, "--subjects", str(SUBJECTS), str(folder / "state" / site / "key" / "node.pub"))
     server("register", coordinator_dir, *register)

@@ -14,6 +14,7 @@ from agi_core.host.console import plain_console
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
 from agi_core.names import is_site_name
+from agi_core.signatures import read_public_key
 from client.border import audit
 from client.process.join import join
 from client.site.file import read_deployed_site
@@ -55,6 +56,7 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
         layout=arguments.layout,
         address=arguments.coordinator,
         ca_path=arguments.ca,
+        public_key=arguments.coordinator_key,
     )
     public = public_key(key_path)
     how = f"--site-file {site_path}" if arguments.site_file else f"--site {arguments.site}"
@@ -62,8 +64,15 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
         f"wrote {site_path} and the private key {key_path} (it stays here)\n\n"
         f"Send to the coordinator: the file {public_path(key_path)}, which is\n{public}\n"
         f"Tell by another way, for example by telephone, its fingerprint:\n{fingerprint(public)}\n\n"
+        f"{_to_compare(arguments)}"
         f"Next: fill in {site_path}, then python -m client {how} --check"
     )
+
+
+def _to_compare(arguments: argparse.Namespace) -> str:
+    if not arguments.coordinator_key:
+        return ""
+    return f"Compare with the coordinator, by telephone too, its key:\n{fingerprint(arguments.coordinator_key)}\n\n"
 
 
 def _check(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
@@ -105,6 +114,15 @@ def _site_name(text: str) -> str:
     return text
 
 
+def _public_key(path: str) -> str:
+    try:
+        line = Path(path).read_text(encoding="utf-8").strip()
+        read_public_key(line)
+    except (OSError, ValueError, ConfigError):
+        raise argparse.ArgumentTypeError(f"{path} is not the coordinator's file coordinator.pub") from None
+    return line
+
+
 def _address(text: str) -> str:
     if not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", text):
         raise argparse.ArgumentTypeError(f"write HOST:PORT, for example agi.example.org:443, not {text!r}")
@@ -135,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--layout", choices=LAYOUTS, default="ixi", help="how that folder is laid out (%(default)s)")
     new.add_argument("--coordinator", type=_address, metavar="HOST:PORT", help="where the coordinator listens")
     new.add_argument("--ca", type=Path, metavar="FILE", help="the coordinator's certificate authority, ca.crt")
+    new.add_argument("--coordinator-key", type=_public_key, metavar="FILE", help="the coordinator's coordinator.pub")
     tried = parser.add_argument_group("with --check and --dry-run")
     tried.add_argument(
         "--scenario",

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from agi_core import signatures
 from agi_core.config.load import read_task
 from agi_core.errors import AgiError, ExhaustedError, ProtocolError
 from agi_core.host.device import open_device
@@ -73,6 +74,8 @@ def _answer(message: Message, context: Context) -> Message:
 def _reply(site: OpenSite, request: Request) -> Reply:
     """The stored reply to a repeated request, or a new one, as it leaves."""
     file = site.file
+    if isinstance(file, DeployedSite):  # nobody but this program can write to a simulated one
+        signatures.check(request, file.coordinator.public_key, site=file.site)
     task = read_task(request.task)
     reply = stored_replies.stored(file, request) if isinstance(file, DeployedSite) else None
     if reply is None:

@@ -4,6 +4,7 @@ import contextlib
 from functools import partial
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -14,6 +15,7 @@ from agi_core.run import progress, run_folder
 from agi_core.run.event_log import read_events
 from agi_core.run.summary import summarise, write_summary
 from server import run_state, strikes
+from server.certificates import read_request_key
 from server.follow import follow
 from server.rounds import Rounds
 
@@ -26,13 +28,17 @@ def main(grid: Grid, context: Context) -> None:
     report; a simulation writes its own, because they need the scans."""
     run_dir = Path(str(context.run_config["run-dir"]))
     strikes_path = Path(str(context.run_config.get("strikes-path") or run_dir / strikes.FILE))
+    key_path = str(context.run_config.get("key-path") or "")
+    # a simulated site does not ask for a signature, for nobody else can write to it
+    key = read_request_key(Path(key_path)) if key_path else Ed25519PrivateKey.generate()
+    rounds = partial(Rounds, grid, run_dir, strikes_path=strikes_path, key=key)
     config = run_folder.open_existing(run_dir)
     if config.engine != DEPLOYMENT:
-        Rounds(grid, run_dir, strikes_path=strikes_path).run()
+        rounds().run()
         return
     with run_state.holding(run_dir), progress.listening(partial(follow, run_dir)):
         try:
-            Rounds(grid, run_dir, strikes_path=strikes_path).run()
+            rounds().run()
             write_summary(run_dir, summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s))
         except AgiError:
             with contextlib.suppress(AgiError):  # the disk may be full

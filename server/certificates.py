@@ -1,6 +1,7 @@
-"""TLS of the coordinator. A certificate authority is made once. It signs every server certificate.
+"""The coordinator's keys. A certificate authority is made once, and signs every server certificate. The key that signs
+requests (`agi_core.signatures`) is made once, too.
 
-Hospitals trust `ca.crt` alone, so a new server certificate changes nothing at any site.
+Hospitals trust `ca.crt` and `coordinator.pub` alone, so a new server certificate changes nothing at any site.
 """
 
 import datetime
@@ -11,18 +12,20 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
+from agi_core.signatures import public_line
 
 CA_DAYS, SERVER_DAYS, WARN_DAYS = 3650, 365, 30
 BACKDATED = datetime.timedelta(hours=1)  # a hospital's clock may be behind
 
 
 class Certificates:
-    """The files in `coordinator/certs`. Hospitals get `ca_path` alone. The two keys have mode 600."""
+    """The files in `coordinator/certs`. Hospitals get `ca_path` and `public_path`. The three keys have mode 600."""
 
     def __init__(self, certs_dir: Path) -> None:
         self.dir = certs_dir
@@ -30,14 +33,16 @@ class Certificates:
         self.ca_key_path = certs_dir / "ca.key"
         self.server_path = certs_dir / "server.crt"
         self.server_key_path = certs_dir / "server.key"
+        self.request_key_path = certs_dir / "requests.key"
+        self.public_path = certs_dir / "coordinator.pub"
 
 
 def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:
-    """Make a server certificate for `name`, for `ips` and for this machine itself. Make the authority first if there is
-    none yet.
+    """Make a server certificate for `name`, for `ips` and for this machine itself. Make the authority, and the key of
+    requests, first if there is none yet.
 
     Raises:
-        ConfigError: an address or name is malformed, or half of the authority is missing.
+        ConfigError: an address or name is malformed, half of the authority is missing, or a key cannot be used.
         RunError: the folder cannot be written.
     """
     names = [_dns_name(name), x509.DNSName("localhost")]
@@ -45,6 +50,10 @@ def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:
     if not certificates.ca_path.exists() and not certificates.ca_key_path.exists():
         _make_authority(certificates)
     authority, authority_key = _read_authority(certificates)
+    if not certificates.request_key_path.exists():
+        _write_key(certificates.request_key_path, Ed25519PrivateKey.generate())
+    public = public_line(read_request_key(certificates.request_key_path))
+    atomic.write_text(certificates.public_path, f"{public} coordinator\n")
 
     key = ec.generate_private_key(ec.SECP384R1())
     certificate = (
@@ -60,6 +69,17 @@ def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:
     atomic.write_bytes(certificates.server_path, certificate.public_bytes(Encoding.PEM))
 
 
+def read_request_key(path: Path) -> Ed25519PrivateKey:
+    """The key that signs requests. Raises ConfigError where the file cannot be used."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be used ({error}); restore it from a backup") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path} is no Ed25519 key; restore it from a backup")
+    return key
+
+
 def expiry(certificates: Certificates) -> datetime.datetime:
     """When the server certificate ends (UTC).
 
@@ -67,7 +87,8 @@ def expiry(certificates: Certificates) -> datetime.datetime:
         ConfigError: there is none, it cannot be read, or it has expired.
     """
     make = "make one with: python -m server certs --name HOST.NAME.OF.THE.COORDINATOR"
-    for path in (certificates.ca_path, certificates.server_path, certificates.server_key_path):
+    needed = (certificates.ca_path, certificates.server_path, certificates.server_key_path)
+    for path in (*needed, certificates.request_key_path):
         if not path.is_file():
             raise ConfigError(f"{path} does not exist; {make}")
     try:
@@ -145,7 +166,7 @@ def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False) 
     )
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> None:
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with atomic.replacing(path) as temporary_path:
         temporary_path.touch(mode=0o600, exist_ok=False)  # others can never read it, not even for a moment

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from agi_core.config.load import load_config
+from agi_core.host.keys import fingerprint
 from agi_core.run import run_folder
 from server import certificates, registry, runs, strikes
 from server.coordinator import CoordinatorDir
@@ -17,16 +18,19 @@ WATCH = "watch it with: python -m server status"
 def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Make the certificate authority (once) and a new server certificate."""
     files = coordinator.certificates
-    known = files.ca_path.exists()
+    known = files.ca_path.exists() and files.request_key_path.exists()
     certificates.issue(files, name=arguments.name, ips=arguments.ip)
     end = certificates.expiry(files)
     names = ", ".join([arguments.name, "localhost", "127.0.0.1", *arguments.ip])
     print(f"server certificate for {names}, valid until {end:%Y-%m-%d}: {files.server_path}")
+    public = files.public_path.read_text(encoding="utf-8")
+    print(f"requests are signed with the key {fingerprint(public)}")
     if known:
-        print("the certificate authority is the same as before: nothing changes at the hospitals")
+        print("authority and key are the same as before: nothing changes at the hospitals")
         print("next: restart the coordinator and nginx, which have read the old certificate")
     else:
-        print(f"give every hospital {files.ca_path}; keep {files.ca_key_path} secret and back it up")
+        print(f"give every hospital {files.ca_path} and {files.public_path}, and read the key's fingerprint to it")
+        print(f"keep {files.ca_key_path} and {files.request_key_path} secret, and back them up")
         print("next: python -m server up")
 
 

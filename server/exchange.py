@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -24,6 +25,7 @@ from agi_core.protocol import REFUSED, TRAIN, Packed, Reply, Request, Weights, p
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
+from agi_core.signatures import sign
 from server.messages import (
     array_record,
     error_in,
@@ -65,8 +67,9 @@ class Outcome:
 class Exchange:
     """The conversation of one run with its sites."""
 
-    def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str) -> None:
+    def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str, key: Ed25519PrivateKey) -> None:
         self._grid, self._nodes, self._events, self._run_id = grid, Nodes(grid), events, run_id
+        self._key = key
         self._task, self._registered = task_json(config.task), config.federation.subjects
         self._transport = config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
@@ -76,7 +79,7 @@ class Exchange:
         self._lifetime_s = self._deadline_s + 2 * GRACE_S if config.engine == DEPLOYMENT else None
 
     def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
-        """A request for any site; `ask` gives each site's copy its own nonce.
+        """A request for any site; `ask` gives each site's copy its own nonce and signature.
 
         Raises:
             TransportError: a weight is too large for float16 transport.
@@ -116,7 +119,7 @@ class Exchange:
         The events name each site that fails or does not answer.
         """
         outcome, exchanging = Outcome(), partial(Exchanging, round=request.round, action=request.action)
-        requests = {site: dataclasses.replace(request, nonce=secrets.token_hex(16)) for site in nodes}
+        requests = {site: self._for_site(request, site) for site in nodes}
         progress.report(exchanging(waiting_for=sorted(nodes)))
         waiting = self._send(nodes, requests, weights=request.weights)
         self._note_missing(sorted(set(nodes) - set(waiting.values())), request, "the request could not be delivered")
@@ -141,6 +144,9 @@ class Exchange:
     def note_absent(self, sites: Iterable[str], request: Request) -> None:
         """Note who could not be asked."""
         self._note_missing(sites, request, "not connected")
+
+    def _for_site(self, request: Request, site: str) -> Request:
+        return sign(dataclasses.replace(request, nonce=secrets.token_hex(16)), self._key, site=site)
 
     def _send(self, nodes: Mapping[str, int], requests: Mapping[str, Request], *, weights: Packed) -> dict[str, str]:
         """{message id: site} of the messages that were delivered to the SuperLink."""

@@ -72,6 +72,7 @@ def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
         (app_dir / "pyproject.toml").write_text(bundle(), encoding="utf-8")
         config_path = Path(folder) / "run.toml"
         paths = {"run-dir": run_dir, "strikes-path": coordinator.strikes_path}
+        paths["key-path"] = coordinator.certificates.request_key_path
         lines = (f"{key} = {json.dumps(str(path.resolve()), ensure_ascii=False)}\n" for key, path in paths.items())
         config_path.write_text("".join(lines), encoding="utf-8")
         answer = _flwr(coordinator, "run", str(app_dir), CONNECTION, "--run-config", str(config_path))

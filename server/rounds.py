@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
 from agi_core.config.schema import DEPLOYMENT, RunConfig
@@ -32,14 +33,14 @@ class Rounds:
     """The rounds that a run still has to do. A process that is killed at any moment loses the round it was in: the next
     one goes on from the last checkpoint."""
 
-    def __init__(self, grid: Grid, run_dir: Path, *, strikes_path: Path) -> None:
-        """`strikes_path`: see `server.strikes`."""
+    def __init__(self, grid: Grid, run_dir: Path, *, strikes_path: Path, key: Ed25519PrivateKey) -> None:
+        """`strikes_path`: see `server.strikes`. `key` signs the requests."""
         self._run_dir, self._config = run_dir, run_folder.open_existing(run_dir)
         saved = run_state.load(run_dir)
         self._state, self._events = saved or _new_run(run_dir, self._config)
         if saved and self._config.engine == DEPLOYMENT:
             self._events.append(events.RunResumed(round=self._state.round))
-        self._exchange = Exchange(grid, self._events, self._config, run_id=self._state.run_id)
+        self._exchange = Exchange(grid, self._events, self._config, run_id=self._state.run_id, key=key)
         self._collector = Collector(
             self._exchange, config=self._config, state=self._state, events=self._events, strikes_path=strikes_path
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.errors import AgiError, ProtocolError, RunError
-from agi_core.protocol import ALLOWED_METRICS, REFUSED, TRAIN, Reply, Request
+from agi_core.protocol import ALLOWED_METRICS, REFUSED, TRAIN, Reply, Request, hash_of
 from client.border import audit, stored_replies
 from client.border.audit import AuditRow, Decision
 from client.site.file import Site
@@ -75,7 +75,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         left={"num_examples": num_examples, "steps": reply.steps, **allowed},
         held_back=held_back,
         weights_bytes=sum(flat.nbytes for flat in weights.arrays.values()) if weights else 0,
-        weights_sha256=stored_replies.hash_of(weights) if weights else "",
+        weights_sha256=hash_of(weights) if weights else "",
     )
     audit.append(Path(site.state_dir), row)
     return reply

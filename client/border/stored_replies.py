@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from agi_core.errors import ProtocolError, RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
-from agi_core.protocol import Packed, Reply, Request, read_reply, reply_scalars, request_scalars
+from agi_core.protocol import Reply, Request, hash_of, read_reply, reply_scalars, request_scalars
 from client.site.file import Site
 
 KEPT = 8
@@ -79,16 +79,8 @@ def _rules(site: Site) -> str:
 
 
 def digest(request: Request) -> str:
-    """The hash of all that the answer depends on: the request's fields but nonce and deadline, and the weights'
-    bytes."""
-    fields = {name: value for name, value in request_scalars(request).items() if name not in ("nonce", "deadline_s")}
+    """The hash of all that the answer depends on: the request's fields but nonce, deadline and signature, and the
+    weights' bytes."""
+    varies = ("nonce", "deadline_s", "signature")
+    fields = {name: value for name, value in request_scalars(request).items() if name not in varies}
     return hash_of(request.weights, after=json.dumps(fields, sort_keys=True))
-
-
-def hash_of(weights: Packed, *, after: str = "") -> str:
-    """SHA-256 of the text `after` and then of the weights' bytes, as hexadecimal digits."""
-    content = hashlib.sha256(after.encode())
-    for dtype, flat in sorted(weights.arrays.items()):
-        content.update(dtype.encode())
-        content.update(np.ascontiguousarray(flat).data)
-    return content.hexdigest()

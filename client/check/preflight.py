@@ -11,8 +11,10 @@ from agi_core.data.fingerprint import check_different
 from agi_core.data.scans import Subject
 from agi_core.errors import AgiError
 from agi_core.host import atomic
+from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
 from agi_core.scenario import parse_scenario
+from agi_core.signatures import read_public_key
 from client.check.connection import check_connection
 from client.check.data import Scan, check_data, images_of_scans
 from client.check.machine import check_machine
@@ -47,6 +49,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
         summary, subjects, scans = yield from check_data(site, parsed)
         yield from check_budgets(site, subjects, scans)
         yield from check_machine(site)
+        yield _request_key(site)
         yield from check_connection(site.coordinator)
         yield _registration(site)
 
@@ -89,6 +92,15 @@ def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence
             yield passed(f"{what} budget", found) if left else warning(f"{what} budget", found, fix=fix)
     except AgiError as error:
         yield failed("privacy budget", str(error), fix="mend what is named; until then the site does not train")
+
+
+def _request_key(site: DeployedSite) -> CheckRow:
+    what, line = "requests' key", site.coordinator.public_key
+    try:
+        read_public_key(line)
+    except AgiError as error:
+        return failed(what, str(error), fix="ask the coordinator for coordinator.pub")
+    return passed(what, f"{fingerprint(line)}; the coordinator reads the same to you by telephone")
 
 
 def _registration(site: DeployedSite) -> CheckRow:

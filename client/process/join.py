@@ -18,6 +18,7 @@ from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
 from agi_core.protocol import ALLOWED_METRICS
 from agi_core.run import progress
+from agi_core.signatures import read_public_key
 from client.border.egress import DECIMALS
 from client.process import status
 from client.process.child import Program
@@ -34,7 +35,7 @@ def join(site_path: Path, console: Console) -> None:
     """Run node and runner until SIGTERM, SIGHUP or Ctrl-C.
 
     Raises:
-        ConfigError: the site file, the key or the coordinator's certificate cannot be used.
+        ConfigError: the site file, the key, or the coordinator's certificate or key cannot be used.
         RunError: a client of this site runs already, or a program cannot be started.
     """
     site = read_deployed_site(site_path)
@@ -45,6 +46,7 @@ def join(site_path: Path, console: Console) -> None:
         raise ConfigError(
             f"{site_path}: coordinator.ca_file {site.coordinator.ca_file} is not there; copy ca.crt to it"
         )
+    read_public_key(site.coordinator.public_key)
     with only_client(state_dir):
         console.print(announcement(site, public))
         _look_at_scans(site, console)
@@ -100,7 +102,9 @@ def announcement(site: DeployedSite, public: str) -> str:
             "What never leaves it: scans, file names, subjects, dates, texts of errors, the site's own last layer.",
             f"What left is in {site.state_dir}/audit.jsonl; --audit prints and verifies it.",
             f"It connects to {site.coordinator.address} only (TLS, checked against {site.coordinator.ca_file}),",
-            f"and to itself on 127.0.0.1:{site.runtime_port}. Logs: {site.state_dir}/logs. Ctrl-C ends everything.",
+            f"and to itself on 127.0.0.1:{site.runtime_port}. It answers only what is signed with the coordinator's",
+            f"key {fingerprint(site.coordinator.public_key)}.",
+            f"Logs: {site.state_dir}/logs. Ctrl-C ends everything.",
             "",
         )
     )

@@ -48,11 +48,12 @@ class SiteData:
 
 @dataclass(frozen=True)
 class CoordinatorAddress:
-    """Where the coordinator listens (HOST:PORT), and the file of the certificate authority (PEM) that vouches for
-    it."""
+    """Where the coordinator listens (HOST:PORT), the file of the certificate authority (PEM) that vouches for it, and
+    the public key of what it asks (an OpenSSH line; see `agi_core.signatures`)."""
 
     address: str = MISSING
     ca_file: str = MISSING
+    public_key: str = MISSING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,18 @@ TEMPLATE_PATH = Path(__file__).with_name("site_template.yaml")
 
 
 def write_site(
-    site_path: Path, *, site: str, data_dir: Path | None, layout: LayoutName, address: str | None, ca_path: Path | None
+    site_path: Path,
+    *,
+    site: str,
+    data_dir: Path | None,
+    layout: LayoutName,
+    address: str | None,
+    ca_path: Path | None,
+    public_key: str | None = None,
 ) -> Path:
     """Write a new site file and the site's key; returns the path of the private key.
 
-    What is None gets a placeholder. A key that exists is kept.
+    What is None gets a placeholder. A key that exists is kept. `public_key` is the coordinator's.
 
     Raises:
         ConfigError: the site file exists, or the name is none of a site. RunError: a folder cannot be written.
@@ -43,6 +50,7 @@ def write_site(
         layouts=", ".join(LAYOUTS),
         address=quoted(address or "coordinator.example.org:443"),
         ca_file=quoted(str(ca_path.resolve() if ca_path else "ca.crt")),
+        public_key=quoted(public_key or "ssh-ed25519 of coordinator.pub"),
     )
     atomic.write_text(site_path, text)
     return key_path

@@ -120,7 +120,15 @@ def test_unregistered_key(federation: Federation, data_dir: Path, tmp_path: Path
     site_path = tmp_path / "sites" / "stranger.yaml"
     site_path.parent.mkdir()
     address = f"localhost:{federation.port}"
-    write_site(site_path, site="stranger", data_dir=data_dir, layout="ixi", address=address, ca_path=federation.ca_path)
+    write_site(
+        site_path,
+        site="stranger",
+        data_dir=data_dir,
+        layout="ixi",
+        address=address,
+        ca_path=federation.ca_path,
+        public_key=federation.public_key,
+    )
     site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
     sentences = ("refused this site's key", "ask the coordinator to register this site's public key")
     check_refused(site_path, "registration", *sentences)

@@ -177,7 +177,7 @@ def act(place: Path, secret: str) -> Story:
     printed: dict[str, str] = {}
 
     # THE COORDINATOR: certificates, gateway, start
-    coordinator.run("certs")
+    printed["certs"] = coordinator.run("certs")
     coordinator.run("gateway")
     conf_path = coordinator.folder / "agi-fed.conf"
     marked = {
@@ -188,9 +188,10 @@ def act(place: Path, secret: str) -> Story:
     conf_path.write_text(with_changes(conf_path.read_text(), marked))
     coordinator.start("up")
 
-    # THE HOSPITALS: site file and key; ca.crt comes from the coordinator, the public key goes there
+    # THE HOSPITALS: site file and key; the coordinator gives two files, and gets the public key
     for name, hospital in hospitals.items():
-        shutil.copy(coordinator.folder / "coordinator" / "certs" / "ca.crt", hospital.folder)
+        for given in ("ca.crt", "coordinator.pub"):
+            shutil.copy(coordinator.folder / "coordinator" / "certs" / given, hospital.folder)
         printed[f"init {name}"] = hospital.run("init")
         site_path = hospital.folder / "sites" / f"{name}.yaml"
         site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
@@ -278,7 +279,8 @@ def test_every_command_of_the_runbooks_was_run(story: Story) -> None:
 
 def test_what_the_commands_said(story: Story) -> None:
     for name in SITES:
-        (fingerprint,) = set(re.findall(r"SHA256:\S+", story.printed[f"init {name}"]))
+        fingerprint, coordinators = re.findall(r"SHA256:\S+", story.printed[f"init {name}"])
+        assert coordinators in story.printed["certs"]
         assert f"{name} registered, key {fingerprint}" in story.printed[f"register {name}"]
     assert "ready to join" in story.printed["check"]
     assert "At this pace a round of" in story.printed["dry-run"]

@@ -18,9 +18,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from agi_core.errors import ConfigError, DeadlineError, StoppedError
-from agi_core.protocol import PROTOCOL_VERSION, model_hash, pack
+from agi_core.protocol import PROTOCOL_VERSION, model_hash, pack, read_request
+from agi_core.signatures import sign
 from client.border import audit
-from tests.support.requests_by_hand import deployed_site, small_task
+from tests.support.requests_by_hand import KEY, deployed_site, small_task
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 150.0
@@ -278,7 +279,9 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
 
     def question(**changed: Any) -> dict[str, Any]:
         usual = {"protocol": PROTOCOL_VERSION, "action": "train", "run_id": "r", "round": 1, "nonce": "a", "task": task}
-        return {**usual, "subjects": "", "deadline_s": 120, "manifest": manifest, **changed}
+        usual |= {"subjects": "", "deadline_s": 120, "manifest": manifest, "signature": "", **changed}
+        request = read_request(usual | {"protocol": PROTOCOL_VERSION}, pack(weights).arrays)
+        return usual | {"signature": sign(request, KEY, site="Guys").signature}
 
     with ended(Processes(tmp_path)) as processes, ExitStack() as stack:
         coordinator = Coordinator(processes)

@@ -129,6 +129,10 @@ class Federation:
     def ca_path(self) -> Path:
         return self.dir / "certs" / "ca.crt"
 
+    @property
+    def public_key(self) -> str:
+        return (self.dir / "certs" / "coordinator.pub").read_text().strip()
+
     def start(self) -> None:
         """`python -m server up`, until it is."""
         told = len(self.up.printed())
@@ -147,7 +151,13 @@ class Federation:
         site_path.parent.mkdir(parents=True)
         address = f"{host}:{port or self.port}"
         key_path = write_site(
-            site_path, site=name, data_dir=data_dir, layout="ixi", address=address, ca_path=self.ca_path
+            site_path,
+            site=name,
+            data_dir=data_dir,
+            layout="ixi",
+            address=address,
+            ca_path=self.ca_path,
+            public_key=self.public_key,
         )
         site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
         assert self.call("register", "--name", name, str(public_path(key_path)), "--subjects", "50") == 0

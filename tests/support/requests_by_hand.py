@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from agi_core import signatures
 from agi_core.config.load import load_config, task_json
 from agi_core.models.agi_net import build_model
 from agi_core.protocol import ARRAYS, SCALARS, TRAIN, Request, Weights, pack, request_scalars
@@ -15,13 +17,16 @@ from client.app import app
 from simulations.local_grid import LocalGrid
 from tests.support.small_data import SMALL
 
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))  # the coordinator's
+
 
 def deployed_site(folder: Path, data_dir: Path, *, port: int = 9094, name: str = "Guys", rules: str = "") -> Path:
     """The path of the new site's file; `rules` are its sections policy and privacy."""
     path = folder / f"{name}.yaml"
     path.write_text(
         f"site: {name}\ndata: {{dir: {data_dir}, layout: ixi}}\ncache_dir: cache\ndevice: cpu\nstate_dir: state\n"
-        f'coordinator: {{address: "127.0.0.1:1", ca_file: ca.crt}}\nkey_file: {name}.key\nruntime_port: {port}\n{rules}'
+        f'coordinator: {{address: "127.0.0.1:1", ca_file: ca.crt, public_key: {signatures.public_line(KEY)}}}\n'
+        f"key_file: {name}.key\nruntime_port: {port}\n{rules}"
     )
     return path
 
@@ -48,9 +53,10 @@ def training_request(
     )
 
 
-def as_message(request: Request, **changed: Any) -> Message:
-    """The request on the wire, some scalars changed."""
+def as_message(request: Request, *, site: str = "Guys", **changed: Any) -> Message:
+    """The request on the wire, signed for the site, then some scalars changed."""
     LocalGrid(ClientApp(), [])  # tells Flower who the sender is
+    request = signatures.sign(request, KEY, site=site)
     scalars = ConfigRecord({**request_scalars(request), **changed})
     arrays = ArrayRecord({dtype: Array(flat) for dtype, flat in request.weights.arrays.items()})
     message = Message(RecordDict({ARRAYS: arrays, SCALARS: scalars}), 2, request.action)

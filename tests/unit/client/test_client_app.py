@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import client.app
-from agi_core.errors import AgiError, ConfigError, ExhaustedError
+from agi_core.errors import AgiError, ConfigError, ExhaustedError, SignatureError
 from agi_core.protocol import FAILED, REFUSED, model_hash, pack
+from client.border import audit
+from client.border.audit import Decision
 from tests.support.requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
 
 
@@ -19,7 +21,7 @@ def test_another_protocol_is_refused_with_both_versions(site_path: Path) -> None
     reply = ask(site_path, as_message(training_request(*small_task()), protocol=7))
     assert reply.error.code == REFUSED
     assert "has 7" in reason(reply)
-    assert "program 2" in reason(reply)
+    assert "program 3" in reason(reply)
 
 
 def test_another_model_is_refused_with_both_hashes(site_path: Path) -> None:
@@ -33,6 +35,16 @@ def test_another_model_is_refused_with_both_hashes(site_path: Path) -> None:
     assert ours != theirs
     assert f"has {theirs}" in reason(reply)
     assert f"program {ours}" in reason(reply)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"signature": ""}, {"signature": "00" * 64}, {"run_id": "another"}, {"site": "another"}]
+)
+def test_what_the_coordinator_did_not_sign_for_this_site_is_refused(site_path: Path, changed: dict[str, str]) -> None:
+    reply = ask(site_path, as_message(training_request(*small_task()), **changed))
+    assert (reply.error.code, reason(reply)) == (REFUSED, SignatureError.public)
+    (row,) = audit.read(site_path.parent / "state")
+    assert (row.decision, row.reason) == (Decision.REFUSED, SignatureError.public)
 
 
 @pytest.mark.parametrize("task", ["{", '{"rounds": 0}', '{"shell": "rm"}', "[]"])

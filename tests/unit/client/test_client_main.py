@@ -10,10 +10,12 @@ from agi_core.config.load import load_config
 from agi_core.errors import PolicyError
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
+from agi_core.signatures import public_line
 from client.__main__ import main
 from client.site.file import read_deployed_site
 from client.site.keys import public_key
 from client.site.policy import check_task
+from tests.support.requests_by_hand import KEY
 from tests.support.small_data import write_ixi
 
 
@@ -31,18 +33,22 @@ def test_init_writes_a_site_file_that_can_be_read_and_says_what_to_send(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scans = tmp_path / 'my "scans": #1'
-    path = init("--data", str(scans), "--layout", "bids", "--coordinator", "agi.example.org:443", "--ca", "pki/ca.crt")
+    (tmp_path / "coordinator.pub").write_text(f"{public_line(KEY)} coordinator\n")
+    address = ("--coordinator", "agi.example.org:443", "--ca", "pki/ca.crt", "--coordinator-key", "coordinator.pub")
+    path = init("--data", str(scans), "--layout", "bids", *address)
     site = read_deployed_site(path)
     assert (site.site, site.data.dir, site.data.layout) == ("hospitalA", str(scans), "bids")
     assert f"one of: {', '.join(LAYOUTS)}\n" in path.read_text()
     assert site.coordinator.address == "agi.example.org:443"
     assert site.coordinator.ca_file == str(tmp_path / "pki" / "ca.crt")
+    assert site.coordinator.public_key == f"{public_line(KEY)} coordinator"
     key_path = Path(site.key_file)
     assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
     assert stat.S_IMODE(key_path.resolve().parent.stat().st_mode) == 0o700
     out = capsys.readouterr().out
     assert public_key(key_path) in out
     assert fingerprint(public_key(key_path)) in out
+    assert f"its key:\n{fingerprint(public_line(KEY))}\n" in out
     assert "--site hospitalA --check" in out
 
 
@@ -133,6 +139,7 @@ def test_mistakes_are_sentences_and_code_2(capsys: pytest.CaptureFixture[str]) -
         (["--check"], "--site"),
         (["--site", "../../etc", "--check"], "letters, digits"),
         (["--site", "a", "--init", "--coordinator", "https://x"], "HOST:PORT"),
+        (["--site", "a", "--init", "--coordinator-key", "nothing"], "is not the coordinator's file coordinator.pub"),
         (["--site", "a", "--init", "--check"], "not allowed with"),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 from cryptography import x509
 
 from agi_core.errors import ConfigError
+from agi_core.signatures import public_line
 from server import certificates
-from server.certificates import Certificates
+from server.certificates import Certificates, read_request_key
 
 
 def handshake(files: Certificates, host: str) -> None:
@@ -48,14 +49,17 @@ def test_another_name_is_not_trusted(files: Certificates) -> None:
 
 def test_renewing_changes_nothing_at_the_hospitals(files: Certificates) -> None:
     before, server = files.ca_path.read_bytes(), files.server_path.read_bytes()
+    public = files.public_path.read_text()
     certificates.issue(files, name="other.example.org", ips=[])
     assert files.ca_path.read_bytes() == before
+    assert files.public_path.read_text() == public
+    assert public == f"{public_line(read_request_key(files.request_key_path))} coordinator\n"
     assert files.server_path.read_bytes() != server
     handshake(files, "other.example.org")
 
 
 def test_keys_are_for_the_owner_alone(files: Certificates) -> None:
-    for path in (files.ca_key_path, files.server_key_path):
+    for path in (files.ca_key_path, files.server_key_path, files.request_key_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -33,9 +33,11 @@ from agi_core.protocol import (
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
+from agi_core.signatures import check, public_line
 from server import exchange
 from server.exchange import GRACE_S, Exchange, Outcome
 from simulations.local_grid import LocalGrid
+from tests.support.requests_by_hand import KEY
 from tests.support.unsteady_grid import UnsteadyGrid
 
 SITES = ("A", "B", "C")
@@ -120,7 +122,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def exchange_over(grid: Grid, run_dir: Path, *settings: str) -> Exchange:
     overrides = {"federation.subjects": dict.fromkeys(SITES, 10), "engine": "deployment"}
     config = load_config(None, overrides=overrides, assignments=["federation.wait_s=5", *settings])
-    return Exchange(grid, EventLog(run_dir), config, run_id="run")
+    return Exchange(grid, EventLog(run_dir), config, run_id="run", key=KEY)
 
 
 def ask(run_dir: Path, *, grid: type[Grid] = Grid, app: Sites | None = None, **answers: Answer) -> Outcome:
@@ -156,13 +158,15 @@ def test_halves_travel_to_training_alone(tmp_path: Path) -> None:
         talk.request(TRAIN, round=1, weights={"w": np.array([1e6], np.float32)})
 
 
-def test_every_site_gets_the_same_request_with_a_nonce_of_its_own(tmp_path: Path) -> None:
+def test_every_site_gets_the_same_request_signed_for_it_with_a_nonce_of_its_own(tmp_path: Path) -> None:
     sites = Sites()
     ask(tmp_path, app=sites)
     requests = {site: read(message) for site, message in sites.asked.items()}
     assert set(requests) == set(SITES)
     assert len({request.nonce for request in requests.values()}) == 3
     assert all(len(request.nonce) == 32 for request in requests.values())
+    for site, request in requests.items():
+        check(request, public_line(KEY), site=site)
     for site, message in sites.asked.items():
         assert (message.metadata.message_type, message.metadata.group_id) == (TRAIN, "4")
         np.testing.assert_array_equal(unpack(requests[site].weights)["w"], WEIGHTS["w"])

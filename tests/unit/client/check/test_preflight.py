@@ -19,6 +19,7 @@ from agi_core.config.schema import Task
 from agi_core.errors import ConfigError
 from agi_core.privacy.accounting import Steps
 from agi_core.privacy.ledger import Budget
+from agi_core.signatures import public_line
 from client.check.connection import check_connection
 from client.check.preflight import preflight
 from client.check.rows import CheckRow, CheckState
@@ -27,6 +28,7 @@ from client.site.file import CoordinatorAddress, read_deployed_site
 from client.site.keys import make_key
 from client.site.opened import open_site
 from client.work.site_ledger import open_site_ledger
+from tests.support.requests_by_hand import KEY
 from tests.support.small_data import write_head, write_ixi
 from tests.support.tls_servers import Authority, serving
 
@@ -217,7 +219,8 @@ def site_file(folder: Path, *, data_dir: Path, port: int, authority: Authority, 
     path = folder / "hospitalA.yaml"
     path.write_text(
         f"site: hospitalA\ndata: {{dir: {data_dir}, layout: ixi}}\ncache_dir: cache\nstate_dir: state\n"
-        f"key_file: key/node\ncoordinator: {{address: '127.0.0.1:{port}', ca_file: {authority.ca_path}}}\n"
+        f"key_file: key/node\ncoordinator: {{address: '127.0.0.1:{port}', ca_file: {authority.ca_path},"
+        f" public_key: {public_line(KEY)}}}\n"
         f"device: cpu\nruntime_port: {runtime_port}\npolicy: {{minimum_subjects: {minimum}}}\n"
     )
     return path

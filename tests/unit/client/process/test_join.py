@@ -14,9 +14,12 @@ from typing import Any
 
 import certifi
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
+from agi_core import signatures
 from agi_core.errors import ConfigError, RunError
+from agi_core.host.keys import fingerprint
 from client.process.join import announcement, environment, join, programs
 from client.process.lock import only_client
 from client.site.file import read_deployed_site
@@ -25,12 +28,14 @@ from client.site.new_site import write_site
 from tests.support.small_data import write_ixi
 
 DEADLINE_S = 60.0
+PUBLIC = signatures.public_line(Ed25519PrivateKey.generate())
 
 
 @pytest.fixture
 def site_path(tmp_path: Path) -> Path:
     path = tmp_path / "sites" / "hospitalA.yaml"
-    write_site(path, site="hospitalA", data_dir=None, layout="ixi", address="agi.example.org:443", ca_path=None)
+    address = "agi.example.org:443"
+    write_site(path, site="hospitalA", data_dir=None, layout="ixi", address=address, ca_path=None, public_key=PUBLIC)
     return path
 
 
@@ -49,6 +54,7 @@ def test_what_leaves_is_announced(site_path: Path) -> None:
         "fewer than 10 subjects",
         "train_loss",
         "agi.example.org:443 only",
+        f"signed with the coordinator's\nkey {fingerprint(PUBLIC)}",
         "scans, file names",
     ):
         assert words in text
@@ -67,6 +73,12 @@ def test_the_node_gets_no_path_of_the_site_and_never_runs_without_tls(site_path:
         "--secret-file",
         *runner.command[-1:],
     )
+
+
+def test_without_the_coordinators_key_nothing_starts(site_path: Path) -> None:
+    site_path.write_text(site_path.read_text().replace("ca.crt", certifi.where()).replace(PUBLIC, "none"))
+    with pytest.raises(ConfigError, match=r"coordinator.public_key 'none' is no Ed25519 key.*coordinator.pub"):
+        join(site_path, Console())
 
 
 def wait_for(what: Callable[[], Any]) -> Any:
@@ -100,7 +112,7 @@ def test_node_and_runner_start_and_ctrl_c_ends_both_within_10_s(tmp_path: Path) 
     site_path, out_path = tmp_path / "a.yaml", tmp_path / "out"
     site_path.write_text(
         f"site: hospitalA\ndata: {{dir: {scans}, layout: ixi}}\ncache_dir: cache\nstate_dir: state\nkey_file: key\n"
-        f"coordinator: {{address: '127.0.0.1:{free_port()}', ca_file: {certifi.where()}}}\n"
+        f"coordinator: {{address: '127.0.0.1:{free_port()}', ca_file: {certifi.where()}, public_key: {PUBLIC}}}\n"
         f"device: cpu\nruntime_port: {free_port()}\n"
     )
     with out_path.open("wb") as out:

@@ -61,7 +61,7 @@ site: HH
 data: {dir: scans, layout: ixi, sites: map.csv}
 cache_dir: /cache
 state_dir: state
-coordinator: {address: "agi.example.org:443", ca_file: ca.crt}
+coordinator: {address: "agi.example.org:443", ca_file: ca.crt, public_key: ssh-ed25519 AAAA}
 key_file: ../HH.key
 """
 
@@ -75,7 +75,7 @@ def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
         data=SiteData(dir=f"{tmp_path}/scans", layout="ixi", sites=f"{tmp_path}/map.csv"),
         cache_dir="/cache",
         state_dir=f"{tmp_path}/state",
-        coordinator=CoordinatorAddress("agi.example.org:443", f"{tmp_path}/ca.crt"),
+        coordinator=CoordinatorAddress("agi.example.org:443", f"{tmp_path}/ca.crt", "ssh-ed25519 AAAA"),
         key_file=f"{tmp_path.parent}/HH.key",
         runtime_port=9094,
         policy=Policy(minimum_subjects=10, max_deadline_s=3600),
@@ -93,6 +93,7 @@ def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
         ("state_dir: state", "state_dir: state\nthreads: 0", "threads=0 must lie between 1 and 1024"),
         ("agi.example.org:443", "agi.example.org:\u00b2", "HOST:PORT"),
         (", ca_file: ca.crt", "", "ca_file"),
+        (", public_key: ssh-ed25519 AAAA", "", "public_key"),
         ("coordinator:", "# coordinator:", "address"),
         ("site: HH", "site: ../HH", "site: '../HH' must be 1 to 64 letters"),
         ("site: HH", "site: ${oc.env:HOME}", "must be 1 to 64 letters"),
