@@ -2,18 +2,31 @@
 site."""
 
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from agi_core import signatures
 from agi_core.config.load import read_task
 from agi_core.errors import AgiError, ExhaustedError, ProtocolError
 from agi_core.host.device import open_device
-from agi_core.protocol import ARRAYS, FAILED, METRICS, REFUSED, SCALARS, Reply, Request, read_request, reply_scalars
+from agi_core.protocol import (
+    ARRAYS,
+    FAILED,
+    METRICS,
+    NONCE,
+    REFUSED,
+    SCALARS,
+    Reply,
+    Request,
+    read_request,
+    reply_scalars,
+)
 from client.border import stored_replies
 from client.border.egress import let_out, refuse
 from client.site.file import DeployedSite
@@ -99,9 +112,19 @@ def _read(message: Message) -> Request:
 
 
 def _records(reply: Reply) -> RecordDict:
-    records = RecordDict(
-        {SCALARS: ConfigRecord(dict(reply_scalars(reply))), METRICS: MetricRecord(dict(reply.metrics))}
-    )
+    """The reply as records, each with a random part.
+
+    Flower names a record by its hash, and refuses it where another site has announced that name with other parts. So
+    nobody must be able to guess the hash of a record: that of no metrics, or of weights that nobody trained."""
+    metrics = {NONCE: secrets.randbits(63), **reply.metrics}
+    records = RecordDict({SCALARS: ConfigRecord(dict(reply_scalars(reply))), METRICS: MetricRecord(metrics)})
     if reply.weights is not None:
-        records[ARRAYS] = ArrayRecord({dtype: Array(flat) for dtype, flat in reply.weights.arrays.items()})
+        records[ARRAYS] = ArrayRecord({dtype: _unlike_any(flat) for dtype, flat in reply.weights.arrays.items()})
     return records
+
+
+def _unlike_any(flat: NDArray[Any]) -> Array:
+    """The array, and behind it random bytes that no reader looks at."""
+    array = Array(flat)
+    data = array.data + secrets.token_bytes(16)
+    return Array(dtype=array.dtype, shape=array.shape, stype=array.stype, data=data)

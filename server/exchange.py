@@ -30,12 +30,11 @@ from server.messages import (
     array_record,
     error_in,
     printable,
-    pull_answer,
-    pull_uninvited,
     reply_in,
     request_message,
 )
 from server.nodes import Nodes
+from server.pulls import Pulls
 from server.update_gate import check_answer
 
 log = logging.getLogger("server")
@@ -68,7 +67,8 @@ class Exchange:
     """The conversation of one run with its sites."""
 
     def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str, key: Ed25519PrivateKey) -> None:
-        self._grid, self._nodes, self._events, self._run_id = grid, Nodes(grid), events, run_id
+        self._grid, self._nodes, self._pulls = grid, Nodes(grid), Pulls(grid)
+        self._events, self._run_id = events, run_id
         self._key = key
         self._task, self._registered = task_json(config.task), config.federation.subjects
         self._transport = config.federation.transport
@@ -137,6 +137,7 @@ class Exchange:
                 break
             else:
                 time.sleep(POLL_S)
+        self._pulls.forget()
         no_answer = f"no answer to {request.action} within {self._deadline_s:.0f} s"
         self._note_missing(sorted(waiting.values()), request, no_answer)
         return outcome
@@ -164,10 +165,10 @@ class Exchange:
         """
         answers: dict[str, Message | ProtocolError] = {}
         try:
-            pull_uninvited(self._grid)
+            self._pulls.take_uninvited()
             for message_id in message_ids:
                 try:
-                    answer = pull_answer(self._grid, message_id)
+                    answer = self._pulls.answer(message_id)
                 except ProtocolError as error:
                     answers[message_id] = error
                 else:

@@ -8,7 +8,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from agi_core.errors import ProtocolError
-from agi_core.protocol import ARRAYS, METRICS, SCALARS, Packed, Reply, Request, read_reply, request_scalars
+from agi_core.protocol import ARRAYS, METRICS, NONCE, SCALARS, Packed, Reply, Request, read_reply, request_scalars
 
 log = logging.getLogger("server")
 _LOST = {  # Flower's own words are for its developers
@@ -90,7 +90,7 @@ def reply_in(message: Message) -> Reply:
     try:
         return read_reply(
             dict(content.config_records.get(SCALARS, {})),
-            metrics=dict(content.metric_records.get(METRICS, {})),
+            metrics={name: value for name, value in content.metric_records.get(METRICS, {}).items() if name != NONCE},
             arrays={dtype: array.numpy() for dtype, array in content.array_records.get(ARRAYS, {}).items()},
         )
     except ProtocolError:

@@ -28,7 +28,7 @@ from flwr.app import ConfigRecord, Error, Message, MessageType
 
 from agi_core.errors import AgiError, ConfigError, StoppedError
 from agi_core.host.command_line import keep_files_private
-from agi_core.protocol import METRICS, SCALARS
+from agi_core.protocol import METRICS, NONCE, SCALARS
 from agi_core.run import progress
 from client.border.egress import refuse
 from client.process.logs import keep_logs
@@ -164,7 +164,8 @@ def _scalars(message: Message) -> Mapping[str, object]:
 
 def _metrics(reply: Message) -> dict[str, float]:
     records = reply.content.metric_records if reply.has_content() else {}
-    return {name: value for name, value in records.get(METRICS, {}).items() if isinstance(value, int | float)}
+    told = records.get(METRICS, {}).items()
+    return {name: value for name, value in told if isinstance(value, int | float) and name != NONCE}
 
 
 def _read_secret(path: Path) -> bytes:

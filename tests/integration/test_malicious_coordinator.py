@@ -11,11 +11,20 @@ import pytest
 from flwr.app import Message, MessageType
 
 from agi_core.errors import AgiError, ConfigError, DeadlineError, PolicyError, ProtocolError
-from agi_core.protocol import ALL, EVALUATE, METRICS, SCALARS, TEST, VALIDATION, Request, Weights
+from agi_core.protocol import ALL, EVALUATE, SCALARS, TEST, VALIDATION, Request, Weights
 from client.__main__ import main
 from client.border import audit
 from client.site.file import read_site
-from tests.support.requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
+from tests.support.requests_by_hand import (
+    as_message,
+    ask,
+    deployed_site,
+    metrics,
+    reason,
+    small_task,
+    trained,
+    training_request,
+)
 from tests.support.small_data import write_ixi
 
 RULES = """\
@@ -42,7 +51,7 @@ def site_path(tmp_path_factory: pytest.TempPathFactory, ixi_dir: Path) -> Path:
     path = deployed_site(tmp_path_factory.mktemp("hospital"), ixi_dir, rules=RULES)
     reply = ask(path, as_message(training_request(TASK, WEIGHTS)))
     assert not reply.has_error(), reason(reply)
-    assert dict(reply.content.metric_records[METRICS]) == {}
+    assert metrics(reply) == {}
     assert reply.content.config_records[SCALARS]["num_examples"] == 9
     return path
 
@@ -111,15 +120,15 @@ def test_a_test_is_told_once_per_run_and_model_and_validation_never(
     """Repeated evaluation on chosen weights is a differencing attack."""
     chosen = {name: array + 1 for name, array in WEIGHTS.items()}
     first = ask(site_path, as_message(evaluation(TEST)))
-    assert dict(first.content.metric_records[METRICS])["psnr_db"] > 0
+    assert metrics(first)["psnr_db"] > 0
     assert first.content.config_records[SCALARS]["num_examples"] == 2
     again = ask(site_path, as_message(dataclasses.replace(evaluation(TEST), nonce="m")))
-    assert dict(again.content.metric_records[METRICS]) == dict(first.content.metric_records[METRICS])
+    assert metrics(again) == metrics(first)
     for request in (evaluation(TEST, weights=chosen), dataclasses.replace(evaluation(TEST), round=2)):
         assert reason(ask(site_path, as_message(request))) == PolicyError.public
     for weights in (WEIGHTS, chosen):
         reply = ask(site_path, as_message(evaluation(VALIDATION, weights=weights)))
-        assert dict(reply.content.metric_records[METRICS]) == {}
+        assert metrics(reply) == {}
 
     assert main(["--site-file", str(site_path), "--audit"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
@@ -162,7 +171,7 @@ def test_private_validation_is_noisy_and_told_once_per_model(tmp_path: Path, ixi
     def told(request: Request) -> dict[str, float]:
         reply = ask(path, as_message(request))
         assert not reply.has_error(), reason(reply)
-        return {name: float(str(value)) for name, value in reply.content.metric_records[METRICS].items()}
+        return metrics(reply)
 
     first = told(training_request(TASK, WEIGHTS))
     assert set(first) == {"validation_psnr_db", "validation_subjects"}
@@ -189,5 +198,5 @@ def test_no_figure_of_few_subjects_leaves_without_privacy_either(tmp_path: Path)
     few.mkdir()
     path = deployed_site(few, write_ixi(few / "ixi", {"Guys": 9}))
     reply = ask(path, as_message(training_request(honest, weights)))
-    assert dict(reply.content.metric_records[METRICS]) == {}
+    assert metrics(reply) == {}
     assert "train_loss" in str(reply.content.config_records[SCALARS]["suppressed"]).split(",")

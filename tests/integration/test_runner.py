@@ -56,7 +56,7 @@ def main(grid, context):
             answer |= {"reason": reply.error.reason}
         else:
             answer |= {"scalars": dict(reply.content.config_records["scalars"])}
-            answer |= {"metrics": dict(reply.content.metric_records["metrics"])}
+            answer |= {"metrics": {"train_loss": reply.content.metric_records["metrics"]["train_loss"]}}
             answer |= {"weights": reply.content.array_records["arrays"]["float32"].numpy().sum().item()}
         (folder / f"tmp-{number}").write_text(json.dumps(answer))
         (folder / f"tmp-{number}").rename(folder / f"answer-{number}.json")

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from agi_core import signatures
 from agi_core.config.load import load_config, task_json
 from agi_core.models.agi_net import build_model
-from agi_core.protocol import ARRAYS, SCALARS, TRAIN, Request, Weights, pack, request_scalars
+from agi_core.protocol import ARRAYS, METRICS, NONCE, SCALARS, TRAIN, Request, Weights, pack, request_scalars
 from client.app import app
 from simulations.local_grid import LocalGrid
 from tests.support.small_data import SMALL
@@ -75,6 +75,12 @@ def ask(site_path: Path, message: Message) -> Message:
 def reason(reply: Message) -> str:
     """The sentence of a refusal."""
     return str(reply.error.reason)
+
+
+def metrics(reply: Message) -> dict[str, float]:
+    """The figures of a reply."""
+    told = reply.content.metric_records[METRICS].items()
+    return {name: float(str(value)) for name, value in told if name != NONCE}
 
 
 def trained(reply: Message) -> Sequence[float]:

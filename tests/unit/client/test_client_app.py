@@ -3,13 +3,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 import client.app
 from agi_core.errors import AgiError, ConfigError, ExhaustedError, SignatureError
 from agi_core.protocol import FAILED, REFUSED, model_hash, pack
 from client.border import audit
 from client.border.audit import Decision
-from tests.support.requests_by_hand import as_message, ask, deployed_site, reason, small_task, trained, training_request
+from tests.support.requests_by_hand import (
+    as_message,
+    ask,
+    deployed_site,
+    metrics,
+    reason,
+    small_task,
+    trained,
+    training_request,
+)
 
 
 @pytest.fixture
@@ -47,6 +57,16 @@ def test_what_the_coordinator_did_not_sign_for_this_site_is_refused(site_path: P
     assert (row.decision, row.reason) == (Decision.REFUSED, SignatureError.public)
 
 
+def test_no_two_records_that_leave_are_alike(site_path: Path) -> None:
+    """Else another site can announce one, with other parts, so that Flower refuses this one's."""
+    task, weights = small_task()
+    message = as_message(training_request(task, weights))
+    first, again = ask(site_path, message), ask(site_path, as_message(training_request(task, weights, nonce="new")))
+    assert trained(again) == trained(first)
+    assert not set(get_all_nested_objects(first)) & set(get_all_nested_objects(again))
+    assert not set(get_all_nested_objects(first)) & set(get_all_nested_objects(message))
+
+
 @pytest.mark.parametrize("task", ["{", '{"rounds": 0}', '{"shell": "rm"}', "[]"])
 def test_a_task_that_cannot_be_read_is_refused(site_path: Path, task: str) -> None:
     reply = ask(site_path, as_message(training_request(task, small_task()[1])))
@@ -64,7 +84,7 @@ def test_a_repeated_request_is_not_trained_again(site_path: Path, monkeypatch: p
     again = ask(site_path, as_message(training_request(task, weights, nonce="new")))
     assert again.content.config_records["scalars"]["nonce"] == "new"
     assert trained(again) == trained(first)
-    assert dict(again.content.metric_records["metrics"]) == dict(first.content.metric_records["metrics"])
+    assert metrics(again) == metrics(first)
     assert ask(site_path, as_message(training_request(task, weights, round=2))).has_error()
 
 

@@ -1,5 +1,7 @@
 """One exchange with three sites over a grid in this process: what comes back, and what the events say."""
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from agi_core.run import progress
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
 from agi_core.signatures import check, public_line
-from server import exchange
+from server import exchange, pulls
 from server.exchange import GRACE_S, Exchange, Outcome
 from simulations.local_grid import LocalGrid
 from tests.support.requests_by_hand import KEY
@@ -313,6 +315,30 @@ def test_an_answer_in_anothers_name_counts_against_who_was_asked(tmp_path: Path)
     outcome = ask(tmp_path, grid=Impersonating)
     assert set(outcome.replies) == {"A", "C"}
     assert outcome.malformed == {"B": "the reply cannot be read: it answers another message"}
+
+
+def test_an_answer_whose_parts_never_come_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower waits for them, here until the test ends, in a pull of B's answer and of one that nobody asked for."""
+    over = threading.Event()
+
+    class Announced(Grid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            pulled = [*super().pull_messages(message_ids)]
+            if not [*message_ids] or any(message.metadata.src_node_id == NODES["B"] for message in pulled):
+                over.wait()
+            return pulled
+
+    monkeypatch.setattr(exchange, "GRACE_S", 0.1)
+    monkeypatch.setattr(pulls, "PATIENCE_S", 0.01)
+    talk = exchange_over(Announced(Sites()), tmp_path, "federation.deadline_s=1")
+    began = time.monotonic()
+    try:
+        outcome = talk.ask(NODES, talk.request(TRAIN, round=4, weights=WEIGHTS))
+    finally:
+        over.set()
+    assert time.monotonic() - began < 10
+    assert set(outcome.replies) == {"A", "C"}
+    assert troubles(tmp_path, SiteMissing) == [("B", 4, TRAIN, "no answer to train within 1 s")]
 
 
 def test_what_nobody_asked_for_is_nobodys_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,70 @@
+"""The answers of a grid, none of which holds up another.
+
+Flower announces an answer before its parts have arrived, and its pull then waits for them: up to two hours for parts
+that nobody sends. So each pull is a thread of its own as soon as it takes long. What a caller no longer wants it
+leaves behind: the thread ends when Flower gives up, or with the process.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import TypeVar
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from server.messages import pull_answer, pull_uninvited
+
+PATIENCE_S = 0.2  # a pull that takes longer goes on beside the others
+MOST_UNINVITED = 32  # that are waited for at a time; a site must not fill the process with threads
+T = TypeVar("T")
+
+
+class Pulls:
+    """What is being pulled from a grid."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._answers: dict[str, Future[Message | None]] = {}
+        self._uninvited: list[Future[None]] = []
+
+    def answer(self, message_id: str) -> Message | None:
+        """The answer to one message; None while it is not there, or not whole. Raises as `pull_answer` does."""
+        if message_id not in self._answers:
+            self._answers[message_id] = _started(partial(pull_answer, self._grid, message_id))
+        if not _is_done(self._answers[message_id]):
+            return None
+        return self._answers.pop(message_id).result()
+
+    def take_uninvited(self) -> None:
+        """As `pull_uninvited` does, in passing."""
+        self._uninvited = [pull for pull in self._uninvited if not pull.done()]
+        if len(self._uninvited) < MOST_UNINVITED:
+            pull = _started(partial(pull_uninvited, self._grid))
+            if _is_done(pull):
+                pull.result()
+            else:
+                self._uninvited.append(pull)
+
+    def forget(self) -> None:
+        """Wait no longer for the answers that have not come."""
+        self._answers.clear()
+
+
+def _started(work: Callable[[], T]) -> "Future[T]":
+    """The future of work in a thread that does not keep the process alive, unlike an executor's."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _is_done(future: "Future[T]") -> bool:
+    return bool(wait([future], timeout=PATIENCE_S).done)
