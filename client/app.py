@@ -116,8 +116,8 @@ def _records(reply: Reply) -> RecordDict:
 
     Flower names a record by its hash, and refuses it where another site has announced that name with other parts. So
     nobody must be able to guess the hash of a record: that of no metrics, or of weights that nobody trained."""
-    metrics = {NONCE: secrets.randbits(63), **reply.metrics}
-    records = RecordDict({SCALARS: ConfigRecord(dict(reply_scalars(reply))), METRICS: MetricRecord(metrics)})
+    metrics = MetricRecord({NONCE: secrets.randbits(63), **reply.metrics})
+    records = RecordDict({SCALARS: ConfigRecord(dict(reply_scalars(reply))), METRICS: metrics})
     if reply.weights is not None:
         records[ARRAYS] = ArrayRecord({dtype: _unlike_any(flat) for dtype, flat in reply.weights.arrays.items()})
     return records

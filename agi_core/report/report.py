@@ -64,7 +64,10 @@ def _notices(record: RunRecord) -> str:
         anatomies = f" ({plural(record.anatomies, 'anatomy', 'anatomies')})" if record.anatomies else ""
         meaning = "every scan is simulated, and no figure here says how the model does on patients."
         notices += f'<p class="notice synthetic"><strong>SYNTHETIC DATA{anatomies}</strong>: {meaning}</p>'
-    elif record.synthetic is None:
+    elif record.synthetic is False:
+        meaning = "this page shows slices of test subjects' scans. Keep it where the scans are, and give it to nobody."
+        notices += f'<p class="notice patient"><strong>PATIENT DATA</strong>: {meaning}</p>'
+    else:
         known = "is known to the hospitals alone" if record.deployed else "is noted when the run ends"
         notices += f'<p class="notice unknown">Whether the scans are real or synthetic {known}.</p>'
     if not record.finished:

@@ -8,9 +8,12 @@ The second is `state_dir/logs/details.log`, for the user that runs the site. It 
 subjects and tracebacks.
 """
 
+import contextlib
 import copy
 import logging
 import os
+from io import TextIOWrapper
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 from agi_core.errors import AgiError
@@ -24,15 +27,27 @@ def keep_logs(state_dir: Path) -> None:
     """Send all that this process logs from now on to both logs."""
     path = state_dir / "logs" / DETAILS_NAME
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > DETAILS_BYTES:
-        path.replace(path.with_name(f"{DETAILS_NAME}.1"))
-    os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))
-    details, printed = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"), logging.StreamHandler()
+    details, printed = Details(path, encoding="utf-8", errors="backslashreplace"), logging.StreamHandler()
     details.setFormatter(logging.Formatter(LOG_FORMAT))
     printed.setFormatter(Redacting(LOG_FORMAT))
     printed.addFilter(logging.Filter("client"))
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.INFO, handlers=[details, printed], force=True)
+
+
+class Details(WatchedFileHandler):
+    """Writes to a file that runner and worker share, mode 600, and begins a new one when it is full."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        path = Path(self.baseFilename)
+        with contextlib.suppress(OSError):  # the other process has begun a new one at this moment
+            if path.stat().st_size > DETAILS_BYTES:
+                path.replace(path.with_name(f"{DETAILS_NAME}.1"))
+        super().emit(record)
+
+    def _open(self) -> TextIOWrapper:
+        os.close(os.open(self.baseFilename, os.O_CREAT | os.O_APPEND, 0o600))
+        return super()._open()
 
 
 class Redacting(logging.Formatter):

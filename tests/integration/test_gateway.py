@@ -6,6 +6,7 @@ import secrets
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,40 @@ def test_tls_only(gateway: Gateway) -> None:
     with contextlib.closing(connection):
         connection.request("GET", "/v1/fleet/")
         assert connection.getresponse().status == 400
+
+
+@pytest.mark.parametrize(
+    ("ciphers", "accepted"),
+    [
+        ("ECDHE-ECDSA-AES256-GCM-SHA384", True),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+        ("ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA", False),  # CBC
+        ("ECDHE-ECDSA-CAMELLIA256-SHA384", False),
+        ("ECDHE-ECDSA-AES256-CCM8:ECDHE-ECDSA-AES256-CCM", False),
+    ],
+)
+def test_authenticated_encryption_alone(gateway: Gateway, ciphers: str, accepted: bool) -> None:
+    context = ssl.create_default_context(cafile=gateway.federation.ca_path)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    refusal = contextlib.nullcontext() if accepted else pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure")
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection, refusal:
+        context.wrap_socket(connection, server_hostname="localhost").close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_who_opens_a_connection_and_says_nothing_is_cut(gateway: Gateway, encrypted: bool) -> None:
+    context = ssl.create_default_context(cafile=gateway.federation.ca_path)
+    began = time.monotonic()
+    connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=40)
+    if encrypted:
+        connection = context.wrap_socket(connection, server_hostname="localhost")
+    with connection:
+        if encrypted:
+            connection.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: localhost\r\nX-Never: ")
+        while connection.recv(4096):
+            pass
+    assert 5 < time.monotonic() - began < 20
 
 
 def test_too_many_requests_are_told_to_come_again(gateway: Gateway) -> None:

@@ -246,6 +246,7 @@ def test_a_plain_network_on_real_scans_without_unseen_sites_validation_and_compa
     assert "plain ResUNet, trained federated over 2 sites" in page.text
     assert "AGI-Net" not in page.text
     assert "SYNTHETIC" not in page.text
+    assert "PATIENT DATA : this page shows slices of test subjects' scans." in page.text
     assert "No site tells of its validation" in page.text
     assert "PSNR (dB)" not in page.svg("Validation PSNR")
     assert "Not run: local-only and centralised." in page.text

@@ -1,9 +1,12 @@
 """In processes of their own, since logging belongs to a whole process."""
 
+import logging
 import stat
 import subprocess
 import sys
 from pathlib import Path
+
+from client.process.logs import Details
 
 SECRET = "sub-0042"
 PROGRAM = f"""
@@ -48,3 +51,16 @@ def test_a_large_file_makes_room(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM, tmp_path], capture_output=True, check=True, timeout=60)
     assert (tmp_path / "logs" / "details.log").stat().st_size < 10_000
     assert (tmp_path / "logs" / "details.log.1").stat().st_size > 10 * 2**20
+
+
+def test_two_programs_that_run_for_years_fill_no_disk(tmp_path: Path) -> None:
+    path = tmp_path / "details.log"
+    runner, worker = Details(path, encoding="utf-8"), Details(path, encoding="utf-8")
+    record = logging.LogRecord("client", logging.INFO, "", 0, "x" * 2**20, None, None)
+    for handler in (runner, worker) * 12:
+        handler.emit(record)
+    runner.close()
+    worker.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["details.log", "details.log.1"]
+    assert all(file.stat().st_size <= 11 * 2**20 + 11 for file in tmp_path.iterdir())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
