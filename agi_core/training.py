@@ -36,7 +36,7 @@ def site_generator(*, seed: int, site: str, round: int) -> torch.Generator:
 
 def train_round(
     model: nn.Module, draw: Draw, *, task: Task, site: str, round: int, on_step: OnStep | None = None
-) -> float:
+) -> list[float]:
     """One round of local training, in place.
 
     Each round makes a new AdamW. Keeping its moments between rounds gained nothing in a trial, and a round that depends
@@ -49,7 +49,7 @@ def train_round(
         on_step: called after each step, which a GPU may not have finished yet.
 
     Returns:
-        Mean loss over the round's steps.
+        The loss of each step.
 
     Raises:
         RunError: the loss is not finite.
@@ -95,7 +95,7 @@ def train_round(
             unread, read_s = [], time.monotonic()
         if on_step is not None:
             on_step(step + 1, training.local_steps, losses[-1])
-    return sum(losses) / training.local_steps
+    return losses
 
 
 def train_round_privately(

@@ -254,7 +254,8 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
                 max_lot_rate=config.privacy.lot_rate,
             )
         paths[site] = run_dir.resolve() / "sites" / f"{file_stem(site)}.yaml"
-        policy = Policy(minimum_subjects=1)  # nothing leaves this machine
+        # nothing leaves this machine
+        policy = Policy(minimum_subjects=1, answers_per_model=None, answers_per_day=None)
         site_file = Site(
             site=site,
             data=data,

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.hash_chain import seal, unseal
 
-NAME = "audit.jsonl"
+NAME, TIME_FORMAT = "audit.jsonl", "%Y-%m-%dT%H:%M:%S%z"
 
 
 class Decision(StrEnum):
@@ -33,21 +34,27 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRow:
-    """One message that left. `action` is what the request asked for, and `request` its digest ("" in a refusal). `left`
-    holds the figures that left, `held_back` the names of those that did not, and `reason` the public sentence of a
-    refusal."""
+    """One message that left. `action` is what the request asked for, `request` its digest, and `model` the hash of the
+    weights that it brought ("" in a refusal). `left` holds the figures that left, `held_back` the names of those that
+    did not, and `reason` the public sentence of a refusal."""
 
     run: str
     round: int
     action: str
     decision: Decision
     request: str = ""
+    model: str = ""
     left: Mapping[str, float] = field(default_factory=dict)
     held_back: Sequence[str] = ()
     weights_bytes: int = 0
     weights_sha256: str = ""
     reason: str = ""
-    time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    time: str = field(default_factory=lambda: time.strftime(TIME_FORMAT))
+
+    @property
+    def time_s(self) -> float:
+        """`time` in seconds since 1970."""
+        return datetime.strptime(self.time, TIME_FORMAT).timestamp()
 
 
 def append(state_dir: Path, row: AuditRow) -> None:

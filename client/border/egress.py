@@ -8,6 +8,7 @@ subject identifier, date or exception text can pass, because no other field exis
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from client.site.file import Site
 
 DECIMALS = 5
 LONGEST_REASON = 200
+DAY_S = 86_400
 log = logging.getLogger("client")
 
 
@@ -35,7 +37,8 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     """Check a reply, hold back what the site's policy does not allow, and note it in the audit; the reply as it leaves.
 
     A site that has fewer subjects than its policy's minimum tells no figure: all its metrics are held back, and so is
-    the number of subjects that an evaluation scored. The names of what is held back are in `suppressed`.
+    the number of subjects that an evaluation scored. So are all metrics of an answer too many on one model, or within a
+    day. The names of what is held back are in `suppressed`.
 
     Args:
         subjects: how many the whole site has.
@@ -59,7 +62,11 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         for name, value in reply.metrics.items()
         if not small and (policy.metrics is None or name in policy.metrics)
     }
-    held_back = sorted(set(reply.metrics) - set(allowed))
+    model = stored_replies.hash_of(request.weights)
+    if allowed and (rule := _limit_reached(site, stored_replies.digest(request), model=model)):
+        log.warning("figures are held back: %s", rule)
+        allowed = {}
+    held_back = sorted({*reply.metrics, *filter(None, reply.suppressed.split(","))} - {*allowed})
     num_examples = reply.num_examples
     if small and reply.weights is None and num_examples:
         num_examples, held_back = 0, [*held_back, "num_examples"]
@@ -72,6 +79,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         action=action_of(request),
         decision=Decision.ANSWERED,
         request=stored_replies.digest(request),
+        model=model,
         left={"num_examples": num_examples, "steps": reply.steps, **allowed},
         held_back=held_back,
         weights_bytes=sum(flat.nbytes for flat in weights.arrays.values()) if weights else 0,
@@ -79,6 +87,30 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     )
     audit.append(Path(site.state_dir), row)
     return reply
+
+
+def _limit_reached(site: Site, request: str, *, model: str) -> str:
+    """The rule by which no more answers with figures leave, of this model or on this day; "" while they may. An answer
+    that left before may leave again.
+
+    Raises:
+        RunError: the audit cannot be read, or is damaged.
+    """
+    policy, now_s = site.policy, time.time()
+    if policy.answers_per_model is None and policy.answers_per_day is None:
+        return ""
+    told = {row.request: row for row in audit.read(Path(site.state_dir)) if {*row.left} - {"num_examples", "steps"}}
+    if request in told:
+        return ""
+    of_model = sum(row.model == model for row in told.values())
+    of_day = sum(now_s - row.time_s < DAY_S for row in told.values())
+    for name, limit, count in (
+        ("answers_per_model", policy.answers_per_model, of_model),
+        ("answers_per_day", policy.answers_per_day, of_day),
+    ):
+        if limit is not None and count >= limit:
+            return f"policy.{name}={limit}"
+    return ""
 
 
 def refuse(error: AgiError, *, code: int = REFUSED, asked: Mapping[str, object], site: Site | None) -> Refusal:

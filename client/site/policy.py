@@ -24,12 +24,15 @@ class Policy:
     """The site's own rules; no request can soften them.
 
     A site of fewer than `minimum_subjects` tells no figure, and no request may ask for figures of fewer.
+    So many answers with figures leave on one model and within a day (None = any number); what would follow holds none.
     `max_deadline_s` is the longest time that one request gets. `metrics` and `scenarios` are those allowed (None =
     all). `settings` limits settings of a task by their dotted name: a number is the largest value, a list holds the
     values that are allowed.
     """
 
     minimum_subjects: int = 10
+    answers_per_model: int | None = 10
+    answers_per_day: int | None = 1000
     max_deadline_s: int = 3600
     metrics: list[str] | None = None
     scenarios: list[str] | None = None
@@ -130,6 +133,8 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
         {
             "policy.minimum_subjects": (policy.minimum_subjects, 1, math.inf),
             "policy.max_deadline_s": (policy.max_deadline_s, 1, math.inf),
+            "policy.answers_per_model": (policy.answers_per_model or 0, 0, math.inf),
+            "policy.answers_per_day": (policy.answers_per_day or 0, 0, math.inf),
         }
     )
     for name in ("scenarios", "metrics"):

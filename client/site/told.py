@@ -1,48 +1,135 @@
-"""`state_dir/told.json`: the sets of training subjects that the site has told statistics of, for each scenario.
+"""`state_dir/told.json`: the sets of subjects that the site has told figures or statistics of, for life.
 
-Two answers on sets of subjects that differ by one person tell, by their difference, of that person. So an answer is of
-a set that was told of before, or of one that differs from each of these by as many subjects as the policy's minimum.
+Two means over sets that differ by one person tell, by their difference, of that person. So do sums of several means,
+over test subjects, over all, or over those who have the modalities of another scenario. The site therefore remembers
+all sets that it told of. A new one is told of only if no linear combination of the means over all these sets is of
+fewer subjects than the policy's minimum. One exception: the first set of a part may be small, such as the two test
+subjects of a small site, and is told of as such. Within a part, two sets differ by that minimum in any case.
+
+Otherwise the site answers on a set of that part that was told of before. A subject counts with the names of its visits:
+of a subject with one more visit, another figure would be told. Where the minimum is 1, nothing is remembered.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+
+from agi_core.data.scans import Subject
 from agi_core.errors import DataError, PolicyError
 from agi_core.host import atomic
 
 NAME = "told.json"
+MOST_SMALL_CELLS = 12  # of more, there are too many combinations to look at
+Part = Literal["train", "validation", "test", "all"]
+Sets = Sequence[frozenset[str]]
 
 
-def told_subjects(state_dir: Path, scenario: str, training: Collection[str], *, minimum: int) -> frozenset[str]:
-    """The training subjects that statistics are told of; a new set is on the disk when this returns.
+@dataclass(frozen=True)
+class Told:
+    """The file: the sets of each part, of names of subjects, and the number of validation slices."""
+
+    sets: Mapping[str, Sets] = field(default_factory=dict)
+    validation_slices: int | None = None
+
+
+def told_subjects(
+    state_dir: Path, part: Part, subjects: Collection[Subject], *, known_as: Mapping[str, str], minimum: int
+) -> tuple[Subject, ...]:
+    """Those of `subjects`, which are of one part of the site, that are told of; a new set is on the disk when this
+    returns.
+
+    Args:
+        known_as: the name that each subject was first known by; see `lasting_split`.
 
     Raises:
         PolicyError: every set that may be told of holds a subject that is gone.
         DataError: the file cannot be read. RunError: it cannot be written.
     """
+    if minimum <= 1:
+        return tuple(subjects)
     path = state_dir / NAME
-    told, now = _read(path), frozenset(training)
-    before = [frozenset(subjects) for subjects in told.get(scenario, ())]
+    told, by_name = _read(path), {_name(subject, known_as): subject for subject in subjects}
+    before, now = told.sets.get(part, []), frozenset(by_name)
     if now in before:
-        return now
-    if all(len(earlier ^ now) >= minimum for earlier in before):
-        atomic.write_json(path, {**told, scenario: [*map(sorted, [*before, now])]})
-        return now
+        return tuple(subjects)
+    apart = not before or min(len(now), *(len(earlier ^ now) for earlier in before)) >= minimum
+    if apart and not _tell_of_few([*chain.from_iterable(told.sets.values()), now], minimum=minimum):
+        _write(path, replace(told, sets={**told.sets, part: [*before, now]}))
+        return tuple(subjects)
     if usable := [earlier for earlier in before if earlier <= now]:
-        return usable[-1]
+        return tuple(subject for name, subject in by_name.items() if name in usable[-1])
     raise PolicyError(
-        "policy.minimum_subjects: subjects that statistics were told of are gone, and fewer than"
-        f" {minimum} have come or gone since; statistics are told again once so many have"
+        f"policy.minimum_subjects: together with what was told of other sets of subjects, a figure of these {part}"
+        f" subjects would tell of fewer than {minimum}; it is told again once so many have come or gone"
     )
 
 
-def _read(path: Path) -> Mapping[str, list[list[str]]]:
+def told_slices(state_dir: Path, asked: int, *, minimum: int) -> int:
+    """How many validation slices figures are of: as many as were asked for first. A figure of one slice more or less
+    would tell of that slice. Raises as `told_subjects` does."""
+    if minimum <= 1:
+        return asked
+    path = state_dir / NAME
+    told = _read(path)
+    if told.validation_slices is None:
+        told = replace(told, validation_slices=asked)
+        _write(path, told)
+    return told.validation_slices or asked
+
+
+def _name(subject: Subject, known_as: Mapping[str, str]) -> str:
+    return " ".join([known_as[subject.id], *sorted(session.name for session in subject.sessions if session.name)])
+
+
+def _tell_of_few(sets: Sets, *, minimum: int) -> bool:
+    """Whether some linear combination of the sums over these sets is one over fewer subjects than the minimum, and not
+    one of sums over such small sets themselves.
+
+    Subjects that lie in the same sets, a cell, have the same weight in every combination. Combinations that have no
+    weight outside of a group of cells make a space of rank(all) - rank(outside of the group) dimensions.
+    """
+    cells = Counter(tuple(subject in one for one in sets) for subject in frozenset().union(*sets))
+    member = np.array([*cells], dtype=float).T  # (sets, cells)
+    small = [number for number, size in enumerate(cells.values()) if size < minimum]
+    sizes = [*cells.values()]
+    if len(small) > MOST_SMALL_CELLS:
+        return True
+    for group in chain.from_iterable(combinations(small, count) for count in range(1, len(small) + 1)):
+        if sum(sizes[number] for number in group) >= minimum:
+            continue
+        outside = np.delete(member, group, axis=1)
+        within = member[~outside.any(axis=1)]
+        if np.linalg.matrix_rank(member) - _rank(outside) > _rank(within):
+            return True
+    return False
+
+
+def _rank(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> int:
+    return int(np.linalg.matrix_rank(matrix)) if matrix.size else 0
+
+
+def _read(path: Path) -> Told:
     try:
-        told = json.loads(path.read_bytes()) if path.exists() else {}
-        return {str(scenario): [[str(s) for s in subjects] for subjects in sets] for scenario, sets in told.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        if not path.exists():
+            return Told()
+        content = json.loads(path.read_bytes())
+        sets = {part: [frozenset(map(str, one)) for one in sets] for part, sets in content["sets"].items()}
+        slices = content["validation_slices"]
+        return Told(sets, None if slices is None else int(slices))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise DataError(
-            f"{path} cannot be read, so it is unknown of whom statistics were told: put back its last copy, or refuse"
-            " runs that ask for statistics (policy.settings: {model.prior: [none]})"
+            f"{path} cannot be read, so it is unknown of whom figures were told: put back its last copy; without one,"
+            " delete it, and let the site tell no figures (policy.metrics: []) and no statistics (policy.settings:"
+            " {model.prior: [none]})"
         ) from None
+
+
+def _write(path: Path, told: Told) -> None:
+    sets = {part: [sorted(one) for one in sets] for part, sets in told.sets.items()}
+    atomic.write_json(path, {"validation_slices": told.validation_slices, "sets": sets})

@@ -33,12 +33,12 @@ def tell_statistics(job: Job) -> Reply:
     count, least = len(job.scans.subjects.all), job.site.policy.minimum_subjects
     require(count >= least, "policy.minimum_subjects", asked=f"statistics of {count} subjects", allowed=f"{least}")
     statistics = job.scans.prior_statistics
-    known = job.scans.subjects.known_as
-    names = [known[subject_id] for subject_id in statistics]
-    told = told_subjects(Path(job.site.state_dir), job.task.scenario, names, minimum=least)
-    its = [statistics[subject_id] for subject_id in sorted(statistics) if known[subject_id] in told]
-    mean = Statistics.mean(its)
-    return job.reply(num_examples=len(its), metrics={}, weights=pack(mean.arrays()))
+    subjects = [subject for subject in job.scans.subjects.train if subject.id in statistics]
+    told = told_subjects(
+        Path(job.site.state_dir), "train", subjects, known_as=job.scans.subjects.known_as, minimum=least
+    )
+    mean = Statistics.mean([statistics[subject.id] for subject in told])
+    return job.reply(num_examples=len(told), metrics={}, weights=pack(mean.arrays()))
 
 
 @contextmanager

@@ -1,18 +1,26 @@
 """Figures of a site: validation of the incoming model, and the final test."""
 
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from agi_core import evaluation
+from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import validation_subset
 from agi_core.errors import PolicyError, ProtocolError
+from agi_core.metric_table import VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
 from agi_core.protocol import ALL, STATISTICS, TEST, VALIDATION, Reply
 from agi_core.run import progress
 from client.border import audit, stored_replies
 from client.border.egress import action_of, printable
 from client.site.policy import SitePrivacy, require
+from client.site.told import Part, told_slices, told_subjects
 from client.work.calibration import tell_statistics, with_own_readout
 from client.work.job import Job
+
+Slices = Sequence[tuple[CachedSession, Sequence[int]]]
+log = logging.getLogger("client")
 
 
 def evaluate(job: Job) -> Reply:
@@ -41,7 +49,8 @@ def evaluate(job: Job) -> Reply:
 
 
 def validate(job: Job) -> dict[str, float]:
-    """The incoming model on the site's validation slices, the same in every round; empty where there are none.
+    """The incoming model on the site's validation slices, the same for life (`client.site.told`); empty where there are
+    none, or where they would tell of few subjects.
 
     A site that trains privately tells noisy means, or nothing.
 
@@ -53,10 +62,7 @@ def validate(job: Job) -> dict[str, float]:
         return {}
     sessions, volumetric = job.scans.validation, job.network.volumetric
     slices = validation_subset(sessions, limit=job.task.evaluation.validation_slices, volumes=volumetric)
-    scored, everybody = (
-        len({session.subject_id for session, _ in some})
-        for some in (slices, validation_subset(sessions, volumes=volumetric))
-    )
+    scored, everybody = len(_ids(slices)), len(_ids(validation_subset(sessions, volumes=volumetric)))
     require(
         not slices or scored >= min(everybody, job.site.policy.minimum_subjects),
         "policy.minimum_subjects",
@@ -79,14 +85,55 @@ def validate(job: Job) -> dict[str, float]:
             noise=system_noise(),
         )
     else:
-        scores = evaluation.evaluate(job.network, slices)
+        scores = evaluation.evaluate(job.network, _told_slices(job, slices))
         means, count = mean_over_subjects(scores.values()), len(scores)
+        if not scores:
+            job.held_back.extend(VALIDATION_METRIC_NAMES)
     if not means:
         return {}
     return {**{f"validation_{name}": value for name, value in means.items()}, "validation_subjects": count}
 
 
+def told_among(job: Job, part: Part, subject_ids: Collection[str]) -> set[str]:
+    """The ids of those subjects that figures are told of; see `client.site.told`.
+
+    Raises:
+        PolicyError: there is no such set. DataError, RunError: see there.
+    """
+    everybody, minimum = job.scans.subjects.all, job.site.policy.minimum_subjects
+    if len(everybody) < minimum:  # no figure will leave the site
+        return {*subject_ids}
+    subjects = [subject for subject in everybody if subject.id in subject_ids]
+    told = told_subjects(
+        Path(job.site.state_dir), part, subjects, known_as=job.scans.subjects.known_as, minimum=minimum
+    )
+    return {subject.id for subject in told}
+
+
+def _told_slices(job: Job, slices: Slices) -> Slices:
+    """In place of the slices that were asked for those that figures are told of; none where these would tell of few
+    subjects."""
+    asked, minimum = job.task.evaluation.validation_slices, job.site.policy.minimum_subjects
+    limit = told_slices(Path(job.site.state_dir), asked, minimum=minimum)
+    if limit != asked:
+        slices = validation_subset(job.scans.validation, limit=limit, volumes=job.network.volumetric)
+    try:
+        told = told_among(job, "validation", _ids(slices))
+    except PolicyError as error:
+        log.warning("no validation: %s", error)
+        return []
+    if told != _ids(slices):
+        sessions = [session for session in job.scans.validation if session.subject_id in told]
+        slices = validation_subset(sessions, limit=limit, volumes=job.network.volumetric)
+    return slices if told == _ids(slices) else []
+
+
+def _ids(slices: Slices) -> set[str]:
+    return {session.subject_id for session, _ in slices}
+
+
 def _test(job: Job) -> Reply:
+    part: Part = "test" if job.request.subjects == TEST else "all"
     sessions = job.scans.test if job.request.subjects == TEST else job.scans.everybody
     least = min(job.site.policy.minimum_subjects, len(job.scans.subjects.all))
     require(
@@ -96,6 +143,8 @@ def _test(job: Job) -> Reply:
         allowed=f"no figure of fewer than {least}",
     )
 
+    told = told_among(job, part, {session.subject_id for session in sessions})
+    sessions = [session for session in sessions if session.subject_id in told]
     whole, on_session = [(session, None) for session in sessions], progress.steps_of("test", job.site.site)
     scores = evaluation.evaluate(job.network, whole, on_session=on_session)
     metrics = mean_over_subjects(scores.values())

@@ -14,7 +14,8 @@ from client.site.opened import SiteScans
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """`request` and its `task` are what is asked, and `site` is who is asked. The answer takes the site's `scans`, and
-    the `network` with the request's weights. `started_s` is the monotonic clock's time when the work began."""
+    the `network` with the request's weights. `started_s` is the monotonic clock's time when the work began. `held_back`
+    names the figures that the work leaves out by the site's policy."""
 
     request: Request
     task: Task
@@ -22,6 +23,7 @@ class Job:
     scans: SiteScans
     network: Network
     started_s: float = field(default_factory=time.monotonic)
+    held_back: list[str] = field(default_factory=list)
 
     @property
     def left_s(self) -> float:
@@ -44,4 +46,5 @@ class Job:
             metrics=metrics,
             weights=weights,
             steps=self.task.training.local_steps if self.request.action == TRAIN else 0,
+            suppressed=",".join(self.held_back),
         )

@@ -1,20 +1,25 @@
 """What a site does with a request: check it against the site's rules, load its weights, then train or evaluate."""
 
+import logging
+import math
 import time
+from collections.abc import Sequence
 
 import torch
 
 from agi_core.config.schema import Task
-from agi_core.errors import PrivacyError, ProtocolError
+from agi_core.errors import PolicyError, PrivacyError, ProtocolError
 from agi_core.protocol import EVALUATE, TRAIN, Reply, Request, pack
 from agi_core.run import progress
 from agi_core.training import train_round
 from client.site.opened import OpenSite
 from client.site.policy import check_task
 from client.work.calibration import over_own_prior
-from client.work.evaluation import evaluate, validate
+from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
 from client.work.networks import network_of
+
+log = logging.getLogger("client")
 
 
 def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device) -> Reply:
@@ -41,7 +46,7 @@ def _train(job: Job) -> Reply:
     metrics = validate(job)
     phase = f"round {job.request.round}/{job.task.rounds}"
     with over_own_prior(job):
-        metrics["train_loss"] = train_round(
+        losses = train_round(
             job.network.module,
             training.draw,
             task=job.task,
@@ -49,9 +54,27 @@ def _train(job: Job) -> Reply:
             round=job.request.round,
             on_step=progress.steps_of(phase, job.site.site),
         )
+    metrics |= _train_loss(job, losses)
     metrics["seconds"] = time.monotonic() - started
     weights = pack(job.network.weights, job.request.weights.transport)
     return job.reply(num_examples=len(job.scans.subjects.train), metrics=metrics, weights=weights)
+
+
+def _train_loss(job: Job, losses: Sequence[float]) -> dict[str, float]:
+    """The mean loss, over whole groups of steps: each has as many crops as the policy asks subjects for, so that a
+    round of one step more shows as many. Nothing where there is no such group, or where the training subjects are not
+    those that the site tells of."""
+    least = job.site.policy.minimum_subjects
+    together = math.ceil(least / job.task.training.batch_size)
+    counted = losses[: len(losses) // together * together]
+    drawn = {*job.scans.training.subjects}
+    try:
+        if counted and told_among(job, "train", drawn) == drawn:
+            return {"train_loss": sum(counted) / len(counted)}
+    except PolicyError as error:
+        log.warning("no training loss: %s", error)
+    job.held_back.append("train_loss")
+    return {}
 
 
 def _train_privately(job: Job) -> Reply:

@@ -45,7 +45,7 @@ SITES: Mapping[str, tuple[int, LayoutName]] = {
     "hospitalB": (11, "ixi"),
     "hospitalC": (10, "bids"),
 }
-SMALL = "model.widths=[8,16] grid.crop=[32,32] training.local_steps=2 training.batch_size=2"
+SMALL = "model.widths=[8,16] grid.crop=[32,32] training.local_steps=2 training.batch_size=5"
 STOP_S = 10.0
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from flwr.app import Message, MessageType
 
+from agi_core.config.load import read_task
 from agi_core.errors import AgiError, ConfigError, DeadlineError, PolicyError, ProtocolError
-from agi_core.protocol import ALL, EVALUATE, SCALARS, TEST, VALIDATION, Request, Weights
+from agi_core.network import Network
+from agi_core.protocol import ALL, EVALUATE, METRICS, SCALARS, TEST, VALIDATION, Request, Weights
 from client.__main__ import main
 from client.border import audit
 from client.site.file import read_site
@@ -69,6 +71,13 @@ def task_with(**changed: Any) -> Callable[[], Message]:
 def evaluation(subjects: str, *, run: str = "run", task: str = TASK, weights: Weights = WEIGHTS) -> Request:
     request = training_request(task, weights)
     return dataclasses.replace(request, action=EVALUATE, subjects=subjects, run_id=run)
+
+
+def figures(site_path: Path, request: Request) -> dict[str, Any]:
+    """All numbers of an answer, and what is held back."""
+    content = ask(site_path, as_message(request)).content
+    scalars = content.config_records[SCALARS]
+    return {**content.metric_records[METRICS], **{name: scalars[name] for name in ("num_examples", "suppressed")}}
 
 
 @pytest.mark.parametrize(
@@ -191,8 +200,15 @@ def test_no_figure_of_few_subjects_leaves_without_privacy_either(tmp_path: Path)
     one_slice, _ = small_task("evaluation.validation_slices=1")
     assert reason(ask(path, as_message(training_request(one_slice, weights)))) == PolicyError.public
     honest, _ = small_task("evaluation.max_subjects=10")
-    reply = ask(path, as_message(evaluation(ALL, task=honest, weights=weights)))
-    assert reply.content.config_records[SCALARS]["num_examples"] == 10
+    told = figures(path, evaluation(ALL, task=honest, weights=weights))
+    assert told["num_examples"] == 10
+    for most in (11, 19):  # the attack: one subject more, or one less than all
+        task, _ = small_task(f"evaluation.max_subjects={most}")
+        assert figures(path, evaluation(ALL, task=task, weights=weights)) == told
+    task, _ = small_task("evaluation.max_subjects=20")
+    assert figures(path, evaluation(ALL, task=task, weights=weights))["num_examples"] == 20
+    # without the four test subjects there would be six of the first ten
+    assert reason(ask(path, as_message(evaluation(TEST, task=honest, weights=weights)))) == PolicyError.public
 
     few = tmp_path / "few"
     few.mkdir()
@@ -200,3 +216,39 @@ def test_no_figure_of_few_subjects_leaves_without_privacy_either(tmp_path: Path)
     reply = ask(path, as_message(training_request(honest, weights)))
     assert metrics(reply) == {}
     assert "train_loss" in str(reply.content.config_records[SCALARS]["suppressed"]).split(",")
+
+
+def test_a_scenario_does_not_isolate_who_lacks_a_modality(tmp_path: Path) -> None:
+    """11 subjects, one without PD."""
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 11})
+    next((data_dir / "IXI-PD").iterdir()).unlink()
+    path, answers = deployed_site(tmp_path, data_dir), []
+    for scenario in ("T1:T2", "T1,T2:PD"):
+        task, _ = small_task(f"scenario={scenario}")
+        answers.append(ask(path, as_message(evaluation(ALL, task=task, weights=Network(read_task(task)).weights))))
+    assert answers[0].content.config_records[SCALARS]["num_examples"] == 11
+    assert reason(answers[1]) == PolicyError.public
+
+
+def test_the_training_loss_is_of_many_crops(tmp_path: Path, ixi_dir: Path) -> None:
+    """Those of ten at least; and two rounds of other lengths differ by as many, where steps do not move the weights."""
+    path, still = deployed_site(tmp_path, ixi_dir), "training.learning_rate=1e-12"
+
+    def told(steps: int, crops: int) -> dict[str, Any]:
+        task, weights = small_task(still, f"training.local_steps={steps}", f"training.batch_size={crops}")
+        return figures(path, training_request(task, weights))
+
+    one = told(1, 1)
+    assert "train_loss" not in one
+    assert "train_loss" in one["suppressed"].split(",")
+    two, three, four = (told(steps, 5)["train_loss"] for steps in (2, 3, 4))
+    assert two == three != four
+
+
+def test_validation_is_of_the_same_slices_for_life(tmp_path: Path, ixi_dir: Path) -> None:
+    """A figure of one slice more would tell of that slice."""
+    path = deployed_site(tmp_path, ixi_dir)
+    tasks = [small_task(f"evaluation.validation_slices={count}") for count in (6, 7, 64)]
+    one, *others = [figures(path, evaluation(VALIDATION, task=task, weights=weights)) for task, weights in tasks]
+    assert one["validation_psnr_db"] > 0
+    assert others == [one, one]

@@ -1,4 +1,5 @@
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,32 @@ def test_the_policy_may_allow_fewer_metrics(site: Site) -> None:
     site = with_policy(site, Policy(metrics=["psnr_db"]))
     left = let_out(reply(psnr_db=20.0, ssim=0.5, mae=0.1), request=REQUEST, site=site, subjects=10)
     assert (left.metrics, left.suppressed, left.num_examples) == ({"psnr_db": 20.0}, "mae,ssim", 3)
+
+
+def test_answers_on_one_model_are_counted(site: Site) -> None:
+    """Other requests for figures of one model; what left before may leave again, and another model has its own."""
+    site = with_policy(site, Policy(answers_per_model=2))
+
+    def left(round: int, weights: float = 1.0) -> Reply:
+        other = dataclasses.replace(REQUEST, round=round, weights=pack({"w": np.full(2, weights, np.float32)}))
+        return let_out(reply(psnr_db=20.0), request=other, site=site, subjects=10)
+
+    assert [bool(left(round).metrics) for round in (1, 2, 3, 1, 3)] == [True, True, False, True, False]
+    assert left(3).suppressed == "psnr_db"
+    assert left(3, weights=2.0).metrics != {}
+
+
+def test_answers_within_a_day_are_counted(site: Site, tmp_path: Path) -> None:
+    now_s = time.time()
+    for number, age_s in enumerate((90_000.0, 3600.0, -3600.0)):  # the clock may have been set back since
+        moment = time.strftime(audit.TIME_FORMAT, time.localtime(now_s - age_s))
+        row = audit.AuditRow(run="run", round=1, action="train", decision=audit.Decision.ANSWERED, time=moment)
+        audit.append(tmp_path, dataclasses.replace(row, request=str(number), left={"num_examples": 3, "psnr_db": 1.0}))
+    held_back, told = (
+        let_out(reply(psnr_db=20.0), request=REQUEST, site=with_policy(site, Policy(answers_per_day=most)), subjects=10)
+        for most in (2, 3)
+    )
+    assert (held_back.metrics, told.metrics) == ({}, {"psnr_db": 20.0})
 
 
 def test_no_metric_leaves_with_privately_trained_weights_but_noisy_validation(site: Site) -> None:

@@ -1,21 +1,36 @@
-"""No difference of two answers is of fewer subjects than the policy's minimum."""
+"""No combination of answers is of fewer subjects than the policy's minimum."""
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agi_core.data.scans import Session, Subject
 from agi_core.errors import DataError, PolicyError
-from client.site.told import told_subjects
+from client.site.told import Part, told_slices, told_subjects
 
 FIRST = [f"s{n}" for n in range(10)]
+DAYS = st.lists(
+    st.tuples(st.sampled_from(["train", "validation", "test", "all"]), st.sets(st.sampled_from("abcdef"), min_size=1)),
+    min_size=2,
+    max_size=6,
+)
 
 
-def told(folder: Path, subjects: Sequence[str], *, scenario: str = "T1:T2", minimum: int = 3) -> set[str]:
-    return {*told_subjects(folder, scenario, subjects, minimum=minimum)}
+def told(
+    folder: Path, subjects: Sequence[str], *, part: Part = "train", minimum: int = 3, visits: tuple[str, ...] = ("",)
+) -> set[str]:
+    asked = [Subject(name, "Guys", tuple(Session(visit, {}) for visit in visits)) for name in subjects]
+    return {
+        subject.id
+        for subject in told_subjects(
+            folder, part, asked, known_as={subject.id: subject.id for subject in asked}, minimum=minimum
+        )
+    }
 
 
 def test_the_set_stays_until_enough_have_come(tmp_path: Path) -> None:
@@ -23,34 +38,68 @@ def test_the_set_stays_until_enough_have_come(tmp_path: Path) -> None:
     assert told(tmp_path, [*FIRST, "new1", "new2"]) == {*FIRST}
     more = [*FIRST, "new1", "new2", "new3"]
     assert told(tmp_path, more) == {*more}
-    assert told(tmp_path, FIRST[:5], scenario="T2:T1") == {*FIRST[:5]}  # a scenario has a set of its own
+    assert told(tmp_path, FIRST[:5], part="test") == {*FIRST[:5]}  # a part has a set of its own
     assert told(tmp_path, more) == {*more}
 
 
 def test_who_is_withdrawn_is_not_told_of_again(tmp_path: Path) -> None:
     told(tmp_path, FIRST)
-    with pytest.raises(PolicyError, match="subjects that statistics were told of are gone"):
+    with pytest.raises(PolicyError, match="would tell of fewer than 3"):
         told(tmp_path, FIRST[1:])
     assert told(tmp_path, [*FIRST[1:], "new1", "new2"]) == {*FIRST[1:], "new1", "new2"}
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sets(st.sampled_from("abcdef"), min_size=1), min_size=2, max_size=6), st.integers(1, 4))
-def test_two_answers_are_equal_or_differ_by_the_minimum(
-    tmp_path_factory: pytest.TempPathFactory, days: list[set[str]], minimum: int
+def test_the_difference_of_more_than_two_sets_is_of_enough_too(tmp_path: Path) -> None:
+    """Test subjects, validation subjects and those who remain: all but one of all would tell of that one."""
+    told(tmp_path, FIRST[:4], part="test")
+    told(tmp_path, FIRST[4:8], part="validation")
+    with pytest.raises(PolicyError, match="these all subjects"):
+        told(tmp_path, FIRST[:9], part="all")
+    small = tmp_path / "small"
+    assert told(small, FIRST[:2], part="test", minimum=10) == {*FIRST[:2]}  # the whole part of a small site
+    with pytest.raises(PolicyError):
+        told(small, FIRST[:1], part="test", minimum=10)  # of a scenario that one of the two has
+    assert told(small, FIRST[:3], part="test", minimum=10) == {*FIRST[:2]}
+
+
+def test_a_subject_with_one_more_visit_is_another(tmp_path: Path) -> None:
+    told(tmp_path, FIRST[:2], visits=("1", "2"))
+    with pytest.raises(PolicyError):
+        told(tmp_path, FIRST[:2], visits=("1",))  # of a scenario that the second visits lack a modality of
+    assert told(tmp_path, FIRST[:4], visits=("1",)) == {*FIRST[:4]}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(DAYS, st.integers(1, 4))
+def test_no_combination_of_answers_is_of_fewer_than_the_minimum(
+    tmp_path_factory: pytest.TempPathFactory, days: list[tuple[Part, set[str]]], minimum: int
 ) -> None:
-    folder, answers = tmp_path_factory.mktemp("site"), []
-    for subjects in days:
+    """Over the single subjects: who can be told of by sums of answers, but for answers that are as small themselves."""
+    folder, answers = tmp_path_factory.mktemp("site"), list[tuple[Part, set[str]]]()
+    for part, subjects in days:
         try:
-            answers.append(told(folder, sorted(subjects), minimum=minimum))
+            answers.append((part, told(folder, sorted(subjects), part=part, minimum=minimum)))
         except PolicyError:
             continue
-        assert answers[-1] <= subjects
-    for one, other in combinations(answers, 2):
-        assert one == other or len(one ^ other) >= minimum
+        assert answers[-1][1] <= subjects
+    for (one_part, one), (other_part, other) in combinations(answers, 2):
+        assert one_part != other_part or one == other or len(one ^ other) >= minimum
+    member = np.array([[name in answer for name in "abcdef"] for _, answer in answers], dtype=float)
+    for few in chain.from_iterable(combinations(range(6), count) for count in range(1, minimum)):
+        outside = np.delete(member, few, axis=1)
+        themselves = member[~outside.any(axis=1)]
+        shown = np.linalg.matrix_rank(member) - np.linalg.matrix_rank(outside)
+        assert shown == (np.linalg.matrix_rank(themselves) if len(themselves) else 0)
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "told.json").write_text("[3")
+def test_the_number_of_slices_stays(tmp_path: Path) -> None:
+    assert [told_slices(tmp_path, asked, minimum=3) for asked in (64, 65, 1)] == [64, 64, 64]
+    told(tmp_path, FIRST)
+    assert told_slices(tmp_path, 65, minimum=3) == 64
+
+
+@pytest.mark.parametrize("content", ["[3", "[]", '{"sets": 3}', '{"T1:T2": [["a"]]}'])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "told.json").write_text(content)
     with pytest.raises(DataError, match=r"told\.json cannot be read"):
         told(tmp_path, FIRST)
