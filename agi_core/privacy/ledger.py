@@ -6,6 +6,7 @@ An append-only file of JSON lines, each with its number, the hash of the line be
     subjects   a data set: keyed hashes (HMAC-SHA-256) of all that its subjects are known by, their names and images
     reserved   planned steps on a data set, for one request; this line is on the disk before the first step is taken
     committed  the steps were taken and their result may leave; this line is on the disk before the result leaves
+    tested     a run gets figures of one model without noise; such answers are counted, for the life of the data
 
 A reservation counts for good, whatever becomes of its steps. That steps failed, or took too long, is known outside of
 the site, and may tell of the subjects that were drawn. So a crash over-counts and never under-counts. (Earlier releases
@@ -30,7 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agi_core.errors import BudgetError, PrivacyError
+from agi_core.errors import BudgetError, PolicyError, PrivacyError
 from agi_core.host import atomic
 from agi_core.host.hash_chain import Record, seal, sha256, unseal
 from agi_core.privacy.accounting import Steps, epsilon
@@ -94,6 +95,7 @@ class Ledger:
         """What no other ledger has."""
         self._datasets: dict[str, frozenset[str]] = {}
         self._reservations: dict[str, Reservation] = {}
+        self._tests: dict[str, str] = {}  # run -> digest of its request
         if not path.exists():
             self._create(site)
         self._key, content = self._read_key(), path.read_bytes()
@@ -168,6 +170,23 @@ class Ledger:
             raise PrivacyError(f"{self._path}: reservation {reservation.id} is committed and stays so")
         self._append("committed", id=reservation.id, reply=reply)
 
+    def allow_test(self, *, run: str, request: str, most: int) -> None:
+        """Write down that this request of the run gets figures without noise, before they are made. Asked again, the
+        same request is allowed and not counted.
+
+        Raises:
+            PolicyError: the run did not train here, or had figures of another model.
+            BudgetError: `most` runs had such figures.
+        """
+        if not self.spent_by(run):
+            raise PolicyError(f"privacy: run {run!r} has not trained here, so it gets no test")
+        if self._tests.get(run, request) != request:
+            raise PolicyError(f"privacy: run {run!r} has had its test, of another model")
+        if run not in self._tests:
+            if len(self._tests) >= most:
+                raise BudgetError(f"{self._path}: {len(self._tests)} runs had a test, and privacy.max_tests={most}")
+            self._append("tested", run=run, request=request)
+
     def _check_budget(self, spent: list[Steps], planned: Steps, budget: Budget, what: str, whose: str) -> None:
         total = epsilon([*spent, planned], delta=budget.delta)
         if not total <= budget.epsilon:
@@ -211,6 +230,8 @@ class Ledger:
             case "committed":
                 reservation = self._reservations[record["id"]]
                 self._reservations[record["id"]] = replace(reservation, status="committed", reply=record["reply"])
+            case "tested":
+                self._tests[record["run"]] = record["request"]
             case "released":
                 self._reservations[record["id"]]
             case _:

@@ -62,7 +62,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         for name, value in reply.metrics.items()
         if not small and (policy.metrics is None or name in policy.metrics)
     }
-    model = stored_replies.hash_of(request.weights)
+    model = hash_of(request.weights)
     if allowed and (rule := _limit_reached(site, stored_replies.digest(request), model=model)):
         log.warning("figures are held back: %s", rule)
         allowed = {}

@@ -69,12 +69,14 @@ class SitePrivacy(PrivacyBudget):
 
     The public number of subjects is the site's weight in the average, and the denominator of its steps. A request may
     ask for no less noise than `min_noise_multiplier`, no larger clip than `max_grad_norm`, and no larger lots than
-    `max_lot_rate`. `validation` None = no validation figure leaves.
+    `max_lot_rate`. For the life of the data `max_tests` runs get a test, whose figures have no noise. `validation` None
+    = no validation figure leaves.
     """
 
     min_noise_multiplier: float = 0.5
     max_grad_norm: float = 1.0
     max_lot_rate: float = 1.0
+    max_tests: int = 5
     validation: PrivateValidation | None = None
 
 
@@ -161,6 +163,7 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
             "privacy.min_noise_multiplier": (privacy.min_noise_multiplier, 0, math.inf),
             "privacy.max_grad_norm": (privacy.max_grad_norm, _ABOVE_0, math.inf),
             "privacy.max_lot_rate": (privacy.max_lot_rate, _ABOVE_0, 1),
+            "privacy.max_tests": (privacy.max_tests, 0, math.inf),
         }
     )
     if (validation := privacy.validation) is None:

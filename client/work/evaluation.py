@@ -12,8 +12,7 @@ from agi_core.metric_table import VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
 from agi_core.protocol import ALL, STATISTICS, TEST, VALIDATION, Reply
 from agi_core.run import progress
-from client.border import audit, stored_replies
-from client.border.egress import action_of, printable
+from client.border import stored_replies
 from client.site.policy import SitePrivacy, require
 from client.site.told import Part, told_slices, told_subjects
 from client.work.calibration import tell_statistics, with_own_readout
@@ -35,7 +34,7 @@ def evaluate(job: Job) -> Reply:
         return job.reply(num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
     if subjects == TEST:
         if privacy:
-            _check_private_test(job, privacy)
+            _allow_private_test(job, privacy)
         return _test(job)
     if subjects == ALL:
         if privacy:
@@ -155,18 +154,15 @@ def _test(job: Job) -> Reply:
     return job.reply(num_examples=len(scores), metrics=metrics)
 
 
-def _check_private_test(job: Job, privacy: SitePrivacy) -> None:
-    """Let a run test one model, and only if it trained here, which was charged to the budget. Differences between the
-    tests of many chosen models would tell of single subjects.
+def _allow_private_test(job: Job, privacy: SitePrivacy) -> None:
+    """Let a run test one model, if it trained here and the site's tests are not used up. Differences between the tests
+    of many chosen models would tell of single subjects, whether or not their runs paid anything.
 
     Raises:
-        PolicyError: the run did not train here, or another model of it was tested.
+        PolicyError, BudgetError: see `agi_core.privacy.ledger.Ledger.allow_test`.
     """
-    from client.work.private_training import has_trained  # here, because Opacus takes seconds to import
+    from client.work.site_ledger import open_site_ledger  # here, because it brings Opacus
 
     request = job.request
-    if not has_trained(job.site, privacy, run=request.run_id):
-        raise PolicyError(f"privacy: run {request.run_id!r} has not trained here, so it gets no test")
-    told = [row for row in audit.read(Path(job.site.state_dir)) if row.action == action_of(request) and row.request]
-    if any(row.run == printable(request.run_id) and row.request != stored_replies.digest(request) for row in told):
-        raise PolicyError(f"privacy: run {request.run_id!r} has had its test, of another model")
+    with open_site_ledger(job.site, privacy) as ledger:
+        ledger.allow_test(run=request.run_id, request=stored_replies.digest(request), most=privacy.max_tests)

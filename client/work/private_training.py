@@ -183,12 +183,6 @@ def spent_at(
     }
 
 
-def has_trained(site: Site, privacy: PrivacyBudget, *, run: str) -> bool:
-    """Whether private steps of this run count at the site. Raises PrivacyError: the ledger cannot be trusted."""
-    with open_site_ledger(site, privacy) as ledger:
-        return bool(ledger.spent_by(run))
-
-
 def _stored(path: Path, reservation: Reservation) -> Weights | None:
     """The reply of a committed reservation, or None when it is no longer kept."""
     content = path.read_bytes() if path.is_file() else b""

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Message, MessageType
 
 from agi_core.config.load import read_task
-from agi_core.errors import AgiError, ConfigError, DeadlineError, PolicyError, ProtocolError
+from agi_core.errors import AgiError, BudgetError, ConfigError, DeadlineError, PolicyError, ProtocolError
 from agi_core.network import Network
 from agi_core.protocol import ALL, EVALUATE, METRICS, SCALARS, TEST, VALIDATION, Request, Weights
 from client.__main__ import main
@@ -170,6 +170,18 @@ def test_the_lifetime_budget_outlives_a_run(tmp_path: Path, ixi_dir: Path) -> No
     assert not ask(path, as_message(request)).has_error()
     refused = ask(path, as_message(dataclasses.replace(request, run_id="another")))
     assert reason(refused) == "The site's privacy budget is exhausted."
+
+
+def test_tests_are_counted_for_the_life_of_the_data(tmp_path: Path, ixi_dir: Path) -> None:
+    """The attack: a run with so much noise that its round costs nothing gets an exact figure of a chosen model."""
+    path = deployed_site(tmp_path, ixi_dir, rules=f"{RULES}  max_tests: 2\n")
+    task, _ = small_task(*PRIVATE, "privacy.noise_multiplier=9000", "training.local_steps=1")
+    told = []
+    for run in "abcb":
+        assert not ask(path, as_message(dataclasses.replace(training_request(task, WEIGHTS), run_id=run))).has_error()
+        told.append(ask(path, as_message(evaluation(TEST, run=run, task=task))))
+    assert [reply.has_error() for reply in told] == [False, False, True, False]
+    assert reason(told[2]) == BudgetError.public
 
 
 def test_private_validation_is_noisy_and_told_once_per_model(tmp_path: Path, ixi_dir: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.errors import BudgetError, PrivacyError, RunError
+from agi_core.errors import BudgetError, PolicyError, PrivacyError, RunError
 from agi_core.host.hash_chain import seal
 from agi_core.privacy import ledger as ledger_module
 from agi_core.privacy.accounting import Steps, epsilon, epsilon_rdp
@@ -275,6 +275,22 @@ def test_a_full_disk_reserves_nothing(path: Path, head_path: Path, monkeypatch: 
         with pytest.raises(RunError, match="disk is full"):
             reserve(ledger, round=2)
     assert spent(path, head_path) == [ONE]
+
+
+def test_tests_are_counted_over_restarts(path: Path, head_path: Path) -> None:
+    def test(run: str, request: str = "model") -> None:
+        with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+            ledger.reserve(SUBJECTS, ONE, run=run, round=1, request="digest", budget=LARGE)
+            ledger.allow_test(run=run, request=request, most=2)
+
+    for run in ("one", "two", "one"):
+        test(run)
+    with pytest.raises(BudgetError, match="2 runs had a test"):
+        test("three")
+    with pytest.raises(PolicyError, match="of another model"):
+        test("two", "another")
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger, pytest.raises(PolicyError, match="not trained"):
+        ledger.allow_test(run="four", request="model", most=9)
 
 
 class Crash(BaseException):
