@@ -29,22 +29,24 @@ STEPS = 30
 DRAWS = 300
 
 
-def write_entries(cache_dir: Path, count: int) -> list[Path]:
-    """`count` training entries as `write_entry` writes them."""
+def write_entries(cache_dir: Path, count: int, *, shape: tuple[int, int, int, int] = SHAPE) -> list[Path]:
+    """`count` training entries of `shape` (D, M, H, W) as `write_entry` writes them."""
     rng = np.random.default_rng(0)
-    depth, _, height, width = SHAPE
+    depth, _, height, width = shape
     entry = {
         "session": "",
         "grid_shape": [width, height, depth],
         "grid_affine": np.eye(4).tolist(),
         "foreground_fraction": [0.5] * depth,
         "source_box": [[0, height], [0, width]],
+        "doubts": [],
+        "images": {},
     }
     paths = []
     for number in range(count):
         path = cache_dir / f"{number}.safetensors"
         tensors: dict[str, np.ndarray[Any, Any]] = {
-            "volumes": rng.random(SHAPE, dtype=np.float32).astype(np.float16),
+            "volumes": rng.random(shape, dtype=np.float32).astype(np.float16),
             "foreground": np.ones((depth, height, width), dtype=np.bool_),
         }
         save_file(tensors, path, metadata={"entry": json.dumps(entry)})
