@@ -18,13 +18,13 @@ from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.host.keys import fingerprint
 from agi_core.names import is_site_name
-from server import flower_cli
+from server import flower_cli, flower_database
 from server.coordinator import CoordinatorDir
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered site. `node_id` is None until Flower has confirmed the registration."""
+    """One registered site. `node_id` is None after a failed registration of an early release."""
 
     public_key: str
     fingerprint: str
@@ -51,7 +51,7 @@ def register(
     coordinator: CoordinatorDir, *, name: str, key_path: Path, subjects: int | None
 ) -> tuple[Entry, Literal["registered", "already registered"]]:
     """Let a hospital in under a name. A second registration with the same key changes `subjects` alone. It also mends a
-    registration that Flower's database has lost.
+    registration that Flower's database has lost. Nothing is written before Flower has let the site in.
 
     Raises:
         ConfigError: malformed name or key, or the name or the key belongs to another registration.
@@ -75,9 +75,10 @@ def register(
     entry = old or Entry(public_key, fingerprint(public_key))
     entry = replace(entry, subjects=subjects or entry.subjects)
     known = flower_cli.nodes(coordinator)
-    _write(coordinator, {**entries, name: entry})  # first: after a crash, the same command goes on
     if entry.node_id in known:
+        _write(coordinator, {**entries, name: entry})
         return entry, "already registered"
+    flower_database.free_keys(coordinator.database_path)
     with tempfile.TemporaryDirectory() as folder:
         copy_path = Path(folder) / "key.pub"
         copy_path.write_text(public_key + "\n", encoding="utf-8")

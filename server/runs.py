@@ -29,15 +29,17 @@ def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) 
     filled in.
 
     Raises:
-        ConfigError: settings are refused or name sites that are not registered.
+        ConfigError: settings are refused or name sites that are not registered, or Flower does not know a site.
         RunError: the coordinator does not answer, or the folder exists. Nothing is left behind.
     """
-    config = resolved(config, registry.read(coordinator))
+    registered = registry.read(coordinator)
+    config = resolved(config, registered)
     run_dir = coordinator.runs_dir / (name or time.strftime("%Y-%m-%d-%H%M%S"))
     if run_dir.parent != coordinator.runs_dir or run_dir.name.startswith("."):
         raise ConfigError(f"--name {name} must be a plain folder name")
     if run_dir.exists():
         raise RunError(f"there is a run {run_dir.name} already; choose another --name, or resume it")
+    _check_known(coordinator, {site: registered[site] for site in _all_sites(config.federation)})
     run_folder.create(run_dir, config)
     try:
         _start(coordinator, run_dir)
@@ -49,7 +51,7 @@ def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) 
 
 def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Path:
     """Go on with a run after its last finished round; returns its folder. The sites' sizes become those that are
-    registered now. `quorum` replaces the run's own; None keeps it.
+    registered now; a site that has left since keeps its own. `quorum` replaces the run's own; None keeps it.
 
     Raises:
         RunError: no such run, it is running or finished, or the coordinator does not answer.
@@ -67,7 +69,7 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Pat
         flower_cli.stop(coordinator, process.id)
     config = run_folder.open_existing(run_dir)
     federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
-    federation = _with_sizes(federation, registry.read(coordinator))
+    federation = _with_sizes(federation, {**federation.subjects, **_sizes(registry.read(coordinator))})
     run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     _start(coordinator, run_dir)
     return run_dir
@@ -144,7 +146,7 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
         config = dataclasses.replace(config, initial_weights=str(path.resolve()))
         initial_weights(config)  # an unusable file is named before the run is made
     reference = parse_scenario(config.scenario).reference(config.reference)
-    federation = _with_sizes(_with_sites(config.federation, registered), registered)
+    federation = _with_sizes(_with_sites(config.federation, registered), _sizes(registered))
     return dataclasses.replace(config, engine=DEPLOYMENT, reference=reference, federation=federation)
 
 
@@ -174,19 +176,36 @@ def _with_sites(federation: FederationConfig, registered: Mapping[str, registry.
     return dataclasses.replace(federation, sites=tuple(sorted(training)), unseen_sites=tuple(sorted(unseen)))
 
 
-def _with_sizes(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:
-    """With the registered number of subjects of every site. No reply may count more.
+def _all_sites(federation: FederationConfig) -> list[str]:
+    return [*federation.sites, *federation.unseen_sites]
+
+
+def _sizes(registered: Mapping[str, registry.Entry]) -> dict[str, int]:
+    return {site: entry.subjects for site, entry in registered.items() if entry.subjects}
+
+
+def _check_known(coordinator: CoordinatorDir, chosen: Mapping[str, registry.Entry]) -> None:
+    """Raise ConfigError when Flower lets one of the sites not in: a run would wait for it in vain."""
+    known = flower_cli.nodes(coordinator)
+    if unknown := [site for site, entry in chosen.items() if entry.node_id not in known]:
+        raise ConfigError(
+            f"{', '.join(unknown)}: Flower does not know its key; register it again with: python -m server register"
+            f" --name {unknown[0]} KEY.pub, or shut it out with: python -m server unregister {unknown[0]}"
+        )
+
+
+def _with_sizes(federation: FederationConfig, sizes: Mapping[str, int]) -> FederationConfig:
+    """With the number of subjects of every site. No reply may count more.
 
     Raises:
         ConfigError: a training site is registered without one, or the sites are too few for the quorum or the
             aggregation.
     """
-    sizes = {site: entry.subjects for site, entry in registered.items() if entry.subjects}
     if unknown := [site for site in federation.sites if site not in sizes]:
         raise ConfigError(
             f"{', '.join(unknown)}: registered without a number of subjects, which limits a site's weight in the"
             f" average; add it with: {REGISTER} --subjects N"
         )
     aggregation.check_sites(federation)
-    chosen = [*federation.sites, *federation.unseen_sites]
+    chosen = _all_sites(federation)
     return dataclasses.replace(federation, subjects={site: sizes[site] for site in chosen if site in sizes})

@@ -181,19 +181,30 @@ def test_registering_a_site(running: Running, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_registration_cut_short_is_mended(running: Running, tmp_path: Path) -> None:
-    """Killed between Flower's registration and the note of its node id, the same command finishes the work."""
+    """Killed between Flower's registration and the note of it, the same command finishes the work."""
     key = write_key(tmp_path / "c.pub")
     assert running.call("register", "--name", "hospitalC", str(key)) == 0
     registry = json.loads((running.folder / "sites.json").read_text())
-    cut_short = {**registry, "hospitalC": {**registry["hospitalC"], "node_id": None}}
+    cut_short = {name: entry for name, entry in registry.items() if name != "hospitalC"}
     (running.folder / "sites.json").write_text(json.dumps(cut_short))
     assert running.call("register", "--name", "hospitalC", str(key)) == 0
     assert json.loads((running.folder / "sites.json").read_text()) == registry
 
-    node_id = registry["hospitalC"]["node_id"]
-    assert running.call("unregister", "hospitalC") == 0
-    assert "hospitalC" not in json.loads((running.folder / "sites.json").read_text())
-    assert node_id not in flower_cli.nodes(CoordinatorDir(running.folder))
+
+def test_a_hospital_leaves_and_returns_with_its_key(running: Running, tmp_path: Path) -> None:
+    sites_path, coordinator = running.folder / "sites.json", CoordinatorDir(running.folder)
+    key = write_key(tmp_path / "g.pub")
+    assert running.call("register", "--name", "hospitalG", str(key), "--subjects", "9") == 0
+    before = json.loads(sites_path.read_text())["hospitalG"]["node_id"]
+    assert running.call("unregister", "hospitalG") == 0
+    assert "hospitalG" not in json.loads(sites_path.read_text())
+    assert before not in flower_cli.nodes(coordinator)
+
+    assert running.call("register", "--name", "hospitalG", str(key), "--subjects", "9") == 0
+    after = json.loads(sites_path.read_text())["hospitalG"]["node_id"]
+    nodes = flower_cli.nodes(coordinator)
+    assert after in nodes
+    assert before not in nodes
 
 
 def test_submit_refuses_what_cannot_work(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

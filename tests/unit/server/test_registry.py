@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from agi_core.errors import ConfigError, RunError
 from server import registry
 from server.coordinator import CoordinatorDir
+from tests.support.flwr_program import stand_in
 
 KEY = ec.generate_private_key(ec.SECP384R1())
 PUBLIC = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
@@ -48,3 +49,12 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_unregistering_a_stranger(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="registered: no site yet"):
         registry.unregister(CoordinatorDir(tmp_path), "hospitalA")
+
+
+def test_a_registration_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator = CoordinatorDir(tmp_path)
+    (tmp_path / "k.pub").write_bytes(PUBLIC)
+    stand_in(coordinator, tmp_path / "bin", monkeypatch).answers("supernode", {"nodes": []})
+    with pytest.raises(RunError, match=r"state\.db cannot be written"):  # nobody has made Flower's tables
+        registry.register(coordinator, name="A", key_path=tmp_path / "k.pub", subjects=9)
+    assert not coordinator.sites_path.exists()

@@ -55,6 +55,7 @@ def flwr(coordinator: CoordinatorDir, tmp_path: Path, monkeypatch: pytest.Monkey
     flwr = stand_in(coordinator, tmp_path / "bin", monkeypatch)
     flwr.answers("run", {"run-id": 7})
     flwr.answers("stop", {})
+    flwr.answers("supernode", {"nodes": [{"node-id": node, "status": "registered"} for node in (1, 2, 3)]})
     return flwr
 
 
@@ -130,6 +131,18 @@ def test_a_run_without_a_name_gets_the_date(coordinator: CoordinatorDir, flwr: F
     assert runs.submit(coordinator, settings(TWO), name=None).name.startswith("20")
 
 
+@pytest.mark.parametrize("chosen", ["", "federation.sites=[A,B]", "federation.unseen_sites=[B]"])
+def test_a_site_that_flower_does_not_know_is_not_waited_for(
+    coordinator: CoordinatorDir, flwr: Flwr, chosen: str
+) -> None:
+    entries = {"A": REGISTERED["A"], "B": replace(REGISTERED["B"], node_id=None)}
+    coordinator.sites_path.write_text(json.dumps({name: vars(entry) for name, entry in entries.items()}))
+    with pytest.raises(ConfigError, match=r"B: Flower does not know its key; .* register --name B KEY.pub"):
+        runs.submit(coordinator, settings(*[chosen] * bool(chosen)), name="first")
+    assert not list(coordinator.runs_dir.iterdir())
+    assert runs.submit(coordinator, settings("federation.sites=[A]"), name="first").is_dir()
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "/tmp/elsewhere"])
 def test_a_name_that_is_no_plain_folder(coordinator: CoordinatorDir, name: str) -> None:
     with pytest.raises(ConfigError, match="must be a plain folder name"):
@@ -179,6 +192,14 @@ def test_a_run_that_has_ended_is_started_again_as_the_registry_is_now(
     assert (federation.quorum, federation.subjects) == (1, {"A": 41, "B": 20})
     assert (run_dir / runs.FLOWER_RUN).read_text() == "7"
     assert flwr.asked("stop") == []
+
+
+def test_a_site_that_has_left_meanwhile_keeps_its_size_and_will_be_missing(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr
+) -> None:
+    coordinator.sites_path.write_text(json.dumps({"A": vars(REGISTERED["A"])}))
+    runs.resume(coordinator, "first", quorum=1)
+    assert run_folder.open_existing(run_dir).federation.subjects == {"A": 40, "B": 20}
 
 
 def test_a_process_that_only_flower_believes_in_is_stopped_first(
