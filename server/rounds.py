@@ -127,7 +127,10 @@ class Rounds:
         state.round = round
         losses, seconds = (_by_site(name, updates) for name in ("train_loss", "seconds"))
         state.history.append(FinishedRound(round, [*updates], losses))
-        self._events.append(events.RoundFinished(round=round, sites=[*updates], train_loss=losses, seconds=seconds))
+        subjects = {site: update.num_examples for site, update in updates.items()}
+        self._events.append(
+            events.RoundFinished(round=round, sites=[*updates], train_loss=losses, seconds=seconds, subjects=subjects)
+        )
 
     def _test(self) -> None:
         """The final test of the last model, or of the best one if the last is much worse: training sites on their test

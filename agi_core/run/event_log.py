@@ -1,8 +1,11 @@
-"""`events.jsonl`: one JSON object per line, {"t_s": seconds of the run, "event": kind, and the event's fields}."""
+"""`events.jsonl`: one JSON object per line, {"at": date and time in UTC, "t_s": seconds of the run, "event": kind, and
+the event's fields}."""
 
+import datetime
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -10,8 +13,10 @@ from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run import progress
 from agi_core.run.events import KINDS, Event
+from agi_core.run.json_objects import Json
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 
 class LoggedEvent(NamedTuple):
@@ -43,7 +48,8 @@ class EventLog:
         Raises:
             RunError: the file cannot be written.
         """
-        record = {"t_s": round(self.elapsed_s, 3), "event": event.kind, **event.to_json()}
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = {"at": now, "t_s": round(self.elapsed_s, 3), "event": event.kind, **event.to_json()}
         atomic.append_line(self.path, json.dumps(record, allow_nan=False))
         progress.report(event)
 
@@ -69,13 +75,27 @@ def read_events(run_dir: Path) -> list[LoggedEvent]:
     path = run_dir / "events.jsonl"
     if not path.is_file():
         raise RunError(f"{path} does not exist; is {run_dir} the folder of a run?")
-    events = []
+    return _read_lines(path, lambda line: LoggedEvent(line["t_s"], KINDS.get(line["event"], Event).from_json(line)))
+
+
+def read_times(run_dir: Path) -> list[datetime.datetime | None]:
+    """When each event of `read_events` happened, in UTC; None where a release before 0.2.0 has written it.
+
+    Raises:
+        RunError: as `read_events`.
+    """
+    return _read_lines(
+        run_dir / "events.jsonl", lambda line: datetime.datetime.fromisoformat(line["at"]) if "at" in line else None
+    )
+
+
+def _read_lines(path: Path, read: Callable[[Json], T]) -> list[T]:
+    lines = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             break
         try:
-            values = json.loads(line)
-            events.append(LoggedEvent(values["t_s"], KINDS.get(values["event"], Event).from_json(values)))
+            lines.append(read(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{path} is damaged in line {number} ({error}); restore it from a backup") from None
-    return events
+    return lines

@@ -83,12 +83,13 @@ class RoundStarted(Event, kind="round_started"):
 
 
 class RoundFinished(Event, kind="round_finished"):
-    """The updates of `sites` were averaged. Loss and seconds are those that the sites told."""
+    """The updates of `sites` were averaged. Loss, seconds and training subjects are those that the sites told."""
 
     round: int
     sites: Sequence[str] = field(default_factory=list)
     train_loss: Mapping[str, float]
     seconds: Mapping[str, float]
+    subjects: Mapping[str, int] = field(default_factory=dict)
 
 
 class ModelValidated(Event, kind="validated"):

@@ -1,10 +1,11 @@
+import datetime
 from pathlib import Path
 
 import pytest
 
 from agi_core.errors import RunError
 from agi_core.run import progress
-from agi_core.run.event_log import EventLog, events_of, read_events
+from agi_core.run.event_log import EventLog, events_of, read_events, read_times
 from agi_core.run.events import BaselineFinished, RoundStarted, Warned
 
 
@@ -24,6 +25,17 @@ def test_events_are_read_back_and_heard(tmp_path: Path) -> None:
     ((t_s, event),) = read_events(tmp_path)
     assert heard == [event] == [RoundStarted(round=3)]
     assert 100 <= t_s < 110
+
+
+def test_events_have_a_date_and_those_of_an_old_release_none(tmp_path: Path) -> None:
+    before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    EventLog(tmp_path).append(RoundStarted(round=1))
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"t_s": 1.5, "event": "round_started", "round": 2}\n')
+    told, untold = read_times(tmp_path)
+    assert told is not None
+    assert before <= told <= datetime.datetime.now(datetime.UTC)
+    assert untold is None
 
 
 def test_events_of_an_interrupted_round_are_cut_back(tmp_path: Path) -> None:

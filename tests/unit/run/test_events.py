@@ -60,8 +60,11 @@ LINES: list[tuple[Event, str]] = [
     (PriorSolved(sites=["Guys"]), '"prior_solved", "sites": ["Guys"]'),
     (RoundStarted(round=1), '"round_started", "round": 1'),
     (
-        RoundFinished(round=1, sites=["Guys", "HH"], train_loss={"Guys": 0.25}, seconds={"Guys": 3.5}),
-        '"round_finished", "round": 1, "sites": ["Guys", "HH"], "train_loss": {"Guys": 0.25}, "seconds": {"Guys": 3.5}',
+        RoundFinished(
+            round=1, sites=["Guys", "HH"], train_loss={"Guys": 0.25}, seconds={"Guys": 3.5}, subjects={"Guys": 9}
+        ),
+        '"round_finished", "round": 1, "sites": ["Guys", "HH"], "train_loss": {"Guys": 0.25}, "seconds": {"Guys": 3.5},'
+        ' "subjects": {"Guys": 9}',
     ),
     (
         ModelValidated(round=0, mean={"psnr_db": 21.0}, sites={"Guys": GUYS, "HH": HH}, suppressed=["IOP"]),
