@@ -1,7 +1,7 @@
 """The section Diagnostics: what the model does inside, and what a mean over voxels hides.
 
 It is made from the example slices. A part appears only where it has something to show: alignment needs a source that
-the model moves, and attention needs CAGR convolutions. A deployed run has no example slices, and so no such section.
+the model moves, and attention needs CAGR convolutions. A deployed run has no example slices, and so no diagnostics.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ PLANES = ("axial", "coronal", "sagittal")
 
 
 def diagnostics(shown: Sequence[Example]) -> str:
-    """Alignment, attention, spectrum and through-plane consistency of the examples; empty without examples."""
+    """Alignment, attention, spectrum and through-plane consistency of the examples."""
     body = _alignment(shown) + _attention(shown) + _spectrum(shown) + _through_plane(shown)
-    return section("Diagnostics", body) if body else ""
+    return section("Diagnostics", body or paragraph("There are none: they are made from the example slices."))
 
 
 def _alignment(shown: Sequence[Example]) -> str:

@@ -26,7 +26,7 @@ _EDGE_COLOUR = (1.0, 0.6, 0.1)
 _INK = "#1b2733"
 # Okabe and Ito: colour-blind safe
 _SITE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A")
-_DASHES = ("-", "--", ":", "-.")
+MAX_COLOURED = len(_SITE_COLOURS)  # sites that one plot can tell apart
 _DASHED: Mapping[str, Any] = {"color": _INK, "linestyle": (0, (4, 2))}  # a line that is of no site
 _METHOD_MARKS = {  # marker, colour
     "federated": ("o", "#123a5c"),
@@ -62,26 +62,31 @@ _STYLE = {
 
 
 def site_colour(sites: Sequence[str], site: str) -> str:
-    """The colour of a training site in all of the report; from the eighth site on they repeat, with other dashes."""
-    return _SITE_COLOURS[sites.index(site) % len(_SITE_COLOURS)]
+    """The colour of a training site in all of the report; of more than `MAX_COLOURED` sites none has its own."""
+    return _SITE_COLOURS[sites.index(site)] if len(sites) <= MAX_COLOURED else _INK
+
+
+def lines(record: RunRecord) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Validation PSNR and training loss, each as {site: {round: value}}."""
+    psnr = {n: {site: its.psnr_db for site, its in event.sites.items()} for n, event in record.validation.items()}
+    return _by_site(psnr), _by_site({n: event.train_loss for n, event in record.rounds.items()})
 
 
 @matplotlib.rc_context(_STYLE)
-def curves(record: RunRecord) -> str | None:
-    """Validation PSNR and training loss per site and round, as an SVG data URI; None before there are any."""
-    psnr = _by_site({n: {site: its.psnr_db for site, its in e.sites.items()} for n, e in record.validation.items()})
-    loss = _by_site({n: event.train_loss for n, event in record.rounds.items()})
+def curves(record: RunRecord) -> str:
+    """Validation PSNR and training loss per site and round, as an SVG data URI; there must be one of them. A line
+    breaks where its site was missing."""
+    psnr, loss = lines(record)
     panels = (("Validation", "PSNR (dB)", psnr), ("Training", "loss (mean of the round)", loss))
     shown = [panel for panel in panels if panel[2]]
-    if not shown:
-        return None
     sites, handles = record.config.federation.sites, {}
     figure = Figure(figsize=(10, 3.5), layout="constrained")
-    for axes, (title, label, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        for site in sorted(lines):
-            dashes = _DASHES[sites.index(site) // len(_SITE_COLOURS) % len(_DASHES)]
-            line = {"color": site_colour(sites, site), "linestyle": dashes, "linewidth": 1.8}
-            (handles[site],) = axes.plot(*_xy(lines[site]), marker="o", markersize=4, **line)
+    for axes, (title, label, of_sites) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        rounds = {n for line in of_sites.values() for n in line}
+        for site in sorted(of_sites):
+            line = dict.fromkeys(rounds, np.nan) | of_sites[site]
+            colour = site_colour(sites, site)
+            (handles[site],) = axes.plot(*_xy(line), marker="o", markersize=4, color=colour, linewidth=1.8)
         axes.set(title=title, xlabel="round", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(psnr) > 1:
@@ -213,7 +218,7 @@ def _by_site(rounds: Mapping[int, Mapping[str, float]]) -> dict[str, dict[int, f
     """{round: {site: value}} turned to {site: {round: value}}."""
     return {
         site: {n: row[site] for n, row in rounds.items() if site in row}
-        for site in {s for row in rounds.values() for s in row}
+        for site in sorted({s for row in rounds.values() for s in row})
     }
 
 

@@ -1,7 +1,11 @@
 """Pieces of HTML and of prose. Arguments called `text` are escaped here; those called `html` are HTML already."""
 
-from collections.abc import Iterable, Sequence
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
+
+NONE = "–"  # in a cell that has nothing to say
 
 
 def section(title: str, html: str) -> str:
@@ -17,7 +21,7 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def plot(uri: str, *, alt: str) -> str:
-    return f'<img class="plot" src="{uri}" alt="{escape(alt)}">'
+    return f'<div class="wide"><img class="plot" src="{uri}" alt="{escape(alt)}"></div>'
 
 
 def panels(images: Sequence[tuple[str, str, str]], *, title: str, aspect: float) -> str:
@@ -32,23 +36,67 @@ def panels(images: Sequence[tuple[str, str, str]], *, title: str, aspect: float)
     return f'<div class="panels" style="grid-template-columns: repeat({len(images)}, 1fr)">{cells}</div>'
 
 
+def pages(html: Iterable[str]) -> str:
+    """Blocks that a reader turns over one by one; below each other without a script, and on paper."""
+    return f'<div class="pages">{"".join(html)}</div>'
+
+
+def moment(at: datetime.datetime | None) -> str:
+    """Date and time for a person; empty where it is not known."""
+    return f"{at:%Y-%m-%d %H:%M} UTC" if at else ""
+
+
 def mark(kind: str, text: str) -> str:
     """A coloured word behind a name; `kind` is a class of the style sheet."""
     return f'<span class="mark {kind}">{escape(text)}</span>'
 
 
-def table(texts: Iterable[str], rows: Iterable[str], *, groups: str = "", caption: str = "", kind: str = "") -> str:
-    """A table of `row`s. `texts` are the headings of its columns, or none; `groups` is a row of HTML above them."""
-    caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
-    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in texts)
-    head_html = f"<thead>{groups}<tr>{cells}</tr></thead>" if cells else ""
-    return f'<table class="{kind}">{caption_html}{head_html}<tbody>{"".join(rows)}</tbody></table>'
-
-
-def row(html: str, texts: Iterable[object], *, kind: str = "") -> str:
+class Row(NamedTuple):
     """A table row: its heading as HTML, then its cells as text."""
-    cells = "".join(f"<td>{escape(str(text))}</td>" for text in texts)
-    return f'<tr class="{kind}"><th scope="row">{html}</th>{cells}</tr>'
+
+    html: str
+    texts: Sequence[str]
+    kind: str
+
+
+def row(html: str, texts: Iterable[object], *, kind: str = "") -> Row:
+    return Row(html, [str(text) for text in texts], kind)
+
+
+def table(
+    texts: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    groups: Mapping[str, int] | None = None,
+    caption: str = "",
+    kind: str = "",
+) -> str:
+    """A table of `row`s. `texts` are the headings of its columns, or none; `groups` = {heading above the last columns:
+    how many of them}. On a telephone a row is a card, and each of its cells has its heading before it."""
+    caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
+    spans = groups or {}
+    free = len(texts) - sum(spans.values())
+    names = [""] * free + [name for name, span in spans.items() for _ in range(span)]
+    plain = {"", next(iter(spans), "")}  # the first group needs no name: its headings are read first
+    labels = [text if name in plain else f"{text}, {name.lower()}" for text, name in zip(texts, names, strict=True)]
+    heads = (f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in spans.items())
+    above = f"<tr>{'<td></td>' * free}{''.join(heads)}</tr>" if spans else ""
+    cells = "".join(
+        f'<th scope="col" data-label="{escape(label)}">{escape(text)}</th>'
+        for text, label in zip(texts, labels, strict=True)
+    )
+    head_html = f"<thead>{above}<tr>{cells}</tr></thead>" if cells else ""
+    body = "".join(_row(its, labels[1:]) for its in rows)
+    return f'<table class="{kind}">{caption_html}{head_html}<tbody>{body}</tbody></table>'
+
+
+def _row(its: Row, labels: Sequence[str]) -> str:
+    named = [f' data-label="{escape(label)}"' for label in labels] or [""] * len(its.texts)
+    cells = "".join(
+        f"<td{' class=none' if text == NONE else ''}{label}>{escape(text)}</td>"
+        for label, text in zip(named, its.texts, strict=True)
+    )
+    return f'<tr class="{its.kind}"><th scope="row">{its.html}</th>{cells}</tr>'
 
 
 def db(value: float | None) -> str:

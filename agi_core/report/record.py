@@ -1,15 +1,17 @@
 """Run record: the contents of a run folder, sorted for showing. An unfinished run has fewer of them."""
 
+import datetime
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.models.model_config import name_of
+from agi_core.report.participation import Part, Participation, participation
 from agi_core.run import events, run_folder
-from agi_core.run.event_log import read_events
+from agi_core.run.event_log import read_events, read_times
 from agi_core.run.run_folder import Environment
 from agi_core.run.scores import Best, Scores
 from agi_core.run.summary import read_summary
@@ -24,6 +26,7 @@ class Problem:
     site: str
     round: int
     text: str
+    at: datetime.datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class RunRecord:
     skipped: Mapping[str, int]  # {reason: scans}
     validation: Mapping[int, events.ModelValidated]
     rounds: Mapping[int, events.RoundFinished]
+    participation: Participation
+    began: datetime.datetime | None  # None: not noted
+    ended: datetime.datetime | None
     federated: Scores | None  # None: not tested yet
     personal: Scores | None  # of each site's own last layer
     suppressed: Sequence[str]  # sites that hold test figures back
@@ -55,6 +61,16 @@ class RunRecord:
     def deployed(self) -> bool:
         """Whether the sites were real ones, whose scans the writer of this record has never seen."""
         return self.config.engine == DEPLOYMENT
+
+    @property
+    def trained(self) -> list[str]:
+        """The sites that trained in at least one round."""
+        return [site for site, parts in self.participation.items() if Part.TRAINED in parts.values()]
+
+    @property
+    def training_subjects(self) -> dict[str, int]:
+        """{site: its training subjects}, as the site counted them last; only of sites that trained."""
+        return {site: n for event in self.rounds.values() for site, n in event.subjects.items()}
 
     @property
     def resume_command(self) -> str:
@@ -76,6 +92,7 @@ def read_run(run_dir: Path) -> RunRecord:
         RunError: there is no run in the folder, or one of its files is damaged.
     """
     config, log = run_folder.open_existing(run_dir), read_events(run_dir)
+    times = read_times(run_dir)
     happened, summary, splits = [event for _, event in log], read_summary(run_dir), run_folder.read_splits(run_dir)
     subject_ids = {subject for parts in splits.values() for ids in parts.values() for subject in ids}
 
@@ -99,6 +116,9 @@ def read_run(run_dir: Path) -> RunRecord:
         # After a resume a round may stand twice in the log: the last one counts.
         validation={event.round: event for event in all_of(events.ModelValidated)},
         rounds={event.round: event for event in all_of(events.RoundFinished)},
+        participation=participation(happened, config.federation.sites),
+        began=times[0] if times else None,
+        ended=times[-1] if times else None,
         federated=tested.scores if tested else None,
         personal=tested.personal if tested else None,
         suppressed=tested.suppressed if tested else (),
@@ -106,7 +126,7 @@ def read_run(run_dir: Path) -> RunRecord:
         privacy=summary.privacy if summary else {},
         baselines=summary.baselines if summary and summary.baselines else baselines,
         best=tested.best if tested else None,
-        problems=[Problem(p.site, p.round, without_ids(p.text, subject_ids)) for p in _problems(happened)],
+        problems=[replace(p, text=without_ids(p.text, subject_ids)) for p in _problems(happened, times)],
         warnings=list(dict.fromkeys(without_ids(event.text, subject_ids) for event in all_of(events.Warned))),
     )
 
@@ -122,32 +142,40 @@ def _last(happened: Sequence[E]) -> E | None:
     return happened[-1] if happened else None
 
 
-def _problems(happened: Sequence[events.Event]) -> list[Problem]:
-    """Failures and decisions in the order of events. A site that has failed is not listed again as missing."""
+def _problems(happened: Sequence[events.Event], times: Sequence[datetime.datetime | None]) -> list[Problem]:
+    """Failures and decisions in the order of events, each once. A site that has failed is not listed again as
+    missing."""
     failed = {(event.site, event.round, event.action) for event in happened if isinstance(event, events.SiteFailed)}
-    problems = []
-    for event in happened:
-        match event:
-            case events.SiteFailed(site=site, round=round):
-                problems.append(Problem(site, round, f"{event.action} failed: {event.reason}"))
-            case events.SiteMissing(site=site, round=round, action=action):
-                if (site, round, action) not in failed:
-                    problems.append(Problem(site, round, event.reason or f"no answer to {action}"))
-            case events.UpdateRefused(site=site, round=round):
-                problems.append(Problem(site, round, f"update refused: {event.reason}"))
-            case events.UpdateClipped(site=site, round=round):
-                problems.append(Problem(site, round, f"update cut down: {event.reason}"))
-            case events.SiteQuarantined(site=site, round=round):
-                problems.append(Problem(site, round, "in quarantine from here on: three replies were refused"))
-            case events.SiteSatOut(site=site, round=round):
-                problems.append(Problem(site, round, f"sits out of {event.action} from here on: {event.reason}"))
-            case events.ModelRolledBack(round=round, to=best):
-                worse = f"the model after this round was worse here: back to the one after round {best}"
-                problems += [Problem(site, round, worse) for site in event.sites]
-            case events.PriorSolved(sites=[]):
-                problems.append(Problem("–", 0, "no site told statistics, so the common prior stays as it was"))
-            case events.RunPaused(round=round, reason=reason):
-                problems.append(Problem("–", round, f"the run paused: {reason}"))
-            case events.RunResumed(round=round):
-                problems.append(Problem("–", round, "the run was interrupted, and went on after this round"))
-    return list(dict.fromkeys(problems))
+    problems: dict[Problem, Problem] = {}
+    for event, at in zip(happened, times, strict=True):
+        for problem in _problems_of(event, failed):
+            problems.setdefault(problem, replace(problem, at=at))
+    return [*problems.values()]
+
+
+def _problems_of(event: events.Event, failed: Container[tuple[str, int, str]]) -> Iterator[Problem]:
+    match event:
+        case events.SiteFailed(site=site, round=round):
+            yield Problem(site, round, f"{event.action} failed: {event.reason}")
+        case events.SiteMissing(site=site, round=round, action=action):
+            if (site, round, action) not in failed:
+                yield Problem(site, round, event.reason or f"no answer to {action}")
+        case events.UpdateRefused(site=site, round=round):
+            yield Problem(site, round, f"update refused: {event.reason}")
+        case events.UpdateClipped(site=site, round=round):
+            yield Problem(site, round, f"update cut down: {event.reason}")
+        case events.SiteQuarantined(site=site, round=round):
+            yield Problem(site, round, "in quarantine from here on: three replies were refused")
+        case events.SiteSatOut(site=site, round=round):
+            yield Problem(site, round, f"sits out of {event.action} from here on: {event.reason}")
+        case events.ModelRolledBack(round=round, to=best):
+            for site in event.sites:
+                yield Problem(
+                    site, round, f"the model after this round was worse here: back to the one after round {best}"
+                )
+        case events.PriorSolved(sites=[]):
+            yield Problem("–", 0, "no site told statistics, so the common prior stays as it was")
+        case events.RunPaused(round=round, reason=reason):
+            yield Problem("–", round, f"the run paused: {reason}")
+        case events.RunResumed(round=round):
+            yield Problem("–", round, "the run was interrupted, and went on after this round")

@@ -1,5 +1,8 @@
-"""The report: one self-contained HTML file that may be shared: no script, nothing from a network, no subject id."""
+"""The report: one self-contained HTML file that may be shared: nothing from a network, no subject id. Its one script
+sorts tables and turns pages, and is the only one that the page lets a browser run."""
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -9,7 +12,8 @@ from agi_core.host import atomic
 from agi_core.report import sections
 from agi_core.report.diagnostics import diagnostics
 from agi_core.report.examples import read_examples
-from agi_core.report.markup import db, plural, signed_db, words
+from agi_core.report.intervals import over_sites
+from agi_core.report.markup import db, moment, plural, signed_db, words
 from agi_core.report.record import RunRecord, read_run
 from agi_core.run.duration import duration
 from agi_core.scenario import parse_scenario
@@ -26,6 +30,7 @@ def build_report(run_dir: Path) -> Path:
     body = (
         sections.columns(record),
         sections.sites(record),
+        sections.taking_part(record),
         sections.comparison(record),
         sections.examples(shown, deployed=record.deployed),
         sections.training(record),
@@ -38,8 +43,11 @@ def build_report(run_dir: Path) -> Path:
     scenario = parse_scenario(record.config.scenario)
     title = f"{record.model_name}: {' + '.join(scenario.sources)} → {scenario.target}"
     contents = f"The report holds {'no images,' if record.deployed else 'example slices but no'} names or subject ids."
+    script = _resource("page.js")
     page = Template(_resource("page.html")).substitute(
         title=escape(title),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=_resource("style.css"),
         run=escape(run_dir.resolve().name),
         notices=_notices(record),
@@ -82,7 +90,7 @@ def _notices(record: RunRecord) -> str:
 def _result(record: RunRecord) -> Iterator[str]:
     """The outcome in sentences."""
     scenario, scores = parse_scenario(record.config.scenario), record.federated
-    trained = f"{record.model_name}, trained federated over {plural(len(record.config.federation.sites), 'site')},"
+    trained = f"{record.model_name}, trained federated over {_sites(record)},"
     task = f"{scenario.target} from {words(scenario.sources)}"
     if scores is None:
         yield f"{trained} to synthesise {task}, has not been tested yet."
@@ -105,6 +113,14 @@ def _result(record: RunRecord) -> Iterator[str]:
         yield f"The worst site is {worst} with {db(scores.sites[worst].psnr_db)}."
     for site, score in scores.unseen_sites.items():
         yield f"{site}, which took no part in training, reaches {db(score.psnr_db)}."
+
+
+def _sites(record: RunRecord) -> str:
+    """The sites that trained; of how many, where others were invited."""
+    invited, trained = len(record.config.federation.sites), len(record.trained)
+    if trained == invited or not record.rounds:
+        return plural(invited, "site")
+    return f"{trained} of {plural(invited, 'invited site')}"
 
 
 def _personal(record: RunRecord) -> Iterator[str]:
@@ -131,7 +147,9 @@ def _tiles(record: RunRecord) -> str:
     if scores is None or not scores.final:
         return ""
     psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
-    tiles = [("PSNR" if record.personal is None else "Global PSNR", db(psnr), tested)]
+    interval = over_sites([score.psnr_db for score in scores.sites.values()])
+    spread = f"; 95 % over sites: {db(interval.low)} to {db(interval.high)}" if interval else ""
+    tiles = [("PSNR" if record.personal is None else "Global PSNR", db(psnr), tested + spread)]
     tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
     if (regression := record.baselines.get("regression_pooled")) is not None:
         tiles.append(("Over regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
@@ -152,13 +170,15 @@ def _tiles(record: RunRecord) -> str:
 def _in_short(record: RunRecord) -> str:
     """The size of the run in one line."""
     config = record.config
-    subjects = sum(record.splits.get(site, {}).get("train", 0) for site in config.federation.sites)
+    told = record.training_subjects
+    subjects = sum(told.get(site) or record.splits.get(site, {}).get("train", 0) for site in config.federation.sites)
     rounds, steps = plural(config.rounds, "round"), plural(config.training.local_steps, "local step")
     parts = (
-        plural(len(config.federation.sites), "training site"),
-        *([] if record.deployed else [plural(subjects, "training subject")]),
+        _sites(record) + ("" if record.rounds else " invited"),
+        *([plural(subjects, "training subject")] if subjects else []),
         f"{rounds} of {steps} with {config.training.batch_size} crops",
         f"seed {config.seed}",
         duration(record.wall_s),
+        *([f"{moment(record.began)} to {moment(record.ended)}"] if record.began and record.ended else []),
     )
     return " · ".join(parts)

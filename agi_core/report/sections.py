@@ -1,5 +1,6 @@
 """The sections of the report, each from a run record (or its example slices) to HTML."""
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -8,10 +9,13 @@ import numpy as np
 from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, psnr_db
 from agi_core.report import figures
 from agi_core.report.examples import Example
+from agi_core.report.intervals import Interval, over_sites
 from agi_core.report.markup import (
     bullets,
     db,
     mark,
+    moment,
+    pages,
     panels,
     paragraph,
     plot,
@@ -22,7 +26,9 @@ from agi_core.report.markup import (
     table,
     words,
 )
+from agi_core.report.participation import Part
 from agi_core.report.record import RunRecord
+from agi_core.report.small_multiples import small_multiples
 from agi_core.run.duration import duration
 from agi_core.run.scores import Scores, SiteScore
 from agi_core.scenario import parse_scenario
@@ -45,6 +51,7 @@ _EPSILONS = {
     "epsilon_rdp": "The same by RDP, a looser bound",
 }
 _WORST, _UNSEEN = mark("worst", "worst site"), mark("unseen", "unseen site")
+_UNTRAINED = mark("untrained", "did not train")
 
 
 def columns(record: RunRecord) -> str:
@@ -89,16 +96,22 @@ def sites(record: RunRecord) -> str:
     for site, score in scores.sites.items():
         worst = _WORST if site == scores.worst_site and len(scores.sites) > 1 else ""
         rows.append(row(_coloured(record, site) + worst, _figures(score)))
-    rows += [row(escape(site), ["–", "suppressed", *["–"] * (len(METRIC_NAMES) - 1)]) for site in record.suppressed]
+    suppressed = ["–", "suppressed", *["–"] * (len(METRIC_NAMES) - 1)]
+    rows += [row(_coloured(record, site), suppressed) for site in record.suppressed]
     if scores.final:
         rows.append(row("all of these subjects", _figures(SiteScore(scores.final, scores.subjects)), kind="total"))
     rows += [row(escape(site) + _UNSEEN, _figures(score)) for site, score in scores.unseen_sites.items()]
 
-    regions = (f'<th scope="colgroup" colspan="{len(METRICS)}">{name}</th>' for name in ("Whole volume", "Foreground"))
-    groups = f"<tr><td></td><td></td>{''.join(regions)}</tr>"
+    groups = dict.fromkeys(("Whole volume", "Foreground"), len(METRICS))
     columns = ["Site", "Test subjects", *[metric.label for metric in METRICS.values()] * len(REGIONS)]
     caption = f"{record.model_name} after round {record.tested_round}, mean over the subjects of each site"
     notes = []
+    if interval := over_sites([score.psnr_db for score in scores.sites.values()]):
+        notes.append(
+            f"PSNR as a mean over {interval.sites} sites: {db(interval.mean)}, with a 95 % confidence interval of"
+            f" {db(interval.low)} to {db(interval.high)}. It is over sites, because no figure of one subject leaves a"
+            " site."
+        )
     if record.suppressed:
         notes.append("Suppressed: the site's policy lets no figures of so few subjects leave, or none of this kind.")
     if untested := sorted(set(config.federation.sites) - set(scores.sites) - set(record.suppressed)):
@@ -108,6 +121,62 @@ def sites(record: RunRecord) -> str:
         notes.append(f"Unseen sites took no part in training; at most {limit} subjects of each are scored, once.")
     body = table(columns, rows, groups=groups, caption=caption, kind="metrics") + paragraph(" ".join(notes))
     return section("Quality per site", body)
+
+
+def taking_part(record: RunRecord) -> str:
+    """How often each invited site trained, and a grid of sites and rounds where not all did."""
+    title, rounds = "Who took part", sorted(record.rounds)
+    if not rounds:
+        return section(title, paragraph("No round is finished yet, so nobody has trained."))
+    counts = {site: Counter(parts.values()) for site, parts in record.participation.items()}
+    others = [part for part in Part if part != Part.TRAINED and any(count[part] for count in counts.values())]
+    rows = []
+    for site, count in counts.items():
+        cells = [f"{count[Part.TRAINED]} of {len(rounds)}", *(count[part] or "–" for part in others)]
+        rows.append(row(_coloured(record, site), [*cells, _training_subjects(record, site)]))
+    heads = ("Site", "Rounds trained", *(part.capitalize() for part in others), "Training subjects")
+    note = ""
+    if any(its.texts[-1].startswith("at most") for its in rows):
+        note = "At most: as registered with the coordinator; the site has not told a number of its own."
+    if not others:
+        intro = f"All {plural(len(counts), 'invited site')} trained in all {plural(len(rounds), 'round')}."
+        return section(title, paragraph(intro) + table(heads, rows) + paragraph(note))
+    always = sum(count[Part.TRAINED] == len(rounds) for count in counts.values())
+    intro = (
+        f"Of {plural(len(counts), 'invited site')}, {len(record.trained)} trained, {always} of them in every one of"
+        f" {plural(len(rounds), 'finished round')}."
+    )
+    return section(title, paragraph(intro) + _grid(record, rounds) + table(heads, rows) + paragraph(note))
+
+
+def _training_subjects(record: RunRecord, site: str) -> str:
+    told = record.training_subjects.get(site) or record.splits.get(site, {}).get("train")
+    registered = record.config.federation.subjects.get(site)
+    return str(told) if told is not None else f"at most {registered}" if registered else "–"
+
+
+def _grid(record: RunRecord, rounds: Sequence[int]) -> str:
+    """A row per site and a cell per finished round."""
+    shown = [part for part in Part if any(part in parts.values() for parts in record.participation.values())]
+    legend = "".join(f'<span><i class="{_class(part)}"></i>{part}</span>' for part in shown)
+    lines = []
+    for site, parts in record.participation.items():
+        cells = "".join(
+            "<i></i>"
+            if parts[n] == Part.TRAINED
+            else f'<i class="{_class(parts[n])}" title="round {n}: {parts[n]}"></i>'
+            for n in rounds
+        )
+        trained = sum(part == Part.TRAINED for part in parts.values())
+        label = f"{site}: trained in {trained} of {plural(len(rounds), 'round')}"
+        lines.append(f'<b>{escape(site)}</b><div role="img" aria-label="{escape(label)}">{cells}</div>')
+    ends = f"<span>round {rounds[0]}</span><span>round {rounds[-1]}</span>"
+    axis = f'<b></b><div class="axis">{ends}</div>' if len(rounds) > 1 else ""
+    return f'<p class="legend">{legend}</p><div class="grid">{"".join(lines)}{axis}</div>'
+
+
+def _class(part: Part) -> str:
+    return part.split()[-1] if part != Part.TRAINED else ""
 
 
 def comparison(record: RunRecord) -> str:
@@ -121,25 +190,44 @@ def comparison(record: RunRecord) -> str:
         command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
         not_run = f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
     if scores is None or not scores.final or not baselines:
-        return section("Comparison", paragraph("There is nothing to compare yet.") + not_run)
+        yet = "" if record.deployed else paragraph("There is nothing to compare yet.")
+        return section("Comparison", yet + not_run)
     methods = {"federated": (f"{record.model_name}, federated", scores)}
     methods |= {"personal": ("personal", record.personal)} if record.personal else {}
     methods |= {method: (name, baselines[method]) for method, name in BASELINES.items() if method in baselines}
     trained = _how_trained(record)
-    rows = []
+    rows: list[tuple[str, Sequence[str], Interval | None, str]] = []
     for method, (name, its) in methods.items():
         difference = signed_db(scores.final["psnr_db"] - its.final["psnr_db"]) if its is not scores else "–"
         worst = f"{its.worst_site} {db(its.sites[its.worst_site].psnr_db)}" if its.worst_site is not None else "–"
         ssim = f"{its.final['ssim']:.3f}" if "ssim" in its.final else "–"
         cells = (db(its.final["psnr_db"]), difference, ssim, worst, db(its.unseen_psnr_db))
         heading = f"{escape(name)}<small>{escape(trained[method])}</small>"
-        rows.append(row(heading, cells, kind="total" if its is scores else ""))
+        rows.append((heading, cells, over_sites(_differences(scores, its)), "total" if its is scores else ""))
     against = f"{record.model_name} minus this"
-    columns = ("Method", "PSNR", against, "SSIM", "Its worst site (PSNR)", "Unseen sites (PSNR)")
+    columns = ["Method", "PSNR", against, "SSIM", "Its worst site (PSNR)", "Unseen sites (PSNR)"]
+    if any(interval for _, _, interval, _ in rows):
+        columns.append("95 % interval of the difference, over sites")
+        rows = [(heading, (*cells, _told(interval)), interval, kind) for heading, cells, interval, kind in rows]
     alt = "Test PSNR per site. " + " ".join(f"{name}: {_psnr_per_site(its)}." for name, its in methods.values())
     note = paragraph("All methods are scored on the same subjects. One seed: small differences may be chance.")
-    body = table(columns, rows, kind="methods") + note + plot(figures.comparison(methods), alt=alt)
+    body = (
+        table(columns, [row(heading, cells, kind=kind) for heading, cells, _, kind in rows], kind="methods")
+        + note
+        + plot(figures.comparison(methods), alt=alt)
+    )
     return section("Comparison", body + not_run)
+
+
+def _differences(scores: Scores, its: Scores) -> list[float]:
+    """PSNR of the one method minus that of the other at each site that has both, in dB; empty for the same method."""
+    if its is scores:
+        return []
+    return [score.psnr_db - its.sites[site].psnr_db for site, score in scores.sites.items() if site in its.sites]
+
+
+def _told(interval: Interval | None) -> str:
+    return f"{signed_db(interval.low)} to {signed_db(interval.high)}" if interval else "–"
 
 
 def _how_trained(record: RunRecord) -> dict[str, str]:
@@ -188,7 +276,7 @@ def examples(shown: Sequence[Example], *, deployed: bool) -> str:
         f'<p class="scale">Absolute error: 0 <img src="{figures.error_scale()}" alt="from black over red to yellow">'
         f" {figures.ERROR_SCALE} and above; the same scale in every report</p>"
     )
-    return section(title, paragraph(intro) + scale + "".join(_example(example) for example in shown[:MAX_EXAMPLES]))
+    return section(title, paragraph(intro) + scale + pages(_example(example) for example in shown[:MAX_EXAMPLES]))
 
 
 def _example(example: Example) -> str:
@@ -207,11 +295,11 @@ def _example(example: Example) -> str:
 
 
 def training(record: RunRecord) -> str:
-    """Curves per site, and the best round."""
-    uri = figures.curves(record)
-    if uri is None and record.config.privacy.on:
+    """Curves per site, in one plot or one plot for each, and the best round."""
+    psnr, loss = figures.lines(record)
+    if not psnr and not loss and record.config.privacy.on:
         return section("Training", paragraph("Private: no figure of training or validation subjects leaves a site."))
-    if uri is None:
+    if not psnr and not loss:
         return section("Training", paragraph("No round is finished yet."))
     if any(event.sites for event in record.validation.values()):
         limit = record.config.evaluation.validation_slices
@@ -230,7 +318,21 @@ def training(record: RunRecord) -> str:
         last = max(record.rounds)
         losses = ", ".join(f"{site} {loss:.4f}" for site, loss in record.rounds[last].train_loss.items())
         alt += f" Training loss in round {last}: {losses}."
-    return section("Training", plot(uri, alt=alt) + paragraph(" ".join(notes)))
+    return section("Training", _curves(record, alt=alt) + paragraph(" ".join(notes)))
+
+
+def _curves(record: RunRecord, *, alt: str) -> str:
+    psnr, loss = figures.lines(record)
+    if len(record.config.federation.sites) <= figures.MAX_COLOURED:
+        return plot(figures.curves(record), alt=alt)
+    shown = ""
+    if psnr:
+        shown += "<h3>Validation PSNR</h3>"
+        shown += small_multiples(psnr, caption="First and last value.", unit=" dB", decimals=1)
+    if loss:
+        shown += "<h3>Training loss, mean of each round</h3>"
+        shown += small_multiples(loss, caption="First and last value.", unit="", decimals=3)
+    return shown
 
 
 def privacy(record: RunRecord) -> str:
@@ -279,6 +381,8 @@ def what_was_run(record: RunRecord) -> str:
         "Seed": str(config.seed),
         "Engine": f"{config.engine}: "
         + ("every site on its own machine" if record.deployed else "all sites simulated on one machine"),
+        "Began": moment(record.began),
+        "Ended" if record.finished else "Last event": moment(record.ended),
         "Wall time": duration(record.wall_s) + ("" if record.finished else " so far"),
         "Machine": ", ".join([*(fact for fact in machine if fact), plural(config.threads, "thread")]),
         "Versions": ", ".join([f"Python {environment.python}", *packages] if environment.python else packages),
@@ -303,19 +407,26 @@ def messages(record: RunRecord) -> str:
     """Failures by site and round, warnings, and skipped scans with their reasons."""
     body = ""
     if record.problems:
-        rows = [row(escape(problem.site), [problem.round, problem.text]) for problem in record.problems]
-        body += "<h3>Failures and decisions</h3>" + table(("Site", "Round", "What happened"), rows, kind="text")
+        rows = [row(escape(p.site), [p.round, p.text, moment(p.at) or "–"]) for p in record.problems]
+        heads = ("Site", "Round", "What happened", "When")
+        body += "<h3>Failures and decisions</h3>" + table(heads, rows, kind="text")
     if record.warnings:
         body += "<h3>Warnings</h3>" + bullets(record.warnings)
     if record.skipped:
         body += "<h3>Skipped scans</h3>" + bullets(f"{count} x {reason}" for reason, count in record.skipped.items())
-    return section("Failures, warnings and skipped scans", body or paragraph("None."))
+    return section(
+        "Failures, warnings and skipped scans",
+        body or paragraph("None: no site has failed so far, and nothing was skipped."),
+    )
 
 
 def _coloured(record: RunRecord, site: str) -> str:
-    """The name of a training site behind its colour, as HTML."""
-    colour = figures.site_colour(record.config.federation.sites, site)
-    return f'<span class="swatch" style="background: {colour}"></span>{escape(site)}'
+    """The name of an invited site behind its colour, if it has one, as HTML; marked where it has not trained."""
+    sites, swatch = record.config.federation.sites, ""
+    if len(sites) <= figures.MAX_COLOURED:
+        swatch = f'<span class="swatch" style="background: {figures.site_colour(sites, site)}"></span>'
+    untrained = _UNTRAINED if record.rounds and site not in record.trained else ""
+    return f"{swatch}{escape(site)}{untrained}"
 
 
 def _figures(score: SiteScore) -> list[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -37,6 +38,7 @@ from agi_core.run.events import (
 )
 from agi_core.run.scores import Best, Scores, SiteScore, over_subjects
 from agi_core.run.summary import summarise, write_summary
+from tests.support.long_run import write_long_run
 
 HOSTILE = "<b>x $\\frac"
 SITES, UNSEEN = ["Guys", HOSTILE], ["_IOP"]
@@ -137,7 +139,7 @@ class Page(HTMLParser):
         self.in_cell = self.in_cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        if self.lasttag == "style":
+        if self.lasttag in ("style", "script"):
             return
         self.text += f" {data}"
         if self.in_cell:
@@ -153,9 +155,9 @@ class Page(HTMLParser):
         return base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
 
 
-@pytest.fixture
-def full(tmp_path: Path) -> Page:
-    run = Run(tmp_path / "run", unseen=UNSEEN)
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    run = Run(tmp_path_factory.mktemp("runs") / "run", unseen=UNSEEN)
     run.train(rounds=2)
     run.finish()
     image = np.linspace(0, 1, 40 * 32, dtype=np.float32).reshape(40, 32)
@@ -168,7 +170,7 @@ def full(tmp_path: Path) -> Page:
 def test_the_page_needs_nothing_from_outside(full: Page) -> None:
     assert full.addresses
     assert all(address.startswith("data:image/") for address in full.addresses)
-    assert "script" not in full.tags
+    assert full.source.count("<script") == 1
     assert "@import" not in full.source
     assert "url(" not in full.source
 
@@ -198,6 +200,8 @@ def test_every_site_has_its_figures_and_the_worst_and_the_unseen_are_marked(full
     assert full.row(HOSTILE, number=2) == [f"{HOSTILE} worst site", "2", "21.00", *values, "10.50", *halves]
     assert full.row("_IOP", number=2) == ["_IOP unseen site", "1", "20.50", *values, "10.25", *halves]
     assert full.row("all of these", number=2)[:3] == ["all of these subjects", "3", "22.00"]
+    assert 'data-label="PSNR (dB)">24.00' in full.source  # what stands beside a figure on a telephone
+    assert 'data-label="PSNR (dB), foreground">12.00' in full.source
 
 
 def test_baselines_stand_with_their_difference_and_how_they_were_trained(full: Page) -> None:
@@ -273,7 +277,8 @@ def test_an_unfinished_run_says_so(tmp_path: Path, rounds: int) -> None:
     assert "has not been tested yet" in page.text
     assert "real or synthetic is noted when the run ends" in page.text
     assert ("No round is finished yet" in page.text) == (rounds == 0)
-    assert "Diagnostics" not in page.text  # nor where no scan leaves its site: both have no example slices
+    assert "Diagnostics There are none: they are made from the example slices" in page.text
+    assert ("nobody has trained" in page.text) == (rounds == 0)
 
 
 def test_a_run_that_ended_while_baselines_ran_shows_what_is_known(tmp_path: Path) -> None:
@@ -300,7 +305,7 @@ def test_failures_warnings_and_skipped_scans_are_listed_without_subject_ids(tmp_
     run.train(rounds=2)
     run.finish()
     page = Page(build_report(run.dir))
-    failures = page.rows[page.rows.index(["Site", "Round", "What happened"]) + 1 :]
+    failures = page.rows[page.rows.index(["Site", "Round", "What happened", "When"]) + 1 :]
     assert [cells[:2] for cells in failures] == [["Guys", "1"], [HOSTILE, "2"], ["Guys", "2"]]
     assert failures[0][2] == "train failed: scan of (subject) is damaged"
     assert failures[1][2] == "no answer to evaluate"
@@ -377,8 +382,9 @@ def test_decisions_of_the_server_are_listed_by_site(tmp_path: Path) -> None:
     run.train(rounds=2)
     run.finish()
     page = Page(build_report(run.dir))
-    rows = page.rows[page.rows.index(["Site", "Round", "What happened"]) + 1 :][:6]
-    assert rows == [
+    rows = page.rows[page.rows.index(["Site", "Round", "What happened", "When"]) + 1 :][:6]
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", when) for *_, when in rows)
+    assert [cells[:3] for cells in rows] == [
         ["–", "0", "no site told statistics, so the common prior stays as it was"],
         ["Guys", "1", "sits out of train from here on: budget spent"],
         [HOSTILE, "1", "update cut down: 3 times the limit"],
@@ -387,3 +393,70 @@ def test_decisions_of_the_server_are_listed_by_site(tmp_path: Path) -> None:
         ["Guys", "2", "the model after this round was worse here: back to the one after round 1"],
     ]
     assert "AGI-Net after round 1, mean over" in page.text
+
+
+# A LONG RUN IN WHICH SITES COME AND GO
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    run_dir = tmp_path_factory.mktemp("runs") / "long"
+    write_long_run(run_dir, sites=8, rounds=12)
+    return Page(build_report(run_dir))
+
+
+def test_the_headline_counts_the_sites_that_trained(long: Page) -> None:
+    assert "trained federated over 7 of 8 invited sites, synthesises" in long.text
+    assert "7 of 8 invited sites · 201 training subjects · 12 rounds" in long.text
+    assert "Of 8 invited sites, 7 trained, 3 of them in every one of 12 finished rounds." in long.text
+
+
+def test_who_trained_how_often_and_with_how_many_subjects(long: Page) -> None:
+    began = long.rows.index(
+        ["Site", "Rounds trained", "Missing", "Failed", "Refused", "Sat out", "In quarantine", "Training subjects"]
+    )
+    assert long.rows[began + 1 : began + 7] == [
+        ["hospital01", "9 of 12", "3", "–", "–", "–", "–", "18"],
+        ["hospital02", "5 of 12", "–", "–", "–", "7", "–", "21"],
+        ["hospital03", "1 of 12", "–", "–", "3", "–", "8", "24"],
+        ["hospital04 did not train", "0 of 12", "12", "–", "–", "–", "–", "at most 29"],
+        ["hospital05", "11 of 12", "–", "1", "–", "–", "–", "30"],
+        ["hospital06", "12 of 12", "–", "–", "–", "–", "–", "33"],
+    ]
+
+
+def test_the_grid_has_a_cell_for_each_site_and_round(long: Page) -> None:
+    grid = long.source.split('<div class="grid">')[1].split("<table")[0]
+    cells = {site: grid.split(f"<b>{site}</b>")[1].split("</div>")[0] for site in ("hospital01", "hospital06")}
+    assert [part.count("<i") for part in cells.values()] == [12, 12]
+    assert re.findall(r'title="([^"]*)"', cells["hospital01"]) == [f"round {n}: missing" for n in (4, 8, 12)]
+    assert 'aria-label="hospital06: trained in 12 of 12 rounds"' in cells["hospital06"]
+
+
+def test_many_sites_have_a_plot_each_and_a_line_breaks_where_a_site_was_missing(long: Page) -> None:
+    panels = re.findall(r'aria-label="(hospital\d\d)"><path class="common" d="[^"]*"/><path d="([^"]*)"', long.source)
+    pieces = {site: path.count("M") for site, path in panels[:7]}  # of validation
+    assert pieces == {"hospital01": 3, "hospital02": 1, "hospital03": 1, "hospital05": 2} | dict.fromkeys(
+        ("hospital06", "hospital07", "hospital08"), 1
+    )
+
+
+def test_dates_and_an_interval_over_sites(long: Page) -> None:
+    assert "2026-03-02 07:30 UTC to 2026-03-02 13:42 UTC" in long.text
+    assert long.row("Began")[1:] == ["2026-03-02 07:30 UTC"]
+    assert re.search(
+        r"mean over 7 sites: \d\d\.\d\d dB, with a 95 % confidence interval of \d\d\.\d\d dB to", long.text
+    )
+
+
+def test_the_browser_may_run_the_one_script_alone(long: Page) -> None:
+    script = long.source.split("<script>")[1].split("</script>")[0]
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in long.source
+
+
+def test_a_round_in_which_all_trained_needs_no_grid(full: Page) -> None:
+    assert "All 2 invited sites trained in all 2 rounds." in full.text
+    assert 'class="grid"' not in full.source
+    assert full.row("Guys", number=3) == ["Guys", "2 of 2", "2"]
+    assert "At most" not in full.text
