@@ -1,7 +1,13 @@
 """The commands of `python -m server` that end by themselves: each does its work and says what comes next."""
 
 import argparse
+import contextlib
 import json
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from agi_core.config.load import load_config
 from agi_core.host.keys import fingerprint
@@ -12,7 +18,8 @@ from server.status import coordinator_status
 from server.status_text import status_text
 from server.tensorboard import write_scalars
 
-WATCH = "watch it with: python -m server status"
+WATCH = "watch it with: python -m server status --watch"
+WATCH_S = 3.0  # between two looks
 
 
 def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
@@ -88,6 +95,23 @@ def tensorboard(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> N
 
 
 def status(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
-    """Show sites and the newest run."""
-    current = coordinator_status(coordinator)
-    print(json.dumps(current.to_json(), indent=2) if arguments.json else status_text(current))
+    """Show sites and runs; `--watch` shows them again and again."""
+    if arguments.json:
+        print(json.dumps(coordinator_status(coordinator).to_json(), indent=2))
+    elif arguments.watch:
+        _watch(coordinator)
+    else:
+        print(status_text(coordinator_status(coordinator)))
+
+
+def _watch(coordinator: CoordinatorDir) -> None:
+    """In place on a terminal; elsewhere whenever something has changed. Ends with Ctrl-C."""
+    console, shown = Console(), ""
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            text = status_text(coordinator_status(coordinator))
+            if console.is_terminal:
+                live.update(Text(f"{text}\n{time.strftime('%H:%M:%S')}, stop with Ctrl-C"), refresh=True)
+            elif text != shown:
+                print(shown := text, flush=True)
+            time.sleep(WATCH_S)

@@ -20,3 +20,8 @@ class CoordinatorDir:
         self.log_path = path / "superlink.log"
         self.health_port_path = path / "health-port.txt"
         """The port of the gRPC health service that was started last."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything of a coordinator stands in the folder."""
+        return any(path.exists() for path in (self.certificates.dir, self.sites_path, self.flwr_home, self.runs_dir))

@@ -16,6 +16,7 @@ from server.coordinator import CoordinatorDir
 CONNECTION = "agi"  # always named: without a name, flwr would start a simulation of its own
 CALL_S = 180.0
 BUNDLE_PATH = Path(__file__).with_name("bundle_template.toml")
+NOTHING = "N/A"  # in Flower's words
 ENDED, KNOWN_KEY = "[code: 18]", "[code: 23]"  # in Flower's words: the run has ended by itself, the key is registered
 
 
@@ -87,7 +88,8 @@ def stop(coordinator: CoordinatorDir, flower_run_id: str) -> None:
 def run_status(coordinator: CoordinatorDir, flower_run_id: str) -> FlowerRun:
     """The run with this id of Flower's."""
     (row,) = _flwr(coordinator, "list", CONNECTION, "--run-id", flower_run_id)["runs"]
-    return FlowerRun(flower_run_id, str(row["status"]), str(row["status-details"]))
+    details = str(row["status-details"])
+    return FlowerRun(flower_run_id, str(row["status"]), "" if details == NOTHING else details)
 
 
 def register(coordinator: CoordinatorDir, *, name: str, public_key_path: Path) -> int | None:
@@ -109,7 +111,7 @@ def nodes(coordinator: CoordinatorDir) -> dict[int, Node]:
 
 
 def _node(row: dict[str, str]) -> Node:
-    seen = [row[key] for key in ("online-at", "offline-at") if row.get(key, "N/A") != "N/A"]
+    seen = [row[key] for key in ("online-at", "offline-at") if row.get(key, NOTHING) != NOTHING]
     return Node(row["status"], "now" if row["status"] == "online" else max(seen, default=None))
 
 

@@ -191,7 +191,8 @@ class Rounds:
 
 
 def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
-    state, log, federation = RunState(weights=initial_weights(config)), EventLog(run_dir), config.federation
+    state = RunState(initial_weights(config), run_id=run_state.new_run_id(run_dir))
+    log, federation = EventLog(run_dir), config.federation
     log.append(events.RunStarted(run_id=state.run_id, sites=federation.sites, unseen_sites=federation.unseen_sites))
     run_state.save(run_dir, state, log)
     return state, log

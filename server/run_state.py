@@ -37,6 +37,11 @@ class FinishedRound(JsonObject):
     train_loss: Mapping[str, float]
 
 
+def new_run_id(run_dir: Path) -> str:
+    """What the sites call the run in status, ledger and audit: its name, and what tells it from others of that name."""
+    return f"{run_dir.name[:40]}-{uuid.uuid4().hex[:12]}"
+
+
 @dataclass
 class RunState:
     """Everything that a resumed run needs. `history` holds the finished rounds, `best` is the best of them by
@@ -44,7 +49,7 @@ class RunState:
     outlive the run."""
 
     weights: Weights
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    run_id: str
     round: int = 0
     velocity: Velocity = field(default_factory=dict)
     history: list[FinishedRound] = field(default_factory=list)

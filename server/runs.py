@@ -106,9 +106,13 @@ def find(coordinator: CoordinatorDir, name: str) -> Path:
 
 def newest(coordinator: CoordinatorDir) -> Path | None:
     """The folder of the run that was started or resumed last."""
+    return next(iter(by_start(coordinator)), None)
+
+
+def by_start(coordinator: CoordinatorDir) -> list[Path]:
+    """The folders of all runs, the one that was started or resumed last first."""
     started = coordinator.runs_dir.glob(f"*/{FLOWER_RUN}")
-    path = max(started, key=lambda path: path.stat().st_mtime_ns, default=None)
-    return path.parent if path is not None else None
+    return [path.parent for path in sorted(started, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
 
 def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:

@@ -16,6 +16,7 @@ from server.coordinator import CoordinatorDir
 from server.flower_cli import Node
 from server.follow import NOW
 
+Reasoned = events.SiteMissing | events.SiteFailed | events.UpdateRefused
 IDLE = events.Exchanging(round=0, action="", waiting_for=[])
 
 
@@ -36,8 +37,8 @@ class RunStatus:
 
     `state` is running, finished, paused, interrupted (stopped or killed) or starting. `validation_psnr_db` is of the
     newest validation that has one. `suppressed` names the sites whose policy held figures back in the newest
-    validation. `waiting_for`, `answered`, `failed` and `refused` name sites of the current round. `sitting_out` is
-    {site: why}. `action` is what the sites are asked to do now, and `reason` says why the run does not go on. None:
+    validation. `waiting_for` and `answered` name sites of the current round; `failed` and `refused` are
+    {site: why} of that round, `sitting_out` of any. `action` is what the sites are asked to do now, and `reason` says why the run does not go on. None:
     nothing, or not known.
     """
 
@@ -48,8 +49,8 @@ class RunStatus:
     validation_psnr_db: float | None
     waiting_for: Sequence[str]
     answered: Sequence[str]
-    failed: Sequence[str]
-    refused: Sequence[str]
+    failed: Mapping[str, str]
+    refused: Mapping[str, str]
     sitting_out: Mapping[str, str]
     suppressed: Sequence[str]
     action: str | None = None
@@ -58,20 +59,24 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class CoordinatorStatus:
-    """`alive`: its process is there. `reachable`: it answers, and only this is readiness. `run` is the newest one."""
+    """`alive`: its process is there. `reachable`: it answers, and only this is readiness. `run` is the newest one, and
+    `earlier` are the others, the newest first. `exists`: the folder is a coordinator's."""
 
     alive: bool
     reachable: bool
     sites: Mapping[str, SiteStatus]
     run: RunStatus | None
+    earlier: Sequence[RunStatus] = ()
+    exists: bool = True
 
     def to_json(self) -> Json:
         """As `status --json` prints it: a run has an `action` or a `reason` only where there is one."""
-        values = asdict(self)
-        if self.run is not None:
-            absent = [name for name in ("action", "reason") if getattr(self.run, name) is None]
-            values["run"] = {name: value for name, value in values["run"].items() if name not in absent}
-        return values
+        run, earlier = self.run and _run_json(self.run), [_run_json(run) for run in self.earlier]
+        return {**asdict(self), "run": run, "earlier": earlier}
+
+
+def _run_json(run: RunStatus) -> Json:
+    return {name: value for name, value in asdict(run).items() if value is not None or name == "validation_psnr_db"}
 
 
 def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
@@ -81,8 +86,9 @@ def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
         RunError: a file of the folder is damaged.
     """
     entries, struck = registry.read(coordinator), strikes.read(coordinator.strikes_path)
-    run_dir = runs.newest(coordinator)
+    run_dir, *earlier_dirs = runs.by_start(coordinator) or [None]
     run = run_status(run_dir) if run_dir is not None else None
+    earlier = [run_status(earlier_dir) for earlier_dir in earlier_dirs if earlier_dir is not None]
     nodes: Mapping[int, Node] = {}
     reachable = True
     try:
@@ -97,7 +103,8 @@ def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
     for site, entry in entries.items():
         node = nodes.get(entry.node_id or 0, unseen)
         sites[site] = SiteStatus(node.status, node.last_seen, entry.subjects, len(struck.get(site, [])))
-    return CoordinatorStatus(_is_alive(coordinator.health_port_path), reachable, sites, run)
+    alive, exists = _is_alive(coordinator.health_port_path), coordinator.exists
+    return CoordinatorStatus(alive, reachable, sites, run, earlier, exists=exists)
 
 
 def run_status(run_dir: Path) -> RunStatus:
@@ -116,7 +123,7 @@ def run_status(run_dir: Path) -> RunStatus:
     state = _state(run_dir, paused=bool(pauses))
     now = _now(run_dir) if state == "running" else IDLE
     asked = {*now.waiting_for, *now.answered}  # one of them may have failed, and was asked again
-    failed = _sites(happened, events.SiteFailed, events.SiteMissing, round=round)
+    failed = _sites(happened, events.SiteMissing, round=round) | _sites(happened, events.SiteFailed, round=round)
     return RunStatus(
         name=run_dir.name,
         state=state,
@@ -125,7 +132,7 @@ def run_status(run_dir: Path) -> RunStatus:
         validation_psnr_db=next((event.mean["psnr_db"] for event in reversed(validations) if event.mean), None),
         waiting_for=now.waiting_for,
         answered=now.answered,
-        failed=[site for site in failed if site not in asked],
+        failed={site: why for site, why in failed.items() if site not in asked},
         refused=_sites(happened, events.UpdateRefused, round=round),
         sitting_out=_sitting_out(happened),
         suppressed=validations[-1].suppressed if validations else [],
@@ -142,9 +149,9 @@ def _state(run_dir: Path, *, paused: bool) -> str:
     return "paused" if paused else "interrupted"
 
 
-def _sites(happened: Sequence[events.Event], *kinds: type[events.SiteEvent], round: int) -> list[str]:
-    """The sites that events of these kinds name in this round."""
-    return sorted({event.site for event in happened if isinstance(event, kinds) and event.round == round})
+def _sites(happened: Sequence[events.Event], kind: type[Reasoned], *, round: int) -> dict[str, str]:
+    """{site: why} of the events of this kind in this round, in the order of names."""
+    return dict(sorted((its.site, its.reason) for its in happened if isinstance(its, kind) and its.round == round))
 
 
 def _sitting_out(happened: Sequence[events.Event]) -> dict[str, str]:

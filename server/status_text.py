@@ -1,14 +1,17 @@
 """The words of `python -m server status`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from server.status import CoordinatorStatus, RunStatus
 from server.strikes import QUARANTINED_AT
 
 
 def status_text(current: CoordinatorStatus) -> str:
-    """The coordinator, its sites and its newest run, line by line."""
-    return "\n".join((f"coordinator: {_in_words(current)}", *_site_lines(current), *_run_lines(current.run)))
+    """The coordinator, its sites and its runs, line by line; the newest run in full."""
+    if not current.exists and not current.alive:
+        return "no coordinator in this folder; --dir names another one, and python -m server certs begins a new one"
+    lines = (*_site_lines(current), *_run_lines(current.run), *map(_headline, current.earlier))
+    return "\n".join((f"coordinator: {_in_words(current)}", *lines))
 
 
 def _in_words(current: CoordinatorStatus) -> str:
@@ -35,14 +38,13 @@ def _run_lines(run: RunStatus | None) -> Iterator[str]:
     if run is None:
         yield "no run yet; start one with: python -m server submit"
         return
-    score = f", validation {run.validation_psnr_db:.2f} dB" if run.validation_psnr_db is not None else ""
-    yield f"run {run.name}: {run.state}, round {run.round}/{run.rounds}{score}"
+    yield _headline(run)
     doing = f" ({run.action})" if run.action else ""
     for heading, sites in (
         (f"waiting for{doing}", run.waiting_for),
         ("answered", run.answered),
-        ("failed", run.failed),
-        ("refused", run.refused),
+        ("failed", _with_reasons(run.failed)),
+        ("refused", _with_reasons(run.refused)),
         *((f"sits out: {site}", [reason]) for site, reason in run.sitting_out.items()),
         ("figures suppressed by the site's policy", run.suppressed),
     ):
@@ -52,3 +54,12 @@ def _run_lines(run: RunStatus | None) -> Iterator[str]:
         yield f"  {run.reason}"
     if run.state in ("paused", "interrupted"):
         yield f"  go on with: python -m server resume {run.name}"
+
+
+def _headline(run: RunStatus) -> str:
+    score = f", validation {run.validation_psnr_db:.2f} dB" if run.validation_psnr_db is not None else ""
+    return f"run {run.name}: {run.state}, round {run.round}/{run.rounds}{score}"
+
+
+def _with_reasons(sites: Mapping[str, str]) -> list[str]:
+    return [f"{site} ({reason})" if reason else site for site, reason in sites.items()]

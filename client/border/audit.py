@@ -87,7 +87,7 @@ def table(rows: Sequence[AuditRow]) -> Iterator[str]:
         told += [f"weights {row.weights_bytes:,} bytes, sha256 {row.weights_sha256[:12]}"] if row.weights_bytes else []
         told += [f"held back: {', '.join(row.held_back)}"] if row.held_back else []
         what = row.reason or "; ".join(told)
-        yield f"{number:>5}  {row.time}  {row.run:.16}  round {row.round:<4} {row.action:<20} {row.decision:<9} {what}"
+        yield f"{number:>5}  {row.time}  {row.run:.32}  round {row.round:<4} {row.action:<20} {row.decision:<9} {what}"
     decisions = Counter(row.decision for row in rows)
     yield f"{len(rows)} messages left: " + ", ".join(f"{decisions[decision]} {decision}" for decision in Decision)
     for reason, count in Counter(row.reason for row in rows if row.decision == Decision.REFUSED).most_common():

@@ -30,7 +30,7 @@ from agi_core.errors import AgiError, ConfigError, StoppedError
 from agi_core.host.command_line import keep_files_private
 from agi_core.protocol import METRICS, NONCE, SCALARS
 from agi_core.run import progress
-from client.border.egress import refuse
+from client.border.egress import printable, refuse
 from client.process.logs import keep_logs
 from client.process.runtime_api import HOST, NodeError, RuntimeApi
 from client.process.status import State, StatusFile
@@ -135,7 +135,7 @@ class Runner:
         run, round = scalars.get("run_id"), scalars.get("round")
         state: State = "training" if message.metadata.message_type == MessageType.TRAIN else "evaluating"
         self._status.working(
-            state, run=run if isinstance(run, str) else None, round=round if isinstance(round, int) else None
+            state, run=printable(run) if isinstance(run, str) else None, round=round if isinstance(round, int) else None
         )
         log.info("%s: run %.40r, round %.10r", state, run, round)  # a stranger's text: no escape codes
         try:

@@ -117,7 +117,7 @@ def _work(status: Mapping[str, Any], runner_pid: int | None, otherwise: str) -> 
         return [f"runner: {otherwise}"]
     line = f"runner: {status.get('state', 'waiting')}"
     if status.get("state") != "waiting":
-        line += f" in round {status.get('round')}"
+        line += f" in round {status.get('round')} of {status.get('run')}"
         if status.get("steps"):
             line += f"  {status.get('phase')}, step {status['step']}/{status['steps']}"
         if status.get("seconds_left") is not None:

@@ -236,7 +236,7 @@ def test_a_run_that_waits_pauses_resumes_and_stops(
     run_dir = running.folder / "runs" / "first"
     until(lambda: status_of(running, capsys)["run"]["state"] == "paused", "the run pauses")
     run = status_of(running, capsys)["run"]
-    assert run["failed"] == ["hospitalE"]
+    assert run["failed"] == {"hospitalE": "not connected"}
     assert "0 of 1 sites are connected, and 1 are needed" in run["reason"]
     assert kinds_of(run_dir) == ["run_started", "waiting", "site_missing", "paused"]
     assert "not connected" in (run_dir / "report.html").read_text()

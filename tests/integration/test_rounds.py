@@ -67,7 +67,7 @@ def test_a_run_pauses_and_goes_on(small_config: RunConfig, tmp_path: Path) -> No
         deploy(small_config, run_dir, Failing(5, 7))
     assert load_last(run_dir)[0] == 1  # type: ignore[index]
     assert status.run_status(run_dir).state == "paused"
-    assert status.run_status(run_dir).failed == ["HH"]
+    assert status.run_status(run_dir).failed == {"HH": "DataError: /data/patient-0042.nii.gz is gone"}
     assert "the run paused: round 2: 2 of 3 sites" in (run_dir / "report.html").read_text()
 
     deploy(small_config, run_dir)

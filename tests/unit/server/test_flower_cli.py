@@ -82,6 +82,11 @@ def test_a_key_that_is_let_in_already_has_no_new_node(coordinator: CoordinatorDi
         flower_cli.nodes(coordinator)
 
 
+def test_a_run_without_a_reason_has_none(coordinator: CoordinatorDir, flwr: Flwr) -> None:
+    flwr.knows("finished:completed", "N/A")
+    assert flower_cli.run_status(coordinator, "7").reason == ""
+
+
 def test_a_superlink_that_is_gone(coordinator: CoordinatorDir, flwr: Flwr) -> None:
     flwr.fails("list", "Connection to the SuperLink is unavailable.")
     with pytest.raises(RunError, match="does not answer; start it with: python -m server up"):

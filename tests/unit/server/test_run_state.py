@@ -19,6 +19,7 @@ FINISHED = RoundFinished(round=4, sites=["Guys"], train_loss={"Guys": 0.25}, sec
 def example() -> RunState:
     rng = np.random.default_rng(0)
     return RunState(
+        run_id="first-0123456789ab",
         weights={"encoder.w": rng.normal(size=(3, 2)).astype(np.float32), "b": np.zeros(1, np.float32)},
         round=4,
         velocity={"encoder.w": rng.normal(size=(3, 2)), "b": rng.normal(size=1)},
@@ -132,3 +133,10 @@ def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             pass
     with run_state.holding(tmp_path):
         pass
+
+
+def test_the_sites_know_a_run_by_its_name_and_tell_it_from_another_of_that_name(tmp_path: Path) -> None:
+    first, again = (run_state.new_run_id(tmp_path / "first") for _ in range(2))
+    assert first.startswith("first-")
+    assert first != again
+    assert len(run_state.new_run_id(tmp_path / ("long" * 50))) <= 64  # what a site keeps of it

@@ -173,7 +173,7 @@ def test_submit_says_which_reference_was_filled_in(
     arguments = ["--dir", str(coordinator.path), "--name", "first", TWO, "scenario=T1,T2:PD", *chosen]
     assert main(["submit", *arguments]) == 0
     assert capsys.readouterr().out == (
-        f"run first started: {coordinator.runs_dir / 'first'}\n{line}watch it with: python -m server status\n"
+        f"run first started: {coordinator.runs_dir / 'first'}\n{line}watch it with: python -m server status --watch\n"
     )
 
 

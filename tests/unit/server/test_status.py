@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def test_failures_of_this_round_only(run_dir: Path) -> None:
     events.append(UpdateRefused(round=2, site="C", reason="NaN"))
     events.append(ModelValidated(round=1, mean={"psnr_db": 21.5}, sites={}))
     current = run_status(run_dir)
-    assert (current.round, current.failed, current.refused) == (2, ["B"], ["C"])
+    assert (current.round, current.failed, current.refused) == (2, {"B": "not connected"}, {"C": "NaN"})
     assert current.validation_psnr_db == 21.5
 
 
@@ -92,6 +93,8 @@ def test_a_folder_that_was_never_started(tmp_path: Path) -> None:
         "reachable": False,
         "sites": {},
         "run": None,
+        "earlier": [],
+        "exists": False,
     }
 
 
@@ -108,6 +111,19 @@ def test_without_the_superlink_the_folder_still_tells(tmp_path: Path) -> None:
     assert (current.run.name, current.run.state) == ("first", "interrupted")
 
 
+def test_all_runs_are_told_the_newest_first(tmp_path: Path) -> None:
+    coordinator = CoordinatorDir(tmp_path)
+    for started_s, name in enumerate(("b", "c", "a")):
+        run_folder.create(coordinator.runs_dir / name, load_config(None, overrides={}))
+        path = coordinator.runs_dir / name / FLOWER_RUN
+        path.write_text("7")
+        os.utime(path, (started_s, started_s))
+    current = coordinator_status(coordinator)
+    assert current.run is not None
+    assert [current.run.name, *(run.name for run in current.earlier)] == ["a", "c", "b"]
+    assert current.exists
+
+
 def test_a_run_has_an_action_or_a_reason_only_where_there_is_one(run_dir: Path) -> None:
     run = run_status(run_dir)
     told = CoordinatorStatus(True, True, {"A": SiteStatus("online", "now", None, 0)}, run).to_json()
@@ -120,8 +136,8 @@ def test_a_run_has_an_action_or_a_reason_only_where_there_is_one(run_dir: Path) 
         "validation_psnr_db": None,
         "waiting_for": [],
         "answered": [],
-        "failed": [],
-        "refused": [],
+        "failed": {},
+        "refused": {},
         "sitting_out": {},
         "suppressed": [],
     }

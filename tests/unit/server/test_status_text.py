@@ -13,13 +13,13 @@ RUN = RunStatus(
     validation_psnr_db=21.5,
     waiting_for=["A", "B"],
     answered=["C"],
-    failed=["D"],
-    refused=["E"],
+    failed={"D": "out of memory"},
+    refused={"E": ""},
     sitting_out={"F": "The budget is spent."},
     suppressed=["C", "G"],
     action="train",
 )
-IDLE = RunStatus("first", "paused", 2, 6, None, [], [], [], [], {}, [], reason="round 3: 1 of 2 sites")
+IDLE = RunStatus("first", "paused", 2, 6, None, [], [], {}, {}, {}, [], reason="round 3: 1 of 2 sites")
 
 
 def text_of(*, sites: dict[str, SiteStatus] | None = None, run: RunStatus | None = None) -> str:
@@ -66,7 +66,7 @@ def test_a_running_run_names_every_site_that_it_has_a_word_for() -> None:
         "run first: running, round 2/6, validation 21.50 dB",
         "  waiting for (train): A, B",
         "  answered: C",
-        "  failed: D",
+        "  failed: D (out of memory)",
         "  refused: E",
         "  sits out: F: The budget is spent.",
         "  figures suppressed by the site's policy: C, G",
@@ -80,3 +80,14 @@ def test_a_run_that_stands_says_why_and_how_to_go_on() -> None:
     stopped = replace(IDLE, state="interrupted", reason="")
     assert text_of(run=stopped).splitlines()[2:] == ["run first: interrupted, round 2/6", go_on]
     assert go_on not in text_of(run=replace(IDLE, state="finished", reason=None))
+
+
+def test_earlier_runs_have_a_line_each() -> None:
+    text = status_text(CoordinatorStatus(True, True, {}, RUN, [replace(IDLE, name="zero", state="finished")]))
+    assert text.splitlines()[-1] == "run zero: finished, round 2/6"
+
+
+def test_a_folder_without_a_coordinator_is_called_so() -> None:
+    text = status_text(CoordinatorStatus(False, False, {}, None, exists=False))
+    assert text.startswith("no coordinator in this folder; --dir names another one")
+    assert "\n" not in text

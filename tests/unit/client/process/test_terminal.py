@@ -50,14 +50,14 @@ def test_in_a_pipe_a_line_per_change_and_not_per_step(tmp_path: Path) -> None:
     shown.status()
     shown.hear(node_log="INFO :      SuperNode ID: 123\n")
     for step in range(1, 30):
-        shown.status(state="training", round=3, phase="round 3/8", step=step, steps=40, seconds_left=80.2)
+        shown.status(state="training", run="first-ab12", round=3, phase="round 3/8", step=step, steps=40, seconds_left=80.2)
         shown.hear()
     shown.status(round=3)
     shown.hear()
     assert shown.lines() == [
         "A -> agi.example:443: connecting; runner: starting",
         "A -> agi.example:443: connected; runner: waiting",
-        "A -> agi.example:443: connected; runner: training in round 3",
+        "A -> agi.example:443: connected; runner: training in round 3 of first-ab12",
         "A -> agi.example:443: connected; runner: waiting",
     ]
 
@@ -65,7 +65,7 @@ def test_in_a_pipe_a_line_per_change_and_not_per_step(tmp_path: Path) -> None:
 def test_on_a_terminal_step_time_left_and_metrics_are_redrawn(tmp_path: Path) -> None:
     shown = Shown(tmp_path, terminal=True)
     shown.status(
-        state="training", round=3, phase="round 3/8", step=12, steps=40, seconds_left=80.2,
+        state="training", run="first-ab12", round=3, phase="round 3/8", step=12, steps=40, seconds_left=80.2,
         metrics={"train_loss": 0.0512345, "validation_psnr_db": 24.1234},
     )  # fmt: skip
     with shown.terminal.showing():
@@ -73,7 +73,7 @@ def test_on_a_terminal_step_time_left_and_metrics_are_redrawn(tmp_path: Path) ->
         shown.hear(node_log="INFO :      SuperNode ID: 123\n")
     out = shown.out.getvalue()
     assert "A -> agi.example:443: connected" in out
-    assert "training in round 3  round 3/8, step 12/40  1 min 20 s left" in out
+    assert "training in round 3 of first-ab12  round 3/8, step 12/40  1 min 20 s left" in out
     assert "last metrics: train_loss 0.05123, validation_psnr_db 24.12" in out
     assert "\x1b[1A" in out  # the cursor goes back up
 
