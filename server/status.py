@@ -37,9 +37,9 @@ class RunStatus:
 
     `state` is running, finished, paused, interrupted (stopped or killed) or starting. `validation_psnr_db` is of the
     newest validation that has one. `suppressed` names the sites whose policy held figures back in the newest
-    validation. `waiting_for` and `answered` name sites of the current round; `failed` and `refused` are
-    {site: why} of that round, `sitting_out` of any. `action` is what the sites are asked to do now, and `reason` says why the run does not go on. None:
-    nothing, or not known.
+    validation. `waiting_for` and `answered` name sites of the current round; `failed` and `refused` are {site: why} of
+    that round, `sitting_out` of any. `action` is what the sites are asked to do now, and `reason` says why the run does
+    not go on. None: nothing, or not known.
     """
 
     name: str
@@ -86,15 +86,15 @@ def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
         RunError: a file of the folder is damaged.
     """
     entries, struck = registry.read(coordinator), strikes.read(coordinator.strikes_path)
-    run_dir, *earlier_dirs = runs.by_start(coordinator) or [None]
-    run = run_status(run_dir) if run_dir is not None else None
-    earlier = [run_status(earlier_dir) for earlier_dir in earlier_dirs if earlier_dir is not None]
+    run_dirs = runs.by_start(coordinator)
+    told = [run_status(run_dir) for run_dir in run_dirs]
+    run = told[0] if told else None
     nodes: Mapping[int, Node] = {}
     reachable = True
     try:
         nodes = flower_cli.nodes(coordinator)
-        if run is not None and run_dir is not None and run.state == "interrupted":
-            process = runs.flower_run(coordinator, run_dir)
+        if run is not None and run.state == "interrupted":
+            process = runs.flower_run(coordinator, run_dirs[0])
             run = replace(run, reason=process.reason) if process.is_finished else replace(run, state="starting")
     except RunError:
         reachable = False
@@ -104,7 +104,7 @@ def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
         node = nodes.get(entry.node_id or 0, unseen)
         sites[site] = SiteStatus(node.status, node.last_seen, entry.subjects, len(struck.get(site, [])))
     alive, exists = _is_alive(coordinator.health_port_path), coordinator.exists
-    return CoordinatorStatus(alive, reachable, sites, run, earlier, exists=exists)
+    return CoordinatorStatus(alive, reachable, sites, run, told[1:], exists=exists)
 
 
 def run_status(run_dir: Path) -> RunStatus:

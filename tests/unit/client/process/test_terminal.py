@@ -50,7 +50,9 @@ def test_in_a_pipe_a_line_per_change_and_not_per_step(tmp_path: Path) -> None:
     shown.status()
     shown.hear(node_log="INFO :      SuperNode ID: 123\n")
     for step in range(1, 30):
-        shown.status(state="training", run="first-ab12", round=3, phase="round 3/8", step=step, steps=40, seconds_left=80.2)
+        shown.status(
+            state="training", run="first-ab12", round=3, phase="round 3/8", step=step, steps=40, seconds_left=80.2
+        )
         shown.hear()
     shown.status(round=3)
     shown.hear()
