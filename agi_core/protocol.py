@@ -22,6 +22,7 @@ from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATIO
 PROTOCOL_VERSION = 3
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 NONCE = "nonce"  # of the metrics' record: a number that is not a metric, and makes the record unlike any other
+RELEASE = "release"  # a scalar of a request: which program asks (`agi_core.release`)
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agi_core import signatures
 from agi_core.config.load import read_task
-from agi_core.errors import AgiError, ExhaustedError, ProtocolError
+from agi_core.errors import AgiError, ExhaustedError, MismatchError, ProtocolError
 from agi_core.host.device import open_device
 from agi_core.protocol import (
     ARRAYS,
@@ -21,14 +21,18 @@ from agi_core.protocol import (
     METRICS,
     NONCE,
     REFUSED,
+    RELEASE,
     SCALARS,
     Reply,
     Request,
     read_request,
     reply_scalars,
 )
+from agi_core.release import release
+from agi_core.run import progress
 from client.border import stored_replies
-from client.border.egress import let_out, refuse
+from client.border.cause import cause
+from client.border.egress import let_out, printable, refuse
 from client.site.file import DeployedSite
 from client.site.opened import OpenSite, open_site
 from client.work.networks import release_memory
@@ -70,6 +74,7 @@ def _answer(message: Message, context: Context) -> Message:
     except AgiError as error:
         log.error("%s: %s", site_path.stem, error)
         code, failure = REFUSED, error
+        progress.report(progress.Refused(cause(error)))
     except (torch.OutOfMemoryError, MemoryError):
         log.exception(
             "%s: out of memory; free some, or ask the coordinator for smaller crops or batches", site_path.stem
@@ -107,8 +112,10 @@ def _scalars(message: Message) -> dict[str, Any]:
 
 
 def _read(message: Message) -> Request:
-    arrays = message.content.array_records.get(ARRAYS, ArrayRecord())
-    return read_request(_scalars(message), {dtype: array.numpy() for dtype, array in arrays.items()})
+    scalars, arrays = _scalars(message), message.content.array_records.get(ARRAYS, ArrayRecord())
+    if (theirs := scalars.pop(RELEASE, None)) != release():
+        raise MismatchError("release", theirs=printable(theirs), ours=release())
+    return read_request(scalars, {dtype: array.numpy() for dtype, array in arrays.items()})
 
 
 def _records(reply: Reply) -> RecordDict:

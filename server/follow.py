@@ -6,7 +6,7 @@ from pathlib import Path
 from agi_core.errors import AgiError
 from agi_core.host import atomic
 from agi_core.run import events
-from agi_core.run.progress import News, Step
+from agi_core.run.progress import News, Refused, Step
 from agi_core.run.scores import Scores
 
 NOW = "now.json"  # in the run folder: the exchange that is going on
@@ -14,7 +14,7 @@ NOW = "now.json"  # in the run folder: the exchange that is going on
 
 def follow(run_dir: Path, news: News) -> None:
     """Listen in the process that works on the run: keep `now.json`, and print a line per event."""
-    if isinstance(news, Step):
+    if isinstance(news, Step | Refused):
         return
     if isinstance(news, events.Exchanging):
         with contextlib.suppress(AgiError):  # a full disk is noted where more than this is lost

@@ -8,7 +8,19 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from agi_core.errors import ProtocolError
-from agi_core.protocol import ARRAYS, METRICS, NONCE, SCALARS, Packed, Reply, Request, read_reply, request_scalars
+from agi_core.protocol import (
+    ARRAYS,
+    METRICS,
+    NONCE,
+    RELEASE,
+    SCALARS,
+    Packed,
+    Reply,
+    Request,
+    read_reply,
+    request_scalars,
+)
+from agi_core.release import release
 
 log = logging.getLogger("server")
 _LOST = {  # Flower's own words are for its developers
@@ -32,7 +44,8 @@ def request_message(request: Request, arrays: ArrayRecord, *, node_id: int, life
             SuperLink once.
         lifetime_s: Flower drops the message after so long. None: after its own default, hours.
     """
-    content = RecordDict({ARRAYS: arrays, SCALARS: ConfigRecord(dict(request_scalars(request)))})
+    scalars = ConfigRecord({**request_scalars(request), RELEASE: release()})
+    content = RecordDict({ARRAYS: arrays, SCALARS: scalars})
     return Message(content, node_id, request.action, ttl=lifetime_s, group_id=str(request.round))
 
 

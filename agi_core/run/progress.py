@@ -19,7 +19,14 @@ class Step:
     loss: float | None = None
 
 
-News = Step | Event
+@dataclass(frozen=True)
+class Refused:
+    """A site has refused a request. The cause is for the terminal of that site alone."""
+
+    cause: str
+
+
+News = Step | Refused | Event
 Listener = Callable[[News], None]
 _listeners: list[Listener] = []
 

@@ -144,6 +144,6 @@ def action_of(request: Request) -> str:
     return request.action if request.action == TRAIN else f"{request.action} {request.subjects}"
 
 
-def printable(text: object) -> str:
+def printable(text: object, *, longest: int = 64) -> str:
     """A stranger's text, shortened and without the escape codes of a terminal."""
-    return "".join(character for character in str(text)[:64] if character.isprintable())
+    return "".join(character for character in str(text)[:longest] if character.isprintable())

@@ -30,6 +30,7 @@ from agi_core.errors import AgiError, ConfigError, StoppedError
 from agi_core.host.command_line import keep_files_private
 from agi_core.protocol import METRICS, NONCE, SCALARS
 from agi_core.run import progress
+from client.border.cause import cause
 from client.border.egress import printable, refuse
 from client.process.logs import keep_logs
 from client.process.runtime_api import HOST, NodeError, RuntimeApi
@@ -143,6 +144,7 @@ class Runner:
             reply = self._worker.ask(message, until_s=now_s() + allowed_s(scalars, policy))
         except AgiError as error:
             log.error("%s", error)
+            progress.report(progress.Refused(cause(error)))
             reply = self._refusal(error, message)
         log.info("answered%s", f": {reply.error.reason}" if reply.has_error() else "")
         return reply

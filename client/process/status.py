@@ -11,7 +11,7 @@ from typing import Literal
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
-from agi_core.run.progress import News, Step
+from agi_core.run.progress import News, Refused, Step
 
 NAME = "status.json"
 EVERY_S = 1.0
@@ -21,7 +21,8 @@ log = logging.getLogger("client")
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """`step` of `steps` done in `phase`, `seconds_left` in it; `metrics` are those of the last answer."""
+    """`step` of `steps` done in `phase`, `seconds_left` in it; `metrics` are those of the last answer. `refused` says
+    why the last request was refused; None: it was not."""
 
     pid: int
     state: State = "waiting"
@@ -32,6 +33,7 @@ class Status:
     steps: int | None = None
     seconds_left: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    refused: str | None = None
 
 
 class StatusFile:
@@ -51,10 +53,14 @@ class StatusFile:
     def waiting(self, metrics: Mapping[str, float]) -> None:
         """The request was answered. An answer without metrics leaves the last metrics in the file."""
         last = self._status
-        self._write(Status(pid=last.pid, run=last.run, round=last.round, metrics=metrics or last.metrics))
+        self._write(
+            Status(pid=last.pid, run=last.run, round=last.round, metrics=metrics or last.metrics, refused=last.refused)
+        )
 
     def on_progress(self, news: News) -> None:
         """Listener of `agi_core.run.progress`."""
+        if isinstance(news, Refused):
+            self._write(dataclasses.replace(self._status, refused=news.cause))
         if not isinstance(news, Step):
             return
         now, last = time.monotonic(), self._status

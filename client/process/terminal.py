@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from agi_core.run.duration import duration
+from client.border.egress import printable
 from client.process.child import ChildState
 from client.process.flower_errors import CONNECTED, connection_state, explain
 
@@ -55,7 +56,10 @@ class Terminal:
         """Take in how the node and the runner are, and show it."""
         for child in children:
             self._follow(child)
-        work = _work(self._status(), self._running.get(RUNNER), self._runner)
+        status = self._status()
+        if status.get("refused"):
+            self._say(f"refused {status.get('run')}: {printable(status['refused'], longest=500)}")
+        work = _work(status, self._running.get(RUNNER), self._runner)
         if self._console.is_terminal:
             text = "\n".join((f"{self._site} -> {self._address}: {self._connection}", *work))
         else:
@@ -100,7 +104,7 @@ class Terminal:
             self._print(sentence)
 
     def _print(self, text: str) -> None:
-        self._console.print(f"{time.strftime('%H:%M:%S')} {text}")
+        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False)
 
     def _status(self) -> Mapping[str, Any]:
         try:

@@ -68,7 +68,7 @@ class Worker:
                 pass
             asked = True
             send_parcel(self._connection, message)
-            while isinstance(news := self._hear(until_s), progress.Step):
+            while isinstance(news := self._hear(until_s), progress.Step | progress.Refused):
                 progress.report(news)
         except DeadlineError:
             if asked or now_s() - self._started_s > STARTS_S:
@@ -159,7 +159,7 @@ def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
             return Message(Error(code=refusal.code, reason=refusal.reason), reply_to=message)
 
     def on_progress(news: progress.News) -> None:
-        if isinstance(news, progress.Step):
+        if isinstance(news, progress.Step | progress.Refused):
             connection.send(news)
 
     with progress.listening(on_progress), contextlib.suppress(EOFError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from agi_core.config.schema import Task
-from agi_core.errors import PolicyError, PrivacyError, ProtocolError
+from agi_core.errors import PolicyError, ProtocolError
 from agi_core.protocol import EVALUATE, TRAIN, Reply, Request, pack
 from agi_core.run import progress
 from agi_core.training import train_round
@@ -83,7 +83,7 @@ def _train_privately(job: Job) -> Reply:
 
     privacy = job.site.privacy
     if privacy is None:
-        raise PrivacyError(
+        raise PolicyError(
             f"the task asks for private training, but the file of site {job.site.site} has no section privacy, which"
             " says where its ledger is kept"
         )

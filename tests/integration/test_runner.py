@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from agi_core.errors import ConfigError, DeadlineError, StoppedError
 from agi_core.protocol import PROTOCOL_VERSION, model_hash, pack, read_request
+from agi_core.release import release
 from agi_core.signatures import sign
 from client.border import audit
 from tests.support.requests_by_hand import KEY, deployed_site, small_task
@@ -281,7 +282,7 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
         usual = {"protocol": PROTOCOL_VERSION, "action": "train", "run_id": "r", "round": 1, "nonce": "a", "task": task}
         usual |= {"subjects": "", "deadline_s": 120, "manifest": manifest, "signature": "", **changed}
         request = read_request(usual | {"protocol": PROTOCOL_VERSION}, pack(weights).arrays)
-        return usual | {"signature": sign(request, KEY, site="Guys").signature}
+        return usual | {"signature": sign(request, KEY, site="Guys").signature, "release": release()} | changed
 
     with ended(Processes(tmp_path)) as processes, ExitStack() as stack:
         coordinator = Coordinator(processes)

@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 from agi_core import signatures
 from agi_core.config.load import load_config, task_json
 from agi_core.models.agi_net import build_model
-from agi_core.protocol import ARRAYS, METRICS, NONCE, SCALARS, TRAIN, Request, Weights, pack, request_scalars
+from agi_core.protocol import ARRAYS, METRICS, NONCE, RELEASE, SCALARS, TRAIN, Request, Weights, pack, request_scalars
+from agi_core.release import release
 from client.app import app
 from simulations.local_grid import LocalGrid
 from tests.support.small_data import SMALL
@@ -57,7 +58,7 @@ def as_message(request: Request, *, site: str = "Guys", **changed: Any) -> Messa
     """The request on the wire, signed for the site, then some scalars changed."""
     LocalGrid(ClientApp(), [])  # tells Flower who the sender is
     request = signatures.sign(request, KEY, site=site)
-    scalars = ConfigRecord({**request_scalars(request), **changed})
+    scalars = ConfigRecord({**request_scalars(request), RELEASE: release(), **changed})
     arrays = ArrayRecord({dtype: Array(flat) for dtype, flat in request.weights.arrays.items()})
     message = Message(RecordDict({ARRAYS: arrays, SCALARS: scalars}), 2, request.action)
     message.metadata.__dict__["_message_id"] = "1"

@@ -8,6 +8,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 import client.app
 from agi_core.errors import AgiError, ConfigError, ExhaustedError, SignatureError
 from agi_core.protocol import FAILED, REFUSED, model_hash, pack
+from agi_core.release import release
 from client.border import audit
 from client.border.audit import Decision
 from tests.support.requests_by_hand import (
@@ -32,6 +33,21 @@ def test_another_protocol_is_refused_with_both_versions(site_path: Path) -> None
     assert reply.error.code == REFUSED
     assert "has 7" in reason(reply)
     assert "program 3" in reason(reply)
+
+
+@pytest.mark.parametrize("theirs", ["0.1.0 (code 0123456789, torch 2.1.0, flwr 1.40.0)", 7, "\x1b[2J" + "x" * 200])
+def test_another_release_is_refused_with_both_values(site_path: Path, theirs: object) -> None:
+    reply = ask(site_path, as_message(training_request(*small_task()), release=theirs))
+    assert reply.error.code == REFUSED
+    assert reason(reply).startswith("release: the message has ")
+    assert f"this program {release()}; install one release everywhere." in reason(reply)
+    assert reason(reply).isprintable()
+
+
+def test_a_coordinator_that_tells_no_release_is_refused(site_path: Path) -> None:
+    message = as_message(training_request(*small_task()))
+    del message.content.config_records["scalars"]["release"]
+    assert reason(ask(site_path, message)).startswith("release: the message has None, this program")
 
 
 def test_another_model_is_refused_with_both_hashes(site_path: Path) -> None:

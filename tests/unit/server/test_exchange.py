@@ -22,6 +22,7 @@ from agi_core.protocol import (
     FAILED,
     METRICS,
     REFUSED,
+    RELEASE,
     SCALARS,
     TRAIN,
     VALIDATION,
@@ -32,6 +33,7 @@ from agi_core.protocol import (
     reply_scalars,
     unpack,
 )
+from agi_core.release import release
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
@@ -51,7 +53,9 @@ Answer = Callable[[Message], Message]
 def read(message: Message) -> Request:
     """The request in a message, as a site reads it."""
     arrays = {dtype: array.numpy() for dtype, array in message.content.array_records[ARRAYS].items()}
-    return read_request(dict(message.content.config_records[SCALARS]), arrays)
+    scalars = dict(message.content.config_records[SCALARS])
+    assert scalars.pop(RELEASE) == release()
+    return read_request(scalars, arrays)
 
 
 def answering(*, scalars: Mapping[str, Any] | None = None, **changed: Any) -> Answer:

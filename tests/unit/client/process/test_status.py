@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agi_core.run.progress import Step
+from agi_core.run.progress import Refused, Step
 from client.process.status import StatusFile
 
 
@@ -24,6 +24,7 @@ def test_a_request_from_arrival_to_answer(tmp_path: Path, monkeypatch: pytest.Mo
         "state": "waiting",
         **dict.fromkeys(("run", "round", "phase", "step", "steps", "seconds_left")),
         "metrics": {},
+        "refused": None,
     }
     file.working("training", run="r", round=3)
     assert (read(file)["state"], read(file)["run"], read(file)["round"]) == ("training", "r", 3)
@@ -41,6 +42,12 @@ def test_a_request_from_arrival_to_answer(tmp_path: Path, monkeypatch: pytest.Mo
     file.waiting({})  # a refused request
     assert read(file)["metrics"] == {"train_loss": 0.25}
     assert read(file)["state"] == "waiting"
+    file.working("training", run="r", round=4)
+    file.on_progress(Refused("rounds=900 is above 500"))
+    file.waiting({})
+    assert read(file)["refused"] == "rounds=900 is above 500"
+    file.working("training", run="r", round=5)
+    assert read(file)["refused"] is None
     file.remove()
     assert not file.path.exists()
 

@@ -128,3 +128,13 @@ def test_a_status_of_an_earlier_runner_or_a_broken_one_is_not_believed(tmp_path:
     shown.status_path.write_text("{")
     shown.hear()
     assert shown.lines() == ["A -> agi.example:443: connecting; runner: starting"]
+
+
+def test_a_refusal_is_printed_once_with_its_cause_and_without_escape_codes(tmp_path: Path) -> None:
+    shown = Shown(tmp_path)
+    shown.status(run="first-ab12", round=3, refused="rounds=900 is above [max] 500\x1b[2J")
+    for _ in range(3):
+        shown.hear()
+    assert [line for line in shown.lines() if "refused" in line] == [
+        "refused first-ab12: rounds=900 is above [max] 500[2J"
+    ]

@@ -152,7 +152,10 @@ def test_an_edited_site_file_holds_from_the_next_request_on(tmp_path: Path, ixi_
     site_path.write_text(site_path.read_text().replace(str(ixi_dir), str(tmp_path / "nothing")))
     worker = Worker(site_path)
     try:
-        assert reason(worker.ask(request(round=1), until_s=now_s() + PATIENCE_S)) == DataError.public
+        heard: list[progress.News] = []
+        with progress.listening(heard.append):
+            assert reason(worker.ask(request(round=1), until_s=now_s() + PATIENCE_S)) == DataError.public
+        assert heard == [progress.Refused(f"{DataError.public} In full: details.log.")]
         deployed_site(tmp_path, ixi_dir)
         assert not worker.ask(request(round=1), until_s=now_s() + PATIENCE_S).has_error()
     finally:

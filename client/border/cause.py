@@ -1,0 +1,12 @@
+"""Why a request was refused, for the person at this site. It does not leave the site, but a terminal may be kept in a
+log that more people read than the scans."""
+
+from agi_core.errors import AgiError, DeadlineError, MismatchError, PolicyError, PrivacyError
+
+IN_FULL = (PolicyError, PrivacyError, MismatchError, DeadlineError)
+"""Errors whose words name rules, settings, versions and times alone."""
+
+
+def cause(error: AgiError) -> str:
+    """The error's own words, or its public sentence where those could name subjects or files."""
+    return str(error) if isinstance(error, IN_FULL) else f"{error.public} In full: details.log."
