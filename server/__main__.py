@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("submit", commands.submit, "start a run with all registered sites, or those of federation.sites")
     sub.add_argument("--config", type=Path, help="YAML file of settings")
     sub.add_argument("--name", help="of the run (default: date and time)")
+    sub.add_argument("--from-run", metavar="NAME", help="begin with the last weights of this run, of the same model")
     sub.add_argument("settings", nargs="*", metavar="key=value", help="any setting, for example rounds=10")
     sub = add("status", commands.status, "show sites and runs")
     how = sub.add_mutually_exclusive_group()

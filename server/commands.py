@@ -11,7 +11,7 @@ from rich.text import Text
 
 from agi_core.config.load import load_config
 from agi_core.host.keys import fingerprint
-from agi_core.run import run_folder
+from agi_core.run import checkpoint, run_folder
 from server import certificates, registry, runs, strikes
 from server.coordinator import CoordinatorDir
 from server.status import coordinator_status
@@ -67,7 +67,10 @@ def release(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
 
 def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Start a run."""
-    config = load_config(arguments.config, overrides={}, assignments=arguments.settings)
+    overrides: dict[str, str] = {}
+    if arguments.from_run:
+        overrides["initial_weights"] = str(checkpoint.last_path(runs.find(coordinator, arguments.from_run)))
+    config = load_config(arguments.config, overrides=overrides, assignments=arguments.settings)
     run_dir = runs.submit(coordinator, config, name=arguments.name)
     print(f"run {run_dir.name} started: {run_dir}")
     if config.reference is None:

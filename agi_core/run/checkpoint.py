@@ -77,7 +77,23 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     round, arrays, state = last
     if best and state["best"] and state["best"]["round"] != round:
         arrays, _ = load_round(run_dir, state["best"]["round"])
+    return model_weights(arrays)
+
+
+def model_weights(arrays: Arrays) -> Arrays:
+    """The model's arrays of a checkpoint, by the names that the model gives them."""
     return {name.removeprefix(WEIGHTS): array for name, array in arrays.items() if name.startswith(WEIGHTS)}
+
+
+def last_path(run_dir: Path) -> Path:
+    """The file of a run's last model.
+
+    Raises:
+        RunError: the run has no checkpoint, or it is damaged.
+    """
+    if (last := load_last(run_dir)) is None:
+        raise RunError(f"{run_dir} holds no checkpoint; is it the folder of a run that finished a round?")
+    return _arrays_path(run_dir / "checkpoints", last[0])
 
 
 def _load(folder: Path, round: int) -> tuple[Arrays, Json] | None:

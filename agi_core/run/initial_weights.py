@@ -1,5 +1,5 @@
-"""The weights before the first round: random ones, or those of a file, such as `python -m agi_core pretrain` writes. A
-simulation turns `public` into such a file (`simulations.pretrained`)."""
+"""The weights before the first round: random ones, or those of a file, which is one of `python -m agi_core pretrain` or
+a checkpoint. A simulation turns `public` into such a file (`simulations.pretrained`)."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from safetensors.numpy import load
 from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from agi_core.protocol import Weights, model_hash, pack
+from agi_core.run.checkpoint import model_weights
 
 RANDOM, PUBLIC = "random", "public"
 
@@ -37,6 +38,8 @@ def initial_weights(config: RunConfig) -> Weights:
         raise ConfigError(f"initial_weights={path} cannot be read: {error.strerror}") from None
     except SafetensorError as error:
         raise ConfigError(f"initial_weights={path} is no safetensors file ({error})") from None
+    if of_model := model_weights(stored):  # a checkpoint of another run
+        stored = of_model
     theirs, ours = (pack(weights).manifest for weights in (stored, own))
     if theirs != ours:
         raise ConfigError(

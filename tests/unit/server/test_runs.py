@@ -11,6 +11,7 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import ConfigError, RunError
 from agi_core.run import run_folder
+from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import RoundStarted
 from agi_core.run.initial_weights import initial_weights
@@ -175,6 +176,17 @@ def test_submit_says_which_reference_was_filled_in(
     assert capsys.readouterr().out == (
         f"run first started: {coordinator.runs_dir / 'first'}\n{line}watch it with: python -m server status --watch\n"
     )
+
+
+def test_a_second_study_begins_where_the_first_ended(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
+    arguments = ["submit", "--dir", str(coordinator.path), "--name", "second", "--from-run", "first", TWO]
+    small = ["model.widths=[8,16]"]
+    assert main([*arguments, *small]) == 2  # no round of it is finished
+    weights = {f"{WEIGHTS}{name}": array for name, array in initial_weights(settings("seed=5")).items()}
+    save_checkpoint(run_dir, round=2, arrays=weights, state={})
+    assert main([*arguments, *small]) == 0
+    start = run_folder.open_existing(coordinator.runs_dir / "second").initial_weights
+    assert start == str(run_dir / "checkpoints" / "state-00002.safetensors")
 
 
 # RESUME
