@@ -1,27 +1,17 @@
-"""Use of a trained model: NIfTI files in, one NIfTI file out.
-
-Sources may have any orientation and grid, and no target or mask is needed. Each is scaled to [0, 1] by its own
-percentiles, as in training, and put on the grid of the reference, the source acquired in the target's pose. The result
-is on that grid, in the reference's stored orientation. Its values are on the target's scale in training: 0 stands for
-the 0.5th, 1 for the 99.5th percentile of a real scan of that modality (`agi_core.data.intensity.scale_intensity`), not
-for physical units.
-"""
+"""Use of a trained network on files; `agi_core.synthesis` says what goes in and what comes out."""
 
 from collections.abc import Mapping
-from itertools import combinations
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from agi_core.data.header import Doubt
-from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
-from agi_core.data.preprocess import align, resample, session_doubts
-from agi_core.data.registration import register_sources
+from agi_core.data.nifti import FloatArray
 from agi_core.data.slabs import source_box
-from agi_core.errors import DataError, RunError
 from agi_core.network import Network
 from agi_core.prediction import Predictor, predict_volume
+from agi_core.synthesis import synthesize_files
 
 
 def synthesize(
@@ -34,53 +24,20 @@ def synthesize(
     register: bool = False,
     batch_size: int,
 ) -> list[tuple[str, Doubt]]:
-    """Synthesise the network's target from its sources and write it on the grid of one of them.
+    """`synthesize_files` with a network, on the grid of its reference where no other source is named.
 
     Args:
-        source_paths: one NIfTI file per source modality of the network's scenario.
-        out_path: ends in `.nii` or `.nii.gz`; replaced when it exists.
-        spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
-        grid: the source whose grid, orientation and header geometry the output has; None: the reference.
-        register: lay the other sources on that one first, as the run's `data.register` did in training.
         batch_size: slices that a 2-D network sees at once: the bound on memory.
-
-    Returns:
-        (modality, doubt) for what is odd about the sources' headers and voxels.
-
-    Raises:
-        DataError: a source is missing, unknown, unreadable or covers less than half of the head in the grid's source,
-            two sources are the same image, or `out_path` is one of the sources.
-        RunError: `out_path` cannot be written, or the network's output is not finite.
     """
-    scenario, grid = network.scenario, grid or network.reference
-    if set(source_paths) != set(scenario.sources) or grid not in source_paths:
-        raise DataError(
-            f"The model makes {scenario.target} from {', '.join(scenario.sources)}, but was given "
-            f"{', '.join(source_paths) or 'nothing'} with {grid} as reference. Give one file for each."
-        )
-    check_name(out_path)
-    if out_path.resolve() in {path.resolve() for path in source_paths.values()}:
-        raise DataError(f"{out_path} is one of the sources. Choose another output file.")
-    volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
-    doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
-    for one, other in combinations(scenario.sources, 2):
-        if np.array_equal(volumes[one].data, volumes[other].data):
-            raise DataError(
-                f"{source_paths[one]} for {one} and {source_paths[other]} for {other} are the same image. "
-                "Give each modality its own file."
-            )
-    if register:
-        volumes = register_sources(volumes, to=grid, place=str(out_path))
-    prepared = align(volumes, to=grid, spacing_mm=spacing_mm, place=str(source_paths[grid]))
-    slices = predict(network, prepared.volumes, batch_size=batch_size)  # (D, H, W)
-    on_grid = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[grid].grid)
-    write_volume(
-        out_path,
-        on_grid.clip(0, 1),
-        like=source_paths[grid],
-        descrip=f"synthetic {scenario.target}; 0..1 = p0.5..p99.5 of a real one",
+    return synthesize_files(
+        partial(predict, network, batch_size=batch_size),
+        scenario=network.scenario,
+        grid=grid or network.reference,
+        source_paths=source_paths,
+        out_path=out_path,
+        spacing_mm=spacing_mm,
+        register=register,
     )
-    return [*doubts, *prepared.doubts]
 
 
 def predict(predictor: Predictor, volumes: FloatArray, *, batch_size: int) -> FloatArray:
@@ -91,12 +48,7 @@ def predict(predictor: Predictor, volumes: FloatArray, *, batch_size: int) -> Fl
 
     Returns:
         float32 (D, H, W), clipped to [0, 1].
-
-    Raises:
-        RunError: the output is not finite.
     """
-    box = source_box(volumes)
-    result = predict_volume(predictor, torch.from_numpy(volumes), box=box, batch_size=batch_size)[:, 0].numpy()
-    if not np.isfinite(result).all():
-        raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")
+    predictions = predict_volume(predictor, torch.from_numpy(volumes), box=source_box(volumes), batch_size=batch_size)
+    result: FloatArray = predictions[:, 0].numpy()
     return result

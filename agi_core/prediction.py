@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from agi_core.data.slabs import SliceBox, middle, slabs
+from agi_core.data.slabs import SliceBox, around
 
 OVERLAP = 0.25
 
@@ -33,6 +33,19 @@ class Predictor(Protocol):
 
     def predict(self, sources: Tensor) -> Tensor:
         """Sources (B, M, h, w) in [0, 1], or slabs (B, M, 2n + 1, h, w), -> prediction (B, 1, h, w), on the CPU."""
+
+
+def slabs(volume: Tensor, *, neighbours: int) -> Tensor:
+    """Every slice with those `around` it: (D, M, H, W) -> (D, M, 2n + 1, H, W); without neighbours the volume."""
+    if not neighbours:
+        return volume
+    numbers = torch.tensor([around(k, depth=len(volume), neighbours=neighbours) for k in range(len(volume))])
+    return volume[numbers].transpose(1, 2)
+
+
+def middle(sources: Tensor) -> Tensor:
+    """The slices that a prediction is of: the middle ones of slabs (B, M, 2n + 1, H, W), all of (B, M, H, W)."""
+    return sources[:, :, sources.shape[2] // 2] if sources.dim() == 5 else sources
 
 
 def predict_whole(predictor: Predictor, sources: Tensor, *, box: SliceBox) -> Tensor:

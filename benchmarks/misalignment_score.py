@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from agi_core.data.slabs import slabs
 from agi_core.metrics import SubjectScore
 from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.network import Network
-from agi_core.prediction import predict_whole
+from agi_core.prediction import predict_whole, slabs
 from agi_core.scenario import parse_scenario
 from benchmarks.misalignment_data import move_of, registered, test_inputs
 from benchmarks.misalignment_setup import Setup

@@ -1,9 +1,7 @@
 """What a network is shown of a volume: the box that holds it, and each slice with its neighbours."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 SliceBox = tuple[slice, slice]
 """Rows and columns of a slice."""
@@ -26,16 +24,3 @@ def around(k: int, *, depth: int, neighbours: int) -> list[int]:
     """
     last = depth - 1
     return [max(last - abs(last - abs(j)), 0) for j in range(k - neighbours, k + neighbours + 1)]
-
-
-def slabs(volume: Tensor, *, neighbours: int) -> Tensor:
-    """Every slice with those `around` it: (D, M, H, W) -> (D, M, 2n + 1, H, W); without neighbours the volume."""
-    if not neighbours:
-        return volume
-    numbers = torch.tensor([around(k, depth=len(volume), neighbours=neighbours) for k in range(len(volume))])
-    return volume[numbers].transpose(1, 2)
-
-
-def middle(sources: Tensor) -> Tensor:
-    """The slices that a prediction is of: the middle ones of slabs (B, M, 2n + 1, H, W), all of (B, M, H, W)."""
-    return sources[:, :, sources.shape[2] // 2] if sources.dim() == 5 else sources

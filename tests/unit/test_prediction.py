@@ -1,8 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from agi_core.data.slabs import slabs
-from agi_core.prediction import predict_volume, predict_whole, through_windows
+from agi_core.prediction import middle, predict_volume, predict_whole, slabs, through_windows
 from tests.support.predictors import Made
 
 
@@ -75,3 +74,14 @@ def test_an_empty_volume_needs_no_network() -> None:
         raise AssertionError(window.shape)
 
     assert not through_windows(network, torch.zeros(5, 2, 9, 9), crop=(8, 8, 4)).any()
+
+
+def test_slabs_are_mirrored_at_the_ends() -> None:
+    volume = torch.arange(1.0, 4)[:, None, None, None].expand(3, 2, 4, 5) / 10
+    assert slabs(volume, neighbours=0) is volume
+    thick = slabs(volume, neighbours=2)
+    assert thick.shape == (3, 2, 5, 4, 5)
+    numbers = (10 * thick[:, 1, :, 0, 0]).round().int().tolist()
+    assert numbers == [[3, 2, 1, 2, 3], [2, 1, 2, 3, 2], [1, 2, 3, 2, 1]]
+    torch.testing.assert_close(middle(thick), volume)
+    assert middle(volume) is volume

@@ -1,7 +1,6 @@
 import numpy as np
-import torch
 
-from agi_core.data.slabs import around, middle, slabs, source_box
+from agi_core.data.slabs import around, source_box
 
 
 def test_the_box_holds_every_non_zero_source_voxel() -> None:
@@ -16,14 +15,3 @@ def test_neighbours_stay_within_the_volume() -> None:
     assert around(0, depth=1, neighbours=1) == [0, 0, 0]
     assert around(1, depth=2, neighbours=2) == [1, 0, 1, 0, 0]
     assert around(2, depth=9, neighbours=1) == [1, 2, 3]
-
-
-def test_slabs_are_mirrored_at_the_ends() -> None:
-    volume = torch.arange(1.0, 4)[:, None, None, None].expand(3, 2, 4, 5) / 10
-    assert slabs(volume, neighbours=0) is volume
-    thick = slabs(volume, neighbours=2)
-    assert thick.shape == (3, 2, 5, 4, 5)
-    numbers = (10 * thick[:, 1, :, 0, 0]).round().int().tolist()
-    assert numbers == [[3, 2, 1, 2, 3], [2, 1, 2, 3, 2], [1, 2, 3, 2, 1]]
-    torch.testing.assert_close(middle(thick), volume)
-    assert middle(volume) is volume

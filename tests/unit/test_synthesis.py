@@ -1,0 +1,33 @@
+"""What goes on around a prediction; `test_inference` has the same with a network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.errors import RunError
+from agi_core.scenario import Scenario
+from agi_core.synthesis import synthesize_files
+from tests.support.small_data import write_head
+
+
+def test_it_needs_no_torch() -> None:
+    """An exported graph is used where torch is not installed."""
+    code = "import sys, agi_core.synthesis, agi_core.data.slabs; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_prediction_that_is_not_finite_writes_nothing(tmp_path: Path) -> None:
+    write_head(tmp_path / "t1.nii", seed=1, contrast=1)
+    with pytest.raises(RunError, match="not finite"):
+        synthesize_files(
+            lambda volumes: volumes[:, 0] * np.float32(np.nan),
+            scenario=Scenario(("T1",), "PD"),
+            grid="T1",
+            source_paths={"T1": tmp_path / "t1.nii"},
+            out_path=tmp_path / "pd.nii",
+            spacing_mm=None,
+        )
+    assert not (tmp_path / "pd.nii").exists()
