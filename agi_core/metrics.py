@@ -13,9 +13,8 @@ from torch import Tensor
 
 from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, Sums
 
-SSIM_SIGMA = 1.5  # Gaussian window of Wang et al. 2004: sigma 1.5, 11 x 11; K1 = 0.01, K2 = 0.03
+SSIM_SIGMA = 1.5  # Gaussian window of Wang et al. 2004: sigma 1.5, 11 voxels on each axis; K1 = 0.01, K2 = 0.03
 SSIM_RADIUS = 5
-C1, C2 = 0.01**2, 0.03**2
 
 
 class SubjectScore:
@@ -51,20 +50,28 @@ class SubjectScore:
         return metrics
 
 
-def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
-    """Local structural similarity (Wang et al. 2004, Eq. 13), data range 1.
+def ssim_map(
+    prediction: Tensor, target: Tensor, *, axes: tuple[int, ...] = (-2, -1), data_range: float = 1.0
+) -> Tensor:
+    """Local structural similarity (Wang et al. 2004, Eq. 13).
 
     Args:
-        prediction: (B, 1, H, W). target: the same shape.
+        prediction: (..., H, W), at least 11 along each of `axes`. target: the same shape.
+        axes: those of the window, from the end: two of a slice, (-3, -2, -1) of a volume.
+        data_range: above 0.
 
     Returns:
-        (B, 1, H - 10, W - 10): only where the whole 11 x 11 window lies inside, as scikit-image averages it.
+        As `prediction`, 10 fewer along each axis of the window: only where the whole of it lies inside, as scikit-image
+        averages it.
     """
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     moments = torch.stack([prediction, target, prediction.square() + target.square(), prediction * target])
-    mean_p, mean_t, squares, product = _blurred(_blurred(moments, axis=-2), axis=-1)
+    for axis in axes:
+        moments = _blurred(moments, axis=axis)
+    mean_p, mean_t, squares, product = moments
     squared_means, means = mean_p.square() + mean_t.square(), mean_p * mean_t
-    luminance = (2 * means + C1) / (squared_means + C1)
-    similarity: Tensor = luminance * (2 * (product - means) + C2) / (squares - squared_means + C2)
+    luminance = (2 * means + c1) / (squared_means + c1)
+    similarity: Tensor = luminance * (2 * (product - means) + c2) / (squares - squared_means + c2)
     return similarity
 
 

@@ -46,16 +46,17 @@ class Volume:
 
 
 @np.errstate(all="ignore")  # what overflows is not finite, and refused
-def read_volume(path: Path, content: bytes | None = None) -> Volume:
+def read_volume(path: Path, content: bytes | None = None, *, constant: bool = False) -> Volume:
     """Read one 3-D NIfTI file, to its end: gzip's checksum is checked.
 
     Args:
         content: the file's bytes, where they were read before (`read_content`).
+        constant: whether all voxels may have one value, as in a segmentation of nothing.
 
     Raises:
         DataError: the file is missing, broken, not one 3-D volume of real numbers, larger than `MAX_VOLUME_BYTES`,
             holds more voxels than its header says, has no orientation that can be believed, holds NaN or infinity, or
-            is constant.
+            is constant and may not be.
     """
     with _open(path, content) as file:
         header = read_header(path, file)
@@ -75,7 +76,7 @@ def read_volume(path: Path, content: bytes | None = None) -> Volume:
     if not np.isfinite(data).all():
         count = int((~np.isfinite(data)).sum())
         raise DataError(f"{path} holds NaN or infinity in {count} voxels. Export it again, or leave this scan out.")
-    if data.min() == data.max():
+    if data.min() == data.max() and not constant:
         raise DataError(f"{path} is constant: every voxel is {data.min():g}. Export it again, or leave this scan out.")
     data = nib.apply_orientation(data.reshape(header.shape), header.orientation)
     return Volume(np.ascontiguousarray(data), header.grid.affine, header.doubts, header.space)

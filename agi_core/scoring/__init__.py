@@ -1,0 +1,1 @@
+"""Scores of synthetic volumes against real ones, whatever made them: no run, no model."""

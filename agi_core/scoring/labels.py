@@ -1,0 +1,66 @@
+"""The parts of a tumour in a segmentation file of BraTS, whatever its year."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agi_core.data.header import Grid
+from agi_core.data.intensity import BoolArray
+from agi_core.data.nifti import read_volume
+from agi_core.data.preprocess import same_grid
+from agi_core.errors import DataError
+
+Labels = NDArray[np.uint8]
+
+NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
+_ENHANCING_UNTIL_2022 = 4
+TARGETS: Mapping[str, tuple[int, ...]] = {
+    "WT": (NECROSIS, OEDEMA, ENHANCING),
+    "TC": (NECROSIS, ENHANCING),
+    "ET": (ENHANCING,),
+}
+"""What is segmented: whole tumour, tumour core, enhancing tumour."""
+
+
+def read_labels(path: Path, *, grid: Grid, like: Path) -> Labels:
+    """A segmentation (I, J, K) in RAS+ order: 0, `NECROSIS`, `OEDEMA` or `ENHANCING`; a class may be empty.
+
+    Enhancing tumour is 3 in files of 2023, and 4 in files of 2017 to 2022.
+
+    Args:
+        grid: that of the scan `like`, which it must have.
+
+    Raises:
+        DataError: the file cannot be read, lies on another grid, or holds other labels or both of 3 and 4.
+    """
+    volume = read_volume(path, constant=True)
+    if not same_grid(volume.grid, grid):
+        raise DataError(
+            f"{path} lies on another grid ({_listed(volume.data.shape)} voxels) than {like} ({_listed(grid.shape)})."
+            " Labels are not interpolated here: resample the segmentation to that scan with nearest neighbour."
+        )
+    found = {float(label) for label in np.unique(volume.data)}
+    if unknown := sorted(found - {0, NECROSIS, OEDEMA, ENHANCING, _ENHANCING_UNTIL_2022}):
+        raise DataError(
+            f"{path} holds the label {unknown[0]:g}; a tumour has 1 (necrosis), 2 (oedema) and 3 or 4 (enhancing)."
+            " Check that it is a segmentation of BraTS, 2017 to 2023."
+        )
+    if {ENHANCING, _ENHANCING_UNTIL_2022} <= found:
+        raise DataError(
+            f"{path} holds both of the labels 3 and 4, one of which was enhancing tumour until 2022 and the other is"
+            " since 2023. Write one of them, or set the resection cavity (4 since 2024) to 0."
+        )
+    labels = volume.data.astype(np.uint8)
+    labels[labels == _ENHANCING_UNTIL_2022] = ENHANCING
+    return labels
+
+
+def target_mask(labels: Labels, target: str) -> BoolArray:
+    """Where one of `TARGETS` is."""
+    return np.isin(labels, TARGETS[target])
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
