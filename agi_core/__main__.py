@@ -1,10 +1,11 @@
-"""`python -m agi_core`: built-in data, pre-training, the use of a trained model, and the planning of privacy.
+"""`python -m agi_core`: built-in data, pre-training, use and evaluation of a trained model, and planning of privacy.
 
 Each command imports what it needs by itself: torch takes seconds to import, and `--help` has no use for it.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -133,6 +134,55 @@ def _adapt(arguments: argparse.Namespace) -> None:
     print(f"the last layer of all {count} subjects is in {arguments.out}; use it: {use}")
 
 
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """score a run, or any folder of synthetic volumes, against real ones"""
+    from agi_core.host import atomic
+    from agi_core.report.evaluation_page import write_page
+    from agi_core.scoring.evaluation import TABLE_NAME, evaluate, text_of, write_tables
+    from agi_core.scoring.pairs import find_pairs
+
+    data_dir, synthetic_dir, layout = arguments.data.resolve(), arguments.synthetic, arguments.layout
+    if arguments.run is not None and arguments.target is not None:
+        raise ConfigError("a run has one target: leave --target out, or give a folder with --synthetic")
+    if arguments.run is None and layout is None:
+        raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
+    out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
+    left_out: list[str] = []
+    notes: list[str] = []
+    with atomic.new_folder(out_dir) as new_dir, Progress(transient=True, disable=not sys.stdout.isatty()) as live:
+
+        def following(what: str) -> Callable[[int, int], None]:
+            bar = live.add_task(what, total=None)
+            return lambda done, total: live.update(bar, completed=done, total=total)
+
+        if arguments.run is not None:
+            from agi_core.data.scans import Scans
+            from agi_core.host.device import open_device
+            from agi_core.network import Network
+            from agi_core.run.checkpoint import load_weights
+            from agi_core.scoring.made_by_run import make_volumes
+
+            config = run_folder.open_existing(arguments.run)
+            network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
+            network.load(load_weights(arguments.run, best=arguments.weights == "best"))
+            layout, synthetic_dir = layout or config.data.layout, new_dir / "volumes"
+            scans, made = Scans(data_dir, layout, register=config.data.register), following("making volumes")
+            left_out, notes = make_volumes(
+                network, scans, synthetic_dir, config=config, run_dir=arguments.run, on_visit=made
+            )
+        pairs, unpaired = find_pairs(data_dir, synthetic_dir, layout=layout, target=arguments.target, left_out=left_out)
+        evaluation = evaluate(
+            pairs,
+            notes=[*notes, *unpaired],
+            percentiles=arguments.run is not None,
+            on_pair=following("scoring"),
+        )
+        write_tables(new_dir, evaluation, of=str(arguments.run or arguments.synthetic))
+        page_path = write_page(new_dir, evaluation)
+    print(text_of(evaluation))
+    print(f"per subject: {out_dir / TABLE_NAME}; pictures: {out_dir / page_path.name}")
+
+
 def _privacy_plan(arguments: argparse.Namespace) -> None:
     """noise, lots and signal of a privacy budget, before anyone trains"""
     from agi_core.privacy.plan import plan_privacy
@@ -162,9 +212,11 @@ def _privacy_plan(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m agi_core",
-        description="Built-in data, pre-training, use of a trained model, and planning of privacy.",
+        description="Built-in data, pre-training, use and evaluation of a trained model, and planning of privacy.",
     )
-    commands = parser.add_subparsers(required=True, metavar="phantom | pretrain | synthesize | adapt | privacy-plan")
+    commands = parser.add_subparsers(
+        required=True, metavar="phantom | pretrain | synthesize | evaluate | adapt | privacy-plan"
+    )
 
     def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         parser = commands.add_parser(name, help=command.__doc__)
@@ -229,6 +281,16 @@ def _parser() -> argparse.ArgumentParser:
     adaptation.add_argument(
         "--cache-dir", type=Path, default=Path(".cache/volumes"), help="folder of prepared scans (%(default)s)"
     )
+
+    evaluation = add("evaluate", _evaluate)
+    made_by = evaluation.add_mutually_exclusive_group(required=True)
+    made_by.add_argument("--run", type=Path, help="folder of a run, whose model makes the volumes")
+    made_by.add_argument("--synthetic", type=Path, metavar="DIR", help="folder of volumes that anything has made")
+    evaluation.add_argument("--data", type=Path, required=True, help="folder with the real scans, and seg files")
+    evaluation.add_argument("--layout", choices=[*LAYOUTS], help="how both folders name scans (the run's)")
+    evaluation.add_argument("--target", metavar="MODALITY", help="what to score (all that is in --synthetic)")
+    evaluation.add_argument("--out", type=Path, help="a folder that does not exist yet (evaluations/DATE-TIME)")
+    add_use(evaluation)
 
     plan = add("privacy-plan", _privacy_plan)
     plan.add_argument("--subjects", type=count, required=True, help="training subjects of the site")

@@ -8,13 +8,14 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agi_core.errors import RunError
+from agi_core.errors import ConfigError, RunError
 
 STALE_S = 6 * 3600
 _TEMPORARY_PREFIX = ".tmp-"
@@ -83,6 +84,29 @@ def append_line(path: Path, line: str) -> None:
                 raise
     except OSError as error:
         raise _write_error(path, error) from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`, which becomes `path` when the block ends; when it raises, nothing
+    is left behind.
+
+    Raises:
+        ConfigError: `path` holds something already.
+        RunError: it cannot be written or the disk is full.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"{path} is there already and not an empty folder; choose another --out, or remove it")
+    temporary_dir = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        temporary_dir.mkdir(parents=True)
+        yield temporary_dir
+        temporary_dir.replace(path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary_dir, ignore_errors=True)
 
 
 def remove_stale(folder_dir: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.errors import RunError
+from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 
 
@@ -47,6 +47,25 @@ def test_a_writer_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_is_there_with_all_of_its_files_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out"
+
+    def write(*, fail: bool) -> None:
+        with atomic.new_folder(path) as temporary_dir:
+            assert not path.exists()
+            (temporary_dir / "a").touch()
+            if fail:
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        write(fail=True)
+    assert list(path.parent.iterdir()) == []
+    write(fail=False)
+    assert [p.name for p in path.parent.rglob("*")] == ["out", "a"]
+    with pytest.raises(ConfigError, match="out is there already and not an empty folder"):
+        write(fail=False)
+
+
 def test_append_line(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     atomic.append_line(path, '{"round": 1}')
@@ -60,7 +79,7 @@ def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
         import resource, signal, sys
         from pathlib import Path
         from agi_core.host import atomic
-        from agi_core.errors import RunError
+        from agi_core.errors import ConfigError, RunError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
         folder = Path(sys.argv[1])

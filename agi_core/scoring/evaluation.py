@@ -1,0 +1,106 @@
+"""Synthetic volumes scored against real ones, from two folders to a table, a summary and a page of pictures."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agi_core.host import atomic
+from agi_core.scoring.figures import CONFIDENCE, FIGURES, Mean, means
+from agi_core.scoring.pairs import Pair
+from agi_core.scoring.volume import Scored, score_pair
+
+TABLE_NAME, SUMMARY_NAME = "subjects.csv", "summary.json"
+_PLACE = ("subject", "session", "modality")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All scored pairs, worst first by PSNR in the tumour (in the head, where there is none), and what else should be
+    known."""
+
+    scored: Sequence[Scored]
+    notes: Sequence[str]
+
+    @property
+    def means(self) -> dict[str, Mean]:
+        """Over subjects, by name of the figure."""
+        return means((scored.pair.subject, scored.figures) for scored in self.scored)
+
+    @property
+    def subject_ids(self) -> set[str]:
+        return {scored.pair.subject for scored in self.scored}
+
+
+def evaluate(
+    pairs: Sequence[Pair],
+    *,
+    notes: Sequence[str],
+    percentiles: bool = False,
+    on_pair: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score every pair.
+
+    Args:
+        notes: what is known already that the reader should know.
+        percentiles: see `score_pair`.
+        on_pair: called with (done, all) after each pair.
+
+    Raises:
+        DataError: a pair cannot be scored; its file is named.
+    """
+    scored = []
+    for done, pair in enumerate(pairs, start=1):
+        scored.append(score_pair(pair, percentiles=percentiles))
+        if on_pair is not None:
+            on_pair(done, len(pairs))
+    doubts = [f"{its.pair.name}: {doubt}" for its in scored for doubt in its.doubts]
+    scored.sort(key=lambda its: its.figures.get("psnr_db_tumour", its.figures["psnr_db_head"]))
+    return Evaluation(scored, [*notes, *doubts])
+
+
+def write_tables(out_dir: Path, evaluation: Evaluation, *, of: str) -> None:
+    """Write `subjects.csv`, a row per visit whose figures are empty where they cannot be had, and `summary.json`.
+
+    Args:
+        of: what was scored, for the summary.
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*_PLACE, *FIGURES], lineterminator="\n")
+    table.writeheader()
+    for scored in sorted(evaluation.scored, key=lambda scored: (scored.pair.name, scored.pair.modality)):
+        figures = {name: f"{value:.6g}" for name, value in scored.figures.items()}
+        table.writerow({name: getattr(scored.pair, name) for name in _PLACE} | figures)
+    atomic.write_text(out_dir / TABLE_NAME, text.getvalue())
+    atomic.write_json(out_dir / SUMMARY_NAME, _summary(evaluation, of=of))
+
+
+def _summary(evaluation: Evaluation, *, of: str) -> dict[str, Any]:
+    return {
+        "of": of,
+        "modalities": sorted({scored.pair.modality for scored in evaluation.scored}),
+        "subjects": len(evaluation.subject_ids),
+        "visits": len(evaluation.scored),
+        "interval": f"{CONFIDENCE:.0%} of the mean over subjects, Student's t",
+        "figures": {name: mean._asdict() for name, mean in evaluation.means.items()},
+        "notes": list(evaluation.notes),
+    }
+
+
+def text_of(evaluation: Evaluation) -> str:
+    """The means with their intervals, a line each, then the notes."""
+    lines = [f"{'':28}{'mean':>10}   95 % interval over subjects"]
+    for name, mean in evaluation.means.items():
+        value, interval = written(name, mean)
+        lines.append(f"{FIGURES[name].label:28}{value:>10}   {interval:20} n = {mean.subjects}")
+    return "\n".join([*lines, *(f"warning: {note}" for note in evaluation.notes)])
+
+
+def written(name: str, mean: Mean) -> tuple[str, str]:
+    """A mean and its interval with the figure's decimals; the interval of one subject is empty."""
+    decimals = FIGURES[name].decimals
+    if mean.low is None:
+        return f"{mean.mean:.{decimals}f}", ""
+    return f"{mean.mean:.{decimals}f}", f"{mean.low:.{decimals}f} to {mean.high:.{decimals}f}"

@@ -1,0 +1,65 @@
+"""The synthetic volumes of a run: its target for every visit of a folder that was not used to train it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from agi_core.config.schema import RunConfig
+from agi_core.data.fingerprint import fingerprints
+from agi_core.data.scans import Scans, discover
+from agi_core.errors import DataError
+from agi_core.evaluation import EVALUATION_BATCH
+from agi_core.inference import synthesize
+from agi_core.network import Network
+from agi_core.run.json_objects import read_json
+from agi_core.run.run_folder import read_splits
+
+
+def make_volumes(
+    network: Network,
+    scans: Scans,
+    out_dir: Path,
+    *,
+    config: RunConfig,
+    run_dir: Path,
+    on_visit: Callable[[int, int], None] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Write the synthetic target of each visit under the path that the real one has in its folder.
+
+    Subjects that trained the model or chose its best round are left out, as far as their scans are known.
+
+    Returns:
+        The ids of those subjects, and notes on what was left out or is not known.
+
+    Raises:
+        DataError: a scan cannot be used, or every subject was used in training.
+    """
+    found = discover(scans, network.scenario.modalities)
+    used, now = _used_in_training(run_dir), fingerprints(found.subjects)
+    left_out = [subject.id for subject in found.subjects if now[subject.id] in used]
+    subjects = [subject for subject in found.subjects if subject.id not in left_out]
+    if not subjects:
+        raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
+    visits = [session for subject in subjects for session in subject.sessions]
+    for done, session in enumerate(visits, start=1):
+        synthesize(
+            network,
+            source_paths={modality: session.paths[modality] for modality in network.scenario.sources},
+            out_path=out_dir / session.paths[network.scenario.target].relative_to(scans.dir),
+            spacing_mm=config.spacing_mm,
+            register=scans.register == "rigid",
+            batch_size=EVALUATION_BATCH,
+        )
+        if on_visit is not None:
+            on_visit(done, len(visits))
+    if not used:
+        return [], ["which subjects trained the model is not known here; scores of those would be too good"]
+    note = f"used in training or validation, and so not scored: {', '.join(left_out)}"
+    return left_out, [note] if left_out else []
+
+
+def _used_in_training(run_dir: Path) -> set[str]:
+    """Fingerprints of the subjects that trained or validated; empty in a deployed run."""
+    content = read_json(run_dir / "fingerprints.json") or {}
+    splits = read_splits(run_dir).values()
+    used = {subject for split in splits for part in ("train", "validation") for subject in split[part]}
+    return {content[subject] for subject in used if subject in content}

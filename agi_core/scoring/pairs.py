@@ -1,0 +1,112 @@
+"""Which synthetic volume belongs to which real one: by the names that the layout gives to both."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agi_core.data.scan_files import scan_files
+from agi_core.errors import ConfigError, DataError
+from agi_core.layouts import LAYOUTS
+
+_SEG = "seg"
+_NAMED = 5  # visits in a sentence
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A synthetic volume and the real scan of the same visit; `seg` is the tumour's segmentation, where there is one.
+
+    The session is empty where the layout does not name visits.
+    """
+
+    subject: str
+    session: str
+    modality: str
+    synthetic: Path
+    real: Path
+    seg: Path | None
+
+    @property
+    def name(self) -> str:
+        """The visit, for messages."""
+        return f"{self.subject} {self.session}".strip()
+
+
+def find_pairs(
+    data_dir: Path, synthetic_dir: Path, *, layout: str, target: str | None = None, left_out: Collection[str] = ()
+) -> tuple[list[Pair], list[str]]:
+    """The pairs of two folders by subject, visit and modality, and notes about volumes without their counterpart.
+
+    Args:
+        layout: how both folders name scans, a key of `LAYOUTS`.
+        target: the modality to score; None: every one that the synthetic folder has.
+        left_out: ids of subjects that have no synthetic volume on purpose.
+
+    Raises:
+        ConfigError: an unknown layout.
+        DataError: a folder cannot be read, there is no pair, two files are the same volume of a visit, or a synthetic
+            file is the real one itself.
+    """
+    if layout not in LAYOUTS:
+        raise ConfigError(f"unknown layout '{layout}'; pass --layout {', '.join(LAYOUTS)}")
+    real, synthetic = _named(data_dir, layout), _named(synthetic_dir, layout)
+    scored = {key: paths for key, paths in synthetic.items() if key[2] == (target or key[2]) != _SEG}
+    if not scored:
+        there = ", ".join(sorted({modality for _, _, modality in synthetic})) or "nothing"
+        raise DataError(
+            f"{synthetic_dir} has no synthetic {target or 'volume'} named as in the {layout} layout, such as"
+            f" {LAYOUTS[layout].example}; there is {there}. Check --synthetic, --layout and --target"
+        )
+    pairs = []
+    for key in sorted(scored.keys() & real.keys()):
+        subject, session, modality = key
+        seg = real.get((subject, session, _SEG))
+        pair = Pair(subject, session, modality, _only(scored[key]), _only(real[key]), _only(seg) if seg else None)
+        if pair.synthetic.samefile(pair.real):
+            raise DataError(f"{pair.synthetic} is the real scan itself. Give the folder of synthetic volumes.")
+        pairs.append(pair)
+    if not pairs:
+        raise DataError(
+            f"no volume of {synthetic_dir} has a real counterpart in {data_dir}: {_listed(scored)} there,"
+            f" {_listed(real)} here. Check --synthetic and --data"
+        )
+    modalities = {pair.modality for pair in pairs}
+    done = {(pair.subject, pair.session) for pair in pairs}
+    expected = {key[:2] for key in real if key[2] in modalities and key[0] not in left_out}
+    notes: list[tuple[str, Collection[tuple[str, ...]]]] = [
+        ("no synthetic volume, and so not scored", expected - done),
+        ("no real scan to score the synthetic volume against", scored.keys() - real.keys()),
+        (
+            "no segmentation, and so no figures of tumour and healthy tissue",
+            [(p.subject, p.session) for p in pairs if p.seg is None],
+        ),
+    ]
+    return pairs, [f"{what}: {_listed(which)}" for what, which in notes if which]
+
+
+def _named(folder_dir: Path, layout: str) -> dict[tuple[str, str, str], list[Path]]:
+    """{(subject, session, modality): files} of what fits the layout's names."""
+    found = defaultdict(list)
+    modalities = LAYOUTS[layout].modalities
+    for name in scan_files(folder_dir)[0]:
+        if match := LAYOUTS[layout].scan.fullmatch(name):
+            groups = match.groupdict()
+            modality = modalities.get(groups["modality"], groups["modality"])
+            found[groups["subject"], groups.get("session") or "", modality].append(folder_dir / name)
+    return found
+
+
+def _only(paths: Sequence[Path]) -> Path:
+    if len(paths) > 1:
+        raise DataError(
+            f"{paths[0]} and {paths[1]} are the same modality of one visit. Leave one of them in the folder."
+        )
+    return paths[0]
+
+
+def _listed(visits: Iterable[tuple[str, ...]]) -> str:
+    """How many visits, and the first of them."""
+    names = {f"{subject} {session}".strip() for subject, session, *_ in visits}
+    first = ", ".join(sorted(names)[:_NAMED])
+    return f"{len(names)} ({first}{', ...' if len(names) > _NAMED else ''})"

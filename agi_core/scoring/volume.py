@@ -1,0 +1,152 @@
+"""The figures of one synthetic volume: its real scan says what is dark and bright, and a segmentation where to look.
+
+Everything but BraSyn's own SSIM is counted on one scale, that of the real scan: 0 and 1 stand for its 0.5th and 99.5th
+percentile, as in training. So a volume that is darker than the real one as a whole has an error, and is not rescaled.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agi_core.data.intensity import BoolArray, foreground_mask, scale_intensity
+from agi_core.data.nifti import FloatArray, Volume, read_volume
+from agi_core.data.preprocess import field_of_view, resample, same_grid
+from agi_core.errors import DataError
+from agi_core.metric_table import psnr_db
+from agi_core.scoring.labels import ENHANCING, OEDEMA, Labels, read_labels
+from agi_core.scoring.pairs import Pair
+from agi_core.scoring.ssim import brasyn_ssim, ssim_volume
+
+_MIN_OVERLAP = 0.5
+_BRIGHTEST = (0.2, 5.0)  # of the synthetic volume, where 1 is the brightest of the real one
+_CONSTANT, _SATURATED = 0.005, 0.5
+
+Image = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An axial slice, the one with most of the tumour, or of the head where there is none: arrays (H, W), axis 0
+    towards anterior, axis 1 towards the patient's right, intensities in [0, 1] on the real scan's scale."""
+
+    real: Image
+    synthetic: Image
+    head: BoolArray
+    tumour: BoolArray
+    spacing_mm: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One pair: {name of `FIGURES`: value}, without those that cannot be had; what is odd about it; a slice of it."""
+
+    pair: Pair
+    figures: dict[str, float]
+    doubts: tuple[str, ...]
+    picture: Picture
+
+
+def score_pair(pair: Pair, *, percentiles: bool = False) -> Scored:
+    """Score one synthetic volume.
+
+    Args:
+        percentiles: whether its values are known to be on the scale of `synthesize`: 0 to 1 for the real scan's
+            percentiles. Otherwise they are where the real scan has greater values than 1 and they do not; else they
+            are in the units of the real scan.
+
+    Raises:
+        DataError: a file cannot be read, the segmentation is refused (`read_labels`), or the synthetic volume lies
+            elsewhere or on another scale.
+    """
+    real, synthetic = read_volume(pair.real), read_volume(pair.synthetic, constant=True)
+    labels = None if pair.seg is None else read_labels(pair.seg, grid=real.grid, like=pair.real)
+    try:
+        scaled, low, high = scale_intensity(real.data)
+    except DataError as error:
+        raise DataError(f"{pair.real}: {error}") from error
+    head = foreground_mask(real.data)
+    data, doubts = _on_grid(synthetic, real, head, pair)
+    ours = data if percentiles or data.max() <= 1 < high else _in_units(data, low, high, head=head, pair=pair)
+    ours = ours.clip(0, 1)
+    regions = {"head": head} | (_regions(labels, head) if labels is not None else {})
+    figures = {}
+    if labels is not None:
+        for name, mask in (("tumour", labels > 0), ("healthy", labels == 0)):
+            if (ssim := brasyn_ssim(data, real.data, mask)) is not None:
+                figures[f"brasyn_ssim_{name}"] = ssim
+    figures |= _region_figures(ours, scaled, regions)
+    fault = image_fault(ours[head])
+    doubts += [f"the synthetic volume is {fault}"] if fault else []
+    return Scored(pair, figures, tuple(doubts), _picture(ours, scaled, head, labels, real))
+
+
+def image_fault(values: Image) -> str | None:
+    """What is wrong with the predicted values in [0, 1] of a head: constant, saturated, or nothing (None)."""
+    if values.std() < _CONSTANT:
+        return f"constant within the head ({values.mean():.2f} of 0 to 1)"
+    saturated = float(((values <= 0) | (values >= 1)).mean())
+    return f"saturated: {saturated:.0%} of the head is black or white" if saturated > _SATURATED else None
+
+
+def _on_grid(synthetic: Volume, real: Volume, head: BoolArray, pair: Pair) -> tuple[FloatArray, list[str]]:
+    """The synthetic voxels on the real scan's grid, and a doubt where they had to be interpolated."""
+    if same_grid(synthetic.grid, real.grid):
+        return synthetic.data, []
+    overlap = float(field_of_view(synthetic.grid, real.grid)[head].mean())
+    if overlap < _MIN_OVERLAP:
+        raise DataError(
+            f"{pair.synthetic} covers {overlap:.0%} of the head in {pair.real}: their headers place them apart."
+            " Write it with the affine of the real scan."
+        )
+    return resample(synthetic.data, synthetic.grid, real.grid), ["interpolated from another grid"]
+
+
+def _in_units(data: FloatArray, low: float, high: float, *, head: BoolArray, pair: Pair) -> FloatArray:
+    """Values in the units of the real scan on its scale; its percentiles are `low` and `high`."""
+    scaled = (data - np.float32(low)) / np.float32(high - low)
+    brightest = float(np.percentile(scaled[head], 99.5))
+    if np.ptp(data) > 0 and not _BRIGHTEST[0] <= brightest <= _BRIGHTEST[1]:
+        raise DataError(
+            f"{pair.synthetic} is on another scale than {pair.real}: its brightest voxels have {brightest:.3g} times"
+            f" the value of the real ones ({data.min():g} to {data.max():g} against {low:g} to {high:g}). Write it in"
+            " the units of the real scan, or from 0 to 1 for the 0.5th and 99.5th percentile of that."
+        )
+    return np.asarray(scaled)
+
+
+def _regions(labels: Labels, head: BoolArray) -> dict[str, BoolArray]:
+    return {
+        "healthy": head & (labels == 0),
+        "tumour": labels > 0,
+        "oedema": labels == OEDEMA,
+        "enhancing": labels == ENHANCING,
+    }
+
+
+def _region_figures(synthetic: FloatArray, real: FloatArray, regions: dict[str, BoolArray]) -> dict[str, float]:
+    """SSIM, PSNR and MAE of each region that is not empty."""
+    similarity, error = ssim_volume(synthetic, real), (synthetic - real).astype(np.float64)
+    figures = {}
+    for region, mask in regions.items():
+        if not mask.any():
+            continue
+        inside = similarity[mask]
+        if not np.isnan(inside).all():
+            figures[f"ssim_{region}"] = float(np.nanmean(inside))
+        figures[f"psnr_db_{region}"] = psnr_db(float(np.mean(error[mask] ** 2)))
+        figures[f"mae_{region}"] = float(np.abs(error[mask]).mean())
+    return figures
+
+
+def _picture(synthetic: FloatArray, real: FloatArray, head: BoolArray, labels: Labels | None, scan: Volume) -> Picture:
+    tumour = np.zeros(head.shape, dtype=bool) if labels is None else labels > 0
+    k = int(np.argmax((tumour if tumour.any() else head).sum(axis=(0, 1))))
+    right_mm, anterior_mm, _ = scan.grid.spacing_mm
+    return Picture(
+        real[:, :, k].T.copy(),
+        synthetic[:, :, k].T.copy(),
+        head[:, :, k].T.copy(),
+        tumour[:, :, k].T.copy(),
+        (anterior_mm, right_mm),
+    )

@@ -1,0 +1,168 @@
+"""`python -m agi_core evaluate` as a whole: a run and a folder that something else made, and what it refuses."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.__main__ import main as agi_core
+from agi_core.config.load import load_config
+from agi_core.run.event_log import events_of
+from agi_core.run.events import ModelTested
+from tests.support.brats_tree import AFFINE, labels_of, read, save, write_subject
+from tests.support.small_data import SMALL
+from tests.support.small_federation import federate
+
+NAMES = [f"BraTS-GLI-{number:05}-000" for number in range(1, 5)]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four subjects; not to be changed."""
+    root = tmp_path_factory.mktemp("brats")
+    for number in range(1, 5):
+        write_subject(root, number)
+    return root
+
+
+@pytest.fixture
+def folders(tree: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the tree, and a flat folder with a t2f of three of them that has noise."""
+    data, made = tmp_path / "data", tmp_path / "made"
+    shutil.copytree(tree, data)
+    for number, name in enumerate(NAMES[:3]):
+        real = read(data / name / f"{name}-t2f.nii.gz")
+        noise = np.random.default_rng(number).normal(0, 20 * (1 + number), real.shape)
+        save(made / f"{name}-t2f.nii.gz", np.where(real > 0, real + noise, 0).astype(np.float32))
+    return data, made
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "subjects.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def refused(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the command says when it refuses; checks that it ends with 2, without a traceback, and leaves nothing."""
+
+    def run(*more: str) -> str:
+        before, (data, made) = sorted(tmp_path.rglob("*")), folders
+        command = ["--synthetic", str(made), "--data", str(data), "--layout", "brats", "--out", str(tmp_path / "out")]
+        assert agi_core(["evaluate", *command, *more]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert re.fullmatch("error: .*\n", said.err)
+        assert sorted(tmp_path.rglob("*")) == before
+        return said.err
+
+    return run
+
+
+def test_a_folder_that_anything_made(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, made = folders
+    out = tmp_path / "out"
+    assert (
+        agi_core(["evaluate", "--synthetic", str(made), "--data", str(data), "--layout", "brats", "--out", str(out)])
+        == 0
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.html", "subjects.csv", "summary.json"]
+
+    rows = table(out)
+    assert [f"{row['subject']}-{row['session']}" for row in rows] == NAMES[:3]
+    summary = json.loads((out / "summary.json").read_text())
+    psnr = [float(row["psnr_db_tumour"]) for row in rows]
+    assert psnr == sorted(psnr, reverse=True)  # more noise, less of it
+    figure = summary["figures"]["psnr_db_tumour"]
+    assert figure["mean"] == pytest.approx(np.mean(psnr), abs=1e-3)
+    assert figure["low"] < figure["mean"] < figure["high"]
+    assert (figure["subjects"], summary["subjects"], summary["modalities"]) == (3, 3, ["t2f"])
+    assert summary["notes"] == ["no synthetic volume, and so not scored: 1 (BraTS-GLI-00004 000)"]
+
+    said = capsys.readouterr().out
+    assert re.search(
+        rf"PSNR \(dB\), tumour +{figure['mean']:.2f} +{figure['low']:.2f} to {figure['high']:.2f} +n = 3", said
+    )
+    assert "warning: no synthetic volume, and so not scored: 1 (BraTS-GLI-00004 000)" in said
+
+    page = (out / "evaluation.html").read_text()
+    assert page.count("<figure>") == 3 * 5
+    assert f"{figure['mean']:.2f}" in page
+    assert "(subject)" not in page.split("Slices")[1]
+    assert not [name for name in NAMES[:3] if name[:-4] in page]
+    assert not re.search(r"https?:|<script|src=\"(?!data:)", page)
+
+
+def test_a_run(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own test subject is scored, and none of those that trained it or chose its best round."""
+    run, out, trained = tmp_path / "run", tmp_path / "out", tmp_path / "trained"
+    overrides = {"data.dir": str(tree), "data.layout": "brats", "data.cache_dir": str(tmp_path / "cache"), "clients": 1}
+    federate(load_config(None, overrides=overrides | {"scenario": "t1n,t1c,t2w:t2f"}, assignments=SMALL), run)
+    (split,) = json.loads((run / "splits.json").read_text()).values()
+    capsys.readouterr()
+
+    assert agi_core(["evaluate", "--run", str(run), "--data", str(tree), "--out", str(out)]) == 0
+    (row,) = table(out)
+    assert [row["subject"]] == split["test"]
+    name = f"{row['subject']}-000"
+    assert (out / "volumes" / name / f"{name}-t2f.nii.gz").is_file()
+    left_out = ", ".join(sorted(split["train"] + split["validation"]))
+    notes = json.loads((out / "summary.json").read_text())["notes"]
+    assert notes[0] == f"used in training or validation, and so not scored: {left_out}"
+    assert not [note for note in notes if note.startswith("no synthetic volume")]
+
+    reached = events_of(run, ModelTested)[-1].scores.final["psnr_db_foreground"]
+    assert float(row["psnr_db_head"]) == pytest.approx(reached, abs=0.02)  # the cache has float16, the file steps
+
+    shutil.copytree(tree, trained, ignore=shutil.ignore_patterns(name))
+    assert agi_core(["evaluate", "--run", str(run), "--data", str(trained), "--out", str(tmp_path / "two")]) == 2
+    assert f"every subject of {trained} trained the model of {run}" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
+
+
+def test_bad_segmentations_are_refused(folders: tuple[Path, Path], refused: Callable[..., str]) -> None:
+    data, _ = folders
+    path = data / NAMES[1] / f"{NAMES[1]}-seg.nii.gz"
+    save(path, labels_of(2), np.diag([2.0, 2.0, 2.5, 1.0]))
+    assert f"{path} lies on another grid" in refused()
+    save(path, labels_of(2) * 2)
+    assert f"{path} holds the label 6" in refused()
+
+
+def test_bad_volumes_are_refused(folders: tuple[Path, Path], refused: Callable[..., str]) -> None:
+    data, made = folders
+    path = made / f"{NAMES[2]}-t2f.nii.gz"
+    good = read(path)
+    save(path, good * 50)
+    assert f"{path} is on another scale than {data}" in refused()
+    save(path, np.where(good > 0, np.nan, 0).astype(np.float32))
+    assert f"{path} holds NaN or infinity" in refused()
+    path.write_bytes(path.read_bytes()[:2000])
+    assert f"{path} cannot be read to its end" in refused()
+
+
+def test_bad_arguments_are_refused(folders: tuple[Path, Path], refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "has no synthetic t1c" in refused("--target", "t1c")
+    assert "cannot read the folder" in refused("--data", str(tmp_path / "nowhere"))
+    assert "has no synthetic volume named as in the ixi layout" in refused("--layout", "ixi")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").touch()
+    assert "full is there already and not an empty folder" in refused("--out", str(tmp_path / "full"))
+
+
+def test_labels_of_2020_score_as_those_of_2023(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    data, made = folders
+    command = ["evaluate", "--synthetic", str(made), "--data", str(data), "--layout", "brats", "--out"]
+    assert agi_core([*command, str(tmp_path / "new")]) == 0
+    for path in data.rglob("*-seg.nii.gz"):
+        labels = read(path)
+        save(path, np.where(labels == 3, 4, labels).astype(np.uint8), AFFINE)
+    assert agi_core([*command, str(tmp_path / "old")]) == 0
+    assert (tmp_path / "old" / "subjects.csv").read_text() == (tmp_path / "new" / "subjects.csv").read_text()

@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from agi_core.scoring.figures import FIGURES, means
+
+
+def test_the_interval_is_over_subjects_and_not_over_visits() -> None:
+    rows = [("a", 10.0), ("a", 20.0), ("b", 21.0), ("c", 24.0)]
+    (name, mean), *others = means((subject, {"psnr_db_head": value}) for subject, value in rows).items()
+    assert (name, others, mean.subjects) == ("psnr_db_head", [], 3)
+    assert mean.mean == pytest.approx(20)
+    expected = stats.t.interval(0.95, 2, loc=20, scale=stats.sem([15, 21, 24]))
+    np.testing.assert_allclose([mean.low, mean.high], expected)
+
+
+def test_a_figure_that_some_lack_is_the_mean_of_the_others() -> None:
+    result = means([("a", {"mae_head": 0.5, "mae_tumour": 0.25}), ("b", {"mae_head": 1.0})])
+    assert result["mae_tumour"] == (0.25, None, None, 1)
+    assert result["mae_head"].subjects == 2
+    assert [*result] == [name for name in FIGURES if name in result]
+    assert means([]) == {}

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import ConfigError, DataError
+from agi_core.scoring.pairs import find_pairs
+from tests.support.brats_tree import AFFINE, read, save, write_subject
+
+NAMES = [f"BraTS-GLI-{number:05}-000" for number in range(1, 4)]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Three subjects, the third without a segmentation; the synthetic t2f of the first two in one flat folder."""
+    for number in (1, 2, 3):
+        write_subject(tmp_path / "data", number, modalities=("t1n", "t2f"), seg=number < 3)
+    for name in NAMES[:2]:
+        save(tmp_path / "made" / f"{name}-t2f.nii.gz", read(tmp_path / "data" / name / f"{name}-t2f.nii.gz") + 1)
+    return tmp_path / "data", tmp_path / "made"
+
+
+def test_pairs_by_name_and_what_is_missing_is_told(folders: tuple[Path, Path]) -> None:
+    data, made = folders
+    pairs, notes = find_pairs(data, made, layout="brats")
+    assert [(p.subject, p.session, p.modality) for p in pairs] == [(name[:-4], "000", "t2f") for name in NAMES[:2]]
+    assert pairs[0].real == data / NAMES[0] / f"{NAMES[0]}-t2f.nii.gz"
+    assert pairs[0].synthetic == made / f"{NAMES[0]}-t2f.nii.gz"
+    assert pairs[0].seg == data / NAMES[0] / f"{NAMES[0]}-seg.nii.gz"
+    assert notes == ["no synthetic volume, and so not scored: 1 (BraTS-GLI-00003 000)"]
+    assert find_pairs(data, made, layout="brats", left_out=["BraTS-GLI-00003"])[1] == []
+
+
+def test_volumes_without_counterpart_or_segmentation_are_told(folders: tuple[Path, Path]) -> None:
+    data, made = folders
+    for name in (NAMES[2], "BraTS-GLI-00009-000"):
+        save(made / f"{name}-t2f.nii.gz", read(made / f"{NAMES[0]}-t2f.nii.gz"))
+    pairs, notes = find_pairs(data, made, layout="brats", target="t2f")
+    assert [p.seg is None for p in pairs] == [False, False, True]
+    assert notes == [
+        "no real scan to score the synthetic volume against: 1 (BraTS-GLI-00009 000)",
+        "no segmentation, and so no figures of tumour and healthy tissue: 1 (BraTS-GLI-00003 000)",
+    ]
+
+
+def test_each_subject_may_miss_another_modality(folders: tuple[Path, Path]) -> None:
+    """As in the challenge."""
+    data, made = folders
+    (made / f"{NAMES[1]}-t2f.nii.gz").rename(made / f"{NAMES[1]}-t1n.nii.gz")
+    assert [p.modality for p in find_pairs(data, made, layout="brats")[0]] == ["t2f", "t1n"]
+
+
+def test_what_cannot_be_paired_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    data, made = folders
+    with pytest.raises(DataError, match=r"no synthetic t1c named as in the brats layout.*there is t2f"):
+        find_pairs(data, made, layout="brats", target="t1c")
+    with pytest.raises(DataError, match="is the real scan itself"):
+        find_pairs(data, data, layout="brats", target="t2f")
+    with pytest.raises(DataError, match=r"no volume .* has a real counterpart .*: 2 \(BraTS-GLI-00001 000, .* there"):
+        find_pairs(data / NAMES[2], made, layout="brats")
+    with pytest.raises(DataError, match="cannot read the folder"):
+        find_pairs(tmp_path / "nowhere", made, layout="brats")
+    with pytest.raises(ConfigError, match="unknown layout 'dicom'"):
+        find_pairs(data, made, layout="dicom")
+    save(made / f"{NAMES[0]}-t2f.nii", read(made / f"{NAMES[0]}-t2f.nii.gz"), AFFINE)
+    with pytest.raises(DataError, match="are the same modality of one visit"):
+        find_pairs(data, made, layout="brats")

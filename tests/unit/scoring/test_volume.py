@@ -1,0 +1,120 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.data.intensity import scale_intensity
+from agi_core.errors import DataError
+from agi_core.scoring.pairs import Pair, find_pairs
+from agi_core.scoring.volume import image_fault, score_pair
+from tests.support.brats_tree import AFFINE, read, save, write_subject
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    """A real t2f, and a synthetic one with noise in its units."""
+    name = write_subject(tmp_path / "data", 1, modalities=("t2f",))
+    real = read(tmp_path / "data" / name / f"{name}-t2f.nii.gz")
+    noise = np.random.default_rng(0).normal(0, 40, real.shape)
+    save(tmp_path / "made" / f"{name}-t2f.nii.gz", np.where(real > 0, real + noise, 0).astype(np.float32))
+    return find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")[0][0]
+
+
+def rewritten(pair: Pair, data: np.ndarray, affine: np.ndarray = AFFINE) -> Pair:
+    save(pair.synthetic, data.astype(np.float32), affine)
+    return pair
+
+
+def test_figures_by_hand_on_the_real_scans_scale(pair: Pair) -> None:
+    """A step of a tenth of the real range in each part, and only there."""
+    assert pair.seg is not None
+    real, labels = read(pair.real).astype(np.float32), read(pair.seg)
+    scaled, low, high = scale_intensity(real)
+    step = np.choose(labels, (0.0, 0.1, 0.2, 0.3)).astype(np.float32)
+    inner = np.where(scaled > 0.5, scaled - step, scaled + step)  # without leaving 0 to 1
+    figures = score_pair(rewritten(pair, np.where(real > 0, low + inner * (high - low), 0))).figures
+    n = [int((labels == label).sum()) for label in range(4)]
+    assert figures["mae_oedema"] == pytest.approx(0.2, abs=1e-3)
+    assert figures["psnr_db_oedema"] == pytest.approx(-20 * np.log10(0.2), abs=0.05)
+    assert figures["psnr_db_enhancing"] == pytest.approx(-20 * np.log10(0.3), abs=0.05)
+    assert figures["mae_tumour"] == pytest.approx((0.1 * n[1] + 0.2 * n[2] + 0.3 * n[3]) / sum(n[1:]), abs=1e-3)
+    assert figures["mae_healthy"] < 1e-3
+    assert figures["ssim_tumour"] < figures["ssim_healthy"]
+
+
+def test_both_scales_are_one(pair: Pair) -> None:
+    """The units of the real scan, and 0 to 1 for its percentiles as `synthesize` writes them."""
+    in_units = score_pair(pair).figures
+    _, low, high = scale_intensity(read(pair.real).astype(np.float32))
+    data = read(pair.synthetic)
+    scaled = np.where(data > 0, (data - low) / (high - low), 0).clip(0, 1)
+    by_percentiles = score_pair(rewritten(pair, scaled)).figures
+    for name in ("psnr_db_tumour", "mae_head", "ssim_oedema"):
+        assert by_percentiles[name] == pytest.approx(in_units[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", [20, 0.05])
+def test_another_scale_is_refused(pair: Pair, factor: float) -> None:
+    with pytest.raises(DataError, match=r"is on another scale than .*t2f.nii.gz: its brightest voxels have"):
+        score_pair(rewritten(pair, read(pair.synthetic) * factor))
+
+
+def test_a_real_scan_from_0_to_1_has_units_of_its_own(pair: Pair) -> None:
+    """Then values of `synthesize` cannot be told apart, but whoever made them knows."""
+    real, synthetic = (read(path).astype(np.float32) / 2000 for path in (pair.real, pair.synthetic))
+    save(pair.real, real)
+    in_units, known = (score_pair(rewritten(pair, synthetic), percentiles=known).figures for known in (False, True))
+    assert in_units["psnr_db_head"] > known["psnr_db_head"] + 3
+
+
+def test_a_black_volume_is_scored_and_named(pair: Pair) -> None:
+    black = score_pair(rewritten(pair, np.zeros(read(pair.real).shape)))
+    assert black.doubts == ("the synthetic volume is constant within the head (0.00 of 0 to 1)",)
+    assert black.figures["psnr_db_tumour"] < 10
+    assert black.figures["ssim_tumour"] < 0.1 < black.figures["brasyn_ssim_tumour"]
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (np.linspace(0.1, 0.9, 100), None),
+        (np.full(100, 0.4), "constant within the head (0.40 of 0 to 1)"),
+        (np.repeat([0.0, 1.0, 0.5], [30, 30, 40]), "saturated: 60% of the head is black or white"),
+    ],
+)
+def test_faults_of_an_image(values: np.ndarray, fault: str | None) -> None:
+    assert image_fault(values) == fault
+
+
+def test_without_a_segmentation_the_head_alone_is_scored(pair: Pair) -> None:
+    figures = score_pair(dataclasses.replace(pair, seg=None)).figures
+    assert set(figures) == {"ssim_head", "psnr_db_head", "mae_head"}
+
+
+def test_an_empty_segmentation_has_no_tumour(pair: Pair) -> None:
+    assert pair.seg is not None
+    save(pair.seg, np.zeros(read(pair.seg).shape, dtype=np.uint8))
+    figures = score_pair(pair).figures
+    assert figures["psnr_db_healthy"] == figures["psnr_db_head"]
+    assert {"brasyn_ssim_healthy", "ssim_healthy"} < set(figures)
+    assert not [name for name in figures if name.endswith(("tumour", "oedema", "enhancing"))]
+
+
+def test_another_grid_is_interpolated_and_said(pair: Pair) -> None:
+    moved = AFFINE.copy()
+    moved[:3, 3] = 0.5
+    scored = score_pair(rewritten(pair, read(pair.synthetic), moved))
+    assert scored.doubts == ("interpolated from another grid",)
+    moved[:3, 3] = 500
+    with pytest.raises(DataError, match="covers 0% of the head in"):
+        score_pair(rewritten(pair, read(pair.synthetic), moved))
+
+
+def test_the_picture_is_the_slice_with_most_tumour(pair: Pair) -> None:
+    assert pair.seg is not None
+    picture, labels = score_pair(pair).picture, read(pair.seg)
+    k = int(np.argmax((labels > 0).sum(axis=(0, 1))))
+    np.testing.assert_array_equal(picture.tumour, (labels[:, :, k] > 0).T)
+    assert picture.spacing_mm == (2, 2)
+    assert picture.real.shape == picture.synthetic.shape == picture.head.shape == picture.tumour.shape
