@@ -91,10 +91,10 @@ def _summary(evaluation: Evaluation, *, of: str) -> dict[str, Any]:
 
 def text_of(evaluation: Evaluation) -> str:
     """The means with their intervals, a line each, then the notes."""
-    lines = [f"{'':28}{'mean':>10}   95 % interval over subjects"]
+    lines = [f"{'':40}{'mean':>10}   95 % interval over subjects"]
     for name, mean in evaluation.means.items():
         value, interval = written(name, mean)
-        lines.append(f"{FIGURES[name].label:28}{value:>10}   {interval:20} n = {mean.subjects}")
+        lines.append(f"{FIGURES[name].label:40}{value:>10}   {interval:20} n = {mean.subjects}")
     return "\n".join([*lines, *(f"warning: {note}" for note in evaluation.notes)])
 
 

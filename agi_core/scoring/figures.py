@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from agi_core.scoring.consistency import CLASSES, PLANES
+
 CONFIDENCE = 0.95
 
 
@@ -25,6 +27,13 @@ FIGURES: dict[str, Figure] = {
     **{f"ssim_{region}": Figure(f"SSIM inside {region}", 3) for region in _REGIONS},
     **{f"psnr_db_{region}": Figure(f"PSNR (dB), {region}", 2) for region in _REGIONS},
     **{f"mae_{region}": Figure(f"MAE, {region}", 4) for region in _REGIONS},
+    **{
+        f"neighbours_{whose}_{plane}": Figure(f"SSIM of neighbours, {plane}, {whose}", 3)
+        for plane in PLANES
+        for whose in ("real", "synthetic")
+    },
+    **{f"volume_ratio_{name}": Figure(f"Volume ratio, {name}", 3) for name in CLASSES},
+    **{f"centroid_shift_mm_{name}": Figure(f"Centroid shift (mm), {name}", 2) for name in CLASSES},
 }
 
 

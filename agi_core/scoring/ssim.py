@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agi_core.data.intensity import BoolArray
 from agi_core.metrics import SSIM_RADIUS, ssim_map
+from agi_core.scoring.box import box_of
 
 _WINDOW = 2 * SSIM_RADIUS + 1
 _AXES = (-3, -2, -1)
@@ -30,7 +31,7 @@ def brasyn_ssim(synthetic: NDArray[np.floating], real: NDArray[np.floating], mas
     if data_range == 0 or min(a.shape) < _WINDOW:
         return None
     windows = np.prod(np.array(a.shape) - 2 * SSIM_RADIUS)
-    box = _box((a != 0) | (b != 0), margin=2 * SSIM_RADIUS)  # no window beyond it holds anything: SSIM 1
+    box = box_of((a != 0) | (b != 0), margin=2 * SSIM_RADIUS)  # no window beyond it holds anything: SSIM 1
     inside = _map(a[box], b[box], data_range=data_range)
     return float((inside.sum() + windows - inside.size) / windows)
 
@@ -50,13 +51,6 @@ def _scaled_by_itself(volume: NDArray[np.floating]) -> NDArray[np.float64]:
     if high <= low:
         return np.zeros(volume.shape)
     return np.asarray((np.clip(volume, low, high) - low) / (high - low), dtype=np.float64)
-
-
-def _box(mask: BoolArray, *, margin: int) -> tuple[slice, ...]:
-    """The smallest box with all of a mask, and so many voxels around it as there are."""
-    places = np.argwhere(mask)
-    low, high = places.min(axis=0) - margin, places.max(axis=0) + margin + 1
-    return tuple(slice(max(int(a), 0), int(b)) for a, b in zip(low, high, strict=True))
 
 
 def _map(a: NDArray[np.floating], b: NDArray[np.floating], *, data_range: float) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from agi_core.data.nifti import FloatArray, Volume, read_volume
 from agi_core.data.preprocess import field_of_view, resample, same_grid
 from agi_core.errors import DataError
 from agi_core.metric_table import psnr_db
+from agi_core.scoring.consistency import consistency
 from agi_core.scoring.labels import ENHANCING, OEDEMA, Labels, read_labels
 from agi_core.scoring.pairs import Pair
 from agi_core.scoring.ssim import brasyn_ssim, ssim_volume
@@ -76,6 +77,7 @@ def score_pair(pair: Pair, *, percentiles: bool = False) -> Scored:
             if (ssim := brasyn_ssim(data, real.data, mask)) is not None:
                 figures[f"brasyn_ssim_{name}"] = ssim
     figures |= _region_figures(ours, scaled, regions)
+    figures |= consistency(ours, scaled, head, affine=real.affine)
     fault = image_fault(ours[head])
     doubts += [f"the synthetic volume is {fault}"] if fault else []
     return Scored(pair, figures, tuple(doubts), _picture(ours, scaled, head, labels, real))

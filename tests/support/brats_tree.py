@@ -1,4 +1,4 @@
-"""A small tree in BraTS's layout: stripped heads with a tumour of three parts, which each modality shows differently."""
+"""A small tree in BraTS's layout: stripped heads with a tumour of three parts, each brighter or darker than tissue."""
 
 from collections.abc import Sequence
 from pathlib import Path
