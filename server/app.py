@@ -39,9 +39,12 @@ def main(grid: Grid, context: Context) -> None:
     with run_state.holding(run_dir), progress.listening(partial(follow, run_dir)):
         try:
             rounds().run()
-            write_summary(run_dir, summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s))
+            summary = summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s)
+            write_summary(run_dir, summary)
         except AgiError:
             with contextlib.suppress(AgiError):  # the disk may be full
                 build_report(run_dir)
             raise
         build_report(run_dir)
+        for flag in summary.flags:
+            print(f"{run_dir.name}: warning: {flag}", flush=True)

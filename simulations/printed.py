@@ -78,6 +78,8 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
             "not run: the centralised baseline; add it to this run with"
             f" python simulations/run.py --out {run_dir} --resume --compare"
         )
+    for flag in summary.flags:
+        console.print(f"warning: {flag}", markup=False)
 
 
 def _against(name: str, scores: Scores, others: Mapping[str, Scores]) -> str:

@@ -20,6 +20,7 @@ from agi_core.run.event_log import events_of
 from agi_core.run.events import RunStarted
 from agi_core.run.scores import Scores
 from agi_core.run.summary import Summary, summarise, write_summary
+from agi_core.scoring.volume import image_fault
 from client.site.opened import open_site
 from simulations.baselines import SitesData, with_own_last_layers
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
@@ -37,21 +38,23 @@ def write_results(
     """Write the example slices, the summary and the report of a finished run; returns the summary and the report's
     path. `privacy` is what each site has spent."""
     synthetic, anatomies = origin(config.data)
-    summary = summarise(run_dir, config, wall_s=wall_s)
     network = Network(config, device=data.device)
     network.load(load_weights(run_dir))
+    examples = _examples(network, config, data)
+    found = {example.title: image_fault(example.prediction[example.foreground]) for example in examples}
+    faults = [f"{title}: the synthetic slice is {fault}" for title, fault in found.items() if fault]
+    summary = summarise(run_dir, config, wall_s=wall_s, baselines=baselines, faults=faults)
     if config.privacy.on and not network.volumetric:  # a private site tells no such figure; this one is simulated
         summary = dataclasses.replace(summary, personal=with_own_last_layers(network, data))
     summary = dataclasses.replace(
         summary,
-        baselines=baselines,
         synthetic=synthetic,
         anatomies=anatomies,
         privacy=privacy,
         delta=config.privacy.delta,
     )
     write_summary(run_dir, summary)
-    write_examples(run_dir, _examples(network, config, data))
+    write_examples(run_dir, examples)
     return summary, build_report(run_dir)
 
 

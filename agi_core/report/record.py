@@ -127,7 +127,10 @@ def read_run(run_dir: Path) -> RunRecord:
         baselines=summary.baselines if summary and summary.baselines else baselines,
         best=tested.best if tested else None,
         problems=[replace(p, text=without_ids(p.text, subject_ids)) for p in _problems(happened, times)],
-        warnings=list(dict.fromkeys(without_ids(event.text, subject_ids) for event in all_of(events.Warned))),
+        warnings=[
+            *(summary.flags if summary else ()),
+            *dict.fromkeys(without_ids(event.text, subject_ids) for event in all_of(events.Warned)),
+        ],
     )
 
 

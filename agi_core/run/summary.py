@@ -9,8 +9,9 @@ from agi_core.config.schema import RunConfig
 from agi_core.host import atomic
 from agi_core.models.model_config import name_of
 from agi_core.run.event_log import events_of
-from agi_core.run.events import ModelTested
+from agi_core.run.events import ModelTested, ModelValidated
 from agi_core.run.json_objects import Json, JsonObject
+from agi_core.run.sanity import sanity_flags
 from agi_core.run.scores import Best, Scores
 
 FILE_NAME = "summary.json"
@@ -29,6 +30,7 @@ class Summary(JsonObject):
     scores: Scores
     personal: Scores | None = None  # of each site's own last layer, at that site
     suppressed: Sequence[str] = ()  # sites that hold test figures back
+    flags: Sequence[str] = ()  # what is suspicious in these figures, see `agi_core.run.sanity`
     baselines: Mapping[str, Scores] = field(default_factory=dict)
     best: Best | None = None
     rounds: int
@@ -63,11 +65,22 @@ class Summary(JsonObject):
         return super().from_json({**values, "scores": values})
 
 
-def summarise(run_dir: Path, config: RunConfig, *, wall_s: float) -> Summary:
-    """The summary of a run by its final test."""
-    tested = events_of(run_dir, ModelTested)[-1]
+def summarise(
+    run_dir: Path,
+    config: RunConfig,
+    *,
+    wall_s: float,
+    baselines: Mapping[str, Scores] | None = None,
+    faults: Sequence[str] = (),
+) -> Summary:
+    """The summary of a run by its final test. `faults` are what else is suspicious in its predictions."""
+    tested, baselines = events_of(run_dir, ModelTested)[-1], baselines or {}
+    validated = {event.round: event.mean for event in events_of(run_dir, ModelValidated)}  # the last of each round
+    validation_db = [mean["psnr_db"] for _, mean in sorted(validated.items()) if mean]
     return Summary(
         scores=tested.scores,
+        baselines=baselines,
+        flags=[*sanity_flags(tested.scores, baselines=baselines, validation_db=validation_db), *faults],
         personal=tested.personal,
         suppressed=tested.suppressed,
         best=tested.best,

@@ -2,6 +2,7 @@
 unreliable as a network."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_a_deployed_run_equals_the_simulation_and_ends_with_a_report(small_confi
     assert "every site on its own machine" in page
     assert "simulations/run.py" not in page
     assert status.run_status(tmp_path / "deployed").state == "finished"
+
+
+def test_a_run_whose_validation_never_moves_says_so_at_its_end(
+    small_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = dataclasses.replace(small_config.training, learning_rate=1e-9)
+    deploy(dataclasses.replace(small_config, training=still), tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    (flag,) = (flag for flag in summary["flags"] if flag.startswith("the validation never moved: "))
+    assert f"run: warning: {flag}\n" in capsys.readouterr().out
+    assert flag in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_round_below_the_quorum_is_retried_with_the_same_weights(small_config: RunConfig, tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_failures_warnings_and_skipped_scans_are_listed_without_subject_ids(tmp_
         UpdateRefused(site="Guys", round=2, reason="weights are not finite"),
     )
     run.train(rounds=2)
-    run.finish()
+    run.finish(flags=["Guys is far below the other sites"])
     page = Page(build_report(run.dir))
     failures = page.rows[page.rows.index(["Site", "Round", "What happened", "When"]) + 1 :]
     assert [cells[:2] for cells in failures] == [["Guys", "1"], [HOSTILE, "2"], ["Guys", "2"]]
@@ -311,6 +311,7 @@ def test_failures_warnings_and_skipped_scans_are_listed_without_subject_ids(tmp_
     assert failures[1][2] == "no answer to evaluate"
     assert failures[2][2].startswith("update refused: weights are not finite")
     assert page.text.count("(subject) & IXI0021 differ in spacing") == 1
+    assert page.text.count("Guys is far below the other sites") == 1
     assert "3 x no <PD>" in page.text
 
 

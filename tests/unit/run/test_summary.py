@@ -21,6 +21,7 @@ TESTED = ModelTested(scores=SCORES, suppressed=["C"], best=Best(1, 19.0, {"A": 1
 DEPLOYED = {
     **IN_JSON,
     "suppressed": ["C"],
+    "flags": [],
     "baselines": {},
     "best": {"round": 1, "psnr_db": 19.0, "sites": {"A": 19.0}},
     "rounds": 4,

@@ -1,10 +1,13 @@
 """What a simulation prints after its last round."""
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
-from simulations.printed import result_table
+from agi_core.run.scores import Scores
+from agi_core.run.summary import Summary
+from simulations.printed import print_results, result_table
 
 ROW = {"psnr_db": 23.456, "ssim": 0.71234, "mae": 0.0456, "nmse": 0.1, "subjects": 14}
 
@@ -19,3 +22,15 @@ def test_the_final_table_fits_eighty_columns() -> None:
     assert len(body) == 3
     assert all("0.7123" in line and "14" in line for line in body)
     assert not [line for line in lines if "nobody" in line]
+
+
+def test_what_is_suspicious_is_said_last() -> None:
+    summary = Summary(
+        scores=Scores({}),
+        flags=["[a] is far below", "black"],
+        **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
+    )
+    console = Console(file=io.StringIO(), width=80)
+    print_results(summary, Path("run"), Path("report"), compare=True, console=console)
+    last = console.file.getvalue().splitlines()[-2:]  # type: ignore[attr-defined]
+    assert last == ["warning: [a] is far below", "warning: black"]

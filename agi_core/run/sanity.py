@@ -1,0 +1,51 @@
+"""What in a run's result should be looked at before any of its figures is used: sentences for a person.
+
+They follow from the figures alone, so a coordinator who sees no scan has them too. Whether predictions are constant or
+saturated is known where there are images: a simulation adds that of its example slices.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+
+from agi_core.run.scores import Scores
+
+BLACK_NMSE = 0.9  # a black prediction has 1 exactly
+FAR_BELOW_DB = 5.0
+MOVED_DB = 0.01
+_REGRESSIONS = {"voxel_regression": "voxel regression", "regression_pooled": "regression on aligned sources"}
+
+
+def sanity_flags(scores: Scores, *, baselines: Mapping[str, Scores], validation_db: Sequence[float]) -> list[str]:
+    """What is suspicious, if anything.
+
+    Args:
+        scores: of the final test.
+        baselines: those that were scored, by name.
+        validation_db: mean PSNR of each validation, the untrained model's first, in dB; empty where sites do not tell.
+    """
+    return [*_as_bad_as_black(scores), *_below(scores, baselines), *_not_moving(validation_db), *_far_below(scores)]
+
+
+def _as_bad_as_black(scores: Scores) -> Iterator[str]:
+    for site, score in {**scores.sites, **scores.unseen_sites}.items():
+        if (nmse := score.metrics.get("nmse", 0.0)) >= BLACK_NMSE:
+            yield f"{site}: the predictions are as wrong as black ones (NMSE {nmse:.2f}, a black volume has 1)"
+
+
+def _below(scores: Scores, baselines: Mapping[str, Scores]) -> Iterator[str]:
+    for name, label in _REGRESSIONS.items():
+        ours, theirs = scores.final.get("psnr_db"), baselines[name].final.get("psnr_db") if name in baselines else None
+        if ours is not None and theirs is not None and ours < theirs:
+            yield f"the model is below {label}: {ours:.2f} dB against {theirs:.2f} dB; use that, or train longer"
+
+
+def _not_moving(validation_db: Sequence[float]) -> Iterator[str]:
+    if len(validation_db) > 2 and max(validation_db) - min(validation_db) < MOVED_DB:
+        yield f"the validation never moved: {validation_db[0]:.2f} dB before training and after every round"
+
+
+def _far_below(scores: Scores) -> Iterator[str]:
+    for site, score in scores.sites.items():
+        others = [its.psnr_db for name, its in scores.sites.items() if name != site]
+        if others and score.psnr_db < (middle := median(others)) - FAR_BELOW_DB:
+            yield f"{site} is far below the other sites: {score.psnr_db:.2f} dB, their median is {middle:.2f} dB"

@@ -1,0 +1,46 @@
+import pytest
+
+from agi_core.run.sanity import sanity_flags
+from agi_core.run.scores import Scores, SiteScore
+
+
+def scores(*psnr_db: float, nmse: float = 0.1) -> Scores:
+    return Scores.over({f"s{n}": SiteScore({"psnr_db": p, "nmse": nmse}, 1) for n, p in enumerate(psnr_db)}, {})
+
+
+def flags(result: Scores, *, validation_db: tuple[float, ...] = (12.0, 20.0, 21.0), **baselines: Scores) -> list[str]:
+    return sanity_flags(result, baselines=baselines, validation_db=validation_db)
+
+
+def test_a_sound_run_has_no_flag() -> None:
+    assert flags(scores(21, 22, 23), voxel_regression=scores(20, 21, 22), local_only=scores(25, 25, 25)) == []
+    assert flags(Scores({}), validation_db=()) == []  # a private run without test subjects
+
+
+def test_black_predictions() -> None:
+    (flag,) = flags(scores(9, nmse=1.0))
+    assert flag == "s0: the predictions are as wrong as black ones (NMSE 1.00, a black volume has 1)"
+    unseen = Scores.over({}, {"north": SiteScore({"psnr_db": 9.0, "nmse": 0.95}, 1)})
+    assert [flag.partition(":")[0] for flag in flags(unseen)] == ["north"]
+
+
+def test_a_model_below_a_regression() -> None:
+    (flag,) = flags(scores(20), voxel_regression=scores(19), regression_pooled=scores(20.5))
+    figures = "20.00 dB against 20.50 dB"
+    assert flag == f"the model is below regression on aligned sources: {figures}; use that, or train longer"
+    assert flags(scores(20), voxel_regression=Scores({})) == []
+
+
+@pytest.mark.parametrize(
+    ("validation_db", "flagged"),
+    [((18.2, 18.2, 18.205), True), ((18.2, 18.2, 18.3), False), ((18.2, 18.2), False)],
+)
+def test_a_validation_that_never_moves(validation_db: tuple[float, ...], flagged: bool) -> None:
+    expected = ["the validation never moved: 18.20 dB before training and after every round"] if flagged else []
+    assert flags(scores(20), validation_db=validation_db) == expected
+
+
+def test_a_site_far_below_the_others() -> None:
+    assert flags(scores(24, 25, 20.1)) == []
+    assert flags(scores(24, 25, 19)) == ["s2 is far below the other sites: 19.00 dB, their median is 24.50 dB"]
+    assert flags(scores(12)) == []
