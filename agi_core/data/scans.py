@@ -236,7 +236,7 @@ def _check_modalities(scans: Iterable[_Scan], modalities: Iterable[str], *, data
 def _site_map(scans: Scans, layout: Layout, *, like: str) -> tuple[SiteMap | None, list[str]]:
     """The table of sites, if there is one, and what the user should know of it. `like` is a subject of the folder."""
     sites, participants = scans.sites, scans.dir / "participants.tsv"
-    if sites is None and scans.layout == "bids" and participants.is_file():
+    if sites is None and scans.layout == "bids" and (participants.exists() or participants.is_symlink()):
         titles = columns(participants)
         if not titles.site:
             note = f"participants.tsv has no column that gives the site ({', '.join(map(shown, titles.all))}), so all"

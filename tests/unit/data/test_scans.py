@@ -305,6 +305,16 @@ def test_one_person_under_the_names_of_two_releases_is_refused(tmp_path: Path) -
     assert list(sites_of(found)) == ["BraTS-GLI-00000", "BraTS-GLI-00001"]
 
 
+@pytest.mark.parametrize("kind", ["link to nothing", "folder"])
+def test_participants_that_cannot_be_read_are_not_passed_over(tmp_path: Path, kind: str) -> None:
+    """A clone of a DataLad data set has links to nothing where its files were not fetched."""
+    tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02") for m in BIDS])
+    participants = tmp_path / "participants.tsv"
+    participants.mkdir() if kind == "folder" else participants.symlink_to(".git/annex/nothing")
+    with pytest.raises(ConfigError, match=r"cannot read the site map .*participants\.tsv"):
+        discover(tmp_path, layout="bids", modalities=BIDS)
+
+
 def test_participants_without_a_known_site_column_are_told_so(tmp_path: Path) -> None:
     tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02") for m in BIDS])
     (tmp_path / "participants.tsv").write_text("participant_id\tage\tscanned_at\nsub-01\t3\tOslo\nsub-02\t4\tBergen\n")
