@@ -1,6 +1,7 @@
 """`python -m client --site hospitalA`: what a hospital engineer types."""
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from rich.console import Console
 from agi_core.errors import ConfigError, RunError
 from agi_core.host.command_line import run_command
 from agi_core.host.console import plain_console
-from agi_core.host.keys import fingerprint
+from agi_core.host.keys import certificate_fingerprint, fingerprint
 from agi_core.layouts import LAYOUTS
 from agi_core.names import is_site_name
 from agi_core.signatures import read_public_key
@@ -70,9 +71,12 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
 
 
 def _to_compare(arguments: argparse.Namespace) -> str:
-    if not arguments.coordinator_key:
-        return ""
-    return f"Compare with the coordinator, by telephone too, its key:\n{fingerprint(arguments.coordinator_key)}\n\n"
+    lines = []
+    if arguments.coordinator_key:
+        lines.append(f"coordinator.pub {fingerprint(arguments.coordinator_key)}\n")
+    with contextlib.suppress(OSError, ValueError):  # --check says what is wrong with it
+        lines += [f"ca.crt SHA256 {certificate_fingerprint(arguments.ca)}\n"] if arguments.ca else []
+    return f"Compare with the coordinator, by telephone too:\n{''.join(lines)}\n" if lines else ""
 
 
 def _check(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from agi_core.config.load import load_config
-from agi_core.host.keys import fingerprint
+from agi_core.host.keys import certificate_fingerprint, fingerprint
 from agi_core.run import checkpoint, run_folder
 from server import certificates, registry, runs, strikes
 from server.coordinator import CoordinatorDir
@@ -31,12 +31,12 @@ def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     names = ", ".join([arguments.name, "localhost", "127.0.0.1", *arguments.ip])
     print(f"server certificate for {names}, valid until {end:%Y-%m-%d}: {files.server_path}")
     public = files.public_path.read_text(encoding="utf-8")
-    print(f"requests are signed with the key {fingerprint(public)}")
+    print(f"coordinator.pub {fingerprint(public)}\nca.crt SHA256 {certificate_fingerprint(files.ca_path)}")
     if known:
         print("authority and key are the same as before: nothing changes at the hospitals")
         print("next: restart the coordinator and nginx, which have read the old certificate")
     else:
-        print(f"give every hospital {files.ca_path} and {files.public_path}, and read the key's fingerprint to it")
+        print(f"give every hospital {files.ca_path} and {files.public_path}, and read the two fingerprints to it")
         print(f"keep {files.ca_key_path} and {files.request_key_path} secret, and back them up")
         print("next: python -m server up")
 

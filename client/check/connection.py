@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from agi_core.host.keys import certificate_fingerprint
 from client.check.rows import CheckRow, failed, passed, warning
 from client.process.flower_errors import explain
 from client.site.file import CoordinatorAddress
@@ -83,7 +84,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def _trust(ca_path: Path) -> tuple[ssl.SSLContext | None, CheckRow]:
     what, fix = "CA file", "get ca.crt from the coordinator, by a way you trust, and name it in coordinator.ca_file"
     try:
-        return ssl.create_default_context(cafile=str(ca_path)), passed(what, str(ca_path))
+        context = ssl.create_default_context(cafile=str(ca_path))
+        return context, passed(what, f"{ca_path}, SHA256 {certificate_fingerprint(ca_path)}")
     except ssl.SSLError:
         return None, failed(what, f"{ca_path} holds no certificate in PEM format", fix=fix)
     except OSError as error:

@@ -279,8 +279,10 @@ def test_every_command_of_the_runbooks_was_run(story: Story) -> None:
 
 def test_what_the_commands_said(story: Story) -> None:
     for name in SITES:
-        fingerprint, coordinators = re.findall(r"SHA256:\S+", story.printed[f"init {name}"])
-        assert coordinators in story.printed["certs"]
+        told = story.printed[f"init {name}"]
+        fingerprint, coordinators = re.findall(r"SHA256:\S+", told)
+        (authority,) = re.findall(r"ca\.crt SHA256 (?:[0-9A-F]{2}:){31}[0-9A-F]{2}\n", told)
+        assert f"coordinator.pub {coordinators}\n{authority}" in story.printed["certs"]
         assert f"{name} registered, key {fingerprint}" in story.printed[f"register {name}"]
     assert "ready to join" in story.printed["check"]
     assert "At this pace a round of" in story.printed["dry-run"]

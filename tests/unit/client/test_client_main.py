@@ -48,7 +48,7 @@ def test_init_writes_a_site_file_that_can_be_read_and_says_what_to_send(
     out = capsys.readouterr().out
     assert public_key(key_path) in out
     assert fingerprint(public_key(key_path)) in out
-    assert f"its key:\n{fingerprint(public_line(KEY))}\n" in out
+    assert f"coordinator.pub {fingerprint(public_line(KEY))}\n" in out
     assert "--site hospitalA --check" in out
 
 
