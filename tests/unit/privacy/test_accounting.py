@@ -5,9 +5,11 @@ import math
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
+from opacus.accountants import PRVAccountant
 from scipy import optimize, stats
 
 from agi_core.errors import PrivacyError
+from agi_core.privacy import accounting
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
 
 DELTA = 1e-5
@@ -79,9 +81,27 @@ def test_calibrated_noise_keeps_the_target_and_wastes_little(target: float, rate
 
 def test_more_steps_cost_more_and_order_does_not_matter() -> None:
     a, b = Steps(2.0, 0.1, 10), Steps(1.5, 0.2, 5)
-    assert epsilon([], delta=DELTA) == 0
+    assert epsilon([], delta=DELTA) == epsilon_rdp([], delta=DELTA) == 0
     assert epsilon([a], delta=DELTA) < epsilon([a, b], delta=DELTA) == epsilon([b, a], delta=DELTA)
     assert epsilon([a, a], delta=DELTA) == epsilon([Steps(2.0, 0.1, 20)], delta=DELTA)
+
+
+def test_steps_of_many_kinds_are_not_composed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: each round asks for another noise multiplier, costs nothing, and makes all later rounds slower."""
+    composed, composed_by_opacus = [], PRVAccountant.get_epsilon
+
+    def counting(accountant: PRVAccountant, *arguments: float, **named: float) -> float:
+        composed.append(len(accountant.history))
+        return float(composed_by_opacus(accountant, *arguments, **named))
+
+    monkeypatch.setattr(accounting, "MOST_KINDS", 2)
+    monkeypatch.setattr(PRVAccountant, "get_epsilon", counting)
+    costly, cheap = [Steps(2.0, 0.5, 11), Steps(3.0, 0.5, 11)], [Steps(9000.0 + n, 0.5, 1) for n in range(9)]
+    alone, together = epsilon(costly, delta=DELTA), epsilon([*costly, *cheap], delta=DELTA)
+    assert alone < together < 1.02 * alone
+    assert composed == [2, 2]
+    equal = [Steps(sigma, 0.5, 10) for sigma in (4.0, 5.0, 6.0)]
+    assert epsilon_pld(equal) < epsilon(equal, delta=DELTA) <= epsilon_rdp(equal, delta=DELTA)
 
 
 def test_a_void_guarantee_is_a_large_number_at_once() -> None:
