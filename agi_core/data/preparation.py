@@ -5,9 +5,11 @@ name is a hash of the settings and of its scans' fingerprints, so two scans neve
 times of modification are part of it too, for edits that a fingerprint does not see.
 """
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ class Preparation:
         register_to: the source that every other source is registered to first; None: no registration.
         whole: whole slices (evaluation), or the head box alone (training).
         cache_dir: where the entries live, `train` and `whole` apart; made when missing.
+        most_bytes: the largest predicted size of new entries; None = what the disk holds.
     """
 
     scenario: Scenario
@@ -46,9 +49,10 @@ class Preparation:
     register_to: str | None
     whole: bool
     cache_dir: Path
+    most_bytes: int | None = None
 
     @classmethod
-    def of(cls, task: Task, scans: Scans, *, cache_dir: Path, whole: bool) -> Self:
+    def of(cls, task: Task, scans: Scans, *, cache_dir: Path, whole: bool, most_bytes: int | None = None) -> Self:
         """The preparation that a task needs of these scans."""
         scenario = parse_scenario(task.scenario)
         return cls(
@@ -57,6 +61,7 @@ class Preparation:
             register_to=scenario.reference(task.reference) if scans.register == "rigid" else None,
             whole=whole,
             cache_dir=cache_dir,
+            most_bytes=most_bytes,
         )
 
     def open(
@@ -69,7 +74,8 @@ class Preparation:
             on_session: called with (done, total) after each session.
 
         Raises:
-            DataError: a scan is unusable, or the predicted size exceeds the free disk (then nothing is written).
+            DataError: a scan is unusable, or the predicted size exceeds the free disk or `most_bytes` (then nothing is
+                written).
             RunError: `cache_dir` cannot be written.
         """
         found = self._look_up(subjects, fingerprint)
@@ -79,6 +85,8 @@ class Preparation:
         entries = []
         for done, (subject_id, session, path, known) in enumerate(found, start=1):
             entry = known or self._make_entry(path, session, subject_id=subject_id)
+            with contextlib.suppress(OSError):  # another process may have dropped it, or the cache is read only
+                os.utime(path)  # it was used now; see `agi_core.data.cache_quota`
             entries.append(entry)
             if on_session is not None:
                 on_session(done, len(found))
@@ -162,13 +170,21 @@ def _check_disk(missing: Iterable[tuple[Preparation, Iterable[Session]]], read_g
     prediction is an upper bound."""
     predicted_bytes: dict[Path, int] = {}
     for preparation, sessions in missing:
+        needed_bytes = 0
         for session in sessions:
             grid = read_grid(session.paths[preparation.scenario.target])
             if preparation.spacing_mm is not None:
                 grid = respaced(grid, preparation.spacing_mm)
             modalities = len(preparation.scenario.modalities)
             size_bytes = math.prod(grid.shape) * (2 * modalities + 1) + 2**16
-            predicted_bytes[preparation.cache_dir] = predicted_bytes.get(preparation.cache_dir, 0) + size_bytes
+            needed_bytes += size_bytes
+        if preparation.most_bytes is not None and needed_bytes > preparation.most_bytes:
+            raise DataError(
+                f"The task's scans need up to {needed_bytes / 1e9:.1f} GB in the cache {preparation.cache_dir}, and its"
+                f" quota leaves {preparation.most_bytes / 1e9:.1f} GB. Raise cache_gb in the site file, or refuse the"
+                " grid there (policy.settings: grid.spacing_mm)."
+            )
+        predicted_bytes[preparation.cache_dir] = predicted_bytes.get(preparation.cache_dir, 0) + needed_bytes
     for cache_dir, size_bytes in predicted_bytes.items():
         folders = (cache_dir.absolute(), *cache_dir.absolute().parents)
         existing_dir = next(folder for folder in folders if folder.is_dir())

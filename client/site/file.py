@@ -63,6 +63,7 @@ class Site:
     Attributes:
         site: its name in the federation.
         cache_dir: folder of prepared scans, which are patient data.
+        cache_gb: its quota in 10^9 bytes; what was not used for longest is dropped. None = no quota.
         device: auto, cpu, cuda or cuda:1.
         threads: CPU threads of the training.
         privacy: rules of private training; None = the site does not train privately.
@@ -72,6 +73,7 @@ class Site:
     site: str = MISSING
     data: SiteData = field(default_factory=SiteData)
     cache_dir: str = MISSING
+    cache_gb: float | None = None
     device: str = "auto"
     threads: int = 1
     privacy: SitePrivacy | None = None
@@ -85,6 +87,7 @@ class DeployedSite(Site):
     hands requests to the runner, and on the next port it says whether it is alive."""
 
     state_dir: str = MISSING
+    cache_gb: float | None = 100.0
     coordinator: CoordinatorAddress = field(default_factory=CoordinatorAddress)
     key_file: str = MISSING
     runtime_port: int = 9094
@@ -143,6 +146,8 @@ def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
         raise ConfigError(f"site file {path}, {error}") from None
     policy = dataclasses.replace(site.policy, settings={name: limit(v) for name, v in site.policy.settings.items()})
     site = dataclasses.replace(site, policy=policy)
+    if site.cache_gb is not None and not site.cache_gb > 0:
+        raise ConfigError(f"site file {path}: cache_gb={site.cache_gb} must be a positive number")
     try:
         check_threads(site.threads)
         validate_rules(site.policy, site.privacy)

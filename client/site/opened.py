@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from agi_core.config.schema import Task
+from agi_core.data.cache_quota import cached_bytes, drop_oldest
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import TrainingSlices
 from agi_core.data.fingerprint import fingerprints
@@ -77,6 +78,7 @@ class SiteScans:
 
     def __init__(self, file: Site, task: Task) -> None:
         self._file, self._task = file, task
+        self._entries: set[Path] = set()  # of the cache, that are in use here
 
     @cached_property
     def subjects(self) -> SiteSubjects:
@@ -100,9 +102,11 @@ class SiteScans:
 
     @property
     def outdated(self) -> bool:
-        """Whether somebody came or went since the subjects were read."""
+        """Whether somebody came or went since the subjects were read, or a prepared scan was dropped."""
         if "_found" not in vars(self):
             return False
+        if not all(path.exists() for path in self._entries):
+            return True
         try:
             return _discover.__wrapped__(self._file.data.scans, self._task).subjects != self._found.subjects
         except DataError:
@@ -136,7 +140,13 @@ class SiteScans:
 
     def preparation(self, *, whole: bool) -> Preparation:
         """How this site prepares its scans for the task."""
-        return Preparation.of(self._task, self._file.data.scans, cache_dir=Path(self._file.cache_dir), whole=whole)
+        cache_dir, quota = Path(self._file.cache_dir), self._quota_bytes
+        most = None if quota is None else quota - cached_bytes(self._entries)
+        return Preparation.of(self._task, self._file.data.scans, cache_dir=cache_dir, whole=whole, most_bytes=most)
+
+    @property
+    def _quota_bytes(self) -> int | None:
+        return None if self._file.cache_gb is None else round(self._file.cache_gb * 1e9)
 
     @cached_property
     def _found(self) -> Discovery:
@@ -146,7 +156,13 @@ class SiteScans:
         def on_session(done: int, total: int) -> None:
             progress.report(progress.Step("reading scans", self._file.site, done, total))
 
-        return self.preparation(whole=whole).open(subjects, on_session=on_session)
+        sessions = self.preparation(whole=whole).open(subjects, on_session=on_session)
+        self._entries.update(session.path for session in sessions)
+        if (quota := self._quota_bytes) is not None:
+            dropped = drop_oldest(Path(self._file.cache_dir), most_bytes=quota, keep=self._entries)
+            if dropped:
+                log.warning("cache_gb: %d prepared scans were dropped, those that were not used for longest", dropped)
+        return sessions
 
 
 class OpenSite:

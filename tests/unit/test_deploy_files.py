@@ -135,6 +135,8 @@ def test_node_and_runner_are_two_users_that_reach_no_further_than_they_must() ->
     for unit in (node, runner, coordinator):
         assert unit["IPAddressDeny"] == ["any"]
         assert unit["NoNewPrivileges"] == ["yes"]
+        assert re.fullmatch(r"\d+[%G]", *unit["MemoryMax"])
+        assert 0 < int(unit["TasksMax"][0]) <= 1024
         assert unit["ProtectSystem"] == ["strict"]
         assert unit["KillMode"] == ["control-group"]
         assert int(unit["RestartSec"][0]) >= 10

@@ -103,6 +103,29 @@ def test_a_deployed_site_notices_who_comes_and_goes(tmp_path: Path) -> None:
         _ = open_site(path).scans(task).subjects
 
 
+def test_the_cache_has_a_quota(tmp_path: Path, small_config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """The attack: grid after grid, each of which makes a cache. The scans of the first grid are prepared again."""
+    site = Site(site="HH", data=data_of(small_config), cache_dir=str(tmp_path / "cache"), state_dir=str(tmp_path))
+    grid = dataclasses.replace(small_config.grid, spacing_mm=(4.0, 4.0, 9.0))
+    tasks = [small_config.task, dataclasses.replace(small_config.task, grid=grid)]
+    whole = OpenSite(site).scans(tasks[0]).everybody[0].path.stat().st_size
+    opened_site = OpenSite(dataclasses.replace(site, cache_gb=3 * (whole + 2**16) / 1e9))
+    first, second = (opened_site.scans(task) for task in tasks)
+    kept = {session.path for session in first.everybody}
+    assert len({*kept, *(session.path for session in second.everybody)}) > 3
+    assert "cache_gb: " in caplog.text
+    assert not all(path.exists() for path in kept)
+    opened_site.forget_outdated()
+    assert opened_site.scans(tasks[1]) is second
+    assert [session.read_slice(0)[0].shape for session in opened_site.scans(tasks[0]).everybody] != []
+    with pytest.raises(DataError, match=r"need up to .* Raise cache_gb"):
+        _ = (
+            OpenSite(dataclasses.replace(site, cache_gb=whole / 1e9, cache_dir=str(tmp_path / "new")))
+            .scans(tasks[0])
+            .test
+        )
+
+
 def test_one_person_under_two_names_does_not_train_and_test(tmp_path: Path, small_config: RunConfig) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"HH": 3})
     for modality in ("T1", "T2", "PD"):
