@@ -1,21 +1,30 @@
 """The ledger against crashes, damage, backups, second folders and second processes. Real files, real SIGKILL."""
 
 import json
+import math
 import os
 import random
 import shutil
 import signal
 import stat
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agi_core.errors import BudgetError, PolicyError, PrivacyError, RunError
 from agi_core.host.hash_chain import seal
 from agi_core.privacy import ledger as ledger_module
-from agi_core.privacy.accounting import Steps, epsilon, epsilon_rdp
+from agi_core.privacy.accounting import ORDERS, Steps, epsilon, epsilon_rdp
 from agi_core.privacy.ledger import Budget, Ledger, Reservation, open_ledger
 
 SUBJECTS = ("IXI001", "IXI002", "IXI003")
@@ -390,31 +399,77 @@ def spend_and_tell(path: Path, head_path: Path, writing: int) -> None:
         os._exit(1)
 
 
-@pytest.mark.usefixtures("without_fsync")
-def test_a_hundred_random_schedules_stay_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random noise, steps, subjects, commits, crashes; epsilon of each single subject is counted apart from
-    the ledger (by RDP, here and there, and with lots of everybody, for speed)."""
-    monkeypatch.setattr(ledger_module, "epsilon", epsilon_rdp)
-    refused = accepted = 0
-    for schedule in range(100):
-        rng = random.Random(schedule)
-        path, head_path = tmp_path / str(schedule) / "ledger.jsonl", tmp_path / f"{schedule}.json"
-        budget = Budget(rng.choice([1.0, 3.0, 8.0]), 1e-5)
-        trained: dict[str, list[Steps]] = {subject: [] for subject in "abcdefgh"}
-        for round in range(8):
-            with open_ledger(path, head_path=head_path, site="Guys") as ledger:
-                subjects = rng.sample("abcdefgh", rng.randint(1, 4))
-                steps = Steps(rng.choice([4.0, 9.0, 20.0]), 1.0, rng.choice([1, 5, 25]))
-                try:
-                    reservation = reserve(ledger, steps, round=round, subjects=subjects, budget=budget)
-                except BudgetError:
-                    refused += 1
-                    continue
-                accepted += 1
-                if rng.choice([True, False]):
-                    ledger.commit(reservation, reply="")
-                for subject in subjects:
-                    trained[subject].append(steps)
-        for history in trained.values():
-            assert epsilon_rdp(history, delta=1e-5) <= budget.epsilon
-    assert min(refused, accepted) > 100
+KINDS = (Steps(4.0, 1.0, 1), Steps(2.0, 0.5, 2))
+ODD = [
+    *(Steps(sigma, 0.5, 2) for sigma in (0.0, -1.0, math.nan, math.inf)),
+    *(Steps(2.0, rate, 2) for rate in (0.0, 1.5, math.nan)),
+    *(Steps(2.0, 0.5, steps) for steps in (0, -3)),
+]
+HUGE = Steps(0.05, 1.0, 2**62)
+EVENTS = st.tuples(
+    st.one_of(st.sampled_from(KINDS), st.sampled_from([*ODD, HUGE])),
+    st.sets(st.sampled_from("abcd"), min_size=1),
+    st.sampled_from(["committed", "failed", "killed", "torn", "asked again"]),
+)
+SCHEDULES = st.tuples(st.lists(EVENTS, min_size=1, max_size=8), st.sampled_from([1.5, 2.5, 4.0]))
+Schedule = tuple[list[tuple[Steps, set[str], str]], float]
+
+
+def follow(schedule: Schedule, folder: Path) -> tuple[dict[str, list[Steps]], dict[str, list[Steps]]]:
+    """What happened to each subject under a coordinator that asks for anything, and what the ledger tells of it."""
+    events, most = schedule
+    path, head_path, happened = folder / "ledger" / "l.jsonl", folder / "head.json", dict[str, list[Steps]]()
+    for number, (steps, subjects, end) in enumerate(events):
+        with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+            before, round = path.read_bytes(), number // 2  # two requests of one round, with other settings
+            try:
+                reservation = reserve(ledger, steps, round=round, subjects=subjects, budget=Budget(most, 1e-5))
+            except (BudgetError, PrivacyError):
+                assert path.read_bytes() == before
+                continue
+            for subject in subjects:
+                happened.setdefault(subject, []).append(steps)
+            if end in ("committed", "asked again"):
+                ledger.commit(reservation, reply="reply")
+            if end == "asked again":  # it gets what is stored, and takes no step
+                assert reservation.id in {r.id for r in ledger.find("run", round) if r.status == "committed"}
+        if end == "torn":
+            path.write_bytes(path.read_bytes() + b'{"kind":"committed","id"')
+    with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+        return happened, {subject: ledger.spent([subject]) for subject in happened}
+
+
+@lru_cache(maxsize=1024)
+def epsilon_apart(history: tuple[Steps, ...], accountant: type[PLDAccountant | RdpAccountant]) -> float:
+    """By dp-accounting."""
+    account = accountant(ORDERS) if accountant is RdpAccountant else accountant()
+    for sigma, rate, steps in history:
+        account.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(sigma)), steps)
+    return float(account.get_epsilon(1e-5))
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(SCHEDULES)
+def test_two_hundred_hostile_schedules_never_cost_more_than_is_told(schedule: Schedule) -> None:
+    """By Renyi divergences, here and there, because they take no time."""
+    check(schedule, epsilon_rdp, RdpAccountant)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10_000, derandomize=True)
+@given(SCHEDULES)
+def test_ten_thousand_hostile_schedules_never_cost_more_than_is_told(schedule: Schedule) -> None:
+    """By the accountant of the ledger, and by privacy loss distributions apart from it."""
+    check(schedule, epsilon, PLDAccountant)
+
+
+def check(schedule: Schedule, ours: Callable[..., float], accountant: type[PLDAccountant | RdpAccountant]) -> None:
+    """Each subject's own steps, counted apart, cost at most what the ledger tells, and that is within the budget."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        patched.setattr(ledger_module, "epsilon", ours)
+        happened, told = follow(schedule, Path(folder))
+        for subject, history in happened.items():
+            apart = epsilon_apart(tuple(sorted(history)), accountant)
+            assert apart * (1 - 1e-3) <= ours(told[subject], delta=1e-5) <= schedule[1]
+            assert not Counter(history) - Counter(told[subject])
