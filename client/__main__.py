@@ -18,8 +18,9 @@ from agi_core.names import is_site_name
 from agi_core.signatures import read_public_key
 from client.border import audit
 from client.process.join import join
+from client.process.lock import only_client
 from client.site.file import read_deployed_site
-from client.site.keys import public_key, public_path
+from client.site.keys import public_key, public_path, replace_key
 from client.site.new_site import write_site
 
 NOT_READY = 1
@@ -59,12 +60,9 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
         ca_path=arguments.ca,
         public_key=arguments.coordinator_key,
     )
-    public = public_key(key_path)
     how = f"--site-file {site_path}" if arguments.site_file else f"--site {arguments.site}"
     console.print(
-        f"wrote {site_path} and the private key {key_path} (it stays here)\n\n"
-        f"Send to the coordinator: the file {public_path(key_path)}, which is\n{public}\n"
-        f"Tell by another way, for example by telephone, its fingerprint:\n{fingerprint(public)}\n\n"
+        f"wrote {site_path} and the private key {key_path} (it stays here)\n\n{_to_send(key_path)}\n\n"
         f"{_to_compare(arguments)}"
         f"Next: fill in {site_path}, then python -m client {how} --check"
     )
@@ -77,6 +75,26 @@ def _to_compare(arguments: argparse.Namespace) -> str:
     with contextlib.suppress(OSError, ValueError):  # --check says what is wrong with it
         lines += [f"ca.crt SHA256 {certificate_fingerprint(arguments.ca)}\n"] if arguments.ca else []
     return f"Compare with the coordinator, by telephone too:\n{''.join(lines)}\n" if lines else ""
+
+
+def _new_key(arguments: argparse.Namespace, site_path: Path, console: Console) -> None:
+    """make a new key, where the old one is lost or known to others; the old one stays beside it"""
+    site = read_deployed_site(site_path)
+    key_path = Path(site.key_file)
+    with only_client(Path(site.state_dir)):
+        replace_key(key_path, site=site.site)
+    console.print(
+        f"{_to_send(key_path)}\n\nThe coordinator types: python -m server unregister {site.site}, then registers the"
+        " new key. Until then this site cannot connect."
+    )
+
+
+def _to_send(key_path: Path) -> str:
+    public = public_key(key_path)
+    return (
+        f"Send to the coordinator: the file {public_path(key_path)}, which is\n{public}\n"
+        f"Tell by another way, for example by telephone, its fingerprint:\n{fingerprint(public)}"
+    )
 
 
 def _check(arguments: argparse.Namespace, site_path: Path, console: Console) -> int:
@@ -148,7 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--site-file", type=Path, metavar="PATH", help="the site file itself, anywhere")
 
     action = parser.add_mutually_exclusive_group()
-    for option, command in {"--init": _init, "--check": _check, "--dry-run": _dry_run, "--audit": _audit}.items():
+    commands = {"--init": _init, "--new-key": _new_key, "--check": _check, "--dry-run": _dry_run, "--audit": _audit}
+    for option, command in commands.items():
         action.add_argument(option, dest="command", action="store_const", const=command, help=command.__doc__)
     parser.set_defaults(command=_join)
 

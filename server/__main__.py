@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("resume", commands.resume, "go on with a run after its last finished round")
     sub.add_argument("run")
     sub.add_argument("--quorum", type=int, help="answers that a round needs from now on")
+    sub = add("add-site", commands.add_site, "let one more registered site train in a run that stands still")
+    sub.add_argument("run")
+    sub.add_argument("site")
     sub = add("tensorboard", commands.tensorboard, "write a run's figures for TensorBoard")
     sub.add_argument("run")
     return parser

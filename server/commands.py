@@ -85,6 +85,13 @@ def resume(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     print(f"run {run_dir.name} goes on after its last finished round\n{WATCH}")
 
 
+def add_site(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Let one more site train in a run."""
+    run_dir = runs.add_site(coordinator, arguments.run, site=arguments.site)
+    print(f"{arguments.site} trains in {run_dir.name} from its next round on")
+    print(f"next: python -m server resume {run_dir.name}")
+
+
 def stop(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Stop a run."""
     run_dir = runs.stop(coordinator, arguments.run)

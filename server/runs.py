@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
@@ -72,6 +72,31 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Pat
     federation = _with_sizes(federation, {**federation.subjects, **_sizes(registry.read(coordinator))})
     run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     _start(coordinator, run_dir)
+    return run_dir
+
+
+def add_site(coordinator: CoordinatorDir, name: str, *, site: str) -> Path:
+    """Let one more registered site train in a run that stands still, from its next round on; returns the run's folder.
+
+    Raises:
+        RunError: no such run, it is running or finished, or the coordinator does not answer.
+        ConfigError: the site takes part already, is not registered, or has no number of subjects.
+    """
+    run_dir, registered = find(coordinator, name), registry.read(coordinator)
+    if (run_dir / "summary.json").is_file():
+        raise RunError(f"{name} is finished; begin another study with: python -m server submit --from-run {name}")
+    if run_state.is_held(run_dir):
+        raise RunError(f"{name} is running; first stop it with: python -m server stop {name}")
+    config = run_folder.open_existing(run_dir)
+    federation = config.federation
+    if site in _all_sites(federation):
+        raise ConfigError(f"{site} takes part in {name} already")
+    if site not in registered:
+        raise _not_registered([site], registered)
+    _check_known(coordinator, {site: registered[site]})
+    federation = dataclasses.replace(federation, sites=tuple(sorted((*federation.sites, site))))
+    federation = _with_sizes(federation, {**federation.subjects, **_sizes(registered)})
+    run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     return run_dir
 
 
@@ -169,15 +194,19 @@ def _with_sites(federation: FederationConfig, registered: Mapping[str, registry.
     training = federation.sites or [site for site in registered if site not in unseen]
     chosen = [*training, *unseen]
     if unknown := sorted(set(chosen) - set(registered)):
-        raise ConfigError(
-            f"not registered: {', '.join(unknown)}; registered: {', '.join(registered) or 'no site yet'};"
-            f" add one with: {REGISTER}"
-        )
+        raise _not_registered(unknown, registered)
     if not training:
         raise ConfigError(f"no site is registered; add one with: {REGISTER}")
     if len(set(chosen)) < len(chosen):
         raise ConfigError("a site stands twice in federation.sites and federation.unseen_sites; name each once")
     return dataclasses.replace(federation, sites=tuple(sorted(training)), unseen_sites=tuple(sorted(unseen)))
+
+
+def _not_registered(unknown: Iterable[str], registered: Iterable[str]) -> ConfigError:
+    return ConfigError(
+        f"not registered: {', '.join(unknown)}; registered: {', '.join(registered) or 'no site yet'};"
+        f" add one with: {REGISTER}"
+    )
 
 
 def _all_sites(federation: FederationConfig) -> list[str]:

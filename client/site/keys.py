@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from agi_core.errors import ConfigError
+from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 
 
@@ -32,6 +32,21 @@ def make_key(key_path: Path, *, site: str) -> None:
             key_path.parent.chmod(0o700)
             write_private(temporary_path, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     atomic.write_text(public_path(key_path), f"{public_key(key_path)} {site}\n")
+
+
+def replace_key(key_path: Path, *, site: str) -> None:
+    """Make a new key in the place of the old one, which is kept beside it as `node.old`; there need not be one.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    if key_path.exists():
+        old_path = key_path.with_name(f"{key_path.name}.old")
+        try:
+            key_path.replace(old_path)
+        except OSError as error:
+            raise RunError(f"{key_path} cannot be moved to {old_path} ({error.strerror})") from None
+    make_key(key_path, site=site)
 
 
 def check_owner(key_path: Path, *, site: str) -> None:

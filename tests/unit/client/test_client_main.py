@@ -12,6 +12,7 @@ from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
 from agi_core.signatures import public_line
 from client.__main__ import main
+from client.process.lock import only_client
 from client.site.file import read_deployed_site
 from client.site.keys import public_key
 from client.site.policy import check_task
@@ -110,6 +111,21 @@ def test_init_refuses_to_overwrite_and_keeps_the_key(capsys: pytest.CaptureFixtu
     path.unlink()
     init()
     assert key_path.read_bytes() == key
+
+
+def test_a_new_key_is_made_while_no_client_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    site = read_deployed_site(init())
+    key_path = Path(site.key_file)
+    before = public_key(key_path)
+    with only_client(Path(site.state_dir)):
+        assert main(["--site", "hospitalA", "--new-key"]) == 2
+    assert "a client of this site is already running" in capsys.readouterr().err
+    assert public_key(key_path) == before
+    assert main(["--site", "hospitalA", "--new-key"]) == 0
+    out = capsys.readouterr().out
+    assert public_key(key_path) != before
+    assert fingerprint(public_key(key_path)) in out
+    assert "python -m server unregister hospitalA" in out
 
 
 def test_init_alone_gives_placeholders_that_the_check_names(capsys: pytest.CaptureFixture[str]) -> None:

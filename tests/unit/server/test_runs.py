@@ -241,6 +241,45 @@ def test_a_run_that_cannot_be_resumed(coordinator: CoordinatorDir, run_dir: Path
     assert flwr.asked("run") == []
 
 
+# ADD A SITE
+
+
+def test_a_fourth_hospital_joins_a_run_that_stands_still(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = REGISTERED | {"Late": Entry("key L", "SHA256:L", subjects=9, node_id=3)}
+    coordinator.sites_path.write_text(json.dumps({name: vars(entry) for name, entry in entries.items()}))
+    assert main(["add-site", "--dir", str(coordinator.path), "first", "Late"]) == 0
+    federation = run_folder.open_existing(run_dir).federation
+    assert (federation.sites, federation.subjects) == (("A", "B", "Late"), {"A": 40, "B": 20, "Late": 9})
+    assert capsys.readouterr().out.endswith("next: python -m server resume first\n")
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [
+        ("A", "A takes part in first already"),
+        ("nobody", "not registered: nobody"),
+        ("unsized", "unsized: registered without a number of subjects"),
+    ],
+)
+def test_a_site_that_cannot_join(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr, site: str, message: str
+) -> None:
+    before = (run_dir / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=message):
+        runs.add_site(coordinator, "first", site=site)
+    assert (run_dir / "config.yaml").read_bytes() == before
+
+
+def test_nobody_joins_a_run_that_is_going_on_or_finished(coordinator: CoordinatorDir, run_dir: Path) -> None:
+    with run_state.holding(run_dir), pytest.raises(RunError, match="first is running; first stop it"):
+        runs.add_site(coordinator, "first", site="unsized")
+    (run_dir / "summary.json").write_text("{}")
+    with pytest.raises(RunError, match="begin another study with: python -m server submit --from-run first"):
+        runs.add_site(coordinator, "first", site="unsized")
+
+
 # STOP
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from agi_core.errors import ConfigError
-from client.site.keys import check_owner, make_key, public_key, public_path
+from client.site.keys import check_owner, make_key, public_key, public_path, replace_key
 
 
 def test_a_new_key_is_p384_and_closed_to_others(tmp_path: Path) -> None:
@@ -34,6 +34,15 @@ def test_an_existing_key_is_kept_and_its_public_half_comes_back(tmp_path: Path) 
     make_key(tmp_path / "node", site="hospitalA")
     assert (tmp_path / "node").read_bytes() == before
     assert public_path(tmp_path / "node").read_text() == public
+
+
+def test_a_new_key_takes_the_place_of_the_old_one_or_of_none(tmp_path: Path) -> None:
+    replace_key(tmp_path / "node", site="hospitalA")
+    before = (tmp_path / "node").read_bytes()
+    replace_key(tmp_path / "node", site="hospitalA")
+    assert (tmp_path / "node").read_bytes() != before == (tmp_path / "node.old").read_bytes()
+    assert stat.S_IMODE((tmp_path / "node.old").stat().st_mode) == 0o600
+    assert public_path(tmp_path / "node").read_text() == f"{public_key(tmp_path / 'node')} hospitalA\n"
 
 
 def test_a_copied_key_is_known_by_its_public_half(tmp_path: Path) -> None:
