@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agi_core.config.load import load_config, to_yaml
+from agi_core.config.explained import explained
+from agi_core.config.load import load_config
 from agi_core.config.presets import describe_presets
 from agi_core.config.schema import DataConfig, RunConfig
 from agi_core.errors import ConfigError, RunError
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_intermixed_args(argv)  # key=value may stand before and after flags
     console = plain_console()
     if arguments.help_config:
-        console.print(to_yaml(load_config(None, overrides={})) + describe_presets())
+        console.print(explained(load_config(None, overrides={})) + describe_presets())
         return 0
 
     def command() -> None:
