@@ -147,6 +147,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.run is None and layout is None:
         raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
     out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
+    segmenter = None
+    if arguments.segmenter is not None:
+        from agi_core.segmentation.segmenter import read_segmenter
+
+        segmenter = read_segmenter(arguments.segmenter)
     left_out: list[str] = []
     notes: list[str] = []
     with atomic.new_folder(out_dir) as new_dir, Progress(transient=True, disable=not sys.stdout.isatty()) as live:
@@ -175,12 +180,33 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             pairs,
             notes=[*notes, *unpaired],
             percentiles=arguments.run is not None,
+            segmenter=segmenter,
             on_pair=following("scoring"),
         )
         write_tables(new_dir, evaluation, of=str(arguments.run or arguments.synthetic))
         page_path = write_page(new_dir, evaluation)
     print(text_of(evaluation))
     print(f"per subject: {out_dir / TABLE_NAME}; pictures: {out_dir / page_path.name}")
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    """train a small segmentation network on real scans, for evaluate --segmenter"""
+    from agi_core.host.device import open_device
+    from agi_core.segmentation.segmenter import SegmenterSettings
+    from agi_core.segmentation.training import train_segmenter
+
+    open_device("cpu", threads=arguments.threads)
+    settings = SegmenterSettings(steps=arguments.steps, seed=arguments.seed)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
+        bar = live.add_task("reading scans", total=None)
+
+        def show(done: int, total: int, loss: float) -> None:
+            live.update(bar, description=f"loss {loss:.3f}", completed=done, total=total)
+
+        segmenter, visits = train_segmenter(arguments.train.resolve(), settings, on_step=show)
+    segmenter.write(arguments.out)
+    print(f"segmentation network {segmenter.hash} in {arguments.out}: {len(visits)} visits, {settings.steps} steps")
+    print("use it: python -m agi_core evaluate --segmenter", arguments.out, "--help")
 
 
 def _privacy_plan(arguments: argparse.Namespace) -> None:
@@ -215,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Built-in data, pre-training, use and evaluation of a trained model, and planning of privacy.",
     )
     commands = parser.add_subparsers(
-        required=True, metavar="phantom | pretrain | synthesize | evaluate | adapt | privacy-plan"
+        required=True, metavar="phantom | pretrain | synthesize | evaluate | segment | adapt | privacy-plan"
     )
 
     def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
@@ -289,8 +315,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--data", type=Path, required=True, help="folder with the real scans, and seg files")
     evaluation.add_argument("--layout", choices=[*LAYOUTS], help="how both folders name scans (the run's)")
     evaluation.add_argument("--target", metavar="MODALITY", help="what to score (all that is in --synthetic)")
+    evaluation.add_argument("--segmenter", type=Path, metavar="FILE", help="segment with this network of `segment`")
     evaluation.add_argument("--out", type=Path, help="a folder that does not exist yet (evaluations/DATE-TIME)")
     add_use(evaluation)
+
+    segmentation = add("segment", _segment)
+    segmentation.add_argument("--train", type=Path, required=True, metavar="DIR", help="training subjects, as in BraTS")
+    segmentation.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    segmentation.add_argument("--steps", type=count, default=1500, help="of training (%(default)s)")
+    segmentation.add_argument("--seed", type=seed, default=0, help="the same seed gives the same network (%(default)s)")
+    segmentation.add_argument("--threads", type=count, default=1, help="CPU threads (%(default)s)")
 
     plan = add("privacy-plan", _privacy_plan)
     plan.add_argument("--subjects", type=count, required=True, help="training subjects of the site")

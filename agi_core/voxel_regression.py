@@ -30,15 +30,18 @@ class VoxelRegression:
     @classmethod
     def fit(cls, sessions: Iterable[CachedSession]) -> Self:
         """Fit over all stored voxels of the sessions, slice by slice; memory does not grow with their number."""
+        slices = (session.read_slice(k)[0] for session in sessions for k in range(session.shape[0]))
+        return cls.fit_values((volumes[:-1], volumes[-1]) for volumes in slices)
+
+    @classmethod
+    def fit_values(cls, slices: Iterable[tuple[NDArray[np.floating], NDArray[np.floating]]]) -> Self:
+        """Fit over sources (M, ...) and targets (...), part by part."""
         normal: NDArray[np.float64] | float = 0.0
         right: NDArray[np.float64] | float = 0.0
-        for session in sessions:
-            for k in range(session.shape[0]):
-                volumes, _ = session.read_slice(k)
-                values = volumes.reshape(volumes.shape[0], -1).astype(np.float64)
-                features = _features(values[:-1])
-                normal = normal + features @ features.T
-                right = right + features @ values[-1]
+        for sources, target in slices:
+            features = _features(sources.reshape(len(sources), -1).astype(np.float64))
+            normal = normal + features @ features.T
+            right = right + features @ target.ravel().astype(np.float64)
         coefficients, *_ = np.linalg.lstsq(np.asarray(normal), np.asarray(right), rcond=None)
         return cls(coefficients)
 

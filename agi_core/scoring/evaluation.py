@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from agi_core.host import atomic
-from agi_core.scoring.figures import CONFIDENCE, FIGURES, Mean, means
+from agi_core.scoring.figures import CONFIDENCE, FIGURES, Mean, means, recovered_shares
 from agi_core.scoring.pairs import Pair
 from agi_core.scoring.volume import Scored, score_pair
+from agi_core.segmentation.segmenter import Segmenter
 
 TABLE_NAME, SUMMARY_NAME = "subjects.csv", "summary.json"
 _PLACE = ("subject", "session", "modality")
@@ -23,11 +24,17 @@ class Evaluation:
 
     scored: Sequence[Scored]
     notes: Sequence[str]
+    segmenter: str | None = None  # hash of the segmentation network
 
     @property
     def means(self) -> dict[str, Mean]:
         """Over subjects, by name of the figure."""
         return means((scored.pair.subject, scored.figures) for scored in self.scored)
+
+    @property
+    def recovered_shares(self) -> dict[str, Mean]:
+        """By name of the figure and the target, such as `dice_WT`."""
+        return recovered_shares((scored.pair.subject, scored.figures) for scored in self.scored)
 
     @property
     def subject_ids(self) -> set[str]:
@@ -39,13 +46,14 @@ def evaluate(
     *,
     notes: Sequence[str],
     percentiles: bool = False,
+    segmenter: Segmenter | None = None,
     on_pair: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score every pair.
 
     Args:
         notes: what is known already that the reader should know.
-        percentiles: see `score_pair`.
+        percentiles, segmenter: see `score_pair`.
         on_pair: called with (done, all) after each pair.
 
     Raises:
@@ -53,12 +61,12 @@ def evaluate(
     """
     scored = []
     for done, pair in enumerate(pairs, start=1):
-        scored.append(score_pair(pair, percentiles=percentiles))
+        scored.append(score_pair(pair, percentiles=percentiles, segmenter=segmenter))
         if on_pair is not None:
             on_pair(done, len(pairs))
     doubts = [f"{its.pair.name}: {doubt}" for its in scored for doubt in its.doubts]
     scored.sort(key=lambda its: its.figures.get("psnr_db_tumour", its.figures["psnr_db_head"]))
-    return Evaluation(scored, [*notes, *doubts])
+    return Evaluation(scored, [*notes, *doubts], segmenter.hash if segmenter else None)
 
 
 def write_tables(out_dir: Path, evaluation: Evaluation, *, of: str) -> None:
@@ -68,7 +76,8 @@ def write_tables(out_dir: Path, evaluation: Evaluation, *, of: str) -> None:
         of: what was scored, for the summary.
     """
     text = io.StringIO()
-    table = csv.DictWriter(text, [*_PLACE, *FIGURES], lineterminator="\n")
+    had = {name for scored in evaluation.scored for name in scored.figures}
+    table = csv.DictWriter(text, [*_PLACE, *(name for name in FIGURES if name in had)], lineterminator="\n")
     table.writeheader()
     for scored in sorted(evaluation.scored, key=lambda scored: (scored.pair.name, scored.pair.modality)):
         figures = {name: f"{value:.6g}" for name, value in scored.figures.items()}
@@ -85,6 +94,8 @@ def _summary(evaluation: Evaluation, *, of: str) -> dict[str, Any]:
         "visits": len(evaluation.scored),
         "interval": f"{CONFIDENCE:.0%} of the mean over subjects, Student's t",
         "figures": {name: mean._asdict() for name, mean in evaluation.means.items()},
+        "segmenter": evaluation.segmenter,
+        "recovered_shares": {name: mean._asdict() for name, mean in evaluation.recovered_shares.items()},
         "notes": list(evaluation.notes),
     }
 
@@ -95,7 +106,15 @@ def text_of(evaluation: Evaluation) -> str:
     for name, mean in evaluation.means.items():
         value, interval = written(name, mean)
         lines.append(f"{FIGURES[name].label:40}{value:>10}   {interval:20} n = {mean.subjects}")
+    for name, mean in evaluation.recovered_shares.items():
+        lines.append(f"{f'recovered share, {name}':40}{share(mean)}")
     return "\n".join([*lines, *(f"warning: {note}" for note in evaluation.notes)])
+
+
+def share(mean: Mean) -> str:
+    """A recovered share with its interval, in percent."""
+    interval = "" if mean.low is None else f"   {mean.low:.0%} to {mean.high:.0%}"
+    return f"{mean.mean:>10.0%}{interval}   n = {mean.subjects}"
 
 
 def written(name: str, mean: Mean) -> tuple[str, str]:

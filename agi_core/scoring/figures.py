@@ -5,11 +5,22 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from agi_core.scoring.consistency import CLASSES, PLANES
+from agi_core.scoring.labels import TARGETS
 
 CONFIDENCE = 0.95
+ROWS = {
+    "ceiling": "four real scans",
+    "synthetic": "three real, one synthetic",
+    "regression": "three real, one by voxel regression",
+    "floor": "three real, one black",
+}
+"""What a segmentation network is given."""
+SEGMENTED = {"dice": "Dice", "lesion_dice": "Lesion-wise Dice", "lesion_hd95_mm": "Lesion-wise HD95 (mm)"}
+_RESAMPLED = 2000
 
 
 class Figure(NamedTuple):
@@ -34,6 +45,12 @@ FIGURES: dict[str, Figure] = {
     },
     **{f"volume_ratio_{name}": Figure(f"Volume ratio, {name}", 3) for name in CLASSES},
     **{f"centroid_shift_mm_{name}": Figure(f"Centroid shift (mm), {name}", 2) for name in CLASSES},
+    **{
+        f"{figure}_{target}_{row}": Figure(f"{label}, {target}, {row}", 1 if figure.endswith("mm") else 3)
+        for figure, label in SEGMENTED.items()
+        for target in TARGETS
+        for row in ROWS
+    },
 }
 
 
@@ -49,11 +66,39 @@ class Mean(NamedTuple):
 def means(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
     """The means of (subject, figures) of visits, in the order of `FIGURES`: visits of one subject are averaged first,
     because they are not independent. A figure that some lack is the mean of the others."""
-    by_subject: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_subject = _by_subject(rows)
+    return {name: _mean([*by_subject[name].values()]) for name in FIGURES if name in by_subject}
+
+
+def recovered_shares(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
+    """Of `dice` and `lesion_dice` of each target: how much of what a missing scan costs the synthetic one gives back,
+    (synthetic - floor) / (ceiling - floor) of the means over subjects, with an interval by bootstrap over subjects.
+    Left out where the ceiling is not above the floor, so that the scan is not needed."""
+    by_subject = _by_subject(rows)
+    shares = {}
+    for name in (f"{figure}_{target}" for figure in ("dice", "lesion_dice") for target in TARGETS):
+        values = [by_subject.get(f"{name}_{row}", {}) for row in ("synthetic", "floor", "ceiling")]
+        table = np.array([[its[subject] for its in values] for subject in values[0]])  # (subjects, 3)
+        if len(table) and (share := _share(table)) is not None:
+            rng = np.random.default_rng(0)
+            drawn = [_share(table[rng.integers(0, len(table), len(table))]) for _ in range(_RESAMPLED)]
+            low, high = np.percentile([s for s in drawn if s is not None], [2.5, 97.5]).tolist()
+            shares[name] = Mean(share, low, high, len(table)) if len(table) > 1 else Mean(share, None, None, 1)
+    return shares
+
+
+def _share(table: NDArray[np.float64]) -> float | None:
+    synthetic, floor, ceiling = table.mean(axis=0)
+    return float((synthetic - floor) / (ceiling - floor)) if ceiling > floor else None
+
+
+def _by_subject(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """{figure: {subject: mean over its visits}}."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for subject, figures in rows:
         for name, value in figures.items():
-            by_subject[name][subject].append(value)
-    return {name: _mean([float(np.mean(v)) for v in by_subject[name].values()]) for name in FIGURES if by_subject[name]}
+            values[name][subject].append(value)
+    return {name: {subject: float(np.mean(v)) for subject, v in its.items()} for name, its in values.items()}
 
 
 def _mean(values: list[float]) -> Mean:

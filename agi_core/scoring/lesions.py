@@ -78,7 +78,7 @@ def score_segmentation(
 def dice_of(predicted: BoolArray, truth: BoolArray) -> float:
     """2 |A and B| / (|A| + |B|); 1 where both are empty."""
     total = np.count_nonzero(predicted) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(predicted & truth) / total if total else 1.0
+    return float(2 * np.count_nonzero(predicted & truth) / total) if total else 1.0
 
 
 def hausdorff95_mm(predicted: BoolArray, truth: BoolArray, *, spacing_mm: tuple[float, float, float]) -> float:

@@ -1,7 +1,7 @@
 """Which synthetic volume belongs to which real one: by the names that the layout gives to both."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +9,14 @@ from agi_core.data.scan_files import scan_files
 from agi_core.errors import ConfigError, DataError
 from agi_core.layouts import LAYOUTS
 
-_SEG = "seg"
+SEG = "seg"
 _NAMED = 5  # visits in a sentence
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A synthetic volume and the real scan of the same visit; `seg` is the tumour's segmentation, where there is one.
+    """A synthetic volume and the real scan of the same visit; `seg` is the tumour's segmentation, where there is one,
+    and `others` are the visit's real scans of other modalities.
 
     The session is empty where the layout does not name visits.
     """
@@ -26,6 +27,7 @@ class Pair:
     synthetic: Path
     real: Path
     seg: Path | None
+    others: Mapping[str, Path]
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ def find_pairs(
     if layout not in LAYOUTS:
         raise ConfigError(f"unknown layout '{layout}'; pass --layout {', '.join(LAYOUTS)}")
     real, synthetic = _named(data_dir, layout), _named(synthetic_dir, layout)
-    scored = {key: paths for key, paths in synthetic.items() if key[2] == (target or key[2]) != _SEG}
+    scored = {key: paths for key, paths in synthetic.items() if key[2] == (target or key[2]) != SEG}
     if not scored:
         there = ", ".join(sorted({modality for _, _, modality in synthetic})) or "nothing"
         raise DataError(
@@ -61,8 +63,15 @@ def find_pairs(
     pairs = []
     for key in sorted(scored.keys() & real.keys()):
         subject, session, modality = key
-        seg = real.get((subject, session, _SEG))
-        pair = Pair(subject, session, modality, _only(scored[key]), _only(real[key]), _only(seg) if seg else None)
+        others = {m: paths[0] for (*visit, m), paths in real.items() if visit == [subject, session] and len(paths) == 1}
+        seg = real.get((subject, session, SEG))
+        pair = Pair(
+            *key,
+            synthetic=_only(scored[key]),
+            real=_only(real[key]),
+            seg=_only(seg) if seg else None,
+            others={m: path for m, path in others.items() if m not in (modality, SEG)},
+        )
         if pair.synthetic.samefile(pair.real):
             raise DataError(f"{pair.synthetic} is the real scan itself. Give the folder of synthetic volumes.")
         pairs.append(pair)
@@ -83,6 +92,18 @@ def find_pairs(
         ),
     ]
     return pairs, [f"{what}: {_listed(which)}" for what, which in notes if which]
+
+
+def read_visits(folder_dir: Path, layout: str) -> dict[tuple[str, str], dict[str, Path]]:
+    """{(subject, session): {modality: file}} of a folder, its segmentations among them.
+
+    Raises:
+        DataError: the folder cannot be read, or has two files of one modality of a visit.
+    """
+    visits: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
+    for (subject, session, modality), paths in _named(folder_dir, layout).items():
+        visits[subject, session][modality] = _only(paths)
+    return visits
 
 
 def _named(folder_dir: Path, layout: str) -> dict[tuple[str, str, str], list[Path]]:

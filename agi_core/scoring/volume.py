@@ -18,6 +18,8 @@ from agi_core.scoring.consistency import consistency
 from agi_core.scoring.labels import ENHANCING, OEDEMA, Labels, read_labels
 from agi_core.scoring.pairs import Pair
 from agi_core.scoring.ssim import brasyn_ssim, ssim_volume
+from agi_core.segmentation.rows import segmentation_rows
+from agi_core.segmentation.segmenter import Segmenter
 
 _MIN_OVERLAP = 0.5
 _BRIGHTEST = (0.2, 5.0)  # of the synthetic volume, where 1 is the brightest of the real one
@@ -48,13 +50,14 @@ class Scored:
     picture: Picture
 
 
-def score_pair(pair: Pair, *, percentiles: bool = False) -> Scored:
+def score_pair(pair: Pair, *, percentiles: bool = False, segmenter: Segmenter | None = None) -> Scored:
     """Score one synthetic volume.
 
     Args:
         percentiles: whether its values are known to be on the scale of `synthesize`: 0 to 1 for the real scan's
             percentiles. Otherwise they are where the real scan has greater values than 1 and they do not; else they
             are in the units of the real scan.
+        segmenter: what to segment with the synthetic volume in the place of the real one.
 
     Raises:
         DataError: a file cannot be read, the segmentation is refused (`read_labels`), or the synthetic volume lies
@@ -78,6 +81,9 @@ def score_pair(pair: Pair, *, percentiles: bool = False) -> Scored:
                 figures[f"brasyn_ssim_{name}"] = ssim
     figures |= _region_figures(ours, scaled, regions)
     figures |= consistency(ours, scaled, head, affine=real.affine)
+    if segmenter is not None and labels is not None:
+        more, why_not = segmentation_rows(segmenter, pair, synthetic=ours, real=scaled, labels=labels, grid=real.grid)
+        figures, doubts = figures | more, doubts + why_not
     fault = image_fault(ours[head])
     doubts += [f"the synthetic volume is {fault}"] if fault else []
     return Scored(pair, figures, tuple(doubts), _picture(ours, scaled, head, labels, real))

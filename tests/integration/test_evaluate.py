@@ -166,3 +166,18 @@ def test_labels_of_2020_score_as_those_of_2023(folders: tuple[Path, Path], tmp_p
         save(path, np.where(labels == 3, 4, labels).astype(np.uint8), AFFINE)
     assert agi_core([*command, str(tmp_path / "old")]) == 0
     assert (tmp_path / "old" / "subjects.csv").read_text() == (tmp_path / "new" / "subjects.csv").read_text()
+
+
+def test_a_segmentation_network_of_the_command(tree: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Trained for one step, so its figures mean nothing; it knows whom it was trained on."""
+    (_, made), network = folders, str(tmp_path / "net.safetensors")
+    train = shutil.copytree(tree, tmp_path / "train", ignore=shutil.ignore_patterns(f"{NAMES[2]}*"))
+    assert agi_core(["segment", "--train", str(train), "--steps", "1", "--out", network]) == 0
+    command = ["evaluate", "--synthetic", str(made), "--data", str(tree), "--layout", "brats", "--segmenter", network]
+    assert agi_core([*command, "--out", str(tmp_path / "out")]) == 0
+    rows = {f"{row['subject']}-{row['session']}": row for row in table(tmp_path / "out")}
+    assert [name for name, row in rows.items() if row["dice_WT_ceiling"]] == [NAMES[2]]
+    assert {"lesion_dice_ET_floor", "lesion_hd95_mm_TC_regression", "dice_TC_synthetic"} <= rows[NAMES[2]].keys()
+    assert re.fullmatch("[0-9a-f]{16}", json.loads((tmp_path / "out" / "summary.json").read_text())["segmenter"])
+    assert agi_core([*command, "--segmenter", str(tmp_path / "none"), "--out", str(tmp_path / "two")]) == 2
+    assert not (tmp_path / "two").exists()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agi_core.scoring.figures import FIGURES, means
+from agi_core.scoring.figures import FIGURES, means, recovered_shares
 
 
 def test_the_interval_is_over_subjects_and_not_over_visits() -> None:
@@ -20,3 +20,16 @@ def test_a_figure_that_some_lack_is_the_mean_of_the_others() -> None:
     assert result["mae_head"].subjects == 2
     assert [*result] == [name for name in FIGURES if name in result]
     assert means([]) == {}
+
+
+def test_a_recovered_share_by_hand() -> None:
+    """Means 0.9, 0.5 and 0.7 of ceiling, floor and synthetic: half of what is lost."""
+    values = {"ceiling": (0.8, 1.0), "floor": (0.5, 0.5), "synthetic": (0.65, 0.75)}
+    rows = [(subject, {f"dice_WT_{row}": its[n] for row, its in values.items()}) for n, subject in enumerate("ab")]
+    share = recovered_shares(rows)["dice_WT"]
+    assert (share.mean, share.subjects) == (pytest.approx(0.5), 2)
+    assert (share.low, share.high) == (pytest.approx(0.5), pytest.approx(0.5))  # it is a half for either
+
+
+def test_no_share_where_the_scan_is_not_needed() -> None:
+    assert recovered_shares([("a", {f"dice_WT_{row}": 0.5 for row in ("ceiling", "floor", "synthetic")})]) == {}

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.errors import DataError
+from agi_core.scoring.evaluation import Evaluation, evaluate, text_of
+from agi_core.scoring.pairs import Pair, find_pairs
+from agi_core.segmentation.segmenter import Segmenter
+from tests.support.brats_tree import AFFINE, read, save, write_subject
+
+
+def evaluated(root: Path, segmenter: Segmenter, *, numbers: tuple[int, ...]) -> Evaluation:
+    """A synthetic t2f that is the real one with a little noise."""
+    for number in numbers:
+        name = write_subject(root / "data", number)
+        real = read(root / "data" / name / f"{name}-t2f.nii.gz")
+        noise = np.random.default_rng(number).normal(0, 2, real.shape)
+        save(root / "made" / f"{name}-t2f.nii.gz", np.where(real > 0, real + noise, 0).astype(np.float32))
+    return evaluate(find_pairs(root / "data", root / "made", layout="brats")[0], notes=[], segmenter=segmenter)
+
+
+def test_the_four_rows_and_the_recovered_share(trained: Segmenter, tmp_path: Path) -> None:
+    result = evaluated(tmp_path, trained, numbers=(11, 12, 13))
+    means = {name: mean.mean for name, mean in result.means.items()}
+    ceiling, floor, synthetic = (means[f"dice_WT_{row}"] for row in ("ceiling", "floor", "synthetic"))
+    assert ceiling > floor + 0.05
+    assert synthetic == pytest.approx(ceiling, abs=0.03)
+    assert means["dice_WT_regression"] != floor
+    share = result.recovered_shares["dice_WT"]
+    assert share.mean == pytest.approx((synthetic - floor) / (ceiling - floor))
+    assert share.low is not None
+    assert share.high is not None
+    assert share.low <= share.mean <= share.high
+    assert result.segmenter == trained.hash
+    assert "recovered share, dice_WT" in text_of(result)
+
+
+def test_who_trained_the_network_is_not_segmented(trained: Segmenter, tmp_path: Path) -> None:
+    result = evaluated(tmp_path, trained, numbers=(1, 11))
+    assert result.means["dice_WT_ceiling"].subjects == 1
+    assert result.notes == ["BraTS-GLI-00001 000: not segmented: it trained the segmentation network"]
+
+
+def test_a_visit_without_all_scans_is_not_segmented_and_a_moved_one_refused(trained: Segmenter, tmp_path: Path) -> None:
+    pair: Pair = evaluated(tmp_path, trained, numbers=(11,)).scored[0].pair
+    save(pair.others["t2w"], read(pair.others["t2w"]), AFFINE * 1.1)
+    with pytest.raises(DataError, match=r"t2w.nii.gz lies on another grid than .*t2f.nii.gz"):
+        evaluate([pair], notes=[], segmenter=trained)
+    pair.others["t2w"].unlink()
+    pairs, _ = find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")
+    result = evaluate(pairs, notes=[], segmenter=trained)
+    assert result.notes == ["BraTS-GLI-00011 000: not segmented: it has no t2w"]
+    assert result.recovered_shares == {}

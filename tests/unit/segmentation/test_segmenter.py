@@ -1,0 +1,77 @@
+"""The segmentation network at toy size: it learns, it is the same again from its file, and others are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.data.intensity import scale_intensity
+from agi_core.errors import DataError, RunError
+from agi_core.scoring.lesions import dice_of
+from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings, read_segmenter
+from agi_core.segmentation.training import train_segmenter
+from tests.support.brats_tree import AFFINE, labels_of, read, save, write_subject
+from tests.support.head_scans import Array
+
+
+def scans(root: Path, number: int) -> dict[str, Array]:
+    name = write_subject(root, number)
+    paths = {modality: root / name / f"{name}-{modality}.nii.gz" for modality in MODALITIES}
+    return {modality: scale_intensity(read(path).astype(np.float32))[0] for modality, path in paths.items()}
+
+
+def test_it_learns(trained: Segmenter, losses: list[float], tmp_path: Path) -> None:
+    """On a subject that it has never seen."""
+    assert len(losses) == trained.settings.steps
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    masks = trained.segment(scans(tmp_path, 7))
+    assert [*masks] == ["WT", "TC", "ET"]
+    assert dice_of(masks["WT"], labels_of(7) > 0) > 0.6
+
+
+def test_a_regression_is_that_of_the_training_subjects(trained: Segmenter, tmp_path: Path) -> None:
+    volumes = scans(tmp_path, 8)
+    made = trained.regressed("t2f", volumes)
+    head = np.any([volumes[modality] > 0 for modality in ("t1n", "t1c", "t2w")], axis=0)
+    assert made.shape == volumes["t2f"].shape
+    error, spread = np.abs(made - volumes["t2f"])[head].mean(), volumes["t2f"][head].std()
+    assert error < 0.5 * spread
+    assert not made[~head].any()
+
+
+def test_the_same_seed_gives_the_same_network_and_so_does_its_file(
+    tree: Path, trained: Segmenter, tmp_path: Path
+) -> None:
+    few = SegmenterSettings(channels=(8, 16), patch=(16, 16, 16), steps=2)
+    one, other = (train_segmenter(tree, few)[0] for _ in range(2))
+    assert one.hash == other.hash != trained.hash
+    trained.write(tmp_path / "net.safetensors")
+    again = read_segmenter(tmp_path / "net.safetensors")
+    assert again.hash == trained.hash
+    assert again.settings == trained.settings
+    volumes = scans(tmp_path, 9)
+    for target, mask in trained.segment(volumes).items():
+        np.testing.assert_array_equal(again.segment(volumes)[target], mask)
+    np.testing.assert_array_equal(again.regressed("t1c", volumes), trained.regressed("t1c", volumes))
+
+
+def test_a_patch_may_be_larger_than_the_head(tree: Path, tmp_path: Path) -> None:
+    large = SegmenterSettings(channels=(4, 8), patch=(32, 32, 32), steps=1, batch_size=1)
+    segmenter, _ = train_segmenter(tree, large)
+    assert segmenter.segment(scans(tmp_path, 1))["WT"].shape == labels_of(1).shape
+
+
+def test_what_cannot_be_used_is_refused(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="none is no segmentation network of this release"):
+        read_segmenter(tmp_path / "none")
+    with pytest.raises(RunError, match="is no segmentation network"):
+        read_segmenter(next(tree.rglob("*.nii.gz")))
+    few = SegmenterSettings(patch=(16, 16, 16), steps=1)
+    write_subject(tmp_path / "some", 1, seg=False)
+    with pytest.raises(DataError, match=r"no visit in .*some has t1n, t1c, t2w, t2f and seg"):
+        train_segmenter(tmp_path / "some", few)
+    name = write_subject(tmp_path / "moved", 1)
+    path = tmp_path / "moved" / name / f"{name}-t2w.nii.gz"
+    save(path, read(path), AFFINE * 1.1)
+    with pytest.raises(DataError, match=r"t2w.nii.gz lies on another grid than .*t1n.nii.gz"):
+        train_segmenter(tmp_path / "moved", few)
