@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from agi_core.__main__ import main as agi_core
-from agi_core.scoring.figures import ROWS
+from agi_core.scoring.evaluation import share
+from agi_core.scoring.figures import ROWS, Mean
 from benchmarks.results import commit
 from simulations.run import main as simulate
 
@@ -90,8 +91,8 @@ def row(missing: str, kind: str, summaries: Sequence[Mapping[str, Any]]) -> list
     """Means over the seeds; the share with its interval over subjects for each of them."""
     dice = [np.mean([s["figures"][f"dice_{TARGET}_{name}"]["mean"] for s in summaries]) for name in ROWS]
     shares = [s["recovered_shares"].get(f"dice_{TARGET}") for s in summaries]
-    told = [f"{s['mean']:.0%} ({s['low']:.0%} to {s['high']:.0%})" if s else "not needed" for s in shares]
-    return [missing, kind, *(f"{value:.3f}" for value in dice), ", ".join(told)]
+    told = [share(Mean(**s)) if s else "not needed" for s in shares]
+    return [missing, kind, *(f"{value:.3f}" for value in dice), "; ".join(told)]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from agi_core.report.examples import Example
 from agi_core.report.markup import bullets, db, panels, paragraph, plural, row, section, table
 from agi_core.report.record import without_ids
 from agi_core.report.sections import MAX_EXAMPLES
-from agi_core.scoring.evaluation import Evaluation, written
-from agi_core.scoring.figures import FIGURES
+from agi_core.scoring.evaluation import Evaluation, share, written
+from agi_core.scoring.figures import FIGURES, SEGMENTED, segmented_rows
+from agi_core.scoring.labels import TARGETS
 from agi_core.scoring.volume import Scored
 
 PAGE_NAME = "evaluation.html"
@@ -29,12 +30,15 @@ _MEANING = (
 def write_page(out_dir: Path, evaluation: Evaluation) -> Path:
     """Write the page and return its path. Raises RunError where it cannot be written."""
     modalities = ", ".join(sorted({scored.pair.modality for scored in evaluation.scored}))
-    rows = []
-    for name, mean in evaluation.means.items():
-        rows.append(row(escape(FIGURES[name].label), [*written(name, mean), mean.subjects]))
+    rows = [
+        row(escape(FIGURES[name].label), [*written(name, mean), mean.subjects])
+        for name, mean in evaluation.means.items()
+        if not FIGURES[name].segmented
+    ]
     notes = [without_ids(note, evaluation.subject_ids) for note in evaluation.notes]
     body = (
         section("Figures", table(("", "Mean", "95 % interval", "Subjects"), rows) + paragraph(_MEANING)),
+        _segmented(evaluation),
         section("Notes", bullets(notes) if notes else paragraph("None.")),
         section("Slices", _slices(evaluation)),
     )
@@ -47,6 +51,20 @@ def write_page(out_dir: Path, evaluation: Evaluation) -> Path:
     )
     atomic.write_text(out_dir / PAGE_NAME, page)
     return out_dir / PAGE_NAME
+
+
+def _segmented(evaluation: Evaluation) -> str:
+    """What a segmentation network finds with each stand-in; empty where none was used."""
+    rows = [row(escape(name), cells) for name, cells in segmented_rows(evaluation.means)]
+    if not rows:
+        return ""
+    shares = [f"Recovered share, {name}: {share(mean)}." for name, mean in evaluation.recovered_shares.items()]
+    heads = ("Given", *(f"{label}, {target}" for label in SEGMENTED.values() for target in TARGETS))
+    meaning = (
+        f"Network {evaluation.segmenter}, means over subjects. WT whole tumour, TC tumour core, ET enhancing tumour."
+        " Recovered share: (synthetic - floor) / (ceiling - floor), with a bootstrap interval over subjects."
+    )
+    return section("Segmentation", table(heads, rows) + bullets(shares) + paragraph(meaning))
 
 
 def _slices(evaluation: Evaluation) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agi_core.host import atomic
-from agi_core.scoring.figures import CONFIDENCE, FIGURES, Mean, means, recovered_shares
+from agi_core.scoring.figures import CONFIDENCE, FIGURES, SEGMENTED, Mean, means, recovered_shares, segmented_rows
+from agi_core.scoring.labels import TARGETS
 from agi_core.scoring.pairs import Pair
 from agi_core.scoring.volume import Scored, score_pair
 from agi_core.segmentation.segmenter import Segmenter
@@ -101,20 +102,29 @@ def _summary(evaluation: Evaluation, *, of: str) -> dict[str, Any]:
 
 
 def text_of(evaluation: Evaluation) -> str:
-    """The means with their intervals, a line each, then the notes."""
+    """The means with their intervals, a line each, what was segmented, then the notes."""
+    by_name = evaluation.means
     lines = [f"{'':40}{'mean':>10}   95 % interval over subjects"]
-    for name, mean in evaluation.means.items():
-        value, interval = written(name, mean)
-        lines.append(f"{FIGURES[name].label:40}{value:>10}   {interval:20} n = {mean.subjects}")
-    for name, mean in evaluation.recovered_shares.items():
-        lines.append(f"{f'recovered share, {name}':40}{share(mean)}")
+    for name, mean in by_name.items():
+        if not FIGURES[name].segmented:
+            value, interval = written(name, mean)
+            lines.append(f"{FIGURES[name].label:40}{value:>10}   {interval:20} n = {mean.subjects}")
+    if rows := segmented_rows(by_name):
+        heads = "".join(f"{label:>24}" for label in SEGMENTED.values())
+        lines += [
+            "",
+            f"{'segmentation with':40}{heads}",
+            f"{'':40}{''.join(f'{t:>8}' for t in TARGETS) * len(SEGMENTED)}",
+        ]
+        lines += [f"{row:40}{''.join(f'{cell:>8}' for cell in cells)}" for row, cells in rows]
+        lines += [f"recovered share, {name}: {share(mean)}" for name, mean in evaluation.recovered_shares.items()]
     return "\n".join([*lines, *(f"warning: {note}" for note in evaluation.notes)])
 
 
 def share(mean: Mean) -> str:
     """A recovered share with its interval, in percent."""
-    interval = "" if mean.low is None else f"   {mean.low:.0%} to {mean.high:.0%}"
-    return f"{mean.mean:>10.0%}{interval}   n = {mean.subjects}"
+    interval = "" if mean.low is None else f" ({mean.low:.0%} to {mean.high:.0%})"
+    return f"{mean.mean:.0%}{interval}, n = {mean.subjects}"
 
 
 def written(name: str, mean: Mean) -> tuple[str, str]:

@@ -24,10 +24,11 @@ _RESAMPLED = 2000
 
 
 class Figure(NamedTuple):
-    """What a table calls it, and how many decimals it shows."""
+    """What a table calls it, and how many decimals it shows; of a segmentation it stands in a table of its own."""
 
     label: str
     decimals: int
+    segmented: bool = False
 
 
 _REGIONS = ("head", "healthy", "tumour", "oedema", "enhancing")
@@ -46,7 +47,9 @@ FIGURES: dict[str, Figure] = {
     **{f"volume_ratio_{name}": Figure(f"Volume ratio, {name}", 3) for name in CLASSES},
     **{f"centroid_shift_mm_{name}": Figure(f"Centroid shift (mm), {name}", 2) for name in CLASSES},
     **{
-        f"{figure}_{target}_{row}": Figure(f"{label}, {target}, {row}", 1 if figure.endswith("mm") else 3)
+        f"{figure}_{target}_{row}": Figure(
+            f"{label}, {target}, {row}", 1 if figure.endswith("mm") else 3, segmented=True
+        )
         for figure, label in SEGMENTED.items()
         for target in TARGETS
         for row in ROWS
@@ -68,6 +71,16 @@ def means(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
     because they are not independent. A figure that some lack is the mean of the others."""
     by_subject = _by_subject(rows)
     return {name: _mean([*by_subject[name].values()]) for name in FIGURES if name in by_subject}
+
+
+def segmented_rows(by_name: Mapping[str, Mean]) -> list[tuple[str, list[str]]]:
+    """(row, mean of each of `SEGMENTED` for each of `TARGETS`) as text, a row for each of `ROWS` that was segmented."""
+    names = [f"{figure}_{target}" for figure in SEGMENTED for target in TARGETS]
+    return [
+        (f"{row}: {given}", [f"{by_name[key].mean:.{FIGURES[key].decimals}f}" for key in (f"{n}_{row}" for n in names)])
+        for row, given in ROWS.items()
+        if f"{names[0]}_{row}" in by_name
+    ]
 
 
 def recovered_shares(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:

@@ -24,6 +24,7 @@ from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
 from agi_core.prediction import through_windows
+from agi_core.scoring.box import box_of
 from agi_core.scoring.labels import TARGETS
 from agi_core.voxel_regression import VoxelRegression
 
@@ -67,11 +68,15 @@ class Segmenter:
 
     def segment(self, volumes: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
         """The masks (I, J, K) of `TARGETS` from `MODALITIES` (I, J, K), each in [0, 1] on its own percentiles."""
-        sources = _stacked([volumes[modality] for modality in MODALITIES])
+        brain = np.any([volumes[modality] != 0 for modality in MODALITIES], axis=0)  # nothing is segmented outside
+        box = box_of(brain, margin=0)
         self.module.eval()
+        sources = _stacked([volumes[modality][box] for modality in MODALITIES])
         logits = through_windows(self.module, sources, crop=self.settings.patch).numpy()  # (D, C, H, W)
-        brain = (sources != 0).any(dim=1).numpy()  # nothing is segmented outside
-        return {target: ((logits[:, c] > 0) & brain).transpose(2, 1, 0) for c, target in enumerate(TARGETS)}
+        masks = {target: np.zeros_like(brain) for target in TARGETS}
+        for c, mask in enumerate(masks.values()):
+            mask[box] = (logits[:, c].transpose(2, 1, 0) > 0) & brain[box]
+        return masks
 
     def regressed(self, target: str, volumes: Mapping[str, FloatArray]) -> FloatArray:
         """The modality `target` (I, J, K) by voxel regression from the other three, in [0, 1]; 0 where these are 0."""

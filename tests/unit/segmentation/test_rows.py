@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from agi_core.errors import DataError
+from agi_core.report.evaluation_page import write_page
 from agi_core.scoring.evaluation import Evaluation, evaluate, text_of
 from agi_core.scoring.pairs import Pair, find_pairs
 from agi_core.segmentation.segmenter import Segmenter
@@ -33,7 +34,12 @@ def test_the_four_rows_and_the_recovered_share(trained: Segmenter, tmp_path: Pat
     assert share.high is not None
     assert share.low <= share.mean <= share.high
     assert result.segmenter == trained.hash
-    assert "recovered share, dice_WT" in text_of(result)
+    lines = text_of(result).splitlines()
+    assert f"recovered share, dice_WT: {share.mean:.0%} ({share.low:.0%} to {share.high:.0%}), n = 3" in lines
+    (row,) = (line for line in lines if line.startswith("ceiling: four real scans"))
+    assert row.split()[4] == f"{ceiling:.3f}"
+    page = write_page(tmp_path, result).read_text()
+    assert all(cell in page for cell in row.split()[4:])
 
 
 def test_who_trained_the_network_is_not_segmented(trained: Segmenter, tmp_path: Path) -> None:
