@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
+from agi_core.keys import KeyTable
 from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.network import Network
 from agi_core.protocol import ALL, EVALUATE, STATISTICS, TEST, TRAIN, VALIDATION
@@ -191,7 +192,9 @@ class Rounds:
 
 
 def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
-    state = RunState(initial_weights(config), run_id=run_state.new_run_id(run_dir))
+    weights = initial_weights(config)
+    KeyTable.of(config, {name: array.ndim for name, array in weights.items()}).write(run_dir)
+    state = RunState(weights, run_id=run_state.new_run_id(run_dir))
     log, federation = EventLog(run_dir), config.federation
     log.append(events.RunStarted(run_id=state.run_id, sites=federation.sites, unseen_sites=federation.unseen_sites))
     run_state.save(run_dir, state, log)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ProtocolError
+from agi_core.keys import KeyTable
 from agi_core.metric_table import is_possible
 from agi_core.privacy.trainable import names_of
 from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack
@@ -82,7 +83,7 @@ def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: Run
     refused: dict[str, str] = {}
     for site, reply in sorted(replies.items()):
         try:
-            updates[site] = read_update(reply, request, site, local_steps=config.training.local_steps)
+            updates[site] = read_update(reply, request, site, task=config.task)
         except ProtocolError as error:
             refused[site] = str(error)
 
@@ -103,12 +104,12 @@ def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: Run
     return Verdict(accepted, clipped, refused)
 
 
-def read_update(reply: Reply, request: Request, site: str, *, local_steps: int) -> SiteUpdate:
+def read_update(reply: Reply, request: Request, site: str, *, task: Task) -> SiteUpdate:
     """The reply to a training request as an update. Its change is not judged here.
 
     Raises:
-        ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, no training subject, or
-            another number of steps than 1 to `local_steps`.
+        ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, a change of what the run
+            keeps (`agi_core.keys`), no training subject, or another number of steps than 1 to `training.local_steps`.
     """
     if reply.weights is None:
         raise ProtocolError("the reply to a training request holds no weights")
@@ -117,12 +118,16 @@ def read_update(reply: Reply, request: Request, site: str, *, local_steps: int) 
         raise ProtocolError(f"the reply's weights are of model {got}, expected {expected}")
     if reply.num_examples < 1:
         raise ProtocolError(f"the reply counts {reply.num_examples} training subjects")
-    if not 1 <= reply.steps <= local_steps:
-        raise ProtocolError(f"the reply names {reply.steps} steps, {local_steps} were asked for")
+    if not 1 <= reply.steps <= task.training.local_steps:
+        raise ProtocolError(f"the reply names {reply.steps} steps, {task.training.local_steps} were asked for")
     weights = unpack(reply.weights)
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ProtocolError(f"the reply's {name} is not finite")
+    sent = unpack(request.weights)
+    for name in KeyTable.of(task, {name: array.ndim for name, array in sent.items()}).frozen:
+        if not np.array_equal(weights[name], sent[name]):
+            raise ProtocolError(f"the reply changes {name}, which this run keeps as it is")
     return SiteUpdate(site, weights, reply.num_examples, reply.metrics, reply.suppressed)
 
 

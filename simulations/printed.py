@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agi_core.config.schema import RunConfig
+from agi_core.keys import KeyTable
 from agi_core.models.model_config import name_of
-from agi_core.run.initial_weights import weights_file
+from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.scores import Metrics, Scores
 from agi_core.run.summary import Summary
 from simulations.sites import Federation
@@ -30,6 +31,8 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
         + (f"; unseen: {unseen}" if unseen else "")
         + (f"; starts from {path.name}" if (path := weights_file(config)) else "")
     )
+    axes = {name: array.ndim for name, array in initial_weights(config).items()}
+    console.print(str(KeyTable.of(config, axes)))
     for warning in federation.warnings:
         console.print(f"warning: {warning}")
         scans = federation.doubted.get(warning, ())

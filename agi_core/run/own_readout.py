@@ -10,6 +10,7 @@ from safetensors.numpy import save
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
+from agi_core.keys import is_personal
 from agi_core.network import Network
 from agi_core.ridge import Vector
 
@@ -48,7 +49,7 @@ def _body(network: Network) -> str:
     """A hash of all weights but the last layer's, whose features the readout weights."""
     digest = hashlib.sha256()
     for name, array in sorted(network.weights.items()):
-        if not name.startswith(("head.", "prior.")):
+        if not is_personal(name):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

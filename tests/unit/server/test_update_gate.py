@@ -110,10 +110,23 @@ def spoilt(value: float) -> dict[str, Any]:
 def test_anything_else_is_refused_and_the_others_are_used(change: dict[str, Any]) -> None:
     attack = dataclasses.replace(REPLY, **change)
     with pytest.raises(ProtocolError):
-        read_update(attack, REQUEST, "A", local_steps=8)
+        read_update(attack, REQUEST, "A", task=config_of().task)
     verdict = judge({"A": attack, "B": moved(0.01), "C": moved(0.01, seed=1)})
     assert list(verdict.refused) == ["A"]
     assert list(verdict.accepted) == ["B", "C"]
+
+
+def test_what_the_run_keeps_is_not_changed_by_a_reply() -> None:
+    """In a private run of norms and biases the matrix stays bit for bit."""
+    private = config_of("privacy.epsilon=8", "privacy.noise_multiplier=1")
+    bias = dataclasses.replace(REPLY, weights=pack({**SENT, "b": np.full(20, 1e-4, np.float32)}))
+    matrix = SENT["w"].copy()
+    matrix[3, 4] = np.nextafter(matrix[3, 4], 2)
+    both = dataclasses.replace(REPLY, weights=pack({"b": SENT["b"], "w": matrix}))
+    verdict = judge({"A": bias, "B": both}, private)
+    assert [*verdict.accepted] == ["A"]
+    assert verdict.refused == {"B": "the reply changes w, which this run keeps as it is"}
+    assert not judge({"B": both}).refused  # where all weights are trained
 
 
 @pytest.mark.parametrize("change", [{"run_id": "another"}, {"round": 1}, {"nonce": "stale"}])
@@ -322,7 +335,7 @@ def test_fifty_private_rounds_with_different_noise(
     sigmas: dict[str, float], seeded: Callable[[int], NoiseSource]
 ) -> None:
     """Real private steps of unequal sites, of which some add more noise than the task asks for."""
-    config = config_of("privacy.epsilon=8", "privacy.noise_multiplier=1")
+    config = config_of("privacy.epsilon=8", "privacy.noise_multiplier=1", "privacy.trainable=all")
     schedule = dataclasses.replace(config.training, learning_rate=config.privacy.learning_rate)
     model = nn.Linear(20, 20)
     sent = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
