@@ -71,8 +71,8 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
 
 def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence[Scan]) -> Iterator[CheckRow]:
     """What is spent of the site's privacy budgets on these subjects, and what is left. There are no rows for a site
-    without privacy."""
-    if site.privacy is None:
+    without privacy, nor where nobody can be used."""
+    if site.privacy is None or not usable:
         return
     from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
     from client.work.site_ledger import has_begun
