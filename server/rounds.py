@@ -180,7 +180,8 @@ class Rounds:
             yield
         except (AgiError, httpx.HTTPError) as error:
             if isinstance(error, httpx.HTTPError):
-                error = RunError(f"the SuperLink failed ({' '.join(str(error).split())[:100]}); see superlink.log")
+                said = " ".join(str(error).split())[:100]
+                error = RunError(f"the SuperLink failed ({said}); see superlink.log, and whether the disk is full")
             with contextlib.suppress(AgiError):  # the disk may be full
                 self._events.append(events.RunPaused(round=self._state.round, reason=str(error)))
                 run_state.keep_events(self._run_dir, self._events)

@@ -1,4 +1,4 @@
-"""Starting and ending `flower-superlink`, with documented flags only.
+"""Starting and ending `flower-superlink` (`server.guarded_superlink`), with documented flags only.
 
 It serves hospitals (`/v1/fleet/`) and the `flwr` command (`/v1/control/`, which has no login) on one port. Therefore it
 listens on loopback, and a reverse proxy exposes the first path only.
@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from agi_core.errors import RunError
-from agi_core.host.flower_environment import BIN_DIR, flower_environment
+from agi_core.host.flower_environment import flower_environment
 from agi_core.host.processes import adopt_orphans, descendants, die_with, end_descendants, has_ended
 from server import flower_cli
 from server.coordinator import CoordinatorDir
@@ -30,7 +31,7 @@ def command(coordinator: CoordinatorDir, *, host: str, port: int, health_port: i
     """The whole command line of `flower-superlink`."""
     certificates = coordinator.certificates
     return [
-        str(BIN_DIR / "flower-superlink"),
+        *(sys.executable, "-m", "server.guarded_superlink"),
         *("--host", host, "--port", str(port)),
         *("--ssl-ca-certfile", str(certificates.ca_path)),
         *("--ssl-certfile", str(certificates.server_path)),
@@ -94,6 +95,8 @@ def _name_of(process: int) -> str:
         words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         words = [""]
+    if "server.guarded_superlink" in words:
+        return "flower-superlink"
     programs = (Path(word).name for word in words)
     return next((name for name in programs if name.startswith("flower-")), words[0] or "a program")
 

@@ -178,7 +178,9 @@ def test_a_site_that_is_lost_for_a_minute(
 def test_a_superlink_that_is_killed(federation: Federation, hospital: Hospital) -> None:
     run = submit(federation, "superlink", quorum=2, deadline_s=MINUTE_S, rounds=2)
     worker = hospital.hold(round=2)
-    (superlink,) = [process for process, command in federation.up.processes().items() if "flower-superlink " in command]
+    (superlink,) = [
+        process for process, command in federation.up.processes().items() if "guarded_superlink " in command
+    ]
     os.kill(superlink, signal.SIGKILL)
     assert federation.up.process.wait(LIMIT_S * slowness()) == 2
     until(lambda: not federation.up.processes(), "nothing is left of it", deadline_s=STOP_S * slowness())

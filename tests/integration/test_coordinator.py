@@ -303,7 +303,7 @@ def test_a_killed_superlink_leaves_nothing_behind_and_its_run_is_resumed(
         (superlink_id,) = [
             process
             for process in processes_of(folder)
-            if b"flower-superlink\0" in Path(f"/proc/{process}/cmdline").read_bytes()
+            if b"server.guarded_superlink\0" in Path(f"/proc/{process}/cmdline").read_bytes()
         ]
         os.kill(superlink_id, signal.SIGKILL)
         assert running.up.process.wait(20) == 2
@@ -353,18 +353,23 @@ def test_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def words(process: int) -> list[str]:
-    """Its command line; the second word is the script of a Python program."""
+    """Its command line; the second word is the script of a Python program, or the third its module."""
     return Path(f"/proc/{process}/cmdline").read_text().split("\0")
 
 
-@pytest.mark.parametrize("program", ["flower-superexec", "flower-superlink"])
-def test_it_ends_when_one_of_its_programs_does(tmp_path: Path, program: str) -> None:
+@pytest.mark.parametrize(
+    ("started", "program"),
+    [("flower-superexec", "flower-superexec"), ("server.guarded_superlink", "flower-superlink")],
+)
+def test_it_ends_when_one_of_its_programs_does(tmp_path: Path, started: str, program: str) -> None:
     """A 500 of the SuperLink ended the one that starts runs, nothing noticed, and no run started any more."""
     folder = tmp_path / "coordinator"
     assert main(["certs", "--dir", str(folder), "--name", "coord.example.org"]) == 0
     up = start(folder, free_port(), free_port())
     try:
-        (victim,) = [process for process in processes_of(folder) if program in words(process)[1]]
+        (victim,) = [
+            process for process in processes_of(folder) if any(word.endswith(started) for word in words(process)[1:3])
+        ]
         os.kill(victim, signal.SIGKILL)
         assert up.process.wait(DEADLINE_S) == 2  # the service starts it again
         until(lambda: any(f"error: {program} ended by itself" in line for line in up.printed), "the reason")

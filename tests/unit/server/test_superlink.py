@@ -13,7 +13,7 @@ def test_every_flag_is_documented(tmp_path: Path) -> None:
     coordinator = CoordinatorDir(tmp_path)
     command = superlink.command(coordinator, host="127.0.0.1", port=8000, health_port=8001)
     shown = subprocess.run(
-        [command[0], "--help"],
+        [*command[:3], "--help"],
         env=flower_environment(coordinator.flwr_home),
         capture_output=True,
         text=True,
