@@ -4,9 +4,9 @@
 
 A tiny site is trained 200 times by the product's own private step, half of the times with one patient more: a canary,
 whose images no other patient resembles. The auditor knows everything but the noise and the lots: all patients, and all
-weights before and after each step. Of each step it takes the noised gradient, subtracts what is expected of the others,
-and measures the rest along the canary's clipped gradient. It says "with the canary" where the sum over the steps is
-more than half of what the canary is expected to add. That threshold is set before any training.
+weights before and after each step. It measures each step's noised gradient along the part of the canary's clipped
+gradient in which no other patient has any. It says "with the canary" where the sum over the steps is more than half of
+what the canary is expected to add. That threshold is set before any training.
 
 From the errors of 100 + 100 guesses follows, with 95 % confidence, a lower bound of epsilon (Clopper and Pearson 1934;
 Jagielski, Ullman, Oprea 2020): with p the lowest probability of a true alarm and f the highest of a false one,
@@ -70,9 +70,11 @@ def alarm(sigma: float, *, canary: bool, seed: int) -> bool:
     model = build_model(ModelConfig(conv="plain", widths=(4,)), sources=2, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)  # it shows the noised gradient; AdamW hides part of it
     mechanism, noise = Mechanism(sigma, CLIP, LOT_RATE, PATIENTS), insecure_seeded_noise(seed)
-    site, shown = [*others, odd_one][: PATIENTS + canary], 0.0
+    site, shown, expected = [*others, odd_one][: PATIENTS + canary], 0.0, 0.0
     for _ in range(STEPS):
-        direction, expected = clipped_gradient(model, odd_one), sum(clipped_gradient(model, one) for one in others)
+        own = clipped_gradient(model, odd_one)
+        span, _ = torch.linalg.qr(torch.stack([clipped_gradient(model, one) for one in others], dim=1))
+        own = own - span @ (span.T @ own)
         private_step(
             model,
             optimizer,
@@ -82,8 +84,9 @@ def alarm(sigma: float, *, canary: bool, seed: int) -> bool:
             noise=noise,
         )
         told = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        shown += float((told * PATIENTS * LOT_RATE - LOT_RATE * expected) @ direction) / CLIP**2
-    return shown > LOT_RATE * STEPS / 2
+        shown += float(told @ own) * PATIENTS * LOT_RATE
+        expected += float(own @ own) * LOT_RATE
+    return shown > expected / 2
 
 
 def lowest_epsilon(true_alarms: int, false_alarms: int, *, trainings: int) -> float:
