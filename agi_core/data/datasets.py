@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from agi_core.config.schema import Task
-from agi_core.data.cached_session import CachedSession
+from agi_core.data.cached_session import CachedSession, Float16Array
 from agi_core.data.misalignment import Perturb, perturbation
-from agi_core.data.slabs import around
+from agi_core.data.slabs import SliceBox, around
 from agi_core.errors import DataError
 from agi_core.scenario import parse_scenario
 
-Crop = npt.NDArray[np.float32]
+Crop = npt.NDArray[np.floating]
 MIN_FOREGROUND = 0.05
 """Share of the head box's in-plane area that must be head, for a slice to be used in training and validation."""
+WHOLE: SliceBox = slice(None), slice(None)
 
 
 @dataclass(frozen=True)
@@ -120,37 +121,39 @@ class TrainingSlices:
         corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
         seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist() if self.perturb else numbers
         drawn = zip(numbers, corners, seeds, strict=True)
-        images = torch.from_numpy(np.stack([self._read_crop(among[n], corner, seed) for n, corner, seed in drawn]))
+        crops = [self._read_crop(among[n], corner, seed) for n, corner, seed in drawn]
+        images = torch.from_numpy(np.stack(crops)).float()  # torch is several times faster at it than NumPy
         return Batch(*_sources_and_target(images, self.neighbours))
 
     def _read_crop(self, number: int, corner: tuple[float, float], seed: int) -> Crop:
-        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): float32 (M + 1, h, w), or with
+        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): (M + 1, h, w), or with
         neighbours (M + 1, 2n + 1, h, w). Neighbours are moved alike: by what `seed` draws. In 3-D `_read_patch`."""
         session, k = self.sessions[self.session_of_slice[number]], int(self.slice_number[number])
         if len(self.crop) == 3:
             return self._read_patch(session, k, corner[0])
-        volumes = _read_slab(session, k, self.neighbours)
-        if self.perturb is not None:
-            slices = np.moveaxis(volumes, 1, 0) if self.neighbours else [volumes]
-            moved = [self.perturb(s, session.spacing_mm, np.random.default_rng(seed)) for s in slices]
-            volumes = np.stack(moved, axis=1) if self.neighbours else moved[0]
-        crop = np.zeros((*volumes.shape[:-2], *self.crop), dtype=np.float32)
-        height, width = volumes.shape[-2:]
-        h, w = self.crop
+        (height, width), (h, w) = session.shape[2:], self.crop
         start = int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1))
         cut, paste = zip(*map(_overlap, (height, width), (h, w), start), strict=True)
-        crop[..., *paste] = volumes[..., *cut]
+        if self.perturb is None:
+            volumes = _read_slab(session, k, self.neighbours, cut)
+        else:
+            slab = _read_slab(session, k, self.neighbours).astype(np.float32)
+            slices = np.moveaxis(slab, 1, 0) if self.neighbours else [slab]
+            moved = [self.perturb(s, session.spacing_mm, np.random.default_rng(seed)) for s in slices]
+            volumes = (np.stack(moved, axis=1) if self.neighbours else moved[0])[..., *cut]
+        crop = np.zeros((*volumes.shape[:-2], h, w), dtype=volumes.dtype)
+        crop[..., *paste] = volumes
         return crop
 
     def _read_patch(self, session: CachedSession, k: int, part: float) -> Crop:
-        """The patch around one of the head's voxels in slice `k` (`part` of them all), float32 (M + 1, d, h, w)."""
+        """The patch around one of the head's voxels in slice `k` (`part` of them all), float16 (M + 1, d, h, w)."""
         depth, modalities, height, width = session.shape
         h, w, d = self.crop
         head = np.argwhere(session.read_slice(k)[1])
         row, column = head[int(part * len(head))].tolist()
         start = k - d // 2, row - h // 2, column - w // 2
         cut, (in_d, in_h, in_w) = zip(*map(_overlap, (depth, height, width), (d, h, w), start), strict=True)
-        patch = np.zeros((d, modalities, h, w), dtype=np.float32)
+        patch = np.zeros((d, modalities, h, w), dtype=np.float16)
         patch[in_d, :, in_h, in_w] = session.read_block(*cut)
         return patch.swapaxes(0, 1)
 
@@ -162,17 +165,17 @@ def evaluation_slices(
     numbers = range(session.shape[0]) if indices is None else indices
     for start in range(0, len(numbers), batch_size):
         batch = tuple(numbers[start : start + batch_size])
-        images = torch.from_numpy(np.stack([_read_slab(session, k, neighbours) for k in batch]))
+        images = torch.from_numpy(np.stack([_read_slab(session, k, neighbours) for k in batch])).float()
         foreground = torch.from_numpy(np.stack([session.read_slice(k)[1] for k in batch]))[:, None]
         yield WholeSlices(*_sources_and_target(images, neighbours), foreground, batch)
 
 
-def _read_slab(session: CachedSession, k: int, neighbours: int) -> Crop:
-    """Slice `k`, float32 (M + 1, H, W), or with n neighbours on either side (M + 1, 2n + 1, H, W)."""
-    if not neighbours:
-        return session.read_slice(k)[0].astype(np.float32)
+def _read_slab(session: CachedSession, k: int, neighbours: int, cut: SliceBox = WHOLE) -> Float16Array:
+    """Slice `k`, or a part of it, (M + 1, H, W); with n neighbours on either side (M + 1, 2n + 1, H, W)."""
     numbers = around(k, depth=session.shape[0], neighbours=neighbours)
-    return np.stack([session.read_slice(j)[0] for j in numbers], axis=1).astype(np.float32)
+    first = min(numbers)
+    block = session.read_block(slice(first, max(numbers) + 1), *cut)
+    return block[[j - first for j in numbers]].swapaxes(0, 1) if neighbours else block[0]
 
 
 def _sources_and_target(images: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,13 @@ def believed_range(data: FloatArray) -> tuple[float, float]:
     one value that half a percent of the voxels or more have would be such a percentile itself; where it lies that far
     from all others, it is left out first.
     """
-    ordered = np.sort(data[data != 0] if is_stripped(data) else data, axis=None)
+    believed = _believed(data)
+    return float(believed[0]), float(believed[-1])
+
+
+def _believed(data: FloatArray) -> FloatArray:
+    """All values that are believed, sorted; see `believed_range`."""
+    ordered: FloatArray = np.sort(data[data != 0] if is_stripped(data) else data, axis=None)
     while True:
         lo, hi = _ends(ordered)
         below = ordered[: np.searchsorted(ordered, hi, "left")]
@@ -50,8 +56,7 @@ def believed_range(data: FloatArray) -> tuple[float, float]:
         else:
             break
     reach = _WIDTHS * (hi - lo)
-    believed = ordered[np.searchsorted(ordered, lo - reach, "left") : np.searchsorted(ordered, hi + reach, "right")]
-    return float(believed[0]), float(believed[-1])
+    return ordered[np.searchsorted(ordered, lo - reach, "left") : np.searchsorted(ordered, hi + reach, "right")]
 
 
 def _ends(ordered: FloatArray) -> tuple[float, float]:
@@ -73,9 +78,7 @@ def scale_intensity(data: FloatArray) -> tuple[FloatArray, float, float]:
         DataError: the percentiles are equal.
     """
     stripped = is_stripped(data)
-    least, greatest = believed_range(data)
-    counted = (data >= least) & (data <= greatest) & ((data != 0) | (not stripped))
-    lo, hi = (float(q) for q in np.percentile(data[counted], _PERCENTILES))
+    lo, hi = (float(q) for q in np.percentile(_believed(data), _PERCENTILES))
     if not lo < hi:
         raise DataError(f"nearly all voxels are {lo:g}, so intensities cannot be scaled. Check or leave out this scan.")
     scaled = np.clip((data - np.float32(lo)) / np.float32(hi - lo), 0, 1, dtype=np.float32)
@@ -93,9 +96,21 @@ def foreground_mask(data: FloatArray) -> BoolArray:
     components, count = ndimage.label(head)
     if count > 1:
         head = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
-    for k in range(head.shape[2]):
-        head[:, :, k] = ndimage.binary_fill_holes(head[:, :, k])
-    filled: BoolArray = ndimage.binary_fill_holes(head)
+    return _fill_holes(_fill_holes(head, axes=(0, 1)), axes=(0, 1, 2))
+
+
+def _fill_holes(mask: BoolArray, *, axes: tuple[int, ...]) -> BoolArray:
+    """The mask (I, J, K), and all from where no way along these axes leads out of the volume but through the mask."""
+    step = ndimage.generate_binary_structure(3, 1)
+    if 2 not in axes:
+        step[:, :, [0, 2]] = False
+    rest, count = ndimage.label(~mask, step)
+    outside = np.zeros(count + 1, dtype=np.bool_)  # by component; 0 is the mask
+    for axis in axes:
+        for end in (0, -1):
+            outside[rest.take(end, axis)] = True
+    outside[0] = False
+    filled: BoolArray = ~outside[rest]
     return filled
 
 
