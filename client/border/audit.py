@@ -3,10 +3,14 @@
 The rows are a chain of hashes (`agi_core.host.hash_chain`), so no row can be changed, added or left out unseen. Only
 somebody who wrote down the last hash can see that rows are missing at the end. A row holds what the coordinator was
 told anyway, and the names of the figures that it was not told. It holds no path and no subject.
+
+`read` verifies all rows. So does a process before its first row, and whenever anybody else wrote to the file since its
+last one.
 """
 
 import dataclasses
 import fcntl
+import json
 import os
 import time
 from collections import Counter
@@ -22,6 +26,8 @@ from agi_core.host import atomic
 from agi_core.host.hash_chain import seal, unseal
 
 NAME, TIME_FORMAT = "audit.jsonl", "%Y-%m-%dT%H:%M:%S%z"
+Stamp = tuple[int, ...]
+_verified: dict[Path, tuple[Stamp, int, str]] = {}  # file: its stamp after this process's last row, rows, last hash
 
 
 class Decision(StrEnum):
@@ -65,8 +71,15 @@ def append(state_dir: Path, row: AuditRow) -> None:
     """
     path = state_dir / NAME
     with _locked(path):
-        rows, head = _read(path)
-        atomic.append_line(path, seal(dataclasses.asdict(row), n=len(rows), previous=head))
+        stamp, count, head = _verified.get(path, ((), 0, ""))
+        if stamp != _stamp(path):
+            rows, head = _read(path)
+            count = len(rows)
+        line = seal(dataclasses.asdict(row), n=count, previous=head)
+        atomic.append_line(path, line)
+        now = time.time_ns()
+        os.utime(path, ns=(now, now))  # the kernel's own time stands still for milliseconds, and could hide a change
+        _verified[path] = _stamp(path), count + 1, json.loads(line)["hash"]
 
 
 def read(state_dir: Path) -> list[AuditRow]:
@@ -92,6 +105,12 @@ def table(rows: Sequence[AuditRow]) -> Iterator[str]:
     yield f"{len(rows)} messages left: " + ", ".join(f"{decisions[decision]} {decision}" for decision in Decision)
     for reason, count in Counter(row.reason for row in rows if row.decision == Decision.REFUSED).most_common():
         yield f"{count:>5}  refused: {reason}"
+
+
+def _stamp(path: Path) -> Stamp:
+    """Changes with every write."""
+    status = path.stat() if path.exists() else None
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns) if status else ()
 
 
 def _read(path: Path) -> tuple[list[AuditRow], str]:

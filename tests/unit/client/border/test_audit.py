@@ -1,10 +1,12 @@
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
 from agi_core.errors import RunError
+from agi_core.host.hash_chain import Record, unseal
 from client.border import audit
 from client.border.audit import NAME, AuditRow, Decision, append, read, table
 
@@ -68,6 +70,29 @@ def test_a_damaged_chain_says_which_row(state_dir: Path, damage: str) -> None:
     with pytest.raises(RunError, match="row 3 is damaged"):  # and nothing more leaves
         append(state_dir, ROWS[0])
     assert path.read_bytes() == before
+
+
+def test_the_rows_before_are_verified_once_and_after_any_change(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that keeps size and time of the file is seen too."""
+    verified: list[int] = []
+
+    def counting(line: bytes, *, n: int, previous: str) -> Record:
+        verified.append(n)
+        return unseal(line, n=n, previous=previous)
+
+    monkeypatch.setattr(audit, "unseal", counting)
+    for _ in range(3):
+        append(state_dir, ROWS[0])
+    assert verified == []
+    path = state_dir / NAME
+    times = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"evaluate all", b"evaluate few"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(RunError, match="row 3 is damaged"):
+        append(state_dir, ROWS[0])
+    assert verified == [0, 1, 2]
 
 
 def test_a_line_that_a_crash_cut_short_is_taken_away(state_dir: Path) -> None:
