@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,32 +131,54 @@ def unpack(packed: Packed) -> Weights:
     Raises:
         ProtocolError: manifest and arrays do not fit each other exactly.
     """
+    parts, dtypes = Parts(packed), {name: dtype for name, dtype, _ in _rows(packed.manifest)}
+    return {name: array.astype(dtypes[name], copy=False) for name, array in parts.items()}
+
+
+class Parts(Mapping[str, NDArray[Any]]):
+    """The named arrays of packed weights, each looked up when it is asked for, as a view of a flat array. With float16
+    transport they are halves.
+
+    Raises:
+        ProtocolError: manifest and arrays do not fit each other exactly.
+    """
+
+    def __init__(self, packed: Packed) -> None:
+        self._arrays = packed.arrays
+        self._places: dict[str, tuple[str, int, tuple[int, ...]]] = {}  # dtype, start, shape
+        flats = {dtype: (flat.size, flat.ndim, str(flat.dtype)) for dtype, flat in packed.arrays.items()}
+        position = dict.fromkeys(flats, 0)
+        for name, dtype, shape in _rows(packed.manifest):
+            total, axes, found = flats.get(dtype, (0, 0, ""))
+            if axes != 1 or found not in (dtype, "float16" if dtype == "float32" else dtype):
+                raise ProtocolError(f"{name}: no flat array of dtype {dtype} came with the manifest")
+            start, size = position[dtype], math.prod(shape)
+            if min(shape, default=0) < 0 or name in self._places or start + size > total:
+                raise ProtocolError(
+                    f"{name}: shape {shape} does not fit the {total} values of dtype {dtype}, or the name stands twice"
+                )
+            self._places[name] = dtype, start, shape
+            position[dtype] = start + size
+        for dtype, end in position.items():
+            if end != flats[dtype][0]:
+                raise ProtocolError(f"{flats[dtype][0] - end} values of dtype {dtype} are not named in the manifest")
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        dtype, start, shape = self._places[name]
+        return self._arrays[dtype][start : start + math.prod(shape)].reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _rows(manifest: str) -> list[tuple[str, str, tuple[int, ...]]]:
     try:
-        rows = [
-            (str(name), str(dtype), tuple(int(n) for n in shape)) for name, dtype, shape in json.loads(packed.manifest)
-        ]
+        return [(str(name), str(dtype), tuple(int(n) for n in shape)) for name, dtype, shape in json.loads(manifest)]
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"the manifest cannot be read: {error}") from None
-    arrays = dict(packed.arrays)
-    if packed.transport == "float16":
-        arrays["float32"] = arrays["float32"].astype(np.float32)
-    weights: Weights = {}
-    position = dict.fromkeys(arrays, 0)
-    for name, dtype, shape in rows:
-        flat = arrays.get(dtype)
-        if flat is None or str(flat.dtype) != dtype or flat.ndim != 1:
-            raise ProtocolError(f"{name}: no flat array of dtype {dtype} came with the manifest")
-        start, size = position[dtype], math.prod(shape)
-        if min(shape, default=0) < 0 or name in weights or start + size > flat.size:
-            raise ProtocolError(
-                f"{name}: shape {shape} does not fit the {flat.size} values of dtype {dtype}, or the name stands twice"
-            )
-        weights[name] = flat[start : start + size].reshape(shape)
-        position[dtype] = start + size
-    for dtype, end in position.items():
-        if end != arrays[dtype].size:
-            raise ProtocolError(f"{arrays[dtype].size - end} values of dtype {dtype} are not named in the manifest")
-    return weights
 
 
 def model_hash(manifest: str) -> str:

@@ -6,8 +6,9 @@ and the others must not depend on claims. One hostile site can decide the mean.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +18,31 @@ from agi_core.errors import ConfigError, RunError
 from agi_core.protocol import Weights
 
 Averages = dict[str, NDArray[np.float64]]
+BLOCK = 2**22  # values of all sites together that a rule sees at a time: 32 MiB
 
 
 @dataclass(frozen=True)
 class SiteUpdate:
     """One accepted reply: the site's weights after training, its training subjects, its metrics, and the names of those
-    that its policy suppresses, separated by commas."""
+    that its policy suppresses, separated by commas. Of the change from `sent` to `weights`, the part `kept` counts."""
 
     site: str
-    weights: Weights
+    weights: Mapping[str, NDArray[Any]]
     num_examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     suppressed: str = ""
+    sent: Weights = field(default_factory=dict)
+    kept: float = 1.0
+
+    def values(self, name: str, part: slice = slice(None)) -> NDArray[np.float64]:
+        """The values of a parameter, or a part of them: float64 (n,)."""
+        flat: NDArray[Any] = self.weights[name].reshape(-1)[part]
+        if self.kept == 1:
+            return flat.astype(np.float64)
+        sent = self.sent[name].reshape(-1)[part]
+        change = np.subtract(flat, sent, dtype=np.float64)
+        kept: NDArray[Any] = (sent + self.kept * change).astype(sent.dtype)
+        return kept.astype(np.float64)
 
 
 def aggregate(updates: Sequence[SiteUpdate], *, config: FederationConfig) -> Averages:
@@ -71,10 +85,12 @@ def hostile_sites(config: FederationConfig, *, replies: int) -> int:
 def _weighted_mean(updates: Sequence[SiteUpdate], f: int) -> Averages:
     """Weighted by training subjects."""
     total = sum(update.num_examples for update in updates)
-    mean = {name: np.zeros(array.shape) for name, array in updates[0].weights.items()}
-    for update in updates:
-        for name, array in update.weights.items():
-            mean[name] += array.astype(np.float64) * (update.num_examples / total)
+    mean: Averages = {}
+    for name, array in updates[0].weights.items():
+        flat = np.zeros(array.size)
+        for update in updates:
+            flat += update.values(name) * (update.num_examples / total)
+        mean[name] = flat.reshape(array.shape)
     return mean
 
 
@@ -90,8 +106,8 @@ def _median(updates: Sequence[SiteUpdate], f: int) -> Averages:
 
 def _krum(updates: Sequence[SiteUpdate], f: int) -> Averages:
     """The one update that is nearest to its n-f-2 nearest others."""
-    chosen = updates[_most_central(_distances(updates), f)].weights
-    return {name: array.astype(np.float64) for name, array in chosen.items()}
+    chosen = updates[_most_central(_distances(updates), f)]
+    return {name: chosen.values(name).reshape(array.shape) for name, array in chosen.weights.items()}
 
 
 def _bulyan(updates: Sequence[SiteUpdate], f: int) -> Averages:
@@ -132,22 +148,34 @@ RULES = {
 def _per_coordinate(
     updates: Sequence[SiteUpdate], estimate: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> Averages:
-    """`estimate` gives (...) from (sites, ...); one parameter at a time, which bounds memory."""
-    return {
-        name: estimate(np.stack([update.weights[name].astype(np.float64) for update in updates]))
-        for name in updates[0].weights
-    }
+    """`estimate` gives (n,) from (sites, n)."""
+    result = {name: np.empty(array.size) for name, array in updates[0].weights.items()}
+    for name, part, stack in _blocks(updates):
+        result[name][part] = estimate(stack)
+    return {name: result[name].reshape(array.shape) for name, array in updates[0].weights.items()}
 
 
 def _distances(updates: Sequence[SiteUpdate]) -> NDArray[np.float64]:
-    """Squared Euclidean distances (n, n) between the replies, all parameters as one vector."""
-    n = len(updates)
-    distances = np.zeros((n, n))
-    for name in updates[0].weights:
-        stack = np.stack([update.weights[name].astype(np.float64).ravel() for update in updates])
-        for i in range(n):
-            distances[i] += np.square(stack - stack[i]).sum(axis=1)
+    """Squared Euclidean distances (n, n) between the replies, all parameters as one vector: |a|^2 + |b|^2 - 2 a.b.
+
+    It is computed around the median, whose place no few sites decide. Elsewhere rounding could hide small distances.
+    """
+    gram = np.zeros((len(updates), len(updates)))
+    for _, _, stack in _blocks(updates):
+        stack -= np.median(stack, axis=0)
+        gram += stack @ stack.T
+    squares = np.diagonal(gram)
+    distances: NDArray[np.float64] = np.maximum(squares[:, None] + squares - 2 * gram, 0)
     return distances
+
+
+def _blocks(updates: Sequence[SiteUpdate]) -> Iterator[tuple[str, slice, NDArray[np.float64]]]:
+    """(parameter, part of its values, those of all sites: (sites, n)), at most `BLOCK` values at a time."""
+    width = max(1, BLOCK // len(updates))
+    for name, array in updates[0].weights.items():
+        for start in range(0, array.size, width):
+            part = slice(start, min(start + width, array.size))
+            yield name, part, np.stack([update.values(name, part) for update in updates])
 
 
 def _most_central(distances: NDArray[np.float64], f: int) -> int:

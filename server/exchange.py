@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 
 from agi_core.config.load import task_json
 from agi_core.config.schema import DEPLOYMENT, RunConfig
-from agi_core.errors import BudgetError, MismatchError, PolicyError, PrivacyError, ProtocolError
+from agi_core.errors import BudgetError, MismatchError, PolicyError, PrivacyError, ProtocolError, RunError
 from agi_core.protocol import REFUSED, TRAIN, Packed, Reply, Request, Weights, pack
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
@@ -35,10 +35,12 @@ from server.messages import (
 )
 from server.nodes import Nodes
 from server.pulls import Pulls
+from server.spool import Spool
 from server.update_gate import check_answer
 
 log = logging.getLogger("server")
 POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # between two looks: for replies, for sites that connect
+AT_ONCE = 4  # so many answers are in memory before they are in the spool
 GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's own error reply
 SITS_OUT = frozenset(error.public for error in (BudgetError, PolicyError, PrivacyError))
 """The sentences of a site that has the right to sit out. Nothing is broken at such a site. It would refuse a second
@@ -117,7 +119,11 @@ class Exchange:
         """Send the request to {site: node id}, and collect the answers until the deadline.
 
         The events name each site that fails or does not answer.
+
+        Raises:
+            RunError: the disk is full.
         """
+        spool = Spool(self._events.path.parent)
         outcome, exchanging = Outcome(), partial(Exchanging, round=request.round, action=request.action)
         requests = {site: self._for_site(request, site) for site in nodes}
         progress.report(exchanging(waiting_for=sorted(nodes)))
@@ -127,9 +133,11 @@ class Exchange:
         deadline = time.monotonic() + self._deadline_s + GRACE_S
         while waiting:
             before = len(waiting)
-            for message_id, answer in self._pull([*waiting]).items():
-                site = waiting.pop(message_id)
-                self._receive(answer, site, requests[site], outcome)
+            ids = [*waiting]
+            for some in (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)):
+                for message_id, answer in self._pull(some).items():
+                    site = waiting.pop(message_id)
+                    self._receive(answer, site, requests[site], outcome, spool)
             if len(waiting) < before:
                 left, answered = sorted(waiting.values()), sorted(outcome.replies)
                 progress.report(exchanging(waiting_for=left, answered=answered, failed=[*outcome.failed]))
@@ -181,7 +189,9 @@ class Exchange:
             log.warning("the SuperLink does not answer (%s); asking again", error)
         return answers
 
-    def _receive(self, answer: Message | ProtocolError, site: str, request: Request, outcome: Outcome) -> None:
+    def _receive(
+        self, answer: Message | ProtocolError, site: str, request: Request, outcome: Outcome, spool: Spool
+    ) -> None:
         """Put a site's answer where it belongs in `outcome`."""
         try:
             if isinstance(answer, ProtocolError):
@@ -195,7 +205,9 @@ class Exchange:
                 return
             reply = reply_in(answer)
             check_answer(reply, request, registered=self._registered.get(site))
-            outcome.replies[site] = reply
+            outcome.replies[site] = spool.keep(reply)
+        except RunError:  # our own disk
+            raise
         except MismatchError as error:  # a site of another release means no harm
             self._note_failed(site, request, str(error), outcome)
         except Exception as error:  # of hostile bytes, if it is no ProtocolError

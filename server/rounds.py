@@ -60,8 +60,7 @@ class Rounds:
                 self._solve_prior()
             first = self._state.round + 1
             for round in range(first, self._config.rounds + 1):
-                updates = self._train(round, is_first=round == first and not asks)
-                self._aggregate(round, updates)
+                self._aggregate(round, self._train(round, is_first=round == first and not asks))
                 run_state.save(self._run_dir, self._state, self._events)
             if not self._state.tested:
                 self._test()

@@ -2,7 +2,7 @@
 
 A reply answers this very request and counts no more subjects than are registered. The reply to a training request has
 exactly the parameters that were sent, and all are finite. Its change is bounded. All parameters are one vector,
-u = |reply - sent| / sqrt(steps of the reply), and c is the limit of the site:
+u = |reply - sent| / sqrt(steps of the reply), and c is the limit of the round:
 
     u <= c             averaged as it is
     c < u <= 10 c      scaled down to c
@@ -30,7 +30,7 @@ from agi_core.errors import ProtocolError
 from agi_core.keys import KeyTable
 from agi_core.metric_table import is_possible
 from agi_core.privacy.trainable import names_of
-from agi_core.protocol import ALLOWED_METRICS, Reply, Request, Weights, model_hash, unpack
+from agi_core.protocol import ALLOWED_METRICS, Parts, Reply, Request, Weights, model_hash, unpack
 from agi_core.schedule import learning_rate
 from server.aggregation import SiteUpdate
 
@@ -89,16 +89,16 @@ def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: Run
 
     sent = unpack(request.weights)
     norms = {site: _distance(update.weights, sent) / math.sqrt(replies[site].steps) for site, update in updates.items()}
+    limit = norm_limit(sent, [*norms.values()], config=config, round=request.round)
     accepted: dict[str, SiteUpdate] = {}
     clipped: dict[str, str] = {}
     for site, update in updates.items():
-        limit = norm_limit(update, [*norms.values()], config=config, round=request.round)
         excess = norms[site] / limit
         if excess > REFUSED_AT:
             refused[site] = f"its change is {excess:.3g} times the limit of this round"
         elif excess > 1:
             clipped[site] = f"its change was {excess:.3g} times the limit of this round, and was scaled down to it"
-            accepted[site] = replace(update, weights=_scaled(update.weights, sent, 1 / excess))
+            accepted[site] = replace(update, sent=sent, kept=1 / excess)
         else:
             accepted[site] = update
     return Verdict(accepted, clipped, refused)
@@ -120,7 +120,7 @@ def read_update(reply: Reply, request: Request, site: str, *, task: Task) -> Sit
         raise ProtocolError(f"the reply counts {reply.num_examples} training subjects")
     if not 1 <= reply.steps <= task.training.local_steps:
         raise ProtocolError(f"the reply names {reply.steps} steps, {task.training.local_steps} were asked for")
-    weights = unpack(reply.weights)
+    weights = Parts(reply.weights)
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ProtocolError(f"the reply's {name} is not finite")
@@ -131,13 +131,13 @@ def read_update(reply: Reply, request: Request, site: str, *, task: Task) -> Sit
     return SiteUpdate(site, weights, reply.num_examples, reply.metrics, reply.suppressed)
 
 
-def norm_limit(update: SiteUpdate, norms: Sequence[float], *, config: RunConfig, round: int) -> float:
-    """c of one site: the largest change over the square root of its steps that is averaged as it is.
+def norm_limit(sent: Weights, norms: Sequence[float], *, config: RunConfig, round: int) -> float:
+    """c: the largest change over the square root of its steps that is averaged as it is.
 
     Args:
         norms: those of all the round's sites.
     """
-    parameters, steps = sum(array.size for array in update.weights.values()), config.training.local_steps
+    parameters, steps = sum(array.size for array in sent.values()), config.training.local_steps
     limit = config.federation.max_update_norm
     if limit is None:
         rates = _rates(config, config.training.learning_rate, round)
@@ -145,8 +145,8 @@ def norm_limit(update: SiteUpdate, norms: Sequence[float], *, config: RunConfig,
     if len(norms) >= 3:
         limit = min(limit, MEDIANS * statistics.median(norms))
     if config.privacy.on:
-        names = names_of(config.privacy.trainable, {name: array.ndim for name, array in update.weights.items()})
-        noise = noise_norm(config, parameters=sum(update.weights[name].size for name in names), round=round)
+        names = names_of(config.privacy.trainable, {name: array.ndim for name, array in sent.items()})
+        noise = noise_norm(config, parameters=sum(sent[name].size for name in names), round=round)
         limit = max(limit, NOISE_NORMS * noise / math.sqrt(steps))
     return max(limit, np.finfo(float).tiny)  # if no site changed anything, the median is 0
 
@@ -174,17 +174,8 @@ def _rates(task: Task, peak: float, round: int) -> list[float]:
     return [learning_rate(schedule, rounds=task.rounds, round=round, step=step) for step in range(schedule.local_steps)]
 
 
-def _distance(weights: Weights, sent: Weights) -> float:
+def _distance(weights: Mapping[str, NDArray[Any]], sent: Weights) -> float:
     """Euclidean distance, all parameters as one vector; inf where it overflows."""
     with np.errstate(over="ignore"):
-        return math.sqrt(sum(float(np.square(_change(array, sent[name])).sum()) for name, array in weights.items()))
-
-
-def _scaled(weights: Weights, sent: Weights, factor: float) -> Weights:
-    return {
-        name: (sent[name] + factor * _change(array, sent[name])).astype(array.dtype) for name, array in weights.items()
-    }
-
-
-def _change(array: NDArray[Any], sent: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(np.subtract(array, sent, dtype=np.float64))
+        changes = (np.subtract(array, sent[name], dtype=np.float64) for name, array in weights.items())
+        return math.sqrt(sum(float(np.square(change).sum()) for change in changes))

@@ -21,8 +21,8 @@ CRASHED = 1  # error code of an app that raised
 
 
 class LocalGrid(Grid):
-    """Delivers each message at once to the client app with its node's context, and keeps the reply until it is
-    pulled."""
+    """Delivers each message to the client app with its node's context when its answer is pulled: one answer is in
+    memory at a time."""
 
     def __init__(self, client_app: ClientApp, node_configs: Sequence[Mapping[str, str]]) -> None:
         self._app = client_app
@@ -30,7 +30,7 @@ class LocalGrid(Grid):
             node_id: Context(RUN_ID, node_id, node_config=dict(config), state=RecordDict(), run_config={})
             for node_id, config in enumerate(node_configs, start=SERVER_NODE_ID + 1)
         }
-        self._replies: dict[str, Message] = {}
+        self._pushed: dict[str, Message] = {}
         self._run = Run.create_empty(run_id=RUN_ID)
         TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID  # Message() reads them,
         TaskIdentity.node_id = SERVER_NODE_ID  # and this
@@ -59,20 +59,21 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
-            delivered = copy.deepcopy(message)  # messages may share one record, and an app may change what it receives
             message_id = uuid.uuid4().hex
-            delivered.metadata.__dict__["_message_id"] = message_id
-            self._replies[message_id] = self._deliver(delivered)
+            self._pushed[message_id] = message
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
+        known = [message_id for message_id in message_ids if message_id in self._pushed]
+        return (self._deliver(message_id) for message_id in known)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))
 
-    def _deliver(self, message: Message) -> Message:
+    def _deliver(self, message_id: str) -> Message:
+        message = copy.deepcopy(self._pushed.pop(message_id))  # the original shares a record with others
+        message.metadata.__dict__["_message_id"] = message_id
         node_id = message.metadata.dst_node_id
         TaskIdentity.node_id = node_id
         try:

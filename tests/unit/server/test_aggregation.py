@@ -78,6 +78,24 @@ def test_estimators_equal_a_plain_loop(aggregation: Aggregation, count: int, sha
 
 
 @pytest.mark.parametrize("aggregation", ALL)
+def test_blocks_change_nothing(aggregation: Aggregation, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = updates_of(1, 11)
+    whole = estimate(updates, aggregation)
+    monkeypatch.setattr("server.aggregation.BLOCK", 23)  # two coordinates at a time
+    np.testing.assert_allclose(estimate(updates, aggregation), whole, rtol=1e-15)
+
+
+def test_near_replies_are_told_apart_however_far_they_are_from_zero() -> None:
+    """Krum's distances of 1e-3 between weights of 1e5: their squares are 1e-16 of the weights' own."""
+    rng = np.random.default_rng(0)
+    near = [1e5 + 1e-3 * rng.normal(size=4) for _ in range(7)]
+    updates = [SiteUpdate(f"site{i}", {"w": near[i][:0], "b": near[i]}, 1) for i in range(7)]
+    config = FederationConfig(aggregation="krum")
+    expected = near[krum_by_hand([array.tolist() for array in near], 1)]
+    np.testing.assert_array_equal(aggregate(updates, config=config)["b"], expected)
+
+
+@pytest.mark.parametrize("aggregation", ALL)
 @given(order=st.permutations(range(7)), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_the_order_of_replies_does_not_change_a_bit(aggregation: Aggregation, order: list[int], seed: int) -> None:
