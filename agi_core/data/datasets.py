@@ -135,7 +135,7 @@ class TrainingSlices:
         start = int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1))
         cut, paste = zip(*map(_overlap, (height, width), (h, w), start), strict=True)
         if self.perturb is None:
-            volumes = _read_slab(session, k, self.neighbours, cut)
+            volumes: Crop = _read_slab(session, k, self.neighbours, cut)
         else:
             slab = _read_slab(session, k, self.neighbours).astype(np.float32)
             slices = np.moveaxis(slab, 1, 0) if self.neighbours else [slab]
