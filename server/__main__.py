@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     sub.add_argument("--port", type=int, default=8000, help="(default 8000)")
     sub.add_argument("--health-port", type=int, default=8001, help="gRPC liveness service on loopback (default 8001)")
+    sub.add_argument("--resume", action="store_true", help="go on with the runs under which the coordinator went down")
+    sub.add_argument(
+        "--notify", metavar="COMMAND|URL", help="gets run, state and reason when a run pauses, is interrupted or ends"
+    )
     sub = add("register", commands.register, "let a hospital in")
     sub.add_argument("--name", required=True, help="its name in the federation")
     sub.add_argument("key", type=Path, metavar="KEY.pub", help="the public key that it sent")

@@ -10,6 +10,8 @@ from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.run import run_folder
+from agi_core.run.event_log import read_events
+from agi_core.run.events import RunPaused
 from agi_core.run.initial_weights import PUBLIC, initial_weights, weights_file
 from agi_core.scenario import parse_scenario
 from server import aggregation, flower_cli, registry, run_state
@@ -18,6 +20,7 @@ from server.flower_cli import FlowerRun
 
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
 LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # settings of a simulation, or of each hospital
+STOPPED = "stopped.txt"  # in the run folder: it was stopped by hand, and waits for `resume`
 STOP_S = 15.0
 REGISTER = "python -m server register --name NAME KEY.pub"
 
@@ -109,6 +112,7 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
     run_dir = find(coordinator, name) if name else newest(coordinator)
     if run_dir is None or (process := flower_run(coordinator, run_dir)).is_finished:
         raise RunError(f"{run_dir.name if run_dir else 'no run'} is not running; see: python -m server status")
+    (run_dir / STOPPED).touch()
     flower_cli.stop(coordinator, process.id)
     deadline = time.monotonic() + STOP_S
     while run_state.is_held(run_dir) and time.monotonic() < deadline:
@@ -179,7 +183,24 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
     return dataclasses.replace(config, engine=DEPLOYMENT, reference=reference, federation=federation)
 
 
+def interrupted(coordinator: CoordinatorDir) -> list[Path]:
+    """The folders of the runs that ended without a pause, an end, or a `stop` by hand."""
+    return [
+        run_dir
+        for run_dir in by_start(coordinator)
+        if not run_state.is_held(run_dir)
+        and not any((run_dir / name).is_file() for name in (STOPPED, "summary.json"))
+        and not _is_paused(run_dir)
+    ]
+
+
+def _is_paused(run_dir: Path) -> bool:
+    log = read_events(run_dir) if (run_dir / "events.jsonl").is_file() else []
+    return bool(log) and isinstance(log[-1].event, RunPaused)
+
+
 def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
+    (run_dir / STOPPED).unlink(missing_ok=True)
     atomic.write_text(run_dir / FLOWER_RUN, flower_cli.run(coordinator, run_dir))
 
 

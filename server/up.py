@@ -5,10 +5,11 @@ import contextlib
 import signal
 import types
 from collections.abc import Iterator
+from functools import partial
 
-from agi_core.errors import RunError
+from agi_core.errors import AgiError, RunError
 from agi_core.host import atomic
-from server import certificates, registry, superlink
+from server import certificates, notify, registry, runs, superlink
 from server.coordinator import CoordinatorDir
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -32,11 +33,25 @@ def up(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
             _announce(coordinator, host, port, until=f"{expiry:%Y-%m-%d}")
             if certificates.expires_soon(expiry):
                 print("warning: the certificate ends soon; renew it with: python -m server certs --name NAME")
+            if arguments.notify:
+                notify.watching(coordinator, partial(notify.tell, arguments.notify))
+            if arguments.resume:
+                _resume_interrupted(coordinator)
             ended = superlink.wait_for_an_end()
     except _Ended:
         print("coordinator stopped; runs go on with: python -m server up, then python -m server resume RUN", flush=True)
     else:
         raise RunError(f"{ended} ended by itself, so all was stopped; see {coordinator.log_path}, then start again")
+
+
+def _resume_interrupted(coordinator: CoordinatorDir) -> None:
+    """Go on with the runs that neither paused nor were stopped by hand: the coordinator went down under them."""
+    for run_dir in runs.interrupted(coordinator):
+        try:
+            runs.resume(coordinator, run_dir.name, quorum=None)
+            print(f"run {run_dir.name} goes on after its last finished round", flush=True)
+        except AgiError as error:
+            print(f"warning: run {run_dir.name} does not go on by itself: {error}", flush=True)
 
 
 class _Ended(BaseException):

@@ -63,10 +63,10 @@ class Up:
         return time.monotonic() - started
 
 
-def start(folder: Path, port: int, health_port: int) -> Up:
+def start(folder: Path, port: int, health_port: int, *more: str) -> Up:
     command = [sys.executable, "-m", "server", "up", "--dir", str(folder)]
     process = subprocess.Popen(
-        [*command, "--port", str(port), "--health-port", str(health_port)],
+        [*command, "--port", str(port), "--health-port", str(health_port), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -254,6 +254,31 @@ def test_a_run_that_waits_pauses_resumes_and_stops(
     assert status_of(running, capsys)["run"]["state"] == "interrupted"
     assert running.call("stop") == 2
     assert "is not running" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_by_itself_after_the_coordinator_went_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, ports = tmp_path / "coordinator", (free_port(), free_port())
+    assert main(["certs", "--dir", str(folder), "--name", "coord.example.org"]) == 0
+    running = Running(folder, start(folder, *ports))
+    try:
+        running.call("register", "--name", "hospitalA", str(write_key(tmp_path / "a.pub")), "--subjects", "9")
+        assert running.call("submit", "--name", "first", "model.widths=[8,16]", "grid.crop=[32,32]") == 0
+        until(lambda: status_of(running, capsys)["run"]["waiting_for"] == ["hospitalA"], "the run waits")
+        running.up.stop(signal.SIGTERM)
+        assert status_of(running, capsys)["run"]["state"] == "interrupted"
+        running.up = start(folder, *ports, "--resume")
+        until(lambda: status_of(running, capsys)["run"]["waiting_for"] == ["hospitalA"], "it waits again")
+        assert running.call("stop") == 0
+        running.up.stop(signal.SIGTERM)
+        running.up = start(folder, *ports, "--resume", "--notify", "true")
+        assert not any("goes on" in line for line in running.up.printed)
+    finally:
+        running.up.stop(signal.SIGKILL)
+        for process in processes_of(folder):
+            os.kill(process, signal.SIGKILL)
 
 
 def test_a_site_is_released_from_quarantine(running: Running, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from agi_core.errors import ConfigError, RunError
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
 from agi_core.run.event_log import EventLog
-from agi_core.run.events import RoundStarted
+from agi_core.run.events import RoundStarted, RunPaused
 from agi_core.run.initial_weights import initial_weights
 from server import run_state, runs
 from server.__main__ import main
@@ -292,6 +292,23 @@ def test_a_stopped_run_gets_its_report_so_far(coordinator: CoordinatorDir, run_d
     assert runs.stop(coordinator, "first") == run_dir
     assert (run_dir / "report.html").is_file()
     assert flwr.asked("stop") == ["6", "6"]
+
+
+def test_what_goes_on_by_itself_was_neither_paused_nor_stopped_nor_finished(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr
+) -> None:
+    assert runs.interrupted(coordinator) == []  # it was never started
+    runs.resume(coordinator, "first", quorum=None)
+    assert runs.interrupted(coordinator) == [run_dir]
+    with run_state.holding(run_dir):
+        assert runs.interrupted(coordinator) == []
+    flwr.knows("running")
+    runs.stop(coordinator, "first")
+    assert runs.interrupted(coordinator) == []
+    runs.resume(coordinator, "first", quorum=None)
+    assert runs.interrupted(coordinator) == [run_dir]
+    EventLog(run_dir).append(RunPaused(round=1, reason="too few"))
+    assert runs.interrupted(coordinator) == []
 
 
 def test_a_run_that_cannot_be_stopped(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
