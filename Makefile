@@ -2,14 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OFFLINE_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels
+BUNDLE := dist/agi-fed
 RUNTIME := .venv/runtime.installed
 DEVELOP := .venv/develop.installed
 
-.PHONY: help install develop demo results test test-deployment test-faults lint clean
+.PHONY: help install develop bundle demo results test test-deployment test-faults lint clean
 
 help:
 	@echo "make install   .venv with the tested versions: all that a hospital or the coordinator needs"
 	@echo "make develop   the same, and the tools of tests and lint"
+	@echo "make bundle    dist/agi-fed.tar: this commit with all wheels, for hospitals without a package index"
 	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data (about 5 minutes), then a report"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
 	@echo "make test      all fast tests (about 4 minutes)"
@@ -25,12 +28,27 @@ develop: $(DEVELOP)
 $(RUNTIME): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
+ifeq ($(wildcard wheels/requirements.txt),)
 	$(PIP_INSTALL) -e .
+else  # unpacked from `make bundle`: these very wheels, and no index
+	$(OFFLINE_INSTALL) --require-hashes -r wheels/requirements.txt
+	$(OFFLINE_INSTALL) --no-deps --no-build-isolation -e .
+endif
 	@touch $@
 
 $(DEVELOP): $(RUNTIME)
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@
+
+# For machines like this one: of the same system, processor and Python. The last two wheels build the package itself.
+bundle: $(RUNTIME)
+	rm -rf $(BUNDLE) $(BUNDLE).tar
+	mkdir -p $(BUNDLE)
+	git archive HEAD | tar -x -C $(BUNDLE)
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w $(BUNDLE)/wheels '.[register,tensorboard]' hatchling editables
+	rm $(BUNDLE)/wheels/agi_fed-*.whl
+	$(BIN)/python deploy/hashes.py $(BUNDLE)/wheels > $(BUNDLE)/wheels/requirements.txt
+	tar -cf $(BUNDLE).tar -C dist agi-fed
 
 demo: $(RUNTIME)
 	$(BIN)/python simulations/run.py --clients 5
