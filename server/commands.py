@@ -1,13 +1,7 @@
 """The commands of `python -m server` that end by themselves: each does its work and says what comes next."""
 
 import argparse
-import contextlib
 import json
-import time
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from agi_core.config.load import load_config
 from agi_core.host.keys import certificate_fingerprint, fingerprint
@@ -17,9 +11,9 @@ from server.coordinator import CoordinatorDir
 from server.status import coordinator_status
 from server.status_text import status_text
 from server.tensorboard import write_scalars
+from server.watch import watch
 
 WATCH = "watch it with: python -m server status --watch"
-WATCH_S = 3.0  # between two looks
 
 
 def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
@@ -109,19 +103,6 @@ def status(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(coordinator_status(coordinator).to_json(), indent=2))
     elif arguments.watch:
-        _watch(coordinator)
+        watch(coordinator)
     else:
         print(status_text(coordinator_status(coordinator)))
-
-
-def _watch(coordinator: CoordinatorDir) -> None:
-    """In place on a terminal; elsewhere whenever something has changed. Ends with Ctrl-C."""
-    console, shown = Console(), ""
-    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
-        while True:
-            text = status_text(coordinator_status(coordinator))
-            if console.is_terminal:
-                live.update(Text(f"{text}\n{time.strftime('%H:%M:%S')}, stop with Ctrl-C"), refresh=True)
-            elif text != shown:
-                print(shown := text, flush=True)
-            time.sleep(WATCH_S)

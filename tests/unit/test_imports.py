@@ -27,13 +27,8 @@ ONLY_IN = {  # library -> paths (files or folders) that may import it
     "rich": (
         "agi_core/host/console.py",
         *("simulations/", "agi_core/__main__.py"),
-        *(
-            "server/commands.py",
-            "client/__main__.py",
-            "client/process/join.py",
-            "client/process/terminal.py",
-            "client/check/commands.py",
-        ),
+        *("client/__main__.py", "client/process/join.py", "client/process/terminal.py", "client/check/commands.py"),
+        "server/watch.py",
     ),
     "ray": ("simulations/ray_engine.py",),
 }
