@@ -16,7 +16,7 @@ from agi_core.host.keys import certificate_fingerprint, fingerprint
 from agi_core.layouts import LAYOUTS
 from agi_core.names import is_site_name
 from agi_core.signatures import read_public_key
-from client.border import audit
+from client.border import audit, consent
 from client.process.join import join
 from client.process.lock import only_client
 from client.site.file import read_deployed_site
@@ -125,6 +125,22 @@ def _audit(arguments: argparse.Namespace, site_path: Path, console: Console) -> 
     return 0
 
 
+def _studies(arguments: argparse.Namespace, site_path: Path, console: Console) -> None:
+    """show the studies that wait for this site (policy.studies: ask), and take part where you type yes"""
+    site = read_deployed_site(site_path)
+    state_dir, waiting = Path(site.state_dir), 0
+    for study in consent.studies(state_dir):
+        for line in consent.described(study, site.policy, private=site.privacy is not None):
+            console.print(line)
+        if study.agreed:
+            console.print("  agreed to")
+        elif input("  take part? Type yes, or Enter for not now: ").strip() == "yes":
+            consent.agree(state_dir, study)
+        else:
+            waiting += 1
+    console.print(f"{waiting} studies wait for an answer" if waiting else "no study waits for an answer")
+
+
 def _site_path(arguments: argparse.Namespace) -> Path:
     path: Path = arguments.site_file or SITES_DIR / f"{arguments.site}.yaml"
     return path
@@ -166,7 +182,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--site-file", type=Path, metavar="PATH", help="the site file itself, anywhere")
 
     action = parser.add_mutually_exclusive_group()
-    commands = {"--init": _init, "--new-key": _new_key, "--check": _check, "--dry-run": _dry_run, "--audit": _audit}
+    commands = {
+        **{"--init": _init, "--new-key": _new_key, "--check": _check, "--dry-run": _dry_run},
+        **{"--studies": _studies, "--audit": _audit},
+    }
     for option, command in commands.items():
         action.add_argument(option, dest="command", action="store_const", const=command, help=command.__doc__)
     parser.set_defaults(command=_join)

@@ -30,7 +30,7 @@ from agi_core.protocol import (
 )
 from agi_core.release import release
 from agi_core.run import progress
-from client.border import stored_replies
+from client.border import consent, stored_replies
 from client.border.cause import cause
 from client.border.egress import let_out, printable, refuse
 from client.site.file import DeployedSite
@@ -95,6 +95,8 @@ def _reply(site: OpenSite, request: Request) -> Reply:
     if isinstance(file, DeployedSite):  # nobody but this program can write to a simulated one
         signatures.check(request, file.coordinator.public_key, site=file.site)
     task = read_task(request.task)
+    if isinstance(file, DeployedSite) and file.policy.studies == "ask":
+        consent.check_agreed(Path(file.state_dir), request)
     reply = stored_replies.stored(file, request) if isinstance(file, DeployedSite) else None
     if reply is None:
         reply = answer(site, request, task, device=open_device(file.device, threads=file.threads))

@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, PolicyError
@@ -27,7 +27,7 @@ class Policy:
     So many answers with figures leave on one model and within a day (None = any number); what would follow holds none.
     `max_deadline_s` is the longest time that one request gets. `metrics` and `scenarios` are those allowed (None =
     all). `settings` limits settings of a task by their dotted name: a number is the largest value, a list holds the
-    values that are allowed.
+    values that are allowed. With `studies` ask, a person agrees to each study first (`client.border.consent`).
     """
 
     minimum_subjects: int = 10
@@ -37,6 +37,7 @@ class Policy:
     metrics: list[str] | None = None
     scenarios: list[str] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    studies: Literal["any", "ask"] = "any"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import torch
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 import client.app
-from agi_core.errors import AgiError, ConfigError, ExhaustedError, SignatureError
+from agi_core.errors import AgiError, ConfigError, ExhaustedError, PolicyError, SignatureError
 from agi_core.protocol import FAILED, REFUSED, model_hash, pack
 from agi_core.release import release
-from client.border import audit
+from client.border import audit, consent
 from client.border.audit import Decision
 from tests.support.requests_by_hand import (
     as_message,
@@ -48,6 +48,14 @@ def test_a_coordinator_that_tells_no_release_is_refused(site_path: Path) -> None
     message = as_message(training_request(*small_task()))
     del message.content.config_records["scalars"]["release"]
     assert reason(ask(site_path, message)).startswith("release: the message has None, this program")
+
+
+def test_a_site_that_asks_answers_no_study_before_somebody_agreed(tmp_path: Path, ixi_dir: Path) -> None:
+    site_path = deployed_site(tmp_path, ixi_dir, rules="policy: {studies: ask}\n")
+    message = as_message(training_request(*small_task()))
+    assert reason(ask(site_path, message)) == PolicyError.public
+    consent.agree(tmp_path / "state", *consent.studies(tmp_path / "state"))
+    assert not ask(site_path, message).has_error()
 
 
 def test_another_model_is_refused_with_both_hashes(site_path: Path) -> None:

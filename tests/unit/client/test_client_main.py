@@ -1,5 +1,6 @@
 """What a hospital engineer types, from `--init` to Ctrl-C."""
 
+import io
 import re
 import stat
 from pathlib import Path
@@ -12,11 +13,12 @@ from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
 from agi_core.signatures import public_line
 from client.__main__ import main
+from client.border import consent
 from client.process.lock import only_client
 from client.site.file import read_deployed_site
 from client.site.keys import public_key
 from client.site.policy import check_task
-from tests.support.requests_by_hand import KEY
+from tests.support.requests_by_hand import KEY, small_task, training_request
 from tests.support.small_data import write_ixi
 
 
@@ -126,6 +128,18 @@ def test_a_new_key_is_made_while_no_client_runs(capsys: pytest.CaptureFixture[st
     assert public_key(key_path) != before
     assert fingerprint(public_key(key_path)) in out
     assert "python -m server unregister hospitalA" in out
+
+
+def test_a_study_waits_for_a_yes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    site = read_deployed_site(init())
+    request = training_request(*small_task())
+    with pytest.raises(PolicyError):
+        consent.check_agreed(Path(site.state_dir), request)
+    for typed, said in (("", "1 studies wait for an answer"), ("yes\n", "no study waits for an answer")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed + "\n"))
+        assert main(["--site", "hospitalA", "--studies"]) == 0
+        assert said in capsys.readouterr().out
+    consent.check_agreed(Path(site.state_dir), request)
 
 
 def test_init_alone_gives_placeholders_that_the_check_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,80 @@
+"""Consent per study: with `policy.studies: ask`, a person at the site agrees to each study before it gets an answer.
+
+`state_dir/studies/HASH.json` holds what was asked, and whether somebody said yes. The hash is of run and task: a study
+whose settings have changed is asked about again.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agi_core.config.load import read_task
+from agi_core.errors import PolicyError
+from agi_core.host import atomic
+from agi_core.protocol import Request
+from agi_core.run.json_objects import JsonObject
+from agi_core.scenario import parse_scenario
+from client.border.egress import printable
+from client.site.policy import Policy
+
+MOST = 100  # studies that wait: nobody outside may fill the disk with questions
+
+
+@dataclass(frozen=True)
+class Study(JsonObject):
+    """A run as the coordinator names it, its task as JSON, and whether the site takes part."""
+
+    run: str
+    task: str
+    agreed: bool = False
+
+
+def check_agreed(state_dir: Path, request: Request) -> None:
+    """Note a study that was not asked about before.
+
+    Raises:
+        PolicyError: nobody has agreed to it yet.
+    """
+    study = Study(request.run_id, request.task)
+    known = Study.read(_path(state_dir, study))
+    if known is not None and known.agreed:
+        return
+    if known is None and sum(not other.agreed for other in studies(state_dir)) < MOST:
+        atomic.write_json(_path(state_dir, study), study.to_json())
+    raise PolicyError(
+        f"policy.studies: nobody has agreed to study {printable(request.run_id)} yet; read what it asks for, and"
+        " answer, with: python -m client --site NAME --studies"
+    )
+
+
+def studies(state_dir: Path) -> list[Study]:
+    """All that were asked about, in the order of names. Raises RunError where a file is damaged."""
+    found = (Study.read(path) for path in (state_dir / "studies").glob("*.json"))
+    return sorted((study for study in found if study is not None), key=lambda study: study.run)
+
+
+def agree(state_dir: Path, study: Study) -> None:
+    """From the next request on the study is answered."""
+    atomic.write_json(_path(state_dir, study), replace(study, agreed=True).to_json())
+
+
+def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
+    """What a person has to know before the answer, line by line. `private`: the site trains privately or not at all."""
+    task = read_task(study.task)
+    scenario, training, privacy = parse_scenario(task.scenario), task.training, task.privacy
+    yield f"study {printable(study.run)}"
+    yield f"  makes     {scenario.target} from {', '.join(scenario.sources)}"
+    yield f"  trains    {task.rounds} rounds of {training.local_steps} steps on your training subjects"
+    if privacy.on:
+        yield f"  privacy   at most epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each subject"
+    else:
+        yield "  privacy   none: weights may tell something of single subjects (docs/security.md)"
+    figures = ", ".join(policy.metrics) if policy.metrics is not None else "the figures of docs/egress.md"
+    noised = "noised weights" if privacy.on or private else "the trained weights"
+    yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"
+
+
+def _path(state_dir: Path, study: Study) -> Path:
+    digest = hashlib.sha256(f"{study.run}\n{study.task}".encode()).hexdigest()[:32]
+    return state_dir / "studies" / f"{digest}.json"

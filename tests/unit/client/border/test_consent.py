@@ -1,0 +1,51 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agi_core.errors import PolicyError
+from client.border import consent
+from client.site.policy import Policy
+from tests.support.requests_by_hand import small_task, training_request
+
+REQUEST = training_request(*small_task())
+
+
+def test_a_study_is_answered_once_somebody_has_agreed(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(PolicyError, match=r"nobody has agreed to study run yet; .* --studies"):
+            consent.check_agreed(tmp_path, REQUEST)
+    (study,) = consent.studies(tmp_path)
+    consent.agree(tmp_path, study)
+    consent.check_agreed(tmp_path, replace(REQUEST, round=7, nonce="other"))
+
+
+@pytest.mark.parametrize("change", [{"run_id": "another"}, {"task": small_task("rounds=9")[0]}])
+def test_another_run_and_other_settings_are_asked_about_again(tmp_path: Path, change: dict[str, str]) -> None:
+    with pytest.raises(PolicyError):
+        consent.check_agreed(tmp_path, REQUEST)
+    consent.agree(tmp_path, *consent.studies(tmp_path))
+    with pytest.raises(PolicyError):
+        consent.check_agreed(tmp_path, replace(REQUEST, **change))  # type: ignore[arg-type]
+    assert sorted(study.agreed for study in consent.studies(tmp_path)) == [False, True]
+
+
+def test_nobody_outside_can_fill_the_disk_with_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consent, "MOST", 3)
+    for number in range(5):
+        with pytest.raises(PolicyError):
+            consent.check_agreed(tmp_path, replace(REQUEST, run_id=f"run {number}"))
+    assert len(consent.studies(tmp_path)) == 3
+
+
+def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
+    open_study = consent.Study("first\x1b[2J", small_task("scenario=T1,T2:PD", "rounds=4")[0])
+    text = "\n".join(consent.described(open_study, Policy(metrics=["psnr_db"]), private=False))
+    assert text.isprintable() or "\x1b" not in text
+    assert "study first[2J" in text
+    assert "PD from T1, T2" in text
+    assert "4 rounds of" in text
+    assert "none: weights may tell something of single subjects" in text
+    assert "of means over subjects psnr_db" in text
+    private = consent.Study("first", small_task("privacy.epsilon=8")[0])
+    assert "at most epsilon 8 at delta 1e-05" in "\n".join(consent.described(private, Policy(), private=True))
