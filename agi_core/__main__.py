@@ -7,13 +7,14 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
 from rich.progress import Progress
 
 from agi_core.config.load import load_config
-from agi_core.config.schema import Trainable
+from agi_core.config.schema import Task, Trainable
 from agi_core.errors import ConfigError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.layouts import LAYOUTS
@@ -70,24 +71,33 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _synthesize(arguments: argparse.Namespace) -> None:
-    """make the missing modality of one subject with a run's model"""
+    """make the missing modality of one subject with a run's model, or with an exported one"""
     from agi_core.host.device import open_device
     from agi_core.inference import synthesize
     from agi_core.network import Network
     from agi_core.run.checkpoint import load_weights
     from agi_core.run.own_readout import read_own_readout
 
-    config = run_folder.open_existing(arguments.run)
-    network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
+    task: Task
+    if arguments.model is not None:
+        from agi_core.export.archive import read_archive
+
+        description, weights = read_archive(arguments.model, release=version("agi-fed"))
+        task, register, place = description.task, description.register, arguments.model
+    else:
+        config = run_folder.open_existing(arguments.run)
+        weights = load_weights(arguments.run, best=arguments.weights == "best")
+        task, register, place = config, config.data.register == "rigid", arguments.run
+    network = Network(task, device=open_device(arguments.device, threads=arguments.threads))
     scenario, grid = network.scenario, arguments.grid or network.reference
     given = [modality for modality, _ in arguments.source]
     if sorted(given) != sorted(scenario.sources) or grid not in scenario.sources:
         files = " ".join(f"--source {modality}=FILE" for modality in scenario.sources)
         raise ConfigError(
-            f"the model of {arguments.run} makes {scenario.target} from {', '.join(scenario.sources)}, but was given"
+            f"the model of {place} makes {scenario.target} from {', '.join(scenario.sources)}, but was given"
             f" {', '.join(given)} and the grid of {grid}; pass {files}, and --grid one of them or not at all"
         )
-    network.load(load_weights(arguments.run, best=arguments.weights == "best"))
+    network.load(weights)
     if arguments.head is not None:
         network.set_readout(read_own_readout(arguments.head, network=network))
     source_paths = dict(arguments.source)
@@ -95,9 +105,9 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         network,
         source_paths=source_paths,
         out_path=arguments.out,
-        spacing_mm=config.spacing_mm,
+        spacing_mm=task.spacing_mm,
         grid=grid,
-        register=config.data.register == "rigid",
+        register=register,
         batch_size=arguments.batch_size,
     )
     for modality, doubt in doubts:
@@ -209,6 +219,13 @@ def _segment(arguments: argparse.Namespace) -> None:
     print("use it: python -m agi_core evaluate --segmenter", arguments.out, "--help")
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    """write a run's model as one zip (a MONAI bundle), for hospitals that use it"""
+    from agi_core.export.export import export
+
+    print(export(arguments.run, arguments.out, best=arguments.weights == "best"))
+
+
 def _privacy_plan(arguments: argparse.Namespace) -> None:
     """noise, lots and signal of a privacy budget, before anyone trains"""
     from agi_core.privacy.plan import plan_privacy
@@ -241,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Built-in data, pre-training, use and evaluation of a trained model, and planning of privacy.",
     )
     commands = parser.add_subparsers(
-        required=True, metavar="phantom | pretrain | synthesize | evaluate | segment | adapt | privacy-plan"
+        required=True, metavar="phantom | pretrain | synthesize | evaluate | segment | adapt | export | privacy-plan"
     )
 
     def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
@@ -276,7 +293,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     synthesis = add("synthesize", _synthesize)
-    synthesis.add_argument("--run", type=Path, required=True, help="folder of the run")
+    model = synthesis.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", type=Path, help="folder of the run")
+    model.add_argument("--model", type=Path, metavar="ZIP", help="a model that export has written")
     synthesis.add_argument(
         "--source",
         type=named_path("MODALITY=FILE, for example T1=scan.nii.gz"),
@@ -325,6 +344,11 @@ def _parser() -> argparse.ArgumentParser:
     segmentation.add_argument("--steps", type=count, default=1500, help="of training (%(default)s)")
     segmentation.add_argument("--seed", type=seed, default=0, help="the same seed gives the same network (%(default)s)")
     segmentation.add_argument("--threads", type=count, default=1, help="CPU threads (%(default)s)")
+
+    exporting = add("export", _export)
+    exporting.add_argument("--run", type=Path, required=True, help="folder of the run")
+    exporting.add_argument("--out", type=Path, required=True, help="zip to write")
+    exporting.add_argument("--weights", choices=("last", "best"), default="last", help="which model (%(default)s)")
 
     plan = add("privacy-plan", _privacy_plan)
     plan.add_argument("--subjects", type=count, required=True, help="training subjects of the site")

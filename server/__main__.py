@@ -1,4 +1,5 @@
-"""The coordinator: `python -m server up`, `certs`, `register`, `submit`, `status`, `stop`, `resume`, `release`.
+"""The coordinator: `python -m server up`, `certs`, `register`, `submit`, `status`, `stop`, `resume`, `release`,
+`export`.
 
 Everything that must survive stands in one folder (`--dir`, default ./coordinator).
 """
@@ -75,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("add-site", commands.add_site, "let one more registered site train in a run that stands still")
     sub.add_argument("run")
     sub.add_argument("site")
+    sub = add("export", commands.export, "write a run's model as one zip for hospitals that use it")
+    sub.add_argument("run")
+    sub.add_argument("--out", type=Path, help="(default RUN.zip, here)")
     sub = add("tensorboard", commands.tensorboard, "write a run's figures for TensorBoard")
     sub.add_argument("run")
     return parser

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from agi_core.config.load import load_config
 from agi_core.host.keys import certificate_fingerprint, fingerprint
@@ -90,6 +91,14 @@ def stop(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Stop a run."""
     run_dir = runs.stop(coordinator, arguments.run)
     print(f"run {run_dir.name} stopped; go on with: python -m server resume {run_dir.name}")
+
+
+def export(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
+    """Write a run's model as one zip."""
+    from agi_core.export.export import export
+
+    run_dir = runs.find(coordinator, arguments.run)
+    print(export(run_dir, arguments.out or Path(f"{run_dir.name}.zip")))
 
 
 def tensorboard(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:

@@ -51,7 +51,8 @@ class CagrConv(nn.Module):
             return self.convolve(x, self.weight)
         samples = torch.split(x, 1)
         kernels = self.kernels(samples)
-        if x.shape[1] >= 8 and prod(x.shape[1:4]) <= SMALL_SAMPLE:  # for fewer channels the copies cost more
+        # For fewer channels the copies cost more. A graph that is exported has one path for all sizes.
+        if not torch.compiler.is_compiling() and x.shape[1] >= 8 and prod(x.shape[1:4]) <= SMALL_SAMPLE:
             y = self.convolve(x.flatten(0, 1), kernels.flatten(0, 1), groups=len(x))  # (B C_out, *space)
             return to_channels_last(y.reshape(len(x), -1, *y.shape[1:]))
         return torch.cat([self.convolve(sample, kernel) for sample, kernel in zip(samples, kernels, strict=True)])

@@ -24,6 +24,9 @@ ONLY_IN = {  # library -> paths (files or folders) that may import it
     "omegaconf": ("agi_core/config/structured.py",),
     "yaml": ("agi_core/config/",),
     "matplotlib": ("agi_core/report/",),
+    "onnx": ("agi_core/export/",),
+    "onnxruntime": ("agi_core/export/",),
+    "pydicom": ("agi_core/data/dicom.py",),
     "rich": (
         "agi_core/host/console.py",
         *("simulations/", "agi_core/__main__.py"),

@@ -1,0 +1,165 @@
+"""From a run folder to one zip: a MONAI bundle that any hospital can use, with nothing personal in it."""
+
+import io
+import json
+from dataclasses import dataclass
+from importlib.metadata import distribution, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save
+
+import agi_core
+from agi_core.errors import RunError
+from agi_core.export.archive import DESCRIPTION, WEIGHTS, write_archive
+from agi_core.export.card import MUST_NOT, model_card
+from agi_core.export.description import Description
+from agi_core.export.graphs import graphs_of
+from agi_core.models.model_config import name_of
+from agi_core.network import Network
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_weights
+from agi_core.run.json_objects import Json
+
+DISTRIBUTION = "agi-fed"
+ROOMS = ("config", "data", "export", "host", "models", "run")
+"""Of `agi_core`, what travels in the zip beside the modules of the top: what a prediction needs."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The checksum of the zip, and {format: why the zip does not have it}."""
+
+    path: Path
+    sha256: str
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        """For the terminal."""
+        return "\n".join(
+            [
+                *(f"no {kind} in it: {reason}" for kind, reason in self.refused.items()),
+                f"the model is in {self.path}; read its card, docs/README.md of it, before you give it away",
+                f"sha256 {self.sha256}: tell it to the hospital over another channel",
+                f"next, at the hospital: python -m agi_core synthesize --model {self.path.name} --help",
+            ]
+        )
+
+
+def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
+    """Write the zip of a run's last or best model.
+
+    Last layers of single sites are not in it: they stay where they are.
+
+    Raises:
+        RunError: there is no such run, it has no model yet, or the zip cannot be written.
+    """
+    if out_path.suffix != ".zip":
+        raise RunError(f"{out_path} is no name of a zip; let it end in .zip")
+    config, release = run_folder.open_existing(run_dir), version(DISTRIBUTION)
+    network = Network(config)
+    network.load(load_weights(run_dir, best=best))
+    description = Description.of(config, release=release)
+    graphs, refused = graphs_of(network)
+    weights, checkpoint = save(network.weights), io.BytesIO()
+    torch.save(network.module.state_dict(), checkpoint)
+    title = f"{network.scenario.target} from {', '.join(network.scenario.sources)}"
+    card = model_card(run_dir, config, title=title, release=release, weights=weights, refused=refused)
+    files = {
+        "LICENSE": (distribution(DISTRIBUTION).read_text("licenses/LICENSE") or "Apache-2.0").encode(),
+        "docs/README.md": card.encode(),
+        "configs/metadata.json": _json(_metadata(network, title=title, model=name_of(config.model))),
+        "configs/inference.json": _json(_inference()),
+        DESCRIPTION: _json(description.to_json()),
+        WEIGHTS: weights,
+        "models/model.pt": checkpoint.getvalue(),
+        **{f"models/model.{kind}": content for kind, content in graphs.items()},
+        **_programs(),
+    }
+    return Exported(out_path, write_archive(out_path, files), refused)
+
+
+def _json(value: Json) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _programs() -> dict[str, bytes]:
+    """{name in the zip: module}: the same preparation of scans, in any environment."""
+    root = Path(agi_core.__file__).parent
+    paths = [*root.glob("*.py"), *(path for room in ROOMS for path in (root / room).rglob("*.py"))]
+    unused = (root / "data" / "phantom", root / "__main__.py")
+    return {
+        f"agi_core/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for path in sorted(paths)
+        if not any(path.is_relative_to(other) for other in unused)
+    }
+
+
+def _metadata(network: Network, *, title: str, model: str) -> Json:
+    """`configs/metadata.json` of MONAI's schema."""
+    scenario, n = network.scenario, network.multiple
+    packages = {name: version(name) for name in ("nibabel", "scipy", "safetensors")}
+    image = {"type": "image", "format": "magnitude", "modality": "MR", "dtype": "float32", "value_range": [0, 1]}
+    space = [f"{n}*n"] * 2
+    depth = ["n"] if network.volumetric else [2 * network.neighbours + 1] * bool(network.neighbours)
+    patch: Json = {**image, "is_patch_data": network.volumetric}
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
+        "meta_schema_20240725.json",
+        "version": version(DISTRIBUTION),
+        "changelog": {version(DISTRIBUTION): "exported from a run"},
+        "monai_version": version("monai"),
+        "pytorch_version": version("torch").partition("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": packages,
+        "name": title,
+        "task": f"synthesis of {scenario.target}",
+        "description": f"{model}: makes {title}. {MUST_NOT}",
+        "authors": "the hospitals named in docs/README.md",
+        "copyright": "see docs/README.md",
+        "intended_use": f"research. {MUST_NOT}",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    **patch,
+                    "num_channels": len(scenario.sources),
+                    "spatial_shape": [*depth, *space],
+                    "channel_def": {str(index): source for index, source in enumerate(scenario.sources)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    **patch,
+                    "num_channels": 1,
+                    "spatial_shape": [*depth[: network.volumetric], *space],
+                    "channel_def": {"0": scenario.target},
+                }
+            },
+        },
+    }
+
+
+def _inference() -> dict[str, Any]:
+    """`configs/inference.json`. Preparation, windows and writing are one function, the one of the command line: scans
+    go back to a stored orientation, which a chain of transforms would have to be told of."""
+    return {
+        "imports": ["$import torch"],
+        "bundle_root": ".",
+        "dataset_dir": "./dataset",
+        "output_dir": "./output",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {
+            "_target_": "agi_core.export.bundle.open_network",
+            "bundle_root": "@bundle_root",
+            "device": "@device",
+        },
+        "evaluator": {
+            "_target_": "agi_core.export.bundle.FolderEvaluator",
+            "network": "@network_def",
+            "bundle_root": "@bundle_root",
+            "dataset_dir": "@dataset_dir",
+            "output_dir": "@output_dir",
+        },
+        "run": ["$@evaluator.run()"],
+    }

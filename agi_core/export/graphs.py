@@ -1,0 +1,133 @@
+"""A network as a graph that needs no program of ours: `.pt2` (torch.export) and ONNX.
+
+A graph takes one slice, or slab, of any size that is a multiple of the network's: (1, M, [S,] H, W) -> (1, 1, H, W). It
+is kept only if it equals the network on slices of real sizes; else the reason is told.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from agi_core.export.bundle import Graph, open_onnx, open_pt2
+from agi_core.network import Network
+
+TOLERANCE = 1e-4
+REAL_SIZES = ((192, 160), (224, 256))
+"""Rows and columns of a head in a slice, and of a whole slice."""
+
+
+def graphs_of(network: Network) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The graphs that can be had, {"pt2" or "onnx": file}, and {the same: why not, as a sentence} of the others."""
+    files: dict[str, bytes] = {}
+    refused: dict[str, str] = {}
+    if network.volumetric:
+        reason = "a 3-D model sees a volume through overlapping windows, which are no part of a graph"
+        return files, dict.fromkeys(("pt2", "onnx"), reason)
+    with TemporaryDirectory() as folder:
+        try:
+            program = _program(network)
+        except Exception as error:  # torch raises whatever stands in its way
+            return files, dict.fromkeys(
+                ("pt2", "onnx"), f"torch.export cannot follow the network: {_first_line(error)}"
+            )
+        writers: dict[str, tuple[Callable[[Path], object], Callable[[Path], Graph]]] = {
+            "pt2": (lambda path: torch.export.save(program, path), open_pt2),
+            "onnx": (lambda path: _write_onnx(program, path), open_onnx),
+        }
+        for kind, (write, read) in writers.items():
+            path = Path(folder) / f"model.{kind}"
+            try:
+                write(path)
+                worst = max(_difference(network, read(path), size=size) for size in REAL_SIZES)
+            except ImportError as error:
+                refused[kind] = f"{error.name} is not installed here; pip install '.[export]' and export again"
+            except Exception as error:
+                refused[kind] = _reason(error)
+            else:
+                if worst > TOLERANCE:
+                    refused[kind] = f"its voxels differ by {worst:.1g} from the network's, more than {TOLERANCE:g}"
+                else:
+                    files[kind] = path.read_bytes()
+    return files, refused
+
+
+def example(network: Network, *, size: tuple[int, int]) -> Tensor:
+    """A slice, or slab, that looks like an image: smooth, with one structure in all sources, zero at its border."""
+    sources = len(network.scenario.sources)
+    slices = 2 * network.neighbours + 1
+    rows, columns = (torch.linspace(-1, 1, n) for n in size)
+    radius = (rows[:, None] / 0.9).square() + (columns / 0.8).square()
+    waves = torch.stack(
+        [
+            0.5 + 0.3 * torch.cos((7 + s) * rows[:, None] + 0.1 * k) * torch.cos((5 - s) * columns + 0.2 * s)
+            for s in range(sources)
+            for k in range(slices)
+        ]
+    )
+    image = (waves * (radius < 1)).reshape(1, sources, slices, *size)
+    return image if network.neighbours else image[:, :, 0]
+
+
+def _program(network: Network) -> ExportedProgram:
+    module = network.module.eval().cpu()
+    inputs = example(network, size=REAL_SIZES[0])
+    fixed: list[object] = [Dim.STATIC] * (inputs.dim() - 2)
+    with torch.no_grad(), _quiet():
+        return torch.export.export(module, (inputs,), dynamic_shapes=((*fixed, Dim.AUTO, Dim.AUTO),), strict=False)
+
+
+def _write_onnx(program: ExportedProgram, path: Path) -> None:
+    import onnx  # noqa: F401  here and first, so that what is missing is named
+    import onnxscript  # noqa: F401
+
+    with _quiet():
+        torch.onnx.export(
+            program,
+            (),
+            path,
+            dynamo=True,
+            input_names=["sources"],
+            output_names=["target"],
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _difference(network: Network, graph: Graph, *, size: tuple[int, int]) -> float:
+    sources = example(network, size=size)
+    with torch.inference_mode():
+        expected = network.module(sources)
+    return float((torch.from_numpy(graph(sources.numpy())) - expected).abs().max())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters speak to programmers, on every channel."""
+    nowhere, before = io.StringIO(), logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    for operator in ("linalg_solve", "linalg.solve", "_linalg_solve_ex", "linalg_cholesky", "cholesky"):
+        if operator in text:
+            return "the alignment of the sources solves linear equations, for which ONNX has no operator"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__

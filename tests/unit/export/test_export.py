@@ -1,0 +1,109 @@
+"""One zip from a run: what is in it, what is not, and that it makes the same voxels as the run folder."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from agi_core.__main__ import main
+from agi_core.export.archive import ROOT
+from tests.support.finished_run import finished_run
+from tests.support.small_data import write_head
+
+CROP = (32, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `run` and `model.zip`, of a 3-D model: its graphs are refused at once."""
+    folder = tmp_path_factory.mktemp("exported")
+    finished_run(folder / "run", dims=3, crop=CROP)
+    (folder / "run" / "sites" / "A" / "heads").mkdir(parents=True)
+    (folder / "run" / "sites" / "A" / "heads" / "own.safetensors").write_bytes(b"a site's own")
+    assert main(["export", "--run", str(folder / "run"), "--out", str(folder / "model.zip")]) == 0
+    with zipfile.ZipFile(folder / "model.zip") as zipped:
+        zipped.extractall(folder)
+    for m, modality in enumerate(("T1", "T2")):
+        write_head(folder / "subjects" / "one" / f"{modality}.nii.gz", seed=1, contrast=1 + m)
+    return folder
+
+
+def sources(folder: Path) -> list[str]:
+    return [f"--source={m}={folder / 'subjects' / 'one' / f'{m}.nii.gz'}" for m in ("T1", "T2")]
+
+
+def test_the_zip_makes_the_same_voxels_as_the_run(exported: Path, tmp_path: Path) -> None:
+    made = []
+    for place in (["--run", str(exported / "run")], ["--model", str(exported / "model.zip")]):
+        out_path = tmp_path / f"{len(made)}.nii.gz"
+        assert main(["synthesize", *place, *sources(exported), "--out", str(out_path)]) == 0
+        made.append(nibabel.load(out_path).get_fdata())
+    assert made[0].std() > 0.01
+    np.testing.assert_array_equal(made[0], made[1])
+
+
+@pytest.mark.slow
+def test_monai_runs_the_bundle_with_nothing_of_ours_but_what_is_in_it(exported: Path, tmp_path: Path) -> None:
+    """From inside of the unpacked folder, whose `agi_core` comes first."""
+    given = ["--dataset_dir", str(exported / "subjects"), "--output_dir", str(tmp_path)]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *given]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, cwd=exported / ROOT, env=environment, check=True, capture_output=True)
+    assert main(["synthesize", "--run", str(exported / "run"), *sources(exported), f"--out={tmp_path / 'r.nii'}"]) == 0
+    bundle, run = (nibabel.load(tmp_path / name).get_fdata() for name in ("one.nii.gz", "r.nii"))
+    np.testing.assert_allclose(bundle, run, atol=1e-4)
+
+
+def test_what_is_of_one_site_or_of_this_machine_stays(exported: Path) -> None:
+    with zipfile.ZipFile(exported / "model.zip") as zipped:
+        content = {name: zipped.read(name) for name in zipped.namelist()}
+    assert not [name for name, data in content.items() if "heads" in name or b"a site's own" in data]
+    ours = {name: data for name, data in content.items() if "/agi_core/" not in name}
+    assert not [name for name, data in ours.items() if str(exported).encode() in data]
+    assert b"subjects" not in ours[f"{ROOT}/configs/agi_fed.json"]
+
+
+def test_the_bundle_has_what_monai_requires(exported: Path) -> None:
+    root = exported / ROOT
+    for name in ("LICENSE", "configs/inference.json", "models/model.pt", "docs/README.md"):
+        assert (root / name).stat().st_size > 0
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    required = "version monai_version pytorch_version numpy_version required_packages_version task description authors"
+    assert {*required.split(), "copyright", "network_data_format"} <= set(metadata)
+    inputs = metadata["network_data_format"]["inputs"]["image"]
+    assert inputs["channel_def"] == {"0": "T1", "1": "T2"}
+    assert inputs["spatial_shape"] == ["n", "2*n", "2*n"]
+    assert len(load((root / "models" / "model.safetensors").read_bytes())) > 10
+
+
+def test_the_card_says_who_how_well_and_what_not(exported: Path) -> None:
+    card = (exported / ROOT / "docs" / "README.md").read_text()
+    for text in (
+        "| A | 20 | 1 of 1 |",
+        "Invited, but in no finished round: C.",
+        "Worst site: B, 22.25 dB.",
+        "Held back by the site: C.",
+        "must not be used for diagnosis",
+        "without differential privacy",
+        "between its 0.5th and 99.5th percentile",
+        "* ONNX: not in this zip: a 3-D model sees a volume through overlapping windows",
+    ):
+        assert text in card, text
+
+
+def test_refusals_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--run", str(tmp_path), "--out", str(tmp_path / "m.zip")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert main(["export", "--run", str(tmp_path), "--out", str(tmp_path / "m.tar")]) == 2
+    assert "let it end in .zip" in capsys.readouterr().err
+    (tmp_path / "m.zip").write_bytes(b"no zip")
+    given = ["--source", "T1=a.nii", "--out", str(tmp_path / "o.nii")]
+    assert main(["synthesize", "--model", str(tmp_path / "m.zip"), *given]) == 2
+    assert "is no zip of a model" in capsys.readouterr().err

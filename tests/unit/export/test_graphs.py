@@ -1,0 +1,57 @@
+"""What can be had as a graph, and what is told of the rest."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from agi_core.__main__ import main
+from agi_core.export.archive import ROOT
+from agi_core.export.graphs import example, graphs_of
+from tests.support.finished_run import finished_run
+from tests.support.small_data import write_head
+
+
+def test_a_3d_network_is_refused_with_the_reason(tmp_path: Path) -> None:
+    files, refused = graphs_of(finished_run(tmp_path / "run", dims=3, crop=(32, 16, 16)))
+    assert files == {}
+    assert set(refused) == {"pt2", "onnx"}
+    assert "overlapping windows" in refused["onnx"]
+
+
+def test_the_example_is_an_image(tmp_path: Path) -> None:
+    network = finished_run(tmp_path / "run", alignment="affine", neighbours=1)
+    image = example(network, size=(20, 30))
+    assert image.shape == (1, 2, 3, 20, 30)
+    assert image.min() == 0
+    assert 0.5 < image.max() <= 1
+    assert not image[:, 0].equal(image[:, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("alignment", "kinds"), [("none", {"pt2", "onnx"}), ("affine", {"pt2"})])
+def test_graphs_make_the_same_voxels_as_the_run(tmp_path: Path, alignment: str, kinds: set[str]) -> None:
+    finished_run(tmp_path / "run", alignment=alignment)
+    assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "m.zip")]) == 0
+    with zipfile.ZipFile(tmp_path / "m.zip") as zipped:
+        zipped.extractall(tmp_path)
+    sources = []
+    for m, modality in enumerate(("T1", "T2")):
+        write_head(tmp_path / f"{modality}.nii.gz", seed=1, contrast=1 + m)
+        sources.append(f"--source={modality}={tmp_path / modality}.nii.gz")
+    assert main(["synthesize", "--run", str(tmp_path / "run"), *sources, "--out", str(tmp_path / "run.nii")]) == 0
+    made = {
+        path.suffix[1:]: path for path in (tmp_path / ROOT / "models").iterdir() if path.suffix in (".pt2", ".onnx")
+    }
+    assert set(made) == kinds
+    if alignment != "none":
+        return  # the small heads are below the size that an alignment was traced for
+    for kind, path in made.items():
+        command = [sys.executable, "-m", "agi_core.export.bundle", "--graph", str(path), *sources]
+        subprocess.run([*command, "--out", str(tmp_path / f"{kind}.nii")], cwd=tmp_path / ROOT, check=True)
+        ours, theirs = (nibabel.load(tmp_path / f"{name}.nii").get_fdata() for name in ("run", kind))
+        np.testing.assert_allclose(theirs, ours, atol=1.5e-4)
