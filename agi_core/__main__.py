@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 from rich.progress import Progress
@@ -72,6 +73,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     """make the missing modality of one subject with a run's model, or with an exported one"""
+    from agi_core.data.dicom import read_series, write_derived
     from agi_core.host.device import open_device
     from agi_core.inference import synthesize
     from agi_core.network import Network
@@ -100,21 +102,29 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     network.load(weights)
     if arguments.head is not None:
         network.set_readout(read_own_readout(arguments.head, network=network))
-    source_paths = dict(arguments.source)
-    doubts = synthesize(
-        network,
-        source_paths=source_paths,
-        out_path=arguments.out,
-        spacing_mm=task.spacing_mm,
-        grid=grid,
-        register=register,
-        batch_size=arguments.batch_size,
-    )
+    given_paths, out_path = dict(arguments.source), arguments.out
+    with TemporaryDirectory() as folder:
+        series = {m: read_series(path) for m, path in given_paths.items() if path.is_dir()}
+        made_series = series.get(grid) if not out_path.name.endswith((".nii", ".nii.gz")) else None
+        made_path = out_path if made_series is None else Path(folder) / "made.nii"
+        doubts = synthesize(
+            network,
+            source_paths=given_paths | {m: one.write_nifti(Path(folder) / f"{m}.nii") for m, one in series.items()},
+            out_path=made_path,
+            spacing_mm=task.spacing_mm,
+            grid=grid,
+            register=register,
+            batch_size=arguments.batch_size,
+        )
+        if made_series is not None:
+            sources = ", ".join(scenario.sources)
+            write_derived(
+                made_series, made_path, out_path, target=scenario.target, sources=sources, mark=arguments.mark
+            )
     for modality, doubt in doubts:
-        print(f"warning: {source_paths[modality]}: {doubt}", file=sys.stderr)
+        print(f"warning: {given_paths[modality]}: {doubt}", file=sys.stderr)
     print(
-        f"synthetic {scenario.target} in {arguments.out}; its values 0 to 1 stand for percentiles 0.5 to 99.5"
-        " of a real scan"
+        f"synthetic {scenario.target} in {out_path}; its values 0 to 1 stand for percentiles 0.5 to 99.5 of a real scan"
     )
 
 
@@ -298,13 +308,16 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--model", type=Path, metavar="ZIP", help="a model that export has written")
     synthesis.add_argument(
         "--source",
-        type=named_path("MODALITY=FILE, for example T1=scan.nii.gz"),
+        type=named_path("MODALITY=FILE, for example T1=scan.nii.gz, or MODALITY=FOLDER of a DICOM series"),
         action="append",
         required=True,
-        metavar="MODALITY=FILE",
-        help="one per source modality",
+        metavar="MODALITY=PATH",
+        help="one per source modality: a NIfTI file, or a folder with one DICOM series (extra dicom)",
     )
-    synthesis.add_argument("--out", type=Path, required=True, help="NIfTI file to write, .nii or .nii.gz")
+    synthesis.add_argument(
+        "--out", type=Path, required=True, help="NIfTI file to write, .nii or .nii.gz, or folder for a DICOM series"
+    )
+    synthesis.add_argument("--mark", action="store_true", help="write SYNTHETIC into the pixels of a DICOM series too")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
     synthesis.add_argument(
         "--head",

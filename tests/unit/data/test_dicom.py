@@ -1,0 +1,148 @@
+"""DICOM in and out, against SimpleITK as another reader."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from agi_core.__main__ import main
+from agi_core.data.dicom import STORED_ONE, marked, read_series, write_derived
+from agi_core.data.nifti import read_volume, write_volume
+from agi_core.errors import DataError
+from tests.support.dicom_series import head, write_series
+from tests.support.finished_run import finished_run
+
+
+def changed(folder: Path, change: Callable[[Any, int], None]) -> None:
+    for path in sorted(folder.iterdir()):
+        image = pydicom.dcmread(path)
+        change(image, int(image.InstanceNumber))
+        image.save_as(path)
+
+
+def by_itk(folder: Path) -> tuple[Any, Any]:
+    """Voxels (columns, rows, slices) and affine in RAS+, by SimpleITK."""
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image).T, np.diag([-1, -1, 1, 1]) @ affine
+
+
+def corners(shape: tuple[int, ...], affine: Any) -> Any:
+    index = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
+    return affine[:3, :3] @ index + affine[:3, 3:]
+
+
+def test_a_series_is_read_as_another_reader_reads_it(tmp_path: Path) -> None:
+    series = read_series(write_series(tmp_path / "s", head(1), RescaleSlope=2, RescaleIntercept=-5))
+    data, affine = by_itk(tmp_path / "s")
+    assert series.data.shape == data.shape == (40, 44, 9)
+    np.testing.assert_allclose(corners(data.shape, series.affine), corners(data.shape, affine), atol=0.01)
+    np.testing.assert_array_equal(series.data, data)
+
+
+def test_what_is_written_lies_where_it_was_read(tmp_path: Path) -> None:
+    """The patient's own study, a series of its own, and the geometry to 0.01 mm by another reader."""
+    series = read_series(write_series(tmp_path / "s", head(1)))
+    nifti_path = series.write_nifti(tmp_path / "s.nii")
+    volume = read_volume(nifti_path)
+    scaled = volume.data / volume.data.max()
+    write_volume(tmp_path / "made.nii", scaled, like=nifti_path, descrip="")
+    write_derived(series, tmp_path / "made.nii", tmp_path / "out", target="PD", sources="T1, T2", mark=False)
+
+    data, affine = by_itk(tmp_path / "out")
+    np.testing.assert_allclose(corners(data.shape, affine), corners(data.shape, series.affine), atol=0.01)
+    np.testing.assert_allclose(data / STORED_ONE, series.data / series.data.max(), atol=1e-4)
+    images = [pydicom.dcmread(path) for path in sorted((tmp_path / "out").iterdir())]
+    assert len({image.SOPInstanceUID for image in images}) == 9
+    source_uids = {image.SOPInstanceUID for image in series.slices}
+    for image, source in zip(images, series.slices, strict=True):
+        for name in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID"):
+            assert image[name] == source[name]
+        assert image.SeriesInstanceUID == images[0].SeriesInstanceUID != source.SeriesInstanceUID
+        assert image.ImageType[:2] == ["DERIVED", "SECONDARY"]
+        assert image.SeriesDescription == "SYNTHETIC - not for diagnosis PD"
+        assert "T1, T2" in image.DerivationDescription
+        assert image.SourceImageSequence[0].ReferencedSOPInstanceUID in source_uids
+        assert (image.WindowCenter, image.WindowWidth) == (5000, 10000)
+        assert "OperatorsName" not in image
+    with pytest.raises(DataError, match="not an empty folder"):
+        write_derived(series, tmp_path / "made.nii", tmp_path / "out", target="PD", sources="T1", mark=False)
+
+
+def test_the_mark_is_in_the_pixels() -> None:
+    pixels = np.full((128, 160), 77, dtype="<u2")
+    result = marked(pixels)
+    assert set(np.unique(result)) == {0, 77, STORED_ONE}
+    assert (result != 77).any(axis=0).sum() > 70
+    assert (pixels == 77).all()
+    assert marked(pixels[:8, :20]).shape == (8, 20)
+
+
+def moved(image: Any, number: int) -> None:
+    if number == 5:
+        image.ImagePositionPatient = [x + 0.3 * y for x, y in zip(image.ImagePositionPatient, (0, 0, 4), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda image, n: setattr(image, "SOPClassUID", f"{image.SOPClassUID}.1"), "enhanced MR"),
+        (lambda image, n: setattr(image, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"), "CT Image Storage, not MR"),
+        (lambda image, n: setattr(image, "SeriesInstanceUID", f"1.2.{n % 2}"), "slices of 2 series"),
+        (lambda image, n: setattr(image, "EchoTime", str(20 + 60 * (n % 2))), "mixes images: EchoTime is 20 and 80"),
+        (lambda image, n: setattr(image, "PixelSpacing", [1, 1 + n % 2]), "mixes images: PixelSpacing"),
+        (moved, "unevenly spaced, between image 4 and image 5"),
+        (lambda image, n: delattr(image, "ImagePositionPatient"), "cannot be read"),
+    ],
+)
+def test_what_is_no_single_series_is_refused_by_name(
+    tmp_path: Path, change: Callable[[Any, int], None], sentence: str
+) -> None:
+    changed(write_series(tmp_path / "s", head(1)), change)
+    with pytest.raises(DataError) as refusal:
+        read_series(tmp_path / "s")
+    assert sentence in str(refusal.value)
+
+
+def test_missing_and_doubled_slices_are_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", head(1))
+    paths = {int(pydicom.dcmread(path).InstanceNumber): path for path in (tmp_path / "s").iterdir()}
+    fifth = paths[5].read_bytes()
+    paths[5].unlink()
+    with pytest.raises(DataError, match=r"missing between image 4 and image 6 \(8\.00 mm, elsewhere 4\.00\)"):
+        read_series(tmp_path / "s")
+    paths[5].write_bytes(fifth)
+    (tmp_path / "s" / "copy").write_bytes(fifth)
+    with pytest.raises(DataError, match="two images of one place, between image 5 and image 5"):
+        read_series(tmp_path / "s")
+
+
+def test_a_tilted_gantry_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gantry tilt"):
+        read_series(write_series(tmp_path / "s", head(1), tilt_mm=0.5))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("nothing")
+    with pytest.raises(DataError, match="holds no DICOM image"):
+        read_series(tmp_path / "empty")
+
+
+def test_the_command_line_from_series_to_series(tmp_path: Path) -> None:
+    finished_run(tmp_path / "run")
+    series = {m: write_series(tmp_path / m, head(seed), study="1.2.3") for seed, m in enumerate(("T1", "T2"))}
+    sources = [f"--source={m}={folder}" for m, folder in series.items()]
+    command = ["synthesize", "--run", str(tmp_path / "run"), *sources]
+    assert main([*command, "--out", str(tmp_path / "pd"), "--mark"]) == 0
+    assert main([*command, "--out", str(tmp_path / "pd.nii.gz")]) == 0
+    made, nifti = read_series(tmp_path / "pd"), read_volume(tmp_path / "pd.nii.gz")
+    assert made.slices[0].BurnedInAnnotation == "YES"
+    assert made.slices[0].StudyInstanceUID == "1.2.3"
+    np.testing.assert_allclose(made.affine, read_series(series["T2"]).affine, atol=1e-4)
+    unmarked = made.data[:, 20:] / STORED_ONE
+    assert unmarked.std() > 0.01
+    assert sorted(made.data.shape) == sorted(nifti.data.shape)
