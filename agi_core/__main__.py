@@ -73,6 +73,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _synthesize(arguments: argparse.Namespace) -> None:
     """make the missing modality of one subject with a run's model, or with an exported one"""
+    from agi_core.bids import derivative_path, describe
     from agi_core.data.dicom import read_series, write_derived
     from agi_core.host.device import open_device
     from agi_core.inference import synthesize
@@ -103,6 +104,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     if arguments.head is not None:
         network.set_readout(read_own_readout(arguments.head, network=network))
     given_paths, out_path = dict(arguments.source), arguments.out
+    if arguments.layout == "bids":
+        out_path = derivative_path(arguments.out, like=given_paths[grid], target=scenario.target)
     with TemporaryDirectory() as folder:
         series = {m: read_series(path) for m, path in given_paths.items() if path.is_dir()}
         made_series = series.get(grid) if not out_path.name.endswith((".nii", ".nii.gz")) else None
@@ -121,6 +124,10 @@ def _synthesize(arguments: argparse.Namespace) -> None:
             write_derived(
                 made_series, made_path, out_path, target=scenario.target, sources=sources, mark=arguments.mark
             )
+    if arguments.layout == "bids":
+        describe(
+            out_path, folder=arguments.out, sources=given_paths, target=scenario.target, release=version("agi-fed")
+        )
     for modality, doubt in doubts:
         print(f"warning: {given_paths[modality]}: {doubt}", file=sys.stderr)
     print(
@@ -317,6 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     synthesis.add_argument(
         "--out", type=Path, required=True, help="NIfTI file to write, .nii or .nii.gz, or folder for a DICOM series"
     )
+    synthesis.add_argument("--layout", choices=("bids",), help="--out is a folder of BIDS derivatives")
     synthesis.add_argument("--mark", action="store_true", help="write SYNTHETIC into the pixels of a DICOM series too")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
     synthesis.add_argument(

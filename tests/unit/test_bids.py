@@ -1,0 +1,52 @@
+"""Names and companions of BIDS derivatives."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agi_core.__main__ import main
+from agi_core.bids import derivative_path
+from agi_core.errors import DataError
+from tests.support.finished_run import finished_run
+from tests.support.small_data import write_head
+
+
+@pytest.mark.parametrize(
+    ("like", "target", "expected"),
+    [
+        ("sub-01/anat/sub-01_T1w.nii.gz", "PDw", "sub-01/anat/sub-01_desc-synth_PDw.nii.gz"),
+        ("sub-01/ses-2/anat/sub-01_ses-2_T1w.nii", "T2w", "sub-01/ses-2/anat/sub-01_ses-2_desc-synth_T2w.nii.gz"),
+        (
+            "sub-a/anat/sub-a_acq-fast_T1w.nii.gz",
+            "T1w[ce-gadolinium]",
+            "sub-a/anat/sub-a_ce-gadolinium_desc-synth_T1w.nii.gz",
+        ),
+    ],
+)
+def test_names(like: str, target: str, expected: str) -> None:
+    assert derivative_path(Path("d"), like=Path("/data/raw") / like, target=target) == Path("d") / expected
+
+
+def test_a_name_that_is_not_of_bids_is_refused() -> None:
+    with pytest.raises(DataError, match="has no name of BIDS"):
+        derivative_path(Path("d"), like=Path("scan.nii"), target="PDw")
+
+
+def test_the_command_line_writes_a_data_set_of_derivatives(tmp_path: Path) -> None:
+    finished_run(tmp_path / "run")
+    sources = []
+    for m, modality in enumerate(("T1", "T2")):
+        path = tmp_path / "raw" / "sub-01" / "ses-1" / "anat" / f"sub-01_ses-1_{modality}w.nii.gz"
+        write_head(path, seed=1, contrast=1 + m)
+        sources += ["--source", f"{modality}={path}"]
+    out_dir = tmp_path / "derivatives" / "agifed"
+    command = ["synthesize", "--run", str(tmp_path / "run"), *sources, "--layout", "bids", "--out", str(out_dir)]
+    assert main(command) == 0
+    made = out_dir / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_desc-synth_PD.nii.gz"
+    assert made.is_file()
+    description = json.loads((out_dir / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "AGI-Fed"
+    sidecar = json.loads((made.parent / "sub-01_ses-1_desc-synth_PD.json").read_text())
+    assert sidecar["Sources"] == [f"bids:raw:sub-01/ses-1/anat/sub-01_ses-1_{m}w.nii.gz" for m in ("T1", "T2")]
