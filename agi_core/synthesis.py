@@ -15,10 +15,12 @@ import numpy as np
 
 from agi_core.data.header import Doubt
 from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
-from agi_core.data.preprocess import align, resample, session_doubts
+from agi_core.data.preprocess import align, field_of_view, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
 from agi_core.scenario import Scenario
+
+_WHOLE_HEAD = 0.99
 
 
 def synthesize_files(
@@ -68,6 +70,12 @@ def synthesize_files(
     if register:
         volumes = register_sources(volumes, to=grid, place=str(out_path))
     prepared = align(volumes, to=grid, spacing_mm=spacing_mm, place=str(source_paths[grid]))
+    for modality, volume in volumes.items():
+        covered = float(field_of_view(volume.grid, prepared.grid)[prepared.foreground.transpose(2, 1, 0)].mean())
+        if covered < _WHOLE_HEAD:
+            doubts.append(
+                (modality, Doubt("it does not cover the whole head; there the output is a guess", f"{covered:.0%}"))
+            )
     slices = predict(prepared.volumes)
     if not np.isfinite(slices).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")
