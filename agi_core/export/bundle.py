@@ -91,14 +91,20 @@ def predict_by(graph: Graph, volumes: FloatArray, description: Description) -> F
 
 
 def open_pt2(path: Path) -> Graph:
-    """A graph of torch.export, on the CPU."""
+    """A graph of torch.export, on the CPU. It raises RunError for slices beyond the range that it was traced for."""
     import torch
 
     module = torch.export.load(path).module()
 
     def graph(sources: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            made: FloatArray = module(torch.from_numpy(np.ascontiguousarray(sources))).numpy()
+        try:
+            with torch.inference_mode():
+                made: FloatArray = module(torch.from_numpy(np.ascontiguousarray(sources))).numpy()
+        except (AssertionError, RuntimeError) as error:
+            size, cause = " x ".join(map(str, sources.shape[-2:])), str(error).strip().splitlines()[0][:200]
+            raise RunError(
+                f"{path} does not take slices of {size} voxels ({cause}); use the zip with synthesize --model"
+            ) from None
         return made
 
     return graph

@@ -12,6 +12,7 @@ import torch
 
 from agi_core.config.schema import RunConfig
 from agi_core.data.nifti import FloatArray
+from agi_core.errors import DataError
 from agi_core.export.bundle import FolderEvaluator, predict_by
 from agi_core.export.description import Description
 from agi_core.inference import predict
@@ -24,7 +25,7 @@ def test_a_graph_sees_what_the_network_sees(model: Mapping[str, Any]) -> None:
     """Box, neighbours, padding and zeros are as in `predict`; the network itself stands for its graph."""
     config = RunConfig(scenario="T1,T2:PD", reference="T2", model=ModelConfig(**{"widths": (4, 8), **model}))
     network = Network(config)
-    network.set_readout(network.readout + 0.05)
+    network.set_readout(network.readout + 0.5 * (np.arange(len(network.readout)) == 0))  # the constant feature
     volumes = np.random.default_rng(0).random((5, 2, 31, 27), dtype=np.float32)
     volumes[..., :4, :] = volumes[..., 22:] = 0
     volumes[2, :, 10, 10] = 0
@@ -46,7 +47,5 @@ def test_it_starts_without_torch() -> None:
 
 
 def test_a_subject_without_a_modality_is_named(tmp_path: Path) -> None:
-    from agi_core.errors import DataError
-
     with pytest.raises(DataError, match=r"has no T1\.nii\.gz"):
         FolderEvaluator._file(FolderEvaluator.__new__(FolderEvaluator), tmp_path, "T1")
