@@ -52,10 +52,10 @@ def test_the_zip_makes_the_same_voxels_as_the_run(exported: Path, tmp_path: Path
 @pytest.mark.slow
 def test_monai_runs_the_bundle_with_nothing_of_ours_but_what_is_in_it(exported: Path, tmp_path: Path) -> None:
     """From inside of the unpacked folder, whose `agi_core` comes first."""
-    given = ["--dataset_dir", str(exported / "subjects"), "--output_dir", str(tmp_path)]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *given]
+    given = {"dataset_dir": str(exported / "subjects"), "output_dir": str(tmp_path)}
+    code = f"from monai.bundle import run; run(config_file='configs/inference.json', **{given})"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(command, cwd=exported / ROOT, env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], cwd=exported / ROOT, env=environment, check=True, capture_output=True)
     assert main(["synthesize", "--run", str(exported / "run"), *sources(exported), f"--out={tmp_path / 'r.nii'}"]) == 0
     bundle, run = (nibabel.load(tmp_path / name).get_fdata() for name in ("one.nii.gz", "r.nii"))
     np.testing.assert_allclose(bundle, run, atol=1e-4)
