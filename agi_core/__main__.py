@@ -164,6 +164,7 @@ def _adapt(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     """score a run, or any folder of synthetic volumes, against real ones"""
     from agi_core.host import atomic
+    from agi_core.host.device import open_device
     from agi_core.report.evaluation_page import write_page
     from agi_core.scoring.evaluation import TABLE_NAME, evaluate, text_of, write_tables
     from agi_core.scoring.pairs import find_pairs
@@ -173,6 +174,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ConfigError("a run has one target: leave --target out, or give a folder with --synthetic")
     if arguments.run is None and layout is None:
         raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
+    device = open_device(arguments.device, threads=arguments.threads)
     out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
     segmenter = None
     if arguments.segmenter is not None:
@@ -189,13 +191,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
         if arguments.run is not None:
             from agi_core.data.scans import Scans
-            from agi_core.host.device import open_device
             from agi_core.network import Network
             from agi_core.run.checkpoint import load_weights
             from agi_core.scoring.made_by_run import make_volumes
 
             config = run_folder.open_existing(arguments.run)
-            network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
+            network = Network(config, device=device)
             network.load(load_weights(arguments.run, best=arguments.weights == "best"))
             layout, synthetic_dir = layout or config.data.layout, new_dir / "volumes"
             scans, made = Scans(data_dir, layout, register=config.data.register), following("making volumes")

@@ -23,6 +23,7 @@ from agi_core.segmentation.segmenter import Segmenter
 
 _MIN_OVERLAP = 0.5
 _BRIGHTEST = (0.2, 5.0)  # of the synthetic volume, where 1 is the brightest of the real one
+_SLACK = 0.01  # of values from 0 to 1, after interpolation
 _CONSTANT, _SATURATED = 0.005, 0.5
 
 Image = NDArray[np.floating]
@@ -55,8 +56,8 @@ def score_pair(pair: Pair, *, percentiles: bool = False, segmenter: Segmenter | 
 
     Args:
         percentiles: whether its values are known to be on the scale of `synthesize`: 0 to 1 for the real scan's
-            percentiles. Otherwise they are where the real scan has greater values than 1 and they do not; else they
-            are in the units of the real scan.
+            percentiles. Otherwise they are if they lie from 0 to 1 and the real scan does not; else they are in the
+            units of the real scan.
         segmenter: what to segment with the synthetic volume in the place of the real one.
 
     Raises:
@@ -71,8 +72,8 @@ def score_pair(pair: Pair, *, percentiles: bool = False, segmenter: Segmenter | 
         raise DataError(f"{pair.real}: {error}") from error
     head = foreground_mask(real.data)
     data, doubts = _on_grid(synthetic, real, head, pair)
-    ours = data if percentiles or data.max() <= 1 < high else _in_units(data, low, high, head=head, pair=pair)
-    ours = ours.clip(0, 1)
+    on_scale = percentiles or (data.min() > -_SLACK and data.max() < 1 + _SLACK and high > 1 + _SLACK)
+    ours = (data if on_scale else _in_units(data, low, high, head=head, pair=pair)).clip(0, 1)
     regions = {"head": head} | (_regions(labels, head) if labels is not None else {})
     figures = {}
     if labels is not None:

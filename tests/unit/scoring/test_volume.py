@@ -54,10 +54,11 @@ def test_both_scales_are_one(pair: Pair) -> None:
         assert by_percentiles[name] == pytest.approx(in_units[name], rel=1e-3)
 
 
-@pytest.mark.parametrize("factor", [20, 0.05])
-def test_another_scale_is_refused(pair: Pair, factor: float) -> None:
+@pytest.mark.parametrize(("factor", "offset"), [(20, 0), (0.05, 0), (1 / 600, -1)])
+def test_another_scale_is_refused(pair: Pair, factor: float, offset: float) -> None:
+    """The last one is from -1 to 1, as networks that end in tanh have it."""
     with pytest.raises(DataError, match=r"is on another scale than .*t2f.nii.gz: its brightest voxels have"):
-        score_pair(rewritten(pair, read(pair.synthetic) * factor))
+        score_pair(rewritten(pair, (read(pair.synthetic) * factor + offset).clip(-1)))
 
 
 def test_a_real_scan_from_0_to_1_has_units_of_its_own(pair: Pair) -> None:
