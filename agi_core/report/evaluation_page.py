@@ -14,8 +14,8 @@ from agi_core.report.record import without_ids
 from agi_core.report.sections import MAX_EXAMPLES
 from agi_core.scoring.evaluation import Evaluation, share, written
 from agi_core.scoring.figures import FIGURES, SEGMENTED, segmented_rows
-from agi_core.scoring.labels import TARGETS
 from agi_core.scoring.volume import Scored
+from agi_core.segmentation.labels import TARGETS
 
 PAGE_NAME = "evaluation.html"
 

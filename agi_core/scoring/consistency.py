@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agi_core.data.header import Affine
 from agi_core.data.intensity import BoolArray
 from agi_core.metrics import SSIM_RADIUS, neighbour_ssim
-from agi_core.scoring.box import box_of
+from agi_core.segmentation.box import box_of
 
 PLANES = ("sagittal", "coronal", "axial")  # across the axes I, J, K
 CLASSES = ("dark", "middle", "bright")

@@ -9,9 +9,9 @@ from typing import Any
 
 from agi_core.host import atomic
 from agi_core.scoring.figures import CONFIDENCE, FIGURES, SEGMENTED, Mean, means, recovered_shares, segmented_rows
-from agi_core.scoring.labels import TARGETS
 from agi_core.scoring.pairs import Pair
 from agi_core.scoring.volume import Scored, score_pair
+from agi_core.segmentation.labels import TARGETS
 from agi_core.segmentation.segmenter import Segmenter
 
 TABLE_NAME, SUMMARY_NAME = "subjects.csv", "summary.json"

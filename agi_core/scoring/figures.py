@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from agi_core.scoring.consistency import CLASSES, PLANES
-from agi_core.scoring.labels import TARGETS
+from agi_core.segmentation.labels import TARGETS
 
 CONFIDENCE = 0.95
 ROWS = {

@@ -1,15 +1,13 @@
 """Which synthetic volume belongs to which real one: by the names that the layout gives to both."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agi_core.data.scan_files import scan_files
 from agi_core.errors import ConfigError, DataError
 from agi_core.layouts import LAYOUTS
+from agi_core.segmentation.visits import SEG, named_scans, only
 
-SEG = "seg"
 _NAMED = 5  # visits in a sentence
 
 
@@ -52,7 +50,7 @@ def find_pairs(
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"unknown layout '{layout}'; pass --layout {', '.join(LAYOUTS)}")
-    real, synthetic = _named(data_dir, layout), _named(synthetic_dir, layout)
+    real, synthetic = named_scans(data_dir, layout), named_scans(synthetic_dir, layout)
     scored = {key: paths for key, paths in synthetic.items() if key[2] == (target or key[2]) != SEG}
     if not scored:
         there = ", ".join(sorted({modality for _, _, modality in synthetic})) or "nothing"
@@ -67,9 +65,9 @@ def find_pairs(
         seg = real.get((subject, session, SEG))
         pair = Pair(
             *key,
-            synthetic=_only(scored[key]),
-            real=_only(real[key]),
-            seg=_only(seg) if seg else None,
+            synthetic=only(scored[key]),
+            real=only(real[key]),
+            seg=only(seg) if seg else None,
             others={m: path for m, path in others.items() if m not in (modality, SEG)},
         )
         if pair.synthetic.samefile(pair.real):
@@ -92,38 +90,6 @@ def find_pairs(
         ),
     ]
     return pairs, [f"{what}: {_listed(which)}" for what, which in notes if which]
-
-
-def read_visits(folder_dir: Path, layout: str) -> dict[tuple[str, str], dict[str, Path]]:
-    """{(subject, session): {modality: file}} of a folder, its segmentations among them.
-
-    Raises:
-        DataError: the folder cannot be read, or has two files of one modality of a visit.
-    """
-    visits: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
-    for (subject, session, modality), paths in _named(folder_dir, layout).items():
-        visits[subject, session][modality] = _only(paths)
-    return visits
-
-
-def _named(folder_dir: Path, layout: str) -> dict[tuple[str, str, str], list[Path]]:
-    """{(subject, session, modality): files} of what fits the layout's names."""
-    found = defaultdict(list)
-    modalities = LAYOUTS[layout].modalities
-    for name in scan_files(folder_dir)[0]:
-        if match := LAYOUTS[layout].scan.fullmatch(name):
-            groups = match.groupdict()
-            modality = modalities.get(groups["modality"], groups["modality"])
-            found[groups["subject"], groups.get("session") or "", modality].append(folder_dir / name)
-    return found
-
-
-def _only(paths: Sequence[Path]) -> Path:
-    if len(paths) > 1:
-        raise DataError(
-            f"{paths[0]} and {paths[1]} are the same modality of one visit. Leave one of them in the folder."
-        )
-    return paths[0]
 
 
 def _listed(visits: Iterable[tuple[str, ...]]) -> str:

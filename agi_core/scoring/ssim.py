@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agi_core.data.intensity import BoolArray
 from agi_core.metrics import SSIM_RADIUS, ssim_map
-from agi_core.scoring.box import box_of
+from agi_core.segmentation.box import box_of
 
 _WINDOW = 2 * SSIM_RADIUS + 1
 _AXES = (-3, -2, -1)

@@ -15,10 +15,10 @@ from agi_core.data.preprocess import field_of_view, resample, same_grid
 from agi_core.errors import DataError
 from agi_core.metric_table import psnr_db
 from agi_core.scoring.consistency import consistency
-from agi_core.scoring.labels import ENHANCING, OEDEMA, Labels, read_labels
 from agi_core.scoring.pairs import Pair
+from agi_core.scoring.rows import segmentation_rows
 from agi_core.scoring.ssim import brasyn_ssim, ssim_volume
-from agi_core.segmentation.rows import segmentation_rows
+from agi_core.segmentation.labels import ENHANCING, OEDEMA, Labels, read_labels
 from agi_core.segmentation.segmenter import Segmenter
 
 _MIN_OVERLAP = 0.5

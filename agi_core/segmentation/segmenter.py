@@ -24,8 +24,8 @@ from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
 from agi_core.prediction import through_windows
-from agi_core.scoring.box import box_of
-from agi_core.scoring.labels import TARGETS
+from agi_core.segmentation.box import box_of
+from agi_core.segmentation.labels import TARGETS
 from agi_core.voxel_regression import VoxelRegression
 
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")

@@ -15,10 +15,10 @@ from agi_core.data.intensity import scale_intensity
 from agi_core.data.nifti import read_volume
 from agi_core.data.preprocess import same_grid
 from agi_core.errors import DataError
-from agi_core.scoring.box import box_of
-from agi_core.scoring.labels import TARGETS, Labels, read_labels, target_mask
-from agi_core.scoring.pairs import SEG, read_visits
+from agi_core.segmentation.box import box_of
+from agi_core.segmentation.labels import TARGETS, Labels, read_labels, target_mask
 from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings
+from agi_core.segmentation.visits import SEG, read_visits
 from agi_core.voxel_regression import VoxelRegression
 
 OnStep = Callable[[int, int, float], None]  # (steps done, all, loss)

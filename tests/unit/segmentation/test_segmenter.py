@@ -7,11 +7,34 @@ import pytest
 
 from agi_core.data.intensity import scale_intensity
 from agi_core.errors import DataError, RunError
-from agi_core.scoring.lesions import dice_of
+from agi_core.segmentation.lesions import dice_of
 from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings, read_segmenter
 from agi_core.segmentation.training import train_segmenter
 from tests.support.brats_tree import AFFINE, labels_of, read, save, write_subject
 from tests.support.head_scans import Array
+from tests.support.toy_segmenter import train_toy
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two subjects to train on, a third without a segmentation, and a fourth without t1c."""
+    root = tmp_path_factory.mktemp("train")
+    write_subject(root, 1)
+    write_subject(root, 2)
+    write_subject(root, 3, seg=False)
+    write_subject(root, 4, modalities=("t1n", "t2w", "t2f"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def losses() -> list[float]:
+    """Of each step of `trained`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(tree: Path, losses: list[float]) -> Segmenter:
+    return train_toy(tree, lambda done, total, loss: losses.append(loss))
 
 
 def scans(root: Path, number: int) -> dict[str, Array]:
@@ -43,7 +66,8 @@ def test_the_same_seed_gives_the_same_network_and_so_does_its_file(
     tree: Path, trained: Segmenter, tmp_path: Path
 ) -> None:
     few = SegmenterSettings(channels=(8, 16), patch=(16, 16, 16), steps=2)
-    one, other = (train_segmenter(tree, few)[0] for _ in range(2))
+    (one, visits), (other, _) = (train_segmenter(tree, few) for _ in range(2))
+    assert visits == ["BraTS-GLI-00001 000", "BraTS-GLI-00002 000"]
     assert one.hash == other.hash != trained.hash
     trained.write(tmp_path / "net.safetensors")
     again = read_segmenter(tmp_path / "net.safetensors")

@@ -6,9 +6,9 @@ from agi_core.data.intensity import scale_intensity
 from agi_core.data.nifti import FloatArray, read_volume
 from agi_core.data.preprocess import same_grid
 from agi_core.errors import DataError
-from agi_core.scoring.labels import Labels, target_mask
-from agi_core.scoring.lesions import score_segmentation
 from agi_core.scoring.pairs import Pair
+from agi_core.segmentation.labels import Labels, target_mask
+from agi_core.segmentation.lesions import score_segmentation
 from agi_core.segmentation.segmenter import MODALITIES, Segmenter
 
 

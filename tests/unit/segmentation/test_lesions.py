@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from agi_core.scoring.lesions import WORST_HD95_MM, SegmentationScore, dice_of, hausdorff95_mm, score_segmentation
+from agi_core.segmentation.lesions import WORST_HD95_MM, SegmentationScore, dice_of, hausdorff95_mm, score_segmentation
 
 SHAPE = (40, 24, 24)
 MM = (1.0, 1.0, 1.0)

@@ -6,7 +6,7 @@ import pytest
 
 from agi_core.data.header import Grid
 from agi_core.errors import DataError
-from agi_core.scoring.labels import TARGETS, read_labels, target_mask
+from agi_core.segmentation.labels import TARGETS, read_labels, target_mask
 
 GRID = Grid((4, 3, 2), np.diag([1.0, 1.0, 2.0, 1.0]))
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from agi_core.data.intensity import BoolArray
-from agi_core.scoring.box import box_of
+from agi_core.segmentation.box import box_of
 
 DILATIONS = 3  # of gliomas; components of the truth that are so close are one lesion
 SMALLEST_MM3 = 50.0  # a lesion of the truth up to this volume is not counted

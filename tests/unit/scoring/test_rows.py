@@ -9,6 +9,15 @@ from agi_core.scoring.evaluation import Evaluation, evaluate, text_of
 from agi_core.scoring.pairs import Pair, find_pairs
 from agi_core.segmentation.segmenter import Segmenter
 from tests.support.brats_tree import AFFINE, read, save, write_subject
+from tests.support.toy_segmenter import train_toy
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    root = tmp_path_factory.mktemp("train")
+    write_subject(root, 1)
+    write_subject(root, 2)
+    return train_toy(root)
 
 
 def evaluated(root: Path, segmenter: Segmenter, *, numbers: tuple[int, ...]) -> Evaluation:
