@@ -168,6 +168,7 @@ def test_labels_of_2020_score_as_those_of_2023(folders: tuple[Path, Path], tmp_p
     assert (tmp_path / "old" / "subjects.csv").read_text() == (tmp_path / "new" / "subjects.csv").read_text()
 
 
+@pytest.mark.slow  # it takes a few seconds, and the parts have tests of their own
 def test_a_segmentation_network_of_the_command(tree: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
     """Trained for one step, so its figures mean nothing; it knows whom it was trained on."""
     (_, made), network = folders, str(tmp_path / "net.safetensors")
