@@ -86,7 +86,7 @@ def _trust(ca_path: Path) -> tuple[ssl.SSLContext | None, CheckRow]:
     try:
         context = ssl.create_default_context(cafile=str(ca_path))
         return context, passed(what, f"{ca_path}, SHA256 {certificate_fingerprint(ca_path)}")
-    except ssl.SSLError:
+    except (ssl.SSLError, ValueError):
         return None, failed(what, f"{ca_path} holds no certificate in PEM format", fix=fix)
     except OSError as error:
         return None, failed(what, f"{ca_path}: {error.strerror}", fix=fix)

@@ -55,7 +55,7 @@ def test_one_site_does_its_worst(federation: Federation) -> None:
         attacks=[*attacks, record_and_no_message],
     )
     hostile.start()
-    deadline_s = round(10 * min(slowness(), 1.5))
+    deadline_s = round(10 * min(slowness(), 2.0))
     limits = (f"federation.quorum={len(HONEST)}", f"federation.deadline_s={deadline_s}")
     try:
         run = federation.submit("worst", f"rounds={ROUNDS}", "model.prior=none", *limits)

@@ -313,7 +313,9 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
         assert first["metrics"]["train_loss"] > 0
 
         # refusals name both values, and nothing of the site
-        assert coordinator.answer(2)["reason"].startswith("protocol version: the message has 1, this program 2;")
+        assert coordinator.answer(2)["reason"].startswith(
+            f"protocol version: the message has 1, this program {PROTOCOL_VERSION};"
+        )
         theirs, ours = model_hash(other_manifest), model_hash(manifest)
         assert f"model hash: the message has {theirs}, this program {ours};" in coordinator.answer(3)["reason"]
         assert coordinator.answer(4)["reason"] == ConfigError.public

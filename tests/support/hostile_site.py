@@ -72,6 +72,7 @@ class HostileSite(threading.Thread):
 
     def begin(self, request: Metadata, tree: ObjectTree, **changed: int | str) -> str:
         """Announce a reply; the session in which its parts may come."""
+        now = time.time()
         metadata = Metadata(
             run_id=request.run_id,
             message_id=tree.object_id,
@@ -79,9 +80,9 @@ class HostileSite(threading.Thread):
             dst_node_id=request.src_node_id,
             reply_to_message_id=request.message_id,
             group_id=request.group_id,
-            ttl=5,
+            ttl=request.created_at + request.ttl - now,
             message_type=request.message_type,
-            created_at=time.time(),
+            created_at=now,
         )
         metadata.MergeFrom(Metadata(**changed))  # type: ignore[arg-type]
         for name in (name for name, value in changed.items() if not value):
