@@ -1,9 +1,9 @@
-"""`python -m client.process.node` is Flower's `flower-supernode`, with its own arguments and three changes.
+"""`python -m client.process.node` is Flower's `flower-supernode`, with its own arguments and four changes.
 
 It looks for a request every second, not every three: a round waits for the last site to look.
 
-Two faults of flwr 1.41's loop are mended. Both are in the part that talks to the coordinator, and both lose a site for
-good without a word:
+Three faults of flwr 1.41 are mended. All are in the part that talks to the coordinator, and all lose a site for good
+without a word:
 
 * An error that Flower does not try again ends the loop but not the process, because the Runtime API's thread keeps the
   process alive. A TLS handshake that a firewall cuts is such an error, and so is an answer like 500. Here the process
@@ -11,9 +11,12 @@ good without a word:
 * A coordinator that is killed leaves a request half delivered. The node answers it, but sends that answer in the turn
   of the next request, and the next answer in the turn after it: each answer comes one request late. Here a waiting
   answer is sent when there is no request to fetch.
+* An answer like 500 ends the thread that sends heartbeats, and nothing else: a coordinator whose disk was full for a
+  moment takes the site for absent from then on. Here the process ends, as above.
 """
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -45,8 +48,15 @@ def run_of_waiting_answer(state: InMemoryNodeState) -> int | None:
         return next((metadata.run_id for metadata in waiting if metadata.reply_to_message_id), None)
 
 
+def end_process(failure: threading.ExceptHookArgs) -> None:
+    """End the process, because a thread of it has failed."""
+    threading.__excepthook__(failure)  # prints it
+    os._exit(1)
+
+
 if __name__ == "__main__":
     keep_files_private()
+    threading.excepthook = end_process
     start_client_internal._pull_and_store_message = fetch_or_send  # type: ignore[assignment]
     flower_supernode()  # returns only when its loop has ended; a stop by signal ends the process in there
     os._exit(1)

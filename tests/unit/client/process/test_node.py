@@ -1,6 +1,8 @@
 """Flower's loop between node and coordinator, where we changed it; the rest runs in tests/faults."""
 
 import inspect
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -54,3 +56,14 @@ def test_flowers_loop_is_the_one_that_was_changed() -> None:
     assert "run_id = _pull_and_store_message(" in source
     assert "if run_id is None:" in source
     assert "_push_messages(" in source
+
+
+def test_a_thread_that_fails_ends_the_process() -> None:
+    """The heartbeats ended with one 500 of the coordinator, and the site was offline for good."""
+    program = (
+        "import threading, client.process.node as node; threading.excepthook = node.end_process;"
+        "threading.Thread(target=lambda: 1 / 0).start(); threading.Event().wait()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
