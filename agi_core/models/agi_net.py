@@ -23,15 +23,21 @@ SMALL_SAMPLE = 20480
 several times slower."""
 
 
+def one_by_one(x: Tensor) -> bool:
+    """Whether samples go one after another: on a CPU. A GPU would wait for each of their many launches."""
+    return x.device.type == "cpu"
+
+
 class CagrConv(nn.Module):
     """The CAGR convolution: 3 taps per axis, no bias, one kernel per sample.
 
         y[b] = conv(x[b], W'[b])        W'[b, o, c] = A[b, c] lam[b, g(c)] R(d[b, g(c)]) W[o, c]
 
     The attention A is constant in space, so it multiplies the kernel instead of x: attention, scale and roll fold into
-    one kernel per sample and one ordinary convolution. Samples run one after another, so that routing and convolution
-    find a sample in the CPU's cache; small ones run together as groups of one convolution. W starts as nn.Conv2d's
-    kernel does. A, lam, d and R are computed in the precision of the parameters, under autocast too.
+    one kernel per sample and one ordinary convolution. On a CPU, samples run one after another, so that routing and
+    convolution find a sample in the cache; small ones, and all on a GPU, run together as groups of one convolution. W
+    starts as nn.Conv2d's kernel does. A, lam, d and R are computed in the precision of the parameters, under autocast
+    too.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, groups: int, config: ModelConfig) -> None:
@@ -49,23 +55,25 @@ class CagrConv(nn.Module):
         """(B, C_in, *space) -> (B, C_out, *space); an empty batch gives an empty result."""
         if len(x) == 0:
             return self.convolve(x, self.weight)
-        samples = torch.split(x, 1)
-        kernels = self.kernels(samples)
+        apart = one_by_one(x)
+        kernels = self.kernels(torch.split(x, 1) if apart else (x,))
         # For fewer channels the copies cost more. A graph that is exported has one path for all sizes.
-        if not torch.compiler.is_compiling() and x.shape[1] >= 8 and prod(x.shape[1:4]) <= SMALL_SAMPLE:
+        small = not torch.compiler.is_compiling() and x.shape[1] >= 8 and prod(x.shape[1:4]) <= SMALL_SAMPLE
+        if small or not apart:
             y = self.convolve(x.flatten(0, 1), kernels.flatten(0, 1), groups=len(x))  # (B C_out, *space)
             return to_channels_last(y.reshape(len(x), -1, *y.shape[1:]))
-        return torch.cat([self.convolve(sample, kernel) for sample, kernel in zip(samples, kernels, strict=True)])
+        return torch.cat([self.convolve(sample[None], kernel) for sample, kernel in zip(x, kernels, strict=True)])
 
     def kernels(self, samples: tuple[Tensor, ...]) -> Tensor:
-        """W' of the class: B samples (1, C_in, *space) -> (B, C_out, C_in, *taps)"""
+        """W' of the class: B samples, in parts (b, C_in, *space) that are seen together, -> (B, C_out, C_in, *taps)"""
         without_autocast = torch.autocast(samples[0].device.type, enabled=False)
         z = torch.cat([mean_over_space(sample, dtype=self.weight.dtype) for sample in samples])
         with without_autocast:
             attention: Tensor = self.attention(z) if self.attention else torch.ones_like(z)
         rolled = self.weight[None]
         if self.routing:
-            h = torch.cat([self.routing.summarise(x, a) for x, a in zip(samples, attention, strict=True)])
+            attentions = torch.split(attention, len(samples[0]))
+            h = torch.cat([self.routing.summarise(x, a) for x, a in zip(samples, attentions, strict=True)])
             with without_autocast:
                 scale, offset = self.routing(h)
                 rolled = roll_kernel(

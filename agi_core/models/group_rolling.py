@@ -75,14 +75,15 @@ class Routing(nn.Module):
         self.offset = zeros_linear(channels, groups * self.dims) if config.shift != "none" else None
 
     def summarise(self, x: Tensor, attention: Tensor) -> Tensor:
-        """h of one sample: x (1, C, *space), attention (C) -> (1, C) in the precision of the parameters.
+        """h of some samples: x (b, C, *space), attention (b, C) -> (b, C) in the precision of the parameters.
 
         A factor per channel commutes with a depthwise convolution, so the attention multiplies its kernel, not x.
         """
         if self.pool > 1:
             x = AVERAGE_POOL[self.dims](x, self.pool, ceil_mode=True, count_include_pad=False)
-        kernel = attention.reshape(-1, *[1] * (self.dims + 1)) * self.depthwise.weight
-        y = CONVOLVE[self.dims](x, kernel, padding=1, groups=len(kernel))
+        kernels = attention.reshape(*attention.shape, *[1] * (self.dims + 1)) * self.depthwise.weight
+        together = x.reshape(1, -1, *x.shape[2:])
+        y = CONVOLVE[self.dims](together, kernels.flatten(0, 1), padding=1, groups=together.shape[1]).reshape(x.shape)
         return mean_over_space(F.relu(self.norm(y)), dtype=self.norm.weight.dtype)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from agi_core.models.agi_net import SMALL_SAMPLE, CagrConv, build_model
 from agi_core.models.cross_group_attention import CrossGroupAttention
 from agi_core.models.group_rolling import Routing
 from agi_core.models.model_config import ModelConfig
+from benchmarks.counted import counted
 
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 
@@ -125,7 +126,12 @@ SMALL_AND_LARGE: dict[int, list[tuple[int, ...]]] = {2: [(7, 9), (52, 50)], 3: [
         (2, False, {"scaling": False}),
     ],
 )
-def test_cagr_is_its_equations(dims: int, large: bool, options: dict[str, object]) -> None:
+@pytest.mark.parametrize("apart", [True, False])
+def test_cagr_is_its_equations(
+    dims: int, large: bool, options: dict[str, object], apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, and in the way of a GPU, where samples do not go one by one."""
+    monkeypatch.setattr("agi_core.models.agi_net.one_by_one", lambda x: apart)
     config = ModelConfig(dims=dims, **options)  # type: ignore[arg-type]
     space = SMALL_AND_LARGE[dims][large]
     assert (8 * space[0] * space[1] > SMALL_SAMPLE) == large
@@ -143,6 +149,17 @@ def test_cagr_is_its_equations(dims: int, large: bool, options: dict[str, object
     for name, actual, wanted in zip(["x", *parameters], gradients, expected_gradients, strict=True):
         assert wanted.abs().max() > 1e-6, name
         torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9 * wanted.abs().max().item(), msg=name)
+
+
+def test_a_gpu_gets_as_many_operations_however_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agi_core.models.agi_net.one_by_one", lambda x: False)
+    model = build_model(TINY[2], sources=2)
+    parameters = [*model.parameters()]
+    counts = []
+    for samples in (2, 5):
+        x = torch.rand(samples, 2, 16, 16)
+        counts.append(counted(lambda x=x: torch.autograd.grad(model(x).sum(), parameters)).operations)  # type: ignore[misc]
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -122,4 +122,4 @@ def test_pooled_routing_of_what_is_constant_in_blocks_sees_their_values() -> Non
     small = torch.rand(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
     blocks = small.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
     attention = torch.tensor([0.1, 0.5, 0.7, 0.9])
-    torch.testing.assert_close(pooled.summarise(blocks, attention), full.summarise(small, attention))
+    torch.testing.assert_close(pooled.summarise(blocks, attention[None]), full.summarise(small, attention[None]))
