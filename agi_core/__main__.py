@@ -85,6 +85,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     if arguments.model is not None:
         from agi_core.export.archive import read_archive
 
+        if arguments.weights == "best":
+            raise ConfigError("a zip holds one model; export chooses it, so leave --weights out")
         description, weights = read_archive(arguments.model, release=version("agi-fed"))
         task, register, place = description.task, description.register, arguments.model
     else:
@@ -109,6 +111,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
         series = {m: read_series(path) for m, path in given_paths.items() if path.is_dir()}
         made_series = series.get(grid) if not out_path.name.endswith((".nii", ".nii.gz")) else None
+        if arguments.mark and made_series is None:
+            raise ConfigError("--mark is for DICOM series; give the source of the grid and --out as folders")
         made_path = out_path if made_series is None else Path(folder) / "made.nii"
         doubts = synthesize(
             network,

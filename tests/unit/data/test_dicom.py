@@ -139,6 +139,7 @@ def test_the_command_line_from_series_to_series(tmp_path: Path) -> None:
     command = ["synthesize", "--run", str(tmp_path / "run"), *sources]
     assert main([*command, "--out", str(tmp_path / "pd"), "--mark"]) == 0
     assert main([*command, "--out", str(tmp_path / "pd.nii.gz")]) == 0
+    assert main([*command, "--out", str(tmp_path / "other.nii"), "--mark"]) == 2
     made, nifti = read_series(tmp_path / "pd"), read_volume(tmp_path / "pd.nii.gz")
     assert made.slices[0].BurnedInAnnotation == "YES"
     assert made.slices[0].StudyInstanceUID == "1.2.3"

@@ -107,3 +107,5 @@ def test_refusals_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[st
     given = ["--source", "T1=a.nii", "--out", str(tmp_path / "o.nii")]
     assert main(["synthesize", "--model", str(tmp_path / "m.zip"), *given]) == 2
     assert "is no zip of a model" in capsys.readouterr().err
+    assert main(["synthesize", "--model", str(tmp_path / "m.zip"), *given, "--weights", "best"]) == 2
+    assert "a zip holds one model" in capsys.readouterr().err
