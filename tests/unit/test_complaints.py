@@ -13,12 +13,14 @@ from agi_core.__main__ import main
 from agi_core.config.schema import Task
 from agi_core.data.header import Doubt
 from agi_core.data.nifti import WRITTEN_STEP, FloatArray, read_volume
+from agi_core.data.scans import Scans, discover
 from agi_core.errors import DataError
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
 from agi_core.scenario import Scenario
 from agi_core.synthesis import synthesize_files
 from tests.support.finished_run import finished_run
+from tests.support.small_data import write_ixi
 
 AFFINE = np.array([[-1.4, 0.17, 0.3, 40.0], [0.2, 1.7, -0.5, -50.0], [-0.1, 0.2, 4.9, -20.0], [0, 0, 0, 1]])
 SHAPE = (44, 40, 10)
@@ -143,3 +145,16 @@ def test_a_missing_modality_is_named(
     command = ["synthesize", "--run", str(tmp_path / "run"), f"--source=T1={sources[0]}"]
     assert main([*command, "--out", str(tmp_path / "made.nii")]) == 2
     assert "makes PD from T1, T2, but was given T1" in capsys.readouterr().err
+
+
+def test_every_subject_that_lacks_a_modality_is_listed(tmp_path: Path) -> None:
+    """CaPTk#907: "0 subjects", and no reason."""
+    write_ixi(tmp_path, {"Guys": 3})
+    for name in ("IXI-PD/IXI101-Guys-1101-PD", "IXI-PD/IXI102-Guys-1102-PD", "IXI-T1/IXI102-Guys-1102-T1"):
+        (tmp_path / f"{name}.nii.gz").unlink()
+    found = discover(Scans(tmp_path, "ixi"), ("T1", "T2", "PD"))
+    assert [subject.id for subject in found.subjects] == ["IXI100"]
+    assert {("IXI101" in skipped.place, skipped.reason) for skipped in found.skipped} == {
+        (True, "no PD"),
+        (False, "no T1, PD"),
+    }
