@@ -33,8 +33,11 @@ def test_the_example_is_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("alignment", "kinds"), [("none", {"pt2", "onnx"}), ("affine", {"pt2"})])
-def test_graphs_make_the_same_voxels_as_the_run(tmp_path: Path, alignment: str, kinds: set[str]) -> None:
+@pytest.mark.parametrize("alignment", ["none", "affine"])
+def test_graphs_make_the_same_voxels_as_the_run(
+    tmp_path: Path, alignment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`.pt2` is there. ONNX is there or refused: its difference grows with the size of a slice."""
     finished_run(tmp_path / "run", alignment=alignment)
     assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "m.zip")]) == 0
     with zipfile.ZipFile(tmp_path / "m.zip") as zipped:
@@ -47,7 +50,8 @@ def test_graphs_make_the_same_voxels_as_the_run(tmp_path: Path, alignment: str, 
     made = {
         path.suffix[1:]: path for path in (tmp_path / ROOT / "models").iterdir() if path.suffix in (".pt2", ".onnx")
     }
-    assert set(made) == kinds
+    assert "pt2" in made
+    assert ("onnx" in made) != ("no onnx in it: " in capsys.readouterr().out)
     if alignment != "none":
         return  # the small heads are below the size that an alignment was traced for
     for kind, path in made.items():
