@@ -63,7 +63,7 @@ def test_training_takes_the_loss_where_the_target_lies_on_the_reference() -> Non
     assert alignment is not None
     aligned, imaged = alignment(batch.sources, batch.target)
     expected = ((network.predict(batch.sources) - aligned).abs() * imaged).mean()
-    loss = train_round(network.module, lambda generator, size: batch, task=its, site="A", round=1)
+    (loss,) = train_round(network.module, lambda generator, size: batch, task=its, site="A", round=1)
     assert loss == pytest.approx(float(expected), rel=1e-5)
     assert not imaged.all()
 

@@ -8,7 +8,7 @@ def test_every_section_stands_below_the_words_of_its_class() -> None:
     lines = explained(load_config(None, overrides={})).splitlines()
     for section, words in (
         ("grid:", "# where two sizes get 32 slices. See `Task.crop` and `Task.spacing_mm`."),
-        ("training:", "# training."),
+        ("training:", "# not chosen: no, but a simulation measures whether the target lies in a pose of its own."),
         ("federation:", "# over the square root of its steps (None = what AdamW can do)."),
         (
             "  misalign:",
