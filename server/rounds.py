@@ -25,7 +25,7 @@ from server.calibration import judge_statistics, judge_steps, set_common_prior, 
 from server.collector import Collector
 from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
-from server.run_state import FinishedRound, RunState
+from server.run_state import RunState
 from server.server_step import next_weights
 from server.update_gate import judge_figures, judge_updates
 
@@ -126,7 +126,6 @@ class Rounds:
             state.weights, state.velocity = checkpoint.load_weights(self._run_dir, best=True), {}
         state.round = round
         losses, seconds = (_by_site(name, updates) for name in ("train_loss", "seconds"))
-        state.history.append(FinishedRound(round, [*updates], losses))
         subjects = {site: update.num_examples for site, update in updates.items()}
         self._events.append(
             events.RoundFinished(round=round, sites=[*updates], train_loss=losses, seconds=seconds, subjects=subjects)
@@ -137,7 +136,8 @@ class Rounds:
         subjects, unseen sites on all of theirs."""
         state, training, unseen = self._state, self._config.federation.sites, self._config.federation.unseen_sites
         evaluate, collect = partial(self._exchange.request, EVALUATE, round=state.round), self._collector.collect
-        recent = [*state.history[-1].sites, *unseen]  # a site that is long gone is not waited for
+        last = events_of(self._run_dir, events.RoundFinished)[-1]
+        recent = [*last.sites, *unseen]  # a site that is long gone is not waited for
         self._exchange.wait_for(recent, enough=len(recent), round=state.round)
         replies = collect(training, evaluate(weights=state.weights, subjects=VALIDATION), judge_figures, quorum=1)
         if not self._note_validation(replies, round=state.round):

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,6 @@ from agi_core.run import checkpoint
 from agi_core.run.checkpoint import WEIGHTS
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import ModelValidated
-from agi_core.run.json_objects import JsonObject
 from agi_core.run.scores import Best
 from server.server_step import Velocity
 
@@ -28,15 +27,6 @@ LOCK = ".lock"
 PATIENCE_S = 1.0
 
 
-@dataclass(frozen=True)
-class FinishedRound(JsonObject):
-    """The sites whose updates were averaged, and the losses that they told."""
-
-    round: int
-    sites: Sequence[str]
-    train_loss: Mapping[str, float]
-
-
 def new_run_id(run_dir: Path) -> str:
     """What the sites call the run in status, ledger and audit: its name, and what tells it from others of that name."""
     return f"{run_dir.name[:40]}-{uuid.uuid4().hex[:12]}"
@@ -44,7 +34,7 @@ def new_run_id(run_dir: Path) -> str:
 
 @dataclass
 class RunState:
-    """Everything that a resumed run needs. `history` holds the finished rounds, `best` is the best of them by
+    """What a resumed run needs, besides the finished rounds: these are in the events. `best` is the best of them by
     validation, and `sitting_out` is {site: why} of those that are not expected to answer. Strikes lie elsewhere: they
     outlive the run."""
 
@@ -52,7 +42,6 @@ class RunState:
     run_id: str
     round: int = 0
     velocity: Velocity = field(default_factory=dict)
-    history: list[FinishedRound] = field(default_factory=list)
     best: Best | None = None
     tested: bool = False
     sitting_out: dict[str, str] = field(default_factory=dict)
@@ -102,7 +91,6 @@ def load(run_dir: Path) -> tuple[RunState, EventLog] | None:
         weights={n.removeprefix(WEIGHTS): a for n, a in arrays.items() if n.startswith(WEIGHTS)},
         velocity={n.removeprefix(VELOCITY): a.astype(np.float64) for n, a in arrays.items() if n.startswith(VELOCITY)},
         round=round,
-        history=[FinishedRound.from_json(row) for row in values["history"]],
         best=Best.from_json(values["best"]) if values["best"] else None,
         **{name: values[name] for name in ("run_id", "tested", "sitting_out")},
     )
@@ -152,6 +140,5 @@ def _lock(file: IO[str]) -> bool:
 
 def _json(state: RunState, events: EventLog) -> dict[str, Any]:
     plain = {name: value for name, value in vars(state).items() if name not in ("weights", "velocity")}
-    plain["history"] = [finished.to_json() for finished in state.history]
     plain["best"] = state.best.to_json() if state.best else None
     return {"format": FORMAT, **plain, "elapsed_s": events.elapsed_s, "events_bytes": events.size_bytes}

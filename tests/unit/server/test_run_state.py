@@ -10,7 +10,7 @@ from agi_core.run.event_log import EventLog
 from agi_core.run.events import ModelValidated, RoundFinished, RoundStarted, RunPaused
 from agi_core.run.scores import Best, SiteScore
 from server import run_state
-from server.run_state import FinishedRound, RunState
+from server.run_state import RunState
 from tests.support.events import kinds_of
 
 FINISHED = RoundFinished(round=4, sites=["Guys"], train_loss={"Guys": 0.25}, seconds={"Guys": 3.0})
@@ -23,7 +23,6 @@ def example() -> RunState:
         weights={"encoder.w": rng.normal(size=(3, 2)).astype(np.float32), "b": np.zeros(1, np.float32)},
         round=4,
         velocity={"encoder.w": rng.normal(size=(3, 2)), "b": rng.normal(size=1)},
-        history=[FinishedRound(4, ["Guys"], {"Guys": 0.25})],
         best=Best(3, 21.5, {"Guys": 21.5}),
         tested=True,
         sitting_out={"HH": "The site's privacy budget is exhausted."},
@@ -54,6 +53,17 @@ def test_events_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     events.append(RoundStarted(round=5))
     assert run_state.load(tmp_path) is not None
     assert kinds_of(tmp_path) == ["round_finished"]
+
+
+def test_a_checkpoint_does_not_grow_with_the_rounds(tmp_path: Path) -> None:
+    """What happened in each round is in the events."""
+    state, events, sizes = example(), EventLog(tmp_path), []
+    for state.round in (10, 11, 30):
+        for _ in range(state.round):
+            events.append(FINISHED)
+        run_state.save(tmp_path, state, events)
+        sizes.append((tmp_path / "checkpoints" / f"state-{state.round:05d}.json").stat().st_size)
+    assert max(sizes) - min(sizes) < 10
 
 
 def test_nothing_saved_yet(tmp_path: Path) -> None:
