@@ -22,17 +22,18 @@ T = TypeVar("T")
 
 
 class Pulls:
-    """What is being pulled from a grid."""
+    """What is being pulled from a grid. With `apart` each pull is a thread of its own; a simulated site works while it
+    is pulled from, in the caller's thread."""
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid, *, apart: bool) -> None:
+        self._grid, self._apart = grid, apart
         self._answers: dict[str, Future[Message | None]] = {}
         self._uninvited: list[Future[None]] = []
 
     def answer(self, message_id: str) -> Message | None:
         """The answer to one message; None while it is not there, or not whole. Raises as `pull_answer` does."""
         if message_id not in self._answers:
-            self._answers[message_id] = _started(partial(pull_answer, self._grid, message_id))
+            self._answers[message_id] = self._started(partial(pull_answer, self._grid, message_id))
         if not _is_done(self._answers[message_id]):
             return None
         return self._answers.pop(message_id).result()
@@ -41,7 +42,7 @@ class Pulls:
         """As `pull_uninvited` does, in passing."""
         self._uninvited = [pull for pull in self._uninvited if not pull.done()]
         if len(self._uninvited) < MOST_UNINVITED:
-            pull = _started(partial(pull_uninvited, self._grid))
+            pull = self._started(partial(pull_uninvited, self._grid))
             if _is_done(pull):
                 pull.result()
             else:
@@ -51,19 +52,21 @@ class Pulls:
         """Wait no longer for the answers that have not come."""
         self._answers.clear()
 
-
-def _started(work: Callable[[], T]) -> "Future[T]":
-    """The future of work in a thread that does not keep the process alive, unlike an executor's."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
+    def _started(self, work: Callable[[], T]) -> "Future[T]":
+        """The future of work, if apart in a thread that does not keep the process alive, unlike an executor's."""
+        future: Future[T] = Future()
+        if not self._apart:
             future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
+            return future
 
-    threading.Thread(target=run, daemon=True).start()
-    return future
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
 
 
 def _is_done(future: "Future[T]") -> bool:

@@ -7,6 +7,7 @@ stand in this file.
 import copy
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from threading import Lock
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -31,6 +32,7 @@ class LocalGrid(Grid):
             for node_id, config in enumerate(node_configs, start=SERVER_NODE_ID + 1)
         }
         self._pushed: dict[str, Message] = {}
+        self._working = Lock()  # its sites share networks
         self._run = Run.create_empty(run_id=RUN_ID)
         TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID  # Message() reads them,
         TaskIdentity.node_id = SERVER_NODE_ID  # and this
@@ -75,13 +77,14 @@ class LocalGrid(Grid):
         message = copy.deepcopy(self._pushed.pop(message_id))  # the original shares a record with others
         message.metadata.__dict__["_message_id"] = message_id
         node_id = message.metadata.dst_node_id
-        TaskIdentity.node_id = node_id
-        try:
-            return self._app(message, self._contexts[node_id])
-        except Exception as error:  # what a SuperNode does with an app that raises
-            return Message(Error(code=CRASHED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
-        finally:
-            TaskIdentity.node_id = SERVER_NODE_ID
+        with self._working:
+            TaskIdentity.node_id = node_id
+            try:
+                return self._app(message, self._contexts[node_id])
+            except Exception as error:  # what a SuperNode does with an app that raises
+                return Message(Error(code=CRASHED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+            finally:
+                TaskIdentity.node_id = SERVER_NODE_ID
 
 
 def run_in_process(
