@@ -172,6 +172,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from agi_core.report.evaluation_page import write_page
     from agi_core.scoring.evaluation import TABLE_NAME, evaluate, text_of, write_tables
     from agi_core.scoring.pairs import find_pairs
+    from agi_core.segmentation.visits import named_scans
 
     data_dir, synthetic_dir, layout = arguments.data.resolve(), arguments.synthetic, arguments.layout
     if arguments.run is not None and arguments.target is not None:
@@ -216,7 +217,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             on_pair=following("scoring"),
         )
         write_tables(new_dir, evaluation, of=str(arguments.run or arguments.synthetic))
-        page_path = write_page(new_dir, evaluation)
+        subject_ids = {subject for folder in (data_dir, synthetic_dir) for subject, *_ in named_scans(folder, layout)}
+        page_path = write_page(new_dir, evaluation, subject_ids=subject_ids)
     print(text_of(evaluation))
     print(f"per subject: {out_dir / TABLE_NAME}; pictures: {out_dir / page_path.name}")
 

@@ -1,5 +1,6 @@
 """The page of an evaluation: means with intervals, and slices, as one HTML file without scripts, network or ids."""
 
+from collections.abc import Collection
 from html import escape
 from pathlib import Path
 from string import Template
@@ -27,15 +28,15 @@ _MEANING = (
 )
 
 
-def write_page(out_dir: Path, evaluation: Evaluation) -> Path:
-    """Write the page and return its path. Raises RunError where it cannot be written."""
+def write_page(out_dir: Path, evaluation: Evaluation, *, subject_ids: Collection[str]) -> Path:
+    """Write the page, without any of these ids, and return its path. Raises RunError where it cannot be written."""
     modalities = ", ".join(sorted({scored.pair.modality for scored in evaluation.scored}))
     rows = [
         row(escape(FIGURES[name].label), [*written(name, mean), mean.subjects])
         for name, mean in evaluation.means.items()
         if not FIGURES[name].segmented
     ]
-    notes = [without_ids(note, evaluation.subject_ids) for note in evaluation.notes]
+    notes = [without_ids(note, subject_ids) for note in evaluation.notes]
     body = (
         section("Figures", table(("", "Mean", "95 % interval", "Subjects"), rows) + paragraph(_MEANING)),
         _segmented(evaluation),

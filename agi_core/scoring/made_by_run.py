@@ -28,7 +28,7 @@ def make_volumes(
     Subjects that trained the model or chose its best round are left out, as far as their scans are known.
 
     Returns:
-        The ids of those subjects, and notes on what was left out or is not known.
+        The ids of those subjects, and notes on what was left out or is not known, and on what is odd about sources.
 
     Raises:
         DataError: a scan cannot be used, or every subject was used in training.
@@ -39,9 +39,15 @@ def make_volumes(
     subjects = [subject for subject in found.subjects if subject.id not in left_out]
     if not subjects:
         raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
-    visits = [session for subject in subjects for session in subject.sessions]
-    for done, session in enumerate(visits, start=1):
-        synthesize(
+    visits = [(subject.id, session) for subject in subjects for session in subject.sessions]
+    notes = [] if used else ["which subjects trained the model is not known here; scores of those would be too good"]
+    notes += [f"used in training or validation, and so not scored: {', '.join(left_out)}"] if left_out else []
+    if config.training.align_target:
+        notes.append(
+            f"trained for the target's place on {network.reference}; where real ones lie elsewhere, scores are too low"
+        )
+    for done, (subject_id, session) in enumerate(visits, start=1):
+        doubts = synthesize(
             network,
             source_paths={modality: session.paths[modality] for modality in network.scenario.sources},
             out_path=out_dir / session.paths[network.scenario.target].relative_to(scans.dir),
@@ -49,12 +55,10 @@ def make_volumes(
             register=scans.register == "rigid",
             batch_size=EVALUATION_BATCH,
         )
+        notes += [f"{subject_id} {session.name}".strip() + f": {modality}: {doubt}" for modality, doubt in doubts]
         if on_visit is not None:
             on_visit(done, len(visits))
-    if not used:
-        return [], ["which subjects trained the model is not known here; scores of those would be too good"]
-    note = f"used in training or validation, and so not scored: {', '.join(left_out)}"
-    return left_out, [note] if left_out else []
+    return left_out, notes
 
 
 def _used_in_training(run_dir: Path) -> set[str]:

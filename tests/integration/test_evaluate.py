@@ -96,7 +96,8 @@ def test_a_folder_that_anything_made(
     assert page.count("<figure>") == 3 * 5
     assert f"{figure['mean']:.2f}" in page
     assert "(subject)" not in page.split("Slices")[1]
-    assert not [name for name in NAMES[:3] if name[:-4] in page]
+    assert not [name for name in NAMES if name[:-4] in page]
+    assert "not scored: 1 ((subject) 000)" in page
     assert not re.search(r"https?:|<script|src=\"(?!data:)", page)
 
 
@@ -104,7 +105,8 @@ def test_a_run(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     """Its own test subject is scored, and none of those that trained it or chose its best round."""
     run, out, trained = tmp_path / "run", tmp_path / "out", tmp_path / "trained"
     overrides = {"data.dir": str(tree), "data.layout": "brats", "data.cache_dir": str(tmp_path / "cache"), "clients": 1}
-    federate(load_config(None, overrides=overrides | {"scenario": "t1n,t1c,t2w:t2f"}, assignments=SMALL), run)
+    settings = [*SMALL, "training.align_target=true"]
+    federate(load_config(None, overrides=overrides | {"scenario": "t1n,t1c,t2w:t2f"}, assignments=settings), run)
     (split,) = json.loads((run / "splits.json").read_text()).values()
     capsys.readouterr()
 
@@ -116,6 +118,7 @@ def test_a_run(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     left_out = ", ".join(sorted(split["train"] + split["validation"]))
     notes = json.loads((out / "summary.json").read_text())["notes"]
     assert notes[0] == f"used in training or validation, and so not scored: {left_out}"
+    assert notes[1].startswith("trained for the target's place on t2w; ")
     assert not [note for note in notes if note.startswith("no synthetic volume")]
 
     reached = events_of(run, ModelTested)[-1].scores.final["psnr_db_foreground"]
