@@ -78,3 +78,13 @@ def test_figures_are_numbers_or_absent(run_dir: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_summary(run_dir, dataclasses.replace(summary, wall_s=float("nan")))
     assert summarised(run_dir) == DEPLOYED
+
+
+@pytest.mark.parametrize("align_target", [False, True])
+def test_a_regression_at_the_targets_own_place_is_no_rival_of_a_model_on_the_reference(
+    run_dir: Path, align_target: bool
+) -> None:
+    config = load_config(None, overrides={"training.align_target": align_target})
+    better = Scores.over({"A": SiteScore({"psnr_db": 21.0}, 2)}, {})
+    summary = summarise(run_dir, config, wall_s=1.0, baselines={"voxel_regression": better})
+    assert [flag.partition(":")[0] for flag in summary.flags] == ["the model is below voxel regression"][align_target:]
