@@ -10,12 +10,13 @@ no more than numpy, scipy, nibabel, safetensors, and torch or onnxruntime.
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agi_core.data.header import Doubt
 from agi_core.data.nifti import FloatArray
 from agi_core.data.slabs import around, source_box
 from agi_core.errors import DataError, RunError
@@ -47,6 +48,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     open_graph = {".pt2": open_pt2, ".onnx": open_onnx}.get(arguments.graph.suffix)
     if open_graph is None:
         raise RunError(f"{arguments.graph} is neither .pt2 nor .onnx")
+    if not arguments.graph.is_file():
+        raise RunError(f"{arguments.graph} does not exist; docs/README.md of the zip says which graphs it has, and why")
     graph = open_graph(arguments.graph)
     doubts = synthesize_files(
         lambda volumes: predict_by(graph, volumes, description),
@@ -54,9 +57,13 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         source_paths=dict(arguments.source),
         out_path=arguments.out,
     )
-    for modality, doubt in doubts:
-        print(f"warning: {modality}: {doubt}", file=sys.stderr)
+    _warn(doubts)
     print(f"synthetic {description.sources_and_target.target} in {arguments.out}")
+
+
+def _warn(doubts: Iterable[tuple[str, Doubt]], place: str = "") -> None:
+    for modality, doubt in doubts:
+        print(f"warning: {place}{modality}: {doubt}", file=sys.stderr)
 
 
 def read_description(bundle_root: Path) -> Description:
@@ -132,15 +139,18 @@ class FolderEvaluator:
         from agi_core.inference import predict
 
         settings = settings_of(self.description)
+        if not self.dataset_dir.is_dir():
+            raise DataError(f"{self.dataset_dir} is no folder; give --dataset_dir with a folder for each subject")
         folders = sorted(path for path in self.dataset_dir.iterdir() if path.is_dir())
         for folder in folders:
             sources = {m: self._file(folder, m) for m in settings["scenario"].sources}
-            synthesize_files(
+            doubts = synthesize_files(
                 lambda volumes: predict(self.network, volumes, batch_size=8),
                 **settings,
                 source_paths=sources,
                 out_path=self.output_dir / f"{folder.name}.nii.gz",
             )
+            _warn(doubts, f"{folder.name}, ")
         print(f"{len(folders)} synthetic {settings['scenario'].target} in {self.output_dir}")
 
     def _file(self, folder: Path, modality: str) -> Path:

@@ -154,6 +154,12 @@ def _limits(config: RunConfig, summary: Summary | None) -> str:
     subjects = 0 if summary is None else summary.scores.subjects
     if subjects < 30:
         lines.append(f"* It was tested on {subjects} subjects, which is too few to trust a mean.")
+    if config.training.align_target:
+        reference = parse_scenario(config.scenario).reference(config.reference)
+        lines.append(
+            f"* It was trained for the target's place on {reference}. Real ones lay elsewhere: scores are too low."
+        )
+    lines += [f"* The run warned: {flag}." for flag in (() if summary is None else summary.flags)]
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """One zip from a run: what is in it, what is not, and that it makes the same voxels as the run folder."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 from safetensors.numpy import load
 
 from agi_core.__main__ import main
+from agi_core.export import bundle
 from agi_core.export.archive import ROOT
+from agi_core.run.summary import read_summary, write_summary
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
 
@@ -25,8 +28,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `run` and `model.zip`, of a 3-D model: its graphs are refused at once."""
     folder = tmp_path_factory.mktemp("exported")
     finished_run(folder / "run", dims=3, crop=CROP)
+    summary = read_summary(folder / "run")
+    assert summary is not None
+    write_summary(folder / "run", dataclasses.replace(summary, flags=["look at A"]))
     (folder / "run" / "sites" / "A" / "heads").mkdir(parents=True)
-    (folder / "run" / "sites" / "A" / "heads" / "own.safetensors").write_bytes(b"a site's own")
+    (folder / "run" / "sites" / "A" / "heads" / "own.safetensors").write_bytes(b"the last layer of A")
     assert main(["export", "--run", str(folder / "run"), "--out", str(folder / "model.zip")]) == 0
     with zipfile.ZipFile(folder / "model.zip") as zipped:
         zipped.extractall(folder)
@@ -61,10 +67,19 @@ def test_monai_runs_the_bundle_with_nothing_of_ours_but_what_is_in_it(exported: 
     np.testing.assert_allclose(bundle, run, atol=1e-4)
 
 
+def test_a_graph_that_the_zip_does_not_have(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = f"--graph={exported / ROOT / 'models' / 'model.pt2'}"
+    monkeypatch.setattr(sys, "argv", ["bundle", graph, *sources(exported), f"--out={tmp_path / 'o.nii'}"])
+    assert bundle.main() == 2
+    assert "model.pt2 does not exist; docs/README.md of the zip says" in capsys.readouterr().err
+
+
 def test_what_is_of_one_site_or_of_this_machine_stays(exported: Path) -> None:
     with zipfile.ZipFile(exported / "model.zip") as zipped:
         content = {name: zipped.read(name) for name in zipped.namelist()}
-    assert not [name for name, data in content.items() if "heads" in name or b"a site's own" in data]
+    assert not [name for name, data in content.items() if "heads" in name or b"the last layer of A" in data]
     ours = {name: data for name, data in content.items() if "/agi_core/" not in name}
     assert not [name for name, data in ours.items() if str(exported).encode() in data]
     assert b"subjects" not in ours[f"{ROOT}/configs/agi_fed.json"]
@@ -93,6 +108,7 @@ def test_the_card_says_who_how_well_and_what_not(exported: Path) -> None:
         "must not be used for diagnosis",
         "without differential privacy",
         "between its 0.5th and 99.5th percentile",
+        "* The run warned: look at A.",
         "* ONNX: not in this zip: a 3-D model sees a volume through overlapping windows",
     ):
         assert text in card, text
