@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import Task, Trainable
-from agi_core.errors import ConfigError
+from agi_core.errors import ConfigError, DataError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.layouts import LAYOUTS
 from agi_core.run import progress, run_folder
@@ -114,15 +114,22 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         if arguments.mark and made_series is None:
             raise ConfigError("--mark is for DICOM series; give the source of the grid and --out as folders")
         made_path = out_path if made_series is None else Path(folder) / "made.nii"
-        doubts = synthesize(
-            network,
-            source_paths=given_paths | {m: one.write_nifti(Path(folder) / f"{m}.nii") for m, one in series.items()},
-            out_path=made_path,
-            spacing_mm=task.spacing_mm,
-            grid=grid,
-            register=register,
-            batch_size=arguments.batch_size,
-        )
+        source_paths = given_paths | {m: one.write_nifti(Path(folder) / f"{m}.nii") for m, one in series.items()}
+        try:
+            doubts = synthesize(
+                network,
+                source_paths=source_paths,
+                out_path=made_path,
+                spacing_mm=task.spacing_mm,
+                grid=grid,
+                register=register,
+                batch_size=arguments.batch_size,
+            )
+        except DataError as error:  # names what the user has given, and no file of ours
+            text = str(error).replace(str(made_path), str(out_path))
+            for modality, path in source_paths.items():
+                text = text.replace(str(path), str(given_paths[modality]))
+            raise DataError(text) from None
         if made_series is not None:
             sources = ", ".join(scenario.sources)
             write_derived(

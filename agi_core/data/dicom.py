@@ -78,7 +78,7 @@ def read_series(folder: Path) -> Series:
             )
         if kind != _CLASSIC_MR:
             raise DataError(f"{folder} holds {getattr(kind, 'name', kind) or 'images'}, not MR. Give an MR series.")
-    if (count := len({image.SeriesInstanceUID for image in slices})) > 1:
+    if (count := len({image.get("SeriesInstanceUID") for image in slices})) > 1:
         raise DataError(f"{folder} holds slices of {count} series. Give each series a folder of its own.")
     for name in _ALIKE:
         if len(values := {str(image.get(name)) for image in slices}) > 1:

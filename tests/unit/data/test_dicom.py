@@ -147,3 +147,11 @@ def test_the_command_line_from_series_to_series(tmp_path: Path) -> None:
     unmarked = made.data[:, 20:] / STORED_ONE
     assert unmarked.std() > 0.01
     assert sorted(made.data.shape) == sorted(nifti.data.shape)
+
+
+def test_a_refusal_names_the_folder_of_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished_run(tmp_path / "run")
+    one, other = (write_series(tmp_path / m, head(1)) for m in ("T1", "T2"))
+    sources = [f"--source=T1={one}", f"--source=T2={other}"]
+    assert main(["synthesize", "--run", str(tmp_path / "run"), *sources, "--out", str(tmp_path / "pd")]) == 2
+    assert f"error: {one} for T1 and {other} for T2 are the same image" in capsys.readouterr().err
