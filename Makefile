@@ -13,9 +13,9 @@ help:
 	@echo "make install   .venv with the tested versions: all that a hospital or the coordinator needs"
 	@echo "make develop   the same, and the tools of tests and lint"
 	@echo "make bundle    dist/agi-fed.tar: this commit with all wheels, for hospitals without a package index"
-	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data (about 5 minutes), then a report"
+	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data, then a report (10 to 25 minutes)"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
-	@echo "make test      all fast tests (about 4 minutes)"
+	@echo "make test      all fast tests (about 8 minutes)"
 	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 2 minutes; needs nginx)"
 	@echo "make test-faults       each fault in real processes, each refusal, every socket (needs strace; minutes)"
 	@echo "make lint      ruff, format check, mypy"
@@ -45,7 +45,7 @@ bundle: $(RUNTIME)
 	rm -rf $(BUNDLE) $(BUNDLE).tar
 	mkdir -p $(BUNDLE)
 	git archive HEAD | tar -x -C $(BUNDLE)
-	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w $(BUNDLE)/wheels '.[register,tensorboard]' hatchling editables
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt -w $(BUNDLE)/wheels '.[dicom,register,tensorboard]' hatchling editables
 	rm $(BUNDLE)/wheels/agi_fed-*.whl
 	$(BIN)/python deploy/hashes.py $(BUNDLE)/wheels > $(BUNDLE)/wheels/requirements.txt
 	tar -cf $(BUNDLE).tar -C dist agi-fed

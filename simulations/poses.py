@@ -64,10 +64,8 @@ def with_measured_poses(
 def measured_offsets_mm(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> dict[str, dict[str, float]]:
     """{site: {source: the median over slices of its mean offset to the target within the head, in mm}}."""
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
-    preparation, scenario = (
-        Preparation.of(config, scans, cache_dir=cache_dir, whole=False),
-        parse_scenario(config.scenario),
-    )
+    preparation = Preparation.of(config, scans, cache_dir=cache_dir, whole=False)
+    scenario = parse_scenario(config.scenario)
     offsets = {}
     for site, subjects in training.items():
         lengths = [_lengths_mm(session, scenario) for session in preparation.open(subjects[:SUBJECTS])]

@@ -1,1 +1,1 @@
-"""Scores of synthetic volumes against real ones, whatever made them: no run, no model."""
+"""Scores of synthetic volumes against real ones, whatever made them. `made_by_run` alone knows runs and models."""
