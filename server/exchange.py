@@ -69,7 +69,8 @@ class Exchange:
     """The conversation of one run with its sites."""
 
     def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str, key: Ed25519PrivateKey) -> None:
-        self._grid, self._nodes, self._pulls = grid, Nodes(grid), Pulls(grid, apart=config.engine == DEPLOYMENT)
+        self._grid, self._nodes = grid, Nodes(grid)
+        self._pulls = Pulls(grid, beside=config.engine == DEPLOYMENT)
         self._events, self._run_id = events, run_id
         self._key = key
         self._task, self._registered = task_json(config.task), config.federation.subjects

@@ -2,7 +2,8 @@
 
 Flower announces an answer before its parts have arrived, and its pull then waits for them: up to two hours for parts
 that nobody sends. So each pull is a thread of its own as soon as it takes long. What a caller no longer wants it
-leaves behind: the thread ends when Flower gives up, or with the process.
+leaves behind: the thread ends when Flower gives up, or with the process. In a simulation the pull is the site's own
+work, which the sites do in turn with one network: there nothing goes on beside it.
 """
 
 import threading
@@ -22,18 +23,19 @@ T = TypeVar("T")
 
 
 class Pulls:
-    """What is being pulled from a grid. With `apart` each pull is a thread of its own; a simulated site works while it
-    is pulled from, in the caller's thread."""
+    """What is being pulled from a grid; `beside` each other, or in turn."""
 
-    def __init__(self, grid: Grid, *, apart: bool) -> None:
-        self._grid, self._apart = grid, apart
+    def __init__(self, grid: Grid, *, beside: bool) -> None:
+        self._grid, self._beside = grid, beside
         self._answers: dict[str, Future[Message | None]] = {}
         self._uninvited: list[Future[None]] = []
 
     def answer(self, message_id: str) -> Message | None:
         """The answer to one message; None while it is not there, or not whole. Raises as `pull_answer` does."""
+        if not self._beside:
+            return pull_answer(self._grid, message_id)
         if message_id not in self._answers:
-            self._answers[message_id] = self._started(partial(pull_answer, self._grid, message_id))
+            self._answers[message_id] = _started(partial(pull_answer, self._grid, message_id))
         if not _is_done(self._answers[message_id]):
             return None
         return self._answers.pop(message_id).result()
@@ -42,7 +44,7 @@ class Pulls:
         """As `pull_uninvited` does, in passing."""
         self._uninvited = [pull for pull in self._uninvited if not pull.done()]
         if len(self._uninvited) < MOST_UNINVITED:
-            pull = self._started(partial(pull_uninvited, self._grid))
+            pull = _started(partial(pull_uninvited, self._grid))
             if _is_done(pull):
                 pull.result()
             else:
@@ -52,21 +54,19 @@ class Pulls:
         """Wait no longer for the answers that have not come."""
         self._answers.clear()
 
-    def _started(self, work: Callable[[], T]) -> "Future[T]":
-        """The future of work, if apart in a thread that does not keep the process alive, unlike an executor's."""
-        future: Future[T] = Future()
-        if not self._apart:
+
+def _started(work: Callable[[], T]) -> "Future[T]":
+    """The future of work in a thread that does not keep the process alive, unlike an executor's."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
             future.set_result(work())
-            return future
+        except BaseException as error:
+            future.set_exception(error)
 
-        def run() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
-        return future
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _is_done(future: "Future[T]") -> bool:

@@ -5,9 +5,9 @@ stand in this file.
 """
 
 import copy
+import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from threading import Lock
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -23,7 +23,7 @@ CRASHED = 1  # error code of an app that raised
 
 class LocalGrid(Grid):
     """Delivers each message to the client app with its node's context when its answer is pulled: one answer is in
-    memory at a time."""
+    memory at a time. One client works at a time, whoever pulls: they share a process and its networks."""
 
     def __init__(self, client_app: ClientApp, node_configs: Sequence[Mapping[str, str]]) -> None:
         self._app = client_app
@@ -32,7 +32,7 @@ class LocalGrid(Grid):
             for node_id, config in enumerate(node_configs, start=SERVER_NODE_ID + 1)
         }
         self._pushed: dict[str, Message] = {}
-        self._working = Lock()  # its sites share networks
+        self._working = threading.Lock()
         self._run = Run.create_empty(run_id=RUN_ID)
         TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID  # Message() reads them,
         TaskIdentity.node_id = SERVER_NODE_ID  # and this
@@ -74,10 +74,10 @@ class LocalGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message_id: str) -> Message:
-        message = copy.deepcopy(self._pushed.pop(message_id))  # the original shares a record with others
-        message.metadata.__dict__["_message_id"] = message_id
-        node_id = message.metadata.dst_node_id
         with self._working:
+            message = copy.deepcopy(self._pushed.pop(message_id))  # the original shares a record with others
+            message.metadata.__dict__["_message_id"] = message_id
+            node_id = message.metadata.dst_node_id
             TaskIdentity.node_id = node_id
             try:
                 return self._app(message, self._contexts[node_id])

@@ -345,6 +345,20 @@ def test_an_answer_whose_parts_never_come_holds_up_nobody(tmp_path: Path, monkey
     assert troubles(tmp_path, SiteMissing) == [("B", 4, TRAIN, "no answer to train within 1 s")]
 
 
+def test_the_sites_of_a_simulation_work_in_turn(tmp_path: Path) -> None:
+    """Each works in the thread that asks, however long it takes: they share one network."""
+    workers = []
+
+    def work(message: Message) -> Message:
+        workers.append(threading.current_thread())
+        return answering()(message)
+
+    talk = exchange_over(Grid(Sites(A=work, B=work, C=work)), tmp_path, "engine=in-process")
+    outcome = talk.ask(NODES, talk.request(TRAIN, round=4, weights=WEIGHTS))
+    assert set(outcome.replies) == set(SITES)
+    assert workers == [threading.current_thread()] * 3
+
+
 def test_what_nobody_asked_for_is_nobodys_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It comes with the next answer that is pulled, whoever wrote it."""
 
