@@ -89,7 +89,7 @@ class Guard:
         size, stored = len(request.object_content), False
         with self._lock:
             reply = self._sessions.get(request.session_id, "")
-            if self._left.get(reply, 0) < size:
+            if self._left.get(reply, -1) < size:  # of no reply not even nothing
                 raise _refused(request.node.node_id, "a reply of more bytes than the request")
             self._left[reply] -= size
         try:

@@ -49,7 +49,7 @@ class Spool:
     def read(self, place: Place) -> NDArray[Any]:
         """An array, mapped into memory anew; it leaves memory with the last view of it."""
         dtype, shape, start_bytes = place
-        if 0 in shape:
+        if 0 in shape or not dtype.itemsize:  # nothing can be mapped; a hostile dtype (V0) has no bytes either
             return np.empty(shape, dtype)
         return np.memmap(self._file, dtype, mode="r", offset=start_bytes, shape=shape)
 

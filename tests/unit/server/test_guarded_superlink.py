@@ -90,6 +90,8 @@ def test_more_bytes_than_the_request_are_refused(guard: Guard, size: int) -> Non
         send(guard, size - SPARE_BYTES)
     with pytest.raises(FlowerError, match="more bytes than the request"):
         guard.push_object(part(1, session=""), STATE)  # as an older node would
+    with pytest.raises(FlowerError, match="more bytes than the request"):
+        guard.push_object(part(0, session="another"), STATE)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agi_core.errors import RunError
+from agi_core.errors import ProtocolError, RunError
 from agi_core.protocol import Packed, Parts, Reply, Transport, Weights, pack, unpack
 from server.spool import Spool
 
@@ -72,6 +72,13 @@ def test_what_is_read_leaves_memory_with_its_last_view(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part, np.ones(4))
     del part
     assert not mapped()
+
+
+@pytest.mark.parametrize("shape", [(0,), (3,)])
+def test_a_hostile_dtype_without_bytes_ends_no_run(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    hostile = Packed({"float32": np.empty(shape, "V0")}, pack(WEIGHTS).manifest)
+    with pytest.raises(ProtocolError, match="no flat array of dtype"):
+        Parts(weights_of(Spool(tmp_path).keep(dataclasses.replace(REPLY, weights=hostile))))
 
 
 def test_a_full_disk_is_an_error_of_the_run_and_not_of_the_site() -> None:
