@@ -54,8 +54,8 @@ class Rounds:
                 rounds are saved.
         """
         with self._pausing():
-            has_prior = self._config.model.prior != "none"
-            asks = has_prior and not events_of(self._run_dir, events.PriorSolved)
+            solved = any(event.sites for event in events_of(self._run_dir, events.PriorSolved))
+            asks = self._config.model.prior != "none" and not (self._state.round or solved)
             if asks:
                 self._solve_prior()
             first = self._state.round + 1
@@ -67,8 +67,9 @@ class Rounds:
                 run_state.save(self._run_dir, self._state, self._events)
 
     def _solve_prior(self) -> None:
-        """Solve the model's prior from what the sites tell of their training subjects; it stays where nobody does. In a
-        private run it is the public one of the initial weights, moved by a private step.
+        """Solve the model's prior from what the sites tell of their training subjects; it stays where nobody does, and
+        a run that pauses before its first round asks again: nobody may have agreed to the study yet. In a private run
+        it is the public one of the initial weights, moved by a private step.
 
         This is the first exchange of a run, so it waits for all sites.
 

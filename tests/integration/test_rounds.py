@@ -11,11 +11,13 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
+from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
-from agi_core.errors import DataError, RunError
+from agi_core.errors import DataError, PolicyError, RunError
+from agi_core.protocol import REFUSED
 from agi_core.run.checkpoint import load_last
 from agi_core.run.event_log import events_of
-from agi_core.run.events import Retried, RoundFinished, SiteFailed, SiteMissing, Waiting
+from agi_core.run.events import PriorSolved, Retried, RoundFinished, SiteFailed, SiteMissing, Waiting
 from client.app import app as client_app
 from server import exchange, status
 from tests.support.events import kinds_of
@@ -88,6 +90,23 @@ def test_a_run_pauses_and_goes_on(small_config: RunConfig, tmp_path: Path) -> No
     assert "the run paused" in (run_dir / "report.html").read_text()
 
 
+def test_the_prior_is_asked_for_again_where_nobody_had_agreed_to_the_study(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    config = load_config(None, overrides={}, assignments=["model.prior=cubic"], base=small_config)
+    federate(config, tmp_path / "whole")
+
+    class Unasked(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            return Message(Error(REFUSED, PolicyError.public), reply_to=message)
+
+    with pytest.raises(RunError, match="0 of 3 sites"):
+        deploy(config, tmp_path / "run", Unasked())
+    deploy(config, tmp_path / "run")
+    assert [event.sites for event in events_of(tmp_path / "run", PriorSolved)] == [[], ["Guys", "HH", "IOP"]]
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
 def test_when_every_site_fails_nothing_is_overwritten(small_config: RunConfig, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with pytest.raises(RunError, match="0 of 3 sites"):
@@ -129,9 +148,9 @@ def test_a_silent_site_is_given_up_at_the_deadline(
 ) -> None:
     monkeypatch.setattr(exchange, "GRACE_S", 0.5)
     config = dataclasses.replace(small_config, rounds=1)
-    deploy(config, tmp_path / "run", silent="HH", quorum=2, deadline_s=1.0)
+    deploy(config, tmp_path / "run", silent="HH", quorum=2, deadline_s=8.0)
     (missing,) = [event for event in events_of(tmp_path / "run", SiteMissing) if event.action == "train"]
-    assert (missing.site, missing.reason) == ("HH", "no answer to train within 1 s")
+    assert (missing.site, missing.reason) == ("HH", "no answer to train within 8 s")
     final = [event for event in events_of(tmp_path / "run", SiteMissing) if event.action == "evaluate"]
     assert [event.site for event in final] == ["HH"]  # asked for its validation, and then no more for its test
     assert (tmp_path / "run" / "summary.json").is_file()
