@@ -86,6 +86,12 @@ class PolicyError(AgiError):
     public = "The request is not allowed by the site's policy."
 
 
+class NotPrivateError(PolicyError):
+    """The site's file has no section `privacy`, which private training needs. Nothing is broken: the site sits out."""
+
+    public = "The site has no privacy budget (section privacy of its site file), so it does not train privately."
+
+
 class BudgetError(PrivacyError):
     """The planned steps would spend more than the site's privacy budget. Nothing is broken: the site sits out."""
 

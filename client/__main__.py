@@ -64,8 +64,19 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
     console.print(
         f"wrote {site_path} and the private key {key_path} (it stays here)\n\n{_to_send(key_path)}\n\n"
         f"{_to_compare(arguments)}"
-        f"Next: fill in {site_path}, then python -m client {how} --check"
+        f"Next: {_to_fill_in(arguments)}read {site_path}, then python -m client {how} --check"
     )
+
+
+def _to_fill_in(arguments: argparse.Namespace) -> str:
+    given = {
+        "data.dir": arguments.data,
+        "coordinator.address": arguments.coordinator,
+        "coordinator.ca_file": arguments.ca,
+        "coordinator.public_key": arguments.coordinator_key,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    return f"fill in {', '.join(missing)}, " if missing else ""
 
 
 def _to_compare(arguments: argparse.Namespace) -> str:
@@ -134,11 +145,19 @@ def _studies(arguments: argparse.Namespace, site_path: Path, console: Console) -
             console.print(line)
         if study.agreed:
             console.print("  agreed to")
-        elif input("  take part? Type yes, or Enter for not now: ").strip() == "yes":
+        elif _says_yes("  take part? Type yes, or Enter for not now: "):
             consent.agree(state_dir, study)
+            console.print("  agreed; tell the coordinator, who asks again when the run is resumed")
         else:
             waiting += 1
     console.print(f"{waiting} studies wait for an answer" if waiting else "no study waits for an answer")
+
+
+def _says_yes(question: str) -> bool:
+    try:
+        return input(question).strip() == "yes"
+    except EOFError:  # nobody is there to answer
+        return False
 
 
 def _site_path(arguments: argparse.Namespace) -> Path:

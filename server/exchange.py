@@ -20,7 +20,15 @@ from flwr.serverapp import Grid
 
 from agi_core.config.load import task_json
 from agi_core.config.schema import DEPLOYMENT, RunConfig
-from agi_core.errors import BudgetError, MismatchError, PolicyError, PrivacyError, ProtocolError, RunError
+from agi_core.errors import (
+    BudgetError,
+    MismatchError,
+    NotPrivateError,
+    PolicyError,
+    PrivacyError,
+    ProtocolError,
+    RunError,
+)
 from agi_core.protocol import REFUSED, TRAIN, Packed, Reply, Request, Weights, pack
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
@@ -42,7 +50,7 @@ log = logging.getLogger("server")
 POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # between two looks: for replies, for sites that connect
 AT_ONCE = 4  # so many answers are in memory before they are in the spool
 GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's own error reply
-SITS_OUT = frozenset(error.public for error in (BudgetError, PolicyError, PrivacyError))
+SITS_OUT = frozenset(error.public for error in (BudgetError, NotPrivateError, PolicyError, PrivacyError))
 """The sentences of a site that has the right to sit out. Nothing is broken at such a site. It would refuse a second
 request too."""
 

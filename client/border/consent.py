@@ -72,6 +72,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
         yield "  privacy   none: weights may tell something of single subjects (docs/security.md)"
     figures = ", ".join(policy.metrics) if policy.metrics is not None else "the figures of docs/egress.md"
     noised = "noised weights" if privacy.on or private else "the trained weights"
+    if task.model.prior != "none" and not (privacy.on or private):
+        yield "  leaves    once, means of products of voxels' values over your training subjects (docs/egress.md)"
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"
 
 

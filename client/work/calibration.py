@@ -24,12 +24,13 @@ def tell_statistics(job: Job) -> Reply:
         AgiError: see `client.work.private_training.tell_private_step`.
     """
     if job.private:
-        if job.site.privacy is None or not job.task.privacy.on:
+        privacy = job.privacy
+        if not job.task.privacy.on:
             raise PolicyError("privacy: statistics have no noise, so a site that trains privately does not tell them")
         from client.work.private_training import tell_private_step  # here, because Opacus takes seconds to import
 
-        step = pack(tell_private_step(job, job.site.privacy))
-        return job.reply(num_examples=job.site.privacy.subjects, metrics={}, weights=step)
+        step = pack(tell_private_step(job, privacy))
+        return job.reply(num_examples=privacy.subjects, metrics={}, weights=step)
     count, least = len(job.scans.subjects.all), job.site.policy.minimum_subjects
     require(count >= least, "policy.minimum_subjects", asked=f"statistics of {count} subjects", allowed=f"{least}")
     statistics = job.scans.prior_statistics

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agi_core.config.schema import Task
+from agi_core.errors import NotPrivateError
 from agi_core.network import Network
 from agi_core.protocol import TRAIN, Packed, Reply, Request
 from client.site.file import Site
 from client.site.opened import SiteScans
+from client.site.policy import SitePrivacy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,16 @@ class Job:
         """The seconds until the deadline."""
         allowed_s = min(self.request.deadline_s, self.site.policy.max_deadline_s)
         return allowed_s - (time.monotonic() - self.started_s)
+
+    @property
+    def privacy(self) -> SitePrivacy:
+        """The site's rules of private training. Raises NotPrivateError where it has none."""
+        if self.site.privacy is None:
+            raise NotPrivateError(
+                f"the task asks for private training, but the file of site {self.site.site} has no section privacy,"
+                " which says where its ledger is kept"
+            )
+        return self.site.privacy
 
     @property
     def private(self) -> bool:

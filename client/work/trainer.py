@@ -81,12 +81,7 @@ def _train_privately(job: Job) -> Reply:
     """Weights and the site's public number of subjects; no metric of training; of validation noisy ones or none."""
     from client.work.private_training import train_privately  # here, because Opacus takes seconds to import
 
-    privacy = job.site.privacy
-    if privacy is None:
-        raise PolicyError(
-            f"the task asks for private training, but the file of site {job.site.site} has no section privacy, which"
-            " says where its ledger is kept"
-        )
+    privacy = job.privacy
     training = job.scans.training  # unusable scans are named before anything is spent
     metrics = validate(job)
     on_step = progress.steps_of(f"round {job.request.round}/{job.task.rounds}", job.site.site)

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from agi_core.config.load import read_task, task_json
 from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig
-from agi_core.errors import BudgetError, ConfigError, PolicyError, ProtocolError, RunError
+from agi_core.errors import BudgetError, ConfigError, NotPrivateError, PolicyError, ProtocolError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING
@@ -334,8 +334,10 @@ def test_privacy_is_not_switched_off_from_outside(
     site: Site = dataclasses.replace(read_site(site_path), privacy=None)
     elsewhere = site_path.with_name("other.yaml")
     elsewhere.write_text(to_yaml(site))
-    with pytest.raises(PolicyError, match="no section privacy"):
+    with pytest.raises(NotPrivateError, match="no section privacy"):
         answer(elsewhere, request(private_config))
+    with pytest.raises(NotPrivateError, match="no section privacy"):
+        answer(elsewhere, request(private_config, EVALUATE, round=0, subjects=STATISTICS))
 
 
 def test_the_command_prints_what_was_spent(

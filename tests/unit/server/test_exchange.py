@@ -15,7 +15,7 @@ from flwr.common import DEFAULT_TTL
 from flwr.common.constant import ErrorCode
 
 from agi_core.config.load import load_config, read_task
-from agi_core.errors import BudgetError, DataError, PolicyError, PrivacyError, TransportError
+from agi_core.errors import BudgetError, DataError, NotPrivateError, PolicyError, PrivacyError, TransportError
 from agi_core.protocol import (
     ARRAYS,
     EVALUATE,
@@ -205,7 +205,7 @@ def test_an_answer_to_an_evaluation_brings_no_weights(tmp_path: Path) -> None:
     assert outcome.replies["A"].metrics == {"psnr_db": 20.0}
 
 
-@pytest.mark.parametrize("error", [BudgetError, PolicyError, PrivacyError])
+@pytest.mark.parametrize("error", [BudgetError, NotPrivateError, PolicyError, PrivacyError])
 def test_a_site_may_sit_out(tmp_path: Path, error: type[BudgetError]) -> None:
     outcome = ask(tmp_path, B=failing(REFUSED, error.public))
     assert outcome.sitting_out == {"B": error.public}

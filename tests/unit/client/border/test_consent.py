@@ -47,5 +47,9 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     assert "4 rounds of" in text
     assert "none: weights may tell something of single subjects" in text
     assert "of means over subjects psnr_db" in text
+    assert "means of products" not in text
+    prior = consent.Study("first", small_task("model.prior=cubic")[0])
+    assert "means of products" in "\n".join(consent.described(prior, Policy(), private=False))
+    assert "means of products" not in "\n".join(consent.described(prior, Policy(), private=True))
     private = consent.Study("first", small_task("privacy.epsilon=8")[0])
     assert "at most epsilon 8 at delta 1e-05" in "\n".join(consent.described(private, Policy(), private=True))
