@@ -33,7 +33,7 @@ def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     else:
         print(f"give every hospital {files.ca_path} and {files.public_path}, and read the two fingerprints to it")
         print(f"keep {files.ca_key_path} and {files.request_key_path} secret, and back them up")
-        print("next: python -m server up")
+        print("next: the gateway (nginx, step 3 of docs/coordinator.md), then python -m server up")
 
 
 def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:

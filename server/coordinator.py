@@ -18,6 +18,8 @@ class CoordinatorDir:
         self.strikes_path = path / strikes.FILE
         self.database_path = path / "state.db"
         self.log_path = path / "superlink.log"
+        self.output_path = path / "superlink-output.log"
+        """What the SuperLink and its runs print."""
         self.health_port_path = path / "health-port.txt"
         """The port of the gRPC health service that was started last."""
 

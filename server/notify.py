@@ -73,7 +73,7 @@ def _states(coordinator: CoordinatorDir) -> dict[str, News]:
     for run_dir in runs.by_start(coordinator):
         try:
             run = run_status(run_dir)
-        except AgiError:  # a file that is being written, or a damaged one, which `status` names
+        except (AgiError, OSError):  # a file that is being written, or a damaged one, which `status` names
             continue
         states[run.name] = News(run.name, run.state, run.reason or "")
     return states

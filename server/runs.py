@@ -184,7 +184,7 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
 
 
 def interrupted(coordinator: CoordinatorDir) -> list[Path]:
-    """The folders of the runs that ended without a pause, an end, or a `stop` by hand."""
+    """The folders of the runs that ended without a pause, an end, or a `stop` by hand; not those of damaged events."""
     return [
         run_dir
         for run_dir in by_start(coordinator)
@@ -195,7 +195,10 @@ def interrupted(coordinator: CoordinatorDir) -> list[Path]:
 
 
 def _is_paused(run_dir: Path) -> bool:
-    log = read_events(run_dir) if (run_dir / "events.jsonl").is_file() else []
+    try:
+        log = read_events(run_dir) if (run_dir / "events.jsonl").is_file() else []
+    except RunError:  # damaged, which `status` names; it must not hold up the other runs
+        return True
     return bool(log) and isinstance(log[-1].event, RunPaused)
 
 

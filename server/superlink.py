@@ -19,6 +19,7 @@ from pathlib import Path
 
 from agi_core.errors import RunError
 from agi_core.host.flower_environment import flower_environment
+from agi_core.host.logs import LOG_BYTES, begin_anew
 from agi_core.host.processes import adopt_orphans, descendants, die_with, end_descendants, has_ended
 from server import flower_cli
 from server.coordinator import CoordinatorDir
@@ -57,7 +58,7 @@ def running(coordinator: CoordinatorDir, *, host: str, port: int, health_port: i
     flower_cli.write_connection(coordinator, address=address)
     _make_database(coordinator.database_path)
     adopt_orphans()
-    with (coordinator.path / "superlink-output.log").open("ab") as output:
+    with coordinator.output_path.open("ab") as output:
         process = subprocess.Popen(
             command(coordinator, host=host, port=port, health_port=health_port),
             env=flower_environment(coordinator.flwr_home),
@@ -75,8 +76,9 @@ def running(coordinator: CoordinatorDir, *, host: str, port: int, health_port: i
         end_descendants(within_s=STOP_S)
 
 
-def wait_for_an_end() -> str:
-    """Wait until one of the programs that run now below this process ends, whoever started it; its name.
+def wait_for_an_end(coordinator: CoordinatorDir) -> str:
+    """Wait until one of the programs that run now below this process ends, whoever started it; its name. Meanwhile what
+    they print is kept short.
 
     SuperLink does not notice that the `flower-superexec` which it started is gone. Then no run starts any more, while
     everything looks well.
@@ -86,6 +88,9 @@ def wait_for_an_end() -> str:
         for process, name in watched.items():
             if has_ended(process):
                 return name
+        with contextlib.suppress(OSError):  # a full disk ends nothing here
+            if coordinator.output_path.stat().st_size > LOG_BYTES:
+                begin_anew(coordinator.output_path)
         time.sleep(LOOK_S)
 
 

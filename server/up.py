@@ -37,7 +37,7 @@ def up(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
                 notify.watching(coordinator, partial(notify.tell, arguments.notify))
             if arguments.resume:
                 _resume_interrupted(coordinator)
-            ended = superlink.wait_for_an_end()
+            ended = superlink.wait_for_an_end(coordinator)
     except _Ended:
         print("coordinator stopped; runs go on with: python -m server up, then python -m server resume RUN", flush=True)
     else:

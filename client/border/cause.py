@@ -4,7 +4,7 @@ log that more people read than the scans."""
 from agi_core.errors import AgiError, DeadlineError, MismatchError, PolicyError, PrivacyError
 
 IN_FULL = (PolicyError, PrivacyError, MismatchError, DeadlineError)
-"""Errors whose words name rules, settings, versions and times alone."""
+"""Errors whose words name rules, settings, versions, times and the ledger's own files alone."""
 
 
 def cause(error: AgiError) -> str:

@@ -1,5 +1,6 @@
 """Every scan of the site, before anything is trained on it: all broken ones are named, not only the first."""
 
+import contextlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from agi_core.data.partition import Split, split_subjects
 from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import align, session_doubts
 from agi_core.data.scans import Discovery, Session, Subject, discover
-from agi_core.errors import AgiError, DataError
+from agi_core.errors import AgiError, DataError, RunError
 from agi_core.run import progress
 from agi_core.scenario import Scenario
 from client.check.doubts import UNUSABLE, DoubtedScan, rows_of
@@ -73,7 +74,8 @@ def check_data(
     yield from _names(Path(site.state_dir), images_of_scans(good, scans))
     yield _disk(site, good, scenario, {scan.path: scan for scan in scans})
     if Path(site.state_dir).is_dir():
-        remember(Path(site.state_dir), {scan.content: scan.image for scan in scans})
+        with contextlib.suppress(RunError):  # the row of the state folder says why; they are read again then
+            remember(Path(site.state_dir), {scan.content: scan.image for scan in scans})
     summary = summarise(good, scans) | {"checked": len(subjects), "doubts": [asdict(scan) for scan in doubted]}
     return summary, good, scans
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -13,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from agi_core.errors import RunError
+from agi_core.host.logs import LOG_BYTES, begin_anew
 from agi_core.host.processes import die_with
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
 STEADY_S = 120.0  # a program that ran for so long has not failed: it starts after the first pause again
-LOG_BYTES = 10 * 2**20  # of one log; the part before it is kept as NAME.log.1
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ class _Log:
         except FileNotFoundError:  # somebody removed it; the next start makes it again
             return ""
         self._read_bytes += len(new)
-        if self._read_bytes > LOG_BYTES:  # the program appends, so it goes on in the emptied file
-            shutil.copyfile(self.path, self.path.with_name(f"{self.path.name}.1"))
-            os.truncate(self.path, 0)
+        if self._read_bytes > LOG_BYTES:
+            begin_anew(self.path)
             self._read_bytes = 0
         return new.decode(errors="replace")

@@ -53,6 +53,7 @@ def test_init_writes_a_site_file_that_can_be_read_and_says_what_to_send(
     assert fingerprint(public_key(key_path)) in out
     assert f"coordinator.pub {fingerprint(public_line(KEY))}\n" in out
     assert "--site hospitalA --check" in out
+    assert "fill in" not in out
 
 
 @pytest.mark.parametrize("settings", [(), ("model.dims=3",), ("privacy.epsilon=8",), ("grid.spacing_mm=[1.5,1.75,5]",)])
@@ -135,15 +136,20 @@ def test_a_study_waits_for_a_yes(capsys: pytest.CaptureFixture[str], monkeypatch
     request = training_request(*small_task())
     with pytest.raises(PolicyError):
         consent.check_agreed(Path(site.state_dir), request)
-    for typed, said in (("", "1 studies wait for an answer"), ("yes\n", "no study waits for an answer")):
-        monkeypatch.setattr("sys.stdin", io.StringIO(typed + "\n"))
+    for typed, said in (
+        ("", "1 studies wait for an answer"),  # nobody is there to answer
+        ("\n", "1 studies wait for an answer"),
+        ("yes\n", "no study waits for an answer"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         assert main(["--site", "hospitalA", "--studies"]) == 0
         assert said in capsys.readouterr().out
     consent.check_agreed(Path(site.state_dir), request)
 
 
 def test_init_alone_gives_placeholders_that_the_check_names(capsys: pytest.CaptureFixture[str]) -> None:
-    init()
+    init("--ca", "ca.crt")
+    assert "Next: fill in data.dir, coordinator.address, coordinator.public_key, read" in capsys.readouterr().out
     assert main(["--site", "hospitalA", "--check"]) == 1
     out = capsys.readouterr().out
     assert re.search(r"FAILED +scans .*/path/to/scans", out)

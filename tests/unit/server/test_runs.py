@@ -309,6 +309,8 @@ def test_what_goes_on_by_itself_was_neither_paused_nor_stopped_nor_finished(
     assert runs.interrupted(coordinator) == [run_dir]
     EventLog(run_dir).append(RunPaused(round=1, reason="too few"))
     assert runs.interrupted(coordinator) == []
+    (run_dir / "events.jsonl").write_text("damaged\n")
+    assert runs.interrupted(coordinator) == []
 
 
 def test_a_run_that_cannot_be_stopped(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:

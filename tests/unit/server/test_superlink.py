@@ -1,7 +1,11 @@
 import sqlite3
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from agi_core.host.flower_environment import flower_environment
 from server import superlink
@@ -37,3 +41,17 @@ def test_the_database_is_made_with_large_pages_and_never_touched_again(tmp_path:
     with closing(sqlite3.connect(path)) as flower:
         assert flower.execute("SELECT number FROM kept").fetchall() == [(1,)]
         assert flower.execute("PRAGMA page_size").fetchone() == (superlink.PAGE_BYTES,)
+
+
+def test_what_its_programs_print_is_kept_short_until_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superlink, "LOG_BYTES", 3)
+    monkeypatch.setattr(superlink, "LOOK_S", 0.01)
+    coordinator, deadline = CoordinatorDir(tmp_path), time.monotonic() + 60
+    coordinator.output_path.write_text("long")
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as program, ThreadPoolExecutor() as pool:
+        ended = pool.submit(superlink.wait_for_an_end, coordinator)
+        while coordinator.output_path.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        program.communicate()
+        assert ended.result(timeout=60) == "cat"
+    assert (tmp_path / "superlink-output.log.1").read_text() == "long"
