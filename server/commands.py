@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from agi_core.config.load import load_config
+from agi_core.errors import ConfigError
 from agi_core.host.keys import certificate_fingerprint, fingerprint
 from agi_core.run import checkpoint, run_folder
 from server import certificates, registry, runs, strikes
@@ -64,6 +65,8 @@ def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Start a run."""
     overrides: dict[str, str] = {}
     if arguments.from_run:
+        if any(setting.startswith("initial_weights=") for setting in arguments.settings):
+            raise ConfigError("--from-run and initial_weights=... both say how the run begins; leave one of them out")
         overrides["initial_weights"] = str(checkpoint.last_path(runs.find(coordinator, arguments.from_run)))
     config = load_config(arguments.config, overrides=overrides, assignments=arguments.settings)
     run_dir = runs.submit(coordinator, config, name=arguments.name)

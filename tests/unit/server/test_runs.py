@@ -184,6 +184,7 @@ def test_a_second_study_begins_where_the_first_ended(coordinator: CoordinatorDir
     assert main([*arguments, *small]) == 2  # no round of it is finished
     weights = {f"{WEIGHTS}{name}": array for name, array in initial_weights(settings("seed=5")).items()}
     save_checkpoint(run_dir, round=2, arrays=weights, state={})
+    assert main([*arguments, *small, "initial_weights=random"]) == 2  # which of the two?
     assert main([*arguments, *small]) == 0
     start = run_folder.open_existing(coordinator.runs_dir / "second").initial_weights
     assert start == str(run_dir / "checkpoints" / "state-00002.safetensors")
