@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -228,7 +229,9 @@ def _xy(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has other fonts than matplotlib
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     family = "font-family: system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
     return _data_uri("image/svg+xml", re.sub(r"font-family: [^;\"]*", family, buffer.getvalue()).encode())
 

@@ -39,6 +39,12 @@ def test_sites_have_colours_of_their_own_as_far_as_there_are_colours() -> None:
     assert len({figures.site_colour(sites, site) for site in sites}) == 1
 
 
+def test_a_site_of_any_script_is_written_in_a_figure() -> None:
+    """As text, for which a browser finds the font; matplotlib has none, and says so."""
+    figure = figures.epsilons({"東京": {"epsilon": 2.0, "epsilon_run": 1.0}}, budget=8.0, sites=["東京"])
+    assert "東京" in base64.b64decode(figure.split(",")[1]).decode()
+
+
 def test_overlay_is_grey_where_the_source_is_flat_and_orange_on_its_edges() -> None:
     step = np.zeros((8, 8))
     step[:, 4:] = 1
