@@ -175,7 +175,9 @@ def _public_key(path: str) -> str:
     try:
         line = Path(path).read_text(encoding="utf-8").strip()
         read_public_key(line)
-    except (OSError, ValueError, ConfigError):
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, ConfigError):
         raise argparse.ArgumentTypeError(f"{path} is not the coordinator's file coordinator.pub") from None
     return line
 

@@ -175,7 +175,8 @@ def test_mistakes_are_sentences_and_code_2(capsys: pytest.CaptureFixture[str]) -
         (["--check"], "--site"),
         (["--site", "../../etc", "--check"], "letters, digits"),
         (["--site", "a", "--init", "--coordinator", "https://x"], "HOST:PORT"),
-        (["--site", "a", "--init", "--coordinator-key", "nothing"], "is not the coordinator's file coordinator.pub"),
+        (["--site", "a", "--init", "--coordinator-key", "nothing"], "nothing cannot be read (No such file"),
+        (["--site", "a", "--init", "--coordinator-key", __file__], "is not the coordinator's file coordinator.pub"),
         (["--site", "a", "--init", "--check"], "not allowed with"),
     ],
 )
