@@ -68,7 +68,11 @@ def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path:
 
 @pytest.mark.parametrize(
     ("assignment", "cause"),
-    [("data.layout=bids", "name a folder of scans"), ("data.sites=table.csv", "name their folder with data.dir")],
+    [
+        ("data.layout=bids", "name a folder of scans"),
+        ("data.sites=table.csv", "name their folder with data.dir"),
+        ("data.unseen_anatomy=ms20", "the data has colin27, icbm2009a, ms07, ms19; choose one of them"),
+    ],
 )
 def test_what_built_in_data_is_not_for(tmp_path: Path, assignment: str, cause: str) -> None:
     config = load_config(None, overrides={}, assignments=[assignment], defaults=PRETRAINING)

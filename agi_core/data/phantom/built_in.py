@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agi_core.config.schema import DataConfig, RunConfig
+from agi_core.data.phantom.anatomy import ANATOMIES
 from agi_core.data.phantom.tree import MARKER_NAME, parse_sites, phantom_matches, write_phantom
 from agi_core.errors import ConfigError
 from agi_core.run import progress
@@ -35,7 +36,8 @@ def with_built_in_data(
         on_making: called with the folder when the data has to be made.
 
     Raises:
-        ConfigError: there is no built-in data of the configuration's layout, or it has a table of sites of its own.
+        ConfigError: there is no built-in data of the configuration's layout, it has a table of sites of its own, or
+            none of the built-in anatomies is `data.unseen_anatomy`.
     """
     layout, own = config.data.layout, config.data.dir
     if layout == "bids":
@@ -50,6 +52,8 @@ def with_built_in_data(
     data_dir = work_dir / "-".join(parts)
     if own not in (None, str(data_dir)):
         return config
+    if (unseen := config.data.unseen_anatomy) not in (None, *ANATOMIES):
+        raise ConfigError(f"data.unseen_anatomy={unseen}: the data has {', '.join(ANATOMIES)}; choose one of them")
     if not phantom_matches(data_dir, layout=layout, sites=sites, seed=kind.seed, isotropic=isotropic):
         on_making(data_dir)
 
