@@ -252,8 +252,9 @@ def _segment(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     """write a run's model as one zip (a MONAI bundle), for hospitals that use it"""
-    from agi_core.export.export import export
+    from agi_core.export.export import BEGINNING, export
 
+    print(BEGINNING, flush=True)
     print(export(arguments.run, arguments.out, best=arguments.weights == "best"))
 
 

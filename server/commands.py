@@ -98,9 +98,10 @@ def stop(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
 
 def export(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Write a run's model as one zip."""
-    from agi_core.export.export import export
+    from agi_core.export.export import BEGINNING, export
 
     run_dir = runs.find(coordinator, arguments.run)
+    print(BEGINNING, flush=True)
     print(export(run_dir, arguments.out or Path(f"{run_dir.name}.zip")))
 
 

@@ -23,6 +23,7 @@ from agi_core.run.checkpoint import load_weights
 from agi_core.run.json_objects import Json
 
 DISTRIBUTION = "agi-fed"
+BEGINNING = "writing graphs of the network and comparing them with it: some minutes for a 2-D network with alignment"
 ROOMS = ("config", "data", "export", "host", "models", "run")
 """Of `agi_core`, what travels in the zip beside the modules of the top: what a prediction needs."""
 

@@ -116,7 +116,9 @@ def test_the_card_says_who_how_well_and_what_not(exported: Path) -> None:
 
 def test_refusals_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--run", str(tmp_path), "--out", str(tmp_path / "m.zip")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "holds no run" in told.err
+    assert "some minutes" in told.out  # said before the work, which tells nothing itself
     assert main(["export", "--run", str(tmp_path), "--out", str(tmp_path / "m.tar")]) == 2
     assert "let it end in .zip" in capsys.readouterr().err
     (tmp_path / "m.zip").write_bytes(b"no zip")
