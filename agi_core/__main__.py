@@ -6,7 +6,8 @@ Each command imports what it needs by itself: torch takes seconds to import, and
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,6 +59,15 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     if config.privacy.on:
         raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
     device = open_device(config.device, threads=config.threads)
+    with _showing_steps():
+        config = with_built_in_data(config, PUBLIC, work_dir=Path(".cache"))
+        pretrain(config, arguments.out, device=device)
+    print(f"initial weights in {arguments.out}; start a run from them with initial_weights={arguments.out}")
+
+
+@contextmanager
+def _showing_steps() -> Iterator[None]:
+    """A bar on the terminal of what is reported as a step within the block."""
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
         bar = live.add_task("starting", total=None)
 
@@ -66,9 +76,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
                 live.update(bar, description=news.phase, completed=news.step, total=news.steps)
 
         with progress.listening(show):
-            config = with_built_in_data(config, PUBLIC, work_dir=Path(".cache"))
-            pretrain(config, arguments.out, device=device)
-    print(f"initial weights in {arguments.out}; start a run from them with initial_weights={arguments.out}")
+            yield
 
 
 def _synthesize(arguments: argparse.Namespace) -> None:
@@ -160,7 +168,9 @@ def _adapt(arguments: argparse.Namespace) -> None:
     network.load(load_weights(arguments.run, best=arguments.weights == "best"))
     layout = arguments.layout or config.data.layout
     scans = Scans(arguments.data.resolve(), layout, register=config.data.register)
-    adaptation = adapt(network, scans, task=config.task, cache_dir=arguments.cache_dir)
+    with _showing_steps():
+        adaptation = adapt(network, scans, task=config.task, cache_dir=arguments.cache_dir)
+    print(adaptation.found)
     write_own_readout(arguments.out, adaptation.readout, network=network)
     count = len(adaptation.subjects)
     how = f"left out of the other {count - 1}" if count > 1 else "the only subject, so this is no test"

@@ -20,13 +20,15 @@ from agi_core.run import progress
 @dataclass(frozen=True, eq=False)
 class Adaptation:
     """A last layer of all `subjects`, and PSNR in dB of one of them with the common one and with one solved on the
-    others. Where there is only one, it is solved and scored on that subject."""
+    others. Where there is only one, it is solved and scored on that subject. `found` says who was left out of the
+    folder, and why."""
 
     readout: Vector
     subjects: tuple[str, ...]
     scored: str
     common_db: float
     own_db: float
+    found: str
 
 
 def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Adaptation:
@@ -67,4 +69,4 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
             " common model; use the common model, or give more subjects"
         )
     readout = own_readout(network, opened(*others, scored, whole=False))
-    return Adaptation(readout, tuple(by_id), scored.id, common_db, own_db)
+    return Adaptation(readout, tuple(by_id), scored.id, common_db, own_db, found.summary())

@@ -253,7 +253,9 @@ def test_a_site_gains_a_last_layer_of_its_own(
     own_path = tmp_path / "own.safetensors"
     command = ["adapt", "--run", str(run_dir), "--data", str(ixi_dir), "--out", str(own_path)]
     assert agi_core([*command, "--cache-dir", str(cache_dir)]) == 0
-    assert "left out of the other 11: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "12 subjects at " in told
+    assert "left out of the other 11: " in told
     head = ["--head", str(own_path)]
     assert agi_core(["synthesize", "--run", str(run_dir), *sources, "--out", str(tmp_path / "own.nii"), *head]) == 0
 

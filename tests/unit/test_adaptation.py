@@ -40,6 +40,7 @@ def test_a_subject_that_is_left_out_gains_and_the_network_is_left_as_it_was(
     alone = dataclasses.replace(hospital, exclude=adaptation.subjects[1:])
     single = adapt(network, alone, task=task, cache_dir=tmp_path / "cache")
     assert single.subjects == (single.scored,)
+    assert "excluded by data.exclude x2" in single.found
     assert not np.array_equal(single.readout, adaptation.readout)
 
 
