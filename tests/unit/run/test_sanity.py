@@ -29,6 +29,7 @@ def test_a_model_below_a_regression() -> None:
     figures = "20.00 dB against 20.50 dB"
     assert flag == f"the model is below regression on aligned sources: {figures}; use that, or train longer"
     assert flags(scores(20), voxel_regression=Scores({})) == []
+    assert flags(scores(20), voxel_regression=scores(20.001)) == []  # both would be told as 20.00 dB
 
 
 @pytest.mark.parametrize(
