@@ -4,6 +4,7 @@ The file has no name. So it is gone as soon as no reply is in use any more, howe
 """
 
 import contextlib
+import errno
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,8 @@ class Spool:
         try:
             yield
         except OSError as error:
-            why = f"{error.strerror or error}; free some space there"
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            why = "The disk is full. Free some space there" if full else error.strerror or str(error)
             raise RunError(f"the sites' replies cannot be kept in {self._folder}: {why}") from None
 
 

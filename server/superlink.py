@@ -25,6 +25,7 @@ from server import flower_cli
 from server.coordinator import CoordinatorDir
 
 START_S, STOP_S, LOOK_S = 120.0, 6.0, 1.0
+SUPERLINK = "flower-superlink"
 PAGE_BYTES = 16384
 
 
@@ -85,9 +86,8 @@ def wait_for_an_end(coordinator: CoordinatorDir) -> str:
     """
     watched = {process: _name_of(process) for process in descendants()}
     while True:
-        for process, name in watched.items():
-            if has_ended(process):
-                return name
+        if ended := [name for process, name in watched.items() if has_ended(process)]:
+            return SUPERLINK if SUPERLINK in ended else ended[0]  # the others end with it
         with contextlib.suppress(OSError):  # a full disk ends nothing here
             if coordinator.output_path.stat().st_size > LOG_BYTES:
                 begin_anew(coordinator.output_path)
@@ -101,7 +101,7 @@ def _name_of(process: int) -> str:
     except OSError:
         words = [""]
     if "server.guarded_superlink" in words:
-        return "flower-superlink"
+        return SUPERLINK
     programs = (Path(word).name for word in words)
     return next((name for name in programs if name.startswith("flower-")), words[0] or "a program")
 

@@ -24,7 +24,7 @@ def guesses(source: str) -> Iterator[int]:
         own_mode = node.args[0:1] if owner else node.args[1:2]
         mode = keywords.get("mode", ast.unparse(own_mode[0]) if own_mode else "'r'")
         text = {
-            "read_text": True,
+            "read_text": not owner.startswith("distribution("),  # its text is UTF-8
             "write_text": owner not in ("", "atomic"),  # those of `host/atomic.py` are UTF-8
             # a file's open takes a mode or nothing; that of other objects takes other things
             "open": mode[0] in "'\"" and "b" not in mode and owner != "os",
