@@ -63,7 +63,7 @@ def test_a_site_with_few_subjects_and_a_private_one_tell_none(job: Job) -> None:
     with pytest.raises(PolicyError, match=r"minimum_subjects: the request asks for statistics of 12 subjects"):
         tell_statistics(dataclasses.replace(job, site=strict))
     private = dataclasses.replace(job.task, privacy=PrivacyConfig(epsilon=8.0))
-    with pytest.raises(PolicyError, match="trains privately"):
+    with pytest.raises(PolicyError, match="no section privacy"):
         tell_statistics(dataclasses.replace(job, task=private))
 
 
