@@ -86,7 +86,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     from agi_core.host.device import open_device
     from agi_core.inference import synthesize
     from agi_core.network import Network
-    from agi_core.run.checkpoint import load_weights
+    from agi_core.run.checkpoint import trained_weights
     from agi_core.run.own_readout import read_own_readout
 
     task: Task
@@ -99,7 +99,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         task, register, place = description.task, description.register, arguments.model
     else:
         config = run_folder.open_existing(arguments.run)
-        weights = load_weights(arguments.run, best=arguments.weights == "best")
+        weights = trained_weights(arguments.run, best=arguments.weights == "best")
         task, register, place = config, config.data.register == "rigid", arguments.run
     network = Network(task, device=open_device(arguments.device, threads=arguments.threads))
     scenario, grid = network.scenario, arguments.grid or network.reference
@@ -160,12 +160,12 @@ def _adapt(arguments: argparse.Namespace) -> None:
     from agi_core.data.scans import Scans
     from agi_core.host.device import open_device
     from agi_core.network import Network
-    from agi_core.run.checkpoint import load_weights
+    from agi_core.run.checkpoint import trained_weights
     from agi_core.run.own_readout import write_own_readout
 
     config = run_folder.open_existing(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
-    network.load(load_weights(arguments.run, best=arguments.weights == "best"))
+    network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
     layout = arguments.layout or config.data.layout
     scans = Scans(arguments.data.resolve(), layout, register=config.data.register)
     with _showing_steps():
@@ -214,12 +214,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if arguments.run is not None:
             from agi_core.data.scans import Scans
             from agi_core.network import Network
-            from agi_core.run.checkpoint import load_weights
+            from agi_core.run.checkpoint import trained_weights
             from agi_core.scoring.made_by_run import make_volumes
 
             config = run_folder.open_existing(arguments.run)
             network = Network(config, device=device)
-            network.load(load_weights(arguments.run, best=arguments.weights == "best"))
+            network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
             layout, synthetic_dir = layout or config.data.layout, new_dir / "volumes"
             scans, made = Scans(data_dir, layout, register=config.data.register), following("making volumes")
             left_out, notes = make_volumes(

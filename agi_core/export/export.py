@@ -19,7 +19,7 @@ from agi_core.export.graphs import graphs_of
 from agi_core.models.model_config import name_of
 from agi_core.network import Network
 from agi_core.run import run_folder
-from agi_core.run.checkpoint import load_weights
+from agi_core.run.checkpoint import trained_weights
 from agi_core.run.json_objects import Json
 
 DISTRIBUTION = "agi-fed"
@@ -60,7 +60,7 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
         raise RunError(f"{out_path} is no name of a zip; let it end in .zip")
     config, release = run_folder.open_existing(run_dir), version(DISTRIBUTION)
     network = Network(config)
-    network.load(load_weights(run_dir, best=best))
+    network.load(trained_weights(run_dir, best=best))
     description = Description.of(config, release=release)
     graphs, refused = graphs_of(network)
     weights, checkpoint = save(network.weights), io.BytesIO()

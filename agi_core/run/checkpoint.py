@@ -80,6 +80,20 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     return model_weights(arrays)
 
 
+def trained_weights(run_dir: Path, *, best: bool = False) -> Arrays:
+    """As `load_weights`, for whoever uses the model.
+
+    Raises:
+        RunError: also where no round has finished: the weights are those that the run began with.
+    """
+    weights, last = load_weights(run_dir, best=best), load_last(run_dir)
+    if last is not None and last[0] == 0:
+        raise RunError(
+            f"no round of the run in {run_dir} has finished, so it has no model yet; go on with the run first"
+        )
+    return weights
+
+
 def model_weights(arrays: Arrays) -> Arrays:
     """The model's arrays of a checkpoint, by the names that the model gives them."""
     return {name.removeprefix(WEIGHTS): array for name, array in arrays.items() if name.startswith(WEIGHTS)}

@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agi_core.errors import RunError
-from agi_core.run.checkpoint import WEIGHTS, Arrays, commit_state, load_last, load_round, load_weights, save_checkpoint
+from agi_core.run.checkpoint import (
+    WEIGHTS,
+    Arrays,
+    commit_state,
+    load_last,
+    load_round,
+    load_weights,
+    save_checkpoint,
+    trained_weights,
+)
 
 
 def save(run_dir: Path, round: int, *, keep: int | None = None) -> None:
@@ -147,3 +156,13 @@ def test_a_kill_at_any_step_leaves_a_whole_state(tmp_path: Path, n: int) -> None
     for round in (3, 4):  # the resumed run
         save(tmp_path, round)
         assert last_round(tmp_path) == round
+
+
+def test_a_run_without_a_finished_round_has_no_model_to_use(tmp_path: Path) -> None:
+    arrays = {"weights/w": np.ones(3, np.float32)}
+    save_checkpoint(tmp_path, round=0, arrays=arrays, state={"best": None})
+    assert load_weights(tmp_path)["w"].tolist() == [1, 1, 1]  # the run itself may go back to it
+    with pytest.raises(RunError, match=r"no round of the run in .* has finished"):
+        trained_weights(tmp_path)
+    save_checkpoint(tmp_path, round=1, arrays=arrays, state={"best": None})
+    assert trained_weights(tmp_path)["w"].tolist() == [1, 1, 1]
