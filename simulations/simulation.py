@@ -57,15 +57,16 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         display = Display(console, config)
         with display.showing():
             federation = prepare_caches(config, federation)
-            config, poses = with_measured_poses(
-                config, training_subjects(config, federation), reference_chosen=reference_chosen
-            )
+            if new := checkpoint.load_last(run_dir) is None:  # a run goes on as it began
+                config, poses = with_measured_poses(
+                    config, training_subjects(config, federation), reference_chosen=reference_chosen
+                )
         config = with_pretrained_weights(config, BUILT_IN_DIR, console)
         site_paths = write_sites(run_dir, config, federation)
         print_plan(config, federation, console)
-        if poses:
-            console.print(poses)
-        if checkpoint.load_last(run_dir) is None:
+        if new:
+            if poses:
+                console.print(poses)
             run_folder.write_config(run_dir, config)
             note_data(run_dir, config, federation)
 
