@@ -87,7 +87,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     from agi_core.inference import synthesize
     from agi_core.network import Network
     from agi_core.run.checkpoint import trained_weights
-    from agi_core.run.own_readout import read_own_readout
+    from agi_core.run.own_weights import load_own_weights
 
     task: Task
     if arguments.model is not None:
@@ -112,7 +112,7 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         )
     network.load(weights)
     if arguments.head is not None:
-        network.set_readout(read_own_readout(arguments.head, network=network))
+        load_own_weights(arguments.head, network=network)
     given_paths, out_path = dict(arguments.source), arguments.out
     if arguments.layout == "bids":
         out_path = derivative_path(arguments.out, like=given_paths[grid], target=scenario.target)
@@ -161,7 +161,7 @@ def _adapt(arguments: argparse.Namespace) -> None:
     from agi_core.host.device import open_device
     from agi_core.network import Network
     from agi_core.run.checkpoint import trained_weights
-    from agi_core.run.own_readout import write_own_readout
+    from agi_core.run.own_weights import write_own_weights
 
     config = run_folder.open_existing(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
@@ -171,7 +171,7 @@ def _adapt(arguments: argparse.Namespace) -> None:
     with _showing_steps():
         adaptation = adapt(network, scans, task=config.task, cache_dir=arguments.cache_dir)
     print(adaptation.found)
-    write_own_readout(arguments.out, adaptation.readout, network=network)
+    write_own_weights(arguments.out, adaptation.own, network=network)
     count = len(adaptation.subjects)
     how = f"left out of the other {count - 1}" if count > 1 else "the only subject, so this is no test"
     print(
@@ -356,7 +356,7 @@ def _parser() -> argparse.ArgumentParser:
         "--head",
         type=Path,
         metavar="FILE",
-        help="the site's own last layer, of state_dir/heads at a hospital or of RUN/sites/NAME/heads (the common one)",
+        help="the site's own weights, of state_dir/heads at a hospital or of RUN/sites/NAME/heads (the common one)",
     )
     synthesis.add_argument(
         "--batch-size", type=count, default=8, help="slices at a time, in 2-D; bounds memory (%(default)s)"

@@ -1,6 +1,6 @@
 """A last layer for a hospital that took no part in a run, from its own complete subjects, in closed form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agi_core.config.schema import Task
@@ -10,8 +10,10 @@ from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, Subject, discover
 from agi_core.errors import DataError
 from agi_core.evaluation import evaluate
+from agi_core.keys import KeyTable
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
+from agi_core.protocol import Weights
 from agi_core.readout import own_readout
 from agi_core.ridge import Vector
 from agi_core.run import progress
@@ -19,11 +21,11 @@ from agi_core.run import progress
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """A last layer of all `subjects`, and PSNR in dB of one of them with the common one and with one solved on the
-    others. Where there is only one, it is solved and scored on that subject. `found` says who was left out of the
-    folder, and why."""
+    """The weights of a last layer of all `subjects`, and PSNR in dB of one of them with the common one and with one
+    solved on the others. Where there is only one, it is solved and scored on that subject. `found` says who was left
+    out of the folder, and why."""
 
-    readout: Vector
+    own: Weights
     subjects: tuple[str, ...]
     scored: str
     common_db: float
@@ -69,4 +71,8 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
             " common model; use the common model, or give more subjects"
         )
     readout = own_readout(network, opened(*others, scored, whole=False))
-    return Adaptation(readout, tuple(by_id), scored.id, common_db, own_db, found.summary())
+    keys = KeyTable.of(replace(task, personal="head"), {name: array.ndim for name, array in network.weights.items()})
+    network.set_readout(readout)
+    weights = {name: network.weights[name].copy() for name in keys.personal}
+    network.set_readout(common)
+    return Adaptation(weights, tuple(by_id), scored.id, common_db, own_db, found.summary())

@@ -13,12 +13,9 @@ from agi_core.host import atomic
 from agi_core.privacy.trainable import names_of
 
 NAME = "keys.json"
+FINE_TUNED = {"norms": "norms", "finetune": "all"}
+"""{`personal`: the part of the network, one of `agi_core.privacy.trainable.PARTS`, that each site trains on alone}"""
 _SOLVED = ("head.", "prior.")  # the last layer reads the prior's monomials and the last features
-
-
-def is_personal(key: str) -> bool:
-    """Whether a last layer of a site's own stands in place of this weight."""
-    return key.startswith(_SOLVED)
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class KeyTable:
     Attributes:
         shared: trained at the sites, averaged by the server.
         frozen: sent, and changed by nobody; a reply that changes one is refused.
-        personal: those of them that each site solves anew in the end from its own subjects; its copy stays there.
+        personal: those of them that each site makes its own in the end, from its own subjects; its copy stays there.
     """
 
     shared: tuple[str, ...]
@@ -41,7 +38,7 @@ class KeyTable:
         return cls(
             shared=tuple(key for key in axes if key in trained),
             frozen=tuple(key for key in axes if key not in trained),
-            personal=tuple(key for key in axes if is_personal(key)) if task.personal == "head" else (),
+            personal=_personal(task, axes),
         )
 
     def write(self, run_dir: Path) -> None:
@@ -53,6 +50,14 @@ class KeyTable:
         for keys, become in ((self.frozen, "stay as they are sent"), (self.personal, "are each site's own in the end")):
             parts += [f"{len(keys)} {become} ({_rooms(keys)})"] if keys else []
         return ", ".join(parts)
+
+
+def _personal(task: Task, axes: Mapping[str, int]) -> tuple[str, ...]:
+    if task.personal == "none":
+        return ()
+    part = FINE_TUNED.get(task.personal)
+    trained = names_of(part, axes) if part else set()
+    return tuple(key for key in axes if key in trained or key.startswith(_SOLVED))
 
 
 def _rooms(keys: tuple[str, ...]) -> str:

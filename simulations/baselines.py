@@ -30,10 +30,12 @@ from agi_core.data.datasets import TrainingSlices
 from agi_core.evaluation import evaluate
 from agi_core.host import atomic
 from agi_core.host.device import open_device
+from agi_core.keys import FINE_TUNED
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
+from agi_core.personal import own_weights
 from agi_core.prediction import Predictor
-from agi_core.readout import own_readout, readout_statistics
+from agi_core.readout import readout_statistics
 from agi_core.ridge import STRENGTH, Statistics, Vector, solve_own
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
@@ -150,17 +152,19 @@ def untrained(config: RunConfig, data: SitesData) -> Scores:
 
 def public_own_last_layer(config: RunConfig, data: SitesData) -> Scores:
     """Each site's own last layer on the federation's initial weights."""
-    return with_own_last_layers(_initial_network(config, data.device), data)
+    task = dataclasses.replace(config.task, personal="head")
+    return with_own_weights(_initial_network(config, data.device), data, task=task)
 
 
-def with_own_last_layers(network: Network, data: SitesData) -> Scores:
-    """A network's scores where each site has solved its last layer anew. An unseen site has none."""
+def with_own_weights(network: Network, data: SitesData, *, task: Task) -> Scores:
+    """A network's scores where each site has made it its own. An unseen site has none."""
     sites: dict[str, SiteScore] = {}
-    common = network.readout
+    common = {name: array.copy() for name, array in network.weights.items()}
     for site, slices in data.training.items():
-        network.set_readout(own_readout(network, slices.sessions))
+        own = own_weights(network, slices, task=task, site=site)
+        network.load({**common, **own})
         sites |= _site_scores(network, {site: data.test[site]})
-        network.set_readout(common)
+        network.load(common)
     return Scores.over(sites, {})
 
 
@@ -202,12 +206,13 @@ def _as_many_crops(config: RunConfig, subjects: int) -> Task:
 
 
 def local_only(config: RunConfig, data: SitesData) -> Scores:
-    """R*K steps per site. An unseen site's score is the mean over the local models."""
-    task = _one_long_round(config, batch_size=config.training.batch_size)
+    """R*K steps per site, and those of the personal model. An unseen site's score is the mean over the local models."""
+    rounds = config.rounds + (config.personal in FINE_TUNED)
+    task = _one_long_round(dataclasses.replace(config, rounds=rounds), batch_size=config.training.batch_size)
     sites: dict[str, SiteScore] = {}
     by_model: dict[str, SiteScores] = {}
     for site, slices in data.training.items():
-        network, personal = _initial_network(config, data.device), config.personal == "head"
+        network, personal = _initial_network(config, data.device), config.personal != "none"
         if personal and network.prior is not None:
             network.set_prior(solve_own(data.prior_statistics[site], towards=network.prior))
         _train(network, task, slices, site=site, phase="local-only")

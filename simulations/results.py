@@ -22,7 +22,7 @@ from agi_core.run.scores import Scores
 from agi_core.run.summary import Summary, summarise, write_summary
 from agi_core.scoring.volume import image_fault
 from client.site.opened import open_site
-from simulations.baselines import SitesData, with_own_last_layers
+from simulations.baselines import SitesData, with_own_weights
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
 
 
@@ -45,7 +45,7 @@ def write_results(
     faults = [f"{title}: the synthetic slice is {fault}" for title, fault in found.items() if fault]
     summary = summarise(run_dir, config, wall_s=wall_s, baselines=baselines, faults=faults)
     if config.privacy.on and not network.volumetric:  # a private site tells no such figure; this one is simulated
-        summary = dataclasses.replace(summary, personal=with_own_last_layers(network, data))
+        summary = dataclasses.replace(summary, personal=with_own_weights(network, data, task=config.task))
     summary = dataclasses.replace(
         summary,
         synthetic=synthetic,

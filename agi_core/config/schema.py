@@ -19,7 +19,7 @@ ServerOptimizer = Literal["sgd", "adam"]
 Aggregation = Literal["mean", "trimmed_mean", "median", "krum", "bulyan"]
 Engine = Literal["in-process", "ray", "deployment"]
 MisalignKind = Literal["translation", "rotation", "scale", "elastic", "rigid"]
-Personal = Literal["none", "head"]
+Personal = Literal["none", "head", "norms", "finetune"]
 Registration = Literal["none", "rigid"]
 Trainable = Literal["all", "norms", "last", "adapters"]
 
@@ -163,7 +163,8 @@ class Task:
 
     `reference` is the source that was acquired in the target's pose; None = not chosen, see `Scenario.reference`.
     `personal: head` = each site trains over a prior of its own, and ends with a last layer of its own. Both are solved
-    in closed form, stay at the site, and are scored beside the common model.
+    in closed form, stay at the site, and are scored beside the common model. Before that last layer, `norms` trains the
+    norms, biases, first and last convolution for one more round at the site, and `finetune` all weights.
     """
 
     scenario: str = ""

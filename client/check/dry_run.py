@@ -16,7 +16,7 @@ from agi_core.errors import DataError
 from agi_core.evaluation import evaluate
 from agi_core.host.device import open_device
 from agi_core.network import Network
-from agi_core.readout import own_readout
+from agi_core.personal import own_weights
 from agi_core.training import train_round
 from client.site.file import read_deployed_site
 from client.site.opened import OpenSite
@@ -68,9 +68,9 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     yield Measured("first training step (with warm-up)", ends[1] - ends[0], _peak_bytes(device))
     yield Measured("next training step", ends[2] - ends[1], _peak_bytes(device))
 
-    if task.personal == "head":
+    if task.personal != "none":
         started = time.monotonic()
-        own_readout(network, training.sessions)
+        own_weights(network, training, task=task, site=site.site)
         what = f"own prior and last layer from {len(training.subjects)} subjects"
         yield Measured(what, time.monotonic() - started, _peak_bytes(device))
 

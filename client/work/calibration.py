@@ -1,15 +1,16 @@
-"""What a site solves in closed form (`agi_core.ridge`): the statistics that it tells, and a prior and a last layer of
-its own, which stay here."""
+"""What a site solves in closed form (`agi_core.ridge`): the statistics that it tells, and the prior and weights of its
+own, which stay here."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agi_core.errors import PolicyError
+from agi_core.personal import own_weights
 from agi_core.protocol import Reply, pack
-from agi_core.readout import own_readout
 from agi_core.ridge import Statistics, solve_own
-from agi_core.run.own_readout import own_readout_path, write_own_readout
+from agi_core.run import progress
+from agi_core.run.own_weights import own_weights_path, write_own_weights
 from client.site.policy import require
 from client.site.told import told_subjects
 from client.work.job import Job
@@ -61,16 +62,22 @@ def over_own_prior(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def with_own_readout(job: Job) -> Iterator[None]:
-    """Within the block the network's last layer is the site's own, shrunk to the one over its own prior. It is kept in
+def with_own_weights(job: Job) -> Iterator[None]:
+    """Within the block the network is the site's own (`agi_core.personal`). What makes it so is kept in
     `state_dir/heads`."""
-    network, scans = job.network, job.scans
-    known = None if network.prior is None else scans.prior_statistics
-    common, own = network.readout, own_readout(network, scans.training.sessions, prior_statistics=known)
-    path = own_readout_path(Path(job.site.state_dir), run_id=job.request.run_id)
-    write_own_readout(path, own, network=network)
-    network.set_readout(own)
+    network, scans, site = job.network, job.scans, job.site
+    common = {name: array.copy() for name, array in network.weights.items()}
+    own = own_weights(
+        network,
+        scans.training,
+        task=job.task,
+        site=site.site,
+        prior_statistics=None if network.prior is None else scans.prior_statistics,
+        on_step=progress.steps_of("own weights", site.site),
+    )
+    write_own_weights(own_weights_path(Path(site.state_dir), run_id=job.request.run_id), own, network=network)
+    network.load({**common, **own})
     try:
         yield
     finally:
-        network.set_readout(common)
+        network.load(common)

@@ -15,7 +15,7 @@ from agi_core.run import progress
 from client.border import stored_replies
 from client.site.policy import SitePrivacy, require
 from client.site.told import Part, told_slices, told_subjects
-from client.work.calibration import tell_statistics, with_own_readout
+from client.work.calibration import tell_statistics, with_own_weights
 from client.work.job import Job
 
 Slices = Sequence[tuple[CachedSession, Sequence[int]]]
@@ -147,8 +147,8 @@ def _test(job: Job) -> Reply:
     whole, on_session = [(session, None) for session in sessions], progress.steps_of("test", job.site.site)
     scores = evaluation.evaluate(job.network, whole, on_session=on_session)
     metrics = mean_over_subjects(scores.values())
-    if job.request.subjects == TEST and job.task.personal == "head":
-        with with_own_readout(job):
+    if job.request.subjects == TEST and job.task.personal != "none":
+        with with_own_weights(job):
             own = {} if job.private else evaluation.evaluate(job.network, whole, on_session=on_session)
         metrics |= {f"personal_{name}": value for name, value in mean_over_subjects(own.values()).items()}
     return job.reply(num_examples=len(scores), metrics=metrics)

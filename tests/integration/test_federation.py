@@ -23,7 +23,7 @@ from agi_core.run.checkpoint import load_last, load_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested, ModelValidated, PriorSolved, RoundFinished, RunStarted, SiteFailed
 from agi_core.run.initial_weights import initial_weights
-from agi_core.run.own_readout import own_readout_path, read_own_readout
+from agi_core.run.own_weights import load_own_weights, own_weights_path
 from agi_core.training import train_round
 from client.app import app as client_app
 from client.site.opened import open_site
@@ -78,11 +78,9 @@ def test_a_prior_is_solved_once_and_each_site_ends_with_its_own_last_layer(
     for site, score in tested.personal.sites.items():
         run_id = events_of(tmp_path / "run", RunStarted)[0].run_id
         state_dir = Path(open_site(site_paths[site]).file.state_dir)
-        own = read_own_readout(own_readout_path(state_dir, run_id=run_id), network=network)
-        common = network.readout
-        network.set_readout(own)
+        load_own_weights(own_weights_path(state_dir, run_id=run_id), network=network)
         expected = evaluate(network, [(session, None) for session in scans[site].test]).values()
-        network.set_readout(common)
+        network.load(load_weights(tmp_path / "run"))
         assert score.psnr_db == pytest.approx(mean_over_subjects(expected)["psnr_db"], abs=1e-3)
 
 

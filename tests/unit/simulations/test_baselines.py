@@ -17,7 +17,7 @@ from agi_core.readout import own_readout
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import BaselineFinished
 from agi_core.voxel_regression import VoxelRegression
-from simulations.baselines import SitesData, open_sites, run_baselines, with_own_last_layers
+from simulations.baselines import SitesData, open_sites, run_baselines, with_own_weights
 from simulations.sites import find_sites, write_sites
 from tests.support.small_data import SMALL
 
@@ -98,5 +98,5 @@ def test_a_last_layer_of_ones_own_is_solved_at_each_site_and_leaves_the_model_as
         assert results["public_own_last_layer"].sites[site].metrics == pytest.approx(expected)
         network.set_readout(common)
     assert results["public_own_last_layer"].unseen_sites == {}
-    with_own_last_layers(network, data)
+    with_own_weights(network, data, task=config.task)
     np.testing.assert_array_equal(network.readout, common)

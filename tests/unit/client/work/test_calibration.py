@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from agi_core.config.load import read_task
-from agi_core.config.schema import PrivacyConfig
+from agi_core.config.schema import Personal, PrivacyConfig
 from agi_core.errors import PolicyError
+from agi_core.keys import KeyTable
 from agi_core.network import Network
-from agi_core.protocol import EVALUATE, STATISTICS, Request, pack, unpack
+from agi_core.protocol import EVALUATE, STATISTICS, Request, Weights, pack, unpack
 from agi_core.readout import readout_statistics
 from agi_core.ridge import Statistics, solve_own
-from agi_core.run.own_readout import own_readout_path, read_own_readout
+from agi_core.run.own_weights import load_own_weights, own_weights_path
 from client.site.opened import open_site
 from client.site.policy import Policy
-from client.work.calibration import over_own_prior, tell_statistics, with_own_readout
+from client.work.calibration import over_own_prior, tell_statistics, with_own_weights
 from client.work.job import Job
 from tests.support.requests_by_hand import deployed_site, small_task
 
@@ -95,9 +96,33 @@ def test_without_a_head_of_its_own_and_in_private_training_the_prior_is_the_comm
 def test_an_own_last_layer_fits_the_training_subjects_better_and_is_kept(job: Job) -> None:
     network, common = job.network, job.network.readout
     whole = Statistics.mean([*readout_statistics(network, job.scans.training.sessions).values()])
-    with with_own_readout(job):
+    with with_own_weights(job):
         own = network.readout
         assert whole.mean_square_error(own) < whole.mean_square_error(common)
     np.testing.assert_array_equal(network.readout, common)
-    kept = own_readout_path(Path(job.site.state_dir), run_id="run")
-    np.testing.assert_allclose(read_own_readout(kept, network=network), own, rtol=1e-5, atol=1e-7)
+    load_own_weights(own_weights_path(Path(job.site.state_dir), run_id="run"), network=network)
+    np.testing.assert_array_equal(network.readout, own)
+
+
+@pytest.mark.parametrize(("personal", "others_move"), [("head", False), ("norms", False), ("finetune", True)])
+def test_own_weights_are_those_of_the_table_and_the_common_ones_come_back(
+    job: Job, personal: Personal, others_move: bool
+) -> None:
+    network = job.network
+    job = dataclasses.replace(job, task=dataclasses.replace(job.task, personal=personal))
+    common = {name: array.copy() for name, array in network.weights.items()}
+    with with_own_weights(job):
+        moved = {name for name, array in network.weights.items() if not np.array_equal(array, common[name])}
+    assert_same(network.weights, common)
+    table = KeyTable.of(job.task, {name: array.ndim for name, array in common.items()})
+    assert {"head.weight", "prior.coefficients"} <= moved <= {*table.personal}
+    assert ("encoder.1.conv2.weight" in moved) == others_move
+    assert any("norm" in name for name in moved) == (personal != "head")
+    load_own_weights(own_weights_path(Path(job.site.state_dir), run_id="run"), network=network)
+    assert {name for name, array in network.weights.items() if not np.array_equal(array, common[name])} == moved
+
+
+def assert_same(weights: Weights, others: Weights) -> None:
+    assert [*weights] == [*others]
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, others[name])

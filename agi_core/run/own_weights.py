@@ -1,0 +1,56 @@
+"""The weights of a site's own, as a file at the site. They belong to one model of one run, and are not private."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save
+
+from agi_core.errors import RunError
+from agi_core.host import atomic
+from agi_core.host.tensor_file import open_tensors
+from agi_core.network import Network
+from agi_core.protocol import Weights
+
+_MEANING = (
+    "what is one site's own of a model, made from its training subjects without noise: it carries no epsilon and stays"
+    " there"
+)
+
+
+def own_weights_path(state_dir: Path, *, run_id: str) -> Path:
+    """Where a site keeps its own weights of a run. The coordinator's text never becomes a path."""
+    return state_dir / "heads" / f"{hashlib.sha256(run_id.encode()).hexdigest()[:16]}.safetensors"
+
+
+def write_own_weights(path: Path, own: Weights, *, network: Network) -> None:
+    """Write weights that stand in place of some of the network's present ones, which are common. Raises RunError."""
+    own = {name: np.ascontiguousarray(array) for name, array in own.items()}
+    atomic.write_bytes(path, save(own, metadata={"model": _identity(network), "meaning": _MEANING}))
+
+
+def load_own_weights(path: Path, *, network: Network) -> None:
+    """Put the weights in a file of `write_own_weights` in place of the network's.
+
+    Raises:
+        RunError: the file is missing or damaged, or belongs to another model than the network with its present weights.
+    """
+    try:
+        with open_tensors(path) as file:
+            model, own = file.metadata()["model"], {name: file.get_tensor(name) for name in [*file.keys()]}
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise RunError(f"{path} has no weights of a site's own ({error})") from None
+    if model != _identity(network):
+        raise RunError(f"{path} belongs to another model: take the site's file of this very run")
+    network.load({**network.weights, **own})
+
+
+def _identity(network: Network) -> str:
+    """A hash of all weights, in the precision in which they may have travelled."""
+    digest = hashlib.sha256()
+    for name, array in sorted(network.weights.items()):
+        digest.update(name.encode())
+        with np.errstate(over="ignore"):
+            digest.update(np.ascontiguousarray(array, dtype=np.float16).tobytes())
+    return digest.hexdigest()
