@@ -1,0 +1,98 @@
+"""What a site may make its own of a trained model, and what one subject or more gain at a hospital that took no part.
+
+    python -m benchmarks.personal RUN [RUN ...]
+
+The runs are finished ones of `simulations/run.py`, which differ in their seed; nothing of them is changed. Each way of
+`personal` starts from a run's last model and is scored on the test subjects of the sites. At unseen sites the last
+layer is solved from the first of the subjects in a stable order, or from others in turn, and scored on all that it did
+not see. Intervals are 95 % Student t over the runs.
+"""
+
+import argparse
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from agi_core.config.schema import Personal, RunConfig
+from agi_core.data.cached_session import CachedSession
+from agi_core.data.partition import stable_order
+from agi_core.evaluation import evaluate
+from agi_core.metrics import mean_over_subjects
+from agi_core.network import Network
+from agi_core.readout import own_readout
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_weights
+from benchmarks.results import commit, interval
+from client.site.opened import open_site
+from simulations.baselines import SitesData, open_sites, with_own_weights
+
+WAYS: tuple[Personal, ...] = ("head", "norms", "finetune")
+COUNTS, TURNS = (1, 2, 5), 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    runs = parser.parse_args().runs
+    sites: dict[str, list[dict[str, float]]] = defaultdict(list)  # of each run, {site: dB}
+    gains: dict[int, list[float]] = defaultdict(list)
+    worst: dict[int, float] = {}
+    for run in runs:
+        config, data = opened(run)
+        network = Network(config, device=data.device)
+        network.load(load_weights(run))
+        sites["global"].append({site: psnr_db(network, sessions) for site, sessions in data.test.items()})
+        for way in WAYS:
+            scores = with_own_weights(network, data, task=dataclasses.replace(config.task, personal=way))
+            sites[way].append({site: score.psnr_db for site, score in scores.sites.items()})
+        for count in COUNTS:
+            found = [gain for sessions in data.unseen.values() for gain in adapted(network, sessions, count=count)]
+            gains[count] += [statistics.fmean(found)] if found else []
+            worst |= {count: min([*found, worst.get(count, found[0])])} if found else {}
+    print(f"commit {commit()}; {', '.join(map(str, runs))}\n")
+    print("| way | mean over the sites, dB | minus `head`, dB | worst site minus `head`, dB |\n|---|---|---|---|")
+    for name, scored in sites.items():
+        beside = [*zip(scored, sites["head"], strict=True)]
+        less = [statistics.fmean(its[s] - head[s] for s in its) for its, head in beside]
+        least = min(its[site] - head[site] for its, head in beside for site in its)
+        means = interval([statistics.fmean(its.values()) for its in scored])
+        print(f"| {name} | {means} | {interval(less)} | {least:+.2f} |")
+    if any(gains.values()):
+        print("\n| subjects at an unseen site | last layer of its own minus the common one, dB | worst draw, dB |")
+        print("|---|---|---|")
+        for count, found in gains.items():
+            if found:
+                print(f"| {count} | {interval(found)} | {worst[count]:+.2f} |")
+
+
+def opened(run: Path) -> tuple[RunConfig, SitesData]:
+    """A finished run's configuration, and the scans of its sites."""
+    config = run_folder.open_existing(run)
+    paths = {open_site(path).file.site: path for path in sorted((run / "sites").glob("*.yaml"))}
+    return config, open_sites(config, paths)
+
+
+def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) -> Iterator[float]:
+    """What a last layer of `count` subjects gains on all others, in dB; up to TURNS times, of other subjects in turn.
+    Nothing where fewer than `count` + 1 subjects are there."""
+    order = stable_order({session.subject_id for session in sessions})
+    common = network.readout
+    for start in range(0, min(TURNS * count, len(order) - count + 1), count) if len(order) > count else ():
+        chosen = order[start : start + count]
+        rest = [session for session in sessions if session.subject_id not in chosen]
+        before = psnr_db(network, rest)
+        network.set_readout(own_readout(network, [s for s in sessions if s.subject_id in chosen]))
+        yield psnr_db(network, rest) - before
+        network.set_readout(common)
+
+
+def psnr_db(network: Network, sessions: Sequence[CachedSession]) -> float:
+    """The mean over subjects."""
+    scores = evaluate(network, [(session, None) for session in sessions])
+    return mean_over_subjects(scores.values())["psnr_db"]
+
+
+if __name__ == "__main__":
+    main()
