@@ -26,6 +26,7 @@ RELEASE = "release"  # a scalar of a request: which program asks (`agi_core.rele
 TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
+POSES, POSES_ARRAY = "poses", "offsets_mm"  # how far sources lie from the target; see `agi_core.poses`
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
 ALLOWED_METRICS = frozenset(
     (
@@ -61,7 +62,7 @@ class Packed:
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`. Only an evaluation reads `subjects`:
-    whom to score, or that statistics are asked for.
+    whom to score, or that statistics or poses are asked for.
 
     `deadline_s` is the time in seconds that the site has for its answer. `signature`: see `agi_core.signatures`."""
 
@@ -82,8 +83,8 @@ class Reply:
     scored by an evaluation.
 
     `metrics` are means over the site's subjects; `suppressed` names those that the site's policy holds back, separated
-    by commas ("" = none). `weights` are those of the trained model, statistics where these were asked for
-    (`agi_core.ridge`), or None. `steps` are the optimiser steps that led to them.
+    by commas ("" = none). `weights` are those of the trained model, statistics or poses where these were asked
+    for (`agi_core.ridge`, `agi_core.poses`), or None. `steps` are the optimiser steps that led to them.
     """
 
     run_id: str

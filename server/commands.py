@@ -8,6 +8,7 @@ from agi_core.config.load import load_config
 from agi_core.errors import ConfigError
 from agi_core.host.keys import certificate_fingerprint, fingerprint
 from agi_core.run import checkpoint, run_folder
+from agi_core.scenario import parse_scenario
 from server import certificates, registry, runs, strikes
 from server.coordinator import CoordinatorDir
 from server.status import coordinator_status
@@ -72,8 +73,12 @@ def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     run_dir = runs.submit(coordinator, config, name=arguments.name)
     print(f"run {run_dir.name} started: {run_dir}")
     if config.reference is None:
-        reference = run_folder.open_existing(run_dir).reference
-        print(f"reference: {reference}, the last source, because none was chosen; reference=... names another")
+        last = parse_scenario(run_folder.open_existing(run_dir).scenario).reference(None)
+        print(
+            f"reference: {last}, the last source, because a private run measures nothing; reference=... names another"
+            if config.privacy.on
+            else "reference: measured at the sites before the first round; reference=... names one"
+        )
     print(WATCH)
 
 

@@ -28,6 +28,8 @@ def describe(event: events.Event) -> str | None:
     match event:
         case events.Waiting(round=round, sites=sites):
             return f"round {round}: waiting up to {event.limit_s:.0f} s for {', '.join(sites)} to connect"
+        case events.PosesMeasured(chosen=chosen):
+            return chosen
         case events.RoundStarted(round=round):
             return f"round {round}: sites are training"
         case events.SiteFailed(round=round, site=site) | events.SiteMissing(round=round, site=site):

@@ -14,17 +14,19 @@ from agi_core.errors import AgiError, RunError
 from agi_core.keys import KeyTable
 from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.network import Network
-from agi_core.protocol import ALL, EVALUATE, STATISTICS, TEST, TRAIN, VALIDATION
+from agi_core.protocol import ALL, EVALUATE, POSES, STATISTICS, TEST, TRAIN, VALIDATION, Request
 from agi_core.run import checkpoint, events, run_folder
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.scores import Scores, over_subjects
+from agi_core.scenario import parse_scenario
 from server import run_state
 from server.aggregation import SiteUpdate
 from server.calibration import judge_statistics, judge_steps, set_common_prior, take_private_step
 from server.collector import Collector
 from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
+from server.poses import asks_for_poses, chosen_by, judge_poses
 from server.run_state import RunState
 from server.server_step import next_weights
 from server.update_gate import judge_figures, judge_updates
@@ -41,9 +43,15 @@ class Rounds:
         self._state, self._events = saved or _new_run(run_dir, self._config)
         if saved and self._config.engine == DEPLOYMENT:
             self._events.append(events.RunResumed(round=self._state.round))
-        self._exchange = Exchange(grid, self._events, self._config, run_id=self._state.run_id, key=key)
+        self._grid, self._key, self._strikes_path = grid, key, strikes_path
+        self._ask_by(self._config)
+
+    def _ask_by(self, config: RunConfig) -> None:
+        """Whatever is asked from now on follows this configuration."""
+        self._config = config
+        self._exchange = Exchange(self._grid, self._events, config, run_id=self._state.run_id, key=self._key)
         self._collector = Collector(
-            self._exchange, config=self._config, state=self._state, events=self._events, strikes_path=strikes_path
+            self._exchange, config=config, state=self._state, events=self._events, strikes_path=self._strikes_path
         )
 
     def run(self) -> None:
@@ -54,8 +62,10 @@ class Rounds:
                 rounds are saved.
         """
         with self._pausing():
-            solved = any(event.sites for event in events_of(self._run_dir, events.PriorSolved))
-            asks = self._config.model.prior != "none" and not (self._state.round or solved)
+            begins = not self._state.round
+            if begins and self._config.engine == DEPLOYMENT and self._unanswered(events.PosesMeasured):
+                self._choose_poses()
+            asks = begins and self._config.model.prior != "none" and self._unanswered(events.PriorSolved)
             if asks:
                 self._solve_prior()
             first = self._state.round + 1
@@ -66,25 +76,53 @@ class Rounds:
                 self._test()
                 run_state.save(self._run_dir, self._state, self._events)
 
+    def _unanswered(self, kind: type[events.PosesMeasured | events.PriorSolved]) -> bool:
+        """Whether no site has answered a question of before round 1; nobody may have agreed to the study yet."""
+        return not any(event.sites for event in events_of(self._run_dir, kind))
+
+    def _everybody(self, request: Request) -> list[str]:
+        """The training sites that are connected. The first exchange of a run waits for all.
+
+        Raises:
+            RunError: fewer sites than the quorum are connected. They are asked when the run goes on.
+        """
+        federation = self._config.federation
+        sites, needed = federation.sites, federation.quorum or len(federation.sites)
+        there = self._exchange.wait_for(sites, enough=len(sites), round=0)
+        if len(there) < needed:
+            self._exchange.note_absent([site for site in sites if site not in there], request)
+            raise RunError(f"{len(there)} of {len(sites)} sites are connected, and {needed} are needed")
+        return [*there]
+
+    def _choose_poses(self) -> None:
+        """Let the sites' scans choose the reference, and whether the target is aligned, where nobody has.
+
+        Raises:
+            RunError: fewer sites than the quorum are connected.
+        """
+        if not asks_for_poses(self._config):
+            return
+        request = self._exchange.request(EVALUATE, round=0, weights=self._state.weights, subjects=POSES)
+        judge = partial(judge_poses, scenario=parse_scenario(self._config.scenario))
+        told = self._collector.collect(self._everybody(request), request, judge, quorum=0)
+        config, chosen = chosen_by(self._config, told)
+        run_folder.write_config(self._run_dir, config)
+        self._events.append(events.PosesMeasured(sites=told, chosen=chosen))
+        run_state.save(self._run_dir, self._state, self._events)
+        self._ask_by(config)
+
     def _solve_prior(self) -> None:
         """Solve the model's prior from what the sites tell of their training subjects; it stays where nobody does, and
         a run that pauses before its first round asks again: nobody may have agreed to the study yet. In a private run
         it is the public one of the initial weights, moved by a private step.
 
-        This is the first exchange of a run, so it waits for all sites.
-
         Raises:
             RunError: fewer sites than the quorum are connected. They are asked when the run goes on.
         """
-        state, federation, network = self._state, self._config.federation, Network(self._config)
+        state, network = self._state, Network(self._config)
         network.load(state.weights)
-        sites, needed = federation.sites, federation.quorum or len(federation.sites)
         request = self._exchange.request(EVALUATE, round=0, weights=state.weights, subjects=STATISTICS)
-        there = self._exchange.wait_for(sites, enough=len(sites), round=0)
-        if len(there) < needed:
-            self._exchange.note_absent([site for site in sites if site not in there], request)
-            raise RunError(f"{len(there)} of {len(sites)} sites are connected, and {needed} are needed")
-        collect = partial(self._collector.collect, [*there], request, quorum=0)
+        collect = partial(self._collector.collect, self._everybody(request), request, quorum=0)
         count = network.module.prior_count
         if not self._config.privacy.on:
             if statistics := collect(partial(judge_statistics, features=count)):

@@ -13,7 +13,6 @@ from agi_core.run import run_folder
 from agi_core.run.event_log import read_events
 from agi_core.run.events import RunPaused
 from agi_core.run.initial_weights import PUBLIC, initial_weights, weights_file
-from agi_core.scenario import parse_scenario
 from server import aggregation, flower_cli, registry, run_state
 from server.coordinator import CoordinatorDir
 from server.flower_cli import FlowerRun
@@ -28,8 +27,7 @@ REGISTER = "python -m server register --name NAME KEY.pub"
 def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) -> Path:
     """Make a new run folder and start the run; returns the folder.
 
-    The folder is called `name`, or after date and time. Its configuration has the sites, their sizes and the reference
-    filled in.
+    The folder is called `name`, or after date and time. Its configuration has the sites and their sizes filled in.
 
     Raises:
         ConfigError: settings are refused or name sites that are not registered, or Flower does not know a site.
@@ -157,8 +155,8 @@ def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:
 
 
 def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> RunConfig:
-    """The configuration that the run folder keeps. Sites, their sizes and the reference are filled in, so that every
-    site and the report know them.
+    """The configuration that the run folder keeps. Sites and their sizes are filled in, so that every site and the
+    report know them. A reference that was left out is chosen before the first round (`server.poses`).
 
     Raises:
         ConfigError: a setting is a hospital's own affair, the file of initial weights cannot be used, or the sites do
@@ -178,9 +176,8 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
     if path := weights_file(config):
         config = dataclasses.replace(config, initial_weights=str(path.resolve()))
         initial_weights(config)  # an unusable file is named before the run is made
-    reference = parse_scenario(config.scenario).reference(config.reference)
     federation = _with_sizes(_with_sites(config.federation, registered), _sizes(registered))
-    return dataclasses.replace(config, engine=DEPLOYMENT, reference=reference, federation=federation)
+    return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)
 
 
 def interrupted(coordinator: CoordinatorDir) -> list[Path]:

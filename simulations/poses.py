@@ -1,29 +1,15 @@
-"""In whose pose does the target lie? Measured on training subjects, so that a run does not depend on names and headers.
+"""The reference of a simulation, and whether its target is aligned, by its training subjects' scans
+(`agi_core.poses`)."""
 
-Each source is aligned onto the target, slice by slice, in the plane (`agi_core.models.alignment`); the length of the
-offsets says how far apart the two lie. Where nothing has moved, about 0.2 mm are found (docs/alignment.md).
-"""
-
-import statistics
-from collections import Counter
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from agi_core.config.schema import RunConfig
-from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import evaluation_slices, validation_subset
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, Subject
-from agi_core.models.alignment.group_alignment import GroupAlignment
-from agi_core.models.model_config import ModelConfig
-from agi_core.scenario import Scenario, parse_scenario
-
-MOVED_MM = 0.6
-"""Three times what is found where nothing has moved: then the target lies in a pose of its own."""
-SUBJECTS, SLICES = 8, 2  # of each site; of each session
+from agi_core.poses import SUBJECTS, offsets_mm, with_poses
+from agi_core.scenario import parse_scenario
 
 
 def measures_poses(config: RunConfig) -> bool:
@@ -35,9 +21,8 @@ def measures_poses(config: RunConfig) -> bool:
 def with_measured_poses(
     config: RunConfig, training: Mapping[str, Sequence[Subject]], *, reference_chosen: bool
 ) -> tuple[RunConfig, str]:
-    """The configuration with the reference and `training.align_target` that the scans ask for, where the user has not
-    chosen, and a sentence that says so; empty where nothing was to be chosen. The reference is the source that lies
-    nearest to the target at most sites.
+    """The configuration as `agi_core.poses.with_poses` leaves it, and its sentence; empty where nothing was to be
+    chosen, or where no slice holds a head.
 
     Args:
         training: subjects that train; nobody who validates or tests.
@@ -47,48 +32,16 @@ def with_measured_poses(
     """
     if not measures_poses(config) or (reference_chosen and config.training.align_target is not None):
         return config, ""
-    scenario, offsets_mm = parse_scenario(config.scenario), measured_offsets_mm(config, training)
-    mean_mm = {source: statistics.fmean(site[source] for site in offsets_mm.values()) for source in scenario.sources}
-    reference = config.reference if reference_chosen else _nearest(offsets_mm, mean_mm)
-    assert reference is not None  # noqa: S101  the choice of the headers, or the nearest
-    moved = mean_mm[reference] > MOVED_MM
-    align = config.training.align_target
-    training_config = replace(config.training, align_target=moved if align is None else align)
-    found = ", ".join(f"{source} {mm:.1f} mm" for source, mm in sorted(mean_mm.items(), key=lambda item: item[1]))
-    text = f"measured distance to {scenario.target} in the plane: {found}; reference {reference}"
-    if moved and align is None:
-        text += f". No source lies in the pose of {scenario.target}, so it is aligned too, in training alone"
-    return replace(config, reference=reference, training=training_config), text
+    measured = measured_offsets_mm(config, training)
+    return with_poses(config, measured, reference_chosen=reference_chosen) if measured else (config, "")
 
 
 def measured_offsets_mm(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> dict[str, dict[str, float]]:
-    """{site: {source: the median over slices of its mean offset to the target within the head, in mm}}."""
+    """{site: its `offsets_mm`} of the sites that have a slice with a head."""
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
     preparation = Preparation.of(config, scans, cache_dir=cache_dir, whole=False)
     scenario = parse_scenario(config.scenario)
-    offsets = {}
-    for site, subjects in training.items():
-        lengths = [_lengths_mm(session, scenario) for session in preparation.open(subjects[:SUBJECTS])]
-        median = torch.cat(lengths).median(dim=0).values.tolist()
-        offsets[site] = dict(zip(scenario.sources, median, strict=True))
-    return offsets
-
-
-def _lengths_mm(session: CachedSession, scenario: Scenario) -> torch.Tensor:
-    """Mean offset within the head of each source in some slices, (slices, M)."""
-    alignment = GroupAlignment(ModelConfig(alignment="affine"), reference=0)
-    right_mm, anterior_mm, _ = session.spacing_mm
-    per_voxel_mm = torch.tensor([anterior_mm, right_mm])[:, None, None]
-    lengths = [torch.empty(0, len(scenario.sources))]
-    for _, indices in validation_subset([session], limit=SLICES):
-        for batch in evaluation_slices(session, batch_size=SLICES, indices=indices):
-            offsets = alignment.offsets(torch.cat([batch.target, batch.sources], dim=1))[:, 1:] * per_voxel_mm
-            head = batch.foreground.float()
-            lengths.append((offsets.norm(dim=2) * head).sum(dim=(2, 3)) / head.sum(dim=(2, 3)))
-    return torch.cat(lengths)
-
-
-def _nearest(offsets_mm: Mapping[str, Mapping[str, float]], mean_mm: Mapping[str, float]) -> str:
-    """The source that is nearest at most sites; of equals the nearest on average."""
-    votes = Counter(min(site, key=lambda source: site[source]) for site in offsets_mm.values())
-    return max(votes, key=lambda source: (votes[source], -mean_mm[source]))
+    measured = {
+        site: offsets_mm(preparation.open(subjects[:SUBJECTS]), scenario) for site, subjects in training.items()
+    }
+    return {site: offsets for site, offsets in measured.items() if not any(map(math.isnan, offsets.values()))}

@@ -70,6 +70,13 @@ class RunPaused(Event, kind="paused"):
     reason: str
 
 
+class PosesMeasured(Event, kind="poses_measured"):
+    """What the sites told of the distances between sources and target, and what was chosen by them, in a sentence."""
+
+    sites: Mapping[str, Mapping[str, float]]
+    chosen: str
+
+
 class PriorSolved(Event, kind="prior_solved"):
     """The common prior was solved from the statistics of `sites`; it stays 0 where these are none."""
 

@@ -1,7 +1,7 @@
 """Consent per study: with `policy.studies: ask`, a person at the site agrees to each study before it gets an answer.
 
 `state_dir/studies/HASH.json` holds what was asked, and whether somebody said yes. The hash is of run and task: a study
-whose settings have changed is asked about again.
+whose settings have changed is asked about again, but not if they are those that the sites' scans choose.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agi_core.config.load import read_task
+from agi_core.config.load import read_task, task_json
 from agi_core.errors import PolicyError
 from agi_core.host import atomic
 from agi_core.protocol import Request
@@ -36,7 +36,9 @@ def check_agreed(state_dir: Path, request: Request) -> None:
     Raises:
         PolicyError: nobody has agreed to it yet.
     """
-    study = Study(request.run_id, request.task)
+    task = read_task(request.task)
+    before = replace(task, reference=None, training=replace(task.training, align_target=None))
+    study = Study(request.run_id, task_json(before))
     known = Study.read(_path(state_dir, study))
     if known is not None and known.agreed:
         return
@@ -74,6 +76,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
     noised = "noised weights" if privacy.on or private else "the trained weights"
     if task.model.prior != "none" and not (privacy.on or private):
         yield "  leaves    once, means of products of voxels' values over your training subjects (docs/egress.md)"
+    if not (privacy.on or private):
+        yield "  leaves    once, how far your scans of each modality lie apart, in mm (docs/egress.md)"
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"
 
 

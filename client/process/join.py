@@ -82,6 +82,7 @@ def _look_at_scans(site: DeployedSite, console: Console) -> None:
 STATISTICS_LEAVE = (
     "  - once per run that has a prior (model.prior), with the same minimum: 65 means, for two sources, over the",
     "    voxels of all training subjects (docs/egress.md)",
+    "  - once per run that leaves its reference open, with the same minimum: how far each source lies from the target",
 )
 
 

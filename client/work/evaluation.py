@@ -10,20 +10,21 @@ from agi_core.data.datasets import validation_subset
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.metric_table import VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
-from agi_core.protocol import ALL, STATISTICS, TEST, VALIDATION, Reply
+from agi_core.protocol import ALL, POSES, STATISTICS, TEST, VALIDATION, Reply
 from agi_core.run import progress
 from client.border import stored_replies
 from client.site.policy import SitePrivacy, require
 from client.site.told import Part, told_slices, told_subjects
 from client.work.calibration import tell_statistics, with_own_weights
 from client.work.job import Job
+from client.work.poses import tell_poses
 
 Slices = Sequence[tuple[CachedSession, Sequence[int]]]
 log = logging.getLogger("client")
 
 
 def evaluate(job: Job) -> Reply:
-    """The incoming model on the subjects that are asked for, or the statistics that are.
+    """The incoming model on the subjects that are asked for, or what else is asked of them.
 
     Raises:
         PolicyError: the site's rules do not allow it. ProtocolError: there are no such subjects.
@@ -44,6 +45,8 @@ def evaluate(job: Job) -> Reply:
         return _test(job)
     if subjects == STATISTICS:
         return tell_statistics(job)
+    if subjects == POSES:
+        return tell_poses(job)
     raise ProtocolError(f"no request is called {job.request.action} {subjects}")
 
 

@@ -15,12 +15,15 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, PolicyError, RunError
 from agi_core.protocol import REFUSED
+from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last
 from agi_core.run.event_log import events_of
-from agi_core.run.events import PriorSolved, Retried, RoundFinished, SiteFailed, SiteMissing, Waiting
+from agi_core.run.events import PosesMeasured, PriorSolved, Retried, RoundFinished, SiteFailed, SiteMissing, Waiting
 from client.app import app as client_app
 from server import exchange, status
 from tests.support.events import kinds_of
+from tests.support.moved_heads import write_moved
+from tests.support.small_data import SMALL
 from tests.support.small_federation import assert_same_weights, federate
 from tests.support.unsteady_grid import deploy
 
@@ -217,3 +220,19 @@ def test_two_processes_cannot_work_on_one_run(small_config: RunConfig, tmp_path:
 
     deploy(small_config, run_dir, Intruder())
     assert refusals
+
+
+def test_the_scans_choose_what_the_run_left_open_once(tmp_path: Path) -> None:
+    """The target lies 4 mm away from every source."""
+    write_moved(tmp_path / "scans", moved_vox={"T1": 0, "T2": 0, "PD": 2}, subjects=4)
+    overrides = {"data.dir": str(tmp_path / "scans"), "data.cache_dir": str(tmp_path / "cache"), "clients": 2}
+    config, run_dir = load_config(None, overrides=overrides, assignments=SMALL), tmp_path / "run"
+    with pytest.raises(RunError):
+        deploy(config, run_dir, Failing(*range(3, 9)), measures_poses=True)  # calls 1 and 2 ask for poses
+    (measured,) = events_of(run_dir, PosesMeasured)
+    assert [*measured.sites] == ["Guys-1", "Guys-2"]
+    assert measured.chosen.endswith("No source lies in the pose of PD, so it is aligned too, in training alone")
+    assert run_folder.open_existing(run_dir).training.align_target is True
+    deploy(config, run_dir, measures_poses=True)
+    assert len(events_of(run_dir, PosesMeasured)) == 1
+    assert len(events_of(run_dir, RoundFinished)) == 2

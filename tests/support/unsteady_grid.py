@@ -61,10 +61,13 @@ def deploy(
     away: Mapping[str, int] | None = None,
     silent: str = "",
     refused: Mapping[str, int] | None = None,
+    measures_poses: bool = False,
     **federation: Any,
 ) -> None:
     """Start, or resume, a run as the SuperLink would."""
     config, found = find_sites(config)
+    if not measures_poses:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, align_target=False))
     settings = dataclasses.replace(config.federation, **{"wait_s": 5.0, "deadline_s": 60.0, **federation})
     if not run_dir.exists():
         run_folder.create(run_dir, dataclasses.replace(config, engine=DEPLOYMENT, federation=settings))

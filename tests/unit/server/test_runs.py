@@ -63,12 +63,6 @@ def flwr(coordinator: CoordinatorDir, tmp_path: Path, monkeypatch: pytest.Monkey
 # WHAT A RUN RECORDS
 
 
-def test_the_reference_is_filled_in_where_none_was_chosen() -> None:
-    assert settings(TWO).reference is None
-    assert runs.resolved(settings(TWO, "scenario=T1,T2:PD"), REGISTERED).reference == "T2"
-    assert runs.resolved(settings(TWO, "scenario=T1,T2:PD", "reference=T1"), REGISTERED).reference == "T1"
-
-
 def test_all_registered_sites_train_but_the_unseen_ones() -> None:
     registered = {site: REGISTERED[site] for site in ("B", "A")}
     config = runs.resolved(settings(), registered)
@@ -164,11 +158,15 @@ def test_without_a_coordinator_nothing_is_left_behind(coordinator: CoordinatorDi
 @pytest.mark.parametrize(
     ("chosen", "line"),
     [
-        ([], "reference: T2, the last source, because none was chosen; reference=... names another\n"),
+        ([], "reference: measured at the sites before the first round; reference=... names one\n"),
+        (
+            ["privacy.epsilon=8"],
+            "reference: T2, the last source, because a private run measures nothing; reference=... names another\n",
+        ),
         (["reference=T1"], ""),
     ],
 )
-def test_submit_says_which_reference_was_filled_in(
+def test_submit_says_how_the_reference_is_chosen(
     coordinator: CoordinatorDir, flwr: Flwr, capsys: pytest.CaptureFixture[str], chosen: list[str], line: str
 ) -> None:
     arguments = ["--dir", str(coordinator.path), "--name", "first", TWO, "scenario=T1,T2:PD", *chosen]

@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
 
 from agi_core.config.load import load_config
@@ -12,21 +10,7 @@ from agi_core.config.schema import PrivacyConfig, RunConfig
 from agi_core.data.scans import Subject
 from simulations.poses import measured_offsets_mm, with_measured_poses
 from simulations.sites import find_sites, prepare_caches, training_subjects
-from tests.support.smooth_images import texture
-
-
-def write(root: Path, *, moved_vox: dict[str, int], subjects: int = 3) -> None:
-    """Heads of 2 mm voxels in the slice; each modality is moved along the rows by so many voxels."""
-    i, j = np.meshgrid(np.linspace(-1, 1, 96), np.linspace(-1, 1, 88), indexing="ij")
-    head = (i / 0.75) ** 2 + (j / 0.75) ** 2 < 1
-    for number in range(subjects):
-        image = texture(96, 88, detail=10, seed=number)[0, 0].numpy()
-        for m, (modality, vox) in enumerate(moved_vox.items()):
-            contrast = (0.2 + 0.8 * image) if m % 2 else (1.1 - 0.9 * image)
-            volume = np.repeat(np.roll(head * contrast, vox, axis=0)[..., None], 4, axis=2) * 1000
-            path = root / f"IXI-{modality}" / f"IXI{100 + number}-Guys-{1000 + number}-{modality}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), np.diag([2.0, 2.0, 5.0, 1.0])), path)
+from tests.support.moved_heads import write_moved
 
 
 def prepared(root: Path, *settings: str) -> tuple[RunConfig, dict[str, list[Subject]]]:
@@ -36,7 +20,7 @@ def prepared(root: Path, *settings: str) -> tuple[RunConfig, dict[str, list[Subj
 
 
 def test_the_reference_is_the_source_that_lies_nearest(tmp_path: Path) -> None:
-    write(tmp_path, moved_vox={"T1": 3, "T2": 0, "PD": 0})
+    write_moved(tmp_path, moved_vox={"T1": 3, "T2": 0, "PD": 0})
     config, training = prepared(tmp_path)
     offsets = measured_offsets_mm(config, training)["Guys"]
     assert offsets["T1"] == pytest.approx(6, abs=0.5)
@@ -47,7 +31,7 @@ def test_the_reference_is_the_source_that_lies_nearest(tmp_path: Path) -> None:
 
 
 def test_a_target_in_a_pose_of_its_own_is_aligned_and_that_is_said(tmp_path: Path) -> None:
-    write(tmp_path, moved_vox={"T1": 0, "T2": 0, "PD": 2})
+    write_moved(tmp_path, moved_vox={"T1": 0, "T2": 0, "PD": 2})
     config, training = prepared(tmp_path)
     chosen, text = with_measured_poses(config, training, reference_chosen=False)
     assert chosen.training.align_target is True
@@ -62,7 +46,7 @@ def test_a_target_in_a_pose_of_its_own_is_aligned_and_that_is_said(tmp_path: Pat
 
 
 def test_what_the_user_chose_stays_and_a_private_run_measures_nothing(tmp_path: Path) -> None:
-    write(tmp_path, moved_vox={"T1": 3, "T2": 0, "PD": 0})
+    write_moved(tmp_path, moved_vox={"T1": 3, "T2": 0, "PD": 0})
     config, training = prepared(tmp_path, "reference=T1")
     chosen, _ = with_measured_poses(config, training, reference_chosen=True)
     assert (chosen.reference, chosen.training.align_target) == ("T1", True)  # nearer than 0.6 mm is only T2
