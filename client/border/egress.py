@@ -99,14 +99,12 @@ def _limit_reached(site: Site, request: str, *, model: str) -> str:
     policy, now_s = site.policy, time.time()
     if policy.answers_per_model is None and policy.answers_per_day is None:
         return ""
-    told = {row.request: row for row in audit.read(Path(site.state_dir)) if {*row.left} - {"num_examples", "steps"}}
-    if request in told:
+    told = audit.told(Path(site.state_dir))
+    if request in told.requests:
         return ""
-    of_model = sum(row.model == model for row in told.values())
-    of_day = sum(now_s - row.time_s < DAY_S for row in told.values())
     for name, limit, count in (
-        ("answers_per_model", policy.answers_per_model, of_model),
-        ("answers_per_day", policy.answers_per_day, of_day),
+        ("answers_per_model", policy.answers_per_model, told.of_model[model]),
+        ("answers_per_day", policy.answers_per_day, told.since(now_s - DAY_S)),
     ):
         if limit is not None and count >= limit:
             return f"policy.{name}={limit}"

@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,21 @@ def test_the_rows_before_are_verified_once_and_after_any_change(
     with pytest.raises(RunError, match="row 3 is damaged"):
         append(state_dir, ROWS[0])
     assert verified == [0, 1, 2]
+
+
+def test_answers_with_figures_are_counted_as_they_leave(state_dir: Path) -> None:
+    """An answer that leaves again counts once, and so it does where all rows are read again."""
+    figures = dataclasses.replace(ROWS[0], request="r1", model="m", left={"num_examples": 12, "psnr_db": 20.0})
+    for request in ("r1", "r2", "r1"):
+        append(state_dir, dataclasses.replace(figures, request=request))
+    now_s = time.time()
+    counted = [audit.told(state_dir)]
+    (state_dir / NAME).touch()
+    counted += [audit.told(state_dir)]
+    for told in counted:
+        assert (told.requests, told.of_model) == ({"r1", "r2"}, {"m": 2})
+        assert (told.since(now_s - 60), told.since(now_s + 60)) == (2, 0)
+    assert counted[0] is not counted[1]
 
 
 def test_a_line_that_a_crash_cut_short_is_taken_away(state_dir: Path) -> None:

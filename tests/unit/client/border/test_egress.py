@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agi_core.errors import AgiError, BudgetError, DataError, PolicyError, ProtocolError, RunError
+from agi_core.host.hash_chain import Record, unseal
 from agi_core.protocol import EVALUATE, FAILED, REFUSED, TEST, TRAIN, Reply, Request, pack
 from client.border import audit
 from client.border.egress import let_out, refuse
@@ -92,6 +93,23 @@ def test_answers_within_a_day_are_counted(site: Site, tmp_path: Path) -> None:
         for most in (2, 3)
     )
     assert (held_back.metrics, told.metrics) == ({}, {"psnr_db": 20.0})
+
+
+def test_an_answer_costs_as_much_however_many_left_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one verifies the audit; those that follow read no row of it."""
+    verified: list[int] = []
+
+    def counting(line: bytes, *, n: int, previous: str) -> Record:
+        verified.append(n)
+        return unseal(line, n=n, previous=previous)
+
+    row = audit.AuditRow(run="run", round=1, action="train", decision=audit.Decision.ANSWERED)
+    audit.append(Path(site.state_dir), row)
+    (Path(site.state_dir) / audit.NAME).touch()  # as another process leaves it
+    monkeypatch.setattr(audit, "unseal", counting)
+    for round in range(5):
+        let_out(reply(psnr_db=20.0), request=dataclasses.replace(REQUEST, round=round), site=site, subjects=10)
+    assert verified == [0]
 
 
 def test_no_metric_leaves_with_privately_trained_weights_but_noisy_validation(site: Site) -> None:
