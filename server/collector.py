@@ -14,17 +14,24 @@ from server.exchange import Exchange, Outcome
 from server.run_state import RunState
 from server.update_gate import Verdict
 
+PATIENCE = 3
+"""So many times in a row may a connected site miss the deadline. Then it is left alone for a round, and after each miss
+that follows for twice as long as before."""
+
 T = TypeVar("T")
 Judge = Callable[[Mapping[str, Reply], Request], Verdict[T]]
 
 
 class Collector:
-    """Asks the sites of one run. It remembers in the run's state who sits out, and in the strikes who is refused."""
+    """Asks the sites of one run. It remembers in the run's state who sits out, and in the strikes who is refused. It
+    remembers for itself who is late: a run that is resumed asks everybody."""
 
     def __init__(
         self, exchange: Exchange, *, config: RunConfig, state: RunState, events: EventLog, strikes_path: Path
     ) -> None:
         self._exchange, self._state, self._events, self._strikes_path = exchange, state, events, strikes_path
+        self._misses: dict[str, int] = {}  # deadlines, in a row
+        self._next_round: dict[str, int] = {}  # in which a site is asked again that was late too often
         self._deployed = config.engine == DEPLOYMENT
         self._retries = config.federation.retries if self._deployed else 0  # a simulated site would fail again
 
@@ -40,7 +47,8 @@ class Collector:
         """{site: what `judge` accepts of its reply}, in the order of names.
 
         At least `quorum` sites must give a usable reply; None: all that do not sit out, and at least one. Sites in
-        quarantine are not asked. Waits, within the limit of `Exchange.wait_for`, until so many are connected, or all.
+        quarantine are not asked, nor are those that were late too often, while the others could be enough. Waits,
+        within the limit of `Exchange.wait_for`, until so many are connected, or all.
         While fewer have answered, the others are asked again, `federation.retries` times; a site whose reply is
         refused, or that sits out, is not.
 
@@ -59,6 +67,10 @@ class Collector:
         def lacking() -> int:
             return needed() - len(verdict.accepted)
 
+        resting = [site for site in asking if request.round < self._next_round.get(site, 0)]
+        if len(asking) - len(resting) < needed():
+            resting = []
+        asking = [site for site in asking if site not in resting]
         for attempt in range(1 + self._retries):
             if len(asking) < lacking():
                 break
@@ -70,12 +82,14 @@ class Collector:
                 break
             outcome = self._exchange.ask(nodes, request)
             self._note_sitting_out(outcome, request)
+            self._note_late(outcome, request)
             replies |= outcome.replies
             refused |= outcome.malformed
             verdict = judge(replies, request)
             if lacking() <= 0:
                 break
-            asking = [site for site in asking if not outcome.settles(site)]
+            asking = [site for site in (*asking, *resting) if not outcome.settles(site)]
+            resting = []
 
         refused |= verdict.refused
         self._note_refusals(verdict.clipped, refused, request)
@@ -105,6 +119,18 @@ class Collector:
             self._state.sitting_out |= outcome.sitting_out
             for site in outcome.replies:
                 self._state.sitting_out.pop(site, None)
+
+    def _note_late(self, outcome: Outcome, request: Request) -> None:
+        """A site that is late again and again is left alone for a while, and takes part again when it answers."""
+        for site in outcome.replies:
+            self._misses.pop(site, None)
+        for site in outcome.late:
+            misses = self._misses[site] = self._misses.get(site, 0) + 1
+            if misses < PATIENCE:
+                continue
+            again = self._next_round[site] = request.round + 1 + 2 ** (misses - PATIENCE)
+            reason = f"it missed the deadline {misses} times in a row; it is asked again in round {again}"
+            self._events.append(SiteSatOut(site=site, round=request.round, action=request.action, reason=reason))
 
     def _note_refusals(self, clipped: Mapping[str, str], refused: Mapping[str, str], request: Request) -> None:
         """Note what was cut down, and what was refused. A refusal is a strike, and strikes end in quarantine."""

@@ -22,6 +22,7 @@ from agi_core.config.load import task_json
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import (
     BudgetError,
+    DeadlineError,
     MismatchError,
     NotPrivateError,
     PolicyError,
@@ -60,13 +61,15 @@ class Outcome:
     """What came back from one exchange, by site.
 
     `replies` holds the replies to the request. `malformed` says why an answer is no reply, and `sitting_out` why a site
-    has the right to sit out. `failed` names the sites of malformed answers and of all other errors.
+    has the right to sit out. `failed` names the sites of malformed answers and of all other errors, and `late` those
+    that stayed connected and were not done at the deadline, whether they said so or nothing at all.
     """
 
     replies: dict[str, Reply] = field(default_factory=dict)
     malformed: dict[str, str] = field(default_factory=dict)
     sitting_out: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
 
     def settles(self, site: str) -> bool:
         """Whether asking the site again is of no use: it has replied, its reply was malformed, or it sits out."""
@@ -155,8 +158,10 @@ class Exchange:
             else:
                 time.sleep(POLL_S)
         self._pulls.forget()
-        no_answer = f"no answer to {request.action} within {self._deadline_s:.0f} s"
-        self._note_missing(sorted(waiting.values()), request, no_answer)
+        no_answer, silent = f"no answer to {request.action} within {self._deadline_s:.0f} s", sorted(waiting.values())
+        self._note_missing(silent, request, no_answer)
+        connected = self._nodes.connected() if silent else {}
+        outcome.late += [site for site in silent if site in connected]
         return outcome
 
     def note_absent(self, sites: Iterable[str], request: Request) -> None:
@@ -211,6 +216,7 @@ class Exchange:
                     outcome.sitting_out[site] = reason
                 else:
                     self._note_failed(site, request, reason, outcome)
+                    outcome.late += [site] if reason == DeadlineError.public else []
                 return
             reply = reply_in(answer)
             check_answer(reply, request, registered=self._registered.get(site))
