@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from agi_core.report.blocks import MOST_PLACES, Line, Place, places
 from agi_core.report.examples import Image
 from agi_core.report.record import RunRecord
 from agi_core.run.scores import Scores
@@ -76,18 +78,21 @@ def lines(record: RunRecord) -> tuple[dict[str, dict[int, float]], dict[str, dic
 @matplotlib.rc_context(_STYLE)
 def curves(record: RunRecord) -> str:
     """Validation PSNR and training loss per site and round, as an SVG data URI; there must be one of them. A line
-    breaks where its site was missing."""
+    breaks where its site was missing. Of many rounds, a line is the mean of neighbours, in a band of what they span."""
     psnr, loss = lines(record)
     panels = (("Validation", "PSNR (dB)", psnr), ("Training", "loss (mean of the round)", loss))
     shown = [panel for panel in panels if panel[2]]
     sites, handles = record.config.federation.sites, {}
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     for axes, (title, label, of_sites) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        rounds = {n for line in of_sites.values() for n in line}
+        rounds = sorted({n for line in of_sites.values() for n in line})
+        marker = "o" if len(rounds) <= MOST_PLACES else ""
         for site in sorted(of_sites):
-            line = dict.fromkeys(rounds, np.nan) | of_sites[site]
             colour = site_colour(sites, site)
-            (handles[site],) = axes.plot(*_xy(line), marker="o", markersize=4, color=colour, linewidth=1.8)
+            middle, low, mean, high = _places(of_sites[site], rounds)
+            (handles[site],) = axes.plot(middle, mean, marker=marker, markersize=4, color=colour, linewidth=1.8)
+            if not marker:
+                axes.fill_between(middle, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set(title=title, xlabel="round", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(psnr) > 1:
@@ -221,6 +226,12 @@ def _by_site(rounds: Mapping[int, Mapping[str, float]]) -> dict[str, dict[int, f
         site: {n: row[site] for n, row in rounds.items() if site in row}
         for site in sorted({s for row in rounds.values() for s in row})
     }
+
+
+def _places(line: Line, rounds: Sequence[int]) -> NDArray[np.float64]:
+    """The places of a line as (4, N): round, low, mean, high; NaN where it breaks."""
+    gap = Place(*[math.nan] * 4)
+    return np.array([place for piece in places(line, rounds) for place in (*piece, gap)]).T
 
 
 def _xy(values: Mapping[int, float]) -> tuple[list[int], list[float]]:

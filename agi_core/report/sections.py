@@ -8,6 +8,7 @@ import numpy as np
 
 from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, psnr_db
 from agi_core.report import figures
+from agi_core.report.blocks import blocks, ranges
 from agi_core.report.examples import Example
 from agi_core.report.intervals import Interval, over_sites
 from agi_core.report.markup import (
@@ -27,7 +28,7 @@ from agi_core.report.markup import (
     words,
 )
 from agi_core.report.participation import Part
-from agi_core.report.record import RunRecord
+from agi_core.report.record import Problem, RunRecord
 from agi_core.report.small_multiples import small_multiples
 from agi_core.run.duration import duration
 from agi_core.run.scores import Scores, SiteScore
@@ -44,6 +45,7 @@ BASELINES = {
     "without_privacy": "federated without privacy",
 }
 MAX_EXAMPLES = 8  # keeps the file small enough for an e-mail
+MAX_PROBLEMS = 300  # the same
 
 _EPSILONS = {
     "epsilon_run": "This run",
@@ -159,20 +161,32 @@ def _grid(record: RunRecord, rounds: Sequence[int]) -> str:
     """A row per site and a cell per finished round."""
     shown = [part for part in Part if any(part in parts.values() for parts in record.participation.values())]
     legend = "".join(f'<span><i class="{_class(part)}"></i>{part}</span>' for part in shown)
-    lines = []
+    lines, columns = [], blocks(rounds)
     for site, parts in record.participation.items():
-        cells = "".join(
-            "<i></i>"
-            if parts[n] == Part.TRAINED
-            else f'<i class="{_class(parts[n])}" title="round {n}: {parts[n]}"></i>'
-            for n in rounds
-        )
+        cells = "".join(_cell(block, [parts[n] for n in block]) for block in columns)
         trained = sum(part == Part.TRAINED for part in parts.values())
         label = f"{site}: trained in {trained} of {plural(len(rounds), 'round')}"
         lines.append(f'<b>{escape(site)}</b><div role="img" aria-label="{escape(label)}">{cells}</div>')
     ends = f"<span>round {rounds[0]}</span><span>round {rounds[-1]}</span>"
     axis = f'<b></b><div class="axis">{ends}</div>' if len(rounds) > 1 else ""
+    together = len(columns[0])
+    if together > 1:
+        legend += f"<span>A cell is {together} rounds, coloured from below by the share without training.</span>"
     return f'<p class="legend">{legend}</p><div class="grid">{"".join(lines)}{axis}</div>'
+
+
+def _cell(rounds: Sequence[int], parts: Sequence[Part]) -> str:
+    """What a site did in neighbouring rounds: its most frequent reason for not training, as high as its share."""
+    others = Counter(part for part in parts if part != Part.TRAINED)
+    if not others:
+        return "<i></i>"
+    (reason, _), *_ = others.most_common()
+    if len(rounds) == 1:
+        return f'<i class="{_class(reason)}" title="round {rounds[0]}: {reason}"></i>'
+    share = round(100 * others.total() / len(parts))
+    told = ", ".join(f"{part} {count}" for part, count in others.items())
+    title = f"rounds {rounds[0]} to {rounds[-1]}: {told}"
+    return f'<i class="{_class(reason)}" style="--s:{share}%" title="{title}"></i>'
 
 
 def _class(part: Part) -> str:
@@ -407,9 +421,17 @@ def messages(record: RunRecord) -> str:
     """Failures by site and round, warnings, and skipped scans with their reasons."""
     body = ""
     if record.problems:
-        rows = [row(escape(p.site), [p.round, p.text, moment(p.at) or "–"]) for p in record.problems]
+        repeated: dict[tuple[str, str], list[Problem]] = {}
+        for problem in record.problems:
+            repeated.setdefault((problem.site, problem.text), []).append(problem)
+        rows = [
+            row(escape(site), [ranges(p.round for p in same), text, _since(same)])
+            for (site, text), same in repeated.items()
+        ]
         heads = ("Site", "Round", "What happened", "When")
-        body += "<h3>Failures and decisions</h3>" + table(heads, rows, kind="text")
+        body += "<h3>Failures and decisions</h3>" + table(heads, rows[:MAX_PROBLEMS], kind="text")
+        if len(rows) > MAX_PROBLEMS:
+            body += paragraph(f"The first {MAX_PROBLEMS} of {len(rows)}; events.jsonl in the run's folder has all.")
     if record.warnings:
         body += "<h3>Warnings</h3>" + bullets(record.warnings)
     if record.skipped:
@@ -418,6 +440,11 @@ def messages(record: RunRecord) -> str:
         "Failures, warnings and skipped scans",
         body or paragraph("None: no site has failed so far, and nothing was skipped."),
     )
+
+
+def _since(same: Sequence[Problem]) -> str:
+    began = moment(same[0].at)
+    return f"from {began}" if began and len(same) > 1 else began or "–"
 
 
 def _coloured(record: RunRecord, site: str) -> str:

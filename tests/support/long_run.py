@@ -32,22 +32,25 @@ from agi_core.run.summary import summarise, write_summary
 BEGAN, ROUND_S = datetime.datetime(2026, 3, 2, 7, 30, tzinfo=datetime.UTC), 1860.0
 
 
-def write_long_run(run_dir: Path, *, sites: int, rounds: int) -> None:
+def write_long_run(run_dir: Path, *, sites: int, rounds: int, missing: float = 0.0) -> None:
     """Of the sites, the first misses every fourth round, the second sits out from the middle on, the third is in
-    quarantine from round 4 on, the fourth never trains, and the fifth fails in round 2."""
+    quarantine from round 4 on, the fourth never trains, and the fifth fails in round 2. Each site misses this part of
+    the rounds as well, by chance."""
     names = [f"hospital{i:02}" for i in range(1, sites + 1)]
     subjects = {name: 20 + 3 * i for i, name in enumerate(names)}
     settings = {"federation.sites": names, "federation.subjects": subjects, "federation.quorum": 2, "rounds": rounds}
     run_folder.create(run_dir, load_config(None, overrides={**settings, "engine": DEPLOYMENT, "reference": "T2"}))
     lines = (
         {"at": (BEGAN + datetime.timedelta(seconds=t_s)).isoformat(), "t_s": t_s, "event": event.kind} | event.to_json()
-        for t_s, event in _events(names, subjects, rounds=rounds)
+        for t_s, event in _events(names, subjects, rounds=rounds, missing=missing)
     )
     (run_dir / "events.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     write_summary(run_dir, summarise(run_dir, run_folder.open_existing(run_dir), wall_s=rounds * ROUND_S))
 
 
-def _events(names: list[str], subjects: dict[str, int], *, rounds: int) -> Iterator[tuple[float, Event]]:
+def _events(
+    names: list[str], subjects: dict[str, int], *, rounds: int, missing: float
+) -> Iterator[tuple[float, Event]]:
     generator, out = np.random.default_rng(7), set()
     level = {name: 22 + 3 * generator.random() for name in names}
 
@@ -60,6 +63,7 @@ def _events(names: list[str], subjects: dict[str, int], *, rounds: int) -> Itera
         t_s = n * ROUND_S
         yield t_s - ROUND_S, RoundStarted(round=n)
         away = {names[3]} | ({names[0]} if n % 4 == 0 else set())
+        away |= {name for name in names if missing and generator.random() < missing}
         for name in sorted(away):
             yield t_s, SiteMissing(site=name, round=n, action="train", reason="not connected")
         if n == 2:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from agi_core.config.load import load_config
+from agi_core.report import sections
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
 from agi_core.run import run_folder
@@ -440,6 +441,34 @@ def test_many_sites_have_a_plot_each_and_a_line_breaks_where_a_site_was_missing(
     assert pieces == {"hospital01": 3, "hospital02": 1, "hospital03": 1, "hospital05": 2} | dict.fromkeys(
         ("hospital06", "hospital07", "hospital08"), 1
     )
+
+
+def test_a_run_of_many_rounds_and_sites_is_told_in_few_places(tmp_path: Path) -> None:
+    write_long_run(tmp_path / "run", sites=26, rounds=130, missing=0.3)
+    page = Page(build_report(tmp_path / "run"))
+    grid = page.source.split('<div class="grid">')[1].split("<table")[0]
+    cells = grid.split("<b>hospital01</b>")[1].split("</div>")[0]
+    assert cells.count("<i") == 44  # of 3 rounds each, the last of one
+    heights = {"missing 1": "33%", "missing 2": "67%", "missing 3": "100%"}
+    for height, told in re.findall(r'style="--s:(\d+%)" title="rounds \d+ to \d+: ([^"]*)"', cells):
+        assert heights[told] == height
+    assert "A cell is 3 rounds" in page.text
+    assert page.source.count("<figure>") == 2 * 24
+    assert "Shown: the 24 of 25 sites that end furthest from the median over sites." in page.text
+    absent = page.row("hospital04", number=3)
+    assert absent[1:3] == ["1 to 130", "not connected"]
+    often = page.row("hospital06", number=3)
+    assert re.fullmatch(r"\d.*, … \d+ \(\d+ rounds\)", often[1])
+
+
+def test_problems_that_differ_are_listed_as_far_as_a_reader_follows(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.note(
+        *(UpdateClipped(site="Guys", round=1, reason=f"{n} times too large") for n in range(sections.MAX_PROBLEMS + 2))
+    )
+    page = Page(build_report(run.dir))
+    assert sum("times too large" in " ".join(cells) for cells in page.rows) == sections.MAX_PROBLEMS
+    assert f"The first {sections.MAX_PROBLEMS} of {sections.MAX_PROBLEMS + 2}; events.jsonl" in page.text
 
 
 def test_dates_and_an_interval_over_sites(long: Page) -> None:

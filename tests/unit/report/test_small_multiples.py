@@ -1,11 +1,6 @@
 import re
 
-from agi_core.report.small_multiples import small_multiples, unbroken
-
-
-def test_a_line_is_cut_where_a_round_is_missing() -> None:
-    assert unbroken({1: 0.0, 2: 0.0, 5: 0.0}, [1, 2, 3, 4, 5, 6]) == [[1, 2], [5]]
-    assert unbroken({}, [1, 2]) == []
+from agi_core.report.small_multiples import MOST_PANELS, small_multiples
 
 
 def test_all_panels_share_their_axes_and_names_are_escaped() -> None:
@@ -14,3 +9,20 @@ def test_all_panels_share_their_axes_and_names_are_escaped() -> None:
     assert "<b>&lt;a&gt;</b> 20.0 dB → 30.0 dB" in html
     own = re.findall(r'/><path d="([^"]*)"', html)
     assert own == ["M3.0 57.0L3.0 57.0M197.0 3.0L197.0 3.0", "M100.0 30.0L100.0 30.0"]
+    assert "band" not in html
+
+
+def test_of_many_sites_those_that_end_far_from_the_median_have_a_panel() -> None:
+    lines = {f"site{i:02}": {1: 20.0, 2: 20.0 + i} for i in range(MOST_PANELS + 3)}
+    html = small_multiples(lines, caption="It.", unit=" dB", decimals=1)
+    middle = {f"site{i}" for i in (12, 13, 14)}
+    assert {*re.findall(r"<b>(site\d\d)</b>", html)} == {*lines} - middle
+    assert f"Shown: the {MOST_PANELS} of {MOST_PANELS + 3} sites" in html
+
+
+def test_of_many_rounds_a_band_has_all_that_the_line_leaves_out() -> None:
+    line = {n: 30.0 if n == 100 else 20.0 for n in range(120)}
+    html = small_multiples({"a": line}, caption="It.", unit=" dB", decimals=1)
+    (band,) = re.findall(r'class="band" d="([^"]*)"', html)
+    heights = [float(corner.split()[1]) for corner in band.strip("MZ").split("L")]
+    assert (min(heights), max(heights), len(heights)) == (3.0, 57.0, 120)  # 60 places, there and back
