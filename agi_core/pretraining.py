@@ -40,7 +40,8 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
     """
     task, scans = config.task, Scans.of(config.data)
     found = discover(scans, parse_scenario(task.scenario).modalities)
-    preparation = Preparation.of(task, scans, cache_dir=Path(config.data.cache_dir), whole=False)
+    cache_dir = Path(config.data.cache_dir)
+    preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=False, threads=config.threads)
     sessions = preparation.open(found.subjects, on_session=progress.steps_of("reading public scans"))
     network, slices = Network(task, device=device), TrainingSlices.of(task, sessions)
     if network.prior is not None:

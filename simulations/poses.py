@@ -39,7 +39,7 @@ def with_measured_poses(
 def measured_offsets_mm(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> dict[str, dict[str, float]]:
     """{site: its `offsets_mm`} of the sites that have a slice with a head."""
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
-    preparation = Preparation.of(config, scans, cache_dir=cache_dir, whole=False)
+    preparation = Preparation.of(config, scans, cache_dir=cache_dir, whole=False, threads=config.threads)
     scenario = parse_scenario(config.scenario)
     measured = {
         site: offsets_mm(preparation.open(subjects[:SUBJECTS]), scenario) for site, subjects in training.items()

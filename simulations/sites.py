@@ -160,7 +160,10 @@ def prepare_caches(config: RunConfig, federation: Federation) -> Federation:
         DataError: a scan is unusable, one image is that of two subjects, or the disk is too small.
     """
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
-    training, whole = (Preparation.of(config, scans, cache_dir=cache_dir, whole=whole) for whole in (False, True))
+    training, whole = (
+        Preparation.of(config, scans, cache_dir=cache_dir, whole=whole, threads=config.threads)
+        for whole in (False, True)
+    )
     members, needed = {**federation.training, **federation.unseen}, []
     for site, split in _splits(config, federation).items():
         needed.append((site, training, [s for s in members[site] if s.id in split["train"]]))

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agi_core.data.nifti import FloatArray
 from agi_core.data.scans import Subject
 from agi_core.errors import DataError
@@ -60,7 +62,7 @@ def fingerprints(subjects: Iterable[Subject]) -> dict[str, str]:
 
 def image_fingerprint(data: FloatArray) -> str:
     """SHA-256 of a volume's voxels (I, J, K), in hexadecimal: the same for one image in two files."""
-    return hashlib.sha256(data.tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
 
 
 def _of_blocks(file: Any) -> str:

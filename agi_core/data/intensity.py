@@ -4,6 +4,11 @@ A single voxel of 32767, or a block that is filled with one value, must not deci
 the range of believed values comes first, and everything else looks at that range alone.
 """
 
+import math
+from bisect import bisect_left, bisect_right
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -31,24 +36,46 @@ def is_stripped(data: FloatArray) -> bool:
     return all(head.take(end, axis=axis).mean() < _FILLED_FACE for axis in range(3) for end in (0, -1))
 
 
-def believed_range(data: FloatArray) -> tuple[float, float]:
-    """The least and the greatest value of a volume that are believed. A stripped volume's zeros do not count.
+class Values(NamedTuple):
+    """What one pass over a volume's values tells; a stripped volume's zeros do not count.
+
+    Attributes:
+        stripped: see `is_stripped`.
+        least, greatest: the range of what is believed: see `values_of`.
+        low, high: the 0.5th and the 99.5th percentile of what is believed.
+        threshold: Otsu's, of what is believed.
+    """
+
+    stripped: bool
+    least: float
+    greatest: float
+    low: float
+    high: float
+    threshold: float
+
+
+def values_of(data: FloatArray) -> Values:
+    """The range of a volume's values that is believed, and its percentiles.
 
     Not believed is what lies further beyond the 0.5th or 99.5th percentile than three times their distance. A block of
     one value that half a percent of the voxels or more have would be such a percentile itself; where it lies that far
     from all others, it is left out first.
     """
-    believed = _believed(data)
-    return float(believed[0]), float(believed[-1])
+    stripped = is_stripped(data)
+    believed = _believed(data[data != 0] if stripped else data)
+    low, high = (_percentile(believed, percent) for percent in _PERCENTILES)
+    least, greatest = float(believed[0]), float(believed[-1])
+    threshold = otsu_threshold(believed) if least < greatest else -math.inf  # all of one value is head
+    return Values(stripped, least, greatest, low, high, threshold)
 
 
 def _believed(data: FloatArray) -> FloatArray:
-    """All values that are believed, sorted; see `believed_range`."""
-    ordered: FloatArray = np.sort(data[data != 0] if is_stripped(data) else data, axis=None)
+    """All values that are believed, sorted; see `values_of`."""
+    ordered: FloatArray = np.sort(data, axis=None)
     while True:
         lo, hi = _ends(ordered)
-        below = ordered[: np.searchsorted(ordered, hi, "left")]
-        above = ordered[np.searchsorted(ordered, lo, "right") :]
+        below = ordered[: _first(ordered, hi)]
+        above = ordered[_past(ordered, lo) :]
         if 2 * below.size > ordered.size and hi - _ends(below)[1] > _WIDTHS * np.ptp(_ends(below)):
             ordered = below
         elif 2 * above.size > ordered.size and _ends(above)[0] - lo > _WIDTHS * np.ptp(_ends(above)):
@@ -56,7 +83,20 @@ def _believed(data: FloatArray) -> FloatArray:
         else:
             break
     reach = _WIDTHS * (hi - lo)
-    return ordered[np.searchsorted(ordered, lo - reach, "left") : np.searchsorted(ordered, hi + reach, "right")]
+    return ordered[_first(ordered, lo - reach) : _past(ordered, hi + reach)]
+
+
+# `np.searchsorted` would convert a whole volume to float64 first.
+_first, _past = partial(bisect_left, key=float), partial(bisect_right, key=float)
+
+
+def _percentile(ordered: FloatArray, percent: float) -> float:
+    """`np.percentile` of sorted values, to the last bit, without the search for them."""
+    place = percent / 100 * (ordered.size - 1)
+    number = int(place)
+    lower, upper = ordered[number], ordered[min(number + 1, ordered.size - 1)]
+    part, step = place - number, float(upper - lower)
+    return float(lower) + part * step if part < 0.5 else float(upper) - (1 - part) * step
 
 
 def _ends(ordered: FloatArray) -> tuple[float, float]:
@@ -65,10 +105,13 @@ def _ends(ordered: FloatArray) -> tuple[float, float]:
     return float(ordered[lo]), float(ordered[hi])
 
 
-def scale_intensity(data: FloatArray) -> tuple[FloatArray, float, float]:
+def scale_intensity(data: FloatArray, values: Values | None = None) -> tuple[FloatArray, float, float]:
     """Scale a volume to [0, 1] between the 0.5th and 99.5th percentiles of its believed values, clipped.
 
     A stripped volume's zeros do not count, and stay 0.
+
+    Args:
+        values: the volume's, where they are known already.
 
     Returns:
         scaled: float32, shape of `data`.
@@ -77,22 +120,25 @@ def scale_intensity(data: FloatArray) -> tuple[FloatArray, float, float]:
     Raises:
         DataError: the percentiles are equal.
     """
-    stripped = is_stripped(data)
-    lo, hi = (float(q) for q in np.percentile(_believed(data), _PERCENTILES))
+    values = values or values_of(data)
+    lo, hi = values.low, values.high
     if not lo < hi:
         raise DataError(f"nearly all voxels are {lo:g}, so intensities cannot be scaled. Check or leave out this scan.")
-    scaled = np.clip((data - np.float32(lo)) / np.float32(hi - lo), 0, 1, dtype=np.float32)
-    if stripped:
+    scaled = data - np.float32(lo)
+    scaled /= np.float32(hi - lo)
+    np.clip(scaled, 0, 1, out=scaled)
+    if values.stripped:
         scaled[data == 0] = 0
     return scaled, lo, hi
 
 
-def foreground_mask(data: FloatArray) -> BoolArray:
+def foreground_mask(data: FloatArray, values: Values | None = None) -> BoolArray:
     """The head in a volume (I, J, K): of the believed voxels, those that are not zero if stripped, else those above
-    Otsu's threshold; of these the largest component, with its holes filled in every axial slice and in 3-D."""
-    least, greatest = believed_range(data)
-    believed = (data >= least) & (data <= greatest)
-    head = believed & ((data != 0) if is_stripped(data) else (data > otsu_threshold(data[believed])))
+    Otsu's threshold; of these the largest component, with its holes filled in every axial slice and in 3-D.
+    `values`: the volume's, where they are known already."""
+    values = values or values_of(data)
+    believed = (data >= values.least) & (data <= values.greatest)
+    head = believed & ((data != 0) if values.stripped else (data > values.threshold))
     components, count = ndimage.label(head)
     if count > 1:
         head = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
@@ -114,9 +160,11 @@ def _fill_holes(mask: BoolArray, *, axes: tuple[int, ...]) -> BoolArray:
     return filled
 
 
-def otsu_threshold(data: FloatArray) -> float:
-    """Threshold that maximises the variance between the two classes of a 256-bin histogram (Otsu 1979)."""
-    counts, edges = np.histogram(data.astype(np.float64), bins=256)
+def otsu_threshold(ordered: FloatArray) -> float:
+    """Threshold of sorted values that maximises the variance between the two classes of a 256-bin histogram (Otsu
+    1979)."""
+    edges = np.histogram_bin_edges(ordered[[0, -1]].astype(np.float64), bins=256)
+    counts = np.diff([0, *(_first(ordered, edge) for edge in edges[1:-1]), ordered.size])
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = counts.sum() - below

@@ -3,7 +3,7 @@
 import numpy as np
 
 from agi_core.data.header import Doubt
-from agi_core.data.intensity import BoolArray, believed_range, is_stripped
+from agi_core.data.intensity import BoolArray, Values, values_of
 from agi_core.data.nifti import FloatArray
 
 _CUT_OFF = 0.02  # of the voxels; in honest scans less than 0.001 have the greatest value
@@ -13,11 +13,12 @@ _CONTRAST = 0.05  # of the range; 0.18 and more in honest scans
 _SAMPLE = 100_000  # voxels
 
 
-def value_doubts(data: FloatArray) -> list[Doubt]:
-    """What is odd about the values of one volume (I, J, K), not constant: range and dynamic."""
+def value_doubts(data: FloatArray, values: Values | None = None) -> list[Doubt]:
+    """What is odd about the values of one volume (I, J, K), not constant: range and dynamic. `values`: the volume's,
+    where they are known already."""
     doubts = []
-    least, greatest = believed_range(data)
-    counted = data[data != 0] if is_stripped(data) else data
+    stripped, least, greatest, *_ = values or values_of(data)
+    counted = data[data != 0] if stripped else data
     far = counted[(counted < least) | (counted > greatest)]
     if far.size:
         found = f"{far.size} of {data.size} voxels, such as {far[0]:g}; the others are {least:g} to {greatest:g}"

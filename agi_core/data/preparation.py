@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -41,6 +42,7 @@ class Preparation:
         register_to: the source that every other source is registered to first; None: no registration.
         whole: whole slices (evaluation), or the head box alone (training).
         cache_dir: where the entries live, `train` and `whole` apart; made when missing.
+        threads: sessions that are prepared at a time; each is in memory as a whole.
         most_bytes: the largest predicted size of new entries; None = what the disk holds.
     """
 
@@ -49,10 +51,13 @@ class Preparation:
     register_to: str | None
     whole: bool
     cache_dir: Path
+    threads: int = 1
     most_bytes: int | None = None
 
     @classmethod
-    def of(cls, task: Task, scans: Scans, *, cache_dir: Path, whole: bool, most_bytes: int | None = None) -> Self:
+    def of(
+        cls, task: Task, scans: Scans, *, cache_dir: Path, whole: bool, threads: int = 1, most_bytes: int | None = None
+    ) -> Self:
         """The preparation that a task needs of these scans."""
         scenario = parse_scenario(task.scenario)
         return cls(
@@ -61,6 +66,7 @@ class Preparation:
             register_to=scenario.reference(task.reference) if scans.register == "rigid" else None,
             whole=whole,
             cache_dir=cache_dir,
+            threads=threads,
             most_bytes=most_bytes,
         )
 
@@ -68,10 +74,10 @@ class Preparation:
         self, subjects: Iterable[Subject], *, on_session: Callable[[int, int], None] | None = None
     ) -> list[CachedSession]:
         """Prepare every session that is not in the cache yet, and open all, in the order of `subjects` and their
-        sessions.
+        sessions. The first session in this order that fails is the one that is told, however many threads there are.
 
         Args:
-            on_session: called with (done, total) after each session.
+            on_session: called with (done, total) after each session, in this order.
 
         Raises:
             DataError: a scan is unusable, or the predicted size exceeds the free disk or `most_bytes` (then nothing is
@@ -83,13 +89,22 @@ class Preparation:
             atomic.remove_stale(self._entries_dir)
             _check_disk([(self, missing)], read_grid)
         entries = []
-        for done, (subject_id, session, path, known) in enumerate(found, start=1):
-            entry = known or self._make_entry(path, session, subject_id=subject_id)
-            with contextlib.suppress(OSError):  # another process may have dropped it, or the cache is read only
-                os.utime(path)  # it was used now; see `agi_core.data.cache_quota`
-            entries.append(entry)
-            if on_session is not None:
-                on_session(done, len(found))
+        # In threads, because nearly all of the work is done by numpy, scipy and zlib, outside of Python's lock. A
+        # working process of a site may have no children.
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="preparation")
+        try:
+            made = [
+                known or pool.submit(self._make_entry, path, session, subject_id=subject_id)
+                for subject_id, session, path, known in found
+            ]
+            for done, (entry, (_, _, path, _)) in enumerate(zip(made, found, strict=True), start=1):
+                entries.append(entry.result() if isinstance(entry, Future) else entry)
+                with contextlib.suppress(OSError):  # another process may have dropped it, or the cache is read only
+                    os.utime(path)  # it was used now; see `agi_core.data.cache_quota`
+                if on_session is not None:
+                    on_session(done, len(found))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C, those that have begun end
         return entries
 
     def _look_up(

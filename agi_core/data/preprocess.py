@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from agi_core.data.fingerprint import image_fingerprint
 from agi_core.data.header import SCANNER, TEMPLATES, Doubt, Grid
-from agi_core.data.intensity import BoolArray, foreground_mask, scale_intensity
+from agi_core.data.intensity import BoolArray, foreground_mask, scale_intensity, values_of
 from agi_core.data.nifti import FloatArray, Volume, read_volume
 from agi_core.data.plausibility import contrast_doubts, share_doubts, value_doubts
 from agi_core.data.registration import register_sources
@@ -92,7 +92,8 @@ def align(
     """
     own_grid = volumes[to].grid
     grid = own_grid if spacing_mm is None else respaced(own_grid, spacing_mm)
-    head = foreground_mask(volumes[to].data)
+    values = {modality: values_of(volume.data) for modality, volume in volumes.items()}
+    head = foreground_mask(volumes[to].data, values[to])
     if not same_grid(own_grid, grid):
         head = resample(head.astype(np.float32), own_grid, grid) >= 0.5
     doubts = [(to, doubt) for doubt in share_doubts(head)]
@@ -100,10 +101,10 @@ def align(
         raise DataError(
             f"{place}: no head is left of {to} on a grid of {grid.shape} voxels. Set a finer grid.spacing_mm."
         )
-    stack = np.empty((len(volumes), *grid.shape), dtype=np.float32)
+    stack = np.empty((grid.shape[2], len(volumes), *grid.shape[1::-1]), dtype=np.float32)
     for index, (modality, volume) in enumerate(volumes.items()):
         try:
-            scaled, _, _ = scale_intensity(volume.data)
+            scaled, _, _ = scale_intensity(volume.data, values[modality])
         except DataError as error:
             raise DataError(f"{place}, {modality}: {error}") from error
         if modality != to and not same_grid(volume.grid, grid):
@@ -113,11 +114,12 @@ def align(
                     f"{place}: {modality} covers {overlap:.0%} of the head in {to}; at least {_MIN_OVERLAP:.0%} is "
                     "needed. Check that both scans belong together and that their headers are right, or leave them out."
                 )
-        stack[index] = resample(scaled, volume.grid, grid)
-        odd = (*value_doubts(volume.data), *contrast_doubts(stack[index], head))
+        aligned = resample(scaled, volume.grid, grid)
+        stack[:, index] = aligned.transpose(2, 1, 0)
+        odd = (*value_doubts(volume.data, values[modality]), *contrast_doubts(aligned, head))
         doubts += [(modality, doubt) for doubt in odd]
     return Prepared(
-        np.ascontiguousarray(stack.transpose(3, 0, 2, 1)),
+        stack,
         np.ascontiguousarray(head.transpose(2, 1, 0)),
         grid,
         tuple(doubts),

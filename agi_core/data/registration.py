@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from agi_core.data.header import Affine
-from agi_core.data.intensity import believed_range
+from agi_core.data.intensity import values_of
 from agi_core.data.nifti import Volume
 from agi_core.errors import ConfigError, DataError
 
@@ -81,8 +81,8 @@ def _simple_itk() -> Any:
 def _image(sitk: Any, volume: Volume) -> Any:
     """The volume as ITK's image, in its own RAS+ mm. ITK's anatomical convention does not matter here."""
     spacing_mm = np.array(volume.grid.spacing_mm)
-    least, greatest = believed_range(volume.data)  # of what is not zero, where zero is the background
-    believed = volume.data.clip(min(least, 0), max(greatest, 0))
+    values = values_of(volume.data)  # of what is not zero, where zero is the background
+    believed = volume.data.clip(min(values.least, 0), max(values.greatest, 0))
     image = sitk.GetImageFromArray(np.ascontiguousarray(believed.transpose(2, 1, 0)))
     image.SetSpacing(spacing_mm.tolist())
     image.SetOrigin(volume.affine[:3, 3].tolist())

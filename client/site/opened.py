@@ -142,7 +142,14 @@ class SiteScans:
         """How this site prepares its scans for the task."""
         cache_dir, quota = Path(self._file.cache_dir), self._quota_bytes
         most = None if quota is None else quota - cached_bytes(self._entries)
-        return Preparation.of(self._task, self._file.data.scans, cache_dir=cache_dir, whole=whole, most_bytes=most)
+        return Preparation.of(
+            self._task,
+            self._file.data.scans,
+            cache_dir=cache_dir,
+            whole=whole,
+            threads=self._file.threads,
+            most_bytes=most,
+        )
 
     @property
     def _quota_bytes(self) -> int | None:

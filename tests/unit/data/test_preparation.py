@@ -4,6 +4,7 @@ import gzip
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,39 @@ def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:
         entries[0].read_slice(0)
     with pytest.raises(DataError, match=r"cannot be read.*Start again"):
         entries[0].read_block(slice(1), slice(1), slice(1))
+
+
+def test_any_number_of_threads_makes_the_same_entries_in_the_same_order(tmp_path: Path) -> None:
+    subjects = make_subjects(tmp_path / "data", 5)
+    told: list[tuple[int, int]] = []
+    alone = build(subjects, tmp_path, cache_dir=tmp_path / "alone")
+    together = build(subjects, tmp_path, lambda *done: told.append(done), cache_dir=tmp_path / "together", threads=3)
+    assert [entry.subject_id for entry in together] == [subject.id for subject in subjects]
+    assert [entry.path.read_bytes() for entry in together] == [entry.path.read_bytes() for entry in alone]
+    assert told == [(done, 5) for done in range(1, 6)]
+
+
+def test_of_several_failures_the_first_in_order_is_told_and_no_thread_is_left(tmp_path: Path) -> None:
+    subjects = make_subjects(tmp_path / "data", 4)
+    cut, empty = (subjects[number].sessions[0].paths["T1"] for number in (1, 2))
+    cut.write_bytes(cut.read_bytes()[:-20])
+    empty.write_bytes(b"")  # fails sooner
+    with pytest.raises(DataError, match=r"IXI001.*data.exclude=\[IXI001\]"):
+        build(subjects, tmp_path, threads=4)
+    assert not preparing()
+
+
+def test_ctrl_c_ends_the_threads(tmp_path: Path) -> None:
+    def on_session(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(make_subjects(tmp_path / "data", 6), tmp_path, on_session, threads=2)
+    assert not preparing()
+
+
+def preparing() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("preparation")]
 
 
 def test_doubts_about_voxels_stay_with_the_entry(tmp_path: Path) -> None:
