@@ -28,6 +28,7 @@ REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an 
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
 POSES, POSES_ARRAY = "poses", "offsets_mm"  # how far sources lie from the target; see `agi_core.poses`
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
+ALONE = "alone"  # the test subjects, by a model that the site trains alone from the weights that came
 ALLOWED_METRICS = frozenset(
     (
         *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
@@ -62,7 +63,7 @@ class Packed:
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`. Only an evaluation reads `subjects`:
-    whom to score, or that statistics or poses are asked for.
+    whom to score, or what else is asked for.
 
     `deadline_s` is the time in seconds that the site has for its answer. `signature`: see `agi_core.signatures`."""
 

@@ -12,7 +12,9 @@ from agi_core.config.schema import DEPLOYMENT
 from agi_core.errors import AgiError
 from agi_core.report.report import build_report
 from agi_core.run import progress, run_folder
-from agi_core.run.event_log import read_events
+from agi_core.run.event_log import events_of, read_events
+from agi_core.run.events import BaselineFinished
+from agi_core.run.scores import Scores
 from agi_core.run.summary import summarise, write_summary
 from server import run_state, strikes
 from server.certificates import read_request_key
@@ -39,7 +41,8 @@ def main(grid: Grid, context: Context) -> None:
     with run_state.holding(run_dir), progress.listening(partial(follow, run_dir)):
         try:
             rounds().run()
-            summary = summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s)
+            baselines = {event.name: Scores(event.final, event.sites) for event in events_of(run_dir, BaselineFinished)}
+            summary = summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s, baselines=baselines)
             write_summary(run_dir, summary)
         except AgiError:
             with contextlib.suppress(AgiError):  # the disk may be full

@@ -54,6 +54,8 @@ def describe(event: events.Event) -> str | None:
             return f"after round {round}: validation is suppressed at {', '.join(sites)}"
         case events.ModelTested(scores=Scores(final={"psnr_db": psnr_db})):
             return f"final test: {psnr_db:.2f} dB"
+        case events.BaselineFinished(final={"psnr_db": psnr_db}):
+            return f"each site alone: {psnr_db:.2f} dB"
         case events.RunPaused():
             return f"paused: {event.reason}"
         case events.RunResumed(round=round):

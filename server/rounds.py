@@ -1,4 +1,4 @@
-"""The rounds of a run: training and aggregation, as often as configured, then the final test."""
+"""The rounds of a run: training and aggregation, as often as configured, then the final test and its comparison."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from agi_core.errors import AgiError, RunError
 from agi_core.keys import KeyTable
 from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.network import Network
-from agi_core.protocol import ALL, EVALUATE, POSES, STATISTICS, TEST, TRAIN, VALIDATION, Request
+from agi_core.protocol import ALL, ALONE, EVALUATE, POSES, STATISTICS, TEST, TRAIN, VALIDATION, Reply, Request
 from agi_core.run import checkpoint, events, run_folder
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.initial_weights import initial_weights
@@ -55,7 +55,7 @@ class Rounds:
         )
 
     def run(self) -> None:
-        """All remaining rounds, then the final test.
+        """All remaining rounds, then the final test, then what each site reaches alone.
 
         Raises:
             RunError: fewer sites than the quorum connected or answered, or the state cannot be saved. The finished
@@ -74,6 +74,9 @@ class Rounds:
                 run_state.save(self._run_dir, self._state, self._events)
             if not self._state.tested:
                 self._test()
+                run_state.save(self._run_dir, self._state, self._events)
+            if self._config.engine == DEPLOYMENT and not self._config.privacy.on:
+                self._train_alone()
                 run_state.save(self._run_dir, self._state, self._events)
 
     def _unanswered(self, kind: type[events.PosesMeasured | events.PriorSolved]) -> bool:
@@ -195,6 +198,29 @@ class Rounds:
             )
         )
         state.tested = True
+
+    def _train_alone(self) -> None:
+        """The sites that told test figures train alone for as many steps as the run has, from its first weights
+        (`client.work.alone`). A site that does not, or is late, lacks this figure and nothing else. A simulation does
+        this without messages (`simulations.baselines`)."""
+        if events_of(self._run_dir, events.BaselineFinished):
+            return
+        try:
+            weights = initial_weights(self._config)
+        except AgiError as error:
+            self._events.append(events.Warned(text=f"no site has trained alone: {error}"))
+            return
+        asked, answered = [*events_of(self._run_dir, events.ModelTested)[-1].scores.sites], dict[str, Reply]()
+        for round in range(self._state.round + 1, self._state.round + self._config.rounds + 2):  # each its own request
+            request = self._exchange.request(EVALUATE, round=round, weights=weights, subjects=ALONE)
+            replies = self._collector.collect(asked, request, judge_figures, quorum=0)
+            asked = [site for site, reply in replies.items() if not reply.metrics and not reply.suppressed]
+            answered |= replies
+            if not asked:
+                break
+        if scores := site_scores(answered):
+            alone = Scores.over(scores, {})
+            self._events.append(events.BaselineFinished(name="local_only", final=alone.final, sites=alone.sites))
 
     def _note_validation(self, answers: Answered, *, round: int) -> bool:
         """Note the validation of the model after `round`, which travelled in these answers. False: the model must go,

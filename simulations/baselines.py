@@ -86,7 +86,7 @@ def run_baselines(
         if not path.is_file():
             atomic.write_json(path, BASELINES[name](config, data).to_json())
         results[name] = Scores.from_json(json.loads(path.read_bytes()))
-        events.append(BaselineFinished(name=name, final=results[name].final))
+        events.append(BaselineFinished(name=name, final=results[name].final, sites=results[name].sites))
     return results
 
 

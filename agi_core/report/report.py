@@ -16,6 +16,7 @@ from agi_core.report.intervals import over_sites
 from agi_core.report.markup import db, moment, plural, signed_db, words
 from agi_core.report.record import RunRecord, read_run
 from agi_core.run.duration import duration
+from agi_core.run.scores import Scores
 from agi_core.scenario import parse_scenario
 
 
@@ -133,11 +134,13 @@ def _personal(record: RunRecord) -> Iterator[str]:
         "the same on the public start, which spends no epsilon": "public_own_last_layer",
         "training alone": "local_only",
     }
-    against = [
-        f"{signed_db(psnr - record.baselines[name].final['psnr_db'])} against {what}"
-        for what, name in others.items()
-        if name in record.baselines
-    ]
+    against = []
+    for what, name in others.items():
+        other = record.baselines.get(name, Scores.over({}, {}))
+        if both := {*record.personal.sites} & {*other.sites}:
+            gain = record.personal.among(both).final["psnr_db"] - other.among(both).final["psnr_db"]
+            where = "" if len(both) == len(record.personal.sites) else f" (at {plural(len(both), 'site')})"
+            against.append(f"{signed_db(gain)} against {what}{where}")
     yield f"With a last layer of its own each site has {db(psnr)}" + (f": {words(against)}." if against else ".")
 
 

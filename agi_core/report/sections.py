@@ -73,8 +73,10 @@ def columns(record: RunRecord) -> str:
 
     methods = (alone, shared, personal)
     rows = [row(_coloured(record, site), cells([psnr(its, site) for its in methods])) for site in shared.sites]
-    means = [its.final.get("psnr_db") if its else None for its in methods]
-    rows.append(row("all of these subjects", cells(means), kind="total"))
+    scored = [site for site in shared.sites if all(psnr(its, site) is not None for its in methods if its)]
+    means = [its.among(scored).final.get("psnr_db") if its else None for its in methods]
+    whose = "all of these subjects" if len(scored) == len(shared.sites) else "sites with all figures"
+    rows.append(row(whose, cells(means), kind="total"))
     for site in shared.unseen_sites:
         rows.append(row(escape(site) + _UNSEEN, cells([psnr(its, site) for its in methods])))
     heads = ("Site", "Alone", "Global", "Personal", "Personal minus alone")
@@ -84,6 +86,8 @@ def columns(record: RunRecord) -> str:
         " site solved on its own training subjects, and keeps."
     )
     missing = " Nobody was trained alone in this run." if alone is None else ""
+    if alone and set(shared.sites) - set(alone.sites):
+        missing = " A site without a figure under Alone trains privately, does not allow it, or did not answer in time."
     return section("What a site gains", table(heads, rows, kind="metrics") + paragraph(meaning + missing))
 
 
@@ -199,11 +203,15 @@ def comparison(record: RunRecord) -> str:
     optional = {"initial_weights", "public_own_last_layer", "without_privacy"}
     scores, baselines, not_run = record.federated, record.baselines, ""
     if record.deployed:
-        not_run = paragraph("Baselines are not run: they need all scans in one place, and here each stays at its site.")
+        not_run = paragraph(
+            "The other baselines are not run: they need all scans in one place, and here each stays at its site."
+            if baselines
+            else "Baselines are not run: they need all scans in one place, and here each stays at its site."
+        )
     elif missing := [name for method, name in BASELINES.items() if method not in {*baselines, *optional}]:
         command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
         not_run = f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
-    if scores is None or not scores.final or not baselines:
+    if record.deployed or scores is None or not scores.final or not baselines:
         yet = "" if record.deployed else paragraph("There is nothing to compare yet.")
         return section("Comparison", yet + not_run)
     methods = {"federated": (f"{record.model_name}, federated", scores)}

@@ -137,10 +137,11 @@ class ModelTested(Event, kind="tested"):
 
 
 class BaselineFinished(Event, kind="baseline_finished"):
-    """A baseline was scored; `final` as in `Scores`."""
+    """A baseline was scored; `final` and `sites` as in `Scores`."""
 
     name: str
     final: Metrics
+    sites: SiteScores = field(default_factory=dict)
 
 
 class RunFinished(Event, kind="run_finished"):

@@ -1,6 +1,6 @@
 """Scores: what a model reaches on the subjects of the sites, as events, baselines, summary and report hold it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -56,6 +56,10 @@ class Scores(JsonObject):
     ) -> Self:
         """The scores of these sites, with `final` as their mean."""
         return cls(over_subjects(sites), sites, unseen_sites, unseen_by_model or {})
+
+    def among(self, sites: Collection[str]) -> Self:
+        """The scores of those of its training sites that are among these."""
+        return self.over({site: score for site, score in self.sites.items() if site in sites}, {})
 
     @property
     def worst_site(self) -> str | None:

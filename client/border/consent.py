@@ -68,6 +68,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
     yield f"study {printable(study.run)}"
     yield f"  makes     {scenario.target} from {', '.join(scenario.sources)}"
     yield f"  trains    {task.rounds} rounds of {training.local_steps} steps on your training subjects"
+    if policy.alone and not (privacy.on or private):
+        yield "  then      as many steps again, of a model of this site alone that stays here, to compare with"
     if privacy.on:
         yield f"  privacy   at most epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each subject"
     else:

@@ -28,6 +28,8 @@ class Policy:
     `max_deadline_s` is the longest time that one request gets. `metrics` and `scenarios` are those allowed (None =
     all). `settings` limits settings of a task by their dotted name: a number is the largest value, a list holds the
     values that are allowed. With `studies` ask, a person agrees to each study first (`client.border.consent`).
+    `alone`: after a study the site trains a model of its own for comparison (`client.work.alone`). That takes as long
+    as the study, so a site does it whose file says so: new files do.
     """
 
     minimum_subjects: int = 10
@@ -38,6 +40,7 @@ class Policy:
     scenarios: list[str] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     studies: Literal["any", "ask"] = "any"
+    alone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from client.work.job import Job
 from client.work.poses import tell_poses
 
 Slices = Sequence[tuple[CachedSession, Sequence[int]]]
+Whole = Sequence[tuple[CachedSession, None]]
 log = logging.getLogger("client")
 
 
@@ -134,9 +135,17 @@ def _ids(slices: Slices) -> set[str]:
     return {session.subject_id for session, _ in slices}
 
 
+def told_tests(job: Job) -> Whole:
+    """The whole sessions of the test subjects that figures are told of. Raises as `told_among` does."""
+    return _told_whole(job, "test", job.scans.test)
+
+
+def _told_whole(job: Job, part: Part, sessions: Sequence[CachedSession]) -> Whole:
+    told = told_among(job, part, {session.subject_id for session in sessions})
+    return [(session, None) for session in sessions if session.subject_id in told]
+
+
 def _test(job: Job) -> Reply:
-    part: Part = "test" if job.request.subjects == TEST else "all"
-    sessions = job.scans.test if job.request.subjects == TEST else job.scans.everybody
     least = min(job.site.policy.minimum_subjects, len(job.scans.subjects.all))
     require(
         job.request.subjects == TEST or job.task.evaluation.max_subjects >= least,
@@ -144,10 +153,8 @@ def _test(job: Job) -> Reply:
         asked=f"evaluation.max_subjects={job.task.evaluation.max_subjects}",
         allowed=f"no figure of fewer than {least}",
     )
-
-    told = told_among(job, part, {session.subject_id for session in sessions})
-    sessions = [session for session in sessions if session.subject_id in told]
-    whole, on_session = [(session, None) for session in sessions], progress.steps_of("test", job.site.site)
+    whole = told_tests(job) if job.request.subjects == TEST else _told_whole(job, "all", job.scans.everybody)
+    on_session = progress.steps_of("test", job.site.site)
     scores = evaluation.evaluate(job.network, whole, on_session=on_session)
     metrics = mean_over_subjects(scores.values())
     if job.request.subjects == TEST and job.task.personal != "none":

@@ -9,11 +9,12 @@ import torch
 
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError, ProtocolError
-from agi_core.protocol import EVALUATE, TRAIN, Reply, Request, pack
+from agi_core.protocol import ALONE, EVALUATE, TRAIN, Reply, Request, pack
 from agi_core.run import progress
 from agi_core.training import train_round
 from client.site.opened import OpenSite
 from client.site.policy import check_task
+from client.work.alone import train_alone
 from client.work.calibration import over_own_prior
 from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
@@ -36,7 +37,7 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
     if request.action == TRAIN:
         return _train_privately(job) if job.private else _train(job)
     if request.action == EVALUATE:
-        return evaluate(job)
+        return train_alone(job) if request.subjects == ALONE else evaluate(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
 
 

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from safetensors.numpy import save
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
@@ -17,10 +18,23 @@ from agi_core.errors import DataError, PolicyError, RunError
 from agi_core.protocol import REFUSED
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last
-from agi_core.run.event_log import events_of
-from agi_core.run.events import PosesMeasured, PriorSolved, Retried, RoundFinished, SiteFailed, SiteMissing, Waiting
+from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.events import (
+    BaselineFinished,
+    PosesMeasured,
+    PriorSolved,
+    Retried,
+    RoundFinished,
+    SiteFailed,
+    SiteMissing,
+    Waiting,
+    Warned,
+)
+from agi_core.run.initial_weights import initial_weights
 from client.app import app as client_app
 from server import exchange, status
+from simulations.baselines import open_sites, run_baselines
+from simulations.sites import find_sites
 from tests.support.events import kinds_of
 from tests.support.moved_heads import write_moved
 from tests.support.small_data import SMALL
@@ -42,6 +56,18 @@ class Failing(ClientApp):
         return client_app(message, context)
 
 
+class Vanishing(ClientApp):
+    """The site's real app, after a file has gone."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        self.path.unlink(missing_ok=True)
+        return client_app(message, context)
+
+
 AWAY = {"HH": 10**9}
 
 
@@ -55,6 +81,48 @@ def test_a_deployed_run_equals_the_simulation_and_ends_with_a_report(small_confi
     assert "every site on its own machine" in page
     assert "simulations/run.py" not in page
     assert status.run_status(tmp_path / "deployed").state == "finished"
+
+
+def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunConfig, tmp_path: Path) -> None:
+    """One round: then a model that is trained alone has seen one AdamW in both."""
+    model = dataclasses.replace(small_config.model, prior="cubic")
+    one = dataclasses.replace(small_config, rounds=1, model=model, personal="head")
+    run_dir, config = tmp_path / "run", find_sites(one)[0]
+    deploy(one, run_dir, alone=["Guys", "IOP"])
+    site_paths = {site: run_dir / "sites" / f"{site}.yaml" for site in config.federation.sites}
+    data = open_sites(config, site_paths)
+    simulated = run_baselines(["local_only"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
+    columns = json.loads((run_dir / "summary.json").read_text())["columns"]
+    assert [*columns] == ["alone", "global", "personal"]
+    assert [*columns["alone"]["sites"]] == ["Guys", "IOP"]
+    for site, score in columns["alone"]["sites"].items():
+        assert score == pytest.approx(simulated["local_only"].sites[site].to_json(), abs=1e-5)
+    assert not {"site_sat_out", "site_failed", "site_missing"} & {*kinds_of(run_dir)}
+    page = (run_dir / "report.html").read_text()
+    assert "A site without a figure under Alone" in page
+    assert "against training alone (at 2 sites)" in page
+
+
+def test_a_site_that_fails_alone_lacks_that_figure_alone(small_config: RunConfig, tmp_path: Path) -> None:
+    one, run_dir = dataclasses.replace(small_config, rounds=1), tmp_path / "run"
+    app = Failing(3 + 3 + 3 + 2)  # a round, validation and test of three sites; then the second of those alone
+    deploy(one, run_dir, app, alone=["Guys", "HH", "IOP"])
+    (alone,) = events_of(run_dir, BaselineFinished)
+    assert [*alone.sites] == ["Guys", "IOP"]
+    assert [event.site for event in events_of(run_dir, SiteFailed)] == ["HH"]
+    assert status.run_status(run_dir).state == "finished"
+    deploy(one, run_dir, Failing(1), alone=["HH"])  # after a process that died before it wrote the summary
+    assert len(events_of(run_dir, BaselineFinished)) == 1
+
+
+def test_without_its_first_weights_a_run_ends_without_that_figure(small_config: RunConfig, tmp_path: Path) -> None:
+    path = tmp_path / "first.safetensors"
+    path.write_bytes(save(initial_weights(find_sites(small_config)[0])))
+    one = dataclasses.replace(small_config, rounds=1, initial_weights=str(path))
+    deploy(one, tmp_path / "run", Vanishing(path), alone=["HH"])
+    assert not events_of(tmp_path / "run", BaselineFinished)
+    (warned,) = events_of(tmp_path / "run", Warned)
+    assert warned.text.startswith(f"no site has trained alone: initial_weights={path} cannot be read")
 
 
 def test_a_run_whose_validation_never_moves_says_so_at_its_end(
@@ -72,7 +140,7 @@ def test_a_round_below_the_quorum_is_retried_with_the_same_weights(small_config:
     federate(small_config, tmp_path / "whole")
     app = Failing(5)  # three sites: calls 1-3 are round 1, 4-6 round 2
     deploy(small_config, tmp_path / "run", app)
-    assert app.calls == 3 + 3 + 1 + 3 + 3  # who had answered is not asked again; then validation and test
+    assert app.calls == 3 + 3 + 1 + 3 + 3 + 3  # who had answered is not asked again; then validation, test, alone
     assert [event.answered for event in events_of(tmp_path / "run", Retried)] == [["Guys", "IOP"]]
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 

@@ -227,6 +227,22 @@ def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
     assert {"target", "prediction", "power (dB)"} <= set(re.findall(">([^<>]+)</text>", full.svg("Radial power")))
 
 
+def test_a_deployed_run_answers_whether_it_is_better_than_a_sites_own(tmp_path: Path) -> None:
+    """Guys has trained alone, to 23.25 dB; the others did not. Means are over the sites that have all figures."""
+    run = Run(tmp_path / "run", unseen=[], engine="deployment")
+    run.train(rounds=2)
+    alone = BASELINES["local_only"].among(["Guys"])
+    tested = ModelTested(scores=scores(0.0, unseen=False), personal=scores(0.5, unseen=False))
+    run.finish(tested, baselines={"local_only": alone}, synthetic=None, anatomies=None)
+    page = Page(build_report(run.dir))
+    assert page.row("Guys", number=1) == ["Guys", "23.25 dB", "24.00 dB", "24.50 dB", "+1.25 dB"]
+    assert page.row(HOSTILE, number=1) == [HOSTILE, "–", "21.00 dB", "21.50 dB", "–"]
+    assert page.row("sites with all figures")[1:] == ["23.25 dB", "24.00 dB", "24.50 dB", "+1.25 dB"]
+    assert "each site has 22.50 dB : +1.25 dB against training alone (at 1 site)." in page.text.replace("dB:", "dB :")
+    assert "does not allow it, or did not answer in time" in page.text
+    assert "The other baselines are not run" in page.text
+
+
 def test_text_is_escaped_and_no_subject_is_named(full: Page) -> None:
     assert "<b>x" not in full.source
     assert "IXI0" not in full.source

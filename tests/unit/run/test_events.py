@@ -83,8 +83,9 @@ LINES: list[tuple[Event, str]] = [
         ' "best": {"round": 1, "psnr_db": 21.0, "sites": {"Guys": 21.0}}',
     ),
     (
-        BaselineFinished(name="local_only", final={"psnr_db": 20.0}),
-        '"baseline_finished", "name": "local_only", "final": {"psnr_db": 20.0}',
+        BaselineFinished(name="local_only", final={"psnr_db": 22.0}, sites={"HH": HH}),
+        '"baseline_finished", "name": "local_only", "final": {"psnr_db": 22.0}, "sites": {"HH": {"psnr_db": 22.0,'
+        ' "subjects": 1}}',
     ),
     (RunFinished(), '"run_finished"'),
     (

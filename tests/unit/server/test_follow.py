@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from agi_core.run.events import (
+    BaselineFinished,
     Event,
     Exchanging,
     ModelRolledBack,
@@ -44,6 +45,7 @@ from server.follow import NOW, describe, follow
         (ModelValidated(round=1, mean={"psnr_db": 20.0}, sites={}), "after round 1: validation 20.00 dB"),
         (ModelValidated(round=1, mean={}, sites={}, suppressed=["A"]), "validation is suppressed at A"),
         (ModelTested(scores=Scores({"psnr_db": 21.0})), "final test: 21.00 dB"),
+        (BaselineFinished(name="local_only", final={"psnr_db": 20.5}), "each site alone: 20.50 dB"),
         (RunPaused(round=1, reason="round 2: 1 of 3"), "paused: round 2: 1 of 3"),
         (RunResumed(round=1), "resumed after round 1"),
     ],

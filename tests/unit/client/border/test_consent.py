@@ -51,5 +51,9 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     prior = consent.Study("first", small_task("model.prior=cubic")[0])
     assert "means of products" in "\n".join(consent.described(prior, Policy(), private=False))
     assert "means of products" not in "\n".join(consent.described(prior, Policy(), private=True))
+    assert "to compare with" not in text
+    alone = Policy(alone=True)
+    assert "a model of this site alone that stays here" in "\n".join(consent.described(prior, alone, private=False))
+    assert "a model of this site alone" not in "\n".join(consent.described(prior, alone, private=True))
     private = consent.Study("first", small_task("privacy.epsilon=8")[0])
     assert "at most epsilon 8 at delta 1e-05" in "\n".join(consent.described(private, Policy(), private=True))
