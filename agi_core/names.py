@@ -10,6 +10,7 @@ import unicodedata
 
 _DEPLOYED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAX_STEM = 100  # characters; file systems allow 255 bytes, and suffixes and temporary names come on top
+_DRAWN_ALIKE = str.maketrans("авекмнорстухѕіјԁԛԝһαινορτυχκμ01i", "abekmhopctyxsijdqwhaivoptuxkmoll") | {ord("ı"): "l"}
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi), surrogate, private, unassigned, lines
 
 
@@ -32,6 +33,15 @@ def site_name(text: str) -> str | None:
     kept = (c if c in "-_" or unicodedata.category(c)[0] in "LMN" else "_" for c in unicodedata.normalize("NFKC", text))
     name = re.sub("__+", "_", "".join(kept)).strip("-_")
     return name if name and len(file_stem(name)) <= _MAX_STEM else None
+
+
+def skeleton(text: str) -> str:
+    """What is left of a name for a person who reads it in haste: two names with one skeleton look alike.
+
+    Letters of other scripts that are drawn as Latin ones become these, capitals small letters, and I, l and 1, O and 0
+    one sign each. It is a short list, not Unicode's own of thousands (UTS 39).
+    """
+    return unicodedata.normalize("NFKC", text).casefold().translate(_DRAWN_ALIKE)
 
 
 def file_stem(site: str) -> str:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.host.keys import fingerprint
-from agi_core.names import is_site_name
+from agi_core.names import is_site_name, skeleton
 from server import flower_cli, flower_database
 from server.coordinator import CoordinatorDir
 
@@ -54,7 +54,8 @@ def register(
     registration that Flower's database has lost. Nothing is written before Flower has let the site in.
 
     Raises:
-        ConfigError: malformed name or key, or the name or the key belongs to another registration.
+        ConfigError: malformed name or key, one that looks like another site's, or the name or the key belongs to
+            another registration.
         RunError: the coordinator does not answer.
     """
     if not is_site_name(name):
@@ -68,6 +69,10 @@ def register(
         raise ConfigError(
             f"{name} is registered with another key ({old.fingerprint}); if the hospital has made a new one, first run:"
             f" python -m server unregister {name}"
+        )
+    if alike := [other for other in entries if other != name and skeleton(other) == skeleton(name)]:
+        raise ConfigError(
+            f"--name {name} looks like {alike[0]}, which is registered; choose a name that nobody mixes up"
         )
     if taken := [other for other, entry in entries.items() if entry.public_key == public_key and other != name]:
         raise ConfigError(f"this key is registered as {taken[0]}; every site has its own key and one name")

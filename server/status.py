@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from agi_core.errors import RunError
+from agi_core.errors import AgiError, RunError
 from agi_core.host.liveness import is_alive
 from agi_core.protocol import TRAIN
 from agi_core.run import events, run_folder
@@ -35,8 +35,8 @@ class SiteStatus:
 class RunStatus:
     """A run, as its folder shows it.
 
-    `state` is running, finished, paused, interrupted (stopped or killed) or starting. `validation_psnr_db` is of the
-    newest validation that has one. `suppressed` names the sites whose policy held figures back in the newest
+    `state` is running, finished, paused, interrupted (stopped or killed), starting, or damaged. `validation_psnr_db` is
+    of the newest validation that has one. `suppressed` names the sites whose policy held figures back in the newest
     validation. `waiting_for` and `answered` name sites of the current round; `failed` and `refused` are {site: why} of
     that round, `sitting_out` of any. `action` is what the sites are asked to do now, and `reason` says why the run does
     not go on. None: nothing, or not known.
@@ -83,11 +83,11 @@ def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
     """What the folder shows, and what the SuperLink says if it answers.
 
     Raises:
-        RunError: a file of the folder is damaged.
+        RunError: a file of the folder itself is damaged; of a run it is the run's `reason`.
     """
     entries, struck = registry.read(coordinator), strikes.read(coordinator.strikes_path)
     run_dirs = runs.by_start(coordinator)
-    told = [run_status(run_dir) for run_dir in run_dirs]
+    told = [_told(run_dir) for run_dir in run_dirs]
     run = told[0] if told else None
     nodes: Mapping[int, Node] = {}
     reachable = True
@@ -107,11 +107,19 @@ def coordinator_status(coordinator: CoordinatorDir) -> CoordinatorStatus:
     return CoordinatorStatus(alive, reachable, sites, run, told[1:], exists=exists)
 
 
+def _told(run_dir: Path) -> RunStatus:
+    """The run; by its name and what is wrong where its folder is damaged, which must not hide the others."""
+    try:
+        return run_status(run_dir)
+    except AgiError as error:
+        return RunStatus(run_dir.name, "damaged", 0, 0, None, (), (), {}, {}, {}, (), reason=str(error))
+
+
 def run_status(run_dir: Path) -> RunStatus:
     """The run, as its folder shows it.
 
     Raises:
-        RunError: there is no run in the folder.
+        RunError: there is no run in the folder, or its events are damaged. ConfigError: its configuration is.
     """
     config = run_folder.open_existing(run_dir)
     log = read_events(run_dir) if (run_dir / "events.jsonl").is_file() else []

@@ -10,7 +10,8 @@ def status_text(current: CoordinatorStatus) -> str:
     """The coordinator, its sites and its runs, line by line; the newest run in full."""
     if not current.exists and not current.alive:
         return "no coordinator in this folder; --dir names another one, and python -m server certs begins a new one"
-    lines = (*_site_lines(current), *_run_lines(current.run), *map(_headline, current.earlier))
+    earlier = (line for run in current.earlier for line in _earlier_lines(run))
+    lines = (*_site_lines(current), *_run_lines(current.run), *earlier)
     return "\n".join((f"coordinator: {_in_words(current)}", *lines))
 
 
@@ -56,7 +57,15 @@ def _run_lines(run: RunStatus | None) -> Iterator[str]:
         yield f"  go on with: python -m server resume {run.name}"
 
 
+def _earlier_lines(run: RunStatus) -> Iterator[str]:
+    yield _headline(run)
+    if run.state == "damaged":
+        yield f"  {run.reason}"
+
+
 def _headline(run: RunStatus) -> str:
+    if run.state == "damaged":
+        return f"run {run.name}: damaged"
     score = f", validation {run.validation_psnr_db:.2f} dB" if run.validation_psnr_db is not None else ""
     return f"run {run.name}: {run.state}, round {run.round}/{run.rounds}{score}"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agi_core.data.scan_files import Skipped
 from agi_core.errors import ConfigError, DataError
-from agi_core.names import shown, site_name
+from agi_core.names import shown, site_name, skeleton
 
 # Titles in lower case without anything but letters and digits; of sites in order of preference.
 _SITE = (
@@ -134,6 +134,12 @@ def read_site_map(path: Path, *, subject_of: Callable[[str], str | None], like: 
             f"{like} is. Write them so, the whole name, or check --sites and --layout"
         )
     notes = [f"the site {site} is called {shown(text)} in the table" for site, text in written.items() if site != text]
+    looks = {skeleton(site): site for site in written}
+    notes += [
+        f"the sites {site} and {looks[skeleton(site)]} look alike; is it one hospital, written in two ways?"
+        for site in written
+        if looks[skeleton(site)] != site
+    ]
     if others:
         ignored = ", ".join(shown(titles.all[i]) for i in others)
         notes.append(f"sites are read from the column {shown(titles.all[column])} of {path.name}, not from {ignored}")

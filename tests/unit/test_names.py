@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agi_core.names import file_stem, is_site_name, shown, site_name
+from agi_core.names import file_stem, is_site_name, shown, site_name, skeleton
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,21 @@ def test_two_sites_do_not_share_a_file(one: str, other: str) -> None:
     names = site_name(one), site_name(other)
     if None not in names and names[0] != names[1]:
         assert file_stem(str(names[0])) != file_stem(str(names[1]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("hospitalA", "hospital\u0410"),  # Cyrillic
+        ("HOSPITAL1", "hospitalI"),
+        ("K\u00f8ge", "\u039a\u00f8ge"),  # Greek
+        ("site0", "siteO"),
+        ("S1", "\uff33\uff11"),
+    ],
+)
+def test_names_that_a_reader_mixes_up_have_one_skeleton(one: str, other: str) -> None:
+    assert skeleton(one) == skeleton(other)
+    assert skeleton("hospitalA") != skeleton("hospitalB")
 
 
 def test_real_sites_have_plain_names() -> None:

@@ -101,6 +101,12 @@ def test_names_of_sites_become_safe_ones_and_are_told(tmp_path: Path) -> None:
     assert len(site_map.notes) == 4
 
 
+def test_two_sites_that_look_alike_are_told(tmp_path: Path) -> None:
+    site_map = read_site_map(table(tmp_path, "id,site\nP1,Oslo\nP2,\u041eslo\nP3,Bergen\n"))
+    assert site_map.notes == ("the sites Oslo and \u041eslo look alike; is it one hospital, written in two ways?",)
+    assert len({*site_map.sites.values()}) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [

@@ -40,6 +40,13 @@ def test_names_that_are_refused(tmp_path: Path, name: str) -> None:
         registry.register(CoordinatorDir(tmp_path), name=name, key_path=tmp_path / "k.pub", subjects=None)
 
 
+def test_a_name_that_looks_like_another_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "k.pub").write_bytes(PUBLIC)
+    (tmp_path / "sites.json").write_text('{"hospital1": {"public_key": "k", "fingerprint": "f"}}')
+    with pytest.raises(ConfigError, match="--name hospitalI looks like hospital1, which is registered"):
+        registry.register(CoordinatorDir(tmp_path), name="hospitalI", key_path=tmp_path / "k.pub", subjects=None)
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "sites.json").write_text('{"a": {"unknown": 1}}')
     with pytest.raises(RunError, match=r"sites.json is damaged .* restore it"):

@@ -24,6 +24,7 @@ from server.coordinator import CoordinatorDir
 from server.follow import NOW, follow
 from server.runs import FLOWER_RUN
 from server.status import CoordinatorStatus, SiteStatus, coordinator_status, run_status
+from server.status_text import status_text
 
 
 @pytest.fixture
@@ -122,6 +123,23 @@ def test_all_runs_are_told_the_newest_first(tmp_path: Path) -> None:
     assert current.run is not None
     assert [current.run.name, *(run.name for run in current.earlier)] == ["a", "c", "b"]
     assert current.exists
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "events.jsonl"])
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, name: str) -> None:
+    coordinator = CoordinatorDir(tmp_path)
+    for run in ("whole", "broken"):
+        run_folder.create(coordinator.runs_dir / run, load_config(None, overrides={}))
+        (coordinator.runs_dir / run / FLOWER_RUN).write_text("7")
+    (coordinator.runs_dir / "broken" / name).write_text("rounds: [\n")
+    current = coordinator_status(coordinator)
+    assert current.run is not None
+    told = {run.name: run for run in (current.run, *current.earlier)}
+    assert told["whole"].state == "interrupted"
+    assert told["broken"].state == "damaged"
+    assert name in str(told["broken"].reason)
+    assert "run broken: damaged\n" in status_text(current)
+    assert str(told["broken"].reason) in status_text(current)
 
 
 def test_a_run_has_an_action_or_a_reason_only_where_there_is_one(run_dir: Path) -> None:
