@@ -7,6 +7,7 @@ figures once half of its time is over, and the next one goes on where it ended.
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.numpy import save
 from agi_core.evaluation import evaluate
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
+from agi_core.keys import FINE_TUNED
 from agi_core.metric_table import METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
@@ -42,7 +44,8 @@ def train_alone(job: Job) -> Reply:
     if not may_tell or not (tests := told_tests(job)):
         job.held_back.extend(METRIC_NAMES)
         return job.reply(num_examples=0, metrics={})
-    network, task, training, personal = job.network, job.task, job.scans.training, job.task.personal == "head"
+    network, training, personal = job.network, job.scans.training, job.task.personal != "none"
+    task = replace(job.task, rounds=job.task.rounds + (job.task.personal in FINE_TUNED))  # as many as the personal model
     path, half_s = _path(job), job.left_s / 2
     done = _resume(network, path)
     if not done and personal and network.prior is not None:
