@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agi_core.cells import is_vocabulary, parse_vocabulary
 from agi_core.errors import ConfigError
 from agi_core.layouts import LayoutName
 from agi_core.models.model_config import ModelConfig, spatial_multiple
@@ -195,6 +196,8 @@ class Task:
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range and fits the others."""
         sources = parse_scenario(self.scenario).sources
+        if is_vocabulary(self.scenario):
+            parse_vocabulary(self.scenario)
         named = {"reference": self.reference, "training.misalign.source": self.training.misalign.source}
         for name, source in named.items():
             if source is not None and source not in sources:
@@ -254,8 +257,9 @@ class DataConfig:
 @dataclass(frozen=True)
 class FederationConfig:
     """`sites` train, `unseen_sites` are scored at the end; `subjects` = {site: subjects that it may count}, which the
-    registry or the simulation fills in; `quorum` = replies needed per round (None = every training site that does not
-    sit out by right: budget spent, policy).
+    registry or the simulation fills in. `offers` = {site: its modalities for a run over a vocabulary}
+    (`agi_core.cells`); a simulated site that is not named offers all that its subjects have. `quorum` = replies needed
+    per round (None = every training site that does not sit out by right: budget spent, policy).
 
     A deployed run waits `wait_s` for sites to connect and `deadline_s` for their replies; a round below the quorum is
     repeated `retries` times with the same weights before the run pauses. With `transport` float16, weights are rounded
@@ -270,6 +274,7 @@ class FederationConfig:
     sites: tuple[str, ...] = ()
     unseen_sites: tuple[str, ...] = ()
     subjects: dict[str, int] = field(default_factory=dict)
+    offers: dict[str, list[str]] = field(default_factory=dict)
     quorum: int | None = None
     deadline_s: float = 3600.0
     wait_s: float = 600.0

@@ -70,7 +70,7 @@ class Subject:
 class Discovery:
     """What a data folder holds for one scenario, and what was left out."""
 
-    subjects: tuple[Subject, ...]  # by id; each has at least one complete session
+    subjects: tuple[Subject, ...]  # by id; each has at least one session
     skipped: tuple[Skipped, ...]
     other_modalities: Mapping[str, int]  # scans outside of the scenario, by modality
     unmatched_rows: int  # rows of the site map that name nobody in the data folder
@@ -113,8 +113,9 @@ class _Scan:
         return replace(self, modality=max(fitting)[1] if fitting else own)
 
 
-def discover(scans: Scans, modalities: Sequence[str]) -> Discovery:
-    """Find the subjects that have every one of these modalities, one scan each in a session, and their sites.
+def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = None) -> Discovery:
+    """Find the subjects that have every one of these modalities, one scan each in a session, and their sites. With
+    `least`, those that have so many of them: what a session lacks is not in its `paths`.
 
     A site is read from `scans.sites` if given, else from the file names (ixi), else from a site column of
     `participants.tsv` (bids); otherwise all subjects are at the one site `site`. A scan whose name has an entity that
@@ -135,7 +136,7 @@ def discover(scans: Scans, modalities: Sequence[str]) -> Discovery:
     site_map, notes = _site_map(scans, layout, like=min(scan.subject for scan in found))
     if site_map:
         _check_persons(site_map, used, data_dir=scans.dir)
-    subjects, incomplete = _subjects(used, modalities, site_map)
+    subjects, incomplete = _subjects(used, modalities, site_map, least=len(modalities) if least is None else least)
     skipped += [*excluded, *incomplete, *(site_map.unread if site_map else ())]
     if not subjects:
         raise DataError(
@@ -153,9 +154,9 @@ def discover(scans: Scans, modalities: Sequence[str]) -> Discovery:
 
 
 def _subjects(
-    scans: Iterable[_Scan], modalities: Sequence[str], site_map: SiteMap | None
+    scans: Iterable[_Scan], modalities: Sequence[str], site_map: SiteMap | None, *, least: int
 ) -> tuple[list[Subject], list[Skipped]]:
-    """The subjects with a site and a complete session, by id, and why the others are left out."""
+    """The subjects with a site and a session of at least so many modalities, by id, and why the others are left out."""
     by_subject: dict[str, list[_Scan]] = defaultdict(list)
     for scan in scans:
         by_subject[scan.subject].append(scan)
@@ -166,7 +167,7 @@ def _subjects(
         if site is None:
             skipped.append(Skipped(subject_id, f"not in the site map {site_map.path if site_map else ''}"))
             continue
-        sessions, incomplete = _sessions(its_scans, modalities)
+        sessions, incomplete = _sessions(its_scans, modalities, least=least)
         skipped += incomplete
         if sessions:
             subjects.append(Subject(subject_id, site, sessions))
@@ -302,8 +303,10 @@ def _site(scans: Sequence[_Scan], site_map: SiteMap | None) -> str | None:
     return site_map.sites.get(scans[0].subject) if site_map else scans[0].site or SINGLE_SITE
 
 
-def _sessions(scans: Iterable[_Scan], modalities: Sequence[str]) -> tuple[tuple[Session, ...], list[Skipped]]:
-    """The complete visits of one subject, and why the others are not."""
+def _sessions(
+    scans: Iterable[_Scan], modalities: Sequence[str], *, least: int
+) -> tuple[tuple[Session, ...], list[Skipped]]:
+    """The visits of one subject with at least so many modalities, and why others, or scans in them, are not used."""
     visits: dict[str, list[_Scan]] = defaultdict(list)
     for scan in scans:
         visits[scan.session].append(scan)
@@ -313,16 +316,16 @@ def _sessions(scans: Iterable[_Scan], modalities: Sequence[str]) -> tuple[tuple[
         place = f"{its_scans[0].subject} {name}".strip()
         missing = [modality for modality in modalities if not paths[modality]]
         several = [modality for modality in modalities if len({path.resolve() for path in paths[modality]}) > 1]
-        if missing:
+        if len(modalities) - len(missing) < least:
             skipped.append(Skipped(place, f"no {', '.join(missing)}"))
-        elif several:
+            continue
+        if several:
             names = ", ".join(map(str, paths[several[0]]))
             skipped.append(Skipped(f"{place}: {names}", f"several {several[0]} in one session"))
-        else:
+        held = [modality for modality in modalities if modality not in {*missing, *several}]
+        if len(held) >= least:
             # of a file and links to it, the file
-            one = {
-                modality: min(paths[modality], key=lambda path: (path.is_symlink(), path)) for modality in modalities
-            }
+            one = {modality: min(paths[modality], key=lambda path: (path.is_symlink(), path)) for modality in held}
             sessions.append(Session(name, one))
     return tuple(sessions), skipped
 

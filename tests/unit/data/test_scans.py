@@ -97,6 +97,15 @@ def test_two_files_of_one_modality_are_not_chosen_from(tmp_path: Path) -> None:
     assert skipped.place.endswith("IXI002-Guys-0828-T1.nii.gz")
 
 
+def test_with_a_least_number_subjects_hold_what_they_hold(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI003-Guys-0900", ["T1", "PD"]) + ixi("IXI004-Guys-0901", ["T2"]))
+    tree(tmp_path, ["IXI-T1/IXI002-Guys-0828-T1.nii"])  # a second one
+    discovery = scans.discover(Scans(tmp_path, "ixi"), IXI, least=2)
+    held = {subject.id: [*subject.sessions[0].paths] for subject in discovery.subjects}
+    assert held == {"IXI002": ["T2", "PD"], "IXI003": ["T1", "PD"]}
+    assert [skipped.reason for skipped in discovery.skipped] == ["several T1 in one session", "no T1, PD"]
+
+
 def test_a_subject_in_two_sites_is_refused_with_both_files_and_can_be_excluded(tmp_path: Path) -> None:
     tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI002-HH-1234") + ixi("IXI003-HH-1235"))
     with pytest.raises(DataError, match=r"IXI002-Guys-0828-\w+\.nii\.gz and .*IXI002-HH-1234") as caught:

@@ -1,0 +1,86 @@
+"""A blend: what several experts make of one target, weighted so that the expected squared error is smallest.
+
+The error of a blend sum_i w_i p_i with weights that sum to 1 follows from what sites can measure apart from each other:
+
+    E(w) = sum_i w_i e_i^2 - 1/2 sum_ij w_i w_j d_ij
+
+    e_i^2 = mean (p_i - target)^2    where the target exists
+    d_ij  = mean (p_i - p_j)^2       where the sources of both exist, with or without the target
+
+It is w' C w with the covariance of errors C_ij = (e_i^2 + e_j^2 - d_ij) / 2 (Krogh and Vedelsby, NeurIPS 1994). Nobody
+needs to hold the sources of all experts and the target. For two experts the smallest error is at
+w_1 = 1/2 + (e_2^2 - e_1^2) / (2 d), cut to [0, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+
+import numpy as np
+from torch import Tensor
+
+from agi_core.prediction import Predictor
+
+SWEEPS = 1000
+SETTLED = 1e-9  # a sweep that moves no weight by more is the last
+
+
+def blend_weights(squared_errors: Sequence[float], disagreements: Mapping[tuple[int, int], float]) -> list[float]:
+    """The weights in [0, 1], with sum 1, of the blend with the smallest error.
+
+    Weight is moved between two experts at a time, each time by what is best for the two.
+
+    Args:
+        squared_errors: e_i^2 of each expert, at least one.
+        disagreements: d_ij by (i, j), i < j. Where nobody holds the sources of both, errors are taken as independent:
+            d_ij = e_i^2 + e_j^2.
+    """
+    errors, count = np.array(squared_errors), len(squared_errors)
+    apart = np.zeros((count, count))
+    for i, j in combinations(range(count), 2):
+        apart[i, j] = apart[j, i] = disagreements.get((i, j), errors[i] + errors[j])
+    weights = np.full(count, 1 / count)
+    for _ in range(SWEEPS):
+        largest = 0.0
+        for i, j in combinations(range(count), 2):
+            excess = (errors[i] - apart[i] @ weights) - (errors[j] - apart[j] @ weights)  # slope from j to i
+            moved = -excess / (2 * apart[i, j]) if apart[i, j] > 0 else -np.sign(excess)
+            moved = min(max(moved, -weights[i]), weights[j])
+            weights[i] += moved
+            weights[j] -= moved
+            largest = max(largest, abs(moved))
+        if largest < SETTLED:
+            break
+    return [float(weight) for weight in weights]
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A predictor of some of the sources: `channels` are their places among those of the blend."""
+
+    predictor: Predictor
+    channels: tuple[int, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Experts of one target, as one `Predictor`."""
+
+    experts: tuple[Expert, ...]
+
+    @property
+    def neighbours(self) -> int:
+        """Of any expert: all are trained alike."""
+        return self.experts[0].predictor.neighbours
+
+    @property
+    def volumetric(self) -> bool:
+        """As `neighbours`."""
+        return self.experts[0].predictor.volumetric
+
+    def predict(self, sources: Tensor) -> Tensor:
+        """See `Predictor.predict`."""
+        parts = [one.weight * one.predictor.predict(sources[:, list(one.channels)]) for one in self.experts]
+        return reduce(Tensor.add, parts)
