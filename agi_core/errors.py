@@ -92,6 +92,12 @@ class NotPrivateError(PolicyError):
     public = "The site has no privacy budget (section privacy of its site file), so it does not train privately."
 
 
+class NotHeldError(PolicyError):
+    """The request is about modalities that the site does not offer. Nothing is broken: the site sits out."""
+
+    public = "The site does not offer the modalities of the request."
+
+
 class BudgetError(PrivacyError):
     """The planned steps would spend more than the site's privacy budget. Nothing is broken: the site sits out."""
 

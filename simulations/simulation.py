@@ -3,8 +3,9 @@ it and writes a report. Without a folder of scans it uses built-in synthetic dat
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from agi_core.run import checkpoint, run_folder
 from agi_core.run.event_log import EventLog, read_events
 from agi_core.run.events import RunFinished
 from agi_core.run.initial_weights import initial_weights, weights_file
+from agi_core.run.summary import Summary
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
@@ -31,9 +33,18 @@ from simulations.poses import with_measured_poses
 from simulations.pretrained import with_pretrained_weights
 from simulations.printed import print_plan, print_results
 from simulations.results import privacy_spent, write_results
-from simulations.sites import find_sites, note_data, prepare_caches, training_subjects, write_sites
+from simulations.sites import (
+    Federation,
+    Study,
+    find_sites,
+    note_data,
+    prepare_caches,
+    training_subjects,
+    write_sites,
+)
 
 BUILT_IN_DIR = Path(".cache")
+Engine = Callable[..., None]
 
 
 def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, console: Console) -> None:
@@ -42,40 +53,84 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     Raises:
         AgiError: anything that the user can mend; what was finished is kept.
     """
+    open_device(config.device, threads=config.threads)
+    run_engine = engine_of(config)
+    with nullcontext() if resume else run_folder.begun(run_dir, config):
+        config = with_data(config, console)
+        initial_weights(config)  # an unusable file is named before the scans are read
+        reference_chosen = config.reference is not None
+        config, federation = find_sites(config)
+        run = prepare(config, federation, run_dir, reference_chosen=reference_chosen, console=console)
+        print_plan(run.config, run.federation, console)
+        if run.poses:
+            console.print(run.poses)
+    summary, report_path = carry_out(run, run_engine, compare=compare, console=console)
+    print_results(summary, run_dir, report_path, compare=compare, console=console)
+
+
+def with_data(config: RunConfig, console: Console) -> RunConfig:
+    """The configuration with a data folder: see `with_built_in_data`."""
 
     def announce(data_dir: Path) -> None:
         console.print(f"making built-in synthetic data in {data_dir} (once)")
 
-    open_device(config.device, threads=config.threads)
-    run_engine = _engine(config)
-    with nullcontext() if resume else run_folder.begun(run_dir, config):
-        with Display(console, config).showing():
-            config = with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR.resolve(), on_making=announce)
-        initial_weights(config)  # an unusable file is named before the scans are read
-        reference_chosen = config.reference is not None
-        config, federation = find_sites(config)
-        display = Display(console, config)
-        with display.showing():
-            federation = prepare_caches(config, federation)
-            if new := checkpoint.load_last(run_dir) is None:  # a run goes on as it began
-                config, poses = with_measured_poses(
-                    config, training_subjects(config, federation), reference_chosen=reference_chosen
-                )
-        config = with_pretrained_weights(config, BUILT_IN_DIR, console)
-        site_paths = write_sites(run_dir, config, federation)
-        print_plan(config, federation, console)
-        if new:
-            if poses:
-                console.print(poses)
-            run_folder.write_config(run_dir, config)
-            note_data(run_dir, config, federation)
+    with Display(console, config).showing():
+        return with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR.resolve(), on_making=announce)
 
-    with display.showing():
-        node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run whose scans have been read. `poses` says what was measured for it; it is empty where nothing was."""
+
+    run_dir: Path
+    config: RunConfig
+    federation: Federation
+    site_paths: Mapping[str, Path]
+    poses: str
+
+
+def prepare(
+    config: RunConfig,
+    federation: Federation,
+    run_dir: Path,
+    *,
+    reference_chosen: bool,
+    console: Console,
+    study: Study | None = None,
+) -> PreparedRun:
+    """Read all scans, and write what the run begins with into its folder. `study`: see `write_sites`.
+
+    Raises:
+        AgiError: a scan is unusable, or a run that goes on finds other scans than before.
+    """
+    poses = ""
+    with Display(console, config).showing():
+        federation = prepare_caches(config, federation)
+        if new := checkpoint.load_last(run_dir) is None:  # a run goes on as it began
+            config, poses = with_measured_poses(
+                config, training_subjects(config, federation), reference_chosen=reference_chosen
+            )
+    config = with_pretrained_weights(config, BUILT_IN_DIR, console)
+    site_paths = write_sites(run_dir, config, federation, study=study)
+    if new:
+        run_folder.write_config(run_dir, config)
+        note_data(run_dir, config, federation)
+    return PreparedRun(run_dir, config, federation, site_paths, poses)
+
+
+def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: Console) -> tuple[Summary, Path]:
+    """Train and test, then run the baselines; the summary, and the path of the report.
+
+    Raises:
+        AgiError: the run cannot go on; what was finished is kept.
+    """
+    config, run_dir = run.config, run.run_dir
+    with Display(console, config).showing():
+        node_configs = [{"site": site, "site-config": str(path)} for site, path in run.site_paths.items()]
         run_config = {"run-dir": str(run_dir.resolve())}
         run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
         events = EventLog(run_dir, elapsed_s=read_events(run_dir)[-1].t_s)
-        data = open_sites(config, site_paths)
+        data = open_sites(config, run.site_paths)
         names = ["voxel_regression", "regression_pooled", "regression_per_site"]
         names += ["initial_weights"] if weights_file(config) else []
         if config.privacy.on:
@@ -85,18 +140,17 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         names += ["centralised"] if compare else []
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
         events.append(RunFinished())
-    summary, report_path = write_results(
+    return write_results(
         run_dir,
         config=config,
         data=data,
         baselines=baselines,
-        privacy=privacy_spent(config, run_dir, site_paths),
+        privacy=privacy_spent(config, run_dir, run.site_paths),
         wall_s=events.elapsed_s,
     )
-    print_results(summary, run_dir, report_path, compare=compare, console=console)
 
 
-def _engine(config: RunConfig) -> Callable[..., None]:
+def engine_of(config: RunConfig) -> Engine:
     """The engine's function, before hours are spent on anything else.
 
     Raises:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agi_core.cells import is_vocabulary, parse_vocabulary
 from agi_core.config.schema import RunConfig
 from agi_core.data.datasets import spacing_warning
 from agi_core.data.fingerprint import check_different, fingerprints
 from agi_core.data.header import Doubt, Grid
 from agi_core.data.nifti import read_grid
-from agi_core.data.partition import Split, partition, split_subjects, stable_order
+from agi_core.data.partition import Partition, Split, partition, split_subjects, stable_order
 from agi_core.data.phantom.built_in import origin
 from agi_core.data.phantom.truth import read_anatomies
 from agi_core.data.preparation import Preparation, check_disk
@@ -31,6 +32,22 @@ from client.site.policy import Policy, SitePrivacy
 from server.aggregation import check_sites
 from simulations.poses import measures_poses
 
+
+@dataclass(frozen=True)
+class Study:
+    """The run that a federation is a part of: itself, or that over a vocabulary, whose sites keep one split and one
+    budget over all cells."""
+
+    run_dir: Path
+    config: RunConfig
+
+    @property
+    def tests(self) -> int:
+        """How many models a site that trains privately may test."""
+        cells = parse_vocabulary(self.config.scenario).cells if is_vocabulary(self.config.scenario) else ()
+        return max(SitePrivacy.max_tests, len(cells))
+
+
 Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
 """The sessions of some subjects, each with the grid of every modality."""
 
@@ -39,7 +56,8 @@ Headers = Sequence[tuple[Session, Mapping[str, Grid]]]
 class Federation:
     """The simulated federation: subjects of every training and unseen site, what was found, and what the user should
     know. Warnings get into the report, so they name no scan; `doubted` does, and is for the terminal alone.
-    `fingerprints` are those of the subjects that train or are scored; `tests` are only ever tested on."""
+    `fingerprints` are those of the subjects that train or are scored; `tests` are only ever tested on. `splits` are of
+    the training sites' subjects, and perhaps of more than `training` holds."""
 
     training: Mapping[str, tuple[Subject, ...]]
     unseen: Mapping[str, tuple[Subject, ...]]
@@ -47,7 +65,8 @@ class Federation:
     warnings: tuple[str, ...]
     doubted: Mapping[str, Sequence[str]]
     fingerprints: Mapping[str, str]
-    tests: tuple[str, ...] = ()
+    tests: tuple[str, ...]
+    splits: Mapping[str, Split]
 
 
 def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
@@ -60,6 +79,18 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     scenario = parse_scenario(config.scenario)
     discovery = discover(Scans.of(config.data), scenario.modalities)
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
+    tests = with_unseen_anatomy(config, parts.training)
+    splits = {
+        site: split_subjects(_ids(subjects), before=Split(test=tests)) for site, subjects in parts.training.items()
+    }
+    return at_sites(config, discovery, parts, tests=tests, splits=splits)
+
+
+def at_sites(
+    config: RunConfig, discovery: Discovery, parts: Partition, *, tests: tuple[str, ...], splits: Mapping[str, Split]
+) -> tuple[RunConfig, Federation]:
+    """The federation of a partition; see `find_sites`."""
+    scenario = parse_scenario(config.scenario)
     scored = [_scored(subjects, config) for subjects in parts.unseen.values()]
     training = {site: read_headers(subjects, scenario) for site, subjects in parts.training.items()}
     unseen = [read_headers(subjects, scenario) for subjects in scored]
@@ -85,11 +116,13 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     federation = dataclasses.replace(config.federation, sites=sites, unseen_sites=unseen_sites, subjects=sizes)
     check_sites(federation)
     config = dataclasses.replace(config, reference=reference, federation=federation)
-    tests = _with_unseen_anatomy(config, parts.training)
-    return config, Federation(parts.training, parts.unseen, discovery, tuple(warnings), doubted, content, tests)
+    found = Federation(
+        parts.training, parts.unseen, discovery, tuple(warnings), doubted, content, tests=tests, splits=splits
+    )
+    return config, found
 
 
-def _with_unseen_anatomy(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> tuple[str, ...]:
+def with_unseen_anatomy(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> tuple[str, ...]:
     """The subjects whose brain is `data.unseen_anatomy`."""
     unseen = config.data.unseen_anatomy
     if unseen is None:
@@ -210,8 +243,11 @@ def note_data(run_dir: Path, config: RunConfig, federation: Federation) -> None:
         events.append(Warned(text=warning))
 
 
-def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dict[str, Path]:
-    """Write `splits.json`, `fingerprints.json` and `sites/NAME.yaml` of every site; {site: path of its file}.
+def write_sites(
+    run_dir: Path, config: RunConfig, federation: Federation, *, study: Study | None = None
+) -> dict[str, Path]:
+    """Write `splits.json`, `fingerprints.json` and `sites/NAME.yaml` of every site; {site: path of its file}. `study`:
+    what this run is a part of.
 
     Raises:
         RunError: the run's `splits.json` is of other subjects, or its `fingerprints.json` of other scans.
@@ -234,6 +270,8 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
     atomic.write_json(fingerprints_path, now)
     scans = Scans.of(config.data)
     paths = {}
+    study = study or Study(run_dir, config)
+    budget, home = study.config.privacy, study.run_dir.resolve()
     for site, subjects in {**federation.training, **federation.unseen}.items():
         data = SiteData(
             dir=str(scans.dir),
@@ -242,19 +280,21 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             subjects=tuple(sorted(_ids(subjects))),
             test_subjects=tuple(sorted({*_ids(subjects)} & {*federation.tests})),
             register=config.data.register,
+            modalities=tuple(config.federation.offers[site]) if site in config.federation.offers else None,
         )
         cache_dir = str(Path(config.data.cache_dir).resolve())
         privacy = None
-        if config.privacy.epsilon is not None and site in federation.training:
+        if budget.epsilon is not None and site in federation.training:
             privacy = SitePrivacy(
-                ledger=str(run_dir.resolve() / "ledgers" / f"{file_stem(site)}.jsonl"),
-                ledger_head=str(run_dir.resolve() / "ledger_heads" / f"{file_stem(site)}.json"),
+                ledger=str(home / "ledgers" / f"{file_stem(site)}.jsonl"),
+                ledger_head=str(home / "ledger_heads" / f"{file_stem(site)}.json"),
                 subjects=len(splits[site]["train"]),
-                epsilon=config.privacy.epsilon,
+                epsilon=budget.epsilon,
                 delta=config.privacy.delta,
                 min_noise_multiplier=config.privacy.noise_multiplier or 0.0,
                 max_grad_norm=config.privacy.max_grad_norm,
                 max_lot_rate=config.privacy.lot_rate,
+                max_tests=study.tests,
             )
         paths[site] = run_dir.resolve() / "sites" / f"{file_stem(site)}.yaml"
         # nothing leaves this machine
@@ -267,6 +307,7 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
             threads=config.threads,
             privacy=privacy,
             policy=policy,
+            state_dir=str(home / "sites" / file_stem(site)),
         )
         atomic.write_text(paths[site], to_yaml(site_file))
     return paths
@@ -275,8 +316,8 @@ def write_sites(run_dir: Path, config: RunConfig, federation: Federation) -> dic
 def _splits(config: RunConfig, federation: Federation) -> dict[str, dict[str, list[str]]]:
     splits = {}
     for site, subjects in federation.training.items():
-        split = split_subjects(_ids(subjects), before=Split(test=federation.tests))
-        splits[site] = {"train": [*split.train], "validation": [*split.validation], "test": [*split.test]}
+        split, ids = vars(federation.splits[site]), {*_ids(subjects)}
+        splits[site] = {part: [subject for subject in some if subject in ids] for part, some in split.items()}
     for site, subjects in federation.unseen.items():
         splits[site] = {"train": [], "validation": [], "test": _ids(_scored(subjects, config))}
     return splits

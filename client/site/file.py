@@ -28,6 +28,8 @@ class SiteData:
         exclude: ids of subjects that are left out.
         subjects: ids of the subjects that are used; None = all. A simulated site lists its share.
         test_subjects: ids of subjects that are only ever tested on, beside those that the split chooses.
+        modalities: those that the site offers to a run over a vocabulary, which is public; None = all that are found.
+            With it, a subject may lack some of them, and the site takes part in nothing that needs others.
         register: `rigid` lays every source on the run's reference first (`agi_core.data.registration`).
     """
 
@@ -37,6 +39,7 @@ class SiteData:
     exclude: tuple[str, ...] = ()
     subjects: tuple[str, ...] | None = None
     test_subjects: tuple[str, ...] = ()
+    modalities: tuple[str, ...] | None = None
     register: Registration = "none"
 
     @property
