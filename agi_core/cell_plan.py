@@ -22,16 +22,20 @@ class Plan:
         trained: cells with the sites that train them.
         blends: cells that no site can train, with the trained cells that make the same target from some of the sources.
         nobody: cells that no trained cell helps to make.
+        offers: the modalities that each site offers.
         local_steps: what a site trains per round in all; see `steps`.
     """
 
     trained: Mapping[Scenario, tuple[str, ...]]
     blends: Mapping[Scenario, tuple[Scenario, ...]]
     nobody: tuple[Scenario, ...]
+    offers: Offers
     local_steps: int
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, holders: Mapping[Scenario, Sequence[str]], *, local_steps: int) -> Self:
+    def of(
+        cls, vocabulary: Vocabulary, holders: Mapping[Scenario, Sequence[str]], *, offers: Offers, local_steps: int
+    ) -> Self:
         """The plan where `holders` can train each cell."""
         trained = {cell: tuple(holders[cell]) for cell in vocabulary.cells if holders.get(cell)}
         experts = {
@@ -43,6 +47,7 @@ class Plan:
             trained,
             blends={cell: some for cell, some in experts.items() if some},
             nobody=tuple(cell for cell, some in experts.items() if not some),
+            offers=offers,
             local_steps=local_steps,
         )
 

@@ -1,11 +1,12 @@
 """Scores of a predictor on cached sessions: no files but the cache's, no globals, no Flower."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import WholeSlices, evaluation_slices
+from agi_core.data.datasets import WholeSlices, evaluation_slices, whole_images
 from agi_core.metrics import SubjectScore
 from agi_core.prediction import Predictor, predict_whole
 
@@ -34,6 +35,39 @@ def evaluate(
         if on_session is not None:
             on_session(done, len(slices))
     return {subject_id: score.result() for subject_id, score in scores.items()}
+
+
+def disagreement(
+    first: tuple[Predictor, Sequence[int]],
+    second: tuple[Predictor, Sequence[int]],
+    slices: Sequence[tuple[CachedSession, Sequence[int]]],
+) -> dict[str, float]:
+    """The mean squared difference of two predictors' images of the chosen whole slices of each subject.
+
+    Args:
+        first, second: each with the places of its sources among the modalities of the sessions. Both have as many
+            neighbours, and both or none are volumetric.
+    """
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for session, indices in slices:
+        for start in range(0, len(indices), EVALUATION_BATCH):
+            numbers = indices[start : start + EVALUATION_BATCH]
+            ours, theirs = (
+                _predict_some(predictor, session, numbers, channels) for predictor, channels in (first, second)
+            )
+            sums[session.subject_id][0] += float((ours - theirs).double().square().sum())
+            sums[session.subject_id][1] += ours.numel()
+    return {subject_id: total / voxels for subject_id, (total, voxels) in sums.items()}
+
+
+def _predict_some(
+    predictor: Predictor, session: CachedSession, numbers: Sequence[int], channels: Sequence[int]
+) -> Tensor:
+    """Predictions (B, 1, H, W) of some slices from some modalities."""
+    shown = range(session.shape[0]) if predictor.volumetric else numbers
+    images = whole_images(session, shown, neighbours=predictor.neighbours)[:, list(channels)]
+    predictions = predict_whole(predictor, images, box=session.source_box)
+    return predictions[list(numbers)] if predictor.volumetric else predictions
 
 
 def predict_session(

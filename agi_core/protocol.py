@@ -27,12 +27,14 @@ TRAIN, EVALUATE = "train", "evaluate"
 REFUSED, FAILED = 1001, 1002  # codes of error replies: an expected refusal, an unexpected failure
 VALIDATION, TEST, ALL = "validation", "test", "all"  # which of a site's subjects are scored
 POSES, POSES_ARRAY = "poses", "offsets_mm"  # how far sources lie from the target; see `agi_core.poses`
+ERROR, DISAGREEMENT = "error", "disagreement"  # of experts of a blend; see `agi_core.expert_pair`
+RMS_ERROR, RMS_DISAGREEMENT = "rms_error", "rms_disagreement"
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
 ALONE = "alone"  # the test subjects, by a model that the site trains alone from the weights that came
 ALLOWED_METRICS = frozenset(
     (
         *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
-        *("validation_subjects", "train_loss", "seconds"),
+        *("validation_subjects", "train_loss", "seconds", RMS_ERROR, RMS_DISAGREEMENT),
     )
 )
 """All that a reply's metrics may ever hold; a site's policy can allow less."""

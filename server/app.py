@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from agi_core.cells import is_vocabulary
 from agi_core.config.schema import DEPLOYMENT
 from agi_core.errors import AgiError
 from agi_core.report.report import build_report
@@ -17,6 +18,7 @@ from agi_core.run.events import BaselineFinished
 from agi_core.run.scores import Scores
 from agi_core.run.summary import summarise, write_summary
 from server import run_state, strikes
+from server.blending import Blending
 from server.certificates import read_request_key
 from server.follow import follow
 from server.rounds import Rounds
@@ -35,6 +37,9 @@ def main(grid: Grid, context: Context) -> None:
     key = read_request_key(Path(key_path)) if key_path else Ed25519PrivateKey.generate()
     rounds = partial(Rounds, grid, run_dir, strikes_path=strikes_path, key=key)
     config = run_folder.open_existing(run_dir)
+    if is_vocabulary(config.scenario):  # a simulation has trained each cell as a run of its own
+        Blending(grid, run_dir, strikes_path=strikes_path, key=key).run()
+        return
     if config.engine != DEPLOYMENT:
         rounds().run()
         return

@@ -135,7 +135,7 @@ def regression_per_site(config: RunConfig, data: SitesData) -> Scores:
     sites: dict[str, SiteScore] = {}
     for site, statistics in data.prior_statistics.items():
         own = Regression.of(config, data, solve_own(statistics, towards=pooled))
-        sites |= _site_scores(own, {site: data.test[site]})
+        sites |= site_scores(own, {site: data.test[site]})
     return Scores.over(sites, {})
 
 
@@ -163,7 +163,7 @@ def with_own_weights(network: Network, data: SitesData, *, task: Task) -> Scores
     for site, slices in data.training.items():
         own = own_weights(network, slices, task=task, site=site)
         network.load({**common, **own})
-        sites |= _site_scores(network, {site: data.test[site]})
+        sites |= site_scores(network, {site: data.test[site]})
         network.load(common)
     return Scores.over(sites, {})
 
@@ -220,8 +220,8 @@ def local_only(config: RunConfig, data: SitesData) -> Scores:
             network.set_readout(
                 solve_own([*readout_statistics(network, slices.sessions).values()], towards=network.readout)
             )
-        sites |= _site_scores(network, {site: data.test[site]})
-        by_model[site] = _site_scores(network, data.unseen)
+        sites |= site_scores(network, {site: data.test[site]})
+        by_model[site] = site_scores(network, data.unseen)
     unseen = {name: _mean_over_models([scores[name] for scores in by_model.values()]) for name in data.unseen}
     return Scores.over(sites, unseen, by_model)
 
@@ -258,10 +258,10 @@ def _train(network: Network, task: Task, slices: TrainingSlices, *, site: str, p
 
 
 def _scored(predictor: Predictor, data: SitesData) -> Scores:
-    return Scores.over(_site_scores(predictor, data.test), _site_scores(predictor, data.unseen))
+    return Scores.over(site_scores(predictor, data.test), site_scores(predictor, data.unseen))
 
 
-def _site_scores(predictor: Predictor, sites: Mapping[str, Sequence[CachedSession]]) -> dict[str, SiteScore]:
+def site_scores(predictor: Predictor, sites: Mapping[str, Sequence[CachedSession]]) -> dict[str, SiteScore]:
     """{site: means over its subjects}; sites without subjects are left out."""
     means: dict[str, SiteScore] = {}
     for site, sessions in sites.items():

@@ -6,12 +6,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from agi_core.cell_plan import Plan
+from agi_core.cells import parse_vocabulary
 from agi_core.config.schema import RunConfig
 from agi_core.keys import KeyTable
 from agi_core.models.model_config import name_of
 from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.scores import Metrics, Scores
+from agi_core.run.study_summary import StudySummary
 from agi_core.run.summary import Summary
+from simulations.holders import held_by
 from simulations.sites import Federation
 
 NAMED_SCANS = 10  # of those that a warning is about
@@ -33,6 +37,11 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
     )
     axes = {name: array.ndim for name, array in initial_weights(config).items()}
     console.print(str(KeyTable.of(config, axes)))
+    print_warnings(federation, console)
+
+
+def print_warnings(federation: Federation, console: Console) -> None:
+    """What the user should know of the scans, with the first scans of each kind."""
     for warning in federation.warnings:
         console.print(f"warning: {warning}")
         scans = federation.doubted.get(warning, ())
@@ -40,6 +49,54 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
             console.print(f"  {scan}", markup=False)
         if len(scans) > NAMED_SCANS:
             console.print(f"  and {len(scans) - NAMED_SCANS} more")
+
+
+def print_vocabulary(config: RunConfig, everybody: Federation, plan: Plan, console: Console) -> None:
+    """Who holds what, and what becomes of each cell."""
+    console.print(everybody.discovery.summary())
+    modalities = parse_vocabulary(config.scenario).modalities
+    table = Table(title="subjects with each modality; (in brackets): not offered", title_justify="left")
+    for heading in ("", "subjects", *modalities):
+        table.add_column(heading, justify="right" if heading else "left")
+    for site, subjects in {**everybody.training, **everybody.unseen}.items():
+        offered = config.federation.offers.get(site, modalities)
+        held = held_by(subjects, modalities).items()
+        counts = [f"{count}" if name in offered else f"({count})" for name, count in held]
+        table.add_row(site + " (unseen)" * (site in everybody.unseen), f"{len(subjects)}", *counts)
+    console.print(table, soft_wrap=False)
+    console.print(f"{config.rounds} rounds of each cell:\n{plan}", markup=False)
+
+
+def print_cell(config: RunConfig, federation: Federation, *, poses: str, console: Console) -> None:
+    """What is decided for one cell, and what the user should know of its scans."""
+    rule, holders = config.federation.aggregation, len(federation.training)
+    console.print(f"{config.scenario}: reference {config.reference}, {rule} of {holders} sites", markup=False)
+    if poses:
+        console.print(poses)
+    print_warnings(federation, console)
+
+
+def print_matrix(summary: StudySummary, run_dir: Path, report_path: Path, console: Console) -> None:
+    """PSNR of every cell over all sites and at each of them, and what to do next."""
+    label = f" - SYNTHETIC DATA, {summary.anatomies} anatomies" if summary.synthetic else ""
+    for site in (None, *summary.scored_sites):
+        targets, rows = summary.matrix(site)
+        title = f"{summary.scenario}: PSNR dB (cubic regression), {site or 'all sites'}{label}"
+        table = Table(title=title, title_justify="left")
+        for heading in ("from", *(f"to {target}" for target in targets)):
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, soft_wrap=False)
+    for name, result in summary.cells.items():
+        if result.experts:
+            parts = ", ".join(f"{expert} {weight:.2f}" for expert, weight in result.experts.items())
+            unmeasured = "" if result.measured else " (equal: the errors of the experts are not known)"
+            console.print(f"{name} is a blend of {parts}{unmeasured}", markup=False)
+        for flag in result.flags:
+            console.print(f"warning: {name}: {flag}", markup=False)
+    console.print(f"report: {report_path}")
+    console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
 
 
 def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from agi_core.cells import is_vocabulary
 from agi_core.config.explained import explained
 from agi_core.config.load import load_config
 from agi_core.config.presets import describe_presets
@@ -40,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = _config(arguments)
             # Here, because torch, Flower and figures take seconds to import, and --help has no use for them.
             from simulations.simulation import simulate
+            from simulations.study import study
 
             logging.getLogger("flwr").setLevel(logging.ERROR)  # Flower sets another level when it is imported
-            simulate(config, arguments.out, resume=arguments.resume, compare=arguments.compare, console=console)
+            run = study if is_vocabulary(config.scenario) else simulate
+            run(config, arguments.out, resume=arguments.resume, compare=arguments.compare, console=console)
         finally:
             with suppress(OSError):
                 arguments.out.rmdir()  # succeeds where it is empty: nothing was begun
@@ -135,7 +138,10 @@ def _parser() -> argparse.ArgumentParser:
         "--sites", help="CSV that maps subjects to hospitals (FeTS partitioning or BraTS mapping table)"
     )
     usual = "; ".join(f"{layout.default_scenario} of {name}" for name, layout in LAYOUTS.items())
-    parser.add_argument("--scenario", help=f"sources:target (default, by layout: {usual})")
+    parser.add_argument(
+        "--scenario",
+        help=f"sources:target, or T1,T2,PD:any for every subset to any other (default, by layout: {usual})",
+    )
     parser.add_argument("--partition", help="site: by hospital (default); iid: shuffled")
     parser.add_argument(
         "--unseen-anatomy", metavar="NAME", help="a brain of the built-in data that only tests, such as ms19"

@@ -165,9 +165,14 @@ def evaluation_slices(
     numbers = range(session.shape[0]) if indices is None else indices
     for start in range(0, len(numbers), batch_size):
         batch = tuple(numbers[start : start + batch_size])
-        images = torch.from_numpy(np.stack([_read_slab(session, k, neighbours) for k in batch])).float()
+        images = whole_images(session, batch, neighbours=neighbours)
         foreground = torch.from_numpy(np.stack([session.read_slice(k)[1] for k in batch]))[:, None]
         yield WholeSlices(*_sources_and_target(images, neighbours), foreground, batch)
+
+
+def whole_images(session: CachedSession, numbers: Sequence[int], *, neighbours: int = 0) -> Tensor:
+    """These slices of all modalities, float32 (B, M + 1, H, W) in [0, 1], or slabs (B, M + 1, 2n + 1, H, W)."""
+    return torch.from_numpy(np.stack([_read_slab(session, k, neighbours) for k in numbers])).float()
 
 
 def _read_slab(session: CachedSession, k: int, neighbours: int, cut: SliceBox = WHOLE) -> Float16Array:

@@ -1,20 +1,19 @@
-"""The report: one self-contained HTML file that may be shared: nothing from a network, no subject id. Its one script
-sorts tables and turns pages, and is the only one that the page lets a browser run."""
+"""The report of a run: what its page says, from its record."""
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from string import Template
 
-from agi_core.host import atomic
+from agi_core.cells import is_vocabulary
 from agi_core.report import sections
 from agi_core.report.diagnostics import diagnostics
 from agi_core.report.examples import read_examples
 from agi_core.report.intervals import over_sites
 from agi_core.report.markup import db, moment, plural, signed_db, words
+from agi_core.report.page import origin_notice, resource, write_page
 from agi_core.report.record import RunRecord, read_run
+from agi_core.report.study_report import build_study_report
+from agi_core.run import run_folder
 from agi_core.run.duration import duration
 from agi_core.run.scores import Scores
 from agi_core.scenario import parse_scenario
@@ -26,6 +25,8 @@ def build_report(run_dir: Path) -> Path:
     Raises:
         RunError: there is no run in the folder, one of its files is damaged, or the report cannot be written.
     """
+    if is_vocabulary(run_folder.open_existing(run_dir).scenario):
+        return build_study_report(run_dir)
     record = read_run(run_dir)
     shown = read_examples(run_dir)
     body = (
@@ -39,46 +40,25 @@ def build_report(run_dir: Path) -> Path:
         sections.privacy(record),
         sections.what_was_run(record),
         sections.messages(record),
-        "".join(_resource("how_to_read.html").splitlines()) + "\n",
+        "".join(resource("how_to_read.html").splitlines()) + "\n",
     )
     scenario = parse_scenario(record.config.scenario)
     title = f"{record.model_name}: {' + '.join(scenario.sources)} → {scenario.target}"
     contents = f"The report holds {'no images,' if record.deployed else 'example slices but no'} names or subject ids."
-    script = _resource("page.js")
-    page = Template(_resource("page.html")).substitute(
-        title=escape(title),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=_resource("style.css"),
-        run=escape(run_dir.resolve().name),
+    return write_page(
+        run_dir,
+        title=title,
         notices=_notices(record),
-        result=escape(" ".join(_result(record))),
+        result=" ".join(_result(record)),
         tiles=_tiles(record),
-        in_short=escape(_in_short(record)),
+        in_short=_in_short(record),
         body="".join(body),
         contents=contents,
     )
-    path = run_dir / "report.html"
-    atomic.write_text(path, page)
-    return path
-
-
-def _resource(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _notices(record: RunRecord) -> str:
-    notices = ""
-    if record.synthetic:
-        anatomies = f" ({plural(record.anatomies, 'anatomy', 'anatomies')})" if record.anatomies else ""
-        meaning = "every scan is simulated, and no figure here says how the model does on patients."
-        notices += f'<p class="notice synthetic"><strong>SYNTHETIC DATA{anatomies}</strong>: {meaning}</p>'
-    elif record.synthetic is False:
-        meaning = "this page shows slices of test subjects' scans. Keep it where the scans are, and give it to nobody."
-        notices += f'<p class="notice patient"><strong>PATIENT DATA</strong>: {meaning}</p>'
-    else:
-        known = "is known to the hospitals alone" if record.deployed else "is noted when the run ends"
-        notices += f'<p class="notice unknown">Whether the scans are real or synthetic {known}.</p>'
+    notices = origin_notice(synthetic=record.synthetic, anatomies=record.anatomies, deployed=record.deployed)
     if not record.finished:
         done = f"{len(record.rounds)} of {plural(record.config.rounds, 'round')} done"
         command = f"<code>{escape(record.resume_command)}</code>"

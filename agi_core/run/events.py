@@ -83,6 +83,18 @@ class PriorSolved(Event, kind="prior_solved"):
     sites: Sequence[str]
 
 
+class BlendSolved(Event, kind="blend_solved"):
+    """The weights of the trained cells that make `cell`, which nobody could train: from their mean squared errors and
+    disagreements (by `FIRST SECOND`) as far as sites told them. `measured`: all errors are known; else the weights are
+    equal."""
+
+    cell: str
+    weights: Mapping[str, float]
+    measured: bool
+    errors: Mapping[str, float] = field(default_factory=dict)
+    disagreements: Mapping[str, float] = field(default_factory=dict)
+
+
 class RoundStarted(Event, kind="round_started"):
     """The sites are asked to train."""
 

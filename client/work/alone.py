@@ -45,7 +45,9 @@ def train_alone(job: Job) -> Reply:
         job.held_back.extend(METRIC_NAMES)
         return job.reply(num_examples=0, metrics={})
     network, training, personal = job.network, job.scans.training, job.task.personal != "none"
-    task = replace(job.task, rounds=job.task.rounds + (job.task.personal in FINE_TUNED))  # as many as the personal model
+    task = replace(
+        job.task, rounds=job.task.rounds + (job.task.personal in FINE_TUNED)
+    )  # as many as the personal model
     path, half_s = _path(job), job.left_s / 2
     done = _resume(network, path)
     if not done and personal and network.prior is not None:

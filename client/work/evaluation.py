@@ -63,15 +63,7 @@ def validate(job: Job) -> dict[str, float]:
     privacy = job.site.privacy
     if privacy and privacy.validation is None:
         return {}
-    sessions, volumetric = job.scans.validation, job.network.volumetric
-    slices = validation_subset(sessions, limit=job.task.evaluation.validation_slices, volumes=volumetric)
-    scored, everybody = len(_ids(slices)), len(_ids(validation_subset(sessions, volumes=volumetric)))
-    require(
-        not slices or scored >= min(everybody, job.site.policy.minimum_subjects),
-        "policy.minimum_subjects",
-        asked=f"evaluation.validation_slices={job.task.evaluation.validation_slices}, which are of {scored} subjects",
-        allowed=f"no figure of fewer than {min(everybody, job.site.policy.minimum_subjects)}",
-    )
+    slices = _asked_slices(job)
     if not slices:
         return {}
     if privacy and privacy.validation:
@@ -95,6 +87,27 @@ def validate(job: Job) -> dict[str, float]:
     if not means:
         return {}
     return {**{f"validation_{name}": value for name, value in means.items()}, "validation_subjects": count}
+
+
+def told_validation(job: Job) -> Slices:
+    """The validation slices that figures are told of; none where these would tell of few subjects. Raises PolicyError
+    as `validate` does."""
+    slices = _asked_slices(job)
+    return _told_slices(job, slices) if slices else []
+
+
+def _asked_slices(job: Job) -> Slices:
+    """The validation slices that the task asks for; PolicyError where they are of too few subjects."""
+    sessions, volumetric = job.scans.validation, job.network.volumetric
+    slices = validation_subset(sessions, limit=job.task.evaluation.validation_slices, volumes=volumetric)
+    scored, everybody = len(_ids(slices)), len(_ids(validation_subset(sessions, volumes=volumetric)))
+    require(
+        not slices or scored >= min(everybody, job.site.policy.minimum_subjects),
+        "policy.minimum_subjects",
+        asked=f"evaluation.validation_slices={job.task.evaluation.validation_slices}, which are of {scored} subjects",
+        allowed=f"no figure of fewer than {min(everybody, job.site.policy.minimum_subjects)}",
+    )
+    return slices
 
 
 def told_among(job: Job, part: Part, subject_ids: Collection[str]) -> set[str]:

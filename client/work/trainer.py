@@ -9,12 +9,13 @@ import torch
 
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError, ProtocolError
-from agi_core.protocol import ALONE, EVALUATE, TRAIN, Reply, Request, pack
+from agi_core.protocol import ALONE, DISAGREEMENT, ERROR, EVALUATE, TRAIN, Reply, Request, pack
 from agi_core.run import progress
 from agi_core.training import train_round
 from client.site.opened import OpenSite
 from client.site.policy import check_task
 from client.work.alone import train_alone
+from client.work.blending import tell_disagreement, tell_error
 from client.work.calibration import over_own_prior
 from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
@@ -31,13 +32,16 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
         AgiError: the request does not fit this site's data, configuration or model.
     """
     check_task(task, site.file.policy)
+    if request.action == EVALUATE and request.subjects.startswith(DISAGREEMENT):  # it brings two models
+        return tell_disagreement(site, request, task, device=device)
     network = network_of(task, device)
     network.load_packed(request.weights)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
     if request.action == TRAIN:
         return _train_privately(job) if job.private else _train(job)
     if request.action == EVALUATE:
-        return train_alone(job) if request.subjects == ALONE else evaluate(job)
+        answers = {ALONE: train_alone, ERROR: tell_error}
+        return answers.get(request.subjects, evaluate)(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
 
 

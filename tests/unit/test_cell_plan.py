@@ -14,7 +14,7 @@ ALL = {site: dict.fromkeys(THREE.modalities, 5) for site in PAIRS}
 
 def plan_of(offers: dict[str, list[str]], *, local_steps: int = 40) -> Plan:
     holders = {cell: [site for site, names in offers.items() if {*cell.modalities} <= {*names}] for cell in THREE.cells}
-    return Plan.of(THREE, holders, local_steps=local_steps)
+    return Plan.of(THREE, holders, offers=offers, local_steps=local_steps)
 
 
 def test_sites_that_hold_pairs_train_pairs_and_the_rest_is_blended() -> None:

@@ -1,0 +1,56 @@
+"""The page of a report: one self-contained HTML file that may be shared: nothing from a network, no subject id. Its one
+script sorts tables and turns pages, and is the only one that the page lets a browser run."""
+
+import base64
+import hashlib
+from html import escape
+from pathlib import Path
+from string import Template
+
+from agi_core.host import atomic
+from agi_core.report.markup import plural
+
+
+def write_page(
+    run_dir: Path, *, title: str, notices: str, result: str, tiles: str, in_short: str, body: str, contents: str
+) -> Path:
+    """Write `report.html` and return its path. `notices`, `tiles` and `body` are HTML, the others text.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    script = resource("page.js")
+    page = Template(resource("page.html")).substitute(
+        title=escape(title),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=resource("style.css"),
+        run=escape(run_dir.resolve().name),
+        notices=notices,
+        result=escape(result),
+        tiles=tiles,
+        in_short=escape(in_short),
+        body=body,
+        contents=contents,
+    )
+    path = run_dir / "report.html"
+    atomic.write_text(path, page)
+    return path
+
+
+def origin_notice(*, synthetic: bool | None, anatomies: int | None, deployed: bool) -> str:
+    """Whether the scans are synthetic, as far as is known (None: it is not)."""
+    if synthetic:
+        brains = f" ({plural(anatomies, 'anatomy', 'anatomies')})" if anatomies else ""
+        meaning = "every scan is simulated, and no figure here says how the model does on patients."
+        return f'<p class="notice synthetic"><strong>SYNTHETIC DATA{brains}</strong>: {meaning}</p>'
+    if synthetic is False:
+        meaning = "this page shows slices of test subjects' scans. Keep it where the scans are, and give it to nobody."
+        return f'<p class="notice patient"><strong>PATIENT DATA</strong>: {meaning}</p>'
+    known = "is known to the hospitals alone" if deployed else "is noted when the run ends"
+    return f'<p class="notice unknown">Whether the scans are real or synthetic {known}.</p>'
+
+
+def resource(name: str) -> str:
+    """The text of a file beside this module."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

@@ -1,0 +1,97 @@
+"""`summary.json` of a run over a vocabulary: what became of each cell, and how good it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agi_core.cells import parse_vocabulary
+from agi_core.host import atomic
+from agi_core.run.json_objects import JsonObject
+from agi_core.run.scores import Scores, over_subjects
+from agi_core.run.summary import FILE_NAME
+from agi_core.scenario import Scenario, parse_scenario
+
+TRAINED, BLEND, NOBODY = "trained", "blend", "nobody"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult(JsonObject):
+    """What became of a cell: `trained`, a `blend`, or `nobody` can make it.
+
+    Attributes:
+        sites: those that trained it.
+        experts: {trained cell: its weight} of a blend.
+        measured: whether these weights follow from errors that sites told; else they are equal.
+        scores: of the final test. Sites that did not train the cell stand in it as unseen.
+        regression: the same of the cubic regression of its sources; of a blend, of its experts' regressions.
+        flags: what is suspicious in the figures.
+    """
+
+    how: str
+    sites: Sequence[str] = ()
+    experts: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = True
+    scores: Scores | None = None
+    regression: Scores | None = None
+    flags: Sequence[str] = ()
+
+    def psnr_db(self, site: str | None = None) -> tuple[float | None, float | None]:
+        """PSNR of the model and of the regression at a site; None: over all subjects of all sites that were scored."""
+        return _psnr_db(self.scores, site), _psnr_db(self.regression, site)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySummary(JsonObject):
+    """`cells` are by their scenario, in the vocabulary's order; `offers` = {site: the modalities that it offers}."""
+
+    scenario: str
+    cells: Mapping[str, CellResult]
+    offers: Mapping[str, Sequence[str]]
+    synthetic: bool | None = None
+    anatomies: int | None = None
+
+    @property
+    def scored_sites(self) -> list[str]:
+        """Every site at which some cell was scored."""
+        results = [cell.scores for cell in self.cells.values() if cell.scores]
+        return sorted({site for scores in results for site in (*scores.sites, *scores.unseen_sites)})
+
+    def matrix(self, site: str | None = None) -> tuple[list[str], list[list[str]]]:
+        """Targets, and for each subset of sources its name with the `entry` of its cell for each target; empty where
+        the target is one of the sources."""
+        vocabulary = parse_vocabulary(self.scenario)
+        results = {parse_scenario(name): result for name, result in self.cells.items()}
+        subsets = dict.fromkeys(sorted((cell.sources for cell in vocabulary.cells), key=len))
+        targets = [*vocabulary.modalities]
+        rows = []
+        for sources in subsets:
+            found = [results.get(Scenario(sources, target)) for target in targets]
+            rows.append([", ".join(sources), *(entry(result, site) if result else "" for result in found)])
+        return targets, rows
+
+
+def entry(result: CellResult, site: str | None = None) -> str:
+    """`22.10 (20.51) blend`: PSNR of the model, that of the regression, and what the cell is."""
+    ours, regression = result.psnr_db(site)
+    figures = "" if ours is None else f"{ours:.2f} "
+    figures += f"({regression:.2f}) " if regression is not None else ""
+    return f"{figures}{result.how}" if figures or site is None else ""
+
+
+def write_study_summary(run_dir: Path, summary: StudySummary) -> None:
+    """Write `summary.json`; NaN and infinity are refused (ValueError)."""
+    atomic.write_json(run_dir / FILE_NAME, summary.to_json())
+
+
+def read_study_summary(run_dir: Path) -> StudySummary | None:
+    """The summary of a run over a vocabulary; None where it has none yet. Raises RunError where it is damaged."""
+    return StudySummary.read(run_dir / FILE_NAME)
+
+
+def _psnr_db(scores: Scores | None, site: str | None) -> float | None:
+    if scores is None:
+        return None
+    everywhere = {**scores.sites, **scores.unseen_sites}
+    if site is None:
+        return over_subjects(everywhere).get("psnr_db")
+    return everywhere[site].psnr_db if site in everywhere else None

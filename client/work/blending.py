@@ -1,0 +1,60 @@
+"""What a site tells for a blend (`agi_core.blend`): how large an expert's errors are on its validation subjects, and
+how far apart two experts are. Neither has noise, so a site that trains privately tells none."""
+
+import math
+from collections.abc import Collection
+
+import torch
+
+from agi_core import evaluation
+from agi_core.config.schema import Task
+from agi_core.errors import PolicyError
+from agi_core.expert_pair import read_pair
+from agi_core.network import Network
+from agi_core.protocol import RMS_DISAGREEMENT, RMS_ERROR, Reply, Request
+from agi_core.scenario import parse_scenario
+from client.site.opened import OpenSite
+from client.work.evaluation import told_validation
+from client.work.job import Job
+
+
+def tell_error(job: Job) -> Reply:
+    """The root of the mean over validation subjects of the model's mean squared error.
+
+    Raises:
+        PolicyError: the site trains privately, or so few slices are asked for that they tell of few subjects.
+    """
+    _refuse_private(job)
+    scores = evaluation.evaluate(job.network, told_validation(job))
+    return _reply(job, RMS_ERROR, [10 ** (-score["psnr_db"] / 10) for score in scores.values()])
+
+
+def tell_disagreement(site: OpenSite, request: Request, task: Task, *, device: torch.device) -> Reply:
+    """The same of the difference of two experts, whose weights the request brings.
+
+    Raises:
+        PolicyError: as `tell_error`. ProtocolError, ConfigError: the request is malformed.
+    """
+    modalities, experts = parse_scenario(task.scenario).modalities, []
+    for expert, weights in read_pair(request.subjects, request.weights, task):
+        network = Network(expert, device=device)
+        network.load_packed(weights)
+        experts.append((network, [modalities.index(name) for name in network.scenario.sources]))
+    (network, _), _ = first, second = experts
+    job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
+    _refuse_private(job)
+    return _reply(job, RMS_DISAGREEMENT, evaluation.disagreement(first, second, told_validation(job)).values())
+
+
+def _refuse_private(job: Job) -> None:
+    if job.private:
+        raise PolicyError(
+            "privacy: errors of experts have no noise, so a site that trains privately does not tell them"
+        )
+
+
+def _reply(job: Job, name: str, mean_squares: Collection[float]) -> Reply:
+    """No figure where there are no validation subjects, or where it would tell of few."""
+    count = len(mean_squares)
+    metrics = {name: math.sqrt(sum(mean_squares) / count)} if count else {}
+    return job.reply(num_examples=count, metrics=metrics)

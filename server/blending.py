@@ -1,0 +1,125 @@
+"""The blends of a run over a vocabulary: asks sites for the errors of trained cells and how far apart each two are
+(`agi_core.blend`), and writes `blends.json`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.serverapp import Grid
+
+from agi_core.blend import blend_weights
+from agi_core.cell_plan import Plan
+from agi_core.cells import BLENDS, folder_of, parse_vocabulary
+from agi_core.config.schema import RunConfig
+from agi_core.expert_pair import pair_question, pair_task, pair_weights
+from agi_core.host import atomic
+from agi_core.protocol import ERROR, EVALUATE, RMS_DISAGREEMENT, RMS_ERROR, Reply, Weights
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_weights
+from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.events import BlendSolved, RunStarted
+from agi_core.scenario import Scenario
+from server.collector import Collector
+from server.exchange import Exchange
+from server.run_state import RunState
+from server.update_gate import judge_figures
+
+
+class Blending:
+    """The blends of one run, whose cells have been trained."""
+
+    def __init__(self, grid: Grid, run_dir: Path, *, strikes_path: Path, key: Ed25519PrivateKey) -> None:
+        """`strikes_path`: see `server.strikes`. `key` signs the requests."""
+        self._grid, self._run_dir, self._strikes_path, self._key = grid, run_dir, strikes_path, key
+        config = run_folder.open_existing(run_dir)
+        self._vocabulary, self._offers = parse_vocabulary(config.scenario), config.federation.offers
+        folders = {cell: folder_of(run_dir, cell) for cell in self._vocabulary.cells}
+        self._trained = {
+            cell: run_folder.open_existing(folder)
+            for cell, folder in folders.items()
+            if (folder / "config.yaml").is_file()
+        }
+        self._events = EventLog(run_dir)
+        self._events.cut_back(0)
+        # one expert is in several blends, and so are two
+        self._squared_error, self._squared_distance = cache(self._ask_error), cache(self._ask_disagreement)
+
+    def run(self) -> None:
+        """Ask, solve, and write `blends.json`.
+
+        Raises:
+            RunError: the SuperLink fails, or the disk is full. Nothing is lost: the run asks again when it goes on.
+        """
+        holders = {cell: config.federation.sites for cell, config in self._trained.items()}
+        plan = Plan.of(self._vocabulary, holders, offers=self._offers, local_steps=1)
+        blends = {str(cell): self._solve(cell, experts) for cell, experts in plan.blends.items()}
+        atomic.write_json(self._run_dir / BLENDS, blends)
+
+    def _solve(self, cell: Scenario, experts: Sequence[Scenario]) -> dict[str, float]:
+        """The weights of the experts of a blend; equal where an error is not known."""
+        pairs = [*combinations(range(len(experts)), 2)]
+        told = [self._squared_error(expert) for expert in experts] if pairs else [0.0]
+        errors = [error for error in told if error is not None]
+        apart = {}
+        if measured := len(errors) == len(told):
+            distances = {(i, j): self._squared_distance(experts[i], experts[j]) for i, j in pairs}
+            apart = {pair: distance for pair, distance in distances.items() if distance is not None}
+        weights = blend_weights(errors, apart) if measured else [1 / len(experts)] * len(experts)
+        solved = dict(zip(map(str, experts), weights, strict=True))
+        self._events.append(
+            BlendSolved(
+                cell=str(cell),
+                weights=solved,
+                measured=measured,
+                errors={str(one): error for one, error in zip(experts, told, strict=True) if error is not None},
+                disagreements={f"{experts[i]} {experts[j]}": distance for (i, j), distance in apart.items()},
+            )
+        )
+        return solved
+
+    def _ask_error(self, expert: Scenario) -> float | None:
+        config = self._trained[expert]
+        replies = self._ask(expert, config, config.federation.sites, self._weights(expert), question=ERROR)
+        return _mean_square(replies, RMS_ERROR)
+
+    def _ask_disagreement(self, first: Scenario, second: Scenario) -> float | None:
+        """Asked of the sites that offer the sources of both."""
+        tasks = [self._trained[expert].task for expert in (first, second)]
+        sources = {*first.sources, *second.sources}
+        sites = [site for site, offered in self._offers.items() if sources <= {*offered}]
+        asked = pair_task(tasks, self._vocabulary)
+        config = RunConfig(
+            **{**vars(self._trained[first]), **vars(asked)},
+        )
+        weights = pair_weights([self._weights(expert) for expert in (first, second)])
+        replies = self._ask(first, config, sites, weights, question=pair_question(tasks))
+        return _mean_square(replies, RMS_DISAGREEMENT)
+
+    def _weights(self, expert: Scenario) -> Weights:
+        return load_weights(folder_of(self._run_dir, expert))
+
+    def _ask(
+        self, expert: Scenario, config: RunConfig, sites: Sequence[str], weights: Weights, *, question: str
+    ) -> Mapping[str, Reply]:
+        """The replies of those sites that answer, in the name of the expert's run."""
+        run_id = events_of(folder_of(self._run_dir, expert), RunStarted)[0].run_id
+        exchange = Exchange(self._grid, self._events, config, run_id=run_id, key=self._key)
+        collector = Collector(
+            exchange,
+            config=config,
+            state=RunState({}, run_id),
+            events=self._events,
+            strikes_path=self._strikes_path,
+        )
+        request = exchange.request(EVALUATE, round=config.rounds, weights=weights, subjects=question)
+        return collector.collect(sites, request, judge_figures, quorum=0)
+
+
+def _mean_square(replies: Mapping[str, Reply], name: str) -> float | None:
+    """Over all subjects of all sites that tell the figure; None where none does."""
+    told = [(reply.metrics[name], reply.num_examples) for reply in replies.values() if name in reply.metrics]
+    subjects = sum(count for _, count in told)
+    return math.fsum(count * rms**2 for rms, count in told) / subjects if subjects else None

@@ -1,0 +1,118 @@
+"""The end of a run over a vocabulary: the blends' scores, `summary.json` and `report.html`."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from agi_core.blend import Blend, Expert
+from agi_core.cell_plan import Plan
+from agi_core.cells import parse_vocabulary
+from agi_core.config.schema import RunConfig
+from agi_core.data.phantom.built_in import origin
+from agi_core.data.preparation import Preparation
+from agi_core.data.scans import Scans
+from agi_core.errors import RunError
+from agi_core.host.device import open_device
+from agi_core.network import Network
+from agi_core.prediction import Predictor
+from agi_core.report.report import build_report
+from agi_core.run import progress
+from agi_core.run.checkpoint import load_weights
+from agi_core.run.event_log import events_of
+from agi_core.run.events import BlendSolved
+from agi_core.run.scores import Scores
+from agi_core.run.study_summary import BLEND, NOBODY, TRAINED, CellResult, StudySummary, write_study_summary
+from agi_core.run.summary import read_summary
+from agi_core.scenario import Scenario
+from simulations.baselines import Regression, site_scores
+from simulations.holders import complete_for, scored_at
+from simulations.simulation import PreparedRun
+from simulations.sites import Federation
+
+
+def write_study_results(
+    run_dir: Path, *, config: RunConfig, runs: Mapping[Scenario, PreparedRun], plan: Plan, everybody: Federation
+) -> tuple[StudySummary, Path]:
+    """Score the blends, and write the summary and the report of the whole run; the summary, and the report's path."""
+    synthetic, anatomies = origin(config.data)
+    solved = {event.cell: event for event in events_of(run_dir, BlendSolved)} if plan.blends else {}
+    networks = {cell: _network(run) for cell, run in runs.items()} if solved else {}
+    cells = {}
+    for cell in parse_vocabulary(config.scenario).cells:
+        if cell in runs:
+            cells[str(cell)] = _trained(runs[cell])
+        elif event := solved.get(str(cell)):
+            weights = {expert: event.weights[str(expert)] for expert in plan.blends[cell]}
+            cells[str(cell)] = CellResult(
+                how=BLEND,
+                experts=event.weights,
+                measured=event.measured,
+                **_blend_scores(cell, weights, networks, config=config, plan=plan, everybody=everybody),
+            )
+        else:
+            cells[str(cell)] = CellResult(how=NOBODY)
+    summary = StudySummary(
+        scenario=config.scenario,
+        cells=cells,
+        offers=config.federation.offers,
+        synthetic=synthetic,
+        anatomies=anatomies,
+    )
+    write_study_summary(run_dir, summary)
+    return summary, build_report(run_dir)
+
+
+def _trained(run: PreparedRun) -> CellResult:
+    summary = read_summary(run.run_dir)
+    if summary is None:
+        raise RunError(f"{run.run_dir} has no summary; go on with the run with --resume")
+    return CellResult(
+        how=TRAINED,
+        sites=run.config.federation.sites,
+        scores=summary.scores,
+        regression=summary.baselines.get("regression_pooled"),
+        flags=summary.flags,
+    )
+
+
+def _network(run: PreparedRun) -> Network:
+    network = Network(run.config, device=open_device(run.config.device, threads=run.config.threads))
+    network.load(load_weights(run.run_dir))
+    return network
+
+
+def _blend_scores(
+    cell: Scenario,
+    weights: Mapping[Scenario, float],
+    networks: Mapping[Scenario, Network],
+    *,
+    config: RunConfig,
+    plan: Plan,
+    everybody: Federation,
+) -> dict[str, Scores | None]:
+    """Of a blend and of the same blend of its experts' priors, where test subjects have the target, hidden or not."""
+    scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
+    task = dataclasses.replace(config.task, scenario=str(cell), reference=None)
+    preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=True)
+    scored = scored_at(cell, plan, everybody, complete=complete_for(cell, everybody))
+    sessions = {
+        site: preparation.open(subjects, on_session=progress.steps_of("reading scans", site))
+        for site, subjects in scored.items()
+    }
+    experts = {expert: networks[expert] for expert in weights}
+    priors = {
+        expert: Regression(network, network.prior) for expert, network in experts.items() if network.prior is not None
+    }
+
+    def scores(predictors: Mapping[Scenario, Predictor]) -> Scores | None:
+        if not sessions or len(predictors) < len(weights):
+            return None
+        blend = Blend(
+            tuple(
+                Expert(predictor, tuple(cell.sources.index(name) for name in expert.sources), weights[expert])
+                for expert, predictor in predictors.items()
+            )
+        )
+        return Scores.over({}, site_scores(blend, sessions))
+
+    return {"scores": scores(experts), "regression": scores(priors)}

@@ -1,0 +1,109 @@
+"""A run over a vocabulary as a user types it: sites of two modalities each, cells, blends, and the matrix."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agi_core.blend import blend_weights
+from agi_core.run.event_log import events_of
+from agi_core.run.events import BlendSolved
+from simulations.run import main
+from tests.support.small_data import SMALL, write_ixi
+
+OFFERS = "federation.offers={A: [T1,T2], B: [T1,PD], C: [T2,PD]}"
+
+
+def study(folder: Path, *more: str) -> int:
+    settings = ("rounds=1", "training.local_steps=2", "training.align_target=false", OFFERS)
+    places = ["--data", str(folder / "ixi"), "--out", str(folder / "run"), f"data.cache_dir={folder / 'cache'}"]
+    return main([*places, "--clients", "3", "--scenario", "T1,T2,PD:any", *SMALL, *settings, *more])
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / "run" / "summary.json").read_text())
+    return summary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three sites of three subjects."""
+    folder = tmp_path_factory.mktemp("study")
+    write_ixi(folder / "ixi", {"A": 3, "B": 3, "C": 3})
+    assert study(folder) == 0
+    return folder
+
+
+def test_what_a_site_can_train_is_trained_and_the_rest_is_blended(folder: Path) -> None:
+    run, cells = folder / "run", summary_of(folder)["cells"]
+    trained = {name: cell["sites"] for name, cell in cells.items() if cell["how"] == "trained"}
+    assert trained == {
+        "T2:T1": ["A"],
+        "PD:T1": ["B"],
+        "T1:T2": ["A"],
+        "PD:T2": ["C"],
+        "T1:PD": ["B"],
+        "T2:PD": ["C"],
+    }
+    assert {path.name for path in (run / "cells").iterdir()} == {name.replace(":", "-to-") for name in trained}
+    for path in (run / "cells").iterdir():
+        assert {"config.yaml", "summary.json", "report.html", "checkpoints"} <= {its.name for its in path.iterdir()}
+    blends = json.loads((run / "blends.json").read_text())
+    assert {name: {*weights} for name, weights in blends.items()} == {
+        "T2,PD:T1": {"T2:T1", "PD:T1"},
+        "T1,PD:T2": {"T1:T2", "PD:T2"},
+        "T1,T2:PD": {"T1:PD", "T2:PD"},
+    }
+    assert {name: cell["experts"] for name, cell in cells.items() if cell["how"] == "blend"} == blends
+
+
+def test_weights_follow_from_what_the_sites_told(folder: Path) -> None:
+    events = {event.cell: event for event in events_of(folder / "run", BlendSolved)}
+    event = events["T1,T2:PD"]
+    assert event.measured
+    first, second = event.errors["T1:PD"], event.errors["T2:PD"]
+    weights = blend_weights([first, second], {(0, 1): event.disagreements["T1:PD T2:PD"]})
+    assert [*event.weights.values()] == pytest.approx(weights)
+    assert first != second
+
+
+def test_a_blend_is_scored_at_the_hospital_that_never_had_the_target(folder: Path) -> None:
+    cells = summary_of(folder)["cells"]
+    assert {*cells["T1,T2:PD"]["scores"]["unseen_sites"]} == {"A"}
+    assert {*cells["T2:PD"]["scores"]["unseen_sites"]} == {"A"}
+    assert {*cells["T2:PD"]["scores"]["sites"]} == {"C"}
+    assert cells["T1,T2:PD"]["scores"]["unseen_sites"]["A"]["subjects"] == 1
+    assert cells["T2:PD"]["regression"]["sites"]["C"]["psnr_db"] > 0
+
+
+def test_report_has_the_matrix_and_links_to_the_cells(folder: Path) -> None:
+    page = (folder / "run" / "report.html").read_text()
+    assert 'href="cells/T2-to-PD/report.html"' in page
+    assert "to PD" in page
+    assert "IXI10" not in page
+
+
+def test_an_interrupted_run_goes_on_with_the_cell_where_it_stood(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    before = summary_of(tmp_path)
+    for name in ("summary.json", "blends.json", "cells/T2-to-PD/summary.json"):
+        (tmp_path / "run" / name).unlink()
+    shutil.rmtree(tmp_path / "run" / "cells" / "T2-to-PD" / "checkpoints")
+    assert study(tmp_path, "--resume") == 0
+    after = summary_of(tmp_path)
+    assert after["cells"] == before["cells"]
+    out = capsys.readouterr().out
+    assert "cell 6 of 6: T2:PD" in out
+    assert "cell 5 of 6" not in out
+    assert "to PD" in out
+
+
+def test_nothing_is_left_of_a_run_that_cannot_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ixi(tmp_path / "ixi", {"A": 1, "B": 1, "C": 1})
+    assert study(tmp_path, "federation.offers={A: [T1], B: [T1,PD], C: [T2,PD]}") == 2
+    assert "A offers T1; a site needs two of T1, T2, PD to take part" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

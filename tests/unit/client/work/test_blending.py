@@ -1,0 +1,141 @@
+"""What a site tells of experts: their errors, and how far apart two are."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agi_core.cells import parse_vocabulary
+from agi_core.config.load import read_task, task_json
+from agi_core.config.schema import Task
+from agi_core.errors import AgiError, NotHeldError, PolicyError, ProtocolError
+from agi_core.evaluation import evaluate, predict_session
+from agi_core.expert_pair import pair_question, pair_task, pair_weights
+from agi_core.network import Network
+from agi_core.protocol import ERROR, EVALUATE, RMS_DISAGREEMENT, RMS_ERROR, Reply, Request, Weights, pack
+from client.site.opened import OpenSite, open_site
+from client.work.trainer import answer
+from tests.support.requests_by_hand import deployed_site, small_task
+
+CPU = torch.device("cpu")
+VOCABULARY = parse_vocabulary("T1,T2,PD:any")
+
+
+@pytest.fixture
+def site(ixi_dir: Path, tmp_path: Path) -> OpenSite:
+    """Of 12 subjects, one of whom validates."""
+    return open_site(deployed_site(tmp_path, ixi_dir))
+
+
+def expert(source: str, target: str = "PD", *, seed: int = 0) -> Task:
+    return dataclasses.replace(read_task(small_task()[0]), scenario=f"{source}:{target}", reference=source, seed=seed)
+
+
+def weights_of(task: Task) -> Weights:
+    """Of a network that makes something, as no untrained one does."""
+    network = Network(task)
+    network.set_readout(np.linspace(-0.3, 0.4, len(network.readout)))
+    return {name: array.copy() for name, array in network.weights.items()}
+
+
+def asked(task: Task, weights: Weights, *, question: str) -> Request:
+    return Request(
+        action=EVALUATE,
+        run_id="run",
+        round=1,
+        nonce="n",
+        task=task_json(task),
+        subjects=question,
+        deadline_s=60,
+        weights=pack(weights),
+    )
+
+
+def answered(site: OpenSite, request: Request) -> Reply:
+    return answer(site, request, read_task(request.task), device=CPU)
+
+
+def loaded(task: Task, weights: Weights) -> Network:
+    network = Network(task)
+    network.load(weights)
+    return network
+
+
+def pair(first: Task, second: Task) -> Request:
+    tasks = [first, second]
+    weights = pair_weights([weights_of(task) for task in tasks])
+    return asked(pair_task(tasks, VOCABULARY), weights, question=pair_question(tasks))
+
+
+def test_the_error_is_that_of_the_validation_subjects(site: OpenSite) -> None:
+    task = expert("T1")
+    reply = answered(site, asked(task, weights_of(task), question=ERROR))
+    scans = site.scans(task)
+    slices = [(session, tuple(range(session.shape[0]))) for session in scans.validation]
+    reply_slices = dataclasses.replace(task, evaluation=dataclasses.replace(task.evaluation, validation_slices=1000))
+    whole = answered(site, asked(reply_slices, weights_of(task), question=ERROR))
+    assert (reply.num_examples, whole.num_examples) == (1, 1)
+    assert {*reply.metrics} == {RMS_ERROR}
+    scores = evaluate(loaded(task, weights_of(task)), slices)
+    assert whole.metrics[RMS_ERROR] == reply.metrics[RMS_ERROR]  # of the slices that were asked for first, for life
+    (psnr_db,) = [score["psnr_db"] for score in scores.values()]
+    assert reply.metrics[RMS_ERROR] == pytest.approx(10 ** (-psnr_db / 20), rel=0.2)  # of four slices, not of all
+
+
+def test_the_disagreement_needs_no_target(site: OpenSite) -> None:
+    first, second = expert("T1", "FLAIR"), expert("T2", "FLAIR", seed=1)
+    reply = answered(site, pair(first, second))
+    (session,) = site.scans(pair_task([first, second], VOCABULARY)).validation
+    makers = [loaded(task, weights_of(task)) for task in (first, second)]
+    numbers = np.flatnonzero(session.foreground_fraction >= 0.05)
+    numbers = numbers[np.linspace(0, len(numbers) - 1, 4).round().astype(int)]
+    images = torch.from_numpy(session.read_block(slice(None), slice(None), slice(None)).astype(np.float32))[numbers]
+    made = [maker.predict(images[:, [channel]]).clamp(0, 1) for channel, maker in enumerate(makers)]
+    expected = math.sqrt(float((made[0] - made[1]).double().square().mean()))
+    assert expected > 0.01
+    assert reply.metrics == {RMS_DISAGREEMENT: pytest.approx(expected, rel=1e-4)}
+    assert reply.num_examples == 1
+    assert list(predict_session(makers[0], session))  # the session is one of T1 alone, so a network of T1 takes it
+
+
+@pytest.mark.parametrize(
+    ("question", "cause"),
+    [
+        ("disagreement T1:PD@T1", "names 1 experts"),
+        ("disagreement T1:PD@T1 T1:PD@T1", "do not see the modalities"),
+        ("disagreement T1:PD@T1 T3:PD@T3", "do not see the modalities|model hash"),
+        ("disagreement T1:PD@T1 T2:PD@T1", "is no source of"),
+        ("disagreement T1:PD@T1 nothing", "is not the name"),
+    ],
+)
+def test_a_malformed_pair_is_refused(site: OpenSite, question: str, cause: str) -> None:
+    request = pair(expert("T1"), expert("T2"))
+    with pytest.raises(AgiError, match=cause):
+        answered(site, dataclasses.replace(request, subjects=question))
+
+
+def test_weights_of_another_model_are_refused(site: OpenSite) -> None:
+    request = pair(expert("T1"), expert("T2"))
+    with pytest.raises(ProtocolError):
+        answered(site, dataclasses.replace(request, weights=pack(weights_of(expert("T1")))))
+
+
+@pytest.mark.parametrize("question", [ERROR, "disagreement"])
+def test_a_site_that_trains_privately_tells_neither(ixi_dir: Path, tmp_path: Path, question: str) -> None:
+    rules = "privacy: {ledger: l/l.jsonl, ledger_head: h/h.json, subjects: 8, epsilon: 8, delta: 1e-5}\n"
+    site, task = open_site(deployed_site(tmp_path, ixi_dir, rules=rules)), expert("T1")
+    request = asked(task, weights_of(task), question=ERROR) if question == ERROR else pair(task, expert("T2"))
+    with pytest.raises(PolicyError, match="errors of experts have no noise"):
+        answered(site, request)
+
+
+def test_a_site_takes_part_in_what_it_offers_alone(ixi_dir: Path, tmp_path: Path) -> None:
+    path = deployed_site(tmp_path, ixi_dir)
+    path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, modalities: [T1, T2]"))
+    site, task = open_site(path), expert("T1")
+    with pytest.raises(NotHeldError, match=r"does not offer PD \(data.modalities: T1, T2\)"):
+        answered(site, asked(task, weights_of(task), question=ERROR))
+    assert answered(site, pair(task, expert("T2"))).metrics
