@@ -63,6 +63,19 @@ def parse_vocabulary(text: str) -> Vocabulary:
     return Vocabulary(names)
 
 
+def wanted(scenario: str) -> tuple[tuple[str, ...], int]:
+    """The modalities that subjects are looked up for, and how many of them a subject must have: of a scenario all, of a
+    vocabulary one to make another from.
+
+    Raises:
+        ConfigError: the text is malformed.
+    """
+    if is_vocabulary(scenario):
+        return parse_vocabulary(scenario).modalities, 2
+    modalities = parse_scenario(scenario).modalities
+    return modalities, len(modalities)
+
+
 def folder_of(run_dir: Path, cell: Scenario) -> Path:
     """Where the run of a cell is in the folder of a run over a vocabulary."""
     return run_dir / "cells" / f"{'+'.join(cell.sources)}-to-{cell.target}"

@@ -221,7 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     tried.add_argument(
         "--scenario",
         metavar="T1,T2:PD",
-        help="sources:target that the coordinator announced (default: the usual one of the layout)",
+        help="sources:target that the coordinator announced, or with --check a vocabulary such as T1,T2,PD:any"
+        " (default: the usual one of the layout)",
     )
     tried.add_argument(
         "settings",

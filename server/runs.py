@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from agi_core.cells import is_vocabulary
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
@@ -159,9 +160,14 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
     report know them. A reference that was left out is chosen before the first round (`server.poses`).
 
     Raises:
-        ConfigError: a setting is a hospital's own affair, the file of initial weights cannot be used, or the sites do
-            not fit the registry, the quorum or the aggregation.
+        ConfigError: the run is over a vocabulary, a setting is a hospital's own affair, the file of initial weights
+            cannot be used, or the sites do not fit the registry, the quorum or the aggregation.
     """
+    if is_vocabulary(config.scenario):
+        raise ConfigError(
+            f"scenario={config.scenario}: a vocabulary is trained in simulations alone so far; submit its cells one by"
+            " one, such as T1,T2:PD"
+        )
     default = RunConfig()
     if refused := [key for key in LOCAL if getattr(config, key) != getattr(default, key)]:
         raise ConfigError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agi_core.cell_plan import Plan, check_offers
-from agi_core.cells import parse_vocabulary
+from agi_core.cells import parse_vocabulary, wanted
 from agi_core.config.schema import MisalignConfig, RunConfig
 from agi_core.data.fingerprint import fingerprints
 from agi_core.data.partition import Partition, Split, partition, split_subjects
@@ -20,8 +20,6 @@ from client.site.split import lasting_split
 from server.aggregation import check_sites
 from simulations.sites import Federation, at_sites, with_unseen_anatomy
 
-LEAST = 2  # modalities of a subject: one to make another from
-
 
 def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
     """Discover and partition the subjects that have two modalities of the vocabulary or more; the configuration comes
@@ -31,7 +29,10 @@ def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
         DataError, ConfigError: see `find_sites`; or the sites cannot work together on the vocabulary.
     """
     vocabulary = parse_vocabulary(config.scenario)
-    discovery = discover(Scans.of(config.data), vocabulary.modalities, least=LEAST)
+    modalities, least = wanted(config.scenario)
+    discovery = discover(Scans.of(config.data), modalities, least=least)
+    if not all(held_by(discovery.subjects, modalities).values()):
+        discover(Scans.of(config.data), modalities)  # it says what is there instead
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
     tests = with_unseen_anatomy(config, parts.training)
     splits = {

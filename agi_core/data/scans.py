@@ -115,7 +115,7 @@ class _Scan:
 
 def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = None) -> Discovery:
     """Find the subjects that have every one of these modalities, one scan each in a session, and their sites. With
-    `least`, those that have so many of them: what a session lacks is not in its `paths`.
+    `least`, those that have so many of them: what a session lacks is not in its `paths`, and nobody may have it.
 
     A site is read from `scans.sites` if given, else from the file names (ixi), else from a site column of
     `participants.tsv` (bids); otherwise all subjects are at the one site `site`. A scan whose name has an entity that
@@ -132,7 +132,9 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     found, skipped = _find_scans(scans)
     used, excluded = _exclude(found, scans)
     used = [scan.named_by(modalities, layout.neutral) for scan in used]
-    _check_modalities(used, modalities, data_dir=scans.dir)
+    there = {scan.modality for scan in used} & {*modalities}
+    if least is None or len(there) < least:
+        _check_modalities(used, modalities, data_dir=scans.dir)
     site_map, notes = _site_map(scans, layout, like=min(scan.subject for scan in found))
     if site_map:
         _check_persons(site_map, used, data_dir=scans.dir)

@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
+from agi_core.cells import is_vocabulary
 from agi_core.config.load import load_config
+from agi_core.errors import ConfigError
 from agi_core.run import progress
 from client.check.doubts import from_json, table
 from client.check.dry_run import dry_run
@@ -55,6 +57,10 @@ def run_dry_run(site_path: Path, *, scenario: str | None, settings: Sequence[str
     site = read_deployed_site(site_path)
     overrides = {"scenario": scenario, "data.layout": site.data.layout}
     task = load_config(None, overrides=overrides, assignments=settings).task
+    if is_vocabulary(task.scenario):
+        raise ConfigError(
+            f"--dry-run tries one cell of {task.scenario}, such as T1:T2; --check shows what this site has"
+        )
     model = " ".join(settings) or "default model"
     console.print(f"{site.site}: dry run of {task.scenario}, {model}, no network")
     step_s = 0.0

@@ -4,10 +4,11 @@ import contextlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from agi_core.cells import is_vocabulary, parse_vocabulary, wanted
 from agi_core.config.schema import Task
 from agi_core.data.fingerprint import content_fingerprint, image_fingerprint
 from agi_core.data.header import Grid
@@ -18,7 +19,7 @@ from agi_core.data.preprocess import align, session_doubts
 from agi_core.data.scans import Discovery, Session, Subject, discover
 from agi_core.errors import AgiError, DataError, RunError
 from agi_core.run import progress
-from agi_core.scenario import Scenario
+from agi_core.scenario import parse_scenario
 from client.check.doubts import UNUSABLE, DoubtedScan, rows_of
 from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite
@@ -39,27 +40,30 @@ class Scan:
 
 
 def check_data(
-    site: DeployedSite, scenario: Scenario
+    site: DeployedSite, scenario: str
 ) -> Generator[CheckRow, None, tuple[dict[str, Any], list[Subject], list[Scan]]]:
-    """Rows about the scans of a scenario. Each file is read once.
+    """Rows about the scans of a scenario, or of a vocabulary. Each file is read once.
 
     The generator returns a summary, which stays at the site, the subjects that can be used, and all readable scans.
     """
     try:
-        discovery = discover(site.data.scans, scenario.modalities)
+        modalities, least = wanted(scenario)
+        discovery = discover(site.data.scans, modalities, least=least)
     except AgiError as error:
         yield failed("scans", str(error), fix="correct data.dir, data.layout or --scenario")
         return {}, [], []
     listed = site.data.subjects
     subjects = [subject for subject in discovery.subjects if listed is None or subject.id in listed]
     yield from _found(discovery, listed)
+    if is_vocabulary(scenario):
+        yield from _offered(site, subjects, modalities)
 
     scans: list[Scan] = []
     doubted: list[DoubtedScan] = []
     broken: set[str] = set()
     for done, subject in enumerate(subjects, start=1):
         for session in subject.sessions:
-            its_scans, its_doubted, rows = _check_session(subject, session, scenario)
+            its_scans, its_doubted, rows = _check_session(subject, session)
             scans += its_scans
             doubted += its_doubted
             broken |= {subject.id for row in rows if row.state == CheckState.FAILED}
@@ -127,19 +131,36 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Check
         yield warning("scans", note, fix="nothing to do if that is right; else correct the table or the names")
 
 
-def _check_session(
-    subject: Subject, session: Session, scenario: Scenario
-) -> tuple[list[Scan], list[DoubtedScan], list[CheckRow]]:
+def _offered(site: DeployedSite, subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator[CheckRow]:
+    """How many subjects have each modality, and what the site offers to a run over a vocabulary."""
+    what, declared, minimum = "modalities", site.data.modalities, site.policy.minimum_subjects
+    held = {
+        name: sum(any(name in session.paths for session in subject.sessions) for subject in subjects)
+        for name in modalities
+    }
+    counts = ", ".join(f"{name} {count}" for name, count in held.items())
+    if absent := [name for name in declared or () if not held.get(name, 1)]:
+        fix = "take it out of data.modalities, or correct the names of the files"
+        yield failed(what, f"data.modalities names {', '.join(absent)}, which no subject has ({counts})", fix=fix)
+    elif declared is None:
+        many = ", ".join(name for name, count in held.items() if count >= minimum) or "none"
+        fix = f"to offer others, write them under data, such as modalities: [{', '.join(modalities[:2])}]"
+        yield warning(what, f"{counts}; offered, since {minimum} subjects have it: {many}", fix=fix)
+    else:
+        yield passed(what, f"{counts}; offered by data.modalities: {', '.join(declared)}")
+
+
+def _check_session(subject: Subject, session: Session) -> tuple[list[Scan], list[DoubtedScan], list[CheckRow]]:
     """Read each scan on its own, then put them on one grid as training does. The rows are about what is unusable."""
     fix = f"mend the file, or leave the subject out: exclude: [{subject.id}] under data"
+    target = [*session.paths][-1]
     volumes: dict[str, Volume] = {}
     scans, rows, doubted = [], [], []
 
     def doubt(modality: str, cause: str, found: str) -> None:
         doubted.append(DoubtedScan(subject.id, modality, str(session.paths[modality]), cause, found))
 
-    for modality in scenario.modalities:
-        path = session.paths[modality]
+    for modality, path in session.paths.items():
         try:
             content = read_content(path)
             volume = read_volume(path, content)
@@ -161,11 +182,11 @@ def _check_session(
     doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
     if not rows:
         try:
-            prepared = align(volumes, to=scenario.target, spacing_mm=None, place=f"subject {subject.id}")
+            prepared = align(volumes, to=target, spacing_mm=None, place=f"subject {subject.id}")
             doubts += prepared.doubts
         except DataError as error:
             rows.append(failed(f"scan {subject.id}", str(error), fix=fix))
-            doubt(scenario.target, UNUSABLE, str(error))
+            doubt(target, UNUSABLE, str(error))
     for modality, odd in doubts:
         doubt(modality, odd.cause, odd.found)
     return scans, doubted, rows
@@ -205,17 +226,22 @@ def _enough(subjects: int, minimum: int) -> CheckRow:
     return passed("number of subjects", f"{subjects} usable, at least {minimum} asked for by policy.minimum_subjects")
 
 
-def _disk(site: DeployedSite, subjects: list[Subject], scenario: Scenario, scans: Mapping[Path, Scan]) -> CheckRow:
+def _disk(site: DeployedSite, subjects: list[Subject], scenario: str, scans: Mapping[Path, Scan]) -> CheckRow:
+    """Whether the disk holds the prepared scans of the scenario, or of all cells of the vocabulary."""
     split = split_subjects((subject.id for subject in subjects), before=Split(test=site.data.test_subjects))
-    parts: dict[bool, list[Subject]] = {False: [], True: []}  # by whether whole slices are kept
-    for subject in subjects:
-        parts[subject.id not in split.train].append(subject)
-    task, cache_dir = Task(scenario=str(scenario)), Path(site.cache_dir)
-    try:
-        needed = [
+    cells = parse_vocabulary(scenario).cells if is_vocabulary(scenario) else [parse_scenario(scenario)]
+    cache_dir, needed = Path(site.cache_dir), []
+    for cell in cells:
+        parts: dict[bool, list[Subject]] = {False: [], True: []}  # by whether whole slices are kept
+        for subject in subjects:
+            if sessions := tuple(its for its in subject.sessions if {*cell.modalities} <= {*its.paths}):
+                parts[subject.id not in split.train].append(replace(subject, sessions=sessions))
+        task = Task(scenario=str(cell))
+        needed += [
             (Preparation.of(task, site.data.scans, cache_dir=cache_dir, whole=whole), part)
             for whole, part in parts.items()
         ]
+    try:
         check_disk(needed, fingerprint=lambda path: scans[path].content, read_grid=lambda path: scans[path].grid)
     except AgiError as error:
         return failed("disk", str(error), fix="free some space, or move cache_dir to a larger disk")

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from agi_core.cells import wanted
 from agi_core.data.fingerprint import check_different
 from agi_core.data.scans import Subject
 from agi_core.errors import AgiError
 from agi_core.host import atomic
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
-from agi_core.scenario import parse_scenario
 from agi_core.signatures import read_public_key
 from client.check.connection import check_connection
 from client.check.data import Scan, check_data, images_of_scans
@@ -31,7 +31,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
     which stays at the site.
 
     Args:
-        scenario: modalities to check, such as `T1,T2:PD`; None = the usual ones of the layout.
+        scenario: modalities to check, such as `T1,T2:PD` or `T1,T2,PD:any`; None = the usual ones of the layout.
 
     Returns:
         {"site", "checked", "ready": no row failed, "data": summary of the scans, "rows"}
@@ -40,13 +40,14 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
         ConfigError: the site file or the scenario cannot be read.
     """
     site = read_deployed_site(site_path)
-    parsed = parse_scenario(scenario or LAYOUTS[site.data.layout].default_scenario)
+    scenario = scenario or LAYOUTS[site.data.layout].default_scenario
+    wanted(scenario)  # a malformed one is named before anything is read
     summary: dict[str, Any] = {}
 
     def all_rows() -> Iterator[CheckRow]:
         nonlocal summary
-        yield passed("site file", f"{site_path}, site {site.site}, scenario {parsed}")
-        summary, subjects, scans = yield from check_data(site, parsed)
+        yield passed("site file", f"{site_path}, site {site.site}, scenario {scenario}")
+        summary, subjects, scans = yield from check_data(site, scenario)
         yield from check_budgets(site, subjects, scans)
         yield from check_machine(site)
         yield _request_key(site)

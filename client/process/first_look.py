@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from agi_core.cells import wanted
 from agi_core.data.scans import discover
 from agi_core.errors import AgiError
-from agi_core.scenario import parse_scenario
 from client.site.file import DeployedSite
 from client.site.images import images_of
 from client.site.split import known_as, renamed
@@ -15,7 +15,8 @@ def look_at_scans(site: DeployedSite, scenario: str) -> str:
     well. Scans that neither the site nor `--check` has read before are read now."""
     state_dir, listed = Path(site.state_dir), site.data.subjects
     try:
-        found = discover(site.data.scans, parse_scenario(scenario).modalities).subjects
+        modalities, least = wanted(scenario)
+        found = discover(site.data.scans, modalities, least=least).subjects
         chosen = [subject for subject in found if listed is None or subject.id in listed]
         return renamed(known_as(state_dir, images_of(state_dir, chosen, site=site.site)))
     except AgiError as error:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
+from agi_core.cells import is_vocabulary, parse_vocabulary, wanted
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, PolicyError
 from agi_core.metric_table import METRIC_NAMES
@@ -26,10 +27,11 @@ class Policy:
     A site of fewer than `minimum_subjects` tells no figure, and no request may ask for figures of fewer.
     So many answers with figures leave on one model and within a day (None = any number); what would follow holds none.
     `max_deadline_s` is the longest time that one request gets. `metrics` and `scenarios` are those allowed (None =
-    all). `settings` limits settings of a task by their dotted name: a number is the largest value, a list holds the
-    values that are allowed. With `studies` ask, a person agrees to each study first (`client.border.consent`).
-    `alone`: after a study the site trains a model of its own for comparison (`client.work.alone`). That takes as long
-    as the study, so a site does it whose file says so: new files do.
+    all); a vocabulary such as `T1,T2,PD:any` stands for all its cells. `settings` limits settings of a task by their
+    dotted name: a number is the largest value, a list holds the values that are allowed. With `studies` ask, a person
+    agrees to each study first (`client.border.consent`). `alone`: after a study the site trains a model of its own for
+    comparison (`client.work.alone`). That takes as long as the study, so a site does it whose file says so: new files
+    do.
     """
 
     minimum_subjects: int = 10
@@ -88,12 +90,20 @@ def check_task(task: Task, policy: Policy) -> None:
     """Raise PolicyError unless the site's rules allow scenario and settings of the task."""
     allowed = policy.scenarios
     if allowed is not None:
-        same = parse_scenario(task.scenario) in map(parse_scenario, allowed)
-        require(same, "policy.scenarios", asked=task.scenario, allowed=", ".join(allowed))
+        known = any(_allows(text, task.scenario) for text in allowed)
+        require(known, "policy.scenarios", asked=task.scenario, allowed=", ".join(allowed))
     for name, limit in policy.settings.items():
         value = setting(task, name)
         kept = value in limit if isinstance(limit, list) else _up_to(limit, value)
         require(kept, f"policy.settings.{name}", asked=value, allowed=limit)
+
+
+def _allows(allowed: str, scenario: str) -> bool:
+    """Whether the scenario is the allowed one, or a cell of the allowed vocabulary."""
+    asked = parse_scenario(scenario)
+    if is_vocabulary(allowed):
+        return {*asked.modalities} <= {*parse_vocabulary(allowed).modalities}
+    return asked == parse_scenario(allowed)
 
 
 def require(kept: bool, rule: str, *, asked: object, allowed: object) -> None:
@@ -147,7 +157,7 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
         if odd := [value for value in getattr(policy, name) or () if not isinstance(value, str)]:
             raise ConfigError(f"policy.{name}: {odd[0]} is no name; write a list such as [a, b]")
     for text in policy.scenarios or ():
-        parse_scenario(text)
+        wanted(text)
     if unknown := sorted(set(policy.metrics or ()) - ALLOWED_METRICS):
         raise ConfigError(f"policy.metrics: {', '.join(unknown)} is no metric that a site could tell")
     for name, limit in policy.settings.items():

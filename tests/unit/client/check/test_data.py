@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.scenario import parse_scenario
 from client.check.data import check_data
+from client.check.rows import CheckState
 from client.site.file import read_deployed_site
 from client.site.images import images_of
 from tests.support.requests_by_hand import deployed_site
@@ -19,7 +19,7 @@ def bytes_read() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_each_byte_is_read_once_and_the_images_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data_dir, scenario = write_ixi(tmp_path / "ixi", {"Guys": 4}), parse_scenario("T1,T2:PD")
+    data_dir, scenario = write_ixi(tmp_path / "ixi", {"Guys": 4}), "T1,T2:PD"
     site = read_deployed_site(deployed_site(tmp_path, data_dir, rules="policy: {minimum_subjects: 1}\n"))
     Path(site.state_dir).mkdir()
     list(check_data(site, scenario))  # modules are read once too
@@ -36,3 +36,35 @@ def test_each_byte_is_read_once_and_the_images_are_kept(tmp_path: Path, monkeypa
     monkeypatch.setattr("client.site.images.read_volume", None)  # a start after `--check` reads no scan again
     assert len(images_of(Path(site.state_dir), subjects, site=site.site)) == 4
     assert len(scans) == 12
+
+
+@pytest.mark.parametrize(
+    ("declared", "state", "found"),
+    [
+        (
+            "",
+            CheckState.WARNING,
+            "T1 4, T2 4, PD 0, FLAIR 0; offered, since 2 subjects have it: T1, T2",
+        ),
+        (
+            ", modalities: [T1, T2]",
+            CheckState.PASSED,
+            "T1 4, T2 4, PD 0, FLAIR 0; offered by data.modalities: T1, T2",
+        ),
+        (
+            ", modalities: [T1, PD]",
+            CheckState.FAILED,
+            "data.modalities names PD, which no subject has (T1 4, T2 4, PD 0, FLAIR 0)",
+        ),
+    ],
+)
+def test_a_vocabulary_shows_what_the_site_offers(tmp_path: Path, declared: str, state: CheckState, found: str) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 4})
+    for path in data_dir.glob("IXI-PD/*"):
+        path.unlink()
+    path = deployed_site(tmp_path, data_dir, rules="policy: {minimum_subjects: 2}\n")
+    path.write_text(path.read_text().replace("layout: ixi", f"layout: ixi{declared}"))
+    rows = [*check_data(read_deployed_site(path), "T1,T2,PD,FLAIR:any")]
+    (row,) = [row for row in rows if row.what == "modalities"]
+    assert (row.state, row.found) == (state, found)
+    assert all(row.state != CheckState.FAILED for row in rows if row.what != "modalities")

@@ -40,6 +40,7 @@ def private_validation(noise_multiplier: float, metrics: dict[str, list[float]])
     [
         Policy(),
         Policy(scenarios=["T2:PD", "T1,T2:PD"]),
+        Policy(scenarios=["T2:PD", "PD,T1,FLAIR,T2:any"]),
         Policy(settings={"rounds": 6, "training.local_steps": 40, "model.widths": 10_000}),
         Policy(settings={"training.ssim_weight": [0.0, 0.5], "reference": [None, "T1"]}),
     ],
@@ -53,6 +54,7 @@ def test_what_the_rules_allow(policy: Policy) -> None:
     ("policy", "told"),
     [
         (Policy(scenarios=["T2:PD"]), r"policy.scenarios: the request asks for T1,T2:PD, and this site allows T2:PD"),
+        (Policy(scenarios=["T1,T2:any"]), r"policy.scenarios: the request asks for T1,T2:PD, .* allows T1,T2:any"),
         (Policy(settings={"rounds": 5}), r"policy.settings.rounds: the request asks for 6, and this site allows 5"),
         (Policy(settings={"training.ssim_weight": [0.0]}), r"ssim_weight: the request asks for 0.5, .* \[0.0\]"),
         (Policy(settings={"grid.crop": 64}), r"grid.crop: the request asks for \[96, 96\], .* 64"),
@@ -71,6 +73,7 @@ def test_what_they_refuse_is_named_with_both_values(policy: Policy, told: str) -
         ({"minimum_subjects": 0}, "minimum_subjects=0 must be at least 1"),
         ({"metrics": ["patient_age"]}, "patient_age"),
         ({"scenarios": ["T1"]}, "T1"),
+        ({"scenarios": ["T1:any"]}, "names 1 modalities"),
         ({"scenarios": [["T1,T2:PD"]]}, r"policy.scenarios: \['T1,T2:PD'\] is no name"),
         ({"metrics": [["psnr_db"]]}, r"policy.metrics: \['psnr_db'\] is no name"),
         ({"settings": {"training.steps": 5}}, "training.steps is no setting"),
