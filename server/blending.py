@@ -1,6 +1,7 @@
 """The blends of a run over a vocabulary: asks sites for the errors of trained cells and how far apart each two are
 (`agi_core.blend`), and writes `blends.json`."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -91,9 +92,7 @@ class Blending:
         sources = {*first.sources, *second.sources}
         sites = [site for site, offered in self._offers.items() if sources <= {*offered}]
         asked = pair_task(tasks, self._vocabulary)
-        config = RunConfig(
-            **{**vars(self._trained[first]), **vars(asked)},
-        )
+        config = dataclasses.replace(self._trained[first], **vars(asked))
         weights = pair_weights([self._weights(expert) for expert in (first, second)])
         replies = self._ask(first, config, sites, weights, question=pair_question(tasks))
         return _mean_square(replies, RMS_DISAGREEMENT)

@@ -12,9 +12,10 @@ from agi_core.cells import parse_vocabulary, wanted
 from agi_core.config.schema import MisalignConfig, RunConfig
 from agi_core.data.fingerprint import fingerprints
 from agi_core.data.partition import Partition, Split, partition, split_subjects
-from agi_core.data.scans import Scans, Subject, discover
+from agi_core.data.scans import Scans, Subject, discover, held_by
 from agi_core.errors import ConfigError
 from agi_core.names import file_stem
+from agi_core.run.initial_weights import weights_file
 from agi_core.scenario import Scenario
 from client.site.split import lasting_split
 from server.aggregation import check_sites
@@ -28,6 +29,11 @@ def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
     Raises:
         DataError, ConfigError: see `find_sites`; or the sites cannot work together on the vocabulary.
     """
+    if path := weights_file(config):
+        raise ConfigError(
+            f"initial_weights={path}: a file fits one number of sources, and {config.scenario} has several; leave it"
+            " out, or write public"
+        )
     vocabulary = parse_vocabulary(config.scenario)
     modalities, least = wanted(config.scenario)
     discovery = discover(Scans.of(config.data), modalities, least=least)
@@ -55,14 +61,6 @@ def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
     return dataclasses.replace(config, federation=federation), Federation(
         parts.training, parts.unseen, discovery, (), {}, content, tests=tests, splits=splits
     )
-
-
-def held_by(subjects: Sequence[Subject], modalities: Sequence[str]) -> dict[str, int]:
-    """{modality: subjects that have it}."""
-    return {
-        name: sum(any(name in session.paths for session in subject.sessions) for subject in subjects)
-        for name in modalities
-    }
 
 
 def plan_of(config: RunConfig, federation: Federation) -> Plan:

@@ -9,13 +9,13 @@ from rich.table import Table
 from agi_core.cell_plan import Plan
 from agi_core.cells import parse_vocabulary
 from agi_core.config.schema import RunConfig
+from agi_core.data.scans import held_by
 from agi_core.keys import KeyTable
 from agi_core.models.model_config import name_of
 from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.scores import Metrics, Scores
 from agi_core.run.study_summary import StudySummary
 from agi_core.run.summary import Summary
-from simulations.holders import held_by
 from simulations.sites import Federation
 
 NAMED_SCANS = 10  # of those that a warning is about

@@ -155,6 +155,14 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     )
 
 
+def held_by(subjects: Sequence[Subject], modalities: Sequence[str]) -> dict[str, int]:
+    """{modality: subjects that have it}."""
+    return {
+        name: sum(any(name in session.paths for session in subject.sessions) for subject in subjects)
+        for name in modalities
+    }
+
+
 def _subjects(
     scans: Iterable[_Scan], modalities: Sequence[str], site_map: SiteMap | None, *, least: int
 ) -> tuple[list[Subject], list[Skipped]]:

@@ -16,7 +16,7 @@ from agi_core.data.nifti import Volume, read_content, read_volume
 from agi_core.data.partition import Split, split_subjects
 from agi_core.data.preparation import Preparation, check_disk
 from agi_core.data.preprocess import align, session_doubts
-from agi_core.data.scans import Discovery, Session, Subject, discover
+from agi_core.data.scans import Discovery, Session, Subject, discover, held_by
 from agi_core.errors import AgiError, DataError, RunError
 from agi_core.run import progress
 from agi_core.scenario import parse_scenario
@@ -134,10 +134,7 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Check
 def _offered(site: DeployedSite, subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator[CheckRow]:
     """How many subjects have each modality, and what the site offers to a run over a vocabulary."""
     what, declared, minimum = "modalities", site.data.modalities, site.policy.minimum_subjects
-    held = {
-        name: sum(any(name in session.paths for session in subject.sessions) for subject in subjects)
-        for name in modalities
-    }
+    held = held_by(subjects, modalities)
     counts = ", ".join(f"{name} {count}" for name, count in held.items())
     if absent := [name for name in declared or () if not held.get(name, 1)]:
         fix = "take it out of data.modalities, or correct the names of the files"
