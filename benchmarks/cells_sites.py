@@ -1,0 +1,52 @@
+"""Who holds what in the benchmark of cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agi_core.data.partition import partition, stable_order
+from agi_core.data.scans import Subject
+from agi_core.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a site holds: modalities, and subjects that train, validate and test."""
+
+    name: str
+    modalities: frozenset[str]
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def trains(self, cell: Scenario) -> bool:
+        return self.modalities.issuperset(cell.modalities)
+
+
+def deal(subjects: Sequence[Subject], text: str, *, by: str, seed: int) -> tuple[Site, ...]:
+    """Subjects to the sites of `T1,T2;T1,PD;T2,PD*4`; a fifth of each site's test, and a fifth validate."""
+    sites = [part.partition("*") for part in text.split(";")]
+    order = [*stable_order((subject.id for subject in subjects), seed=seed)]
+    few = {n: [order.pop() for _ in range(int(count))] for n, (_, _, count) in enumerate(sites) if count}
+    rest = [subject for subject in subjects if subject.id in order]
+    scheme: Any = "site" if by == "hospital" else "iid"
+    parts = iter(partition(rest, clients=len(sites) - len(few), scheme=scheme, seed=seed).training.items())
+    dealt = []
+    for n, (modalities, _, _) in enumerate(sites):
+        name, ids = (f"few-{n}", few[n]) if n in few else _named(next(parts))
+        ids = [*stable_order(ids, seed=seed)]
+        fifth = max(1, len(ids) // 5)
+        dealt.append(
+            Site(
+                name=name,
+                modalities=frozenset(modalities.split(",")),
+                train=tuple(ids[2 * fifth :]),
+                validation=tuple(ids[fifth : 2 * fifth]),
+                test=tuple(ids[:fifth]),
+            )
+        )
+    return tuple(dealt)
+
+
+def _named(part: tuple[str, Sequence[Subject]]) -> tuple[str, list[str]]:
+    return part[0], [subject.id for subject in part[1]]
