@@ -36,9 +36,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from agi_core.blend import Blend, Part
+from agi_core.blend import Blend, Expert, blend_weights
 from agi_core.cells import parse_vocabulary
 from agi_core.config.load import load_config
 from agi_core.config.schema import Task
@@ -277,23 +276,22 @@ class Study:
         return {cell: trained.get(cell) or self._blend(cell, trained) for cell in self.vocabulary.cells}
 
     def _blend(self, cell: Scenario, trained: Mapping[Scenario, Predictor]) -> Blend:
-        parts = {
-            part: Part(1.0, trained[part], tuple(cell.sources.index(source) for source in part.sources))
-            for part in trained
-            if part.target == cell.target and {*part.sources} <= {*cell.sources}
-        }
+        parts = [part for part in trained if part.target == cell.target and {*part.sources} <= {*cell.sources}]
         errors = [
             mean_square(
                 trained[part], None, self.sessions(part, [s for site in self.holders(part) for s in site.validation])
             )
             for part in parts
         ]
-        differences = np.zeros((len(parts), len(parts)))
-        for (i, one), (j, other) in combinations(enumerate(parts.values()), 2):
-            sessions = self.sessions(cell, self._compared(cell))
-            differences[i, j] = differences[j, i] = mean_square(Blend([one]), Blend([other]), sessions)
-        weights = blend_weights(np.array(errors), differences)
-        return Blend([replace(part, weight=float(w)) for part, w in zip(parts.values(), weights, strict=True) if w > 0])
+        experts = [Expert(trained[part], tuple(map(cell.sources.index, part.sources)), 1.0) for part in parts]
+        compared = self.sessions(cell, self._compared(cell))
+        disagreements = {
+            (i, j): mean_square(Blend((experts[i],)), Blend((experts[j],)), compared)
+            for i, j in combinations(range(len(parts)), 2)
+            if compared
+        }
+        weights = blend_weights(errors, disagreements)
+        return Blend(tuple(replace(expert, weight=w) for expert, w in zip(experts, weights, strict=True)))
 
     def _compared(self, cell: Scenario) -> list[str]:
         """Subjects with all sources of a cell: those who train none of its parts, where there are any."""
@@ -318,24 +316,6 @@ def mean_square(predictor: Predictor, other: Predictor | None, sessions: Sequenc
         ]
         means.append(float(torch.cat(squares).mean()))
     return statistics.fmean(means)
-
-
-def blend_weights(errors: NDArray[np.float64], differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights w >= 0 of sum 1 with the least variance w' C w, C_ij = (e_i^2 + e_j^2 - d_ij) / 2.
-
-    Args:
-        errors: e_i^2, mean square errors (N,). differences: d_ij, mean square differences of predictions (N, N).
-    """
-    covariance = (errors[:, None] + errors[None] - differences) / 2
-    best, least = np.empty(0), float("inf")
-    for count in range(1, len(errors) + 1):
-        for chosen in map(list, combinations(range(len(errors)), count)):
-            solved, *_ = np.linalg.lstsq(covariance[np.ix_(chosen, chosen)], np.ones(count), rcond=None)
-            weights = np.zeros(len(errors))
-            weights[chosen] = solved / solved.sum()
-            if weights.min() >= 0 and (variance := float(weights @ covariance @ weights)) < least:
-                best, least = weights, variance
-    return best
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

@@ -1,8 +1,7 @@
-"""The benchmark of cells: its weights by hand, its averaging, and all of it at toy size, in two pieces."""
+"""The benchmark of cells: its dealing, its averaging, and all of it at toy size, in two pieces."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from agi_core.data.datasets import Batch
 from agi_core.data.scans import Subject
 from agi_core.models.model_config import ModelConfig
 from agi_core.scenario import parse_scenario
-from benchmarks.cells import blend_weights, main
+from benchmarks.cells import main
 from benchmarks.cells_federation import Member, federate
 from benchmarks.cells_network import AnyToAny, CellOf
 from benchmarks.cells_sites import deal
@@ -20,21 +19,6 @@ from tests.support.small_data import write_ixi
 
 VOCABULARY = parse_vocabulary("T1,T2,PD:any")
 CONFIG = ModelConfig(conv="plain", widths=(4, 8), stem=2)
-
-
-@pytest.mark.parametrize(("errors", "difference", "first"), [((4, 1), 5, 0.2), ((1, 1), 1, 0.5), ((9, 1), 2, 0.0)])
-def test_two_are_weighted_by_the_closed_form(errors: tuple[float, float], difference: float, first: float) -> None:
-    """w1 = 1/2 + (e2^2 - e1^2) / (2 d), clipped to [0, 1]"""
-    weights = blend_weights(np.array(errors, float), np.array([[0, difference], [difference, 0]], float))
-    assert weights == pytest.approx([first, 1 - first])
-
-
-def test_the_best_of_three_weights_is_found() -> None:
-    errors = np.random.default_rng(0).normal(size=(3, 400)) * [[1], [2], [3]]
-    differences = np.mean((errors[:, None] - errors[None]) ** 2, axis=-1)
-    weights = blend_weights(np.mean(errors**2, axis=1), differences)
-    grid = [np.array([a, b, 1 - a - b]) for a in np.linspace(0, 1, 51) for b in np.linspace(0, 1 - a, 51)]
-    assert np.mean((weights @ errors) ** 2) <= min(np.mean((w @ errors) ** 2) for w in grid)
 
 
 def test_subjects_are_dealt_once_and_the_few_first() -> None:
