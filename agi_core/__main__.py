@@ -79,15 +79,17 @@ def _showing_steps() -> Iterator[None]:
             yield
 
 
-def _synthesize(arguments: argparse.Namespace) -> None:
+def _synthesize(arguments: argparse.Namespace) -> int:
     """make the missing modality of one subject with a run's model, or with an exported one"""
     from agi_core.bids import derivative_path, describe
     from agi_core.data.dicom import read_series, write_derived
     from agi_core.host.device import open_device
     from agi_core.inference import synthesize
     from agi_core.network import Network
+    from agi_core.run import error_model
     from agi_core.run.checkpoint import trained_weights
     from agi_core.run.own_weights import load_own_weights
+    from agi_core.volume_note import OUT_OF_RANGE, spoken, verdict_by, write_note
 
     task: Task
     if arguments.model is not None:
@@ -113,6 +115,12 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     network.load(weights)
     if arguments.head is not None:
         load_own_weights(arguments.head, network=network)
+    verdict, error_map = verdict_by(arguments.run, strict=arguments.strict), None
+    if arguments.uncertainty is not None:
+        if arguments.run is None:
+            raise ConfigError("a zip keeps no error model: --uncertainty needs --run")
+        errors = error_model.read_error_model(arguments.run / error_model.NAME, network=network)
+        error_map = (errors, arguments.uncertainty)
     given_paths, out_path = dict(arguments.source), arguments.out
     if arguments.layout == "bids":
         out_path = derivative_path(arguments.out, like=given_paths[grid], target=scenario.target)
@@ -132,6 +140,8 @@ def _synthesize(arguments: argparse.Namespace) -> None:
                 grid=grid,
                 register=register,
                 batch_size=arguments.batch_size,
+                judge=verdict,
+                error_map=error_map,
             )
         except DataError as error:  # names what the user has given, and no file of ours
             text = str(error).replace(str(made_path), str(out_path))
@@ -147,11 +157,66 @@ def _synthesize(arguments: argparse.Namespace) -> None:
         describe(
             out_path, folder=arguments.out, sources=given_paths, target=scenario.target, release=version("agi-fed")
         )
-    for modality, doubt in doubts:
-        print(f"warning: {given_paths[modality]}: {doubt}", file=sys.stderr)
+    write_note(out_path, verdict=verdict, error_map=error_map, sidecar=arguments.layout == "bids")
+    for sentence in (*(f"{given_paths[modality]}: {doubt}" for modality, doubt in doubts), *spoken(verdict)):
+        print(f"warning: {sentence}", file=sys.stderr)
     print(
         f"synthetic {scenario.target} in {out_path}; its values 0 to 1 stand for percentiles 0.5 to 99.5 of a real scan"
     )
+    return OUT_OF_RANGE if arguments.strict and verdict is not None and verdict.reasons else 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    """learn from complete subjects how far to trust a run's volumes, for synthesize --uncertainty and --strict"""
+    from agi_core import known_range
+    from agi_core.calibration import OF_TRAINING, calibrate_on
+    from agi_core.conformal import WANTED, guaranteed
+    from agi_core.data.scans import Scans
+    from agi_core.host.device import open_device
+    from agi_core.network import Network
+    from agi_core.run import error_model
+    from agi_core.run.checkpoint import trained_weights
+    from agi_core.run.own_readout import read_own_readout
+
+    config = run_folder.open_existing(arguments.run)
+    network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
+    network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
+    if arguments.head is not None:
+        network.set_readout(read_own_readout(arguments.head, network=network))
+    if arguments.data is not None:
+        layout = arguments.layout or config.data.layout
+        scans = Scans(arguments.data.resolve(), layout, register=config.data.register)
+    elif config.data.dir is not None:
+        scans = Scans.of(config.data)
+    else:
+        raise ConfigError("the run names no folder of scans; give --data with complete subjects that did not train")
+    with _showing_steps():
+        made = calibrate_on(
+            network,
+            scans,
+            task=config.task,
+            parts=run_folder.read_parts(arguments.run),
+            cache_dir=arguments.cache_dir,
+        )
+    errors, known, known_path = made.errors, made.known, arguments.run / known_range.NAME
+    print(
+        f"{WANTED:.0%} interval: prediction -+ {errors.factor:.2f} expected errors, of {errors.subjects} subjects; of"
+        f" new ones it covers {guaranteed(errors.subjects):.0%} at least, on average"
+    )
+    for site, shares in sorted(made.covered.items()):
+        print(
+            f"{site}: {sum(shares) / len(shares):.0%} covered by the interval of the others, {min(shares):.0%} to"
+            f" {max(shares):.0%} of {len(shares)} subjects"
+        )
+    error_model.write_error_model(arguments.run / error_model.NAME, errors, network=network)
+    for note in made.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    before = known_range.KnownRange.read(known_path)
+    if known is not None and (known.of == OF_TRAINING or before is None or before.of != OF_TRAINING):
+        known.write(known_path)
+        print(f"known range: of {known.subjects} {known.of} subjects")
+    elif before is not None:
+        print(f"known range: as before, of {before.subjects} {before.of} subjects")
 
 
 def _adapt(arguments: argparse.Namespace) -> None:
@@ -205,6 +270,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         segmenter = read_segmenter(arguments.segmenter)
     left_out: list[str] = []
     notes: list[str] = []
+    intervals = None
     with atomic.new_folder(out_dir) as new_dir, Progress(transient=True, disable=not sys.stdout.isatty()) as live:
 
         def following(what: str) -> Callable[[int, int], None]:
@@ -222,7 +288,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
             layout, synthetic_dir = layout or config.data.layout, new_dir / "volumes"
             scans, made = Scans(data_dir, layout, register=config.data.register), following("making volumes")
-            left_out, notes = make_volumes(
+            left_out, notes, intervals = make_volumes(
                 network, scans, synthetic_dir, config=config, run_dir=arguments.run, on_visit=made
             )
         pairs, unpaired = find_pairs(data_dir, synthetic_dir, layout=layout, target=arguments.target, left_out=left_out)
@@ -231,6 +297,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             notes=[*notes, *unpaired],
             percentiles=arguments.run is not None,
             segmenter=segmenter,
+            intervals=intervals,
             on_pair=following("scoring"),
         )
         write_tables(new_dir, evaluation, of=str(arguments.run or arguments.synthetic))
@@ -300,10 +367,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Built-in data, pre-training, use and evaluation of a trained model, and planning of privacy.",
     )
     commands = parser.add_subparsers(
-        required=True, metavar="phantom | pretrain | synthesize | evaluate | segment | adapt | export | privacy-plan"
+        required=True,
+        metavar="phantom | pretrain | synthesize | evaluate | segment | calibrate | adapt | export | privacy-plan",
     )
 
-    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
         parser = commands.add_parser(name, help=command.__doc__)
         parser.set_defaults(command=command)
         return parser
@@ -359,9 +427,25 @@ def _parser() -> argparse.ArgumentParser:
         help="the site's own weights, of state_dir/heads at a hospital or of RUN/sites/NAME/heads (the common one)",
     )
     synthesis.add_argument(
+        "--uncertainty", type=Path, metavar="FILE", help="NIfTI file to write: the absolute error that is expected"
+    )
+    synthesis.add_argument(
+        "--strict", action="store_true", help="exit code 3 where the sources are unlike those that the model knows"
+    )
+    synthesis.add_argument(
         "--batch-size", type=count, default=8, help="slices at a time, in 2-D; bounds memory (%(default)s)"
     )
     add_use(synthesis)
+
+    calibration = add("calibrate", _calibrate)
+    calibration.add_argument("--run", type=Path, required=True, help="folder of the run; what is learnt is kept there")
+    calibration.add_argument("--data", type=Path, help="folder with subjects that have all modalities (the run's own)")
+    calibration.add_argument("--layout", choices=[*LAYOUTS], help="how --data names scans (the run's)")
+    calibration.add_argument("--head", type=Path, metavar="FILE", help="the last layer to calibrate (the common one)")
+    add_use(calibration)
+    calibration.add_argument(
+        "--cache-dir", type=Path, default=Path(".cache/volumes"), help="folder of prepared scans (%(default)s)"
+    )
 
     adaptation = add("adapt", _adapt)
     adaptation.add_argument("--run", type=Path, required=True, help="folder of the run")

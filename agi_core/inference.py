@@ -11,7 +11,8 @@ from agi_core.data.nifti import FloatArray
 from agi_core.data.slabs import source_box
 from agi_core.network import Network
 from agi_core.prediction import Predictor, predict_volume
-from agi_core.synthesis import synthesize_files
+from agi_core.synthesis import Judge, Second, synthesize_files
+from agi_core.uncertainty import ErrorModel, WithError
 
 
 def synthesize(
@@ -23,20 +24,31 @@ def synthesize(
     grid: str | None = None,
     register: bool = False,
     batch_size: int,
+    judge: Judge | None = None,
+    error_map: tuple[ErrorModel, Path] | None = None,
 ) -> list[tuple[str, Doubt]]:
     """`synthesize_files` with a network, on the grid of its reference where no other source is named.
 
     Args:
         batch_size: slices that a 2-D network sees at once: the bound on memory.
+        error_map: what expects the network's error, and where the expected absolute error is written.
     """
+    predictor: Predictor = network
+    second = None
+    if error_map is not None:
+        model, path = error_map
+        predictor = WithError(network, model.layer)
+        second = Second(path, f"expected |error| e; 90% interval: +- {model.factor:.2f} e")
     return synthesize_files(
-        partial(predict, network, batch_size=batch_size),
+        partial(predict, predictor, batch_size=batch_size),
         scenario=network.scenario,
         grid=grid or network.reference,
         source_paths=source_paths,
         out_path=out_path,
         spacing_mm=spacing_mm,
         register=register,
+        judge=judge,
+        second=second,
     )
 
 
@@ -47,8 +59,8 @@ def predict(predictor: Predictor, volumes: FloatArray, *, batch_size: int) -> Fl
         volumes: sources, float32 (D, M, H, W) in [0, 1].
 
     Returns:
-        float32 (D, H, W), clipped to [0, 1].
+        float32 (D, H, W), clipped to [0, 1]; of a predictor with C channels (C, D, H, W).
     """
     predictions = predict_volume(predictor, torch.from_numpy(volumes), box=source_box(volumes), batch_size=batch_size)
-    result: FloatArray = predictions[:, 0].numpy()
-    return result
+    result: FloatArray = predictions.transpose(0, 1).numpy()
+    return result if len(result) > 1 else result[0]

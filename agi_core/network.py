@@ -119,6 +119,15 @@ class Network:
         """What the last, linear layer sees of the same sources: (B, K + C, h, w), or the prior's alone (B, K, h, w)."""
         return self._through(self.module.prior_features if prior_alone else self.module.features, sources)
 
+    def read_out(self, layers: Vector, sources: Tensor) -> Tensor:
+        """As `predict`, through several last layers (L, K + C) at once: (B, L, h, w)."""
+        weights = torch.from_numpy(layers).float().to(self.device)
+
+        def function(sources: Tensor) -> Tensor:
+            return torch.einsum("lf,bf...->bl...", weights, self.module.features(sources).float())
+
+        return self._through(function, sources)
+
     def _through(self, function: Callable[[Tensor], Tensor], sources: Tensor) -> Tensor:
         self.module.eval()
         padded = partial(self._padded, function)

@@ -32,7 +32,8 @@ class Predictor(Protocol):
         """Whether it must see all slices of a volume at once, in their order."""
 
     def predict(self, sources: Tensor) -> Tensor:
-        """Sources (B, M, h, w) in [0, 1], or slabs (B, M, 2n + 1, h, w), -> prediction (B, 1, h, w), on the CPU."""
+        """Sources (B, M, h, w) in [0, 1], or slabs (B, M, 2n + 1, h, w), -> prediction (B, 1, h, w), on the CPU. More
+        channels are more volumes, such as the error that is expected of the first."""
 
 
 def slabs(volume: Tensor, *, neighbours: int) -> Tensor:
@@ -51,8 +52,9 @@ def middle(sources: Tensor) -> Tensor:
 def predict_whole(predictor: Predictor, sources: Tensor, *, box: SliceBox) -> Tensor:
     """Whole slices, or slabs of them, in [0, 1] -> prediction (B, 1, H, W), clipped to [0, 1]; see the module."""
     slices = middle(sources)
-    prediction = torch.zeros_like(slices[:, :1])
-    prediction[..., box[0], box[1]] = predictor.predict(sources[..., box[0], box[1]]).clamp(0, 1)
+    inside = predictor.predict(sources[..., box[0], box[1]]).clamp(0, 1)
+    prediction = inside.new_zeros(*inside.shape[:2], *slices.shape[-2:])
+    prediction[..., box[0], box[1]] = inside
     return prediction * (slices != 0).any(dim=1, keepdim=True)
 
 

@@ -7,20 +7,32 @@ the 0.5th, 1 for the 99.5th percentile of a real scan of that modality (`agi_cor
 for physical units.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from agi_core.data.header import Doubt
-from agi_core.data.nifti import FloatArray, check_name, read_volume, write_volume
-from agi_core.data.preprocess import align, field_of_view, resample, session_doubts
+from agi_core.data.nifti import FloatArray, Volume, check_name, read_volume, write_volume
+from agi_core.data.preprocess import Prepared, align, field_of_view, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
 from agi_core.scenario import Scenario
 
 _WHOLE_HEAD = 0.99
+OUT_OF_RANGE = "OUT OF KNOWN RANGE"  # in the header of what is made of sources unlike those of training
+
+Judge = Callable[[Mapping[str, Volume], Prepared], Iterable[str]]
+"""Sources as they were read, and prepared -> why they are unlike those of training; nothing if they are not."""
+
+
+class Second(NamedTuple):
+    """Another volume that is made of the same sources: where it goes, and what its values are (at most 50 letters)."""
+
+    path: Path
+    descrip: str
 
 
 def synthesize_files(
@@ -32,16 +44,19 @@ def synthesize_files(
     out_path: Path,
     spacing_mm: tuple[float, float, float] | None,
     register: bool = False,
+    judge: Judge | None = None,
+    second: Second | None = None,
 ) -> list[tuple[str, Doubt]]:
     """Synthesise the scenario's target from its sources and write it on the grid of one of them.
 
     Args:
-        predict: sources (D, M, H, W) in [0, 1] -> (D, H, W).
+        predict: sources (D, M, H, W) in [0, 1] -> (D, H, W); with a `second` (2, D, H, W), both from 0 to 1.
         grid: the source whose grid, orientation and header geometry the output has.
         source_paths: one NIfTI file per source modality.
         out_path: ends in `.nii` or `.nii.gz`; replaced when it exists.
         spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
         register: lay the other sources on that one first, as the run's `data.register` did in training.
+        judge: its sentences are noted in the header of what is written.
 
     Returns:
         (modality, doubt) for what is odd about the sources' headers and voxels.
@@ -56,9 +71,14 @@ def synthesize_files(
             f"The model makes {scenario.target} from {', '.join(scenario.sources)}, but was given "
             f"{', '.join(source_paths) or 'nothing'} with {grid} as reference. Give one file for each."
         )
-    check_name(out_path)
-    if out_path.resolve() in {path.resolve() for path in source_paths.values()}:
-        raise DataError(f"{out_path} is one of the sources. Choose another output file.")
+    outputs = [Second(out_path, f"synthetic {scenario.target}; 0..1 = p0.5..p99.5 of a real one")]
+    outputs += [second] if second else []
+    taken = {path.resolve() for path in source_paths.values()}
+    for path, _ in outputs:
+        check_name(path)
+        if path.resolve() in taken:
+            raise DataError(f"{path} is one of the sources. Choose another output file.")
+        taken.add(path.resolve())
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
     doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
     for one, other in combinations(scenario.sources, 2):
@@ -76,14 +96,17 @@ def synthesize_files(
             doubts.append(
                 (modality, Doubt("it does not cover the whole head; there the output is a guess", f"{covered:.0%}"))
             )
-    slices = predict(prepared.volumes)
-    if not np.isfinite(slices).all():
+    reasons = () if judge is None else tuple(judge(volumes, prepared))
+    made = predict(prepared.volumes)
+    if not np.isfinite(made).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")
-    on_grid = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[grid].grid)
-    write_volume(
-        out_path,
-        on_grid.clip(0, 1),
-        like=source_paths[grid],
-        descrip=f"synthetic {scenario.target}; 0..1 = p0.5..p99.5 of a real one",
-    )
+    for (path, descrip), slices in zip(outputs, made if second else [made], strict=True):
+        on_grid = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[grid].grid)
+        write_volume(
+            path,
+            on_grid.clip(0, 1),
+            like=source_paths[grid],
+            descrip=f"{OUT_OF_RANGE}: {descrip}" if reasons else descrip,
+            comment="\n".join(f"out of known range: {reason}" for reason in reasons),
+        )
     return [*doubts, *prepared.doubts]

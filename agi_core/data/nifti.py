@@ -102,7 +102,7 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str) -> None:
+def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str, comment: str = "") -> None:
     """Write a synthesised volume on the grid of an existing file, atomically.
 
     Format (NIfTI-1 or NIfTI-2), orientation, axis order, qform, sform, their codes, spacing and units are those of
@@ -114,6 +114,7 @@ def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str) -> N
         data: float32 (I, J, K) in RAS+ order on the grid `read_grid(like)`, values in [0, 1].
         like: the NIfTI file whose grid is kept.
         descrip: what the values are; at most 79 ASCII characters.
+        comment: what else a reader should know, as a header extension (code 6).
 
     Raises:
         DataError: `path` has another suffix, or `like` cannot be read.
@@ -134,6 +135,8 @@ def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str) -> N
     header.set_data_dtype(np.int16)
     image = reference.image_class(stored, None, header)  # no affine: the header's own qform and sform stay as they are
     image.header.set_slope_inter(WRITTEN_STEP, 0)
+    if comment:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", comment.encode()))
     _save(image, path)
 
 

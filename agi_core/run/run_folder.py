@@ -10,6 +10,8 @@ summary.json          the figures at the end (`agi_core.run.summary`)
 report.html           all of it, to look at (`agi_core.report`)
 ```
 
+`calibrate` adds `error_model.safetensors` (`agi_core.run.error_model`) and `known_range.json` (`agi_core.known_range`).
+
 A simulation also has
 
 ```
@@ -150,6 +152,18 @@ def read_environment(run_dir: Path) -> Environment:
 def read_splits(run_dir: Path) -> dict[str, dict[str, list[str]]]:
     """The subject ids of each site by their use; empty in a deployed run. Raises RunError where the file is damaged."""
     return read_json(run_dir / "splits.json") or {}
+
+
+def read_parts(run_dir: Path) -> dict[str, str]:
+    """{fingerprint of a subject's scans: `train`, `validation` or `test`}; empty in a deployed run. Raises RunError."""
+    content = read_json(run_dir / "fingerprints.json") or {}
+    return {
+        content[subject]: part
+        for split in read_splits(run_dir).values()
+        for part, subjects in split.items()
+        for subject in subjects
+        if subject in content
+    }
 
 
 def _write_error(run_dir: Path, error: OSError) -> RunError:

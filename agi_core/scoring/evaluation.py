@@ -10,7 +10,7 @@ from typing import Any
 from agi_core.host import atomic
 from agi_core.scoring.figures import CONFIDENCE, FIGURES, SEGMENTED, Mean, means, recovered_shares, segmented_rows
 from agi_core.scoring.pairs import Pair
-from agi_core.scoring.volume import Scored, score_pair
+from agi_core.scoring.volume import Intervals, Scored, score_pair
 from agi_core.segmentation.labels import TARGETS
 from agi_core.segmentation.segmenter import Segmenter
 
@@ -48,13 +48,14 @@ def evaluate(
     notes: Sequence[str],
     percentiles: bool = False,
     segmenter: Segmenter | None = None,
+    intervals: Intervals | None = None,
     on_pair: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score every pair.
 
     Args:
         notes: what is known already that the reader should know.
-        percentiles, segmenter: see `score_pair`.
+        percentiles, segmenter, intervals: see `score_pair`.
         on_pair: called with (done, all) after each pair.
 
     Raises:
@@ -62,7 +63,7 @@ def evaluate(
     """
     scored = []
     for done, pair in enumerate(pairs, start=1):
-        scored.append(score_pair(pair, percentiles=percentiles, segmenter=segmenter))
+        scored.append(score_pair(pair, percentiles=percentiles, segmenter=segmenter, intervals=intervals))
         if on_pair is not None:
             on_pair(done, len(pairs))
     doubts = [f"{its.pair.name}: {doubt}" for its in scored for doubt in its.doubts]

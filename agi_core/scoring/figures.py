@@ -39,6 +39,7 @@ FIGURES: dict[str, Figure] = {
     **{f"ssim_{region}": Figure(f"SSIM inside {region}", 3) for region in _REGIONS},
     **{f"psnr_db_{region}": Figure(f"PSNR (dB), {region}", 2) for region in _REGIONS},
     **{f"mae_{region}": Figure(f"MAE, {region}", 4) for region in _REGIONS},
+    **{f"coverage_{region}": Figure(f"Within the 90 % interval, {region}", 3) for region in _REGIONS},
     **{
         f"neighbours_{whose}_{plane}": Figure(f"SSIM of neighbours, {plane}, {whose}", 3)
         for plane in PLANES

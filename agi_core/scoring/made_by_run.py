@@ -6,12 +6,13 @@ from pathlib import Path
 from agi_core.config.schema import RunConfig
 from agi_core.data.fingerprint import fingerprints
 from agi_core.data.scans import Scans, discover
-from agi_core.errors import DataError
+from agi_core.errors import DataError, RunError
 from agi_core.evaluation import EVALUATION_BATCH
 from agi_core.inference import synthesize
 from agi_core.network import Network
-from agi_core.run.json_objects import read_json
-from agi_core.run.run_folder import read_splits
+from agi_core.run import error_model
+from agi_core.run.run_folder import read_parts
+from agi_core.scoring.volume import Intervals
 
 
 def make_volumes(
@@ -22,48 +23,60 @@ def make_volumes(
     config: RunConfig,
     run_dir: Path,
     on_visit: Callable[[int, int], None] | None = None,
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str], Intervals | None]:
     """Write the synthetic target of each visit under the path that the real one has in its folder.
 
     Subjects that trained the model or chose its best round are left out, as far as their scans are known.
 
+    Where the run has an error model, a map of the expected error is written beside them in `expected_errors`, but not
+    of subjects that calibrated it.
+
     Returns:
-        The ids of those subjects, and notes on what was left out or is not known, and on what is odd about sources.
+        The ids of those subjects, notes on what was left out or is not known, and on what is odd about sources, and the
+        intervals, where the run has an error model.
 
     Raises:
         DataError: a scan cannot be used, or every subject was used in training.
     """
     found = discover(scans, network.scenario.modalities)
     used, now = _used_in_training(run_dir), fingerprints(found.subjects)
+    errors, maps_dir, unfit = None, out_dir.with_name("expected_errors"), []
+    if (run_dir / error_model.NAME).is_file():
+        try:
+            errors = error_model.read_error_model(run_dir / error_model.NAME, network=network)
+        except RunError as error:
+            unfit = [f"no coverage: {error}"]
     left_out = [subject.id for subject in found.subjects if now[subject.id] in used]
     subjects = [subject for subject in found.subjects if subject.id not in left_out]
     if not subjects:
         raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
     visits = [(subject.id, session) for subject in subjects for session in subject.sessions]
     notes = [] if used else ["which subjects trained the model is not known here; scores of those would be too good"]
+    notes += unfit
     notes += [f"used in training or validation, and so not scored: {', '.join(left_out)}"] if left_out else []
     if config.training.align_target:
         notes.append(
             f"trained for the target's place on {network.reference}; where real ones lie elsewhere, scores are too low"
         )
+    calibrated = [subject.id for subject in subjects if errors and now[subject.id] in errors.calibrated_on]
+    notes += [f"calibrated the interval, and so no coverage: {', '.join(calibrated)}"] if calibrated else []
     for done, (subject_id, session) in enumerate(visits, start=1):
+        place = session.paths[network.scenario.target].relative_to(scans.dir)
         doubts = synthesize(
             network,
             source_paths={modality: session.paths[modality] for modality in network.scenario.sources},
-            out_path=out_dir / session.paths[network.scenario.target].relative_to(scans.dir),
+            out_path=out_dir / place,
             spacing_mm=config.spacing_mm,
             register=scans.register == "rigid",
             batch_size=EVALUATION_BATCH,
+            error_map=(errors, maps_dir / place) if errors and subject_id not in calibrated else None,
         )
         notes += [f"{subject_id} {session.name}".strip() + f": {modality}: {doubt}" for modality, doubt in doubts]
         if on_visit is not None:
             on_visit(done, len(visits))
-    return left_out, notes
+    return left_out, notes, Intervals(maps_dir, out_dir, errors.factor) if errors else None
 
 
 def _used_in_training(run_dir: Path) -> set[str]:
     """Fingerprints of the subjects that trained or validated; empty in a deployed run."""
-    content = read_json(run_dir / "fingerprints.json") or {}
-    splits = read_splits(run_dir).values()
-    used = {subject for split in splits for part in ("train", "validation") for subject in split[part]}
-    return {content[subject] for subject in used if subject in content}
+    return {mark for mark, part in read_parts(run_dir).items() if part != "test"}

@@ -5,6 +5,7 @@ percentile, as in training. So a volume that is darker than the real one as a wh
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,24 @@ class Scored:
     picture: Picture
 
 
-def score_pair(pair: Pair, *, percentiles: bool = False, segmenter: Segmenter | None = None) -> Scored:
+@dataclass(frozen=True)
+class Intervals:
+    """What was foretold of the error: maps of the expected absolute error, which lie in `maps_dir` as the volumes do in
+    `volumes_dir`, and how many of it make the interval."""
+
+    maps_dir: Path
+    volumes_dir: Path
+    factor: float
+
+    def half_width(self, pair: Pair) -> FloatArray | None:
+        """Of the pair's volume, on its grid; None where it has no map."""
+        path = self.maps_dir / pair.synthetic.relative_to(self.volumes_dir)
+        return np.float32(self.factor) * read_volume(path).data if path.is_file() else None
+
+
+def score_pair(
+    pair: Pair, *, percentiles: bool = False, segmenter: Segmenter | None = None, intervals: Intervals | None = None
+) -> Scored:
     """Score one synthetic volume.
 
     Args:
@@ -59,6 +77,7 @@ def score_pair(pair: Pair, *, percentiles: bool = False, segmenter: Segmenter | 
             percentiles. Otherwise they are if they lie from 0 to 1 and the real scan does not; else they are in the
             units of the real scan.
         segmenter: what to segment with the synthetic volume in the place of the real one.
+        intervals: how large the error should be, for the coverage.
 
     Raises:
         DataError: a file cannot be read, the segmentation is refused (`read_labels`), or the synthetic volume lies
@@ -81,6 +100,8 @@ def score_pair(pair: Pair, *, percentiles: bool = False, segmenter: Segmenter | 
             if (ssim := brasyn_ssim(data, real.data, mask)) is not None:
                 figures[f"brasyn_ssim_{name}"] = ssim
     figures |= _region_figures(ours, scaled, regions)
+    if intervals is not None and (half_width := intervals.half_width(pair)) is not None:
+        figures |= _coverage(ours, scaled, regions, resample(half_width, synthetic.grid, real.grid))
     figures |= consistency(ours, scaled, head, affine=real.affine)
     if segmenter is not None and labels is not None:
         more, why_not = segmentation_rows(segmenter, pair, synthetic=ours, real=scaled, labels=labels, grid=real.grid)
@@ -146,6 +167,16 @@ def _region_figures(synthetic: FloatArray, real: FloatArray, regions: dict[str, 
         figures[f"psnr_db_{region}"] = psnr_db(float(np.mean(error[mask] ** 2)))
         figures[f"mae_{region}"] = float(np.abs(error[mask]).mean())
     return figures
+
+
+def _coverage(
+    synthetic: FloatArray, real: FloatArray, regions: dict[str, BoolArray], half_width: FloatArray
+) -> dict[str, float]:
+    """The share of each region's voxels whose error is no more than the interval's half width. It counts voxels where
+    something was foretold, which is where a source has a signal."""
+    inside, foretold = np.abs(synthetic - real) <= half_width, half_width > 0
+    masks = {region: mask & foretold for region, mask in regions.items()}
+    return {f"coverage_{region}": float(inside[mask].mean()) for region, mask in masks.items() if mask.any()}
 
 
 def _picture(synthetic: FloatArray, real: FloatArray, head: BoolArray, labels: Labels | None, scan: Volume) -> Picture:

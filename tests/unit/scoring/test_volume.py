@@ -7,7 +7,7 @@ import pytest
 from agi_core.data.intensity import scale_intensity
 from agi_core.errors import DataError
 from agi_core.scoring.pairs import Pair, find_pairs
-from agi_core.scoring.volume import image_fault, score_pair
+from agi_core.scoring.volume import Intervals, image_fault, score_pair
 from tests.support.brats_tree import AFFINE, read, save, write_subject
 
 
@@ -41,6 +41,26 @@ def test_figures_by_hand_on_the_real_scans_scale(pair: Pair) -> None:
     assert figures["mae_tumour"] == pytest.approx((0.1 * n[1] + 0.2 * n[2] + 0.3 * n[3]) / sum(n[1:]), abs=1e-3)
     assert figures["mae_healthy"] < 1e-3
     assert figures["ssim_tumour"] < figures["ssim_healthy"]
+
+
+def test_coverage_by_hand(pair: Pair, tmp_path: Path) -> None:
+    """Errors of 0, 0.1, 0.2 and 0.3 by label, and an interval of 3 x 0.05 where anything was foretold."""
+    assert pair.seg is not None
+    real, labels = read(pair.real).astype(np.float32), read(pair.seg)
+    scaled, low, high = scale_intensity(real)
+    step = np.choose(labels, (0.0, 0.1, 0.2, 0.3)).astype(np.float32)
+    inner = np.where(scaled > 0.5, scaled - step, scaled + step)
+    foretold = np.where(real > 0, 0.05, 0).astype(np.float32)
+    foretold[:14] = 0
+    save(tmp_path / "maps" / pair.synthetic.name, foretold)
+    rewritten(pair, np.where(real > 0, low + inner * (high - low), 0))
+    intervals = Intervals(tmp_path / "maps", pair.synthetic.parent, factor=3)
+    figures = score_pair(pair, intervals=intervals).figures
+    inside = labels[(labels > 0) & (foretold > 0)] == 1
+    assert figures["coverage_healthy"] == 1
+    assert figures["coverage_oedema"] == figures["coverage_enhancing"] == 0
+    assert 0 < figures["coverage_tumour"] == pytest.approx(inside.mean())
+    assert not [name for name in score_pair(pair).figures if name.startswith("coverage")]
 
 
 def test_both_scales_are_one(pair: Pair) -> None:

@@ -1,0 +1,95 @@
+"""What a model's volumes can be doubted by, from complete subjects: an error model, and the range that it knows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agi_core.config.schema import Task
+from agi_core.data.fingerprint import fingerprints
+from agi_core.data.nifti import read_volume
+from agi_core.data.partition import stable_order
+from agi_core.data.preparation import Preparation
+from agi_core.data.preprocess import align
+from agi_core.data.registration import register_sources
+from agi_core.data.scans import Scans, Subject, discover
+from agi_core.errors import DataError
+from agi_core.known_range import FEWEST, KnownRange, Measures, measure
+from agi_core.network import Network
+from agi_core.run import progress
+from agi_core.uncertainty import ErrorModel, calibrate, sample
+
+MOST = 64
+"""Training subjects whose sources are measured: a range does not change with more, and each takes a second or two."""
+OF_TRAINING = "training"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """An error model, and {site: coverage of each of its subjects by the interval of all others}; a range, where there
+    are subjects enough; what the user should know."""
+
+    errors: ErrorModel
+    covered: Mapping[str, Sequence[float]]
+    known: KnownRange | None
+    notes: Sequence[str]
+
+
+def calibrate_on(
+    network: Network, scans: Scans, *, task: Task, parts: Mapping[str, str], cache_dir: Path
+) -> Calibration:
+    """Calibrate a model on the subjects of a folder. The network is left as it was.
+
+    Subjects that trained it tell the known range alone, since its errors on them are too small. Its test subjects are
+    left out: of them the coverage is reported. All others, those that chose its best round included, tell the errors.
+
+    Args:
+        network: the trained model of `task`.
+        parts: {fingerprint: part} of the subjects of the run, as far as they are known.
+        cache_dir: folder of prepared scans, which are patient data.
+
+    Raises:
+        DataError: fewer than two subjects are left, or a scan is unusable.
+    """
+    found = discover(scans, network.scenario.modalities)
+    marks = fingerprints(found.subjects)
+    of_part: dict[str, list[Subject]] = {"train": [], "validation": [], "test": []}
+    by_id = {subject.id: subject for subject in found.subjects}
+    for subject_id in stable_order(by_id):
+        of_part[parts.get(marks[subject_id], "validation")].append(by_id[subject_id])
+    trained, chosen, tests = of_part.values()
+    if len(chosen) < 2:
+        raise DataError(
+            f"{scans.dir} has {len(chosen)} complete subjects beside the {len(trained)} that trained and {len(tests)}"
+            " that test the model; give --data with at least 2 others, better 20"
+        )
+    preparation, notes = Preparation.of(task, scans, cache_dir=cache_dir, whole=True), []
+    on_subject, samples = progress.steps_of("errors"), []
+    for done, subject in enumerate(chosen, start=1):
+        samples.append(sample(network, preparation.open([subject])))
+        on_subject(done, len(chosen))
+    errors, shares = calibrate(samples, fingerprints=[marks[subject.id] for subject in chosen])
+    covered: dict[str, list[float]] = {}
+    for subject, share in zip(chosen, shares, strict=True):
+        covered.setdefault(subject.site, []).append(share)
+    if tests:
+        notes.append(f"{len(tests)} test subjects of the run are left out; coverage is reported of them")
+    of, seen = (OF_TRAINING, trained) if trained else ("calibration", chosen)
+    if len(seen) < FEWEST:
+        notes.append(f"no known range: it takes {FEWEST} {of} subjects, and there are {len(seen)}")
+        return Calibration(errors, covered, None, notes)
+    measured = _measured(seen[:MOST], network, task=task, register=scans.register == "rigid")
+    return Calibration(errors, covered, KnownRange.over(measured, of=of), notes)
+
+
+def _measured(subjects: Sequence[Subject], network: Network, *, task: Task, register: bool) -> list[Measures]:
+    """Of the first visit of each subject, prepared as `agi_core.synthesis` prepares what it is given."""
+    on_subject, measured = progress.steps_of("known range"), []
+    for done, subject in enumerate(subjects, start=1):
+        paths, to = subject.sessions[0].paths, network.reference
+        volumes = {modality: read_volume(paths[modality]) for modality in network.scenario.sources}
+        if register:
+            volumes = register_sources(volumes, to=to, place=str(paths[to]))
+        prepared = align(volumes, to=to, spacing_mm=task.spacing_mm, place=str(paths[to]))
+        measured.append(measure(volumes, prepared))
+        on_subject(done, len(subjects))
+    return measured

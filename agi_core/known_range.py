@@ -1,0 +1,177 @@
+"""Whether the sources of one volume lie within what a model has seen: what is measured of them, and its usual range.
+
+Each measure is one number of one subject: percentiles of a source's intensities as the network sees them, how two
+sources agree voxel by voxel, voxel sizes and fields of view, size, place and tilt of the head, and how alike its left
+and right are. Kept with a run are mean and spread of each over subjects, never a subject's own. A new subject is in
+range if every measure lies within
+
+    mean -+ t spread sqrt(1 + 1/n),    t of Student's distribution with n - 1 degrees of freedom
+
+with t so large that of subjects with normal measures at most FALSE_ALARMS are called out of range by any of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from agi_core.data.nifti import Volume
+from agi_core.data.preprocess import Prepared
+from agi_core.errors import DataError
+from agi_core.host import atomic
+from agi_core.run.json_objects import JsonObject
+
+NAME = "known_range.json"  # in the folder of a run
+FALSE_ALARMS = 0.01
+FEWEST = 5
+"""Subjects of a range: of fewer, hardly anything would lie outside."""
+_LEAST_HALF, _LEAST_HALF_SHARE = 0.05, 0.05  # of a range: of measures without unit; of sizes, as a share of the mean
+_SIZES = ("mm", "litres")
+_AXES = ("right", "anterior", "superior")
+_PERCENTILES = (5, 25, 50, 75, 95)
+_SAMPLE, _BINS = 100_000, 32
+
+Measures = dict[str, float]
+"""By names `WHAT: MEASURE`; what a person is told is one measure of each WHAT."""
+
+
+def measure(volumes: Mapping[str, Volume], prepared: Prepared) -> Measures:
+    """The measures of one subject's sources.
+
+    Args:
+        volumes: the sources as they were read, in the order of M in `prepared`.
+        prepared: the same on the reference's grid, without the target.
+    """
+    head = prepared.foreground
+    inside = np.flatnonzero(head)[:: max(1, int(head.sum()) // _SAMPLE)]
+    values = {
+        m: prepared.volumes[:, n].ravel()[inside].astype(np.float64) for n, m in enumerate(volumes)
+    }  # in the head
+    found: Measures = {}
+    for modality, volume in volumes.items():
+        spacing_mm = np.array(volume.grid.spacing_mm)
+        for axis, mm, extent_mm in zip(_AXES, spacing_mm, spacing_mm * volume.grid.shape, strict=True):
+            found[f"voxels of {modality}: {axis}, mm"] = float(mm)
+            found[f"field of view of {modality}: {axis}, mm"] = float(extent_mm)
+        for percent, value in zip(_PERCENTILES, np.percentile(values[modality], _PERCENTILES), strict=True):
+            found[f"intensities of {modality}: percentile {percent} of the head"] = float(value)
+    for one, other in combinations(volumes, 2):
+        found[f"{one} beside {other}: correlation in the head"] = _correlation(values[one], values[other])
+        found[f"{one} beside {other}: mutual information in the head"] = _information(values[one], values[other])
+    found |= _of_head(head, inside, np.array(prepared.grid.spacing_mm))
+    for n, modality in enumerate(volumes):
+        alike, balance = _sides(prepared.volumes[:, n], head, inside)
+        found[f"left and right of {modality}: likeness"] = alike
+        found[f"left and right of {modality}: balance"] = balance
+    return found
+
+
+def _of_head(head: NDArray[np.bool_], inside: NDArray[np.int64], spacing_mm: NDArray[np.float64]) -> Measures:
+    """Size, place in the field of view, and pose of a head (D, H, W)."""
+    found = {"head: volume, litres": float(head.sum() * spacing_mm.prod() / 1e6)}
+    at_mm = np.array(np.unravel_index(inside, head.shape))[::-1] * spacing_mm[:, None]  # right, anterior, superior
+    covariance = np.cov(at_mm)
+    for n, axis in enumerate(_AXES):
+        found[f"head: {axis}, mm"] = float(4 * np.sqrt(covariance[n, n]))  # of a box: 1.15 of its side
+        faces = head.take((0, -1), axis=2 - n)
+        found[f"head: share of the end of the field of view, {axis}"] = float(faces.mean())
+    for plane, (one, other) in {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}.items():
+        tilt = covariance[one, other] / np.sqrt(covariance[one, one] * covariance[other, other])
+        found[f"pose of the head: tilt in the {plane} plane"] = float(tilt)
+    return found
+
+
+def _sides(volume: NDArray[np.float32], head: NDArray[np.bool_], inside: NDArray[np.int64]) -> tuple[float, float]:
+    """How a volume (D, H, W) correlates with its mirror image about the middle of the head, and how far its brightness
+    lies to the right, as a share of the head's width."""
+    d, h, w = np.unravel_index(inside, head.shape)
+    mirrored = round(2 * w.mean()) - w
+    there = (mirrored >= 0) & (mirrored < head.shape[2])
+    there[there] = head[d[there], h[there], mirrored[there]]
+    values = volume[d, h, w].astype(np.float64)
+    alike = _correlation(values[there], volume[d[there], h[there], mirrored[there]].astype(np.float64))
+    return alike, float(np.average(w, weights=values + 1e-9) - w.mean()) / float(np.ptp(w) + 1)
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(np.corrcoef(one, other)[0, 1]) if one.size and one.std() and other.std() else 0.0
+
+
+def _information(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Mutual information over the mean entropy of the two, 0 to 1, from a histogram of values in [0, 1]."""
+    joint, *_ = np.histogram2d(one, other, bins=_BINS, range=((0, 1), (0, 1)))
+    apart, together = stats.entropy(joint.sum(axis=1)) + stats.entropy(joint.sum(axis=0)), stats.entropy(joint.ravel())
+    return float(2 * (apart - together) / apart) if apart else 0.0
+
+
+@dataclass(frozen=True)
+class KnownRange(JsonObject):
+    """Mean and spread (standard deviation) of each measure over so many subjects; `of` says which they are."""
+
+    of: str
+    subjects: int
+    means: Mapping[str, float]
+    spreads: Mapping[str, float]
+
+    @classmethod
+    def over(cls, subjects: Sequence[Measures], *, of: str) -> Self:
+        """The range of these subjects. Raises DataError: they are fewer than FEWEST."""
+        if len(subjects) < FEWEST:
+            raise DataError(f"a range of {len(subjects)} subjects says little; give at least {FEWEST}")
+        table = {name: np.array([one[name] for one in subjects]) for name in subjects[0]}
+        return cls(
+            of,
+            len(subjects),
+            {name: float(values.mean()) for name, values in table.items()},
+            {name: float(values.std(ddof=1)) for name, values in table.items()},
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the file that `read` reads. Raises RunError."""
+        atomic.write_json(path, self.to_json())
+
+    def halves(self) -> Measures:
+        """Half the width of each measure's range."""
+        t = stats.t.ppf(1 - FALSE_ALARMS / (2 * len(self.means)), self.subjects - 1)
+        reach = float(t * np.sqrt(1 + 1 / self.subjects))
+        least = {
+            name: _LEAST_HALF_SHARE * abs(mean) if name.endswith(_SIZES) else _LEAST_HALF
+            for name, mean in self.means.items()
+        }
+        return {name: max(reach * self.spreads[name], least[name]) for name in self.means}
+
+    def distances(self, found: Measures) -> Measures:
+        """How far each measure lies from the mean, in halves of its range: above 1 it is out of range."""
+        return {
+            name: abs(found[name] - self.means[name]) / half for name, half in self.halves().items() if name in found
+        }
+
+    def reasons(self, found: Measures) -> tuple[str, ...]:
+        """A sentence for each WHAT that is out of range, of its measure that lies farthest out; none: in range."""
+        halves = self.halves()
+        worst: dict[str, str] = {}
+        for name, distance in sorted(self.distances(found).items(), key=lambda item: -item[1]):
+            if distance > 1:
+                worst.setdefault(name.partition(":")[0], name)
+        return tuple(
+            f"{name} is {found[name]:.3g}, and {self.means[name] - halves[name]:.3g} to"
+            f" {self.means[name] + halves[name]:.3g} was expected"
+            for name in worst.values()
+        )
+
+
+@dataclass
+class Verdict:
+    """Whether the sources of a volume are in a range: it is called with them, and then knows `reasons` against it."""
+
+    known: KnownRange
+    reasons: tuple[str, ...] = ()
+
+    def __call__(self, volumes: Mapping[str, Volume], prepared: Prepared) -> Iterable[str]:
+        self.reasons = self.known.reasons(measure(volumes, prepared))
+        return self.reasons

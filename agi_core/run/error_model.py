@@ -1,0 +1,51 @@
+"""The error model of a run, as a file in its folder. It belongs to one set of weights, last layer and all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save
+
+from agi_core.errors import RunError
+from agi_core.host import atomic
+from agi_core.host.tensor_file import open_tensors
+from agi_core.network import Network
+from agi_core.protocol import hash_of, pack
+from agi_core.uncertainty import ErrorModel
+
+NAME = "error_model.safetensors"
+
+
+def write_error_model(path: Path, model: ErrorModel, *, network: Network) -> None:
+    """Write the error model of the network with its present weights. Raises RunError."""
+    metadata = {
+        "model": hash_of(pack(network.weights)),
+        "subjects": str(model.subjects),
+        "calibrated_on": json.dumps(model.calibrated_on),
+    }
+    atomic.write_bytes(path, save({"layer": model.layer, "counts": model.counts}, metadata=metadata))
+
+
+def read_error_model(path: Path, *, network: Network) -> ErrorModel:
+    """The error model in a file of `write_error_model`.
+
+    Raises:
+        RunError: the file is missing or damaged, or belongs to other weights than the network's present ones.
+    """
+    try:
+        with open_tensors(path) as file:
+            metadata, layer, counts = file.metadata(), file.get_tensor("layer"), file.get_tensor("counts")
+        model, subjects = metadata["model"], int(metadata["subjects"])
+        calibrated_on = tuple(json.loads(metadata["calibrated_on"]))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing, so no error is expected of this model; make it with python -m agi_core calibrate"
+        ) from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is no error model ({error}); make it again with python -m agi_core calibrate") from None
+    if model != hash_of(pack(network.weights)):
+        raise RunError(
+            f"{path} belongs to other weights; calibrate with the same --weights and --head as those that are used"
+        )
+    return ErrorModel(np.asarray(layer), np.asarray(counts), subjects, calibrated_on)

@@ -1,0 +1,135 @@
+"""How large the error of a prediction is expected to be, voxel by voxel: a second last layer, in closed form.
+
+The last layer of a network weights its features to a prediction (`agi_core.readout`). The error layer weights the same
+features to the expected absolute error, by ridge regression of |prediction - target| on subjects that did not train. So
+both come from one pass through the network. `agi_core.conformal` makes intervals of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agi_core import conformal
+from agi_core.data.cached_session import CachedSession
+from agi_core.data.datasets import evaluation_slices, validation_subset
+from agi_core.errors import DataError
+from agi_core.network import Network
+from agi_core.prediction import middle
+from agi_core.ridge import Statistics, Vector
+
+VOXELS, SLICES = 4096, 8
+"""Of each subject: drawn from the head in so many slices. As many of each, so that subjects count alike."""
+LEAST = 0.001
+"""The smallest error that is expected anywhere, of values from 0 to 1."""
+STRENGTH = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Voxels of one subject's head: the network's features (F, N) and its absolute error (N,)."""
+
+    features: Vector
+    error: Vector
+
+
+def sample(network: Network, sessions: Sequence[CachedSession]) -> Sample:
+    """VOXELS voxels of one subject, the same whenever it is asked, from whole sessions. Only those count where a source
+    has a signal, because nothing is predicted elsewhere, and, where the task aligns the target, those that it shows."""
+    features, errors = [], []
+    readout = network.readout
+    for session, indices in validation_subset(sessions, limit=SLICES, volumes=network.volumetric):
+        for batch in evaluation_slices(
+            session, batch_size=len(indices), indices=indices, neighbours=network.neighbours
+        ):
+            rows, columns = session.source_box
+            sources, target = batch.sources[..., rows, columns], batch.target[..., rows, columns]
+            counted = batch.foreground[..., rows, columns] & (middle(sources) != 0).any(dim=1, keepdim=True)
+            if network.on_reference is not None:
+                target, imaged = network.on_reference(sources, target)
+                counted &= imaged
+            seen = network.features(sources).double().movedim(1, 0)[:, counted[:, 0]].numpy()  # (F, N)
+            features.append(seen)
+            errors.append(np.abs((readout @ seen).clip(0, 1) - target[counted].double().numpy()))
+    everything, error = np.concatenate(features, axis=1), np.concatenate(errors)
+    drawn = np.random.default_rng(0).choice(error.size, VOXELS, replace=error.size < VOXELS)
+    return Sample(everything[:, drawn], error[drawn])
+
+
+def fit(samples: Sequence[Sample]) -> Vector:
+    """The error layer (F,) of these subjects, shrunk to their mean error everywhere; the first feature is 1."""
+    parts = [Statistics(s.features @ s.features.T / VOXELS, s.features @ s.error / VOXELS) for s in samples]
+    together = Statistics.mean(parts)
+    mean_error = np.zeros(len(together.moment))
+    mean_error[0] = together.moment[0]
+    return together.solve(strength=STRENGTH, towards=mean_error)
+
+
+def expected(layer: Vector, features: Vector) -> Vector:
+    """The expected absolute error of voxels (F, N), from LEAST to 1."""
+    return np.asarray((layer @ features).clip(LEAST, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorModel:
+    """An error layer of a network's last features, and how often the error was how large beside what was expected.
+
+    Attributes:
+        layer: its weights, float64 (F,).
+        counts: of the scores, see `agi_core.conformal`; each subject's by the error layer of the others.
+        subjects: how many subjects they are of, 2 or more.
+        calibrated_on: fingerprints of these subjects' scans.
+    """
+
+    layer: Vector
+    counts: conformal.Counts
+    subjects: int
+    calibrated_on: tuple[str, ...] = ()
+
+    @property
+    def factor(self) -> float:
+        """Expected errors to either side of the prediction that make the interval. Raises DataError: there is none."""
+        return conformal.factor(self.counts, subjects=self.subjects)
+
+
+def calibrate(samples: Sequence[Sample], *, fingerprints: Sequence[str] = ()) -> tuple[ErrorModel, list[float]]:
+    """The error model of these subjects, and how much of each subject the interval of all others covers.
+
+    Raises:
+        DataError: there is one subject, or errors lie far beyond what is expected.
+    """
+    if len(samples) < 2:
+        raise DataError(f"{len(samples)} subjects are too few to tell errors from others'; give at least 2, better 20")
+    scores = [
+        one.error / expected(fit([*samples[:n], *samples[n + 1 :]]), one.features) for n, one in enumerate(samples)
+    ]
+    counts = [conformal.count(one) for one in scores]
+    total = np.sum(counts, axis=0)
+    covered = [
+        float((one <= conformal.factor(total - own, subjects=len(samples) - 1)).mean())
+        for one, own in zip(scores, counts, strict=True)
+    ]
+    return ErrorModel(fit(samples), total, len(samples), tuple(fingerprints)), covered
+
+
+@dataclass(frozen=True, eq=False)
+class WithError:
+    """A `Predictor` with two channels: the network's prediction, and its expected absolute error."""
+
+    network: Network
+    layer: Vector
+
+    @property
+    def neighbours(self) -> int:
+        return self.network.neighbours
+
+    @property
+    def volumetric(self) -> bool:
+        return self.network.volumetric
+
+    def predict(self, sources: Tensor) -> Tensor:
+        """As `Network.predict`, -> (B, 2, h, w), the error LEAST at least."""
+        both = self.network.read_out(np.stack([self.network.readout, self.layer]), sources)
+        return torch.stack([both[:, 0], both[:, 1].clamp(min=LEAST)], dim=1)

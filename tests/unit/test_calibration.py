@@ -1,0 +1,157 @@
+"""From complete subjects to doubts about a volume, as a user types it, on small real files."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from agi_core.__main__ import main
+from agi_core.data.fingerprint import fingerprints
+from agi_core.data.scans import Scans, discover
+from agi_core.known_range import NAME, KnownRange
+from agi_core.run import error_model
+from tests.support.finished_run import finished_run
+from tests.support.small_data import write_ixi
+
+PARTS = {"train": 6, "validation": 3, "test": 2}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return write_ixi(tmp_path / "data", {"A": sum(PARTS.values())})
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, data_dir: Path) -> Path:
+    """A run that knows which of the subjects trained, validated and tested."""
+    finished_run(tmp_path / "run", prior="cubic")
+    subjects = discover(Scans(data_dir, "ixi"), ("T1", "T2", "PD")).subjects
+    names = iter(subject.id for subject in subjects)
+    split = {part: [next(names) for _ in range(count)] for part, count in PARTS.items()}
+    (tmp_path / "run" / "splits.json").write_text(json.dumps({"A": split}))
+    (tmp_path / "run" / "fingerprints.json").write_text(json.dumps(fingerprints(subjects)))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def calibrate(run_dir: Path, data_dir: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(*more: str, data: Path = data_dir) -> int:
+        place = ["--data", str(data), "--layout", "ixi", "--cache-dir", str(tmp_path / "cache")]
+        return main(["calibrate", "--run", str(run_dir), *place, *more])
+
+    return run
+
+
+def sources(data_dir: Path, number: int) -> list[str]:
+    paths = {m: sorted((data_dir / f"IXI-{m}").iterdir())[number] for m in ("T1", "T2")}
+    return [text for m, path in paths.items() for text in ("--source", f"{m}={path}")]
+
+
+def test_from_subjects_to_a_map_a_verdict_and_coverage(
+    run_dir: Path, data_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, errors, command = tmp_path / "pd.nii.gz", tmp_path / "e.nii.gz", ["synthesize", "--run", str(run_dir)]
+    plain = [*command, *sources(data_dir, -1), "--out", str(made)]
+    assert main([*plain, "--strict"]) == 2
+    assert "--strict needs the known range of the model" in capsys.readouterr().err
+    assert main([*plain, "--uncertainty", str(errors)]) == 2
+    assert "make it with python -m agi_core calibrate" in capsys.readouterr().err
+    assert not made.exists()
+    assert main(plain) == 0
+    assert "warning: not compared with the scans of training" in capsys.readouterr().err
+    before = nibabel.load(made).get_fdata()
+
+    assert calibrate() == 0
+    printed = capsys.readouterr()
+    assert "of 3 subjects; of new ones it covers 69% at least" in printed.out
+    assert re.search(r"^A: \d+% covered by the interval of the others, \d+% to \d+% of 3 subjects$", printed.out, re.M)
+    assert "known range: of 6 training subjects" in printed.out
+    assert "2 test subjects of the run are left out" in printed.err
+
+    assert main([*plain, "--uncertainty", str(errors), "--strict"]) == 0
+    assert capsys.readouterr().err.count("out of what the model knows") == 0
+    after, foretold = nibabel.load(made), nibabel.load(errors)
+    np.testing.assert_allclose(after.get_fdata(), before, atol=2e-4)
+    np.testing.assert_array_equal(foretold.affine, after.affine)
+    assert (foretold.get_fdata() > 0).mean() > 0.5
+    assert foretold.get_fdata().max() <= 1
+    note = json.loads((tmp_path / "pd.json").read_text())
+    assert note["OutOfKnownRange"] == []
+    assert (
+        foretold.header["descrip"].item().decode()
+        == f"expected |error| e; 90% interval: +- {note['IntervalFactor']:.2f} e"
+    )
+    assert not after.header.extensions
+
+    assert (
+        main(
+            [
+                "evaluate",
+                "--run",
+                str(run_dir),
+                "--data",
+                str(data_dir),
+                "--layout",
+                "ixi",
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
+        == 0
+    )
+    figure = json.loads((tmp_path / "o" / "summary.json").read_text())["figures"]["coverage_head"]
+    assert figure["subjects"] == 2
+    assert 0.7 < figure["mean"] <= 1
+
+
+def test_out_of_range_is_said_noted_and_exit_code_3(
+    run_dir: Path, data_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrate()
+    capsys.readouterr()
+    path = sorted((data_dir / "IXI-T1").iterdir())[-1]
+    scan = nibabel.load(path)
+    values = np.asarray(scan.dataobj).copy()
+    nibabel.save(nibabel.Nifti1Image(700 - values, scan.affine), path)
+    command = ["synthesize", "--run", str(run_dir), *sources(data_dir, -1), "--out", str(tmp_path / "pd.nii")]
+    assert main(command) == 0
+    assert main([*command, "--strict"]) == 3
+    said = capsys.readouterr()
+    assert "warning: out of what the model knows: intensities of T1: percentile" in said.err
+    assert "synthetic PD in" in said.out
+    made = nibabel.load(tmp_path / "pd.nii")
+    assert made.header["descrip"].item().startswith(b"OUT OF KNOWN RANGE: synthetic PD; 0..1 = p0.5")
+    (extension,) = made.header.extensions
+    assert extension.get_code() == 6
+    assert b"out of known range: intensities of T1" in extension.get_content()
+    reasons = json.loads((tmp_path / "pd.json").read_text())["OutOfKnownRange"]
+    assert [reason for reason in reasons if reason.startswith("intensities of T1")]
+
+
+def test_a_hospitals_own_subjects_leave_the_range_of_training(
+    run_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrate()
+    trained = KnownRange.read(run_dir / NAME)
+    first = (run_dir / error_model.NAME).read_bytes()
+    hospital = write_ixi(tmp_path / "hospital", {"New": 6})
+    for path in hospital.rglob("*.nii.gz"):  # other people than those of the run
+        scan = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj) + np.int16(1), scan.affine), path)
+    assert calibrate(data=hospital) == 0
+    assert "known range: as before, of 6 training subjects" in capsys.readouterr().out
+    assert KnownRange.read(run_dir / NAME) == trained
+    assert (run_dir / error_model.NAME).read_bytes() != first
+
+    (run_dir / NAME).unlink()
+    assert calibrate(data=hospital) == 0
+    assert "known range: of 6 calibration subjects" in capsys.readouterr().out
+
+
+def test_too_few_subjects(tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(data=write_ixi(tmp_path / "one", {"B": 1})) == 2
+    assert "0 complete subjects beside the 1 that trained" in capsys.readouterr().err

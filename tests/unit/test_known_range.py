@@ -1,0 +1,141 @@
+"""What is measured of sources, and when a measure is out of range. Each change moves the measures that it should."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from agi_core.data.nifti import Volume
+from agi_core.data.preprocess import align
+from agi_core.errors import DataError, RunError
+from agi_core.known_range import FALSE_ALARMS, KnownRange, Measures, Verdict, measure
+
+SHAPE, SPACING = (40, 44, 24), (4.0, 4.0, 6.0)
+Volumes = Mapping[str, Volume]
+
+
+def subject(seed: int) -> Volumes:
+    """Two scans of a stripped head with a cavity and a rim: what is dark in the one is bright in the other."""
+    rng = np.random.default_rng(seed)
+    at = np.moveaxis((np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2) * SPACING, -1, 0)
+    radii = np.array([62, 75, 60])[:, None, None, None] * rng.normal(1, 0.02, (3, 1, 1, 1))
+    radius = ((at / radii) ** 2).sum(axis=0).T
+    texture = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.5)
+    tissue = np.select([radius < 0.15, radius < 0.6], [0.2, 0.8], 0.5) + 0.3 * texture
+    affine = np.diag([*SPACING, 1.0])
+    return {
+        name: Volume(np.where(radius < 1, 50 + 800 * value.clip(0.01), 0).astype(np.float32), affine)
+        for name, value in {"T1": tissue, "T2": 0.3 + 0.7 * (1 - tissue) ** 2}.items()
+    }
+
+
+def measured(volumes: Volumes) -> Measures:
+    return measure(volumes, align(volumes, to="T2", spacing_mm=None, place="here"))
+
+
+@pytest.fixture(scope="module")
+def known() -> KnownRange:
+    return KnownRange.over([measured(subject(seed)) for seed in range(12)], of="training")
+
+
+def with_data(volumes: Volumes, change: Callable[[np.ndarray], np.ndarray]) -> Volumes:
+    return {m: dataclasses.replace(volume, data=change(volume.data)) for m, volume in volumes.items()}
+
+
+def larger_voxels(volumes: Volumes, times: tuple[int, int, int]) -> Volumes:
+    scale = np.diag([*times, 1])
+    return {m: dataclasses.replace(volume, affine=volume.affine @ scale) for m, volume in volumes.items()}
+
+
+def half(data: np.ndarray) -> np.ndarray:
+    data = data.copy()
+    data[: SHAPE[0] // 2] = 0
+    return data
+
+
+def turned(data: np.ndarray) -> np.ndarray:
+    return np.asarray(ndimage.rotate(data, 25, axes=(1, 2), reshape=False, order=0))
+
+
+def lesion(volumes: Volumes) -> Volumes:
+    """A ball of a quarter of the head's width, bright in T2 and dark in T1."""
+    inside = np.linalg.norm((np.indices(SHAPE).T - (26, 22, 12)) * SPACING, axis=-1).T < 30
+    return {
+        m: dataclasses.replace(v, data=np.where(inside, 950 if m == "T2" else 60, v.data).astype(np.float32))
+        for m, v in volumes.items()
+    }
+
+
+def test_new_subjects_are_in_range_and_ten_times_the_intensity_is_no_difference(known: KnownRange) -> None:
+    for seed in range(20, 30):
+        assert known.reasons(measured(subject(seed))) == ()
+    usual, bright = measured(subject(20)), measured(with_data(subject(20), lambda data: data * 10))
+    assert bright == pytest.approx(usual, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda v: {"T1": v["T2"], "T2": v["T1"]}, "intensities of T1"),
+        (lambda v: {**v, "T2": dataclasses.replace(v["T1"], data=v["T1"].data * 1.5)}, "T1 beside T2"),
+        (lambda v: larger_voxels(v, (2, 2, 2)), "head"),
+        (lambda v: larger_voxels(v, (1, 1, 2)), "voxels of T1"),
+        (lambda v: with_data(v, half), "head"),
+        (lambda v: with_data(v, turned), "pose of the head"),
+        (lambda v: with_data(v, lambda data: data[:, :, 12:]), "field of view of T2"),
+        (lambda v: {**v, "T1": dataclasses.replace(v["T1"], data=np.roll(v["T1"].data, 4, axis=1))}, "T1 beside T2"),
+        (lesion, "left and right of T1"),
+    ],
+)
+def test_what_a_model_does_not_know(known: KnownRange, change: Callable[[Volumes], Volumes], told: str) -> None:
+    reasons = known.reasons(measured(change(subject(20))))
+    assert told in [reason.partition(":")[0] for reason in reasons], reasons
+
+
+def test_a_mirror_image_is_in_range(known: KnownRange) -> None:
+    """Left and right of a head are too alike: this is not found, and the documents say so."""
+    assert known.reasons(measured(with_data(subject(20), lambda data: data[::-1].copy()))) == ()
+
+
+def test_the_range_by_hand_and_its_sentence() -> None:
+    known = KnownRange.over([{"a: b": x, "size: mm": 100.0} for x in (1.0, 2.0, 3.0, 4.0, 5.0)], of="training")
+    t = stats.t.ppf(1 - FALSE_ALARMS / 4, 4)
+    reach = t * np.sqrt(2.5) * np.sqrt(1.2)
+    assert known.halves()["a: b"] == pytest.approx(reach)
+    assert known.halves()["size: mm"] == pytest.approx(5)  # a twentieth, where all are alike
+    assert known.reasons({"a: b": 3 + 0.99 * reach, "size: mm": 104.9}) == ()
+    assert known.reasons({"a: b": 3.0, "size: mm": 105.1}) == ("size: mm is 105, and 95 to 105 was expected",)
+    assert known.reasons({"another: measure": 1e9}) == ()
+
+
+def test_false_alarms_are_as_rare_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    names = [f"{n}: measure" for n in range(30)]
+    alarms = []
+    for _ in range(400):
+        *seen, new = (dict(zip(names, row, strict=True)) for row in rng.normal(0, 1, (11, 30)).tolist())
+        alarms.append(bool(KnownRange.over(seen, of="training").reasons(new)))
+    assert 0 < np.mean(alarms) < 2 * FALSE_ALARMS
+
+
+def test_the_file(known: KnownRange, tmp_path: Path) -> None:
+    path = tmp_path / "known_range.json"
+    assert KnownRange.read(path) is None
+    known.write(path)
+    assert KnownRange.read(path) == known
+    path.write_text("[]")
+    with pytest.raises(RunError, match="damaged"):
+        KnownRange.read(path)
+
+
+def test_a_verdict_remembers_its_reasons(known: KnownRange) -> None:
+    verdict, volumes = Verdict(known), with_data(subject(20), half)
+    assert tuple(verdict(volumes, align(volumes, to="T2", spacing_mm=None, place="here"))) == verdict.reasons != ()
+
+
+def test_few_subjects_have_no_range() -> None:
+    with pytest.raises(DataError, match="a range of 4 subjects says little"):
+        KnownRange.over([{"a: b": 1.0}] * 4, of="training")

@@ -1,0 +1,28 @@
+"""The comparison of ways to foresee an error, on errors whose size is known."""
+
+import numpy as np
+
+from agi_core.uncertainty import VOXELS, Sample
+from benchmarks.uncertainty import table
+
+
+def subject(seed: int) -> Sample:
+    """Three features: 1, one that tells nothing, and one that tells the standard deviation."""
+    rng = np.random.default_rng(seed)
+    features = np.stack([np.ones(VOXELS), *rng.random((2, VOXELS))])
+    return Sample(features, np.abs(rng.normal(0, 0.02 + 0.08 * features[2])))
+
+
+def test_the_feature_that_tells_the_error_gives_the_narrower_interval() -> None:
+    lines = table([subject(n) for n in range(20)], [subject(n) for n in range(30, 34)], prior_count=2).splitlines()
+    rows = {cells[0]: cells[1:] for line in lines[2:] if (cells := line.strip("| ").split(" | "))}
+    assert [*rows] == [
+        "nothing: one number",
+        "the prior's monomials",
+        "these and the last features",
+        "the same, its logarithm",
+    ]
+    correlation, width, coverage = ({name: float(cells[n]) for name, cells in rows.items()} for n in range(3))
+    assert correlation["these and the last features"] > correlation["the prior's monomials"] + 0.2
+    assert width["these and the last features"] < 0.98 * width["nothing: one number"]
+    assert all(0.90 < value < 0.94 for value in coverage.values())
