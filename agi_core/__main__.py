@@ -115,7 +115,7 @@ def _synthesize(arguments: argparse.Namespace) -> int:
     network.load(weights)
     if arguments.head is not None:
         load_own_weights(arguments.head, network=network)
-    verdict, error_map = verdict_by(arguments.run, strict=arguments.strict), None
+    verdict, error_map = verdict_by(arguments.run, network, strict=arguments.strict), None
     if arguments.uncertainty is not None:
         if arguments.run is None:
             raise ConfigError("a zip keeps no error model: --uncertainty needs --run")
@@ -176,13 +176,13 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from agi_core.network import Network
     from agi_core.run import error_model
     from agi_core.run.checkpoint import trained_weights
-    from agi_core.run.own_readout import read_own_readout
+    from agi_core.run.own_weights import load_own_weights
 
     config = run_folder.open_existing(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
     if arguments.head is not None:
-        network.set_readout(read_own_readout(arguments.head, network=network))
+        load_own_weights(arguments.head, network=network)
     if arguments.data is not None:
         layout = arguments.layout or config.data.layout
         scans = Scans(arguments.data.resolve(), layout, register=config.data.register)

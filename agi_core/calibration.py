@@ -90,6 +90,6 @@ def _measured(subjects: Sequence[Subject], network: Network, *, task: Task, regi
         if register:
             volumes = register_sources(volumes, to=to, place=str(paths[to]))
         prepared = align(volumes, to=to, spacing_mm=task.spacing_mm, place=str(paths[to]))
-        measured.append(measure(volumes, prepared))
+        measured.append(measure(volumes, prepared, network=network))
         on_subject(done, len(subjects))
     return measured

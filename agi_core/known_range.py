@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 
 from agi_core.data.nifti import Volume
 from agi_core.data.preprocess import Prepared
+from agi_core.data.slabs import source_box
 from agi_core.errors import DataError
 from agi_core.host import atomic
+from agi_core.network import Network
+from agi_core.prediction import slabs
 from agi_core.run.json_objects import JsonObject
 
 NAME = "known_range.json"  # in the folder of a run
@@ -35,17 +39,20 @@ _SIZES = ("mm", "litres")
 _AXES = ("right", "anterior", "superior")
 _PERCENTILES = (5, 25, 50, 75, 95)
 _SAMPLE, _BINS = 100_000, 32
+SLICES = 4
+"""That are aligned to see whether sources agree then."""
 
 Measures = dict[str, float]
 """By names `WHAT: MEASURE`; what a person is told is one measure of each WHAT."""
 
 
-def measure(volumes: Mapping[str, Volume], prepared: Prepared) -> Measures:
+def measure(volumes: Mapping[str, Volume], prepared: Prepared, *, network: Network | None = None) -> Measures:
     """The measures of one subject's sources.
 
     Args:
         volumes: the sources as they were read, in the order of M in `prepared`.
         prepared: the same on the reference's grid, without the target.
+        network: if it aligns its sources, how they agree is measured after that too.
     """
     head = prepared.foreground
     inside = np.flatnonzero(head)[:: max(1, int(head.sum()) // _SAMPLE)]
@@ -60,15 +67,35 @@ def measure(volumes: Mapping[str, Volume], prepared: Prepared) -> Measures:
             found[f"field of view of {modality}: {axis}, mm"] = float(extent_mm)
         for percent, value in zip(_PERCENTILES, np.percentile(values[modality], _PERCENTILES), strict=True):
             found[f"intensities of {modality}: percentile {percent} of the head"] = float(value)
-    for one, other in combinations(volumes, 2):
-        found[f"{one} beside {other}: correlation in the head"] = _correlation(values[one], values[other])
-        found[f"{one} beside {other}: mutual information in the head"] = _information(values[one], values[other])
+    found |= _agreement(values, "in the head")
+    if network is not None and network.aligns:
+        found |= _agreement(_aligned(network, prepared, [*volumes]), "after alignment")
     found |= _of_head(head, inside, np.array(prepared.grid.spacing_mm))
     for n, modality in enumerate(volumes):
         alike, balance = _sides(prepared.volumes[:, n], head, inside)
         found[f"left and right of {modality}: likeness"] = alike
         found[f"left and right of {modality}: balance"] = balance
     return found
+
+
+def _agreement(values: Mapping[str, NDArray[np.float64]], where: str) -> Measures:
+    found: Measures = {}
+    for one, other in combinations(values, 2):
+        found[f"{one} beside {other}: correlation {where}"] = _correlation(values[one], values[other])
+        found[f"{one} beside {other}: mutual information {where}"] = _information(values[one], values[other])
+    return found
+
+
+def _aligned(network: Network, prepared: Prepared, modalities: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """The sources as the network aligns them, in the head: all of it in 3-D, else in SLICES slices."""
+    head, sources = prepared.foreground, torch.from_numpy(prepared.volumes)
+    if not network.volumetric:
+        with_head = np.flatnonzero(head.any(axis=(1, 2)))
+        chosen = with_head[np.linspace(0, len(with_head) - 1, SLICES + 2).round().astype(int)[1:-1]]
+        head, sources = head[chosen], slabs(sources, neighbours=network.neighbours)[chosen]
+    rows, columns = source_box(prepared.volumes)
+    aligned = network.aligned(sources[..., rows, columns]).double().numpy()
+    return {m: aligned[:, n][head[:, rows, columns]] for n, m in enumerate(modalities)}
 
 
 def _of_head(head: NDArray[np.bool_], inside: NDArray[np.int64], spacing_mm: NDArray[np.float64]) -> Measures:
@@ -167,11 +194,15 @@ class KnownRange(JsonObject):
 
 @dataclass
 class Verdict:
-    """Whether the sources of a volume are in a range: it is called with them, and then knows `reasons` against it."""
+    """Whether the sources of a volume are in a range: it is called with them, and then knows `reasons` against it.
+
+    The network is the one that the range is of.
+    """
 
     known: KnownRange
+    network: Network | None = None
     reasons: tuple[str, ...] = ()
 
     def __call__(self, volumes: Mapping[str, Volume], prepared: Prepared) -> Iterable[str]:
-        self.reasons = self.known.reasons(measure(volumes, prepared))
+        self.reasons = self.known.reasons(measure(volumes, prepared, network=self.network))
         return self.reasons

@@ -119,6 +119,15 @@ class Network:
         """What the last, linear layer sees of the same sources: (B, K + C, h, w), or the prior's alone (B, K, h, w)."""
         return self._through(self.module.prior_features if prior_alone else self.module.features, sources)
 
+    @property
+    def aligns(self) -> bool:
+        """Whether it brings its sources onto the reference."""
+        return not isinstance(self.module.alignment, nn.Identity)
+
+    def aligned(self, sources: Tensor) -> Tensor:
+        """The same sources as its other layers see them, each on the reference: (B, M, h, w)."""
+        return self._through(self.module.alignment, sources)
+
     def read_out(self, layers: Vector, sources: Tensor) -> Tensor:
         """As `predict`, through several last layers (L, K + C) at once: (B, L, h, w)."""
         weights = torch.from_numpy(layers).float().to(self.device)

@@ -6,17 +6,19 @@ from agi_core.conformal import WANTED, guaranteed
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
 from agi_core.known_range import NAME, KnownRange, Verdict
+from agi_core.network import Network
 from agi_core.run.json_objects import read_json
 from agi_core.uncertainty import ErrorModel
 
 OUT_OF_RANGE = 3  # exit code
 
 
-def verdict_by(run_dir: Path | None, *, strict: bool) -> Verdict | None:
+def verdict_by(run_dir: Path | None, network: Network, *, strict: bool) -> Verdict | None:
     """The verdict that a run's known range gives on sources; None where there is no such range.
 
     Args:
         run_dir: None for an exported model, which keeps no range.
+        network: the model.
 
     Raises:
         ConfigError: there is none, and the verdict is wanted.
@@ -26,7 +28,7 @@ def verdict_by(run_dir: Path | None, *, strict: bool) -> Verdict | None:
     if known is None and strict:
         make = "use its run" if run_dir is None else f"make it with python -m agi_core calibrate --run {run_dir}"
         raise ConfigError(f"--strict needs the known range of the model ({NAME}), and it has none; {make}")
-    return None if known is None else Verdict(known)
+    return None if known is None else Verdict(known, network)
 
 
 def write_note(

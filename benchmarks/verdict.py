@@ -69,7 +69,7 @@ def kinds(part: str, cases: Mapping[str, Measures], *, unseen: bool) -> list[tup
 def anatomy_of(data_dir: Path) -> dict[str, str]:
     """Of each subject in built-in data."""
     with (data_dir / "truth.csv").open(newline="", encoding="utf-8") as file:
-        return {row["subject"]: row["anatomy"] for row in csv.DictReader(file)}
+        return {row["subject"].partition("-")[0]: row["anatomy"] for row in csv.DictReader(file)}
 
 
 def measured(data_dir: Path, kept_dir: Path, *, changed: bool) -> Iterator[tuple[str, dict[str, Measures]]]:

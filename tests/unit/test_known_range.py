@@ -3,15 +3,19 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from agi_core.config.schema import GridConfig, Task
 from agi_core.data.nifti import Volume
 from agi_core.data.preprocess import align
 from agi_core.errors import DataError, RunError
 from agi_core.known_range import FALSE_ALARMS, KnownRange, Measures, Verdict, measure
+from agi_core.models.model_config import ModelConfig
+from agi_core.network import Network
 
 SHAPE, SPACING = (40, 44, 24), (4.0, 4.0, 6.0)
 Volumes = Mapping[str, Volume]
@@ -32,8 +36,8 @@ def subject(seed: int) -> Volumes:
     }
 
 
-def measured(volumes: Volumes) -> Measures:
-    return measure(volumes, align(volumes, to="T2", spacing_mm=None, place="here"))
+def measured(volumes: Volumes, network: Network | None = None) -> Measures:
+    return measure(volumes, align(volumes, to="T2", spacing_mm=None, place="here"), network=network)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,22 @@ def test_new_subjects_are_in_range_and_ten_times_the_intensity_is_no_difference(
 def test_what_a_model_does_not_know(known: KnownRange, change: Callable[[Volumes], Volumes], told: str) -> None:
     reasons = known.reasons(measured(change(subject(20))))
     assert told in [reason.partition(":")[0] for reason in reasons], reasons
+
+
+@pytest.mark.parametrize("model", [{"neighbours": 1}, {"dims": 3}])
+def test_sources_that_lie_apart_agree_after_alignment(model: dict[str, Any]) -> None:
+    """Moved by 8 mm, they agree less as they lie, and much better once the network has laid them on each other."""
+    grid = GridConfig(crop=(40, 40, 16)) if "dims" in model else GridConfig()
+    config = ModelConfig(widths=(4, 8), alignment="affine", **model)
+    network = Network(Task(scenario="T1,T2:PD", reference="T2", model=config, grid=grid))
+    volumes = subject(20)
+    volumes = {**volumes, "T1": dataclasses.replace(volumes["T1"], data=np.roll(volumes["T1"].data, 2, axis=1))}
+    found = measured(volumes, network)
+    name = "T1 beside T2: mutual information "
+    assert found[f"{name}after alignment"] > found[f"{name}in the head"] + 0.05
+    plain = Network(Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 8), alignment="none")))
+    assert not [name for name in measured(volumes, plain) if "alignment" in name]
+    assert measured(volumes, plain) == measured(volumes)
 
 
 def test_a_mirror_image_is_in_range(known: KnownRange) -> None:

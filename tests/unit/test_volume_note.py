@@ -4,31 +4,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agi_core.config.schema import Task
 from agi_core.errors import ConfigError
 from agi_core.known_range import NAME, KnownRange, Verdict
+from agi_core.models.model_config import ModelConfig
+from agi_core.network import Network
 from agi_core.uncertainty import ErrorModel
 from agi_core.volume_note import spoken, verdict_by, write_note
 
+NETWORK = Network(Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4))))
 KNOWN = KnownRange("training", 9, {"a: b": 0.0}, {"a: b": 1.0})
 
 
 def test_a_verdict_that_is_wanted_needs_a_range(tmp_path: Path) -> None:
-    assert verdict_by(tmp_path, strict=False) is None
+    assert verdict_by(tmp_path, NETWORK, strict=False) is None
     with pytest.raises(ConfigError, match=r"--strict needs the known range .* agi_core calibrate --run"):
-        verdict_by(tmp_path, strict=True)
+        verdict_by(tmp_path, NETWORK, strict=True)
     with pytest.raises(ConfigError, match="use its run"):
-        verdict_by(None, strict=True)
+        verdict_by(None, NETWORK, strict=True)
     KNOWN.write(tmp_path / NAME)
-    verdict = verdict_by(tmp_path, strict=True)
+    verdict = verdict_by(tmp_path, NETWORK, strict=True)
     assert verdict is not None
-    assert verdict.known == KNOWN
+    assert (verdict.known, verdict.network) == (KNOWN, NETWORK)
 
 
 def test_the_note_and_what_is_said(tmp_path: Path) -> None:
     counts = np.zeros(66, dtype=np.int64)
     counts[40] = 100
     errors = ErrorModel(np.ones(3), counts, 8)
-    verdict = Verdict(KNOWN, ("it is so",))
+    verdict = Verdict(KNOWN, NETWORK, ("it is so",))
     write_note(tmp_path / "pd.nii.gz", verdict=verdict, error_map=(errors, tmp_path / "maps" / "sd.nii"), sidecar=False)
     assert json.loads((tmp_path / "pd.json").read_text()) == {
         "OutOfKnownRange": ["it is so"],
