@@ -43,11 +43,9 @@ def write_study_results(
             cells[str(cell)] = _trained(runs[cell])
         elif event := solved.get(str(cell)):
             weights = {expert: event.weights[str(expert)] for expert in plan.blends[cell]}
+            scores, regression = _blend_scores(cell, weights, networks, config=config, plan=plan, everybody=everybody)
             cells[str(cell)] = CellResult(
-                how=BLEND,
-                experts=event.weights,
-                measured=event.measured,
-                **_blend_scores(cell, weights, networks, config=config, plan=plan, everybody=everybody),
+                how=BLEND, experts=event.weights, measured=event.measured, scores=scores, regression=regression
             )
         else:
             cells[str(cell)] = CellResult(how=NOBODY)
@@ -89,7 +87,7 @@ def _blend_scores(
     config: RunConfig,
     plan: Plan,
     everybody: Federation,
-) -> dict[str, Scores | None]:
+) -> tuple[Scores | None, Scores | None]:
     """Of a blend and of the same blend of its experts' priors, where test subjects have the target, hidden or not."""
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
     task = dataclasses.replace(config.task, scenario=str(cell), reference=None)
@@ -115,4 +113,4 @@ def _blend_scores(
         )
         return Scores.over({}, site_scores(blend, sessions))
 
-    return {"scores": scores(experts), "regression": scores(priors)}
+    return scores(experts), scores(priors)
