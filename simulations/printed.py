@@ -70,7 +70,8 @@ def print_vocabulary(config: RunConfig, everybody: Federation, plan: Plan, conso
 def print_cell(config: RunConfig, federation: Federation, *, poses: str, console: Console) -> None:
     """What is decided for one cell, and what the user should know of its scans."""
     rule, holders = config.federation.aggregation, len(federation.training)
-    console.print(f"{config.scenario}: reference {config.reference}, {rule} of {holders} sites", markup=False)
+    sites = "1 site" if holders == 1 else f"the {rule} of {holders} sites"
+    console.print(f"{config.scenario}: reference {config.reference}, {sites}", markup=False)
     if poses:
         console.print(poses)
     print_warnings(federation, console)
@@ -81,7 +82,7 @@ def print_matrix(summary: StudySummary, run_dir: Path, report_path: Path, consol
     label = f" - SYNTHETIC DATA, {summary.anatomies} anatomies" if summary.synthetic else ""
     for site in (None, *summary.scored_sites):
         targets, rows = summary.matrix(site)
-        title = f"{summary.scenario}: PSNR dB (cubic regression), {site or 'all sites'}{label}"
+        title = f"{site or 'all sites'}, PSNR dB (cubic regression); trained where nothing else is said{label}"
         table = Table(title=title, title_justify="left")
         for heading in ("from", *(f"to {target}" for target in targets)):
             table.add_column(heading)

@@ -71,11 +71,13 @@ class StudySummary(JsonObject):
 
 
 def entry(result: CellResult, site: str | None = None) -> str:
-    """`22.10 (20.51) blend`: PSNR of the model, that of the regression, and what the cell is."""
+    """`22.10 (20.51) blend`: PSNR of the model, that of the regression, and what the cell is unless it was trained; at
+    a site empty where it was not scored."""
     ours, regression = result.psnr_db(site)
-    figures = "" if ours is None else f"{ours:.2f} "
-    figures += f"({regression:.2f}) " if regression is not None else ""
-    return f"{figures}{result.how}" if figures or site is None else ""
+    if ours is None:
+        return result.how if site is None else ""
+    beside = [] if regression is None else [f"({regression:.2f})"]
+    return " ".join([f"{ours:.2f}", *beside, *([] if result.how == TRAINED else [result.how])])
 
 
 def write_study_summary(run_dir: Path, summary: StudySummary) -> None:

@@ -10,6 +10,9 @@ import pytest
 from agi_core.blend import blend_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import BlendSolved
+from client.app import app as client_app
+from server.app import app as server_app
+from simulations.local_grid import run_in_process
 from simulations.run import main
 from tests.support.small_data import SMALL, write_ixi
 
@@ -76,6 +79,21 @@ def test_a_blend_is_scored_at_the_hospital_that_never_had_the_target(folder: Pat
     assert {*cells["T2:PD"]["scores"]["sites"]} == {"C"}
     assert cells["T1,T2:PD"]["scores"]["unseen_sites"]["A"]["subjects"] == 1
     assert cells["T2:PD"]["regression"]["sites"]["C"]["psnr_db"] > 0
+
+
+def test_where_a_site_tells_no_error_the_weights_are_equal(folder: Path, tmp_path: Path) -> None:
+    """B holds its figures back: the errors of its experts are not known, those of the others are."""
+    shutil.copytree(folder / "run", tmp_path / "run")
+    site = tmp_path / "run" / "sites" / "B.yaml"
+    site.write_text(site.read_text().replace("metrics: null", "metrics: []"))
+    nodes = [{"site": name, "site-config": str(tmp_path / "run" / "sites" / f"{name}.yaml")} for name in "ABC"]
+    run_in_process(server_app, client_app, node_configs=nodes, run_config={"run-dir": str(tmp_path / "run")})
+    events = {event.cell: event for event in events_of(tmp_path / "run", BlendSolved)}
+    assert not events["T1,T2:PD"].measured
+    assert events["T1,T2:PD"].weights == {"T1:PD": 0.5, "T2:PD": 0.5}
+    assert {*events["T1,T2:PD"].errors} == {"T2:PD"}
+    assert events["T1,PD:T2"].measured
+    assert not events["T1,PD:T2"].disagreements  # B alone has T1 and PD: errors count as independent
 
 
 def test_report_has_the_matrix_and_links_to_the_cells(folder: Path) -> None:
