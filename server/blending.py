@@ -61,21 +61,21 @@ class Blending:
 
     def _solve(self, cell: Scenario, experts: Sequence[Scenario]) -> dict[str, float]:
         """The weights of the experts of a blend; equal where an error is not known."""
-        pairs = [*combinations(range(len(experts)), 2)]
-        told = [self._squared_error(expert) for expert in experts] if pairs else [0.0]
-        errors = [error for error in told if error is not None]
-        apart = {}
-        if measured := len(errors) == len(told):
+        several, pairs = len(experts) > 1, [*combinations(range(len(experts)), 2)]
+        errors = {expert: self._squared_error(expert) for expert in experts} if several else {}
+        known = {expert: error for expert, error in errors.items() if error is not None}
+        weights, apart, measured = [1 / len(experts)] * len(experts), {}, len(known) == len(errors)
+        if several and measured:
             distances = {(i, j): self._squared_distance(experts[i], experts[j]) for i, j in pairs}
             apart = {pair: distance for pair, distance in distances.items() if distance is not None}
-        weights = blend_weights(errors, apart) if measured else [1 / len(experts)] * len(experts)
+            weights = blend_weights([*known.values()], apart)
         solved = dict(zip(map(str, experts), weights, strict=True))
         self._events.append(
             BlendSolved(
                 cell=str(cell),
                 weights=solved,
                 measured=measured,
-                errors={str(one): error for one, error in zip(experts, told, strict=True) if error is not None},
+                errors={str(expert): error for expert, error in known.items()},
                 disagreements={f"{experts[i]} {experts[j]}": distance for (i, j), distance in apart.items()},
             )
         )
