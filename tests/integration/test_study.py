@@ -110,7 +110,9 @@ def test_an_interrupted_run_goes_on_with_the_cell_where_it_stood(
     out = capsys.readouterr().out
     assert "cell 4 of 4: T2:PD" in out
     assert "cell 3 of 4" not in out
-    assert "to PD" in out
+    assert "subjects with each modality" in out
+    assert "T1,T2:PD: a blend of T1:PD and T2:PD" in out
+    assert "T1:T2: nobody can make it" in out
 
 
 def test_nothing_is_left_of_a_run_that_cannot_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agi_core.evaluation import evaluate
+from agi_core.evaluation import disagreement, evaluate
 from agi_core.metric_table import psnr_db
 from tests.support.cache_entries import write_entry
 from tests.support.predictors import Made
@@ -35,6 +35,17 @@ def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
     chosen = evaluate(Made(lambda x: x[:, :1]), [(session, (0, 3))])["IXI002"]["mae"]
     assert all_slices == pytest.approx(0.125)
     assert chosen == 0
+
+
+@pytest.mark.parametrize("volumetric", [False, True])
+def test_disagreement_is_that_of_the_chosen_slices_whatever_the_target(tmp_path: Path, volumetric: bool) -> None:
+    volumes = np.random.default_rng(0).uniform(0.1, 0.9, (12, 3, 13, 18)).astype(np.float16).astype(np.float32)
+    session, chosen = write_entry(tmp_path / "IXI001", volumes), (0, *range(2, 12))
+    first = Made(lambda sources: sources[:, :1], volumetric=volumetric), [1]
+    second = Made(lambda sources: sources.mean(dim=1, keepdim=True), volumetric=volumetric), [2, 0]
+    found = disagreement(first, second, [(session, chosen)])
+    apart = volumes[chosen, 1] - volumes[chosen, :][:, [2, 0]].mean(axis=1)
+    assert found == {"IXI001": pytest.approx(float((apart.astype(np.float64) ** 2).mean()), rel=1e-5)}
 
 
 def test_a_3d_network_sees_whole_volumes_whichever_slices_are_scored(tmp_path: Path) -> None:
