@@ -38,6 +38,8 @@ def _dispatch(arguments: argparse.Namespace, console: Console) -> int | None:
     if arguments.settings and arguments.command is not _dry_run:
         raise ConfigError(f"{' '.join(arguments.settings)}: settings are for --dry-run; the coordinator decides them")
     command: Callable[[argparse.Namespace, Path, Console], int | None] = arguments.command
+    if arguments.gallery:
+        command = _gallery
     return command(arguments, _site_path(arguments), console)
 
 
@@ -153,6 +155,15 @@ def _studies(arguments: argparse.Namespace, site_path: Path, console: Console) -
     console.print(f"{waiting} studies wait for an answer" if waiting else "no study waits for an answer")
 
 
+def _gallery(arguments: argparse.Namespace, site_path: Path, console: Console) -> None:
+    """write a page with this model's slices of the site's own test subjects; it stays here"""
+    from client.work.gallery import gallery  # here, because it brings torch and matplotlib
+
+    path, own = gallery(read_deployed_site(site_path), arguments.gallery)
+    has = "and with this site's own last layer" if own else "this site has no last layer of its own for this model"
+    console.print(f"wrote {path}: the common model, {has}\nIt shows patients' scans: it stays here.", markup=False)
+
+
 def _says_yes(question: str) -> bool:
     try:
         return input(question).strip() == "yes"
@@ -209,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     }
     for option, command in commands.items():
         action.add_argument(option, dest="command", action="store_const", const=command, help=command.__doc__)
+    action.add_argument("--gallery", type=Path, metavar="ZIP", help=_gallery.__doc__)
     parser.set_defaults(command=_join)
 
     new = parser.add_argument_group("with --init (what is left out gets a placeholder to fill in)")

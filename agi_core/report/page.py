@@ -1,5 +1,5 @@
-"""The page of a report: one self-contained HTML file that may be shared: nothing from a network, no subject id. Its one
-script sorts tables and turns pages, and is the only one that the page lets a browser run."""
+"""The frame of a page: one HTML file that needs nothing from a network. Its one script sorts tables and turns pages,
+and is the only one that the page lets a browser run."""
 
 import base64
 import hashlib
@@ -12,30 +12,37 @@ from agi_core.report.markup import plural
 
 
 def write_page(
-    run_dir: Path, *, title: str, notices: str, result: str, tiles: str, in_short: str, body: str, contents: str
-) -> Path:
-    """Write `report.html` and return its path. `notices`, `tiles` and `body` are HTML, the others text.
+    path: Path,
+    *,
+    title: str,
+    kicker: str,
+    lead: str,
+    contents: str,
+    body_html: str,
+    notices_html: str = "",
+    tiles_html: str = "",
+    below: str = "",
+) -> None:
+    """Write the page. `contents` says in its last line whether it holds patients' data.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     script = resource("page.js")
     page = Template(resource("page.html")).substitute(
         title=escape(title),
+        kicker=escape(kicker),
+        lead=escape(lead),
+        below=escape(below),
+        contents=contents,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=resource("style.css"),
-        run=escape(run_dir.resolve().name),
-        notices=notices,
-        result=escape(result),
-        tiles=tiles,
-        in_short=escape(in_short),
-        body=body,
-        contents=contents,
+        notices=notices_html,
+        tiles=tiles_html,
+        body=body_html,
     )
-    path = run_dir / "report.html"
     atomic.write_text(path, page)
-    return path
 
 
 def origin_notice(*, synthetic: bool | None, anatomies: int | None, deployed: bool) -> str:
@@ -52,5 +59,5 @@ def origin_notice(*, synthetic: bool | None, anatomies: int | None, deployed: bo
 
 
 def resource(name: str) -> str:
-    """The text of a file beside this module."""
+    """A file of this folder."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")

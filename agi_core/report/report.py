@@ -1,4 +1,4 @@
-"""The report of a run: what its page says, from its record."""
+"""The report of a run: one self-contained HTML file that may be shared, from its record: no subject id."""
 
 from collections.abc import Iterator
 from html import escape
@@ -45,16 +45,19 @@ def build_report(run_dir: Path) -> Path:
     scenario = parse_scenario(record.config.scenario)
     title = f"{record.model_name}: {' + '.join(scenario.sources)} → {scenario.target}"
     contents = f"The report holds {'no images,' if record.deployed else 'example slices but no'} names or subject ids."
-    return write_page(
-        run_dir,
+    path = run_dir / "report.html"
+    write_page(
+        path,
         title=title,
-        notices=_notices(record),
-        result=" ".join(_result(record)),
-        tiles=_tiles(record),
-        in_short=_in_short(record),
-        body="".join(body),
+        kicker=f"Federated training of MR image synthesis · run {run_dir.resolve().name}",
+        lead=" ".join(_result(record)),
         contents=contents,
+        body_html="".join(body),
+        notices_html=_notices(record),
+        tiles_html=_tiles(record),
+        below=_in_short(record),
     )
+    return path
 
 
 def _notices(record: RunRecord) -> str:

@@ -39,18 +39,20 @@ def build_study_report(run_dir: Path) -> Path:
         section("Cells", table(("Cell", "", "PSNR", "Over regression", "By"), _cells(summary, run_dir))),
         section("Worth a look", bullets(flags)) if (flags := [*_flags(summary)]) else "",
     )
-    return write_page(
-        run_dir,
+    path = run_dir / "report.html"
+    write_page(
+        path,
         title=f"{name_of(config.model)}: {summary.scenario}",
-        notices=origin_notice(
+        kicker=f"Federated training of MR image synthesis · run {run_dir.resolve().name}",
+        lead=result,
+        contents="The report holds no images, names or subject ids.",
+        body_html="".join(body),
+        notices_html=origin_notice(
             synthetic=summary.synthetic, anatomies=summary.anatomies, deployed=config.engine == DEPLOYMENT
         ),
-        result=result,
-        tiles="",
-        in_short=f"{plural(config.rounds, 'round')} of each cell · seed {config.seed}",
-        body="".join(body),
-        contents="The report holds no images, names or subject ids.",
+        below=f"{plural(config.rounds, 'round')} of each cell · seed {config.seed}",
     )
+    return path
 
 
 def _matrices(summary: StudySummary) -> str:
