@@ -31,19 +31,26 @@ def write_own_weights(path: Path, own: Weights, *, network: Network) -> None:
 
 
 def load_own_weights(path: Path, *, network: Network) -> None:
-    """Put the weights in a file of `write_own_weights` in place of the network's.
+    """Put the weights in a file of `write_own_weights` in place of the network's. Raises RunError; see
+    `read_own_weights`."""
+    network.load({**network.weights, **read_own_weights(path, network=network)})
+
+
+def read_own_weights(path: Path, *, network: Network) -> Weights:
+    """The weights in a file of `write_own_weights`.
 
     Raises:
         RunError: the file is missing or damaged, or belongs to another model than the network with its present weights.
     """
     try:
         with open_tensors(path) as file:
-            model, own = file.metadata()["model"], {name: file.get_tensor(name) for name in [*file.keys()]}
+            model = file.metadata()["model"]
+            own: Weights = {name: file.get_tensor(name) for name in [*file.keys()]}
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise RunError(f"{path} has no weights of a site's own ({error})") from None
     if model != _identity(network):
         raise RunError(f"{path} belongs to another model: take the site's file of this very run")
-    network.load({**network.weights, **own})
+    return own
 
 
 def _identity(network: Network) -> str:

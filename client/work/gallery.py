@@ -1,4 +1,4 @@
-"""`--gallery MODEL.zip`: what an exported model makes of the site's test subjects, also with the site's own last layer.
+"""`--gallery MODEL.zip`: what an exported model makes of the site's test subjects, also with the site's own weights.
 Nothing leaves."""
 
 from importlib.metadata import version
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from agi_core.run.own_readout import read_own_readout
 
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import MIN_FOREGROUND
@@ -15,10 +14,11 @@ from agi_core.evaluation import predict_session
 from agi_core.export.archive import read_archive
 from agi_core.host.device import open_device
 from agi_core.network import Network
+from agi_core.protocol import Weights
 from agi_core.report.examples import Example
 from agi_core.report.gallery import Shown, write_gallery
-from agi_core.ridge import Vector
 from agi_core.run import progress
+from agi_core.run.own_weights import read_own_weights
 from client.site.file import DeployedSite
 from client.site.opened import OpenSite
 
@@ -26,7 +26,7 @@ MAX_SUBJECTS, SLICES = 20, 3  # of each subject
 
 
 def gallery(site: DeployedSite, model_path: Path) -> tuple[Path, bool]:
-    """Write the page into the state folder; its path, and whether the site has a last layer of its own for this model.
+    """Write the page into the state folder; its path, and whether the site has weights of its own for this model.
 
     Raises:
         RunError: the zip cannot be used. DataError: the site has no test subject, or a scan is unusable.
@@ -34,7 +34,7 @@ def gallery(site: DeployedSite, model_path: Path) -> tuple[Path, bool]:
     description, weights = read_archive(model_path, release=version("agi-fed"))
     network = Network(description.task, device=open_device(site.device, threads=site.threads))
     network.load(weights)
-    own = _own_readout(Path(site.state_dir), network)
+    own = _own_weights(Path(site.state_dir), network)
     sessions = OpenSite(site).scans(description.task).test[:MAX_SUBJECTS]
     if not sessions:
         raise DataError(f"site {site.site} has no test subject: it needs two subjects for one")
@@ -48,23 +48,23 @@ def gallery(site: DeployedSite, model_path: Path) -> tuple[Path, bool]:
     return path, own is not None
 
 
-def _own_readout(state_dir: Path, network: Network) -> Vector | None:
-    """The last layer that this site has solved for these very weights."""
+def _own_weights(state_dir: Path, network: Network) -> Weights | None:
+    """What this site has made its own of these very weights."""
     for path in sorted((state_dir / "heads").glob("*.safetensors")):
         try:
-            return read_own_readout(path, network=network)
+            return read_own_weights(path, network=network)
         except RunError:  # of another run
             continue
     return None
 
 
-def _slices(network: Network, session: CachedSession, *, own: Vector | None) -> list[Shown]:
+def _slices(network: Network, session: CachedSession, *, own: Weights | None) -> list[Shown]:
     """Evenly through the part of the session that shows much of the head."""
     right_mm, anterior_mm, _ = session.spacing_mm
     usable = np.flatnonzero(session.foreground_fraction >= MIN_FOREGROUND)
     places = np.linspace(0, len(usable) - 1, SLICES + 2)[1:-1].round().astype(int)
     chosen = sorted({*usable[places].tolist()}) if len(usable) else []
-    common, shown = network.readout, list[Shown]()
+    shown = list[Shown]()
     for prediction, batch in predict_session(network, session, indices=chosen):
         for n, k in enumerate(batch.indices):
             sources = batch.sources[n]
@@ -83,7 +83,8 @@ def _slices(network: Network, session: CachedSession, *, own: Vector | None) -> 
             shown.append(Shown(example, None))
     if own is None:
         return shown
-    network.set_readout(own)
+    common = {name: array.copy() for name, array in network.weights.items()}
+    network.load({**common, **own})
     predictions = torch.cat([prediction for prediction, _ in predict_session(network, session, indices=chosen)])
-    network.set_readout(common)
+    network.load(common)
     return [Shown(its.example, image[0].numpy()) for its, image in zip(shown, predictions, strict=True)]

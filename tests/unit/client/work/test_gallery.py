@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agi_core.run.own_readout import write_own_readout
 from safetensors.numpy import save
 
 from agi_core.config.load import read_task
@@ -16,6 +15,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.export.archive import DESCRIPTION, WEIGHTS, write_archive
 from agi_core.export.description import Description
 from agi_core.network import Network
+from agi_core.run.own_weights import write_own_weights
 from client.__main__ import main
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.opened import OpenSite
@@ -53,9 +53,10 @@ def test_it_shows_the_sites_test_subjects_with_the_common_and_its_own_last_layer
 
     other = dataclasses.replace(task, seed=task.seed + 1)
     heads = Path(site.state_dir) / "heads"
-    write_own_readout(heads / "0.safetensors", np.zeros_like(network.readout), network=Network(other))
+    own = {"head.bias": np.ones(1, np.float32)}
+    write_own_weights(heads / "0.safetensors", own, network=Network(other))
     assert not gallery(site, tmp_path / "first.zip")[1]
-    write_own_readout(heads / "1.safetensors", np.zeros_like(network.readout), network=network)
+    write_own_weights(heads / "1.safetensors", own, network=network)
     assert main(["--site-file", str(tmp_path / "Guys.yaml"), "--gallery", str(tmp_path / "first.zip")]) == 0
     assert "the common model, and with this site's own last layer" in " ".join(capsys.readouterr().out.split())
     page = path.read_text()
