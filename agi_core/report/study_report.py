@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 
 from agi_core.cells import folder_of
-from agi_core.config.schema import DEPLOYMENT
 from agi_core.errors import RunError
 from agi_core.models.model_config import name_of
 from agi_core.report.markup import NONE, Row, bullets, db, paragraph, plural, row, section, signed_db, table, words
@@ -47,9 +46,9 @@ def build_study_report(run_dir: Path) -> Path:
         lead=result,
         contents="The report holds no images, names or subject ids.",
         body_html="".join(body),
-        notices_html=origin_notice(
-            synthetic=summary.synthetic, anatomies=summary.anatomies, deployed=config.engine == DEPLOYMENT
-        ),
+        notices_html=origin_notice(synthetic=True, anatomies=summary.anatomies, deployed=False)
+        if summary.synthetic
+        else "",
         below=f"{plural(config.rounds, 'round')} of each cell · seed {config.seed}",
     )
     return path
@@ -58,9 +57,9 @@ def build_study_report(run_dir: Path) -> Path:
 def _matrices(summary: StudySummary) -> str:
     """Over all sites, then at each. In brackets: the cubic regression of the same sources on the same subjects."""
     html = paragraph(
-        "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A blend averages"
-        " trained cells, weighted by their errors, and a site is scored on a target that it does not offer where the"
-        " folder has it."
+        "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A cell without a word"
+        " was trained. A blend averages trained cells, weighted by their errors. A site is scored on a target that it"
+        " does not offer where the folder has it."
     )
     for site in (None, *summary.scored_sites):
         targets, rows = summary.matrix(site)
