@@ -46,12 +46,16 @@ def build_study_report(run_dir: Path) -> Path:
         lead=result,
         contents="The report holds no images, names or subject ids.",
         body_html="".join(body),
-        notices_html=origin_notice(synthetic=True, anatomies=summary.anatomies, deployed=False)
-        if summary.synthetic
-        else "",
+        notices_html=_notice(summary),
         below=f"{plural(config.rounds, 'round')} of each cell · seed {config.seed}",
     )
     return path
+
+
+def _notice(summary: StudySummary) -> str:
+    """This page shows no scan, so only synthetic ones are worth a word."""
+    known = summary.synthetic
+    return origin_notice(synthetic=known, anatomies=summary.anatomies, deployed=False) if known else ""
 
 
 def _matrices(summary: StudySummary) -> str:
