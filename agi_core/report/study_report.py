@@ -61,9 +61,9 @@ def _notice(summary: StudySummary) -> str:
 def _matrices(summary: StudySummary) -> str:
     """Over all sites, then at each. In brackets: the cubic regression of the same sources on the same subjects."""
     html = paragraph(
-        "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A cell without a word"
-        " was trained. A blend averages trained cells, weighted by their errors. A site is scored on a target that it"
-        " does not offer where the folder has it."
+        "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A cell without a"
+        " word was trained. A blend averages trained cells, weighted by their errors. A site is scored on a target that"
+        " it does not offer where the folder has it."
     )
     for site in (None, *summary.scored_sites):
         targets, rows = summary.matrix(site)
