@@ -91,6 +91,7 @@ def test_initial_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
         (["device=cpu", "threads=3"], "device, threads: not a setting of a deployed run"),
         (["initial_weights=/nowhere"], "initial_weights=/nowhere cannot be read"),
         (["initial_weights=public"], "is for simulations; make a file"),
+        (["scenario=T1,T2,PD:any"], "a vocabulary is trained in simulations alone so far; submit its cells one by one"),
         (["federation.sites=[A,nobody]"], r"not registered: nobody; registered: A, B, unsized; .* --name NAME KEY.pub"),
         (["federation.unseen_sites=[nobody]"], "not registered: nobody"),
         (["federation.unseen_sites=[A,B,unsized]"], "no site is registered; add one with"),
