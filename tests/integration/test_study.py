@@ -97,6 +97,7 @@ def test_report_has_the_matrix_and_links_to_the_cells(folder: Path) -> None:
     assert "IXI10" not in page
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_cell_where_it_stood(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 VOCABULARY = parse_vocabulary("T1,T2,PD:any")
 
 
-@pytest.fixture
-def site(ixi_dir: Path, tmp_path: Path) -> OpenSite:
+@pytest.fixture(scope="module")
+def site(ixi_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenSite:
     """Of 12 subjects, one of whom validates."""
-    return open_site(deployed_site(tmp_path, ixi_dir))
+    return open_site(deployed_site(tmp_path_factory.mktemp("site"), ixi_dir))
 
 
 def expert(source: str, target: str = "PD", *, seed: int = 0) -> Task:
