@@ -14,7 +14,7 @@ from agi_core.errors import ProtocolError
 from agi_core.protocol import DISAGREEMENT, Packed, Weights, pack, unpack
 from agi_core.scenario import Scenario, parse_scenario
 
-_MOST_SCENARIOS = 2
+_COMPARED = 2
 
 
 def pair_task(tasks: Sequence[Task], vocabulary: Vocabulary) -> Task:
@@ -43,8 +43,8 @@ def read_pair(question: str, packed: Packed, task: Task) -> list[tuple[Task, Pac
     Raises:
         ProtocolError, ConfigError: the request is malformed.
     """
-    named = question.split(" ")[1:]
-    if len(named) != _MOST_SCENARIOS:
+    kind, *named = question.split(" ")
+    if kind != DISAGREEMENT or len(named) != _COMPARED:
         raise ProtocolError(f"{question[:80]!r} names {len(named)} experts, and two are compared")
     weights, experts = unpack(packed), []
     for number, text in enumerate(named):

@@ -76,7 +76,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     row = AuditRow(
         run=printable(request.run_id),
         round=request.round,
-        action=action_of(request),
+        action=printable(action_of(request)),
         decision=Decision.ANSWERED,
         request=stored_replies.digest(request),
         model=model,

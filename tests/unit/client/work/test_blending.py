@@ -105,6 +105,7 @@ def test_the_disagreement_needs_no_target(site: OpenSite) -> None:
     ("question", "cause"),
     [
         ("disagreement T1:PD@T1", "names 1 experts"),
+        ("disagreements T1:PD@T1 T2:PD@T2", "names 2 experts"),
         ("disagreement T1:PD@T1 T1:PD@T1", "do not see the modalities"),
         ("disagreement T1:PD@T1 T3:PD@T3", "do not see the modalities|model hash"),
         ("disagreement T1:PD@T1 T2:PD@T1", "is no source of"),
