@@ -45,7 +45,7 @@ def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
         site: split_subjects([subject.id for subject in subjects], before=Split(test=tests))
         for site, subjects in parts.training.items()
     }
-    held = {site: held_by(subjects, vocabulary.modalities) for site, subjects in parts.training.items()}
+    held = {site: held_by(subjects, modalities) for site, subjects in parts.training.items()}
     found = {site: [name for name, count in counts.items() if count] for site, counts in held.items()}
     offers = found | config.federation.offers
     check_offers(offers, vocabulary, held=held)
@@ -67,20 +67,14 @@ def plan_of(config: RunConfig, federation: Federation) -> Plan:
     """Which cells are trained: a site trains a cell of which it offers all modalities, and one training subject has
     them."""
     vocabulary, offers = parse_vocabulary(config.scenario), config.federation.offers
-    holders = {
-        cell: [
+    holders = {}
+    for cell in vocabulary.cells:
+        complete = complete_for(cell, federation).keys()
+        holders[cell] = [
             site
-            for site, subjects in sorted(federation.training.items())
-            if {*cell.modalities} <= {*offers[site]}
-            and any(
-                {*cell.modalities} <= {*session.paths}
-                for subject in subjects
-                if subject.id in federation.splits[site].train
-                for session in subject.sessions
-            )
+            for site, split in sorted(federation.splits.items())
+            if {*cell.modalities} <= {*offers[site]} and complete & {*split.train}
         ]
-        for cell in vocabulary.cells
-    }
     plan = Plan.of(vocabulary, holders, offers=offers, local_steps=config.training.local_steps)
     if not plan.trained:
         raise ConfigError(f"no training subject of any site has two of the modalities of {vocabulary} that it offers")
