@@ -10,6 +10,7 @@ from agi_core.run.event_log import EventLog, read_events
 from agi_core.run.events import (
     KINDS,
     BaselineFinished,
+    BlendSolved,
     DataFound,
     Event,
     Exchanging,
@@ -58,6 +59,17 @@ LINES: list[tuple[Event, str]] = [
     (RunResumed(round=2), '"resumed", "round": 2'),
     (RunPaused(round=2, reason="too few"), '"paused", "round": 2, "reason": "too few"'),
     (PriorSolved(sites=["Guys"]), '"prior_solved", "sites": ["Guys"]'),
+    (
+        BlendSolved(
+            cell="T1,T2:PD",
+            weights={"T1:PD": 0.25, "T2:PD": 0.75},
+            measured=True,
+            errors={"T1:PD": 0.5, "T2:PD": 0.25},
+            disagreements={"T1:PD T2:PD": 0.5},
+        ),
+        '"blend_solved", "cell": "T1,T2:PD", "weights": {"T1:PD": 0.25, "T2:PD": 0.75}, "measured": true,'
+        ' "errors": {"T1:PD": 0.5, "T2:PD": 0.25}, "disagreements": {"T1:PD T2:PD": 0.5}',
+    ),
     (RoundStarted(round=1), '"round_started", "round": 1'),
     (
         RoundFinished(
