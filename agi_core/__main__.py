@@ -11,16 +11,22 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from rich.progress import Progress
 
 from agi_core.config.load import load_config
-from agi_core.config.schema import Task, Trainable
+from agi_core.config.schema import Trainable
 from agi_core.errors import ConfigError, DataError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.layouts import LAYOUTS
 from agi_core.run import progress, run_folder
+from agi_core.scenario import Scenario
+
+if TYPE_CHECKING:
+    from agi_core.run_models import RunModels
+
+_VALUES = "stand for percentiles 0.5 to 99.5 of a real scan"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,50 +86,112 @@ def _showing_steps() -> Iterator[None]:
 
 
 def _synthesize(arguments: argparse.Namespace) -> int:
-    """make the missing modality of one subject with a run's model, or with an exported one"""
+    """make what is missing, of one subject or of a whole folder, with a run's models or an exported one"""
+    from agi_core.host import atomic
+
+    models = _models(arguments)
+    if arguments.data is not None:
+        _complete(arguments, models)
+        return 0
+    if not arguments.source:
+        raise ConfigError("give --source MODALITY=FILE for each scan of a subject, or a whole folder with --data")
+    if arguments.layout not in (None, "bids"):
+        raise ConfigError("--layout of --source is bids or left out; the other layouts are of --data")
+    cells = models.asked([modality for modality, _ in arguments.source], arguments.target)
+    if arguments.head is not None:
+        models.load_own(arguments.head, cells)
+    if arguments.target is not None or not models.any_to_any or arguments.layout == "bids":
+        codes = []
+        for cell in cells:
+            said, code = _make(arguments, models, cell, arguments.out)
+            print(said)
+            codes.append(code)
+        return max(codes)
+    if arguments.uncertainty is not None:
+        raise ConfigError("--uncertainty is the map of one volume: name what to make with --target")
+    if arguments.out.name.endswith((".nii", ".nii.gz")):
+        raise ConfigError(f"{arguments.out}: without --target all that is missing is made, so --out is a folder")
+    with atomic.new_folder(arguments.out) as new_dir:
+        paths = [new_dir / f"{cell.target}.nii.gz" for cell in cells]
+        made = [_make(arguments, models, cell, path) for cell, path in zip(cells, paths, strict=True)]
+    print("\n".join(said for said, _ in made).replace(str(new_dir), str(arguments.out)))
+    given = {modality for modality, _ in arguments.source}
+    for name in sorted({*models.modalities} - given - {cell.target for cell in cells}):
+        print(f"no {name}: {models.why_not(given, name)}")
+    return max(code for _, code in made)
+
+
+def _models(arguments: argparse.Namespace) -> "RunModels":
+    """Of --run or --model."""
+    from agi_core.host.device import open_device
+    from agi_core.network import Network
+    from agi_core.run_models import RunModels
+
+    device = open_device(arguments.device, threads=arguments.threads)
+    if arguments.model is None:
+        return RunModels.of(arguments.run, best=arguments.weights == "best", device=device)
+    from agi_core.export.archive import read_archive
+
+    if arguments.weights == "best":
+        raise ConfigError("a zip holds one model; export chooses it, so leave --weights out")
+    description, weights = read_archive(arguments.model, release=version("agi-fed"))
+    network = Network(description.task, device=device)
+    network.load(weights)
+    scenario = network.scenario
+    networks = {scenario: lambda: network}
+    return RunModels(arguments.model, scenario.modalities, description.task, description.register, networks)
+
+
+def _complete(arguments: argparse.Namespace, models: "RunModels") -> None:
+    """Make what the visits of --data lack."""
+    from agi_core.completion import Completion
+    from agi_core.data.scans import Scans
+
+    if arguments.source or arguments.grid or arguments.mark:
+        raise ConfigError("--data is a whole folder: leave --source, --grid and --mark out")
+    if arguments.layout is None:
+        raise ConfigError(f"how does {arguments.data} name scans? Pass --layout {', '.join(LAYOUTS)}")
+    if arguments.head is not None:
+        models.load_own(arguments.head, [*models.networks])
+    scans = Scans(arguments.data.resolve(), arguments.layout)
+    completion = Completion(models, scans, arguments.out, release=version("agi-fed"), batch_size=arguments.batch_size)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
+        bar = live.add_task("making volumes", total=None)
+        completion.run(arguments.target, on_visit=lambda done, total: live.update(bar, completed=done, total=total))
+    for doubt in completion.doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
+    print("\n".join(completion.lines()))
+    if completion.made:
+        print(f"synthetic volumes in {arguments.out}; their values 0 to 1 {_VALUES}")
+
+
+def _make(arguments: argparse.Namespace, models: "RunModels", cell: Scenario, out_path: Path) -> tuple[str, int]:
+    """Make one cell from --source; what there is to say of it, and the exit code."""
     from agi_core.bids import derivative_path, describe
     from agi_core.data.dicom import read_series, write_derived
-    from agi_core.host.device import open_device
     from agi_core.inference import synthesize
-    from agi_core.network import Network
     from agi_core.run import error_model
-    from agi_core.run.checkpoint import trained_weights
-    from agi_core.run.own_weights import load_own_weights
     from agi_core.volume_note import OUT_OF_RANGE, spoken, verdict_by, write_note
 
-    task: Task
-    if arguments.model is not None:
-        from agi_core.export.archive import read_archive
-
-        if arguments.weights == "best":
-            raise ConfigError("a zip holds one model; export chooses it, so leave --weights out")
-        description, weights = read_archive(arguments.model, release=version("agi-fed"))
-        task, register, place = description.task, description.register, arguments.model
-    else:
-        config = run_folder.open_existing(arguments.run)
-        weights = trained_weights(arguments.run, best=arguments.weights == "best")
-        task, register, place = config, config.data.register == "rigid", arguments.run
-    network = Network(task, device=open_device(arguments.device, threads=arguments.threads))
-    scenario, grid = network.scenario, arguments.grid or network.reference
-    given = [modality for modality, _ in arguments.source]
-    if sorted(given) != sorted(scenario.sources) or grid not in scenario.sources:
-        files = " ".join(f"--source {modality}=FILE" for modality in scenario.sources)
-        raise ConfigError(
-            f"the model of {place} makes {scenario.target} from {', '.join(scenario.sources)}, but was given"
-            f" {', '.join(given)} and the grid of {grid}; pass {files}, and --grid one of them or not at all"
-        )
-    network.load(weights)
-    if arguments.head is not None:
-        load_own_weights(arguments.head, network=network)
-    verdict, error_map = verdict_by(arguments.run, network, strict=arguments.strict), None
+    model, note, run_dir = models.model(cell), models.note(cell), models.folder(cell)
+    if note and (arguments.strict or arguments.uncertainty):
+        raise ConfigError(f"{cell} is a blend: --strict and --uncertainty are of trained cells")
+    verdict, error_map = None, None
+    if not note:
+        verdict = verdict_by(run_dir, models.network(cell), strict=arguments.strict)
     if arguments.uncertainty is not None:
-        if arguments.run is None:
+        if run_dir is None:
             raise ConfigError("a zip keeps no error model: --uncertainty needs --run")
-        errors = error_model.read_error_model(arguments.run / error_model.NAME, network=network)
+        errors = error_model.read_error_model(run_dir / error_model.NAME, network=models.network(cell))
         error_map = (errors, arguments.uncertainty)
-    given_paths, out_path = dict(arguments.source), arguments.out
+    grid, given_paths = arguments.grid or model.reference, dict(arguments.source)
+    if grid not in cell.sources:
+        raise ConfigError(
+            f"the sources are {', '.join(cell.sources)}, and the grid of {grid} was asked for; pass --grid one of them"
+            " or not at all"
+        )
     if arguments.layout == "bids":
-        out_path = derivative_path(arguments.out, like=given_paths[grid], target=scenario.target)
+        out_path = derivative_path(arguments.out, like=given_paths[grid], target=cell.target)
     with TemporaryDirectory() as folder:
         series = {m: read_series(path) for m, path in given_paths.items() if path.is_dir()}
         made_series = series.get(grid) if not out_path.name.endswith((".nii", ".nii.gz")) else None
@@ -133,12 +201,13 @@ def _synthesize(arguments: argparse.Namespace) -> int:
         source_paths = given_paths | {m: one.write_nifti(Path(folder) / f"{m}.nii") for m, one in series.items()}
         try:
             doubts = synthesize(
-                network,
+                model,
                 source_paths=source_paths,
                 out_path=made_path,
-                spacing_mm=task.spacing_mm,
+                spacing_mm=models.task.spacing_mm,
                 grid=grid,
-                register=register,
+                register=models.register,
+                note=note,
                 batch_size=arguments.batch_size,
                 judge=verdict,
                 error_map=error_map,
@@ -149,21 +218,16 @@ def _synthesize(arguments: argparse.Namespace) -> int:
                 text = text.replace(str(path), str(given_paths[modality]))
             raise DataError(text) from None
         if made_series is not None:
-            sources = ", ".join(scenario.sources)
-            write_derived(
-                made_series, made_path, out_path, target=scenario.target, sources=sources, mark=arguments.mark
-            )
+            sources = ", ".join(cell.sources) + (f" (a blend: {note})" if note else "")
+            write_derived(made_series, made_path, out_path, target=cell.target, sources=sources, mark=arguments.mark)
     if arguments.layout == "bids":
-        describe(
-            out_path, folder=arguments.out, sources=given_paths, target=scenario.target, release=version("agi-fed")
-        )
+        describe(out_path, folder=arguments.out, sources=given_paths, target=cell.target, release=version("agi-fed"))
     write_note(out_path, verdict=verdict, error_map=error_map, sidecar=arguments.layout == "bids")
     for sentence in (*(f"{given_paths[modality]}: {doubt}" for modality, doubt in doubts), *spoken(verdict)):
         print(f"warning: {sentence}", file=sys.stderr)
-    print(
-        f"synthetic {scenario.target} in {out_path}; its values 0 to 1 stand for percentiles 0.5 to 99.5 of a real scan"
-    )
-    return OUT_OF_RANGE if arguments.strict and verdict is not None and verdict.reasons else 0
+    blended = f"no site could train {cell.target} from {', '.join(cell.sources)}: a blend, {note}\n" if note else ""
+    code = OUT_OF_RANGE if arguments.strict and verdict is not None and verdict.reasons else 0
+    return f"{blended}synthetic {cell.target} in {out_path}; its values 0 to 1 {_VALUES}", code
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
@@ -178,7 +242,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from agi_core.run.checkpoint import trained_weights
     from agi_core.run.own_weights import load_own_weights
 
-    config = run_folder.open_existing(arguments.run)
+    config = run_folder.open_scenario(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
     if arguments.head is not None:
@@ -228,7 +292,7 @@ def _adapt(arguments: argparse.Namespace) -> None:
     from agi_core.run.checkpoint import trained_weights
     from agi_core.run.own_weights import write_own_weights
 
-    config = run_folder.open_existing(arguments.run)
+    config = run_folder.open_scenario(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
     layout = arguments.layout or config.data.layout
@@ -261,6 +325,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ConfigError("a run has one target: leave --target out, or give a folder with --synthetic")
     if arguments.run is None and layout is None:
         raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
+    config = None if arguments.run is None else run_folder.open_scenario(arguments.run)
     device = open_device(arguments.device, threads=arguments.threads)
     out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
     segmenter = None
@@ -277,13 +342,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             bar = live.add_task(what, total=None)
             return lambda done, total: live.update(bar, completed=done, total=total)
 
-        if arguments.run is not None:
+        if config is not None:
             from agi_core.data.scans import Scans
             from agi_core.network import Network
             from agi_core.run.checkpoint import trained_weights
             from agi_core.scoring.made_by_run import make_volumes
 
-            config = run_folder.open_existing(arguments.run)
             network = Network(config, device=device)
             network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
             layout, synthetic_dir = layout or config.data.layout, new_dir / "volumes"
@@ -410,21 +474,27 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         type=named_path("MODALITY=FILE, for example T1=scan.nii.gz, or MODALITY=FOLDER of a DICOM series"),
         action="append",
-        required=True,
         metavar="MODALITY=PATH",
-        help="one per source modality: a NIfTI file, or a folder with one DICOM series (extra dicom)",
+        help="one per scan of a subject: a NIfTI file, or a folder with one DICOM series (extra dicom)",
+    )
+    synthesis.add_argument("--data", type=Path, metavar="DIR", help="complete the subjects of a whole folder")
+    synthesis.add_argument("--target", metavar="MODALITY", help="what to make (all that is missing)")
+    synthesis.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="NIfTI file to write, .nii or .nii.gz, folder for a DICOM series, or folder for all that is missing",
     )
     synthesis.add_argument(
-        "--out", type=Path, required=True, help="NIfTI file to write, .nii or .nii.gz, or folder for a DICOM series"
+        "--layout", choices=[*LAYOUTS], help="how --data names scans; with --source, bids: derivatives in --out"
     )
-    synthesis.add_argument("--layout", choices=("bids",), help="--out is a folder of BIDS derivatives")
     synthesis.add_argument("--mark", action="store_true", help="write SYNTHETIC into the pixels of a DICOM series too")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
     synthesis.add_argument(
         "--head",
         type=Path,
-        metavar="FILE",
-        help="the site's own weights, of state_dir/heads at a hospital or of RUN/sites/NAME/heads (the common one)",
+        metavar="PATH",
+        help="the site's own weights, a file or all of a folder: state_dir/heads or RUN/sites/NAME/heads (common ones)",
     )
     synthesis.add_argument(
         "--uncertainty", type=Path, metavar="FILE", help="NIfTI file to write: the absolute error that is expected"

@@ -1,8 +1,9 @@
-"""Use of a trained network on files; `agi_core.synthesis` says what goes in and what comes out."""
+"""Use of a trained model on files; `agi_core.synthesis` says what goes in and what comes out."""
 
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -11,44 +12,60 @@ from agi_core.data.nifti import FloatArray
 from agi_core.data.slabs import source_box
 from agi_core.network import Network
 from agi_core.prediction import Predictor, predict_volume
+from agi_core.scenario import Scenario
 from agi_core.synthesis import Judge, Second, synthesize_files
 from agi_core.uncertainty import ErrorModel, WithError
 
 
+class Model(Predictor, Protocol):
+    """What makes a target of files: a `Network`, or a blend of several."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """What it makes of what; it sees the sources in this order."""
+
+    @property
+    def reference(self) -> str:
+        """The source in the target's pose, whose grid the output has where no other is named."""
+
+
 def synthesize(
-    network: Network,
+    model: Model,
     *,
     source_paths: Mapping[str, Path],
     out_path: Path,
     spacing_mm: tuple[float, float, float] | None,
     grid: str | None = None,
     register: bool = False,
+    note: str = "",
     batch_size: int,
     judge: Judge | None = None,
     error_map: tuple[ErrorModel, Path] | None = None,
 ) -> list[tuple[str, Doubt]]:
-    """`synthesize_files` with a network, on the grid of its reference where no other source is named.
+    """`synthesize_files` with a model, on the grid of its reference where no other source is named.
 
     Args:
         batch_size: slices that a 2-D network sees at once: the bound on memory.
-        error_map: what expects the network's error, and where the expected absolute error is written.
+        error_map: what expects the error of a `Network`, and where the expected absolute error is written.
     """
-    predictor: Predictor = network
+    predictor: Predictor = model
     second = None
     if error_map is not None:
-        model, path = error_map
-        predictor = WithError(network, model.layer)
-        second = Second(path, f"expected |error| e; 90% interval: +- {model.factor:.2f} e")
+        assert isinstance(model, Network)  # noqa: S101  nobody has an error model of a blend
+        errors, path = error_map
+        predictor = WithError(model, errors.layer)
+        second = Second(path, f"expected |error| e; 90% interval: +- {errors.factor:.2f} e")
     return synthesize_files(
         partial(predict, predictor, batch_size=batch_size),
-        scenario=network.scenario,
-        grid=grid or network.reference,
+        scenario=model.scenario,
+        grid=grid or model.reference,
         source_paths=source_paths,
         out_path=out_path,
         spacing_mm=spacing_mm,
         register=register,
         judge=judge,
         second=second,
+        note=note,
     )
 
 

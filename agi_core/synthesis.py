@@ -46,6 +46,7 @@ def synthesize_files(
     register: bool = False,
     judge: Judge | None = None,
     second: Second | None = None,
+    note: str = "",
 ) -> list[tuple[str, Doubt]]:
     """Synthesise the scenario's target from its sources and write it on the grid of one of them.
 
@@ -57,6 +58,7 @@ def synthesize_files(
         spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
         register: lay the other sources on that one first, as the run's `data.register` did in training.
         judge: its sentences are noted in the header of what is written.
+        note: said in the header's description too, as far as there is room.
 
     Returns:
         (modality, doubt) for what is odd about the sources' headers and voxels.
@@ -71,7 +73,8 @@ def synthesize_files(
             f"The model makes {scenario.target} from {', '.join(scenario.sources)}, but was given "
             f"{', '.join(source_paths) or 'nothing'} with {grid} as reference. Give one file for each."
         )
-    outputs = [Second(out_path, f"synthetic {scenario.target}; 0..1 = p0.5..p99.5 of a real one")]
+    about = [f"synthetic {scenario.target}", "0..1 = p0.5..p99.5 of a real one", *([note] if note else [])]
+    outputs = [Second(out_path, "; ".join(about))]
     outputs += [second] if second else []
     taken = {path.resolve() for path in source_paths.values()}
     for path, _ in outputs:

@@ -54,11 +54,12 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
     Last layers of single sites are not in it: they stay where they are.
 
     Raises:
+        ConfigError: the run is one over a vocabulary.
         RunError: there is no such run, it has no model yet, or the zip cannot be written.
     """
     if out_path.suffix != ".zip":
         raise RunError(f"{out_path} is no name of a zip; let it end in .zip")
-    config, release = run_folder.open_existing(run_dir), version(DISTRIBUTION)
+    config, release = run_folder.open_scenario(run_dir), version(DISTRIBUTION)
     network = Network(config)
     network.load(trained_weights(run_dir, best=best))
     description = Description.of(config, release=release)

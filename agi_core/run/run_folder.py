@@ -34,9 +34,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from agi_core.cells import is_vocabulary
 from agi_core.config.load import read_yaml, to_yaml
 from agi_core.config.schema import RunConfig
-from agi_core.errors import RunError
+from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.run.json_objects import JsonObject, read_json
 
@@ -126,6 +127,22 @@ def open_existing(run_dir: Path) -> RunConfig:
     if not (run_dir / "config.yaml").is_file():
         raise RunError(f"{run_dir} holds no run (config.yaml is missing); check the path")
     return read_yaml(run_dir / "config.yaml")
+
+
+def open_scenario(run_dir: Path) -> RunConfig:
+    """As `open_existing`, for whoever needs one model.
+
+    Raises:
+        ConfigError: the run is one over a vocabulary; the message has the folders of its cells.
+    """
+    config = open_existing(run_dir)
+    if is_vocabulary(config.scenario):
+        cells = ", ".join(sorted(path.name for path in (run_dir / "cells").glob("*")))
+        raise ConfigError(
+            f"{run_dir} holds a model for each cell of {config.scenario}; name the folder of one cell,"
+            f" {run_dir / 'cells' / 'CELL'}, with a CELL of: {cells}"
+        )
+    return config
 
 
 def environment(config: RunConfig) -> Environment:

@@ -14,15 +14,18 @@ from agi_core.run.event_log import EventLog
 from agi_core.run.events import ModelTested, RoundFinished
 from agi_core.run.scores import Scores, SiteScore
 from agi_core.run.summary import summarise, write_summary
+from agi_core.scenario import parse_scenario
 
 SITES = {"A": SiteScore({"psnr_db": 25.5, "ssim": 0.9, "mae": 0.03}, 4), "B": SiteScore({"psnr_db": 22.25}, 2)}
 
 
-def finished_run(run_dir: Path, *, crop: tuple[int, ...] | None = None, **model: Any) -> Network:
+def finished_run(
+    run_dir: Path, *, scenario: str = "T1,T2:PD", crop: tuple[int, ...] | None = None, **model: Any
+) -> Network:
     """Write the folder; the network with its weights."""
     config = RunConfig(
-        scenario="T1,T2:PD",
-        reference="T2",
+        scenario=scenario,
+        reference=parse_scenario(scenario).sources[-1],
         rounds=1,
         model=ModelConfig(**{"widths": (4, 8), **model}),
         grid=GridConfig(crop=crop),

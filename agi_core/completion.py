@@ -1,0 +1,124 @@
+"""A whole folder completed: of every visit what it lacks, one file each, as far as a run's models make it.
+
+Files are called as the layout calls scans, `BraTS-GLI-00000-000-t2f.nii.gz`, in one flat folder, as BraSyn wants them;
+in BIDS they are derivatives. What is there already stays as it is, so an interrupted command is simply given again.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agi_core.bids import derivative_path, describe
+from agi_core.data.scan_files import Skipped
+from agi_core.data.scans import Scans, Session, discover
+from agi_core.errors import ConfigError, DataError
+from agi_core.inference import synthesize
+from agi_core.layouts import LAYOUTS
+from agi_core.run_models import RunModels
+from agi_core.scenario import Scenario
+
+COMPLETE = "nothing is missing"
+THERE = "its file is there already"
+
+
+@dataclass
+class Completion:
+    """The completion of one folder.
+
+    Attributes:
+        release: of this program, for BIDS.
+        batch_size: slices that a 2-D network sees at once.
+        made: volumes by cell.
+        left_out: visits and volumes, each with its reason.
+        doubts: what is odd about the sources.
+    """
+
+    models: RunModels
+    scans: Scans
+    out_dir: Path
+    release: str
+    batch_size: int
+    made: Counter[Scenario] = field(default_factory=Counter)
+    left_out: list[Skipped] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    def run(self, target: str | None, *, on_visit: Callable[[int, int], None]) -> None:
+        """Make what the visits lack: `target`, or every modality of the run.
+
+        Args:
+            on_visit: called with (done, total) after each visit.
+
+        Raises:
+            ConfigError: `out_dir` lies among the scans, or the run does not make the target.
+            DataError: there is no scan of the run's modalities, or nothing could be made.
+            RunError: `out_dir` cannot be written, or a model is missing or diverged.
+        """
+        if self.out_dir.resolve().is_relative_to(self.scans.dir.resolve()):
+            raise ConfigError(f"{self.out_dir} lies among the real scans of {self.scans.dir}; choose another --out")
+        targets = self.models.targets
+        if target not in (None, *targets):
+            raise ConfigError(f"the run in {self.models.place} makes {', '.join(targets)}, not {target}; choose one")
+        found = discover(self.scans, self.models.modalities, least=1)
+        self.left_out += found.skipped
+        unclear = {skipped.place.partition(":")[0] for skipped in found.skipped if skipped.reason.startswith("several")}
+        visits = [(f"{s.id} {visit.name}".strip(), visit) for s in found.subjects for visit in s.sessions]
+        visits = [(place, visit) for place, visit in visits if place not in unclear]  # who has two lacks none
+        for done, (place, visit) in enumerate(visits, start=1):
+            missing = [name for name in ([target] if target else targets) if name not in visit.paths]
+            for name in missing:
+                if reason := self._make(visit, name, place=place):
+                    self.left_out.append(Skipped(f"{name} of {place}", reason))
+            if not missing:
+                self.left_out.append(Skipped(place, COMPLETE))
+            on_visit(done, len(visits))
+        if not self.made and not {COMPLETE, THERE} & {skipped.reason for skipped in self.left_out}:
+            raise DataError(f"nothing could be made of {self.scans.dir}: {'; '.join(self.lines())}")
+
+    def lines(self) -> list[str]:
+        """For the terminal: volumes by cell, then what was left out, by reason with the first example."""
+        lines = []
+        for cell, count in self.made.items():
+            note = self.models.note(cell)
+            lines.append(f"{count} x {cell.target} from {', '.join(cell.sources)}{note and f' (a blend: {note})'}")
+        counts = Counter(skipped.reason for skipped in self.left_out)
+        first = {skipped.reason: skipped.place for skipped in reversed(self.left_out)}
+        return lines + [f"left out {count} x: {reason}; first {first[reason]}" for reason, count in counts.items()]
+
+    def _make(self, visit: Session, target: str, *, place: str) -> str:
+        """Write one missing volume of a visit; why not, or ""."""
+        cell = self.models.cell(visit.paths, target)
+        if cell is None:
+            return self.models.why_not(visit.paths, target)
+        model, sources = self.models.model(cell), {name: visit.paths[name] for name in cell.sources}
+        out_path = self._out_path(sources[model.reference], target)
+        if out_path.exists():
+            return THERE
+        try:
+            doubts = synthesize(
+                model,
+                source_paths=sources,
+                out_path=out_path,
+                spacing_mm=self.models.task.spacing_mm,
+                register=self.models.register,
+                note=self.models.note(cell),
+                batch_size=self.batch_size,
+            )
+        except DataError as error:
+            return str(error)
+        if self.scans.layout == "bids":
+            describe(out_path, folder=self.out_dir, sources=sources, target=target, release=self.release)
+        self.made[cell] += 1
+        self.doubts += [f"{place}: {name}: {doubt}" for name, doubt in doubts]
+        return ""
+
+    def _out_path(self, source: Path, target: str) -> Path:
+        """The file of a target beside a source, by the layout's names; those of the source's years."""
+        if self.scans.layout == "bids":
+            return derivative_path(self.out_dir, like=source, target=target)
+        layout = LAYOUTS[self.scans.layout]
+        match = layout.scan.fullmatch(source.name)
+        if match is None:
+            raise ValueError(f"{source.name} was found as a scan")
+        older = {name: old for old, name in layout.modalities.items()} if match["modality"] in layout.modalities else {}
+        return self.out_dir / f"{source.name[: match.start('modality')]}{older.get(target, target)}.nii.gz"

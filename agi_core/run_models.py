@@ -1,0 +1,206 @@
+"""What a trained run can make: the one cell of its scenario, or those of its vocabulary, blends among them."""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from agi_core.blend import Blend, Expert
+from agi_core.cells import BLENDS, folder_of, is_vocabulary, parse_vocabulary
+from agi_core.config.schema import Task
+from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.inference import Model
+from agi_core.network import CPU, Network
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import trained_weights
+from agi_core.run.json_objects import read_json
+from agi_core.run.own_weights import load_own_weights
+from agi_core.scenario import Scenario, parse_scenario
+
+Weights = Mapping[Scenario, float]
+
+
+@dataclass(frozen=True)
+class BlendedCell(Blend):
+    """A blend as a `Model`, on the grid of the heaviest expert's reference."""
+
+    scenario: Scenario
+    reference: str
+
+
+@dataclass(frozen=True, eq=False)
+class RunModels:
+    """The models of a run by cell; each is read when it is first asked for.
+
+    Attributes:
+        place: the run's folder or zip, for messages.
+        modalities: all that a subject can have or lack.
+        task: its settings hold for every cell, but for scenario and reference.
+        register: whether sources are laid on the reference first.
+        networks: how the network of each trained cell is read.
+        blends: the weights of trained cells, for each cell that nobody could train.
+    """
+
+    place: Path
+    modalities: tuple[str, ...]
+    task: Task
+    register: bool
+    networks: Mapping[Scenario, Callable[[], Network]]
+    blends: Mapping[Scenario, Weights] = field(default_factory=dict)
+    _read: dict[Scenario, Network] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def of(cls, run_dir: Path, *, best: bool = False, device: torch.device = CPU) -> "RunModels":
+        """The last or the best models of a run.
+
+        Raises:
+            RunError: there is no such run, or its blends are damaged.
+        """
+        config = run_folder.open_existing(run_dir)
+
+        def reader(folder: Path) -> Callable[[], Network]:
+            def read() -> Network:
+                network = Network(run_folder.open_existing(folder), device=device)
+                network.load(trained_weights(folder, best=best))
+                return network
+
+            return read
+
+        register = config.data.register == "rigid"
+        if not is_vocabulary(config.scenario):
+            scenario = parse_scenario(config.scenario)
+            return cls(run_dir, scenario.modalities, config, register, {scenario: reader(run_dir)})
+        vocabulary = parse_vocabulary(config.scenario)
+        folders = {cell: folder_of(run_dir, cell) for cell in vocabulary.cells}
+        networks = {cell: reader(folder) for cell, folder in folders.items() if folder.is_dir()}
+        blends = _read_blends(run_dir / BLENDS, trained=networks)
+        return cls(run_dir, vocabulary.modalities, config, register, networks, blends)
+
+    @property
+    def any_to_any(self) -> bool:
+        """Whether the run is one over a vocabulary."""
+        return is_vocabulary(self.task.scenario)
+
+    @property
+    def targets(self) -> list[str]:
+        """What it may be asked to make."""
+        return [*self.modalities] if self.any_to_any else [cell.target for cell in self.networks]
+
+    def cell(self, sources: Collection[str], target: str) -> Scenario | None:
+        """The cell of these sources that can be made; None where there is none."""
+        ordered = Scenario(tuple(name for name in self.modalities if name in sources), target)
+        return next((cell for cell in (*self.networks, *self.blends) if cell == ordered), None)
+
+    def asked(self, given: Sequence[str], target: str | None) -> list[Scenario]:
+        """The cells of a target, or of each that is missing, from the given sources.
+
+        Raises:
+            ConfigError: they make no cell of the run, and why.
+        """
+        if not self.any_to_any:
+            return [self._only(given, target)]
+        known = f"the run in {self.place} is about {', '.join(self.modalities)}"
+        for name in (*given, *([target] if target else [])):
+            if name not in self.modalities:
+                raise ConfigError(f"{known}, and {name} is none of them; write one of them")
+        for name in given:
+            if given.count(name) > 1:
+                raise ConfigError(f"--source {name} is given {given.count(name)} times; give one file for each")
+        if target in given:
+            raise ConfigError(f"{target} is to be made, and is among the sources; leave one of the two out")
+        targets = [target] if target else [name for name in self.modalities if name not in given]
+        if not targets:
+            raise ConfigError(f"{known}, and all of them are given; nothing is missing")
+        cells = [self.cell(given, name) for name in targets]
+        if not any(cells) or (target and None in cells):
+            raise ConfigError(f"{self.place}: {self.why_not(given, targets[0])}; give other sources")
+        return [cell for cell in cells if cell is not None]
+
+    def why_not(self, given: Collection[str], target: str) -> str:
+        """Why a cell cannot be made, and from what its target can."""
+        if not self.any_to_any:
+            (scenario,) = self.networks
+            return f"no {', '.join(name for name in scenario.sources if name not in given)}"
+        others = [",".join(cell.sources) for cell in (*self.networks, *self.blends) if cell.target == target]
+        can = f"it can be made from {'; '.join(others)}" if others else "no subset of the run makes it"
+        names = ",".join(name for name in self.modalities if name in given)
+        return f"no site of the run could train {target} from {names}, and it is no blend; {can}"
+
+    def model(self, cell: Scenario) -> Model:
+        """What makes a cell. Raises RunError: its folder holds no model."""
+        if cell not in self.blends:
+            return self.network(cell)
+        weights = self.blends[cell]
+        experts = tuple(
+            Expert(self.network(one), tuple(map(cell.sources.index, one.sources)), weight)
+            for one, weight in weights.items()
+        )
+        heaviest = max(weights, key=lambda one: weights[one])
+        return BlendedCell(experts, cell, self.network(heaviest).reference)
+
+    def folder(self, cell: Scenario) -> Path | None:
+        """Where a trained cell's run is; None for a blend, and for what came in a zip."""
+        if cell in self.blends or not self.place.is_dir():
+            return None
+        return folder_of(self.place, cell) if self.any_to_any else self.place
+
+    def note(self, cell: Scenario) -> str:
+        """Of what a cell is a blend, in a few words; "" where it is none."""
+        parts = self.blends.get(cell, {})
+        return ", ".join(f"{weight:.0%} from {'+'.join(one.sources)}" for one, weight in parts.items())
+
+    def load_own(self, path: Path, cells: Collection[Scenario]) -> None:
+        """Put a site's own weights in place of the common ones: a file, or all files of a folder that belong to
+        networks of these cells.
+
+        Raises:
+            RunError: no file belongs to any of them.
+        """
+        networks = {one: self.network(one) for cell in cells for one in self.blends.get(cell, [cell])}
+        fitting = 0
+        refusal: AgiError = RunError(f"{path} holds no weights of a site's own (.safetensors)")
+        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+            for network in networks.values():
+                try:
+                    load_own_weights(file, network=network)
+                    fitting += 1
+                except RunError as error:
+                    refusal = error
+        if not fitting:
+            raise refusal
+
+    def network(self, cell: Scenario) -> Network:
+        """The network of a trained cell. Raises RunError: its folder holds no model."""
+        if cell not in self._read:
+            self._read[cell] = self.networks[cell]()
+        return self._read[cell]
+
+    def _only(self, given: Sequence[str], target: str | None) -> Scenario:
+        (scenario,) = self.networks
+        if sorted(given) != sorted(scenario.sources) or target not in (None, scenario.target):
+            files = " ".join(f"--source {modality}=FILE" for modality in scenario.sources)
+            raise ConfigError(
+                f"the model of {self.place} makes {scenario.target} from {', '.join(scenario.sources)}, but was given"
+                f" {', '.join(given)} and asked for {target or scenario.target}; pass {files}"
+            )
+        return scenario
+
+
+def _read_blends(path: Path, *, trained: Collection[Scenario]) -> dict[Scenario, Weights]:
+    """The blends of a run; none without a file. Raises RunError: the file is damaged."""
+    try:
+        blends: dict[Scenario, Weights] = {
+            parse_scenario(cell): {parse_scenario(one): float(weight) for one, weight in weights.items() if weight}
+            for cell, weights in (read_json(path) or {}).items()
+        }
+    except (AttributeError, TypeError, ValueError, ConfigError) as error:
+        raise RunError(f"{path} is damaged ({error}); restore it from a backup") from None
+    for cell, weights in blends.items():
+        for one in weights:
+            if one not in trained or one.target != cell.target or not {*one.sources} <= {*cell.sources}:
+                raise RunError(f"{path}: {cell} is a blend of {one}, whose run is not there; copy the whole folder")
+        if not math.isclose(sum(weights.values()), 1, abs_tol=1e-3) or min(weights.values()) < 0:
+            raise RunError(f"{path}: the weights of {cell} are no parts of 1; restore the file from a backup")
+    return blends

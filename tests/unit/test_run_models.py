@@ -1,0 +1,167 @@
+"""`synthesize` with a run over a vocabulary: any subset to any target, blends, and what a user can get wrong."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from agi_core.__main__ import main
+from agi_core.data.nifti import WRITTEN_STEP, read_volume
+from agi_core.errors import RunError
+from agi_core.run.own_weights import write_own_weights
+from agi_core.run_models import RunModels
+from tests.support.finished_run import finished_run
+from tests.support.small_data import write_head
+from tests.support.vocabulary_run import BLENDED, vocabulary_run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vocabulary") / "run"
+    vocabulary_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("scans")
+    paths = {modality: folder / f"{modality}.nii.gz" for modality in ("T1", "T2", "PD")}
+    for number, path in enumerate(paths.values()):
+        write_head(path, seed=1, contrast=1 + 0.4 * number)
+    return paths
+
+
+def command(run_dir: Path, out: Path, scans: dict[str, Path], *sources: str) -> list[str]:
+    given = [f"--source={modality}={scans[modality]}" for modality in sources]
+    return ["synthesize", "--run", str(run_dir), *given, "--out", str(out)]
+
+
+def test_a_cell_that_nobody_trained_is_the_blend(
+    run_dir: Path, scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {}
+    for sources in (("T2", "T1"), ("T1",), ("T2",)):
+        path = tmp_path / f"{'-'.join(sources)}.nii.gz"
+        assert main([*command(run_dir, path, scans, *sources), "--target", "PD"]) == 0
+        made[sources] = read_volume(path).data
+    inside = (made["T1",] > 0) & (made["T1",] < 1) & (made["T2",] > 0) & (made["T2",] < 1)  # nothing was clipped
+    expected = (0.25 * made["T1",] + 0.75 * made["T2",])[inside]
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(made["T2", "T1"][inside], expected, atol=2 * WRITTEN_STEP)
+    assert "from T1, T2: a blend, 25% from T1, 75% from T2\n" in capsys.readouterr().out
+    described = nibabel.load(tmp_path / "T2-T1.nii.gz").header["descrip"].item().decode()
+    assert described.endswith("; 25% from T1, 75% from T2")
+
+
+def test_without_a_target_all_that_is_missing_is_made(
+    run_dir: Path, scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(run_dir, tmp_path / "all", scans, "T2")) == 0
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["PD.nii.gz", "T1.nii.gz"]
+    assert str(tmp_path / "all" / "PD.nii.gz") in capsys.readouterr().out
+    assert main(command(run_dir, tmp_path / "one", scans, "T1")) == 0
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["PD.nii.gz"]
+    assert "no T2: no site of the run could train T2 from T1, and it is no blend" in capsys.readouterr().out
+    assert main([*command(run_dir, tmp_path / "t1.nii.gz", scans, "T2"), "--target", "T1"]) == 0
+    alone, beside = (read_volume(path).data for path in (tmp_path / "t1.nii.gz", tmp_path / "all" / "T1.nii.gz"))
+    np.testing.assert_array_equal(alone, beside)
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "cause"),
+    [
+        (["T1", "T1"], ["--target", "PD"], "--source T1 is given 2 times"),
+        (["T1", "T2"], ["--target", "FLAIR"], "is about T1, T2, PD, and FLAIR is none of them"),
+        (["T1", "T2"], ["--target", "T2"], "T2 is to be made, and is among the sources"),
+        (["T1", "PD"], ["--target", "T2"], "could train T2 from T1,PD, and it is no blend; no subset"),
+        (["PD"], ["--target", "T1"], "could train T1 from PD, and it is no blend; it can be made from T2;"),
+        (["T1", "T2", "PD"], [], "nothing is missing"),
+        (["T1", "T2"], ["--target", "PD", "--grid", "PD"], "the grid of PD was asked for"),
+        ([], ["--target", "PD"], "give --source MODALITY=FILE for each"),
+        (["T1", "T2"], ["--layout", "brats"], "--layout of --source is bids"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_said_and_nothing_is_written(
+    run_dir: Path,
+    scans: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sources: list[str],
+    options: list[str],
+    cause: str,
+) -> None:
+    assert main([*command(run_dir, tmp_path / "out.nii.gz", scans, *sources), *options]) == 2
+    message = capsys.readouterr().err
+    assert cause in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
+
+
+def test_one_file_for_two_sources_is_refused(
+    run_dir: Path, scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = scans | {"T2": scans["T1"]}
+    assert main([*command(run_dir, tmp_path / "out.nii.gz", same, "T1", "T2"), "--target", "PD"]) == 2
+    assert "are the same image" in capsys.readouterr().err
+    assert main(command(run_dir, tmp_path / "out", same, "T1", "T2")) == 2
+    assert main(command(run_dir, tmp_path / "out.nii.gz", scans, "T2")) == 2
+    assert "so --out is a folder" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_own_weights_of_a_cell_serve_its_blends(run_dir: Path, scans: dict[str, Path], tmp_path: Path) -> None:
+    """Of a site's folder with weights for several models, those that belong to the cells asked for are taken."""
+    other = finished_run(tmp_path / "other", widths=(8, 8))
+    expert = RunModels.of(run_dir)
+    (cell,) = expert.asked(["T2"], "PD")
+    network = expert.networks[cell]()
+    for name, one in (("other", other), ("own", network)):
+        own = {"head.bias": np.full(1, 0.9, dtype=np.float32)}
+        write_own_weights(tmp_path / "heads" / f"{name}.safetensors", own, network=one)
+    made = {}
+    for name, head in (("common", []), ("own", ["--head", str(tmp_path / "heads")])):
+        path = tmp_path / f"{name}.nii.gz"
+        assert main([*command(run_dir, path, scans, "T1", "T2"), "--target", "PD", *head]) == 0
+        made[name] = read_volume(path).data
+    assert (made["own"] - made["common"]).max() > 0.1
+    with pytest.raises(RunError, match="belongs to another model"):
+        expert.load_own(tmp_path / "heads" / "other.safetensors", [cell])
+
+
+@pytest.mark.parametrize(
+    ("blends", "cause"),
+    [
+        ("{", "damaged"),
+        ('{"T1,T2:PD": 1}', "damaged"),
+        ('{"T1,T2:PD": {"T1:PD": 0.5, "T2:PD": 0.2}}', "no parts of 1"),
+        ('{"T1,PD:T2": {"T1:T2": 1}}', "whose run is not there"),
+    ],
+)
+def test_damaged_blends_are_named(tmp_path: Path, blends: str, cause: str) -> None:
+    vocabulary_run(tmp_path / "run")
+    (tmp_path / "run" / "blends.json").write_text(blends)
+    with pytest.raises(RunError, match=rf"blends\.json.*{cause}"):
+        RunModels.of(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "words", [["export", "--out", "m.zip"], ["evaluate", "--data", "d"], ["adapt", "--data", "d", "--out", "h"]]
+)
+def test_commands_of_one_model_name_the_cells(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--run", str(run_dir)]) == 2
+    message = capsys.readouterr().err
+    assert "holds a model for each cell of T1,T2,PD:any; name the folder of one cell" in message
+    assert "T1-to-PD, T2-to-PD, T2-to-T1" in message
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_blends_of_the_folder_are_those_of_its_file(run_dir: Path) -> None:
+    models = RunModels.of(run_dir)
+    read = {str(cell): {str(one): weight for one, weight in some.items()} for cell, some in models.blends.items()}
+    assert read == BLENDED == json.loads((run_dir / "blends.json").read_text())
