@@ -56,6 +56,12 @@ class DeadlineError(AgiError):
     public = "The site did not finish within the deadline."
 
 
+class DivergedError(AgiError):
+    """Training gave weights that are not finite."""
+
+    public = "The site's training gave values that are not finite."
+
+
 class ExhaustedError(AgiError):
     """The memory of the machine or of its GPU is too small for the work."""
 

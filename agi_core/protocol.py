@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agi_core.errors import MismatchError, ProtocolError, TransportError
 from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 NONCE = "nonce"  # of the metrics' record: a number that is not a metric, and makes the record unlike any other
 RELEASE = "release"  # a scalar of a request: which program asks (`agi_core.release`)
@@ -31,6 +31,7 @@ ERROR, DISAGREEMENT = "error", "disagreement"  # of experts of a blend; see `agi
 RMS_ERROR, RMS_DISAGREEMENT = "rms_error", "rms_disagreement"
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
 ALONE = "alone"  # the test subjects, by a model that the site trains alone from the weights that came
+KEYS = "keys"  # of a training request: the site's key for the secure sum that the next one asks for
 ALLOWED_METRICS = frozenset(
     (
         *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
@@ -64,8 +65,9 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`. Only an evaluation reads `subjects`:
-    whom to score, or what else is asked for.
+    """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`. `subjects` says whom an evaluation
+    scores, or what else it asks for; or that a training request asks for a key alone. `secure_sum` is the JSON of an
+    `agi_core.secure_sum.Attempt`; "" = the weights leave as they are.
 
     `deadline_s` is the time in seconds that the site has for its answer. `signature`: see `agi_core.signatures`."""
 
@@ -77,6 +79,7 @@ class Request:
     subjects: str
     deadline_s: int
     weights: Packed
+    secure_sum: str = ""
     signature: str = ""
 
 
@@ -86,8 +89,9 @@ class Reply:
     scored by an evaluation.
 
     `metrics` are means over the site's subjects; `suppressed` names those that the site's policy holds back, separated
-    by commas ("" = none). `weights` are those of the trained model, statistics or poses where these were asked
-    for (`agi_core.ridge`, `agi_core.poses`), or None. `steps` are the optimiser steps that led to them.
+    by commas ("" = none). `weights` are those of the trained model, statistics or poses where these were asked for
+    (`agi_core.ridge`, `agi_core.poses`), a vector or a key of a secure sum, or None. `steps` are the optimiser steps
+    that led to them.
     """
 
     run_id: str

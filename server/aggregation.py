@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from agi_core.config.schema import FederationConfig
 from agi_core.errors import ConfigError, RunError
 from agi_core.protocol import Weights
+from agi_core.secure_sum import FEWEST
 
 Averages = dict[str, NDArray[np.float64]]
 BLOCK = 2**22  # values of all sites together that a rule sees at a time: 32 MiB
@@ -66,6 +67,11 @@ def check_sites(config: FederationConfig) -> None:
     fewest = config.quorum or count
     if fewest > count:
         raise ConfigError(f"federation.quorum={fewest} is more than the {count} training sites")
+    if config.secure_sum and fewest < FEWEST:
+        raise ConfigError(
+            f"federation.secure_sum=true needs {FEWEST} sites in every round, and with {count} training sites a round"
+            f" may have {fewest}; take more sites, or raise federation.quorum"
+        )
     for replies in range(fewest, count + 1):
         least = RULES[config.aggregation].least(hostile_sites(config, replies=replies))
         if replies < least:

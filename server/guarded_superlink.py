@@ -3,7 +3,7 @@ registered site may write.
 
 Flower 1.41 verifies which node calls, and then stores whatever it brings: a message in another's name, a request to
 another hospital, a reply of any size. Here a node may only answer a request that it was given, once, in its own name,
-and with as many bytes as the request had, and `SPARE_BYTES`. All else is refused before it is stored (403).
+and with `TIMES` as many bytes as the request had, and `SPARE_BYTES`. All else is refused before it is stored (403).
 """
 
 import threading
@@ -21,6 +21,7 @@ from flwr.superlink.servicer.fleet import fleet_handlers
 
 from agi_core.host.command_line import keep_files_private
 
+TIMES = 2  # a masked vector (`agi_core.secure_sum`) has 8 bytes where a weight has 4
 SPARE_BYTES, SPARE_OBJECTS = 2**18, 16  # metrics, an error; and the objects that they are
 KEPT = 2**14  # of each kind of thing that is remembered
 K = TypeVar("K")
@@ -72,13 +73,14 @@ class Guard:
             if self._replies.get(asked, reply) != reply:
                 raise _refused(node, "a second reply to one request")
             parts = [*iterate_object_tree(tree)]
-            if tree.object_id != reply or len(parts) > len(ids) + SPARE_OBJECTS:
+            if tree.object_id != reply or len(parts) > TIMES * len(ids) + SPARE_OBJECTS:
                 raise _refused(node, "a reply of more parts than the request")
             if any(part.children and part.object_id in self._bytes for part in parts):
                 raise _refused(node, "other parts for what a request has")  # so that others could not send it back
             _keep(self._replies, asked, reply)
             if reply not in self._left:
-                _keep(self._left, reply, sum(self._bytes.get(object_id, 0) for object_id in ids) + SPARE_BYTES)
+                asked_bytes = sum(self._bytes.get(object_id, 0) for object_id in ids)
+                _keep(self._left, reply, TIMES * asked_bytes + SPARE_BYTES)
         response = _push_messages(request=request, state=state)
         with self._lock:
             _keep(self._sessions, response.session_id, reply)

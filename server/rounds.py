@@ -1,7 +1,7 @@
 """The rounds of a run: training and aggregation, as often as configured, then the final test and its comparison."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from server.evaluation import Answered, personal_scores, site_scores, suppressed
 from server.exchange import Exchange
 from server.poses import asks_for_poses, chosen_by, judge_poses
 from server.run_state import RunState
+from server.secure_sum import SecureSum
 from server.server_step import next_weights
 from server.update_gate import judge_figures, judge_updates
 
@@ -53,6 +54,9 @@ class Rounds:
         self._collector = Collector(
             self._exchange, config=config, state=self._state, events=self._events, strikes_path=self._strikes_path
         )
+        self._secure_sum = SecureSum(
+            self._exchange, self._collector, config=self._config, state=self._state, events=self._events
+        )
 
     def run(self) -> None:
         """All remaining rounds, then the final test, then what each site reaches alone.
@@ -70,7 +74,7 @@ class Rounds:
                 self._solve_prior()
             first = self._state.round + 1
             for round in range(first, self._config.rounds + 1):
-                self._aggregate(round, self._train(round, is_first=round == first and not asks))
+                self._aggregate(round, *self._train(round, is_first=round == first and not asks))
                 run_state.save(self._run_dir, self._state, self._events)
             if not self._state.tested:
                 self._test()
@@ -141,36 +145,42 @@ class Rounds:
         self._events.append(events.PriorSolved(sites=told))
         run_state.save(self._run_dir, state, self._events)
 
-    def _train(self, round: int, *, is_first: bool) -> dict[str, SiteUpdate]:
-        """One exchange. The updates also hold the validation of the weights that were sent.
+    def _train(self, round: int, *, is_first: bool) -> tuple[dict[str, SiteUpdate], list[SiteUpdate]]:
+        """What each site told, with the validation of the weights that were sent, and the updates to aggregate. These
+        are the same; of a secure sum it is the one that stands for all.
 
         The first round of this process waits for all sites. Later, a site that was late joins, and a site that sits out
         is left alone.
         """
         self._events.append(events.RoundStarted(round=round))
         federation = self._config.federation
-        return self._collector.collect(
-            federation.sites if is_first else self._state.expected(federation.sites),
+        sites = federation.sites if is_first else self._state.expected(federation.sites)
+        if federation.secure_sum:
+            told, mean = self._secure_sum.train(sites, round=round, wait_for_all=is_first)
+            return told, [mean]
+        updates = self._collector.collect(
+            sites,
             self._exchange.request(TRAIN, round=round, weights=self._state.weights),
             partial(judge_updates, config=self._config),
             quorum=federation.quorum,
             wait_for_all=is_first,
         )
+        return updates, [*updates.values()]
 
-    def _aggregate(self, round: int, updates: Mapping[str, SiteUpdate]) -> None:
+    def _aggregate(self, round: int, told: Mapping[str, SiteUpdate], updates: Sequence[SiteUpdate]) -> None:
         """The next weights from the updates, or back to the best model."""
         state = self._state
-        if self._note_validation(updates, round=round - 1):
+        if self._note_validation(told, round=round - 1):
             state.weights, state.velocity = next_weights(
-                state.weights, [*updates.values()], velocity=state.velocity, config=self._config.federation
+                state.weights, updates, velocity=state.velocity, config=self._config.federation
             )
         else:
             state.weights, state.velocity = checkpoint.load_weights(self._run_dir, best=True), {}
         state.round = round
-        losses, seconds = (_by_site(name, updates) for name in ("train_loss", "seconds"))
-        subjects = {site: update.num_examples for site, update in updates.items()}
+        losses, seconds = (_by_site(name, told) for name in ("train_loss", "seconds"))
+        subjects = {site: update.num_examples for site, update in told.items() if update.num_examples}
         self._events.append(
-            events.RoundFinished(round=round, sites=[*updates], train_loss=losses, seconds=seconds, subjects=subjects)
+            events.RoundFinished(round=round, sites=[*told], train_loss=losses, seconds=seconds, subjects=subjects)
         )
 
     def _test(self) -> None:

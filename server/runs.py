@@ -71,7 +71,7 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Pat
         flower_cli.stop(coordinator, process.id)
     config = run_folder.open_existing(run_dir)
     federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
-    federation = _with_sizes(federation, {**federation.subjects, **_sizes(registry.read(coordinator))})
+    federation = _with_registered(federation, registry.read(coordinator))
     run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     _start(coordinator, run_dir)
     return run_dir
@@ -97,7 +97,7 @@ def add_site(coordinator: CoordinatorDir, name: str, *, site: str) -> Path:
         raise _not_registered([site], registered)
     _check_known(coordinator, {site: registered[site]})
     federation = dataclasses.replace(federation, sites=tuple(sorted((*federation.sites, site))))
-    federation = _with_sizes(federation, {**federation.subjects, **_sizes(registered)})
+    federation = _with_registered(federation, registered)
     run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     return run_dir
 
@@ -182,7 +182,8 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
     if path := weights_file(config):
         config = dataclasses.replace(config, initial_weights=str(path.resolve()))
         initial_weights(config)  # an unusable file is named before the run is made
-    federation = _with_sizes(_with_sites(config.federation, registered), _sizes(registered))
+    chosen = dataclasses.replace(config.federation, subjects={}, keys={})
+    federation = _with_registered(_with_sites(chosen, registered), registered)
     return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)
 
 
@@ -240,10 +241,6 @@ def _all_sites(federation: FederationConfig) -> list[str]:
     return [*federation.sites, *federation.unseen_sites]
 
 
-def _sizes(registered: Mapping[str, registry.Entry]) -> dict[str, int]:
-    return {site: entry.subjects for site, entry in registered.items() if entry.subjects}
-
-
 def _check_known(coordinator: CoordinatorDir, chosen: Mapping[str, registry.Entry]) -> None:
     """Raise ConfigError when Flower lets one of the sites not in: a run would wait for it in vain."""
     known = flower_cli.nodes(coordinator)
@@ -254,13 +251,16 @@ def _check_known(coordinator: CoordinatorDir, chosen: Mapping[str, registry.Entr
         )
 
 
-def _with_sizes(federation: FederationConfig, sizes: Mapping[str, int]) -> FederationConfig:
-    """With the number of subjects of every site. No reply may count more.
+def _with_registered(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:
+    """With the number of subjects and the key of every site; one that has left since keeps its own. No reply may count
+    more.
 
     Raises:
         ConfigError: a training site is registered without one, or the sites are too few for the quorum or the
             aggregation.
     """
+    sizes = {**federation.subjects, **{site: its.subjects for site, its in registered.items() if its.subjects}}
+    keys = {**federation.keys, **{site: its.public_key for site, its in registered.items()}}
     if unknown := [site for site in federation.sites if site not in sizes]:
         raise ConfigError(
             f"{', '.join(unknown)}: registered without a number of subjects, which limits a site's weight in the"
@@ -268,4 +268,8 @@ def _with_sizes(federation: FederationConfig, sizes: Mapping[str, int]) -> Feder
         )
     aggregation.check_sites(federation)
     chosen = _all_sites(federation)
-    return dataclasses.replace(federation, subjects={site: sizes[site] for site in chosen if site in sizes})
+    return dataclasses.replace(
+        federation,
+        subjects={site: sizes[site] for site in chosen if site in sizes},
+        keys={site: keys[site] for site in chosen if site in keys},
+    )

@@ -266,6 +266,9 @@ class FederationConfig:
     while they travel, in half the bytes. Server momentum 0 and server learning rate 1 are plain FedAvg;
     `server_optimizer` adam is FedAdam, which wants a learning rate of 1e-3 or so (`server.server_step`).
 
+    `secure_sum` shows the coordinator the sum of the updates and none of them (`agi_core.secure_sum`); `keys` = {site:
+    its registered key}, which the registry fills in.
+
     `aggregation`: see `server.aggregation`; all but the mean withstand a `hostile_share` of the sites (at least one)
     and count every site alike. `max_update_norm` is the largest change of the weights that a site's reply may bring,
     over the square root of its steps (None = what AdamW can do).
@@ -275,6 +278,7 @@ class FederationConfig:
     unseen_sites: tuple[str, ...] = ()
     subjects: dict[str, int] = field(default_factory=dict)
     offers: dict[str, list[str]] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
     quorum: int | None = None
     deadline_s: float = 3600.0
     wait_s: float = 600.0
@@ -286,6 +290,7 @@ class FederationConfig:
     aggregation: Aggregation = "mean"
     hostile_share: float = 0.1
     max_update_norm: float | None = None
+    secure_sum: bool = False
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range."""
@@ -296,6 +301,13 @@ class FederationConfig:
         _at_least(0, **{"federation.wait_s": self.wait_s, "federation.retries": self.retries})
         if not 0 <= self.server_momentum < 1:
             raise ConfigError(f"federation.server_momentum={self.server_momentum} must lie in [0, 1)")
+        if self.secure_sum and self.aggregation != "mean":
+            raise ConfigError(
+                f"federation.secure_sum=true shows no single update, and federation.aggregation={self.aggregation}"
+                " compares them; leave one of the two out"
+            )
+        if self.secure_sum and self.transport != "float32":
+            raise ConfigError("federation.secure_sum=true sums 64-bit numbers; leave federation.transport at float32")
         names = ("deadline_s", "server_learning_rate", "max_update_norm")
         _positive(**{f"federation.{name}": getattr(self, name) for name in names})
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.errors import AgiError, ProtocolError, RunError
-from agi_core.protocol import ALLOWED_METRICS, REFUSED, TRAIN, Reply, Request, hash_of
+from agi_core.protocol import ALLOWED_METRICS, REFUSED, Reply, Request, hash_of
 from client.border import audit, stored_replies
 from client.border.audit import AuditRow, Decision
 from client.site.file import Site
@@ -138,8 +138,8 @@ def refuse(error: AgiError, *, code: int = REFUSED, asked: Mapping[str, object],
 
 
 def action_of(request: Request) -> str:
-    """What is asked, as the audit calls it: `train`, `evaluate test`."""
-    return request.action if request.action == TRAIN else f"{request.action} {request.subjects}"
+    """What is asked, as the audit calls it: `train`, `train keys`, `evaluate test`."""
+    return f"{request.action} {request.subjects}".strip()
 
 
 def printable(text: object, *, longest: int = 64) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -73,11 +74,21 @@ def public_path(key_path: Path) -> Path:
 
 
 def public_key(key_path: Path) -> str:
-    """The public half of a private key file, as one OpenSSH line: what the coordinator registers.
+    """The public half of a private key file, as one OpenSSH line: what the coordinator registers. Raises ConfigError as
+    `sign` does."""
+    return _read(key_path).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def sign(key_path: Path, content: bytes) -> bytes:
+    """The site's signature (ECDSA with SHA-384).
 
     Raises:
         ConfigError: the file cannot be read, or is no unencrypted elliptic-curve key in OpenSSH format.
     """
+    return _read(key_path).sign(content, ec.ECDSA(SHA384()))
+
+
+def _read(key_path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         private = load_ssh_private_key(key_path.read_bytes(), password=None)
     except OSError as error:
@@ -88,4 +99,4 @@ def public_key(key_path: Path) -> str:
         ) from None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"key_file {key_path} is no elliptic-curve key; make one with --init")
-    return private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return private

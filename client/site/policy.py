@@ -31,7 +31,8 @@ class Policy:
     dotted name: a number is the largest value, a list holds the values that are allowed. With `studies` ask, a person
     agrees to each study first (`client.border.consent`). `alone`: after a study the site trains a model of its own for
     comparison (`client.work.alone`). That takes as long as the study, so a site does it whose file says so: new files
-    do.
+    do. `secure_sum_with` are the fingerprints of other sites' keys: the site's update leaves in a sum with some of
+    these, and in no other way (None = in no sum).
     """
 
     minimum_subjects: int = 10
@@ -43,6 +44,7 @@ class Policy:
     settings: dict[str, Any] = field(default_factory=dict)
     studies: Literal["any", "ask"] = "any"
     alone: bool = False
+    secure_sum_with: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +155,16 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
             "policy.answers_per_day": (policy.answers_per_day or 0, 0, math.inf),
         }
     )
-    for name in ("scenarios", "metrics"):
+    for name in ("scenarios", "metrics", "secure_sum_with"):
         if odd := [value for value in getattr(policy, name) or () if not isinstance(value, str)]:
             raise ConfigError(f"policy.{name}: {odd[0]} is no name; write a list such as [a, b]")
     for text in policy.scenarios or ():
         wanted(text)
     if unknown := sorted(set(policy.metrics or ()) - ALLOWED_METRICS):
         raise ConfigError(f"policy.metrics: {', '.join(unknown)} is no metric that a site could tell")
+    for key in policy.secure_sum_with or ():
+        if not key.startswith("SHA256:"):
+            raise ConfigError(f"policy.secure_sum_with: {key} is no fingerprint of a key; write SHA256:...")
     for name, limit in policy.settings.items():
         if not isinstance(limit, list) and not (isinstance(limit, int | float) and math.isfinite(limit)):
             raise ConfigError(

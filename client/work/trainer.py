@@ -3,17 +3,20 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError, ProtocolError
-from agi_core.protocol import ALONE, DISAGREEMENT, ERROR, EVALUATE, TRAIN, Reply, Request, pack
+from agi_core.keys import KeyTable
+from agi_core.protocol import ALONE, DISAGREEMENT, ERROR, EVALUATE, KEYS, TRAIN, Reply, Request, Weights, pack, unpack
 from agi_core.run import progress
+from agi_core.secure_sum import change
 from agi_core.training import train_round
+from client.border import secure_sum
 from client.site.opened import OpenSite
-from client.site.policy import check_task
+from client.site.policy import check_task, require
 from client.work.alone import train_alone
 from client.work.blending import tell_disagreement, tell_error
 from client.work.calibration import over_own_prior
@@ -25,7 +28,7 @@ log = logging.getLogger("client")
 
 
 def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device) -> Reply:
-    """Train or evaluate as asked; `task` is the request's.
+    """Train or evaluate as asked, or tell a key for a secure sum; `task` is the request's.
 
     Raises:
         PolicyError: the site's own rules do not allow it.
@@ -34,6 +37,20 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
     check_task(task, site.file.policy)
     if request.action == EVALUATE and request.subjects.startswith(DISAGREEMENT):  # it brings two models
         return tell_disagreement(site, request, task, device=device)
+    if request.action == TRAIN:
+        alone = site.file.policy.secure_sum_with is not None and not request.secure_sum
+        require(not alone, "policy.secure_sum_with", asked="the update alone", allowed="it in a secure sum")
+    if request.action == TRAIN and request.subjects == KEYS:
+        return Reply(
+            run_id=request.run_id,
+            round=request.round,
+            nonce=request.nonce,
+            num_examples=0,
+            metrics={},
+            weights=secure_sum.tell_key(site.file, request),
+        )
+    if request.secure_sum:
+        secure_sum.check_participants(site.file, request)
     network = network_of(task, device)
     network.load_packed(request.weights)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
@@ -55,14 +72,26 @@ def _train(job: Job) -> Reply:
             job.network.module,
             training.draw,
             task=job.task,
-            site=job.site.site,
+            site=secure_sum.drawn_as(job.site, job.request),
             round=job.request.round,
             on_step=progress.steps_of(phase, job.site.site),
         )
     metrics |= _train_loss(job, losses)
     metrics["seconds"] = time.monotonic() - started
-    weights = pack(job.network.weights, job.request.weights.transport)
-    return job.reply(num_examples=len(job.scans.subjects.train), metrics=metrics, weights=weights)
+    return _told(job, job.network.weights, subjects=len(job.scans.subjects.train), metrics=metrics)
+
+
+def _told(job: Job, weights: Weights, *, subjects: int, metrics: Mapping[str, float]) -> Reply:
+    """The reply with these weights. In a secure sum they are masked, and so is how many subjects they count for."""
+    request = job.request
+    if not request.secure_sum:
+        packed = pack(weights, request.weights.transport)
+        return job.reply(num_examples=subjects, metrics=metrics, weights=packed)
+    sent = unpack(request.weights)
+    keys = KeyTable.of(job.task, {name: array.ndim for name, array in sent.items()})
+    update = change(weights, sent, names=sorted(keys.shared))
+    packed = secure_sum.mask(job.site, request, update=update, subjects=subjects)
+    return job.reply(num_examples=0, metrics=metrics, weights=packed)
 
 
 def _train_loss(job: Job, losses: Sequence[float]) -> dict[str, float]:
@@ -91,5 +120,5 @@ def _train_privately(job: Job) -> Reply:
     metrics = validate(job)
     on_step = progress.steps_of(f"round {job.request.round}/{job.task.rounds}", job.site.site)
     weights = train_privately(job, privacy, training=training, on_step=on_step)
-    packed = pack(weights, job.request.weights.transport)  # after the noise: costs no privacy
-    return job.reply(num_examples=privacy.subjects, metrics=metrics, weights=packed)
+    # what rounding and masks do to them comes after the noise: it costs no privacy
+    return _told(job, weights, subjects=privacy.subjects, metrics=metrics)

@@ -38,6 +38,7 @@ CHANGES: dict[str, Any] = {
     "task": '{"rounds":1}',
     "subjects": "test",
     "deadline_s": 61,
+    "secure_sum": "{}",
     "weights": pack({"a": np.arange(1, 5, dtype=np.float32)}),
     "signature": "not hexadecimal",
 }

@@ -148,6 +148,18 @@ def test_bad_settings_are_named(assignment: str, named: str) -> None:
         load(assignment)
 
 
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "bulyan"])
+def test_a_secure_sum_has_no_updates_to_compare(rule: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"secure_sum=true shows no single update, and .*aggregation={rule} compares"
+    ):
+        load("federation.secure_sum=true", f"federation.aggregation={rule}")
+    with pytest.raises(
+        ConfigError, match=r"secure_sum=true sums 64-bit numbers; leave federation.transport at float32"
+    ):
+        load("federation.secure_sum=true", "federation.transport=float16")
+
+
 @pytest.mark.parametrize(
     ("assignments", "crop"),
     [

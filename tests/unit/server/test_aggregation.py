@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -162,6 +163,10 @@ def test_sites_that_cannot_bear_the_aggregation_are_refused_before_the_run() -> 
         check_sites(FederationConfig(sites=sites[:5], aggregation="trimmed_mean", quorum=2))
     with pytest.raises(ConfigError, match="quorum=6 is more than the 5"):
         check_sites(FederationConfig(sites=sites[:5], quorum=6))
+    check_sites(FederationConfig(sites=sites[:4], secure_sum=True, quorum=3))
+    for few in (FederationConfig(sites=sites[:2]), FederationConfig(sites=sites[:5], quorum=2)):
+        with pytest.raises(ConfigError, match=r"secure_sum=true needs 3 sites in every round"):
+            check_sites(replace(few, secure_sum=True))
     # 15 replies are enough for 3 hostile, 16 are not for 4: every number between quorum and all is looked at
     with pytest.raises(ConfigError, match=r"bulyan needs 19 .* may have 16"):
         check_sites(FederationConfig(sites=sites, aggregation="bulyan", hostile_share=0.2, quorum=15))

@@ -71,17 +71,18 @@ def send(guard: Guard, size: int) -> None:
     assert guard.push_object(part(size), STATE).stored
 
 
-def test_one_reply_of_the_requests_size_is_let_in(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_reply_of_twice_the_requests_size_is_let_in(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A masked vector has 8 bytes where the request's weights have 4."""
     begin(guard)
     begin(guard)  # again, because an answer of the SuperLink was lost
     with monkeypatch.context() as full:
         full.setattr(guarded_superlink, "_push_object", lambda **_: PushObjectResponse(stored=False))
         guard.push_object(part(MODEL_BYTES), STATE)  # and again
-    send(guard, MODEL_BYTES)
+    send(guard, 2 * MODEL_BYTES)
     send(guard, SPARE_BYTES)
 
 
-@pytest.mark.parametrize("size", [MODEL_BYTES + SPARE_BYTES + 1, 400 * 2**20])
+@pytest.mark.parametrize("size", [2 * MODEL_BYTES + SPARE_BYTES + 1, 400 * 2**20])
 def test_more_bytes_than_the_request_are_refused(guard: Guard, size: int) -> None:
     begin(guard)
     send(guard, SPARE_BYTES)
@@ -101,7 +102,7 @@ def test_more_bytes_than_the_request_are_refused(guard: Guard, size: int) -> Non
         ({"asked": "another"}, "no reply to a request"),
         ({"node": OTHER, "source": OTHER}, "no reply to a request"),  # that another was given
         ({"source": OTHER}, "no reply to a request"),  # in another's name
-        ({"parts": 1 + SPARE_OBJECTS}, "more parts than the request"),
+        ({"parts": 3 + SPARE_OBJECTS}, "more parts than the request"),
     ],
 )
 def test_what_is_no_reply_is_refused(guard: Guard, changed: dict[str, Any], what: str) -> None:

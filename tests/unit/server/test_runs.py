@@ -67,6 +67,7 @@ def test_all_registered_sites_train_but_the_unseen_ones() -> None:
     registered = {site: REGISTERED[site] for site in ("B", "A")}
     config = runs.resolved(settings(), registered)
     assert (config.federation.sites, config.federation.subjects) == (("A", "B"), {"A": 40, "B": 20})
+    assert config.federation.keys == {"A": "key A", "B": "key B"}
     assert config.engine == DEPLOYMENT
     config = runs.resolved(settings("federation.unseen_sites=[B]"), registered)
     assert (config.federation.sites, config.federation.unseen_sites) == (("A",), ("B",))

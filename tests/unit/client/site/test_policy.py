@@ -75,6 +75,7 @@ def test_what_they_refuse_is_named_with_both_values(policy: Policy, told: str) -
         ({"scenarios": ["T1"]}, "T1"),
         ({"scenarios": ["T1:any"]}, "names 1 modalities"),
         ({"scenarios": [["T1,T2:PD"]]}, r"policy.scenarios: \['T1,T2:PD'\] is no name"),
+        ({"secure_sum_with": ["MD5:ab"]}, r"policy.secure_sum_with: MD5:ab is no fingerprint of a key; write SHA256"),
         ({"metrics": [["psnr_db"]]}, r"policy.metrics: \['psnr_db'\] is no name"),
         ({"settings": {"training.steps": 5}}, "training.steps is no setting"),
         ({"settings": {"training": 3}}, "training is no setting"),
