@@ -185,7 +185,7 @@ class Parts(Mapping[str, NDArray[Any]]):
 def _rows(manifest: str) -> list[tuple[str, str, tuple[int, ...]]]:
     try:
         return [(str(name), str(dtype), tuple(int(n) for n in shape)) for name, dtype, shape in json.loads(manifest)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"the manifest cannot be read: {error}") from None
 
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -34,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from numpy.typing import NDArray
 
 from agi_core.errors import ProtocolError
+from agi_core.host.keys import fingerprint
 from agi_core.protocol import Request, Weights, hash_of
 from agi_core.run.json_objects import JsonObject
 
@@ -68,7 +68,7 @@ class Attempt(JsonObject):
         """The attempt that a request belongs to. Raises ProtocolError where it cannot be read."""
         try:
             return cls.from_json(json.loads(request.secure_sum))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ProtocolError(f"the secure sum cannot be read: {error}") from None
 
     @property
@@ -90,15 +90,15 @@ class Attempt(JsonObject):
     def check(self, request: Request) -> None:
         """Raise ProtocolError unless the bound is possible, and at least `FEWEST` sites take part, each with keys of
         its own and a signature for this attempt."""
-        names, several = ("public_key", "ephemeral"), len(self.participants)
+        several = len(self.participants)
         if not (math.isfinite(self.bound) and 1e-100 < self.bound < 1e100):
             raise ProtocolError(f"a secure sum cannot have the bound {self.bound}")
         if several < FEWEST:
             raise ProtocolError(f"a secure sum of {several} sites shows their updates; it needs {FEWEST}")
-        if any(len({getattr(its, name) for its in self.participants.values()}) < several for name in names):
-            raise ProtocolError("two sites of the secure sum have the same key")
         for site, participant in self.participants.items():
             check_key(participant, request, site=site)
+        if len({fingerprint(its.public_key) for its in self.participants.values()}) < several:
+            raise ProtocolError("two sites of the secure sum have the same key")
 
 
 def statement(request: Request, *, site: str, ephemeral: str) -> bytes:
@@ -112,10 +112,10 @@ def check_key(participant: Participant, request: Request, *, site: str) -> None:
     try:
         key = load_ssh_public_key(participant.public_key.encode())
         if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ValueError
+            raise TypeError
         signed = statement(request, site=site, ephemeral=participant.ephemeral)
         key.verify(bytes.fromhex(participant.signature), signed, ec.ECDSA(SHA384()))
-    except (ValueError, InvalidSignature, UnsupportedAlgorithm):
+    except Exception:  # whatever hostile bytes raise
         raise ProtocolError(f"the key of {site} for the secure sum is not signed by its own key") from None
 
 

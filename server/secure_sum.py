@@ -130,5 +130,5 @@ def _participant(reply: Reply) -> Participant:
     try:
         arrays = {} if reply.weights is None else unpack(reply.weights)
         return Participant.from_json(json.loads(arrays["key"].tobytes()))
-    except (ProtocolError, KeyError, ValueError, TypeError):
+    except (ProtocolError, KeyError, ValueError, TypeError, RecursionError):
         raise ProtocolError("the reply holds no key for the secure sum") from None

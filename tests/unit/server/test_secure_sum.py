@@ -45,9 +45,10 @@ def test_keys_are_those_of_the_sites(tmp_path: Path) -> None:
     assert "is not signed by its own key" in judge_keys({"A": a}, later, registered={}).refused["A"]
 
 
-@pytest.mark.parametrize(
-    "weights", [None, pack({}), pack({"key": np.zeros(5, np.uint8)}), pack({"key": np.array([1.5])})]
-)
+NO_KEYS = ({}, {"key": np.zeros(5, np.uint8)}, {"key": np.array([1.5])}, {"key": np.full(100_000, ord("["), np.uint8)})
+
+
+@pytest.mark.parametrize("weights", [None, *map(pack, NO_KEYS)])
 def test_what_is_no_key_is_refused(weights: Packed | None) -> None:
     verdict = judge_keys({"A": reply(weights)}, ASKED, registered={})
     assert verdict.refused == {"A": "the reply holds no key for the secure sum"}
@@ -62,6 +63,7 @@ def test_vectors_are_judged_by_form_and_size() -> None:
         "named otherwise": reply(pack({"w": vector})),
         "with more": reply(pack({"sum": vector, "w": vector})),
         "nothing": reply(None),
+        "a deep manifest": reply(Packed({"uint64": vector}, "[" * 100_000)),
         "no manifest": reply(Packed({"uint64": vector}, "[]")),
         "counted": reply(good, num_examples=3),
         "without steps": reply(good, steps=0),
