@@ -142,7 +142,9 @@ def foreground_mask(data: FloatArray, values: Values | None = None) -> BoolArray
     components, count = ndimage.label(head)
     if count > 1:
         head = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
-    return _fill_holes(_fill_holes(head, axes=(0, 1)), axes=(0, 1, 2))
+    for box in ndimage.find_objects(head.view(np.int8)):  # one, or none; what is not head around it leads out
+        head[box] = _fill_holes(_fill_holes(head[box], axes=(0, 1)), axes=(0, 1, 2))
+    return head
 
 
 def _fill_holes(mask: BoolArray, *, axes: tuple[int, ...]) -> BoolArray:
