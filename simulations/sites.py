@@ -305,6 +305,7 @@ def write_sites(
             cache_dir=cache_dir,
             device=config.device,
             threads=config.threads,
+            deterministic=config.deterministic,
             privacy=privacy,
             policy=policy,
             state_dir=str(home / "sites" / file_stem(site)),

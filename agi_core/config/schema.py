@@ -317,7 +317,7 @@ class RunConfig(Task):
     """A whole run: the task, and where and how it is run.
 
     `initial_weights` is a file of `python -m agi_core pretrain`, `random`, or in a simulation `public`: pre-trained on
-    built-in data. None = random, but in a private simulation public.
+    built-in data. None = random, but in a private simulation public. `deterministic`: see `agi_core.host.device`.
     """
 
     initial_weights: str | None = None
@@ -326,6 +326,7 @@ class RunConfig(Task):
     engine: Engine = "in-process"
     device: str = "auto"
     threads: int = 1
+    deterministic: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
 

@@ -1,21 +1,27 @@
 """The device that a program computes on."""
 
+import os
+
 import torch
 
 from agi_core.errors import ConfigError
 from agi_core.host.allocator import keep_freed_memory
 
 
-def open_device(name: str, *, threads: int) -> torch.device:
+def open_device(name: str, *, threads: int, deterministic: bool = False) -> torch.device:
     """The device called `name`, such as `cpu`, `cuda` or `cuda:1`; `auto` is a GPU where there is one.
 
     PyTorch's number of CPU threads is set to `threads`, and this process keeps the memory that it frees
-    (`agi_core.host.allocator`).
+    (`agi_core.host.allocator`). `deterministic` holds for the rest of the process: a GPU then gives the same results
+    bit for bit whenever it is asked the same, and is slower. On a CPU it changes nothing.
 
     Raises:
         ConfigError: this machine has no such device.
     """
     torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True)
     keep_freed_memory()
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     if wanted.startswith("cuda") and not torch.cuda.is_available():

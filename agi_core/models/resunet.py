@@ -4,7 +4,7 @@ The 3-tap convolutions are made by the caller, so that the plain network and AGI
 normalises each sample by itself, as federated averaging and private training need; BatchNorm mixes samples and sites.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import gcd
 
@@ -20,7 +20,24 @@ ConvFactory = Callable[[int, int], nn.Module]
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
-AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def average_pool_3d(x: Tensor, size: int, *, ceil_mode: bool = False, count_include_pad: bool = True) -> Tensor:
+    """`F.avg_pool3d` of (B, C, D, H, W): the gradient of that is not deterministic on a GPU."""
+    how = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    if not (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.avg_pool3d(x, size, **how)
+    return average_pool_by_planes(x, size, **how)
+
+
+def average_pool_by_planes(x: Tensor, size: int, **how: bool) -> Tensor:
+    """The same, as a mean within planes and then across them."""
+    planes = F.avg_pool2d(x.flatten(0, 1), size, **how)
+    columns = F.avg_pool2d(planes.flatten(2)[:, None], (size, 1), **how)
+    return columns.reshape(*x.shape[:2], -1, *planes.shape[2:])
+
+
+AVERAGE_POOL: Mapping[int, Callable[..., Tensor]] = {2: F.avg_pool2d, 3: average_pool_3d}
 
 
 def to_channels_last(x: Tensor) -> Tensor:

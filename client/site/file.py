@@ -68,7 +68,8 @@ class Site:
         cache_dir: folder of prepared scans, which are patient data.
         cache_gb: its quota in 10^9 bytes; what was not used for longest is dropped. None = no quota.
         device: auto, cpu, cuda or cuda:1.
-        threads: CPU threads of the training.
+        threads: CPU threads of the training, and so many scans are prepared at a time.
+        deterministic: whether a GPU gives the same results bit for bit, and is slower.
         privacy: rules of private training; None = the site does not train privately.
         state_dir: folder of what must survive restarts; "" = beside the site file, with its name without the suffix.
     """
@@ -79,6 +80,7 @@ class Site:
     cache_gb: float | None = None
     device: str = "auto"
     threads: int = 1
+    deterministic: bool = False
     privacy: SitePrivacy | None = None
     policy: Policy = field(default_factory=Policy)
     state_dir: str = ""

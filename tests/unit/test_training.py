@@ -296,6 +296,46 @@ def test_a_private_step_makes_a_gpu_wait_for_its_noise_alone(seeded: Callable[[i
     assert found.found == ["lift_fresh"] * 2  # once per step
 
 
+# THE SAME TWICE
+
+
+NOT_DETERMINISTIC = frozenset(
+    {
+        *("grid_sampler_2d_backward", "grid_sampler_3d_backward", "_adaptive_avg_pool2d_backward"),
+        *("_adaptive_avg_pool3d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward", "cumsum"),
+        *("upsample_bilinear2d_backward", "upsample_trilinear3d_backward", "upsample_bicubic2d_backward"),
+        *("median", "histc", "bincount", "put_", "nll_loss_forward", "nll_loss2d_forward", "max_unpool2d"),
+    }
+)
+"""What PyTorch refuses on a GPU with `deterministic=true`. `avg_pool3d_backward` is taken out of the way there."""
+
+
+class Names(TorchDispatchMode):
+    """The operations that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.found.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "extra"), [*((name, "align_target") for name in NETWORKS), ("plain", "adversarial")])
+def test_all_that_a_step_does_can_be_deterministic_on_a_gpu(name: str, extra: str) -> None:
+    config = NETWORKS[name]
+    shape = (2, 3, 32, 32) if config.neighbours else (2, 32, 32)
+    training = replace(TrainingConfig(local_steps=1, batch_size=2, ssim_weight=1.0, proximal=0.1), **{extra: True})
+    one = Task(scenario="T1,T2:PD", reference="T1", model=config, training=training)
+    with waits() as drawn, Names() as names:
+        train_round(build_model(config, sources=2), partial(drawn.draw, shape), task=one, site="Guys", round=1)
+    assert "convolution_backward" in names.found
+    assert not names.found & NOT_DETERMINISTIC
+
+
 # VOLUMES
 
 

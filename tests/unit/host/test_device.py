@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -5,6 +6,8 @@ import torch
 
 from agi_core.errors import ConfigError
 from agi_core.host.device import open_device
+from agi_core.models.agi_net import build_model
+from agi_core.models.model_config import ModelConfig
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,39 @@ def test_a_device_with_its_threads() -> None:
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:
     assert open_device("auto", threads=1).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def not_deterministic_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("not_deterministic_afterwards")
+def test_deterministic_holds_for_the_rest_of_the_process_and_changes_nothing_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # a choice of the user's own stays
+
+    def outcome() -> list[torch.Tensor]:
+        model = build_model(ModelConfig(dims=3, widths=(4, 8), alignment="dense"), sources=2)
+        loss = model(torch.rand((1, 2, 8, 8, 8), generator=torch.Generator().manual_seed(0))).square().sum()
+        return [loss, *torch.autograd.grad(loss, [*model.parameters()])]
+
+    before = outcome()
+    open_device("cpu", threads=1, deterministic=True)
+    open_device("cpu", threads=1)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    for a, b in zip(outcome(), before, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.usefixtures("not_deterministic_afterwards")
+def test_deterministic_gives_cublas_a_workspace() -> None:
+    open_device("cpu", threads=1, deterministic=True)
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda 0"])

@@ -3,7 +3,7 @@ import torch
 
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig, spatial_multiple
-from agi_core.models.resunet import to_channels_last
+from agi_core.models.resunet import average_pool_3d, average_pool_by_planes, to_channels_last
 
 
 @pytest.mark.parametrize(("dims", "space"), [(2, (24, 40)), (3, (8, 12, 4))])
@@ -37,6 +37,15 @@ def test_channels_last_changes_the_layout_only(space: tuple[int, ...]) -> None:
     assert torch.equal(x, y)
     formats = {2: torch.channels_last, 3: torch.channels_last_3d}
     assert y.is_contiguous(memory_format=formats[len(space)])
+
+
+@pytest.mark.parametrize("how", [{}, {"ceil_mode": True, "count_include_pad": False}])
+def test_pooling_by_planes_is_pooling_in_3d(how: dict[str, bool]) -> None:
+    x = torch.rand((2, 3, 7, 8, 9), dtype=torch.float64, requires_grad=True)
+    outputs = [pool(x, 2, **how) for pool in (average_pool_by_planes, average_pool_3d)]
+    torch.testing.assert_close(*outputs)
+    gradients = [torch.autograd.grad(output.square().sum(), x)[0] for output in outputs]
+    torch.testing.assert_close(*gradients)
 
 
 def test_adapters_leave_a_new_network_as_it_is_and_are_a_term_of_their_own() -> None:
