@@ -42,10 +42,11 @@ def run_on_ray(
     node_configs: Sequence[Mapping[str, str]],
     run_config: Mapping[str, str],
     threads: int,
+    gpus: float,
 ) -> None:
     """As `simulations.local_grid.run_in_process`, with clients side by side in Ray's workers.
 
-    Each client takes `threads` CPUs, and a GPU of its own where there is one.
+    Each client takes `threads` CPUs, and `gpus` GPUs, or such a part of one, where this machine has any.
     """
     failures: list[BaseException] = []
     configured = ServerApp()
@@ -64,7 +65,7 @@ def run_on_ray(
             _SiteApp(client_app, node_configs),
             num_supernodes=len(node_configs),
             backend_config={
-                "client_resources": {"num_cpus": threads, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0},
+                "client_resources": {"num_cpus": threads, "num_gpus": gpus if torch.cuda.is_available() else 0.0},
                 "init_args": {"include_dashboard": False},
             },
         )

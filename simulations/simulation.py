@@ -163,4 +163,4 @@ def engine_of(config: RunConfig) -> Engine:
     from simulations.ray_engine import check_ray, run_on_ray  # here, because Ray is an extra
 
     check_ray()
-    return partial(run_on_ray, threads=config.threads)
+    return partial(run_on_ray, threads=config.threads, gpus=config.gpus_per_client)

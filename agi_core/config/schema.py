@@ -318,6 +318,7 @@ class RunConfig(Task):
 
     `initial_weights` is a file of `python -m agi_core pretrain`, `random`, or in a simulation `public`: pre-trained on
     built-in data. None = random, but in a private simulation public. `deterministic`: see `agi_core.host.device`.
+    `gpus_per_client` is of the Ray engine, where there is a GPU: 0.25 = four clients share one.
     """
 
     initial_weights: str | None = None
@@ -327,6 +328,7 @@ class RunConfig(Task):
     device: str = "auto"
     threads: int = 1
     deterministic: bool = False
+    gpus_per_client: float = 1.0
     data: DataConfig = field(default_factory=DataConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
 
@@ -340,6 +342,9 @@ class RunConfig(Task):
         super().validate()
         _at_least(1, clients=self.clients)
         check_threads(self.threads)
+        share = self.gpus_per_client
+        if not (0 < share <= 1 or (share > 1 and share.is_integer())):
+            raise ConfigError(f"gpus_per_client={share:g} must be a part of a GPU, such as 0.25, or a whole number")
         self.federation.validate()
 
 

@@ -115,6 +115,8 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("model.groups=5", "groups"),
         ("partition=random", "'site', 'iid'"),
         ("engine=spark", "'in-process', 'ray'"),
+        ("gpus_per_client=0", "gpus_per_client=0 must be a part of a GPU"),
+        ("gpus_per_client=1.5", "gpus_per_client=1.5 must be a part of a GPU"),
         ("data.layout=dicom", "'ixi', 'brats', 'bids'"),
         ("federation.quorum=0", "quorum"),
         ("federation.wait_s=-1", "wait_s"),
