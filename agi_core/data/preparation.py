@@ -28,6 +28,7 @@ from agi_core.errors import DataError
 from agi_core.host import atomic
 from agi_core.scenario import Scenario, parse_scenario
 
+MOST_AT_ONCE = 4  # sessions; each is in memory as a whole
 CACHE_VERSION = 3
 """Raised whenever the same scans and settings give other arrays."""
 
@@ -42,7 +43,7 @@ class Preparation:
         register_to: the source that every other source is registered to first; None: no registration.
         whole: whole slices (evaluation), or the head box alone (training).
         cache_dir: where the entries live, `train` and `whole` apart; made when missing.
-        threads: sessions that are prepared at a time; each is in memory as a whole.
+        threads: sessions that are prepared at a time, at most MOST_AT_ONCE.
         most_bytes: the largest predicted size of new entries; None = what the disk holds.
     """
 
@@ -91,7 +92,7 @@ class Preparation:
         entries = []
         # In threads, because nearly all of the work is done by numpy, scipy and zlib, outside of Python's lock. A
         # working process of a site may have no children.
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="preparation")
+        pool = ThreadPoolExecutor(min(self.threads, MOST_AT_ONCE), thread_name_prefix="preparation")
         try:
             made = [
                 known or pool.submit(self._make_entry, path, session, subject_id=subject_id)

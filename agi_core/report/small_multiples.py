@@ -48,7 +48,7 @@ def small_multiples(lines: Mapping[str, Line], *, caption: str, unit: str, decim
     if len(shown) < len(lines):
         caption += f" Shown: the {len(shown)} of {len(lines)} sites that end furthest from the median over sites."
     axes = f"Every panel: round {first} to {last}, {told(low)} to {told(high)}. Grey: the median over sites."
-    if "band" in panels:
+    if 'class="band"' in panels:
         axes += " Line: mean of neighbouring rounds; pale: their smallest to largest value."
     return f'<p class="soft">{escape(caption)} {axes}</p><div class="multiples">{panels}</div>'
 

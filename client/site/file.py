@@ -68,7 +68,7 @@ class Site:
         cache_dir: folder of prepared scans, which are patient data.
         cache_gb: its quota in 10^9 bytes; what was not used for longest is dropped. None = no quota.
         device: auto, cpu, cuda or cuda:1.
-        threads: CPU threads of the training, and so many scans are prepared at a time.
+        threads: CPU threads of the training; up to four of them prepare scans.
         deterministic: whether a GPU gives the same results bit for bit, and is slower.
         privacy: rules of private training; None = the site does not train privately.
         state_dir: folder of what must survive restarts; "" = beside the site file, with its name without the suffix.
