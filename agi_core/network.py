@@ -11,7 +11,7 @@ from agi_core.config.schema import Task
 from agi_core.errors import MismatchError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
-from agi_core.models.resunet import ResUNet
+from agi_core.models.resunet import CONVOLVE, ResUNet
 from agi_core.prediction import autocast, through_windows
 from agi_core.protocol import Packed, Weights, model_hash, pack, unpack
 from agi_core.ridge import Vector
@@ -130,10 +130,11 @@ class Network:
 
     def read_out(self, layers: Vector, sources: Tensor) -> Tensor:
         """As `predict`, through several last layers (L, K + C) at once: (B, L, h, w)."""
-        weights = torch.from_numpy(layers).float().to(self.device)
+        dims = self.module.dims
+        weights = torch.from_numpy(layers).float().to(self.device).reshape(*layers.shape, *[1] * dims)
 
         def function(sources: Tensor) -> Tensor:
-            return torch.einsum("lf,bf...->bl...", weights, self.module.features(sources).float())
+            return CONVOLVE[dims](self.module.features(sources).float(), weights)
 
         return self._through(function, sources)
 

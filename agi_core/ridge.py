@@ -84,20 +84,19 @@ class Statistics:
 
 
 def solve_own(subjects: Sequence[Statistics], *, towards: Vector) -> Vector:
-    """A site's own w from the statistics of its subjects, shrunk to the common one.
+    """A site's own w from the statistics of its subjects, shrunk to the common one with the `best_strength`."""
+    return Statistics.mean(subjects).solve(strength=best_strength(subjects, towards=towards), towards=towards)
 
-    The strength, one of STRENGTHS, is the one that predicts each subject best from the others.
-    """
-    strength = STRENGTH_ALONE
-    if len(subjects) > 1:
-        pairs = [
-            (Statistics.mean([*subjects[:n], *subjects[n + 1 :]]), left_out) for n, left_out in enumerate(subjects)
-        ]
-        errors = {
-            strength: sum(
-                left_out.mean_square_error(rest.solve(strength=strength, towards=towards)) for rest, left_out in pairs
-            )
-            for strength in STRENGTHS
-        }
-        strength = min(errors, key=lambda s: errors[s])
-    return Statistics.mean(subjects).solve(strength=strength, towards=towards)
+
+def best_strength(subjects: Sequence[Statistics], *, towards: Vector, strengths: Sequence[float] = STRENGTHS) -> float:
+    """The strength that predicts each subject best from the others; STRENGTH_ALONE of a single subject."""
+    if len(subjects) == 1:
+        return STRENGTH_ALONE
+    pairs = [(Statistics.mean([*subjects[:n], *subjects[n + 1 :]]), left_out) for n, left_out in enumerate(subjects)]
+    errors = {
+        strength: sum(
+            left_out.mean_square_error(rest.solve(strength=strength, towards=towards)) for rest, left_out in pairs
+        )
+        for strength in strengths
+    }
+    return min(strengths, key=lambda s: errors[s])

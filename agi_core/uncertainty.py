@@ -7,6 +7,7 @@ both come from one pass through the network. `agi_core.conformal` makes interval
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,13 +19,14 @@ from agi_core.data.datasets import evaluation_slices, validation_subset
 from agi_core.errors import DataError
 from agi_core.network import Network
 from agi_core.prediction import middle
-from agi_core.ridge import Statistics, Vector
+from agi_core.ridge import Statistics, Vector, best_strength
 
 VOXELS, SLICES = 4096, 8
 """Of each subject: drawn from the head in so many slices. As many of each, so that subjects count alike."""
 LEAST = 0.001
 """The smallest error that is expected anywhere, of values from 0 to 1."""
-STRENGTH = 1e-3
+STRENGTHS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+"""Of the shrinkage to one number for all voxels, which is best where features tell nothing of new subjects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,13 @@ class Sample:
 
     features: Vector
     error: Vector
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        count = self.error.size
+        return Statistics(
+            self.features @ self.features.T / count, self.features @ self.error / count, float(np.mean(self.error**2))
+        )
 
 
 def sample(network: Network, sessions: Sequence[CachedSession]) -> Sample:
@@ -58,13 +67,29 @@ def sample(network: Network, sessions: Sequence[CachedSession]) -> Sample:
     return Sample(everything[:, drawn], error[drawn])
 
 
-def fit(samples: Sequence[Sample]) -> Vector:
-    """The error layer (F,) of these subjects, shrunk to their mean error everywhere; the first feature is 1."""
-    parts = [Statistics(s.features @ s.features.T / VOXELS, s.features @ s.error / VOXELS) for s in samples]
-    together = Statistics.mean(parts)
-    mean_error = np.zeros(len(together.moment))
-    mean_error[0] = together.moment[0]
-    return together.solve(strength=STRENGTH, towards=mean_error)
+def fit(samples: Sequence[Sample], *, strength: float | None = None) -> Vector:
+    """The error layer (F,) of these subjects, shrunk to their mean error everywhere; the first feature is 1.
+
+    Args:
+        strength: None: `strength_of` these subjects.
+    """
+    together = Statistics.mean([one.statistics for one in samples])
+    return together.solve(
+        strength=strength_of(samples) if strength is None else strength, towards=_everywhere(together)
+    )
+
+
+def strength_of(samples: Sequence[Sample]) -> float:
+    """Which of STRENGTHS foresees the error of each subject best from the others'."""
+    parts = [one.statistics for one in samples]
+    return best_strength(parts, towards=_everywhere(Statistics.mean(parts)), strengths=STRENGTHS)
+
+
+def _everywhere(statistics: Statistics) -> Vector:
+    """The error layer that gives the mean error to all voxels."""
+    layer = np.zeros(len(statistics.moment))
+    layer[0] = statistics.moment[0]
+    return layer
 
 
 def expected(layer: Vector, features: Vector) -> Vector:
@@ -102,8 +127,10 @@ def calibrate(samples: Sequence[Sample], *, fingerprints: Sequence[str] = ()) ->
     """
     if len(samples) < 2:
         raise DataError(f"{len(samples)} subjects are too few to tell errors from others'; give at least 2, better 20")
+    strength = strength_of(samples)
     scores = [
-        one.error / expected(fit([*samples[:n], *samples[n + 1 :]]), one.features) for n, one in enumerate(samples)
+        one.error / expected(fit([*samples[:n], *samples[n + 1 :]], strength=strength), one.features)
+        for n, one in enumerate(samples)
     ]
     counts = [conformal.count(one) for one in scores]
     total = np.sum(counts, axis=0)
@@ -111,7 +138,7 @@ def calibrate(samples: Sequence[Sample], *, fingerprints: Sequence[str] = ()) ->
         float((one <= conformal.factor(total - own, subjects=len(samples) - 1)).mean())
         for one, own in zip(scores, counts, strict=True)
     ]
-    return ErrorModel(fit(samples), total, len(samples), tuple(fingerprints)), covered
+    return ErrorModel(fit(samples, strength=strength), total, len(samples), tuple(fingerprints)), covered
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,18 @@ from agi_core.data.nifti import FloatArray
 from agi_core.errors import DataError
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
-from agi_core.uncertainty import LEAST, VOXELS, Sample, WithError, calibrate, expected, fit, sample
+from agi_core.uncertainty import (
+    LEAST,
+    STRENGTHS,
+    VOXELS,
+    Sample,
+    WithError,
+    calibrate,
+    expected,
+    fit,
+    sample,
+    strength_of,
+)
 from tests.support.cache_entries import write_entry
 
 TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(8, 8), prior="cubic"))
@@ -42,6 +53,17 @@ def test_the_expected_error_is_found() -> None:
     layer = fit([subject(seed) for seed in range(8)])
     np.testing.assert_allclose(layer, OF_NORMAL * np.array([0.02, 0.08]), rtol=0.05)
     assert expected(np.array([-1.0, 0.0]), np.ones((2, 1))) == LEAST
+
+
+def test_features_that_tell_nothing_of_new_subjects_are_not_used() -> None:
+    """The feature means more error in one half of the subjects, and less in the other."""
+    samples = [subject(seed) for seed in range(8)]
+    samples = [Sample(s.features * [[1], [(-1) ** n]], s.error) for n, s in enumerate(samples)]
+    assert strength_of(samples) == STRENGTHS[-1]
+    layer = fit(samples)
+    mean_error = np.mean([s.error.mean() for s in samples])
+    np.testing.assert_allclose(layer, [mean_error, 0], atol=0.03 * mean_error)
+    assert strength_of([subject(seed) for seed in range(8)]) == STRENGTHS[0]
 
 
 def test_the_interval_is_that_of_the_normal_and_covers_new_subjects() -> None:

@@ -1,9 +1,10 @@
 """The comparison of ways to foresee an error, on errors whose size is known."""
 
 import numpy as np
+import pytest
 
 from agi_core.uncertainty import VOXELS, Sample
-from benchmarks.uncertainty import table
+from benchmarks.uncertainty import of_subject, table
 
 
 def subject(seed: int) -> Sample:
@@ -22,7 +23,13 @@ def test_the_feature_that_tells_the_error_gives_the_narrower_interval() -> None:
         "these and the last features",
         "the same, its logarithm",
     ]
-    correlation, width, coverage = ({name: float(cells[n]) for name, cells in rows.items()} for n in range(3))
+    score, correlation, coverage = ({name: float(cells[n]) for name, cells in rows.items()} for n in range(3))
     assert correlation["these and the last features"] > correlation["the prior's monomials"] + 0.2
-    assert width["these and the last features"] < 0.98 * width["nothing: one number"]
+    assert score["these and the last features"] < 0.95 * score["nothing: one number"]
     assert all(0.90 < value < 0.94 for value in coverage.values())
+
+
+def test_the_figures_of_a_subject_by_hand() -> None:
+    score, correlation, covered = of_subject(np.array([0.1, 0.3]), np.array([0.1, 0.1]), factor=2)
+    assert score == pytest.approx(0.4 + 20 * 0.1 / 2)
+    assert (correlation, covered) == (0, 0.5)
