@@ -1,7 +1,7 @@
 """The end of a run: example slices, summary.json and report.html."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,13 @@ import torch
 
 from agi_core.config.schema import RunConfig
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import evaluation_slices
+from agi_core.data.datasets import evaluation_slices, evenly_spaced
 from agi_core.data.phantom.built_in import origin
 from agi_core.evaluation import predict_session
 from agi_core.network import Network
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
+from agi_core.report.sections import MAX_SLICES
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import RunStarted
@@ -24,6 +25,8 @@ from agi_core.scoring.volume import image_fault
 from client.site.opened import open_site
 from simulations.baselines import SitesData, with_own_weights
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
+
+SLICES = 3  # of a subject
 
 
 def write_results(
@@ -76,35 +79,51 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
 
 
 def _examples(network: Network, config: RunConfig, data: SitesData) -> list[Example]:
-    """The slice with most foreground of each site's first test subject."""
-    return [
-        _example(network, sessions[0], site=site, unseen=unseen, config=config)
+    """Slices of each site's first test subject, as many as the report has room for: first that with most foreground."""
+    tested = [
+        (site, unseen, sessions[0])
         for unseen, sites in ((False, data.test), (True, data.unseen))
         for site, sessions in sites.items()
         if sessions
     ]
+    others = max(0, min(SLICES, MAX_SLICES // max(1, len(tested))) - 1)
+    return [
+        example
+        for site, unseen, session in tested
+        for example in _slices(network, session, others, site=site, unseen=unseen, config=config)
+    ]
 
 
-def _example(network: Network, session: CachedSession, *, site: str, unseen: bool, config: RunConfig) -> Example:
-    """A slice of a session, and what its diagnostics need of the whole of it."""
+def _slices(
+    network: Network, session: CachedSession, others: int, *, site: str, unseen: bool, config: RunConfig
+) -> Iterator[Example]:
+    """The slice with most foreground, with what its diagnostics need of the whole session; then so many others."""
     right_mm, anterior_mm, _ = session.spacing_mm
-    k = int(np.argmax(session.foreground_fraction))
+    most = int(np.argmax(session.foreground_fraction))
     with recorded_attention(network.module) as attention:
         parts = [
             (prediction, batch.target, batch.foreground) for prediction, batch in predict_session(network, session)
         ]
     prediction, target, foreground = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))  # (D, H, W) each
-    (shown,) = evaluation_slices(session, batch_size=1, indices=[k])
-    return Example(
-        site=site,
-        unseen=unseen,
-        title=f"{site}, test subject 1",
-        sources=dict(zip(network.scenario.sources, shown.sources[0].numpy(), strict=True)),
-        target=target[k].numpy(),
-        prediction=prediction[k].numpy(),
-        foreground=foreground[k].numpy(),
-        spacing_mm=(anterior_mm, right_mm),
-        moved=moved_sources(network, session, k, data=config.data),
+    title = f"{site}, test subject 1"
+
+    def slice_of(k: int) -> Example:
+        (shown,) = evaluation_slices(session, batch_size=1, indices=[k])
+        return Example(
+            site=site,
+            unseen=unseen,
+            title=title if k == most else f"{title}, slice {k + 1} of {len(target)}",
+            sources=dict(zip(network.scenario.sources, shown.sources[0].numpy(), strict=True)),
+            target=target[k].numpy(),
+            prediction=prediction[k].numpy(),
+            foreground=foreground[k].numpy(),
+            spacing_mm=(anterior_mm, right_mm),
+        )
+
+    yield dataclasses.replace(
+        slice_of(most),
+        moved=moved_sources(network, session, most, data=config.data),
         attention=mean_attention(attention, config=config),
         through_plane=through_plane(target, prediction, foreground),
     )
+    yield from (slice_of(k) for k in evenly_spaced(session, others) if k != most)

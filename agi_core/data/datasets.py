@@ -158,6 +158,13 @@ class TrainingSlices:
         return patch.swapaxes(0, 1)
 
 
+def evenly_spaced(session: CachedSession, count: int) -> list[int]:
+    """Numbers of at most `count` slices of a session, evenly through those that training would use."""
+    usable = np.flatnonzero(session.foreground_fraction >= MIN_FOREGROUND)
+    places = np.linspace(0, len(usable) - 1, count + 2)[1:-1].round().astype(int)
+    return sorted({*usable[places].tolist()}) if len(usable) else []
+
+
 def evaluation_slices(
     session: CachedSession, *, batch_size: int, indices: Sequence[int] | None = None, neighbours: int = 0
 ) -> Iterator[WholeSlices]:

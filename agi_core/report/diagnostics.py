@@ -77,6 +77,7 @@ def _before_and_after(example: Example, name: str, source: MovedSource) -> str:
 
 def _attention(shown: Sequence[Example]) -> str:
     """Mean attention of each group and layer over the examples' subjects."""
+    shown = [example for example in shown if example.attention]  # the first slice of a subject has that of its scan
     layers = list(shown[0].attention) if shown else []
     if not layers:
         return ""
@@ -135,7 +136,7 @@ def _through_plane(shown: Sequence[Example]) -> str:
     if not planes:
         return ""
     rows = []
-    for example in shown:
+    for example in filter(lambda its: its.through_plane, shown):
         both = [example.through_plane.get(plane, (None, None)) for plane in planes]
         cells = ["–" if ssim is None else f"{ssim:.3f}" for pair in both for ssim in pair]
         rows.append(row(escape(example.title), cells))

@@ -4,11 +4,10 @@ Nothing leaves."""
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import MIN_FOREGROUND
+from agi_core.data.datasets import evenly_spaced
 from agi_core.errors import DataError, RunError
 from agi_core.evaluation import predict_session
 from agi_core.export.archive import read_archive
@@ -59,12 +58,8 @@ def _own_weights(state_dir: Path, network: Network) -> Weights | None:
 
 
 def _slices(network: Network, session: CachedSession, *, own: Weights | None) -> list[Shown]:
-    """Evenly through the part of the session that shows much of the head."""
     right_mm, anterior_mm, _ = session.spacing_mm
-    usable = np.flatnonzero(session.foreground_fraction >= MIN_FOREGROUND)
-    places = np.linspace(0, len(usable) - 1, SLICES + 2)[1:-1].round().astype(int)
-    chosen = sorted({*usable[places].tolist()}) if len(usable) else []
-    shown = list[Shown]()
+    chosen, shown = evenly_spaced(session, SLICES), list[Shown]()
     for prediction, batch in predict_session(network, session, indices=chosen):
         for n, k in enumerate(batch.indices):
             sources = batch.sources[n]

@@ -40,7 +40,9 @@ def test_a_federation_of_volumes(
     made, real = nibabel.load(tmp_path / "pd.nii.gz"), nibabel.load(paths["PD"])
     np.testing.assert_allclose(made.affine, real.affine, atol=1e-6)
     # the report's slice of that subject comes from the same prediction of the whole volume
-    (example,) = (example for example in read_examples(run_dir) if example.site == "HH")
+    example, *others = (example for example in read_examples(run_dir) if example.site == "HH")
+    assert {other.title.partition(", slice ")[0] for other in others} == {example.title}
+    assert all(other.target.any() and not other.through_plane for other in others)
     slices = made.get_fdata().transpose(2, 1, 0)
     assert slices.shape[1:] == example.prediction.shape
     assert np.abs(slices - example.prediction).max(axis=(1, 2)).min() < 2e-3  # both in float16 or 16 bits

@@ -55,7 +55,7 @@ def test_attention_is_the_mean_over_the_examples() -> None:
         )
         for a in (0.5, 0.75)
     ]
-    text = text_of(diagnostics(shown))
+    text = text_of(diagnostics([*shown, PLAIN]))  # the last is another slice, without what is of its whole scan
     assert "encoder.0.conv1 T1 0.625, T2 0.250 decoder.0.conv1 group 1 0.625" in text
 
 

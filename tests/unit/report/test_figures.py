@@ -9,10 +9,10 @@ from agi_core.report import figures
 
 
 def pixels(uri: str) -> np.ndarray:
-    """(H, W, 3) in [0, 1] of a PNG data URI."""
+    """(H, W, 3) in [0, 1] of a WebP data URI."""
     kind, content = uri.split(",")
-    assert kind == "data:image/png;base64"
-    image: np.ndarray = matplotlib.image.imread(io.BytesIO(base64.b64decode(content)))[..., :3]
+    assert kind == "data:image/webp;base64"
+    image: np.ndarray = matplotlib.image.imread(io.BytesIO(base64.b64decode(content)), format="webp")[..., :3] / 255
     return image
 
 
