@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,10 +82,15 @@ class Network:
             raise MismatchError("model hash", theirs=model_hash(packed.manifest), ours=model_hash(self.manifest))
         self.load(unpack(packed))
 
+    def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Have training go through `torch.compile`, which makes one program of the network for each form of batch. Not
+        so prediction: it meets slices of every size."""
+        self.module.compile(backend=backend)
+
     def predict(self, sources: Tensor) -> Tensor:
         """Slices of any size (B, M, h, w) in [0, 1], slabs (B, M, 2n + 1, h, w) with neighbours, in 3-D all slices of
         one volume in their order -> (B, 1, h, w), float32, on the CPU, without gradients."""
-        return self._through(self.module, sources)
+        return self._through(self.module.forward, sources)
 
     @property
     def prior(self) -> Vector | None:

@@ -99,7 +99,7 @@ def _reply(site: OpenSite, request: Request) -> Reply:
         consent.check_agreed(Path(file.state_dir), request)
     reply = stored_replies.stored(file, request) if isinstance(file, DeployedSite) else None
     if reply is None:
-        device = open_device(file.device, threads=file.threads, deterministic=file.deterministic)
+        device = open_device(file.device, threads=file.threads, deterministic=file.deterministic, compiled=file.compile)
         reply = answer(site, request, task, device=device)
         if isinstance(file, DeployedSite):
             stored_replies.store(file, request, reply=reply)

@@ -53,7 +53,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     Raises:
         AgiError: anything that the user can mend; what was finished is kept.
     """
-    open_device(config.device, threads=config.threads, deterministic=config.deterministic)
+    open_device(config.device, threads=config.threads, deterministic=config.deterministic, compiled=config.compile)
     run_engine = engine_of(config)
     with nullcontext() if resume else run_folder.begun(run_dir, config):
         config = with_data(config, console)

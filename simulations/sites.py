@@ -305,6 +305,7 @@ def write_sites(
             cache_dir=cache_dir,
             device=config.device,
             threads=config.threads,
+            compile=config.compile,
             deterministic=config.deterministic,
             privacy=privacy,
             policy=policy,

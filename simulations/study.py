@@ -33,7 +33,7 @@ def study(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, cons
     Raises:
         AgiError: anything that the user can mend; what was finished is kept.
     """
-    open_device(config.device, threads=config.threads, deterministic=config.deterministic)
+    open_device(config.device, threads=config.threads, deterministic=config.deterministic, compiled=config.compile)
     run_engine = engine_of(config)
     with nullcontext() if resume else run_folder.begun(run_dir, config):
         config = with_data(config, console)

@@ -317,8 +317,9 @@ class RunConfig(Task):
     """A whole run: the task, and where and how it is run.
 
     `initial_weights` is a file of `python -m agi_core pretrain`, `random`, or in a simulation `public`: pre-trained on
-    built-in data. None = random, but in a private simulation public. `deterministic`: see `agi_core.host.device`.
-    `gpus_per_client` is of the Ray engine, where there is a GPU: 0.25 = four clients share one.
+    built-in data. None = random, but in a private simulation public. `compile`: see `agi_core.network`.
+    `deterministic`: see `agi_core.host.device`. `gpus_per_client` is of the Ray engine, where there is a GPU: 0.25 =
+    four clients share one.
     """
 
     initial_weights: str | None = None
@@ -327,6 +328,7 @@ class RunConfig(Task):
     engine: Engine = "in-process"
     device: str = "auto"
     threads: int = 1
+    compile: bool = False
     deterministic: bool = False
     gpus_per_client: float = 1.0
     data: DataConfig = field(default_factory=DataConfig)

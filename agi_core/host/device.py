@@ -1,6 +1,8 @@
 """The device that a program computes on."""
 
 import os
+import shutil
+from importlib.util import find_spec
 
 import torch
 
@@ -8,7 +10,7 @@ from agi_core.errors import ConfigError
 from agi_core.host.allocator import keep_freed_memory
 
 
-def open_device(name: str, *, threads: int, deterministic: bool = False) -> torch.device:
+def open_device(name: str, *, threads: int, deterministic: bool = False, compiled: bool = False) -> torch.device:
     """The device called `name`, such as `cpu`, `cuda` or `cuda:1`; `auto` is a GPU where there is one.
 
     PyTorch's number of CPU threads is set to `threads`, and this process keeps the memory that it frees
@@ -16,7 +18,7 @@ def open_device(name: str, *, threads: int, deterministic: bool = False) -> torc
     bit for bit whenever it is asked the same, and is slower. On a CPU it changes nothing.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: this machine has no such device, or networks are to be `compiled` and it has no compiler.
     """
     torch.set_num_threads(threads)
     if deterministic:
@@ -27,6 +29,17 @@ def open_device(name: str, *, threads: int, deterministic: bool = False) -> torc
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={name}: this machine has no usable GPU; set device=cpu or device=auto")
     try:
-        return torch.empty(0, device=wanted).device
+        device = torch.empty(0, device=wanted).device
     except (RuntimeError, NotImplementedError, AssertionError):  # torch's ways to say that a device is not there
         raise ConfigError(f"device={name} cannot be used on this machine; set device=auto, cpu or cuda") from None
+    if compiled and (missing := _missing_compiler(device)):
+        raise ConfigError(f"compile: this machine has no {missing}; install it, or leave compile out")
+    return device
+
+
+def _missing_compiler(device: torch.device) -> str:
+    """What `torch.compile` needs for the device and does not find; empty if nothing."""
+    if device.type == "cuda" and find_spec("triton") is None:
+        return "Triton"
+    compiler = os.environ.get("CXX", "g++")
+    return "" if shutil.which(compiler) else compiler

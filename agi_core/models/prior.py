@@ -4,7 +4,6 @@ The network adds the residual. A polynomial of the aligned sources has no spatia
 it, and a scanner's contrast is mostly in it.
 """
 
-from itertools import combinations_with_replacement
 from math import comb
 
 import torch
@@ -21,12 +20,10 @@ def monomial_count(sources: int) -> int:
 def monomials(sources: Tensor) -> Tensor:
     """All monomials up to DEGREE of the sources: (B, M, *space) -> (B, K, *space), the first is 1."""
     columns = [torch.ones_like(sources[:, 0])]
-    for degree in range(1, DEGREE + 1):
-        for powers in combinations_with_replacement(range(sources.shape[1]), degree):
-            column = sources[:, powers[0]]
-            for m in powers[1:]:
-                column = column * sources[:, m]
-            columns.append(column)
+    terms = [(0, columns[0])]  # of one degree, each with the last of its sources
+    for _ in range(DEGREE):
+        terms = [(m, column * sources[:, m]) for last, column in terms for m in range(last, sources.shape[1])]
+        columns += [column for _, column in terms]
     return torch.stack(columns, dim=1)
 
 

@@ -29,7 +29,7 @@ def check_machine(site: DeployedSite) -> Iterator[CheckRow]:
 
 def _device(site: DeployedSite) -> CheckRow:
     try:
-        device = open_device(site.device, threads=site.threads)
+        device = open_device(site.device, threads=site.threads, compiled=site.compile)
         return passed("device", f"device={site.device}: {device} is usable, with {site.threads} CPU threads")
     except ConfigError as error:
         return failed("device", str(error), fix="set device in the site file")

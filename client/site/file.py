@@ -69,6 +69,7 @@ class Site:
         cache_gb: its quota in 10^9 bytes; what was not used for longest is dropped. None = no quota.
         device: auto, cpu, cuda or cuda:1.
         threads: CPU threads of the training; up to four of them prepare scans.
+        compile: whether training is compiled first (`agi_core.network`); never private training.
         deterministic: whether a GPU gives the same results bit for bit, and is slower.
         privacy: rules of private training; None = the site does not train privately.
         state_dir: folder of what must survive restarts; "" = beside the site file, with its name without the suffix.
@@ -80,6 +81,7 @@ class Site:
     cache_gb: float | None = None
     device: str = "auto"
     threads: int = 1
+    compile: bool = False
     deterministic: bool = False
     privacy: SitePrivacy | None = None
     policy: Policy = field(default_factory=Policy)

@@ -10,9 +10,12 @@ from agi_core.network import Network
 
 
 @lru_cache(maxsize=2)
-def network_of(task: Task, device: torch.device) -> Network:
+def network_of(task: Task, device: torch.device, *, compiled: bool = False) -> Network:
     """The task's network on this device; one for all requests, and in a simulation for all sites in turn."""
-    return Network(task, device=device)
+    network = Network(task, device=device)
+    if compiled:
+        network.compile()
+    return network
 
 
 def release_memory() -> None:

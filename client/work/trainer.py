@@ -51,7 +51,8 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
         )
     if request.secure_sum:
         secure_sum.check_participants(site.file, request)
-    network = network_of(task, device)
+    private = task.privacy.on or site.file.privacy is not None
+    network = network_of(task, device, compiled=site.file.compile and not private)
     network.load_packed(request.weights)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
     if request.action == TRAIN:

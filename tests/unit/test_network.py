@@ -1,6 +1,8 @@
 """What a network knows of its task, and what it makes of slices of any size."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agi_core.config.schema import GridConfig, Task
+from agi_core.config.schema import GridConfig, Task, TrainingConfig
+from agi_core.data.datasets import Batch
 from agi_core.errors import MismatchError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
 from agi_core.protocol import pack
+from agi_core.training import train_round
 
 TASK = Task(scenario="T1,T2,FLAIR:PD", seed=3, model=ModelConfig(widths=(4, 8, 16)))
 
@@ -94,3 +98,30 @@ def test_a_window_that_covers_the_volume_is_one_direct_pass() -> None:
         expected = network.module(padded)[0, 0, 1:7, 3:13, 1:14]
     torch.testing.assert_close(prediction[2:8, 0], expected)
     assert not prediction[[0, 1, 8]].any()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of Dynamo's own look at the aligned sources
+def test_compiled_training_is_one_graph_and_ends_with_the_same_weights() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    def draw(generator: torch.Generator, batch_size: int) -> Batch:
+        sources = torch.rand((batch_size, 2, 16, 16), generator=generator)
+        return Batch(sources, sources.mean(dim=1, keepdim=True))
+
+    config = ModelConfig(conv="plain", widths=(4,), prior="cubic")
+    task = Task(scenario="T1,T2:PD", model=config, training=TrainingConfig(local_steps=2, batch_size=2))
+    plain, compiled = Network(task), Network(task)
+    compiled.compile(backend)
+    for network in (plain, compiled):
+        train_round(network.module, draw, task=task, site="A", round=1)
+    assert len(graphs) == 1
+    sources = torch.rand(1, 2, 20, 24)
+    assert torch.equal(compiled.predict(sources), plain.predict(sources))
+    assert len(graphs) == 1
+    assert [*compiled.weights] == [*plain.weights]
+    for name, array in plain.weights.items():
+        np.testing.assert_array_equal(compiled.weights[name], array)

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,3 +64,13 @@ def test_deterministic_gives_cublas_a_workspace() -> None:
 def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"device={name}.* set device=.*auto"):
         open_device(name, threads=1)
+
+
+def test_what_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="compile: this machine has no g\\+\\+; install it, or leave compile out"):
+        open_device("cpu", threads=1, compiled=True)
+    compiler = tmp_path / "g++"
+    compiler.touch(0o755)
+    assert open_device("cpu", threads=1, compiled=True) == torch.device("cpu")
