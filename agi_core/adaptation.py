@@ -59,20 +59,19 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
         network.set_readout(readout)
         return mean_over_subjects(evaluate(network, test).values())["psnr_db"]
 
-    common = network.readout
+    common, common_weights = network.readout, {name: array.copy() for name, array in network.weights.items()}
     try:
         own = own_readout(network, opened(*(others or [scored]), whole=False))
         common_db, own_db = psnr_db(common), psnr_db(own)
     finally:
-        network.set_readout(common)
+        network.load(common_weights)
     if own_db < common_db:
         raise DataError(
             f"a last layer of these subjects makes {scored.id} worse: {own_db:.2f} dB, and {common_db:.2f} dB with the"
             " common model; use the common model, or give more subjects"
         )
-    readout = own_readout(network, opened(*others, scored, whole=False))
-    keys = KeyTable.of(replace(task, personal="head"), {name: array.ndim for name, array in network.weights.items()})
-    network.set_readout(readout)
+    keys = KeyTable.of(replace(task, personal="head"), {name: array.ndim for name, array in common_weights.items()})
+    network.set_readout(own_readout(network, opened(*others, scored, whole=False)))
     weights = {name: network.weights[name].copy() for name in keys.personal}
-    network.set_readout(common)
+    network.load(common_weights)
     return Adaptation(weights, tuple(by_id), scored.id, common_db, own_db, found.summary())

@@ -10,7 +10,7 @@ from agi_core.network import Network
 
 
 @lru_cache(maxsize=2)
-def network_of(task: Task, device: torch.device, *, compiled: bool = False) -> Network:
+def network_of(task: Task, device: torch.device, *, compiled: bool) -> Network:
     """The task's network on this device; one for all requests, and in a simulation for all sites in turn."""
     network = Network(task, device=device)
     if compiled:

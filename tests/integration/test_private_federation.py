@@ -275,7 +275,7 @@ def test_what_cannot_be_trained_fails_before_anything_is_spent(
     def failing(sources: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
-    network = networks.network_of(private_config.task, torch.device("cpu"))
+    network = networks.network_of(private_config.task, torch.device("cpu"), compiled=False)
     monkeypatch.setattr(network.module, "forward", failing)
     with pytest.raises(torch.OutOfMemoryError):
         answer(site_path, request(private_config))

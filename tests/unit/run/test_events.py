@@ -17,6 +17,7 @@ from agi_core.run.events import (
     ModelRolledBack,
     ModelTested,
     ModelValidated,
+    PosesMeasured,
     PriorSolved,
     Retried,
     RoundFinished,
@@ -58,6 +59,10 @@ LINES: list[tuple[Event, str]] = [
     ),
     (RunResumed(round=2), '"resumed", "round": 2'),
     (RunPaused(round=2, reason="too few"), '"paused", "round": 2, "reason": "too few"'),
+    (
+        PosesMeasured(sites={"Guys": {"T1": 1.5}}, chosen="reference T1"),
+        '"poses_measured", "sites": {"Guys": {"T1": 1.5}}, "chosen": "reference T1"',
+    ),
     (PriorSolved(sites=["Guys"]), '"prior_solved", "sites": ["Guys"]'),
     (
         BlendSolved(
