@@ -91,7 +91,7 @@ class Attempt(JsonObject):
         """Raise ProtocolError unless the bound is possible, and at least `FEWEST` sites take part, each with keys of
         its own and a signature for this attempt."""
         several = len(self.participants)
-        if not (math.isfinite(self.bound) and 1e-100 < self.bound < 1e100):
+        if not 1e-100 < self.bound < 1e100:
             raise ProtocolError(f"a secure sum cannot have the bound {self.bound}")
         if several < FEWEST:
             raise ProtocolError(f"a secure sum of {several} sites shows their updates; it needs {FEWEST}")
@@ -108,7 +108,8 @@ def statement(request: Request, *, site: str, ephemeral: str) -> bytes:
 
 
 def check_key(participant: Participant, request: Request, *, site: str) -> None:
-    """Raise ProtocolError unless the site's registered key has signed its key of this attempt."""
+    """Raise ProtocolError unless the site's registered key has signed its key of this attempt, and others can agree on
+    a secret with that."""
     try:
         key = load_ssh_public_key(participant.public_key.encode())
         if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -117,6 +118,14 @@ def check_key(participant: Participant, request: Request, *, site: str) -> None:
         key.verify(bytes.fromhex(participant.signature), signed, ec.ECDSA(SHA384()))
     except Exception:  # whatever hostile bytes raise
         raise ProtocolError(f"the key of {site} for the secure sum is not signed by its own key") from None
+    _secret(X25519PrivateKey.generate(), participant, site=site)  # a point of small order fails with every key
+
+
+def _secret(private: X25519PrivateKey, participant: Participant, *, site: str) -> bytes:
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(participant.ephemeral)))
+    except ValueError:
+        raise ProtocolError(f"the key of {site} for the secure sum is no X25519 key") from None
 
 
 def context(request: Request) -> bytes:
@@ -157,10 +166,7 @@ def _masks(
     private: X25519PrivateKey, participant: Participant, *, between: Sequence[str], request: Request, size: int
 ) -> Iterable[tuple[int, Ring]]:
     """(first value, mask) of what two sites have in common, block by block."""
-    try:
-        secret = private.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(participant.ephemeral)))
-    except ValueError:
-        raise ProtocolError(f"a key of {' or '.join(between)} for the secure sum is no X25519 key") from None
+    secret = _secret(private, participant, site=" or ".join(between))
     info = json.dumps(["agi-fed secure sum", *between]).encode() + context(request)
     key = HKDF(SHA256(), length=32, salt=None, info=info).derive(secret)
     stream = Cipher(ChaCha20(key, nonce=bytes(16)), mode=None).encryptor()

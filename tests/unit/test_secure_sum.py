@@ -192,12 +192,15 @@ def test_one_hospital_does_not_stand_for_two() -> None:
         Attempt.of(asked).check(asked)
 
 
-def test_a_key_that_is_no_point_is_refused() -> None:
-    low = "01" + "00" * 31  # of small order: the secret would be known to all
-    own = OWN_KEYS["B"].sign(statement(ASKED, site="B", ephemeral=low), ec.ECDSA(SHA384())).hex()
-    second = dataclasses.replace(participant("B"), ephemeral=low, signature=own)
+@pytest.mark.parametrize("ephemeral", ["01" + "00" * 31, "00" * 32, "05" * 31, ""])
+def test_a_key_that_is_no_point_is_refused(ephemeral: str) -> None:
+    """The first two are of small order: the secret would be known to all. Nobody trains before it is refused."""
+    own = OWN_KEYS["B"].sign(statement(ASKED, site="B", ephemeral=ephemeral), ec.ECDSA(SHA384())).hex()
+    second = dataclasses.replace(participant("B"), ephemeral=ephemeral, signature=own)
     asked = request({"A": participant("A"), "B": second, "C": participant("C")})
-    with pytest.raises(ProtocolError, match="no X25519 key"):
+    with pytest.raises(ProtocolError, match="the key of B for the secure sum is no X25519 key"):
+        Attempt.of(asked).check(asked)
+    with pytest.raises(ProtocolError, match="the key of A or B for the secure sum is no X25519 key"):
         masked(np.zeros(3), asked, site="A", private=private_key("A"), subjects=1)
 
 
@@ -207,7 +210,7 @@ def test_two_sites_are_too_few() -> None:
         Attempt.of(asked).check(asked)
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf"), pytest.param(10**400, id="huge")])
 def test_an_impossible_bound_is_refused(bound: float) -> None:
     asked = request({site: participant(site) for site in SITES[:3]}, bound=bound)
     with pytest.raises(ProtocolError, match="cannot have the bound"):
