@@ -11,8 +11,8 @@ from agi_core.config.schema import FederationConfig, RunConfig
 from agi_core.errors import ProtocolError, RunError
 from agi_core.keys import KeyTable
 from agi_core.protocol import KEYS, TRAIN, Parts, Reply, Request, Weights, unpack
-from agi_core.run.event_log import EventLog
-from agi_core.run.events import Retried
+from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.events import Retried, RunPaused
 from agi_core.secure_sum import FEWEST, SUBJECT_BITS, Attempt, Participant, changed, check_key, mean_of
 from server.aggregation import SiteUpdate
 from server.collector import Collector
@@ -42,14 +42,15 @@ class SecureSum:
         weights, federation = self._state.weights, self._config.federation
         names = sorted(KeyTable.of(self._config, {name: array.ndim for name, array in weights.items()}).shared)
         size, asking = sum(weights[name].size for name in names), sites
-        for number in range(1, 2 + federation.retries):
+        first = 1 + self._attempts_before(round)
+        for number in range(first, first + 1 + federation.retries):
             needed = least_sites(federation, expected=len(self._state.expected(sites)))
             keys = self._collector.collect(
                 asking,
                 self._request(KEYS, round=round, weights={}, attempt=Attempt(number)),
                 partial(judge_keys, registered=federation.keys),
                 quorum=needed,
-                wait_for_all=wait_for_all and number == 1,
+                wait_for_all=wait_for_all and number == first,
             )
             attempt = Attempt(number, self._bound(round), keys)
             request = self._request("", round=round, weights=weights, attempt=attempt)
@@ -59,7 +60,13 @@ class SecureSum:
                 return updates, self._mean(updates, attempt, names=names, size=size)
             self._events.append(Retried(round=round, action=TRAIN, answered=[*updates]))
             asking = [*updates] if len(updates) >= needed else sites
-        raise RunError(f"round {round}: a site dropped out of the secure sum in each of {number} attempts")
+        raise RunError(f"round {round}: a site dropped out of the secure sum in each of {1 + federation.retries} attempts")
+
+    def _attempts_before(self, round: int) -> int:
+        """As many as the round has had, or more, before the run paused in it: to the same numbers a site would tell the
+        same keys again, which it has used."""
+        pauses = events_of(self._events.path.parent, RunPaused)
+        return sum(pause.round == round - 1 for pause in pauses) * (1 + self._config.federation.retries)
 
     def _request(self, subjects: str, *, round: int, weights: Weights, attempt: Attempt) -> Request:
         request = self._exchange.request(TRAIN, round=round, weights=weights, subjects=subjects)

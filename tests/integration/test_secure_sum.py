@@ -101,16 +101,30 @@ def test_whoever_drops_out_is_left_out_of_a_new_attempt(config: RunConfig, tmp_p
 
 
 def test_a_run_pauses_where_too_few_are_left(config: RunConfig, tmp_path: Path) -> None:
-    """All four are needed, and one drops out of both attempts."""
+    """All four are needed, and one drops out of both attempts. Those of the resumed run have other numbers: a hospital
+    would answer the same ones again with keys that it has used, and vectors that gave no sum."""
     four = dataclasses.replace(config, federation=dataclasses.replace(config.federation, quorum=None))
 
     class Failing(Watched):
+        fails = True
+
+        def __init__(self, trouble: Trouble) -> None:
+            super().__init__(trouble)
+            self.numbers: list[int] = []
+
         def __call__(self, message: Message, context: Context) -> Message:
-            self.at = self.answers + 1 if self.answers % 2 else 0  # at each vector
+            if message.metadata.message_type == TRAIN:
+                self.numbers.append(json.loads(str(message.content.config_records[SCALARS]["secure_sum"]))["number"])
+            self.at = self.answers + 1 if self.fails and self.answers % 2 else 0  # at each vector
             return super().__call__(message, context)
 
+    failing = Failing(lost)
     with pytest.raises(RunError, match="round 1: a site dropped out of the secure sum in each of 2 attempts"):
-        federate(four, tmp_path / "run", app=Failing(lost))
+        federate(four, tmp_path / "run", app=failing)
+    assert {*failing.numbers} == {1, 2}
+    failing.fails, failing.numbers = False, []
+    federate(four, tmp_path / "run", app=failing)
+    assert {*failing.numbers} == {3}
 
 
 def test_private_updates_are_summed_too(config: RunConfig, tmp_path: Path) -> None:
