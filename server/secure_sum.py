@@ -60,7 +60,8 @@ class SecureSum:
                 return updates, self._mean(updates, attempt, names=names, size=size)
             self._events.append(Retried(round=round, action=TRAIN, answered=[*updates]))
             asking = [*updates] if len(updates) >= needed else sites
-        raise RunError(f"round {round}: a site dropped out of the secure sum in each of {1 + federation.retries} attempts")
+        attempts = 1 + federation.retries
+        raise RunError(f"round {round}: a site dropped out of the secure sum in each of {attempts} attempts")
 
     def _attempts_before(self, round: int) -> int:
         """As many as the round has had, or more, before the run paused in it: to the same numbers a site would tell the
