@@ -8,7 +8,6 @@ before that vector leaves: no mask is used twice.
 
 import hashlib
 import json
-import logging
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from agi_core.secure_sum import Attempt, Participant, Vector, masked, statement
 from client.site.file import DeployedSite, Site
 from client.site.keys import make_key, public_key, sign
 
-log = logging.getLogger("client")
+KEPT = 8  # runs: nobody outside may fill the disk with keys
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,10 @@ def tell_key(site: Site, request: Request) -> Packed:
             "policy.secure_sum_with is not set: list there the fingerprints of the other hospitals' keys, as these read"
             " them to you by telephone, or this site takes part in no secure sum"
         )
-    private, number = X25519PrivateKey.generate(), Attempt.of(request).number
-    atomic.write_json(_path(site, request), _Key(request.round, number, private.private_bytes_raw().hex()).to_json())
+    private, number, path = X25519PrivateKey.generate(), Attempt.of(request).number, _path(site, request)
+    atomic.write_json(path, _Key(request.round, number, private.private_bytes_raw().hex()).to_json())
+    for old in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)[:-KEPT]:
+        old.unlink()
     key_path, ephemeral = _key_path(site), private.public_key().public_bytes_raw().hex()
     signature = sign(key_path, statement(request, site=site.site, ephemeral=ephemeral)).hex()
     told = Participant(public_key(key_path), ephemeral, signature)

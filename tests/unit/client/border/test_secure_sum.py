@@ -13,7 +13,7 @@ from agi_core.errors import DivergedError, PolicyError, ProtocolError
 from agi_core.host.keys import fingerprint
 from agi_core.protocol import KEYS, TRAIN, Packed, Request, pack, unpack
 from agi_core.secure_sum import Attempt, Participant, Vector, mean_of
-from client.border.secure_sum import check_participants, drawn_as, mask, tell_key
+from client.border.secure_sum import KEPT, check_participants, drawn_as, mask, tell_key
 from client.site.file import CoordinatorAddress, DeployedSite, Site
 from client.site.keys import make_key
 from client.site.policy import Policy
@@ -107,6 +107,13 @@ def test_a_newer_key_takes_the_place_of_the_one_before(sites: dict[str, Site]) -
     with pytest.raises(ProtocolError, match="the key that A has told for this secure sum is not in it"):
         check_participants(sites["A"], second)
     check_participants(sites["A"], again)
+
+
+def test_keys_of_the_newest_runs_are_kept(sites: dict[str, Site], tmp_path: Path) -> None:
+    for number in range(KEPT + 3):
+        tell_key(sites["A"], dataclasses.replace(asked(number=number), run_id=f"run {number}"))
+    kept = [json.loads(path.read_text())["number"] for path in (tmp_path / "A" / "secure_sum").iterdir()]
+    assert sorted(kept) == [*range(3, KEPT + 3)]
 
 
 def test_a_vector_is_not_the_same_again(sites: dict[str, Site]) -> None:
