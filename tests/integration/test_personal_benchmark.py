@@ -9,6 +9,7 @@ from simulations.run import main
 from tests.support.small_data import SMALL
 
 
+@pytest.mark.slow  # a whole run, then three ways to fine-tune it
 def test_every_way_and_the_curve_of_an_unseen_site_are_measured(
     ixi_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from benchmarks import real_patients
 from tests.support.small_data import SMALL, write_head
 
 
+@pytest.mark.slow  # three whole runs
 def test_each_patient_is_left_out_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_what_is_absent_does_not_reach_the_trunk() -> None:
     assert torch.equal(predictor.predict(sources), before)
 
 
+@pytest.mark.slow  # all variants are trained
 def test_all_of_it_at_toy_size_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     variants = ["trunk", "best single"]
     data = write_ixi(tmp_path / "data", {"A": 3, "B": 3, "C": 3})
