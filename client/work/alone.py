@@ -37,8 +37,9 @@ log = logging.getLogger("client")
 def train_alone(job: Job) -> Reply:
     """Go on with the model, for about half of the request's time; its figures on the test subjects once it is trained.
 
-    All figures are held back, and nothing is trained, where the site's rules let none leave: without `policy.alone`, or
-    with a section `privacy`, because this model is trained without noise.
+    All figures are held back, and nothing is trained, where the site's rules let none leave: without `policy.alone`;
+    with a section `privacy`, because this model is trained without noise; or with `policy.secure_sum_with`, because
+    from first weights that were made for it a figure tells of an update that is the site's alone.
     """
     may_tell = not job.private and _may_tell(job.site.policy, subjects=len(job.scans.subjects.all))
     if not may_tell or not (tests := told_tests(job)):
@@ -68,7 +69,8 @@ def train_alone(job: Job) -> Reply:
 def _may_tell(policy: Policy, *, subjects: int) -> bool:
     """Whether the figure that all others are of no use without may leave."""
     told = policy.metrics is None or "psnr_db" in policy.metrics
-    return policy.alone and told and subjects >= policy.minimum_subjects
+    may_train = policy.alone and policy.secure_sum_with is None
+    return may_train and told and subjects >= policy.minimum_subjects
 
 
 def _path(job: Job) -> Path:

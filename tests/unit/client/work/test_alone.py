@@ -78,8 +78,9 @@ def test_it_goes_on_from_request_to_request_and_ends_as_in_one(job: Job, caplog:
         {"policy": Policy(alone=True, minimum_subjects=13)},
         {"policy": Policy(alone=True, metrics=["train_loss"])},
         {"policy": Policy(alone=True), "privacy": PRIVACY},
+        {"policy": Policy(alone=True, secure_sum_with=[])},
     ],
-    ids=["without policy.alone", "few subjects", "no such metric", "privacy"],
+    ids=["without policy.alone", "few subjects", "no such metric", "privacy", "in secure sums alone"],
 )
 def test_nothing_is_trained_where_no_figure_may_leave(job: Job, rules: Mapping[str, Any]) -> None:
     site: Site = dataclasses.replace(job.site, **rules)
