@@ -147,8 +147,9 @@ def _complete(arguments: argparse.Namespace, models: "RunModels") -> None:
     from agi_core.completion import Completion
     from agi_core.data.scans import Scans
 
-    if arguments.source or arguments.grid or arguments.mark:
-        raise ConfigError("--data is a whole folder: leave --source, --grid and --mark out")
+    for option in ("source", "grid", "mark", "uncertainty", "strict"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--data is a whole folder, and --{option} is of one volume: leave --{option} out")
     if arguments.layout is None:
         raise ConfigError(f"how does {arguments.data} name scans? Pass --layout {', '.join(LAYOUTS)}")
     if arguments.head is not None:

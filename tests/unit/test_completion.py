@@ -106,7 +106,9 @@ def test_bids_folders_get_derivatives(tmp_path: Path) -> None:
         ("brats", "data/out", [], "lies among the real scans"),
         ("ixi", "out", [], "its names fit --layout brats"),
         ("brats", "out", ["--target", "t1n"], "makes t2f, not t1n"),
-        ("brats", "out", ["--source", "t1n=x.nii"], "leave --source, --grid and --mark out"),
+        ("brats", "out", ["--source", "t1n=x.nii"], "leave --source out"),
+        ("brats", "out", ["--uncertainty", "e.nii.gz"], "leave --uncertainty out"),
+        ("brats", "out", ["--strict"], "leave --strict out"),
         ("brats", "out", [], "nothing could be made"),
     ],
 )
