@@ -65,7 +65,7 @@ def synthesize_files(
 
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the head in the grid's source,
-            two sources are the same image, or `out_path` is one of the sources.
+            two sources are the same image, or an output is one of the sources or the other output.
         RunError: `out_path` cannot be written, or the prediction is not finite.
     """
     if set(source_paths) != set(scenario.sources) or grid not in source_paths:
@@ -76,12 +76,12 @@ def synthesize_files(
     about = [f"synthetic {scenario.target}", "0..1 = p0.5..p99.5 of a real one", *([note] if note else [])]
     outputs = [Second(out_path, "; ".join(about))]
     outputs += [second] if second else []
-    taken = {path.resolve() for path in source_paths.values()}
+    taken = {path.resolve(): "one of the sources" for path in source_paths.values()}
     for path, _ in outputs:
         check_name(path)
         if path.resolve() in taken:
-            raise DataError(f"{path} is one of the sources. Choose another output file.")
-        taken.add(path.resolve())
+            raise DataError(f"{path} is {taken[path.resolve()]}. Choose another output file.")
+        taken[path.resolve()] = "named for two outputs"
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
     doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
     for one, other in combinations(scenario.sources, 2):

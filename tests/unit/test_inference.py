@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agi_core import synthesis
 from agi_core.config.schema import GridConfig, Task
 from agi_core.data.header import Doubt
 from agi_core.data.intensity import scale_intensity
@@ -177,6 +178,16 @@ def test_bad_requests_are_refused(tmp_path: Path, network: Network) -> None:
         run(network, out_path, {"T1": t1, "T2": t2}, grid="FLAIR")
     with pytest.raises(DataError, match="is one of the sources"):
         run(network, t1, {"T1": t1, "T2": t2})
+    with pytest.raises(DataError, match=r"pd\.nii is named for two outputs"):
+        synthesis.synthesize_files(
+            lambda volumes: volumes[:, 0],
+            scenario=network.scenario,
+            grid="T2",
+            source_paths={"T1": t1, "T2": t2},
+            out_path=out_path,
+            spacing_mm=None,
+            second=synthesis.Second(out_path, "expected error"),
+        )
     with pytest.raises(DataError, match="T1 covers 0% of the head in T2"):
         run(network, out_path, {"T1": tmp_path / "far.nii", "T2": t2})
     with pytest.raises(DataError, match=r"end in \.nii"):
