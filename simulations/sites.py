@@ -73,10 +73,15 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
     """Discover and partition the scans; the configuration comes back with its sites and its reference filled in.
 
     Raises:
-        DataError, ConfigError: nothing usable there, more clients than subjects, one scan of two subjects, or a site
-            with no other anatomy than the one that is held back.
+        DataError, ConfigError: nothing usable there, more clients than subjects, one scan of two subjects, a site with
+            no other anatomy than the one that is held back, or a setting that is of a vocabulary alone.
     """
     scenario = parse_scenario(config.scenario)
+    if config.federation.offers:
+        raise ConfigError(
+            "federation.offers belongs to a vocabulary, such as --scenario T1,T2,PD:any; leave it out of a run of"
+            f" {scenario}"
+        )
     discovery = discover(Scans.of(config.data), scenario.modalities)
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
     tests = with_unseen_anatomy(config, parts.training)

@@ -49,6 +49,14 @@ def chosen_reference(subjects: Sequence[Subject]) -> tuple[str, str | None]:
     return choose_reference(scenario, [grids for _, grids in read_headers(subjects, scenario)])
 
 
+def test_what_sites_offer_is_of_a_vocabulary(tmp_path: Path) -> None:
+    write_ixi(tmp_path, {"A": 3})
+    overrides = {"data.dir": str(tmp_path), "clients": 1, "scenario": "T1,T2:PD"}
+    config = load_config(None, overrides=overrides, assignments=["federation.offers={A: [T1,T2]}"])
+    with pytest.raises(ConfigError, match=r"offers belongs to a vocabulary.*leave it out of a run of T1,T2:PD"):
+        find_sites(config)
+
+
 @pytest.mark.parametrize(
     ("spacing_mm", "reference", "warned"),
     [
