@@ -96,6 +96,9 @@ def print_matrix(summary: StudySummary, run_dir: Path, report_path: Path, consol
             console.print(f"{name} is a blend of {parts}{unmeasured}", markup=False)
         for flag in result.flags:
             console.print(f"warning: {name}: {flag}", markup=False)
+    if spent := summary.epsilons:
+        by_site = ", ".join(f"{site} {epsilon:.2f}" for site, epsilon in spent.items())
+        console.print(f"patient-level privacy of all cells together at delta {summary.delta:g}: epsilon {by_site}")
     console.print(f"report: {report_path}")
     console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
 

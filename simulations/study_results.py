@@ -55,6 +55,7 @@ def write_study_results(
         offers=config.federation.offers,
         synthetic=synthetic,
         anatomies=anatomies,
+        delta=config.privacy.delta if config.privacy.on else None,
     )
     write_study_summary(run_dir, summary)
     return summary, build_report(run_dir)
@@ -70,6 +71,7 @@ def _trained(run: PreparedRun) -> CellResult:
         scores=summary.scores,
         regression=summary.baselines.get("regression_pooled"),
         flags=summary.flags,
+        privacy=summary.privacy,
     )
 
 

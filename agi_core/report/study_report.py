@@ -36,6 +36,7 @@ def build_study_report(run_dir: Path) -> Path:
         section("PSNR of every cell", _matrices(summary)),
         section("What each site has", offers),
         section("Cells", table(("Cell", "", "PSNR", "Over regression", "By"), _cells(summary, run_dir))),
+        section("Patient-level privacy", _privacy(summary)) if summary.epsilons else "",
         section("Worth a look", bullets(flags)) if (flags := [*_flags(summary)]) else "",
     )
     path = run_dir / "report.html"
@@ -86,6 +87,11 @@ def _by(its: CellResult) -> str:
         parts = ", ".join(f"{expert} {weight:.2f}" for expert, weight in its.experts.items())
         return parts if its.measured else f"{parts} (equal: the errors are not known)"
     return ", ".join(its.sites) or NONE
+
+
+def _privacy(summary: StudySummary) -> str:
+    rows = [row(escape(site), [f"{epsilon:.2f}"]) for site, epsilon in summary.epsilons.items()]
+    return table(("Site", "Epsilon"), rows, caption=f"Spent by all cells together, at delta {summary.delta:g}")
 
 
 def _flags(summary: StudySummary) -> Iterator[str]:

@@ -25,6 +25,7 @@ class CellResult(JsonObject):
         scores: of the final test. Sites that did not train the cell stand in it as unseen.
         regression: the same of the cubic regression of its sources; of a blend, of its experts' regressions.
         flags: what is suspicious in the figures.
+        privacy: of the cell's own summary: what each site had spent after it, on this and earlier cells.
     """
 
     how: str
@@ -34,6 +35,7 @@ class CellResult(JsonObject):
     scores: Scores | None = None
     regression: Scores | None = None
     flags: Sequence[str] = ()
+    privacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def psnr_db(self, site: str | None = None) -> tuple[float | None, float | None]:
         """PSNR of the model and of the regression at a site; None: over all subjects of all sites that were scored."""
@@ -42,13 +44,21 @@ class CellResult(JsonObject):
 
 @dataclass(frozen=True, kw_only=True)
 class StudySummary(JsonObject):
-    """`cells` are by their scenario, in the vocabulary's order; `offers` = {site: the modalities that it offers}."""
+    """`cells` are by their scenario, in the vocabulary's order; `offers` = {site: the modalities that it offers};
+    `delta` of the privacy, if there is any."""
 
     scenario: str
     cells: Mapping[str, CellResult]
     offers: Mapping[str, Sequence[str]]
     synthetic: bool | None = None
     anatomies: int | None = None
+    delta: float | None = None
+
+    @property
+    def epsilons(self) -> dict[str, float]:
+        """{site: epsilon that all cells together have spent}; empty without privacy."""
+        spent = [(site, its["epsilon"]) for cell in self.cells.values() for site, its in cell.privacy.items()]
+        return dict(sorted(spent))  # the largest of a site comes last
 
     @property
     def scored_sites(self) -> list[str]:

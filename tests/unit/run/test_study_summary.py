@@ -55,3 +55,9 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(RunError, match="damaged"):
         read_study_summary(tmp_path)
+
+
+def test_what_a_site_has_spent_is_what_its_ledger_had_after_its_last_cell() -> None:
+    spent = [{"B": {"epsilon": 4.0}, "C": {"epsilon": 2.0}}, {}, {"B": {"epsilon": 5.5}}]
+    cells = {f"T{k}:PD": CellResult(how=TRAINED, privacy=its) for k, its in enumerate(spent)}
+    assert StudySummary(scenario="T1,PD:any", offers={}, cells=cells).epsilons == {"B": 5.5, "C": 2.0}

@@ -6,8 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from agi_core.run.scores import Scores
+from agi_core.run.study_summary import TRAINED, CellResult, StudySummary
 from agi_core.run.summary import Summary
-from simulations.printed import print_results, result_table
+from simulations.printed import print_matrix, print_results, result_table
 
 ROW = {"psnr_db": 23.456, "ssim": 0.71234, "mae": 0.0456, "nmse": 0.1, "subjects": 14}
 
@@ -34,3 +35,11 @@ def test_what_is_suspicious_is_said_last() -> None:
     print_results(summary, Path("run"), Path("report"), compare=True, console=console)
     last = console.file.getvalue().splitlines()[-2:]  # type: ignore[attr-defined]
     assert last == ["warning: [a] is far below", "warning: black"]
+
+
+def test_what_all_cells_have_spent_of_the_budget_is_said() -> None:
+    cells = {"T1:PD": CellResult(how=TRAINED, privacy={"A": {"epsilon": 5.564}})}
+    summary = StudySummary(scenario="T1,PD:any", offers={}, cells=cells, delta=1e-5)
+    console = Console(file=io.StringIO(), width=120)
+    print_matrix(summary, Path("run"), Path("report"), console)
+    assert "of all cells together at delta 1e-05: epsilon A 5.56\n" in console.file.getvalue()  # type: ignore[attr-defined]
