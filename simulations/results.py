@@ -1,7 +1,7 @@
 """The end of a run: example slices, summary.json and report.html."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +44,7 @@ def write_results(
     network = Network(config, device=data.device)
     network.load(load_weights(run_dir))
     examples = _examples(network, config, data)
-    found = {example.title: image_fault(example.prediction[example.foreground]) for example in examples}
-    faults = [f"{title}: the synthetic slice is {fault}" for title, fault in found.items() if fault]
-    summary = summarise(run_dir, config, wall_s=wall_s, baselines=baselines, faults=faults)
+    summary = summarise(run_dir, config, wall_s=wall_s, baselines=baselines, faults=faults_of(examples))
     if config.privacy.on and not network.volumetric:  # a private site tells no such figure; this one is simulated
         summary = dataclasses.replace(summary, personal=with_own_weights(network, data, task=config.task))
     summary = dataclasses.replace(
@@ -59,6 +57,15 @@ def write_results(
     write_summary(run_dir, summary)
     write_examples(run_dir, examples)
     return summary, build_report(run_dir)
+
+
+def faults_of(examples: Iterable[Example]) -> list[str]:
+    """What is wrong with the predictions that are shown: of each site the first slice with a fault."""
+    found: dict[str, str] = {}
+    for example in examples:
+        if fault := image_fault(example.prediction[example.foreground]):
+            found.setdefault(example.site, f"{example.title}: the synthetic slice is {fault}")
+    return [*found.values()]
 
 
 def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Path]) -> dict[str, dict[str, float]]:
