@@ -89,6 +89,7 @@ def print_matrix(summary: StudySummary, run_dir: Path, report_path: Path, consol
         for row in rows:
             table.add_row(*row)
         console.print(table, soft_wrap=False)
+    console.print("over all sites, each cell is of those that can be scored on it: compare cells at one site")
     for name, result in summary.cells.items():
         if result.experts:
             parts = ", ".join(f"{expert} {weight:.2f}" for expert, weight in result.experts.items())

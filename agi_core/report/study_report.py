@@ -64,7 +64,8 @@ def _matrices(summary: StudySummary) -> str:
     html = paragraph(
         "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A cell without a"
         " word was trained. A blend averages trained cells, weighted by their errors. A site is scored on a target that"
-        " it does not offer where the folder has it."
+        " it does not offer where the folder has it. Over all sites each cell is averaged over those that can be scored"
+        " on it, which are others for each cell: compare cells at one site."
     )
     for site in (None, *summary.scored_sites):
         targets, rows = summary.matrix(site)
