@@ -15,7 +15,7 @@ from tests.support.small_data import write_ixi
 
 pytestmark = pytest.mark.slow
 NAMES = ["hospitalA", "hospitalB", "hospitalC"]
-SUMMED = ("rounds=2", "model.prior=none", "federation.secure_sum=true")
+SUMMED = ("rounds=2", "model.prior=none", "federation.secure_sum=true", "reference=T2", "training.align_target=false")
 
 
 def test_hospitals_sum_with_those_that_they_list(tmp_path: Path) -> None:

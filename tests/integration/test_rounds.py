@@ -103,6 +103,7 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     assert "against training alone (at 2 sites)" in page
 
 
+@pytest.mark.slow  # a whole run
 def test_a_site_that_fails_alone_lacks_that_figure_alone(small_config: RunConfig, tmp_path: Path) -> None:
     one, run_dir = dataclasses.replace(small_config, rounds=1), tmp_path / "run"
     app = Failing(3 + 3 + 3 + 2)  # a round, validation and test of three sites; then the second of those alone
@@ -115,6 +116,7 @@ def test_a_site_that_fails_alone_lacks_that_figure_alone(small_config: RunConfig
     assert len(events_of(run_dir, BaselineFinished)) == 1
 
 
+@pytest.mark.slow  # a whole run
 def test_without_its_first_weights_a_run_ends_without_that_figure(small_config: RunConfig, tmp_path: Path) -> None:
     path = tmp_path / "first.safetensors"
     path.write_bytes(save(initial_weights(find_sites(small_config)[0])))

@@ -127,6 +127,7 @@ def test_a_run_pauses_where_too_few_are_left(config: RunConfig, tmp_path: Path) 
     assert {*failing.numbers} == {3}
 
 
+@pytest.mark.slow  # a whole private run
 def test_private_updates_are_summed_too(config: RunConfig, tmp_path: Path) -> None:
     settings = ["privacy.epsilon=8", "privacy.noise_multiplier=1", "privacy.lot_rate=0.5", "initial_weights=random"]
     private = load_config(None, overrides={}, assignments=settings, base=config)

@@ -31,6 +31,7 @@ def test_subjects_are_dealt_once_and_the_few_first() -> None:
         assert all(site.test and site.validation for site in sites)
 
 
+@pytest.mark.slow  # two rounds of training
 def test_a_weight_is_averaged_over_those_who_train_it(tmp_path: Path) -> None:
     """T1's stem has two holders of 1 and 3 subjects, PD's head one, T2's head none."""
     network = AnyToAny(VOCABULARY, CONFIG, stems=True, priors=None, seed=0)

@@ -101,6 +101,7 @@ def test_a_window_that_covers_the_volume_is_one_direct_pass() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of Dynamo's own look at the aligned sources
+@pytest.mark.slow  # Dynamo takes seconds
 def test_compiled_training_is_one_graph_and_ends_with_the_same_weights() -> None:
     graphs: list[torch.fx.GraphModule] = []
 
