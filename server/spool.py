@@ -43,8 +43,12 @@ class Spool:
             content = np.ascontiguousarray(array).tobytes()
             with self._disk():
                 places[dtype] = (array.dtype, array.shape, self._file.seek(0, 2))
-                while content:
-                    content = content[self._file.write(content) :]
+                try:
+                    while content:
+                        content = content[self._file.write(content) :]
+                except OSError:
+                    self._file.truncate(0)  # the exchange ends; the run needs room to note why
+                    raise
         return replace(reply, weights=Packed(_SpooledArrays(self, places), reply.weights.manifest))
 
     def read(self, place: Place) -> NDArray[Any]:
