@@ -22,7 +22,7 @@ from agi_core.run.scores import Scores, over_subjects
 from agi_core.scenario import parse_scenario
 from server import run_state
 from server.aggregation import SiteUpdate
-from server.calibration import judge_statistics, judge_steps, set_common_prior, take_private_step
+from server.common_prior import judge_statistics, judge_steps, set_common_prior, take_private_step
 from server.collector import Collector
 from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange

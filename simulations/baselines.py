@@ -140,7 +140,7 @@ def regression_per_site(config: RunConfig, data: SitesData) -> Scores:
 
 
 def _pooled(data: SitesData) -> Vector:
-    """Each site counts as often as it has training subjects, as in `server.calibration`."""
+    """Each site counts as often as it has training subjects, as in `server.common_prior`."""
     statistics = [subject for subjects in data.prior_statistics.values() for subject in subjects]
     return Statistics.mean(statistics).solve(strength=STRENGTH)
 

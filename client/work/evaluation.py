@@ -15,7 +15,7 @@ from agi_core.run import progress
 from client.border import stored_replies
 from client.site.policy import SitePrivacy, require
 from client.site.told import Part, told_slices, told_subjects
-from client.work.calibration import tell_statistics, with_own_weights
+from client.work.closed_form import tell_statistics, with_own_weights
 from client.work.job import Job
 from client.work.poses import tell_poses
 

@@ -19,7 +19,7 @@ from client.site.opened import OpenSite
 from client.site.policy import check_task, require
 from client.work.alone import train_alone
 from client.work.blending import tell_disagreement, tell_error
-from client.work.calibration import over_own_prior
+from client.work.closed_form import over_own_prior
 from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
 from client.work.networks import network_of

@@ -8,7 +8,7 @@ from agi_core.network import Network
 from agi_core.privacy.private_prior import common_step, planned_release, whitening
 from agi_core.protocol import EVALUATE, STATISTICS, Packed, Reply, Request, pack
 from agi_core.ridge import Statistics
-from server.calibration import judge_statistics, judge_steps, set_common_prior, take_private_step
+from server.common_prior import judge_statistics, judge_steps, set_common_prior, take_private_step
 
 TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4), prior="cubic"))
 rng = np.random.default_rng(0)

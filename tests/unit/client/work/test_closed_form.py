@@ -17,7 +17,7 @@ from agi_core.ridge import Statistics, solve_own
 from agi_core.run.own_weights import load_own_weights, own_weights_path
 from client.site.opened import open_site
 from client.site.policy import Policy
-from client.work.calibration import over_own_prior, tell_statistics, with_own_weights
+from client.work.closed_form import over_own_prior, tell_statistics, with_own_weights
 from client.work.job import Job
 from tests.support.requests_by_hand import deployed_site, small_task
 
