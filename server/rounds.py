@@ -22,8 +22,8 @@ from agi_core.run.scores import Scores, over_subjects
 from agi_core.scenario import parse_scenario
 from server import run_state
 from server.aggregation import SiteUpdate
-from server.common_prior import judge_statistics, judge_steps, set_common_prior, take_private_step
 from server.collector import Collector
+from server.common_prior import judge_statistics, judge_steps, set_common_prior, take_private_step
 from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
 from server.poses import asks_for_poses, chosen_by, judge_poses
