@@ -25,7 +25,7 @@ from scipy.stats import t
 from agi_core.run.scores import Scores
 from agi_core.run.summary import Summary, read_summary
 
-DEMO = ["--clients", "5"]
+DEMO = ["--clients", "5", "engine=in-process"]  # the runs are side by side already
 LONG = [*DEMO, "--compare", "--rounds", "10", "training.local_steps=60", "data.phantom_sites=Guys:30,HH:20,IOP:12"]
 MODELS = ("personal", "federated", "centralised", "local_only")
 MODELS += ("regression_per_site", "regression_pooled", "voxel_regression")

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from agi_core.errors import ProtocolError
+from agi_core.errors import ProtocolError, RunError
 from agi_core.protocol import (
     ARRAYS,
     METRICS,
@@ -70,13 +70,14 @@ def pull_answer(grid: Grid, message_id: str) -> Message | None:
     each answer is pulled alone. Where that fails, the second attempt tells whether it was this answer that was lost.
 
     Raises:
-        ProtocolError: the answer cannot be read. httpx.HTTPError: as `pull_uninvited` does.
+        ProtocolError: the answer cannot be read. httpx.HTTPError: as `pull_uninvited` does. RunError: a process of a
+            simulation was killed.
     """
     failure = ""
     for _ in range(2):
         try:
             pulled = {message.metadata.reply_to_message_id: message for message in grid.pull_messages([message_id])}
-        except httpx.TransportError:
+        except (httpx.TransportError, RunError):
             raise
         except Exception as error:
             if isinstance(error, httpx.HTTPStatusError) and not error.response.is_client_error:

@@ -19,7 +19,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,12 +47,14 @@ from agi_core.voxel_regression import VoxelRegression
 from client.site.opened import open_site
 from server.aggregation import SiteUpdate
 from server.server_step import next_weights
+from simulations.workers import Workers, processes_for
 
 
 @dataclasses.dataclass(frozen=True)
 class SitesData:
-    """The opened data of a simulated federation."""
+    """The opened data of a simulated federation, and where its site files are."""
 
+    site_paths: Mapping[str, Path]
     training: Mapping[str, TrainingSlices]
     prior_statistics: Mapping[str, Sequence[Statistics]]  # of each training subject, whether or not there is a prior
     test: Mapping[str, Sequence[CachedSession]]
@@ -66,6 +68,7 @@ def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
     with_prior = dataclasses.replace(config.task, model=dataclasses.replace(config.model, prior="cubic"))
     training, unseen = config.federation.sites, config.federation.unseen_sites
     return SitesData(
+        site_paths,
         training={site: scans[site].training for site in training},
         prior_statistics={
             site: [*open_site(site_paths[site]).scans(with_prior).prior_statistics.values()] for site in training
@@ -207,23 +210,49 @@ def _as_many_crops(config: RunConfig, subjects: int) -> Task:
 
 def local_only(config: RunConfig, data: SitesData) -> Scores:
     """R*K steps per site, and those of the personal model. An unseen site's score is the mean over the local models."""
+    scores = _at_each_site(_local_only, config, data)
+    by_model = {site: unseen for site, (_, unseen) in scores.items()}
+    unseen = {name: _mean_over_models([scores[name] for scores in by_model.values()]) for name in data.unseen}
+    return Scores.over({site: own for each, _ in scores.values() for site, own in each.items()}, unseen, by_model)
+
+
+def _local_only(config: RunConfig, data: SitesData, site: str) -> tuple[SiteScores, SiteScores]:
+    """The scores of one site's model: on its own test subjects, and at the unseen sites."""
     rounds = config.rounds + (config.personal in FINE_TUNED)
     task = _one_long_round(dataclasses.replace(config, rounds=rounds), batch_size=config.training.batch_size)
-    sites: dict[str, SiteScore] = {}
-    by_model: dict[str, SiteScores] = {}
-    for site, slices in data.training.items():
-        network, personal = _initial_network(config, data.device), config.personal != "none"
-        if personal and network.prior is not None:
-            network.set_prior(solve_own(data.prior_statistics[site], towards=network.prior))
-        _train(network, task, slices, site=site, phase="local-only")
-        if personal:
-            network.set_readout(
-                solve_own([*readout_statistics(network, slices.sessions).values()], towards=network.readout)
-            )
-        sites |= site_scores(network, {site: data.test[site]})
-        by_model[site] = site_scores(network, data.unseen)
-    unseen = {name: _mean_over_models([scores[name] for scores in by_model.values()]) for name in data.unseen}
-    return Scores.over(sites, unseen, by_model)
+    network, slices = _initial_network(config, data.device), data.training[site]
+    personal = config.personal != "none"
+    if personal and network.prior is not None:
+        network.set_prior(solve_own(data.prior_statistics[site], towards=network.prior))
+    _train(network, task, slices, site=site, phase="local-only")
+    if personal:
+        statistics = readout_statistics(network, slices.sessions)
+        network.set_readout(solve_own([*statistics.values()], towards=network.readout))
+    return site_scores(network, {site: data.test[site]}), site_scores(network, data.unseen)
+
+
+T = TypeVar("T")
+
+
+def _at_each_site(work: Callable[[RunConfig, SitesData, str], T], config: RunConfig, data: SitesData) -> dict[str, T]:
+    """{training site: what the work on it returns}, side by side where the run's engine is."""
+    if (processes := processes_for(config, sites=len(data.training))) == 1:
+        return {site: work(config, data, site) for site in data.training}
+    with Workers(processes) as workers:
+        jobs = {
+            site: workers.submit(_at_one_site, work, config, data.site_paths, site, at=number)
+            for number, site in enumerate(data.training)
+        }
+        return {site: workers.result(job) for site, job in jobs.items()}
+
+
+def _at_one_site(
+    work: Callable[[RunConfig, SitesData, str], T], config: RunConfig, site_paths: Mapping[str, Path], site: str
+) -> T:
+    """In another process, which opens what it needs."""
+    alone = dataclasses.replace(config, federation=dataclasses.replace(config.federation, sites=(site,)))
+    opened = {name: path for name, path in site_paths.items() if name in (site, *alone.federation.unseen_sites)}
+    return work(alone, open_sites(alone, opened), site)
 
 
 BASELINES: dict[str, Callable[[RunConfig, SitesData], Scores]] = {

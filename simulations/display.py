@@ -1,12 +1,12 @@
-"""What a person sees while a simulation runs: one line per round, and on a terminal a live line with site, step and
-time left."""
+"""What a person sees while a simulation runs: one line per round, and on a terminal a live line for each site at work,
+with step and time left."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from agi_core.config.schema import RunConfig
 from agi_core.run import events, progress
@@ -21,7 +21,7 @@ class Display:
     def __init__(self, console: Console, config: RunConfig) -> None:
         self._console, self._config = console, config
         self._steps_left = 0  # of all rounds
-        self._paced, self._started, self._steps_timed = "", 0.0, 0
+        self._begun: dict[str, tuple[float, int]] = {}  # {work: (when, and how many steps were left then)}
         self._validation = ""
         self._live = Progress(
             TextColumn("{task.description}", markup=False),
@@ -32,6 +32,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._bar = self._live.add_task("starting", total=1, note="")
+        self._site_bars: dict[str, TaskID] = {}
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -82,9 +83,19 @@ class Display:
         note = self._validation
         if step.loss is not None:
             note = f"loss {step.loss:.4f}  {self._time_left(step)}{note}"
+        if step.site not in self._site_bars:
+            self._site_bars[step.site] = self._live.add_task("", total=step.steps, note="")
+        self._live.update(self._bar, visible=False)  # the sites' own lines say more
         self._live.update(
-            self._bar, description=f"{step.phase}  {step.site}", completed=step.step, total=step.steps, note=note
+            self._site_bars[step.site],
+            description=f"{step.phase}  {step.site}",
+            completed=step.step,
+            total=step.steps,
+            note=note,
         )
+        if step.step == step.steps:
+            self._live.remove_task(self._site_bars.pop(step.site))
+            self._live.update(self._bar, visible=not self._site_bars, description=step.phase)
 
     def _time_left(self, step: Step) -> str:
         """Empty at the first step, which has no pace yet."""
@@ -93,11 +104,11 @@ class Display:
             work, left = "rounds", self._steps_left
         else:
             work, left = f"{step.phase} {step.site}", step.steps - step.step
-        if work != self._paced:
-            self._paced, self._started, self._steps_timed = work, time.monotonic(), 0
+        if work not in self._begun:
+            self._begun[work] = time.monotonic(), left
             return ""
-        self._steps_timed += 1
-        return f"{duration(left * (time.monotonic() - self._started) / self._steps_timed)} left  "
+        begun, left_then = self._begun[work]
+        return f"{duration(left * (time.monotonic() - begun) / (left_then - left))} left  "
 
     def _line(self, text: str) -> None:
         self._console.print(text)

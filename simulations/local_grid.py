@@ -75,16 +75,26 @@ class LocalGrid(Grid):
 
     def _deliver(self, message_id: str) -> Message:
         with self._working:
-            message = copy.deepcopy(self._pushed.pop(message_id))  # the original shares a record with others
-            message.metadata.__dict__["_message_id"] = message_id
-            node_id = message.metadata.dst_node_id
-            TaskIdentity.node_id = node_id
-            try:
-                return self._app(message, self._contexts[node_id])
-            except Exception as error:  # what a SuperNode does with an app that raises
-                return Message(Error(code=CRASHED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
-            finally:
-                TaskIdentity.node_id = SERVER_NODE_ID
+            message = self._taken(message_id)
+            return answer(self._app, message, self._contexts[message.metadata.dst_node_id])
+
+    def _taken(self, message_id: str) -> Message:
+        """A pushed message, once, as its receiver sees it."""
+        message = copy.deepcopy(self._pushed.pop(message_id))  # the original shares a record with others
+        message.metadata.__dict__["_message_id"] = message_id
+        return message
+
+
+def answer(client_app: ClientApp, message: Message, context: Context) -> Message:
+    """A client's answer to a message that has just been taken."""
+    TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID  # Message() reads them,
+    TaskIdentity.node_id = context.node_id  # and this
+    try:
+        return client_app(message, context)
+    except Exception as error:  # what a SuperNode does with an app that raises
+        return Message(Error(code=CRASHED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+    finally:
+        TaskIdentity.node_id = SERVER_NODE_ID
 
 
 def run_in_process(
@@ -95,5 +105,9 @@ def run_in_process(
     run_config: Mapping[str, str],
 ) -> None:
     """Run the server app over a `LocalGrid` of one node per entry of `node_configs` (each names its "site")."""
-    context = Context(RUN_ID, SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(run_config))
-    server_app(LocalGrid(client_app, node_configs), context)
+    run_over(LocalGrid(client_app, node_configs), server_app, run_config=run_config)
+
+
+def run_over(grid: LocalGrid, server_app: ServerApp, *, run_config: Mapping[str, str]) -> None:
+    """Run the server app over a grid to its end."""
+    server_app(grid, Context(RUN_ID, SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config=dict(run_config)))

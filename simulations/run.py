@@ -147,7 +147,11 @@ def _parser() -> argparse.ArgumentParser:
         "--unseen-anatomy", metavar="NAME", help="a brain of the built-in data that only tests, such as ms19"
     )
     parser.add_argument("--rounds", type=int, help="rounds of training and averaging")
-    parser.add_argument("--engine", help="in-process (default) or ray (needs the extra: pip install '.[ray]')")
+    parser.add_argument(
+        "--engine",
+        help="processes: sites side by side on the CPU's cores (default); in-process: one after another;"
+        " ray: on several GPUs or machines (needs the extra: pip install '.[ray]')",
+    )
     parser.add_argument(
         "--dp",
         action="append",

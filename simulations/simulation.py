@@ -3,7 +3,7 @@ it and writes a report. Without a folder of scans it uses built-in synthetic dat
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from simulations.local_grid import run_in_process
 from simulations.poses import with_measured_poses
 from simulations.pretrained import with_pretrained_weights
 from simulations.printed import print_plan, print_results
+from simulations.process_grid import run_in_processes
 from simulations.results import privacy_spent, write_results
 from simulations.sites import (
     Federation,
@@ -42,9 +43,10 @@ from simulations.sites import (
     training_subjects,
     write_sites,
 )
+from simulations.workers import processes_for
 
 BUILT_IN_DIR = Path(".cache")
-Engine = Callable[..., None]
+Engine = Callable[..., None]  # of node_configs and run_config
 
 
 def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, console: Console) -> None:
@@ -128,7 +130,7 @@ def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: C
     with Display(console, config).showing():
         node_configs = [{"site": site, "site-config": str(path)} for site, path in run.site_paths.items()]
         run_config = {"run-dir": str(run_dir.resolve())}
-        run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
+        run_engine(node_configs=node_configs, run_config=run_config)
         events = EventLog(run_dir, elapsed_s=read_events(run_dir)[-1].t_s)
         data = open_sites(config, run.site_paths)
         names = ["voxel_regression", "regression_pooled", "regression_per_site"]
@@ -158,9 +160,16 @@ def engine_of(config: RunConfig) -> Engine:
     """
     if config.engine == DEPLOYMENT:
         raise ConfigError("engine=deployment is for real sites; start such a run with: python -m server submit")
-    if config.engine == "in-process":
-        return run_in_process
-    from simulations.ray_engine import check_ray, run_on_ray  # here, because Ray is an extra
+    if config.engine == "ray":
+        from simulations.ray_engine import check_ray, run_on_ray  # here, because Ray is an extra
 
-    check_ray()
-    return partial(run_on_ray, threads=config.threads, gpus=config.gpus_per_client)
+        check_ray()
+        return partial(run_on_ray, server_app, client_app, threads=config.threads, gpus=config.gpus_per_client)
+
+    def run(*, node_configs: Sequence[Mapping[str, str]], run_config: Mapping[str, str]) -> None:
+        if (processes := processes_for(config, sites=len(node_configs))) > 1:
+            run_in_processes(server_app, node_configs=node_configs, run_config=run_config, processes=processes)
+        else:
+            run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)
+
+    return run

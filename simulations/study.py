@@ -16,8 +16,6 @@ from agi_core.run import run_folder
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.summary import FILE_NAME
 from agi_core.scenario import Scenario
-from client.app import app as client_app
-from server.app import app as server_app
 from simulations.display import Display
 from simulations.holders import config_of, find_holders, plan_of, sites_of, write_splits
 from simulations.printed import print_cell, print_matrix, print_vocabulary
@@ -51,9 +49,7 @@ def study(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, cons
     if plan.blends:
         node_configs = [{"site": site, "site-config": str(site_paths[site])} for site in config.federation.sites]
         with Display(console, config).showing():
-            run_engine(
-                server_app, client_app, node_configs=node_configs, run_config={"run-dir": str(run_dir.resolve())}
-            )
+            run_engine(node_configs=node_configs, run_config={"run-dir": str(run_dir.resolve())})
     summary, report_path = write_study_results(run_dir, config=config, runs=runs, plan=plan, everybody=everybody)
     print_matrix(summary, run_dir, report_path, console)
 

@@ -18,7 +18,7 @@ from agi_core.scenario import parse_scenario
 
 ServerOptimizer = Literal["sgd", "adam"]
 Aggregation = Literal["mean", "trimmed_mean", "median", "krum", "bulyan"]
-Engine = Literal["in-process", "ray", "deployment"]
+Engine = Literal["processes", "in-process", "ray", "deployment"]
 MisalignKind = Literal["translation", "rotation", "scale", "elastic", "rigid"]
 Personal = Literal["none", "head", "norms", "finetune"]
 Registration = Literal["none", "rigid"]
@@ -318,14 +318,15 @@ class RunConfig(Task):
 
     `initial_weights` is a file of `python -m agi_core pretrain`, `random`, or in a simulation `public`: pre-trained on
     built-in data. None = random, but in a private simulation public. `compile`: see `agi_core.network`.
-    `deterministic`: see `agi_core.host.device`. `gpus_per_client` is of the Ray engine, where there is a GPU: 0.25 =
-    four clients share one.
+    `deterministic`: see `agi_core.host.device`. `engine`: in a simulation, sites side by side in processes of `threads`
+    cores each (on a GPU as in-process), one after another in-process, or Ray. `gpus_per_client` is of the Ray engine,
+    where there is a GPU: 0.25 = four clients share one.
     """
 
     initial_weights: str | None = None
     clients: int = 5
     partition: Literal["site", "iid"] = "site"
-    engine: Engine = "in-process"
+    engine: Engine = "processes"
     device: str = "auto"
     threads: int = 1
     compile: bool = False

@@ -1,7 +1,8 @@
-"""A run that is killed and resumed ends with the same weights bit for bit, and both engines end with the same."""
+"""A run that is killed and resumed ends with the same weights bit for bit, and all engines end with the same."""
 
 import dataclasses
 import importlib.util
+import io
 import json
 import signal
 import subprocess
@@ -11,15 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_last, load_weights
 from agi_core.run.event_log import read_events
+from agi_core.run.summary import read_summary
 from client.app import app as client_app
 from server.app import app as server_app
+from simulations import workers
 from simulations.local_grid import run_in_process
 from simulations.run import main
+from simulations.simulation import simulate
 from simulations.sites import find_sites, write_sites
 from tests.support.small_data import SMALL
 
@@ -67,6 +73,23 @@ def test_kill_minus_nine_and_resume(ixi_dir: Path, cache_dir: Path, tmp_path: Pa
     assert events_of(broken_dir) == events_of(whole_dir)  # the interrupted round is there once
     figures = [json.loads((run / "summary.json").read_text()) for run in (broken_dir, whole_dir)]
     assert figures[0]["sites"] == figures[1]["sites"]
+
+
+def test_processes_change_no_figure(small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_cores", lambda: 2)
+    settings = ["model.prior=cubic", "personal=head", "rounds=1"]
+    whole = load_config(None, overrides={"clients": 2}, assignments=settings, base=small_config)
+    for engine in ("in-process", "processes"):
+        config = dataclasses.replace(whole, engine=engine)
+        simulate(config, tmp_path / engine, resume=False, compare=False, console=Console(file=io.StringIO()))
+    ours, theirs = load_weights(tmp_path / "in-process"), load_weights(tmp_path / "processes")
+    for name, array in ours.items():
+        np.testing.assert_array_equal(theirs[name], array)
+    figures = [read_summary(tmp_path / engine) for engine in ("in-process", "processes")]
+    one, two = (summary and dataclasses.replace(summary, wall_s=0.0) for summary in figures)
+    assert one
+    assert one.baselines["local_only"].sites
+    assert one == two
 
 
 @pytest.mark.slow

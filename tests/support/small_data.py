@@ -13,6 +13,7 @@ AFFINE = np.diag([4.0, 4.0, 8.0, 1.0])
 
 
 SMALL = (
+    "engine=in-process",
     "model.widths=[8,16]",
     "model.alignment=none",
     "model.prior=none",

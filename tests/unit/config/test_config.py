@@ -114,7 +114,7 @@ def test_the_task_travels_as_json_without_what_stays_home() -> None:
         ("model.conv=fancy", "conv"),
         ("model.groups=5", "groups"),
         ("partition=random", "'site', 'iid'"),
-        ("engine=spark", "'in-process', 'ray'"),
+        ("engine=spark", "'processes', 'in-process', 'ray'"),
         ("gpus_per_client=0", "gpus_per_client=0 must be a part of a GPU"),
         ("gpus_per_client=1.5", "gpus_per_client=1.5 must be a part of a GPU"),
         ("data.layout=dicom", "'ixi', 'brats', 'bids'"),

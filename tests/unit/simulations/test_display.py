@@ -60,14 +60,39 @@ def test_a_terminal_gets_round_site_step_loss_time_left_and_validation(monkeypat
     def play() -> None:
         first_round()
         progress.report(Step("round 2/2", "Guys", 1, 4, loss=0.25))
-        (task,) = live._live.tasks
-        lines.append(f"{task.description} {task.completed}/{task.total} {task.fields['note']}")
+        lines.extend(visible(live))
 
     live = Display(Console(file=io.StringIO(), force_terminal=True), CONFIG)
     with live.showing():
         play()
     # 7 of 16 steps are left; nine are done, eight of them timed, three seconds each
     assert lines == ["round 2/2  Guys 1/4 loss 0.2500  21 s left  validation 21.00 dB"]
+
+
+def test_each_site_at_work_has_a_line_until_it_is_done() -> None:
+    live, lines = Display(Console(file=io.StringIO(), force_terminal=True), CONFIG), []
+    with live.showing():
+        lines.append(visible(live))
+        for site, step in (("HH", 1), ("Guys", 3), ("HH", 4)):
+            progress.report(Step("local-only", site, step, 4))
+            lines.append(visible(live))
+        progress.report(Step("local-only", "Guys", 4, 4))
+        lines.append(visible(live))
+    assert lines == [
+        ["starting 0/1 "],
+        ["local-only  HH 1/4 "],
+        ["local-only  HH 1/4 ", "local-only  Guys 3/4 "],
+        ["local-only  Guys 3/4 "],
+        ["local-only 0/1 "],
+    ]
+
+
+def visible(live: Display) -> list[str]:
+    return [
+        f"{task.description} {task.completed}/{task.total} {task.fields['note']}"
+        for task in live._live.tasks
+        if task.visible
+    ]
 
 
 def test_failures_and_baselines_are_named() -> None:
