@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from agi_core.config.schema import RunConfig
@@ -13,7 +12,7 @@ from agi_core.data.datasets import evaluation_slices, evenly_spaced
 from agi_core.data.phantom.built_in import origin
 from agi_core.evaluation import predict_session
 from agi_core.network import Network
-from agi_core.report.examples import Example, write_examples
+from agi_core.report.examples import Example, Image, write_examples
 from agi_core.report.report import build_report
 from agi_core.report.sections import MAX_SLICES
 from agi_core.run.checkpoint import load_weights
@@ -25,6 +24,7 @@ from agi_core.scoring.volume import image_fault
 from client.site.opened import open_site
 from simulations.baselines import SitesData, with_own_weights
 from simulations.inspection import mean_attention, moved_sources, recorded_attention, through_plane
+from simulations.milestones import read_milestones, shown_slice
 
 SLICES = 3  # of a subject
 
@@ -43,7 +43,7 @@ def write_results(
     synthetic, anatomies = origin(config.data)
     network = Network(config, device=data.device)
     network.load(load_weights(run_dir))
-    examples = _examples(network, config, data)
+    examples = _examples(network, config, data, run_dir=run_dir)
     summary = summarise(run_dir, config, wall_s=wall_s, baselines=baselines, faults=faults_of(examples))
     if config.privacy.on and not network.volumetric:  # a private site tells no such figure; this one is simulated
         summary = dataclasses.replace(summary, personal=with_own_weights(network, data, task=config.task))
@@ -85,7 +85,7 @@ def privacy_spent(config: RunConfig, run_dir: Path, site_paths: Mapping[str, Pat
     return spent
 
 
-def _examples(network: Network, config: RunConfig, data: SitesData) -> list[Example]:
+def _examples(network: Network, config: RunConfig, data: SitesData, *, run_dir: Path) -> list[Example]:
     """Slices of each site's first test subject, as many as the report has room for: first that with most foreground."""
     tested = [
         (site, unseen, sessions[0])
@@ -97,16 +97,32 @@ def _examples(network: Network, config: RunConfig, data: SitesData) -> list[Exam
     return [
         example
         for site, unseen, session in tested
-        for example in _slices(network, session, others, site=site, unseen=unseen, config=config)
+        for example in _slices(
+            network,
+            session,
+            others,
+            site=site,
+            unseen=unseen,
+            config=config,
+            earlier={} if unseen else read_milestones(run_dir, site),
+        )
     ]
 
 
 def _slices(
-    network: Network, session: CachedSession, others: int, *, site: str, unseen: bool, config: RunConfig
+    network: Network,
+    session: CachedSession,
+    others: int,
+    *,
+    site: str,
+    unseen: bool,
+    config: RunConfig,
+    earlier: Mapping[int, Image],
 ) -> Iterator[Example]:
-    """The slice with most foreground, with what its diagnostics need of the whole session; then so many others."""
+    """The slice with most foreground, with its predictions on the way and with what its diagnostics need of the whole
+    session; then so many others."""
     right_mm, anterior_mm, _ = session.spacing_mm
-    most = int(np.argmax(session.foreground_fraction))
+    most = shown_slice(session)
     with recorded_attention(network.module) as attention:
         parts = [
             (prediction, batch.target, batch.foreground) for prediction, batch in predict_session(network, session)
@@ -129,6 +145,7 @@ def _slices(
 
     yield dataclasses.replace(
         slice_of(most),
+        earlier=earlier,
         moved=moved_sources(network, session, most, data=config.data),
         attention=mean_attention(attention, config=config),
         through_plane=through_plane(target, prediction, foreground),

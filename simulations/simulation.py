@@ -29,6 +29,7 @@ from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines
 from simulations.display import Display
 from simulations.local_grid import run_in_process
+from simulations.milestones import watched
 from simulations.poses import with_measured_poses
 from simulations.pretrained import with_pretrained_weights
 from simulations.printed import print_plan, print_results
@@ -130,7 +131,8 @@ def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: C
     with Display(console, config).showing():
         node_configs = [{"site": site, "site-config": str(path)} for site, path in run.site_paths.items()]
         run_config = {"run-dir": str(run_dir.resolve())}
-        run_engine(node_configs=node_configs, run_config=run_config)
+        with watched(run_dir, config, run.site_paths):
+            run_engine(node_configs=node_configs, run_config=run_config)
         events = EventLog(run_dir, elapsed_s=read_events(run_dir)[-1].t_s)
         data = open_sites(config, run.site_paths)
         names = ["voxel_regression", "regression_pooled", "regression_per_site"]

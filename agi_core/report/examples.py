@@ -22,7 +22,7 @@ Image = NDArray[np.floating]
 T = TypeVar("T", bound=np.generic)
 
 _FILE_NAME = "examples.safetensors"
-_NOTED = ("site", "unseen", "title", "sources", "spacing_mm", "moved", "attention", "through_plane")
+_NOTED = ("site", "unseen", "title", "spacing_mm", "attention", "through_plane")
 _MARGIN_VOX = 8  # around the head
 
 
@@ -47,8 +47,9 @@ class Example:
     """One axial slice of a test subject.
 
     All arrays are (H, W), axis 0 towards anterior, axis 1 towards the patient's right; intensities in [0, 1].
-    The title is shown in the report, which may be shared: "Guys, test subject 1", never a subject id. `moved`,
-    `attention` and `through_plane` are for the report's diagnostics and empty where there is nothing to show.
+    The title is shown in the report, which may be shared: "Guys, test subject 1", never a subject id. `earlier` has
+    {round: prediction} of the model on the way. `moved`, `attention` and `through_plane` are for the report's
+    diagnostics. Each of these is empty where there is nothing to show.
     """
 
     site: str
@@ -59,6 +60,7 @@ class Example:
     prediction: Image
     foreground: NDArray[np.bool_]
     spacing_mm: tuple[float, float] = (1.0, 1.0)  # of axis 0 and axis 1: the shape in which a pixel is shown
+    earlier: Mapping[int, Image] = field(default_factory=dict)
     moved: Mapping[str, MovedSource] = field(default_factory=dict)  # {modality: ...}, all sources but the reference
     attention: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # {layer: {group: mean over the scan}}
     through_plane: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -94,6 +96,7 @@ def write_examples(run_dir: Path, examples: Sequence[Example]) -> None:
     for i, example in enumerate(examples):
         images = {f"source {name}": image for name, image in example.sources.items()}
         images |= {"target": example.target, "prediction": example.prediction}
+        images |= {f"round {round}": image for round, image in example.earlier.items()}
         for name, moved in example.moved.items():
             images |= {f"aligned {name}": moved.aligned, f"offset {name}": moved.offset_mm}
             if moved.true_offset_mm is not None:
@@ -101,7 +104,7 @@ def write_examples(run_dir: Path, examples: Sequence[Example]) -> None:
         tensors |= {f"{i} {name}": np.ascontiguousarray(image, dtype=np.float16) for name, image in images.items()}
         tensors[f"{i} foreground"] = np.ascontiguousarray(example.foreground, dtype=np.uint8)
         note = {name: getattr(example, name) for name in _NOTED}
-        notes.append(note | {"sources": list(example.sources), "moved": list(example.moved)})
+        notes.append(note | {"sources": [*example.sources], "earlier": [*example.earlier], "moved": [*example.moved]})
     atomic.write_bytes(run_dir / _FILE_NAME, save(tensors, metadata={"examples": json.dumps(notes)}))
 
 
@@ -138,6 +141,7 @@ def read_examples(run_dir: Path) -> list[Example]:
             prediction=image(i, "prediction"),
             foreground=image(i, "foreground") > 0,
             spacing_mm=(note["spacing_mm"][0], note["spacing_mm"][1]),
+            earlier={round: image(i, f"round {round}") for round in note.get("earlier", [])},
             moved={name: moved(i, name) for name in note.get("moved", [])},
             attention=note.get("attention", {}),
             through_plane={plane: (both[0], both[1]) for plane, both in note.get("through_plane", {}).items()},

@@ -36,6 +36,7 @@ def build_report(run_dir: Path) -> Path:
         sections.comparison(record),
         sections.examples(shown, deployed=record.deployed),
         sections.training(record),
+        sections.on_the_way(shown),
         diagnostics(shown),
         sections.privacy(record),
         sections.what_was_run(record),

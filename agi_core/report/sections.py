@@ -9,7 +9,7 @@ import numpy as np
 from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, psnr_db
 from agi_core.report import figures
 from agi_core.report.blocks import blocks, ranges
-from agi_core.report.examples import Example
+from agi_core.report.examples import Example, Image
 from agi_core.report.intervals import Interval, over_sites
 from agi_core.report.markup import (
     bullets,
@@ -44,7 +44,7 @@ BASELINES = {
     "centralised": "centralised",
     "without_privacy": "federated without privacy",
 }
-MAX_EXAMPLES, MAX_SLICES = 8, 15  # keep the file below 2 MB, small enough for an e-mail
+MAX_EXAMPLES, MAX_SLICES = 8, 12  # keep the file below 2 MB, small enough for an e-mail
 MAX_PROBLEMS = 300  # the same
 
 _EPSILONS = {
@@ -314,6 +314,39 @@ def _example(example: Example) -> str:
     heading = f"<h3>{escape(example.title)}{_UNSEEN if example.unseen else ''}</h3>"
     slices = panels(images, title=example.title, aspect=example.aspect)
     return f'<section class="example">{heading}{slices}</section>'
+
+
+def on_the_way(shown: Sequence[Example]) -> str:
+    """A page for each round whose predictions were kept, of the same slices; the last one is real."""
+    followed = [example for example in shown if example.earlier]
+    if not followed:
+        return ""
+    intro = (
+        f"The first slice of {words([example.site for example in followed])} on the way: what the common model made of"
+        " it before training, after some of the rounds, and in the test; last, the real one."
+    )
+    rounds = sorted({round for example in followed for round in example.earlier})
+    turned = [
+        _moment(
+            f"After round {round}" if round else "Before training",
+            [(example, example.earlier[round]) for example in followed if round in example.earlier],
+        )
+        for round in rounds
+    ]
+    turned.append(_moment("In the test", [(example, example.prediction) for example in followed]))
+    turned.append(_moment("Real", [(example, example.target) for example in followed]))
+    return section("From round to round", paragraph(intro) + pages(turned))
+
+
+def _moment(heading: str, images: Sequence[tuple[Example, Image]]) -> str:
+    """One page: an image of each slice, and how near it is to the real one."""
+    slices = ""
+    for example, image in images:
+        image, target = np.clip(image, 0, 1), np.clip(example.target, 0, 1)
+        error = float(np.mean((image - target) ** 2))
+        shown = (example.site, db(psnr_db(error)) if error else "", figures.grey(example.as_seen(image)))
+        slices += panels([shown], title=heading, aspect=example.aspect)
+    return f'<section class="example"><h3>{heading}</h3><div class="beside">{slices}</div></section>'
 
 
 def training(record: RunRecord) -> str:

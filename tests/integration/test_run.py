@@ -16,9 +16,14 @@ import pytest
 
 from agi_core.__main__ import main as agi_core
 from agi_core.config.load import load_config
+from agi_core.evaluation import predict_session
+from agi_core.network import Network
+from agi_core.report.examples import read_examples
 from agi_core.run import progress, run_folder
 from agi_core.run.event_log import events_of
 from agi_core.run.events import RoundFinished, RoundStarted
+from client.site.opened import open_site
+from simulations.milestones import read_milestones, shown_slice
 from simulations.run import main
 from tests.support.events import kinds_of
 from tests.support.small_data import SMALL, write_head, write_ixi
@@ -120,6 +125,19 @@ def test_compare_adds_the_centralised_baseline_and_the_unseen_site(compared: Pat
     psnrs = [summary["baselines"][name]["final"]["psnr_db"] for name in ("local_only", "centralised")]
     assert np.ptp([*psnrs, summary["final"]["psnr_db"]]) < 2
     assert "IOP" in (compared / "report.html").read_text()
+
+
+def test_the_report_follows_a_slice_of_each_site_from_round_to_round(compared: Path) -> None:
+    config = run_folder.open_existing(compared)
+    kept = read_milestones(compared, "HH")
+    assert [*kept] == [0, 1]
+    network = Network(config)  # as the run began
+    test = open_site(compared / "sites" / "HH.yaml").scans(config.task).test[0]
+    ((prediction, _),) = predict_session(network, test, indices=[shown_slice(test)])
+    np.testing.assert_allclose(kept[0], prediction[0, 0], atol=5e-4)
+    assert np.abs(kept[1] - kept[0]).max() > 0.01
+    assert {"Guys", "HH"} == {example.site for example in read_examples(compared) if [*example.earlier] == [0, 1]}
+    assert "From round to round" in (compared / "report.html").read_text()
 
 
 def test_resume_of_a_finished_run_adds_the_baselines_without_training(

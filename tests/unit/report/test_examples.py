@@ -60,10 +60,14 @@ def test_diagnostics_come_back(tmp_path: Path) -> None:
         "PD": MovedSource(RNG.random((9, 7)), RNG.random((3, 9, 7)) * 20),
     }
     attention, through_plane = {"encoder.0.conv1": {"T1": 0.4}}, {"axial": (0.75, 0.5)}
-    written = dataclasses.replace(plain, moved=moved, attention=attention, through_plane=through_plane)
+    earlier = {0: RNG.random((9, 7)), 16: RNG.random((9, 7))}
+    written = dataclasses.replace(plain, earlier=earlier, moved=moved, attention=attention, through_plane=through_plane)
     write_examples(tmp_path, [plain, written])
     without, full = read_examples(tmp_path)
-    assert (without.moved, without.attention, without.through_plane) == ({}, {}, {})
+    assert (without.earlier, without.moved, without.attention, without.through_plane) == ({}, {}, {}, {})
+    assert [*full.earlier] == [0, 16]
+    for round, image in earlier.items():
+        np.testing.assert_allclose(full.earlier[round], image, atol=5e-4)
     assert (full.attention, full.through_plane) == (attention, through_plane)
     assert list(full.moved) == ["T1", "PD"]
     for name, source in moved.items():

@@ -227,6 +227,35 @@ def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
     assert {"target", "prediction", "power (dB)"} <= set(re.findall(">([^<>]+)</text>", full.svg("Radial power")))
 
 
+def test_the_same_slices_are_shown_from_round_to_round(tmp_path: Path) -> None:
+    """A grey head, of which half, then three quarters, then seven eighths are predicted: 20 log10(1 / error) by hand."""
+    run = Run(tmp_path / "run", unseen=[])
+    run.train(rounds=2)
+    run.finish()
+    head = np.full((40, 32), 0.75, np.float32)
+    shares = {0: 0.5, 1: 0.75}
+    followed = Example("Guys", False, "Guys, test subject 1", {"T1": head}, head, head * 0.875, head > 0.2)
+    write_examples(
+        run.dir,
+        [
+            dataclasses.replace(followed, earlier={round: head * share for round, share in shares.items()}),
+            dataclasses.replace(followed, title="Guys, test subject 1, slice 3 of 9"),
+        ],
+    )
+    page = Page(build_report(run.dir))
+    told = re.findall(r"(Before training|After round \d+|In the test|Real) A R Guys ([\d.]* dB)?", page.text)
+    assert told == [
+        ("Before training", "8.52 dB"),  # of 0.375
+        ("After round 1", "14.54 dB"),  # of 0.1875
+        ("In the test", "20.56 dB"),  # of 0.09375
+        ("Real", ""),
+    ]
+
+
+def test_a_run_whose_slices_were_not_kept_on_the_way_has_no_such_section(full: Page) -> None:
+    assert "From round to round" not in full.text
+
+
 def test_a_deployed_run_answers_whether_it_is_better_than_a_sites_own(tmp_path: Path) -> None:
     """Guys has trained alone, to 23.25 dB; the others did not. Means are over the sites that have all figures."""
     run = Run(tmp_path / "run", unseen=[], engine="deployment")
