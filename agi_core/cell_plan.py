@@ -7,6 +7,7 @@ from typing import Self
 
 from agi_core.cells import Vocabulary
 from agi_core.errors import ConfigError
+from agi_core.report.markup import plural
 from agi_core.scenario import Scenario
 
 LEAST_STEPS = 4
@@ -61,7 +62,8 @@ class Plan:
         return max(min(LEAST_STEPS, self.local_steps), self.local_steps // self.share(cell))
 
     def __str__(self) -> str:
-        lines = [f"{cell}: {self.steps(cell)} steps a round at {', '.join(its)}" for cell, its in self.trained.items()]
+        steps = {cell: plural(self.steps(cell), "step") for cell in self.trained}
+        lines = [f"{cell}: {steps[cell]} a round at {', '.join(its)}" for cell, its in self.trained.items()]
         lines += [f"{cell}: a blend of {' and '.join(map(str, some))}" for cell, some in self.blends.items()]
         return "\n".join([*lines, *(f"{cell}: nobody can make it" for cell in self.nobody)])
 

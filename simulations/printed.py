@@ -12,6 +12,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.data.scans import held_by
 from agi_core.keys import KeyTable
 from agi_core.models.model_config import name_of
+from agi_core.report.markup import plural
 from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.scores import Metrics, Scores
 from agi_core.run.study_summary import StudySummary
@@ -30,8 +31,8 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
         for some in (federation.training, federation.unseen)
     )
     console.print(
-        f"{model}, {config.scenario}, reference {config.reference}: {config.rounds} rounds of"
-        f" {config.training.local_steps} steps at {len(federation.training)} sites ({sites})"
+        f"{model}, {config.scenario}, reference {config.reference}: {plural(config.rounds, 'round')} of"
+        f" {plural(config.training.local_steps, 'step')} at {plural(len(federation.training), 'site')} ({sites})"
         + (f"; unseen: {unseen}" if unseen else "")
         + (f"; starts from {path.name}" if (path := weights_file(config)) else "")
     )
@@ -64,7 +65,7 @@ def print_vocabulary(config: RunConfig, everybody: Federation, plan: Plan, conso
         counts = [f"{count}" if name in offered else f"({count})" for name, count in held]
         table.add_row(site + " (unseen)" * (site in everybody.unseen), f"{len(subjects)}", *counts)
     console.print(table, soft_wrap=False)
-    console.print(f"{config.rounds} rounds of each cell:\n{plan}", markup=False)
+    console.print(f"{plural(config.rounds, 'round')} of each cell:\n{plan}", markup=False)
 
 
 def print_cell(config: RunConfig, federation: Federation, *, poses: str, console: Console) -> None:
@@ -79,11 +80,10 @@ def print_cell(config: RunConfig, federation: Federation, *, poses: str, console
 
 def print_matrix(summary: StudySummary, run_dir: Path, report_path: Path, console: Console) -> None:
     """PSNR of every cell over all sites and at each of them, and what to do next."""
-    label = f" - SYNTHETIC DATA, {summary.anatomies} anatomies" if summary.synthetic else ""
     for site in (None, *summary.scored_sites):
         targets, rows = summary.matrix(site)
-        title = f"{site or 'all sites'}, PSNR dB (cubic regression); trained where nothing else is said{label}"
-        table = Table(title=title, title_justify="left")
+        title = f"{site or 'all sites'}, PSNR dB (cubic regression); trained where nothing else is said"
+        table = Table(title=title + _origin(summary), title_justify="left")
         for heading in ("from", *(f"to {target}" for target in targets)):
             table.add_column(heading)
         for row in rows:
@@ -111,8 +111,7 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
     rows: dict[str, Metrics] = {name: score.to_json() for name, score in {**scores.sites, **unseen}.items()}
     rows["all training sites"] = final
     rows |= {f"baseline: {name.replace('_', ' ')}": baseline.final for name, baseline in baselines.items()}
-    label = f" - SYNTHETIC DATA, {summary.anatomies} anatomies" if summary.synthetic else ""
-    console.print(result_table(f"{summary.scenario}, whole volume{label}", rows), soft_wrap=False)
+    console.print(result_table(f"{summary.scenario}, whole volume{_origin(summary)}", rows), soft_wrap=False)
     if summary.suppressed:
         console.print(f"figures suppressed by the site's policy: {', '.join(summary.suppressed)}")
     elif not final:
@@ -145,6 +144,11 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
         )
     for flag in summary.flags:
         console.print(f"warning: {flag}", markup=False)
+
+
+def _origin(summary: Summary | StudySummary) -> str:
+    known = f", {plural(summary.anatomies, 'anatomy', 'anatomies')}" if summary.anatomies else ""
+    return f" - SYNTHETIC DATA{known}" if summary.synthetic else ""
 
 
 def _against(name: str, scores: Scores, others: Mapping[str, Scores]) -> str:

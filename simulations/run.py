@@ -36,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def command() -> None:
+        if arguments.dry_run:
+            from simulations.dry_run import dry_run
+
+            dry_run(_config(arguments), console)
+            return
         arguments.out = arguments.out or _run_dir(resume=arguments.resume)
         try:
             config = _config(arguments)
@@ -168,9 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")
     parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/)")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/)"
-    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/)")
+    how.add_argument("--dry-run", action="store_true", help="print who holds what and what would be trained, and stop")
     parser.add_argument("--config", type=Path, help="YAML file of settings")
     parser.add_argument("--help-config", action="store_true", help="print every setting with its default")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting; wins over everything else")

@@ -1,0 +1,31 @@
+"""`--dry-run`: what a run would train where, from the names and headers of the scans alone."""
+
+from rich.console import Console
+
+from agi_core.cells import is_vocabulary
+from agi_core.config.schema import RunConfig
+from simulations.holders import find_holders, plan_of
+from simulations.poses import measures_poses
+from simulations.printed import print_plan, print_vocabulary
+from simulations.simulation import engine_of, with_data
+from simulations.sites import find_sites
+
+
+def dry_run(config: RunConfig, console: Console) -> None:
+    """Print what a run prints before it trains. Nothing is written but built-in data, where that is not there yet.
+
+    Raises:
+        DataError, ConfigError: the run would end before it trained.
+    """
+    engine_of(config)
+    chosen = config.reference is not None
+    config = with_data(config, console)
+    if is_vocabulary(config.scenario):
+        config, everybody = find_holders(config)
+        print_vocabulary(config, everybody, plan_of(config, everybody), console)
+    else:
+        config, federation = find_sites(config)
+        print_plan(config, federation, console)
+        if measures_poses(config) and not chosen:
+            console.print("the run measures the scans first, and may take another reference")
+    console.print("dry run: nothing was trained, and there is no run folder")
