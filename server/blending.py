@@ -83,6 +83,8 @@ class Blending:
 
     def _ask_error(self, expert: Scenario) -> float | None:
         config = self._trained[expert]
+        if config.privacy.on:
+            return None  # it has no noise, so every site would refuse
         replies = self._ask(expert, config, config.federation.sites, self._weights(expert), question=ERROR)
         return _mean_square(replies, RMS_ERROR)
 

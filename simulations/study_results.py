@@ -20,6 +20,7 @@ from agi_core.run import progress
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import BlendSolved
+from agi_core.run.sanity import sanity_flags
 from agi_core.run.scores import Scores
 from agi_core.run.study_summary import BLEND, NOBODY, TRAINED, CellResult, StudySummary, write_study_summary
 from agi_core.run.summary import read_summary
@@ -57,6 +58,11 @@ def write_study_results(
         anatomies=anatomies,
         delta=config.privacy.delta if config.privacy.on else None,
     )
+    cells = {
+        name: dataclasses.replace(its, flags=_blend_flags(its.scores, its.regression)) if its.experts else its
+        for name, its in summary.cells.items()
+    }
+    summary = dataclasses.replace(summary, cells=cells)
     write_study_summary(run_dir, summary)
     return summary, build_report(run_dir)
 
@@ -116,3 +122,11 @@ def _blend_scores(
         return Scores.over({}, site_scores(blend, sessions))
 
     return scores(experts), scores(priors)
+
+
+def _blend_flags(scores: Scores | None, regression: Scores | None) -> list[str]:
+    """What is suspicious in a blend's scores. No site has trained it, so here they count as those of trained ones."""
+    if scores is None:
+        return []
+    baselines = {"regression_pooled": Scores.over(regression.unseen_sites, {})} if regression else {}
+    return sanity_flags(Scores.over(scores.unseen_sites, {}), baselines=baselines, validation_db=())

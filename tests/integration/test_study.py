@@ -14,6 +14,7 @@ from client.app import app as client_app
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
 from simulations.run import main
+from tests.support.events import kinds_of
 from tests.support.small_data import SMALL, write_ixi
 
 OFFERS = "federation.offers={A: [T1,T2], B: [T1,PD], C: [T2,PD]}"
@@ -88,6 +89,29 @@ def test_where_a_site_tells_no_error_the_weights_are_equal(folder: Path, tmp_pat
     assert events["T1,T2:PD"].weights == {"T1:PD": 0.5, "T2:PD": 0.5}
     assert {*events["T1,T2:PD"].errors} == {"T2:PD"}
     assert events["T1,PD:T2"].weights == {"PD:T2": 1.0}
+
+
+def test_a_private_run_asks_for_no_errors(folder: Path, tmp_path: Path) -> None:
+    """Every site would refuse, and the run would be full of refusals."""
+    shutil.copytree(folder / "run", tmp_path / "run")
+    for path in (tmp_path / "run" / "cells").glob("*/config.yaml"):
+        path.write_text(path.read_text().replace("epsilon: null", "epsilon: 8.0"))
+    nodes = [{"site": name, "site-config": str(tmp_path / "run" / "sites" / f"{name}.yaml")} for name in "ABC"]
+    run_in_process(server_app, client_app, node_configs=nodes, run_config={"run-dir": str(tmp_path / "run")})
+    assert {*kinds_of(tmp_path / "run")} == {"blend_solved"}
+    assert not {event.cell: event for event in events_of(tmp_path / "run", BlendSolved)}["T1,T2:PD"].measured
+
+
+def test_a_blend_has_flags_as_a_trained_cell_has(folder: Path) -> None:
+    """Its figures are compared with those of its own regression, at sites that did not train it."""
+    blends = {name: its for name, its in summary_of(folder / "run")["cells"].items() if its["how"] == "blend"}
+    below = set()
+    for name, its in blends.items():
+        ((site, ours),), theirs = its["scores"]["unseen_sites"].items(), its["regression"]["unseen_sites"]
+        if round(ours["psnr_db"], 2) < round(theirs[site]["psnr_db"], 2):
+            below.add(name)
+    assert below
+    assert below == {name for name, its in blends.items() if "below regression on aligned" in "".join(its["flags"])}
 
 
 def test_report_has_the_matrix_and_links_to_the_cells(folder: Path) -> None:
