@@ -55,8 +55,8 @@ def check_data(
     listed = site.data.subjects
     subjects = [subject for subject in discovery.subjects if listed is None or subject.id in listed]
     yield from _found(discovery, listed)
-    if is_vocabulary(scenario):
-        yield from _offered(site, subjects, modalities)
+    if is_vocabulary(scenario) or site.data.modalities is not None:
+        yield _offered(site, scenario, held_by(subjects, modalities), others=discovery.other_modalities)
 
     scans: list[Scan] = []
     doubted: list[DoubtedScan] = []
@@ -131,20 +131,26 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Check
         yield warning("scans", note, fix="nothing to do if that is right; else correct the table or the names")
 
 
-def _offered(site: DeployedSite, subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator[CheckRow]:
-    """How many subjects have each modality, and what the site offers to a run over a vocabulary."""
+def _offered(site: DeployedSite, scenario: str, held: Mapping[str, int], *, others: Mapping[str, int]) -> CheckRow:
+    """What the site offers, by how many subjects have each modality of the scenario, and scans of other modalities."""
     what, declared, minimum = "modalities", site.data.modalities, site.policy.minimum_subjects
-    held = held_by(subjects, modalities)
     counts = ", ".join(f"{name} {count}" for name, count in held.items())
-    if absent := [name for name in declared or () if not held.get(name, 1)]:
-        fix = "take it out of data.modalities, or correct the names of the files"
-        yield failed(what, f"data.modalities names {', '.join(absent)}, which no subject has ({counts})", fix=fix)
-    elif declared is None:
-        many = ", ".join(name for name, count in held.items() if count >= minimum) or "none"
-        fix = f"to offer others, write them under data, such as modalities: [{', '.join(modalities[:2])}]"
-        yield warning(what, f"{counts}; offered, since {minimum} subjects have it: {many}", fix=fix)
-    else:
-        yield passed(what, f"{counts}; offered by data.modalities: {', '.join(declared)}")
+    if declared is None:
+        many = [name for name, count in held.items() if count >= minimum]
+        fix = f"say what this site offers: write modalities: [{', '.join(many)}] under data in the site file"
+        if len(many) < 2:
+            fix = "a site takes part with two modalities or more: complete the scans, or correct the names of the files"
+        found = f"{counts}; offered, since {minimum} subjects have it: {', '.join(many) or 'none'}"
+        return warning(what, found, fix=fix)
+    offered = ", ".join(declared)
+    if absent := [name for name in declared if not held.get(name, others.get(name.partition("[")[0], 0))]:
+        fix = "take it out of data.modalities in the site file, or correct the names of the files"
+        return failed(what, f"data.modalities names {', '.join(absent)}, which no subject has ({counts})", fix=fix)
+    if not is_vocabulary(scenario) and (lacking := [name for name in held if name not in declared]):
+        found = f"{scenario} needs {', '.join(lacking)}, and data.modalities offers {offered} alone"
+        fix = "add it to data.modalities in the site file, or name the run's own scenario, such as --scenario T1,T2:any"
+        return failed(what, found, fix=fix)
+    return passed(what, f"{counts}; offered by data.modalities: {offered}")
 
 
 def _check_session(subject: Subject, session: Session) -> tuple[list[Scan], list[DoubtedScan], list[CheckRow]]:

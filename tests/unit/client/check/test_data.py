@@ -38,33 +38,66 @@ def test_each_byte_is_read_once_and_the_images_are_kept(tmp_path: Path, monkeypa
     assert len(scans) == 12
 
 
+VOCABULARY, SINGLE = "T1,T2,PD,FLAIR:any", "T1:T2"
+
+
 @pytest.mark.parametrize(
-    ("declared", "state", "found"),
+    ("declared", "scenario", "state", "found", "fix"),
     [
         (
             "",
+            VOCABULARY,
             CheckState.WARNING,
             "T1 4, T2 4, PD 0, FLAIR 0; offered, since 2 subjects have it: T1, T2",
+            "write modalities: [T1, T2] under data in the site file",
         ),
         (
             ", modalities: [T1, T2]",
+            VOCABULARY,
             CheckState.PASSED,
             "T1 4, T2 4, PD 0, FLAIR 0; offered by data.modalities: T1, T2",
+            "",
         ),
         (
             ", modalities: [T1, PD]",
+            VOCABULARY,
             CheckState.FAILED,
             "data.modalities names PD, which no subject has (T1 4, T2 4, PD 0, FLAIR 0)",
+            "take it out of data.modalities in the site file",
+        ),
+        (
+            ", modalities: [T1, T2, T2W]",
+            SINGLE,
+            CheckState.FAILED,
+            "data.modalities names T2W, which no subject has (T1 4, T2 4)",
+            "take it out of data.modalities in the site file",
+        ),
+        (
+            ", modalities: [T1, PD]",
+            "T2:T1",
+            CheckState.FAILED,
+            "data.modalities names PD, which no subject has (T2 4, T1 4)",
+            "take it out of data.modalities in the site file",
+        ),
+        (
+            ", modalities: [T1]",
+            SINGLE,
+            CheckState.FAILED,
+            "T1:T2 needs T2, and data.modalities offers T1 alone",
+            "add it to data.modalities in the site file",
         ),
     ],
 )
-def test_a_vocabulary_shows_what_the_site_offers(tmp_path: Path, declared: str, state: CheckState, found: str) -> None:
+def test_the_site_offers_what_its_subjects_have(
+    tmp_path: Path, declared: str, scenario: str, state: CheckState, found: str, fix: str
+) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"Guys": 4})
     for path in data_dir.glob("IXI-PD/*"):
         path.unlink()
     path = deployed_site(tmp_path, data_dir, rules="policy: {minimum_subjects: 2}\n")
     path.write_text(path.read_text().replace("layout: ixi", f"layout: ixi{declared}"))
-    rows = [*check_data(read_deployed_site(path), "T1,T2,PD,FLAIR:any")]
+    rows = [*check_data(read_deployed_site(path), scenario)]
     (row,) = [row for row in rows if row.what == "modalities"]
     assert (row.state, row.found) == (state, found)
+    assert fix in row.fix
     assert all(row.state != CheckState.FAILED for row in rows if row.what != "modalities")

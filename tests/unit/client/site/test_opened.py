@@ -11,7 +11,7 @@ import torch
 from agi_core.config.schema import RunConfig, Task
 from agi_core.data import scans
 from agi_core.data.datasets import TrainingSlices
-from agi_core.errors import DataError
+from agi_core.errors import DataError, NotHeldError
 from client.site import opened
 from client.site.file import CoordinatorAddress, DeployedSite, Site, SiteData, read_site, to_yaml
 from client.site.opened import KEPT_TASKS, OpenSite, SiteScans, open_site
@@ -55,6 +55,16 @@ def test_a_task_moves_its_source_in_training(tmp_path: Path, small_config: RunCo
     assert torch.equal(still.target, moved.target)
     assert torch.equal(still.sources[:, 0], moved.sources[:, 0])
     assert not torch.equal(still.sources[:, 1], moved.sources[:, 1])
+
+
+@pytest.mark.parametrize("part", ["subjects", "training", "prior_statistics", "validation", "test", "everybody"])
+def test_what_a_site_does_not_offer_is_never_opened(tmp_path: Path, small_config: RunConfig, part: str) -> None:
+    """Its PD is there, and stays out of everything that answers a request."""
+    site_path = write_site(tmp_path, dataclasses.replace(data_of(small_config), modalities=("T1", "T2")))
+    with pytest.raises(NotHeldError, match=r"HH does not offer PD \(data.modalities: T1, T2\)"):
+        getattr(open_site(site_path).scans(small_config.task), part)
+    assert not (tmp_path / "cache").exists()
+    assert open_site(site_path).scans(dataclasses.replace(small_config.task, scenario="T1:T2")).subjects.train
 
 
 def test_a_site_is_read_again_only_after_its_file_changed(tmp_path: Path, small_config: RunConfig) -> None:
