@@ -39,8 +39,9 @@ def calibrate_on(
 ) -> Calibration:
     """Calibrate a model on the subjects of a folder. The network is left as it was.
 
-    Subjects that trained it tell the known range alone, since its errors on them are too small. Its test subjects are
-    left out: of them the coverage is reported. All others, those that chose its best round included, tell the errors.
+    Subjects that trained it tell the known range alone, since its errors on them are too small; where they are too few
+    for a range, the others tell it with them. Its test subjects are left out: of them the coverage is reported. All
+    others, those that chose its best round included, tell the errors.
 
     Args:
         network: the trained model of `task`.
@@ -73,9 +74,12 @@ def calibrate_on(
         covered.setdefault(subject.site, []).append(share)
     if tests:
         notes.append(f"{len(tests)} test subjects of the run are left out; coverage is reported of them")
-    of, seen = (OF_TRAINING, trained) if trained else ("calibration", chosen)
+    of, seen = (OF_TRAINING, trained) if len(trained) >= FEWEST else ("calibration", [*trained, *chosen])
     if len(seen) < FEWEST:
-        notes.append(f"no known range: it takes {FEWEST} {of} subjects, and there are {len(seen)}")
+        notes.append(
+            f"no known range: it takes {FEWEST} subjects, and there are {len(seen)}; give --data with more, or"
+            " synthesize --strict has nothing to compare with"
+        )
         return Calibration(errors, covered, None, notes)
     measured = _measured(seen[:MOST], network, task=task, register=scans.register == "rigid")
     return Calibration(errors, covered, KnownRange.over(measured, of=of), notes)

@@ -5,7 +5,7 @@ from pathlib import Path
 from agi_core.conformal import WANTED, guaranteed
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
-from agi_core.known_range import NAME, KnownRange, Verdict
+from agi_core.known_range import FEWEST, NAME, KnownRange, Verdict
 from agi_core.network import Network
 from agi_core.run.json_objects import read_json
 from agi_core.uncertainty import ErrorModel
@@ -26,7 +26,8 @@ def verdict_by(run_dir: Path | None, network: Network, *, strict: bool) -> Verdi
     """
     known = None if run_dir is None else KnownRange.read(run_dir / NAME)
     if known is None and strict:
-        make = "use its run" if run_dir is None else f"make it with python -m agi_core calibrate --run {run_dir}"
+        command = f"python -m agi_core calibrate --run {run_dir} --data DIR, with {FEWEST} complete subjects or more"
+        make = "use its run" if run_dir is None else f"make it with {command}"
         raise ConfigError(f"--strict needs the known range of the model ({NAME}), and it has none; {make}")
     return None if known is None else Verdict(known, network)
 

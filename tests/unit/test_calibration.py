@@ -152,6 +152,34 @@ def test_a_hospitals_own_subjects_leave_the_range_of_training(
     assert "known range: of 6 calibration subjects" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("train", "code"), [(2, 0), (1, 2)])
+def test_a_range_of_few_training_subjects(
+    run_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    calibrate: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    train: int,
+    code: int,
+) -> None:
+    """With those that calibrate they are enough, or whoever asks for --strict is told how many it takes."""
+    (site,) = json.loads((run_dir / "splits.json").read_text()).values()
+    kept = {
+        "train": site["train"][:train],
+        "validation": site["validation"],
+        "test": [*site["train"][train:], *site["test"]],
+    }
+    (run_dir / "splits.json").write_text(json.dumps({"A": kept}))
+    assert calibrate() == 0
+    printed = capsys.readouterr()
+    assert ("known range: of 5 calibration subjects" in printed.out) == (code == 0)
+    assert ("no known range: it takes 5 subjects, and there are 4; give --data with more" in printed.err) == bool(code)
+    command = ["synthesize", "--run", str(run_dir), *sources(data_dir, 0), "--out", str(tmp_path / "pd.nii")]
+    assert main([*command, "--strict"]) == code
+    assert ("calibrate --run" in (said := capsys.readouterr().err)) == bool(code)
+    assert ("--data DIR, with 5 complete subjects or more" in said) == bool(code)
+
+
 def test_too_few_subjects(tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(data=write_ixi(tmp_path / "one", {"B": 1})) == 2
     assert "0 complete subjects beside the 1 that trained" in capsys.readouterr().err
