@@ -68,7 +68,11 @@ def calibrate_on(
     for done, subject in enumerate(chosen, start=1):
         samples.append(sample(network, preparation.open([subject])))
         on_subject(done, len(chosen))
-    errors, shares = calibrate(samples, fingerprints=[marks[subject.id] for subject in chosen])
+    errors, shares = calibrate(
+        samples,
+        sites=len({subject.site for subject in chosen}),
+        fingerprints=[marks[subject.id] for subject in chosen],
+    )
     covered: dict[str, list[float]] = {}
     for subject, share in zip(chosen, shares, strict=True):
         covered.setdefault(subject.site, []).append(share)

@@ -46,11 +46,20 @@ def factor(counts: Counts, *, subjects: int) -> float:
     Raises:
         DataError: the quantile lies beyond the last edge, so that no interval is narrower than all values.
     """
-    below = np.cumsum(counts)[:-1] / counts.sum()  # of each edge
-    wanted = level(subjects)
+    below, wanted = _below(counts), level(subjects)
     if below[-1] < wanted:
         raise DataError(
             f"{1 - below[-1]:.0%} of the errors are more than {EDGES[-1]:g} times as large as expected; calibrate with"
             " more subjects, whose scans are like those of training"
         )
     return float(np.exp(np.interp(wanted, below, np.log(EDGES))))
+
+
+def covered(counts: Counts, factor: float) -> float:
+    """The share of the counted voxels whose error is at most `factor` times as large as expected."""
+    return float(np.interp(np.log(factor), np.log(EDGES), _below(counts)))
+
+
+def _below(counts: Counts) -> NDArray[np.float64]:
+    """The share of the scores below each edge."""
+    return np.asarray(np.cumsum(counts)[:-1] / counts.sum())

@@ -46,7 +46,11 @@ class Sample:
 
 def sample(network: Network, sessions: Sequence[CachedSession]) -> Sample:
     """VOXELS voxels of one subject, the same whenever it is asked, from whole sessions. Only those count where a source
-    has a signal, because nothing is predicted elsewhere, and, where the task aligns the target, those that it shows."""
+    has a signal, because nothing is predicted elsewhere, and, where the task aligns the target, those that it shows.
+
+    Raises:
+        DataError: there is no such voxel.
+    """
     features, errors = [], []
     readout = network.readout
     for session, indices in validation_subset(sessions, limit=SLICES, volumes=network.volumetric):
@@ -62,26 +66,28 @@ def sample(network: Network, sessions: Sequence[CachedSession]) -> Sample:
             seen = network.features(sources).double().movedim(1, 0)[:, counted[:, 0]].numpy()  # (F, N)
             features.append(seen)
             errors.append(np.abs((readout @ seen).clip(0, 1) - target[counted].double().numpy()))
+    if not any(map(len, errors)):
+        raise DataError("no source has a signal in the head of a subject, so nothing is known of the errors there")
     everything, error = np.concatenate(features, axis=1), np.concatenate(errors)
     drawn = np.random.default_rng(0).choice(error.size, VOXELS, replace=error.size < VOXELS)
     return Sample(everything[:, drawn], error[drawn])
 
 
-def fit(samples: Sequence[Sample], *, strength: float | None = None) -> Vector:
-    """The error layer (F,) of these subjects, shrunk to their mean error everywhere; the first feature is 1.
+def fit(
+    parts: Sequence[Statistics], *, weights: Sequence[float] | None = None, strength: float | None = None
+) -> Vector:
+    """The error layer (F,) of subjects or sites, shrunk to their mean error everywhere; the first feature is 1.
 
     Args:
-        strength: None: `strength_of` these subjects.
+        weights: of the mean over the parts; None: each counts alike.
+        strength: None: `strength_of` these parts.
     """
-    together = Statistics.mean([one.statistics for one in samples])
-    return together.solve(
-        strength=strength_of(samples) if strength is None else strength, towards=_everywhere(together)
-    )
+    together = Statistics.mean(parts, weights)
+    return together.solve(strength=strength_of(parts) if strength is None else strength, towards=_everywhere(together))
 
 
-def strength_of(samples: Sequence[Sample]) -> float:
-    """Which of STRENGTHS foresees the error of each subject best from the others'."""
-    parts = [one.statistics for one in samples]
+def strength_of(parts: Sequence[Statistics]) -> float:
+    """Which of STRENGTHS foresees the error of each subject or site best from the others'."""
     return best_strength(parts, towards=_everywhere(Statistics.mean(parts)), strengths=STRENGTHS)
 
 
@@ -104,13 +110,14 @@ class ErrorModel:
     Attributes:
         layer: its weights, float64 (F,).
         counts: of the scores, see `agi_core.conformal`; each subject's by the error layer of the others.
-        subjects: how many subjects they are of, 2 or more.
+        subjects: how many subjects they are of, 2 or more; `sites`: at how many sites.
         calibrated_on: fingerprints of these subjects' scans.
     """
 
     layer: Vector
     counts: conformal.Counts
     subjects: int
+    sites: int
     calibrated_on: tuple[str, ...] = ()
 
     @property
@@ -119,17 +126,24 @@ class ErrorModel:
         return conformal.factor(self.counts, subjects=self.subjects)
 
 
-def calibrate(samples: Sequence[Sample], *, fingerprints: Sequence[str] = ()) -> tuple[ErrorModel, list[float]]:
+def calibrate(
+    samples: Sequence[Sample], *, sites: int = 1, fingerprints: Sequence[str] = ()
+) -> tuple[ErrorModel, list[float]]:
     """The error model of these subjects, and how much of each subject the interval of all others covers.
+
+    Args:
+        sites: at how many sites the subjects are.
+        fingerprints: of their scans.
 
     Raises:
         DataError: there is one subject, or errors lie far beyond what is expected.
     """
     if len(samples) < 2:
         raise DataError(f"{len(samples)} subjects are too few to tell errors from others'; give at least 2, better 20")
-    strength = strength_of(samples)
+    parts = [one.statistics for one in samples]
+    strength = strength_of(parts)
     scores = [
-        one.error / expected(fit([*samples[:n], *samples[n + 1 :]], strength=strength), one.features)
+        one.error / expected(fit([*parts[:n], *parts[n + 1 :]], strength=strength), one.features)
         for n, one in enumerate(samples)
     ]
     counts = [conformal.count(one) for one in scores]
@@ -138,7 +152,7 @@ def calibrate(samples: Sequence[Sample], *, fingerprints: Sequence[str] = ()) ->
         float((one <= conformal.factor(total - own, subjects=len(samples) - 1)).mean())
         for one, own in zip(scores, counts, strict=True)
     ]
-    return ErrorModel(fit(samples, strength=strength), total, len(samples), tuple(fingerprints)), covered
+    return ErrorModel(fit(parts, strength=strength), total, len(samples), sites, tuple(fingerprints)), covered
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,6 +51,7 @@ def write_note(
         note["IntervalCoverage"] = WANTED
         note["IntervalCoverageGuaranteed"] = guaranteed(errors.subjects)
         note["CalibrationSubjects"] = errors.subjects
+        note["CalibrationSites"] = errors.sites
     if note:
         path = out_path.with_name(out_path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
         atomic.write_json(path, ((read_json(path) or {}) if sidecar else {}) | note)

@@ -149,13 +149,13 @@ def ways(prior_count: int) -> dict[str, Callable[[Sequence[Sample]], Foresee]]:
 
     def linear(count: int | None) -> Callable[[Sequence[Sample]], Foresee]:
         def way(fitting: Sequence[Sample]) -> Foresee:
-            layer = fit([Sample(s.features[:count], s.error) for s in fitting])
+            layer = fit([Sample(s.features[:count], s.error).statistics for s in fitting])
             return lambda features: expected(layer, features[:count])
 
         return way
 
     def logarithmic(fitting: Sequence[Sample]) -> Foresee:
-        layer = fit([Sample(s.features, np.log(s.error + LEAST)) for s in fitting])
+        layer = fit([Sample(s.features, np.log(s.error + LEAST)).statistics for s in fitting])
         errors, foreseen = (
             np.concatenate(values)
             for values in ([s.error for s in fitting], [np.exp(layer @ s.features) for s in fitting])

@@ -14,7 +14,7 @@ from agi_core.errors import AgiError, RunError
 from agi_core.keys import KeyTable
 from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.network import Network
-from agi_core.protocol import ALL, ALONE, EVALUATE, POSES, STATISTICS, TEST, TRAIN, VALIDATION, Reply, Request
+from agi_core.protocol import ALL, ALONE, EVALUATE, POSES, STATISTICS, TEST, TRAIN, VALIDATION, Reply, Request, Weights
 from agi_core.run import checkpoint, events, run_folder
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.initial_weights import initial_weights
@@ -22,10 +22,11 @@ from agi_core.run.scores import Scores, over_subjects
 from agi_core.scenario import parse_scenario
 from server import run_state
 from server.aggregation import SiteUpdate
-from server.collector import Collector
+from server.collector import Collector, Judge, T
 from server.common_prior import judge_statistics, judge_steps, set_common_prior, take_private_step
 from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
+from server.interval import solve_interval
 from server.poses import asks_for_poses, chosen_by, judge_poses
 from server.run_state import RunState
 from server.secure_sum import SecureSum
@@ -59,7 +60,7 @@ class Rounds:
         )
 
     def run(self) -> None:
-        """All remaining rounds, then the final test, then what each site reaches alone.
+        """All remaining rounds, then the final test, the 90 % interval, and what each site reaches alone.
 
         Raises:
             RunError: fewer sites than the quorum connected or answered, or the state cannot be saved. The finished
@@ -78,6 +79,9 @@ class Rounds:
                 run_state.save(self._run_dir, self._state, self._events)
             if not self._state.tested:
                 self._test()
+                run_state.save(self._run_dir, self._state, self._events)
+            if not self._config.privacy.on:  # what sites tell of errors has no noise
+                self._solve_interval()
                 run_state.save(self._run_dir, self._state, self._events)
             if self._config.engine == DEPLOYMENT and not self._config.privacy.on:
                 self._train_alone()
@@ -208,6 +212,19 @@ class Rounds:
             )
         )
         state.tested = True
+
+    def _solve_interval(self) -> None:
+        """Have the sites that answered the test calibrate the tested model together (`server.interval`)."""
+        if events_of(self._run_dir, events.IntervalSolved):
+            return
+        tested, weights = events_of(self._run_dir, events.ModelTested)[-1], self._state.weights
+        sites = [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
+
+        def ask(sites: Sequence[str], question: str, weights: Weights, judge: Judge[T]) -> dict[str, T]:
+            request = self._exchange.request(EVALUATE, round=self._state.round, weights=weights, subjects=question)
+            return self._collector.collect(sites, request, judge, quorum=0)
+
+        self._events.append(solve_interval(self._run_dir, self._config, weights, sites=sites, ask=ask))
 
     def _train_alone(self) -> None:
         """The sites that told test figures train alone for as many steps as the run has, from its first weights

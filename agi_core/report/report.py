@@ -32,6 +32,7 @@ def build_report(run_dir: Path) -> Path:
     body = (
         sections.columns(record),
         sections.sites(record),
+        sections.interval(record),
         sections.taking_part(record),
         sections.comparison(record),
         sections.examples(shown, deployed=record.deployed),

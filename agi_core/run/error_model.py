@@ -22,6 +22,7 @@ def write_error_model(path: Path, model: ErrorModel, *, network: Network) -> Non
     metadata = {
         "model": hash_of(pack(network.weights)),
         "subjects": str(model.subjects),
+        "sites": str(model.sites),
         "calibrated_on": json.dumps(model.calibrated_on),
     }
     atomic.write_bytes(path, save({"layer": model.layer, "counts": model.counts}, metadata=metadata))
@@ -36,7 +37,7 @@ def read_error_model(path: Path, *, network: Network) -> ErrorModel:
     try:
         with open_tensors(path) as file:
             metadata, layer, counts = file.metadata(), file.get_tensor("layer"), file.get_tensor("counts")
-        model, subjects = metadata["model"], int(metadata["subjects"])
+        model, subjects, sites = metadata["model"], int(metadata["subjects"]), int(metadata["sites"])
         calibrated_on = tuple(json.loads(metadata["calibrated_on"]))
     except FileNotFoundError:
         raise RunError(
@@ -48,4 +49,4 @@ def read_error_model(path: Path, *, network: Network) -> ErrorModel:
         raise RunError(
             f"{path} belongs to other weights; calibrate with the same --weights and --head as those that are used"
         )
-    return ErrorModel(np.asarray(layer), np.asarray(counts), subjects, calibrated_on)
+    return ErrorModel(np.asarray(layer), np.asarray(counts), subjects, sites, calibrated_on)

@@ -148,6 +148,20 @@ class ModelTested(Event, kind="tested"):
         return super().from_json({**values, "scores": values})
 
 
+class IntervalSolved(Event, kind="interval_solved"):
+    """The 90 % interval over the federation in a sentence: prediction -+ `factor` expected errors; None: there is none.
+
+    It stands on the validation subjects of these sites ({site: how many}); `covered` is the share of each site's voxels
+    that it covers. `left_out` are the other training sites.
+    """
+
+    said: str
+    factor: float | None = None
+    subjects: Mapping[str, int] = field(default_factory=dict)
+    covered: Mapping[str, float] = field(default_factory=dict)
+    left_out: Sequence[str] = field(default_factory=list)
+
+
 class BaselineFinished(Event, kind="baseline_finished"):
     """A baseline was scored; `final` and `sites` as in `Scores`."""
 

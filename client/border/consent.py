@@ -12,7 +12,7 @@ from pathlib import Path
 from agi_core.config.load import read_task, task_json
 from agi_core.errors import PolicyError
 from agi_core.host import atomic
-from agi_core.protocol import Request
+from agi_core.protocol import CALIBRATION_SUBJECTS, Request
 from agi_core.run.json_objects import JsonObject
 from agi_core.scenario import parse_scenario
 from client.border.egress import printable
@@ -80,6 +80,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
         yield "  leaves    once, means of products of voxels' values over your training subjects (docs/egress.md)"
     if not (privacy.on or private):
         yield "  leaves    once, how far your scans of each modality lie apart, in mm (docs/egress.md)"
+        if policy.metrics is None or CALIBRATION_SUBJECTS in policy.metrics:
+            yield "  leaves    at the end, how often errors on your validation subjects are how large (docs/egress.md)"
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"
 
 

@@ -10,7 +10,22 @@ import torch
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.keys import KeyTable
-from agi_core.protocol import ALONE, DISAGREEMENT, ERROR, EVALUATE, KEYS, TRAIN, Reply, Request, Weights, pack, unpack
+from agi_core.pooled_errors import without_layers
+from agi_core.protocol import (
+    ALONE,
+    DISAGREEMENT,
+    ERROR,
+    ERROR_COUNTS,
+    ERROR_STATISTICS,
+    EVALUATE,
+    KEYS,
+    TRAIN,
+    Reply,
+    Request,
+    Weights,
+    pack,
+    unpack,
+)
 from agi_core.run import progress
 from agi_core.secure_sum import change
 from agi_core.training import train_round
@@ -23,6 +38,7 @@ from client.work.closed_form import over_own_prior
 from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
 from client.work.networks import network_of
+from client.work.pooled_errors import tell_error_counts, tell_error_statistics
 
 log = logging.getLogger("client")
 
@@ -53,12 +69,17 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
         secure_sum.check_participants(site.file, request)
     private = task.privacy.on or site.file.privacy is not None
     network = network_of(task, device, compiled=site.file.compile and not private)
-    network.load_packed(request.weights)
+    network.load_packed(without_layers(request.weights) if request.subjects == ERROR_COUNTS else request.weights)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
     if request.action == TRAIN:
         return _train_privately(job) if job.private else _train(job)
     if request.action == EVALUATE:
-        answers = {ALONE: train_alone, ERROR: tell_error}
+        answers = {
+            ALONE: train_alone,
+            ERROR: tell_error,
+            ERROR_STATISTICS: tell_error_statistics,
+            ERROR_COUNTS: tell_error_counts,
+        }
         return answers.get(request.subjects, evaluate)(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
 

@@ -41,4 +41,5 @@ def test_hospitals_sum_with_those_that_they_list(tmp_path: Path) -> None:
     for rows in left.values():
         trained = [row for row in rows if row.action == "train" and row.decision == audit.Decision.ANSWERED]
         assert [(row.round, row.left["num_examples"]) for row in trained] == [(1, 0), (2, 0)]
-    assert len({row.weights_sha256 for rows in left.values() for row in rows if row.weights_sha256}) == 12
+    vectors = {row.weights_sha256 for rows in left.values() for row in rows if row.action.startswith("train")} - {""}
+    assert len(vectors) == 12

@@ -42,6 +42,7 @@ def test_a_run_from_scans_to_figures(small_config: RunConfig, tmp_path: Path) ->
         *["round_started", "validated", "round_finished"] * 2,
         "validated",
         "tested",
+        "interval_solved",
     ]
     assert [event.round for event in events_of(run_dir, ModelValidated)] == [0, 1, 2]
     (tested,) = events_of(run_dir, ModelTested)

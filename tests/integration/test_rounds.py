@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -15,9 +16,11 @@ from safetensors.numpy import save
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, PolicyError, RunError
+from agi_core.network import Network
 from agi_core.protocol import REFUSED
-from agi_core.run import run_folder
-from agi_core.run.checkpoint import load_last
+from agi_core.run import error_model, run_folder
+from agi_core.run.checkpoint import load_last, trained_weights
+from agi_core.run.error_model import read_error_model
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import (
     BaselineFinished,
@@ -75,8 +78,16 @@ def test_a_deployed_run_equals_the_simulation_and_ends_with_a_report(small_confi
     federate(small_config, tmp_path / "simulated")
     deploy(small_config, tmp_path / "deployed")
     assert_same_weights(tmp_path / "simulated", tmp_path / "deployed")
+    summary = json.loads((tmp_path / "deployed" / "summary.json").read_text())
+    assert (summary["interval"]["subjects"], summary["interval"]["left_out"]) == ({"Guys": 1, "HH": 1, "IOP": 1}, [])
+    network = Network(run_folder.open_existing(tmp_path / "deployed"))
+    network.load(trained_weights(tmp_path / "deployed"))
+    simulated, deployed = (
+        read_error_model(tmp_path / name / error_model.NAME, network=network) for name in ("simulated", "deployed")
+    )
+    np.testing.assert_array_equal(simulated.counts, deployed.counts)
+    assert deployed.factor == summary["interval"]["factor"]
     assert kinds_of(tmp_path / "simulated") == kinds_of(tmp_path / "deployed")
-    assert (tmp_path / "deployed" / "summary.json").is_file()
     page = (tmp_path / "deployed" / "report.html").read_text()
     assert "every site on its own machine" in page
     assert "simulations/run.py" not in page
@@ -106,7 +117,7 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
 @pytest.mark.slow  # a whole run
 def test_a_site_that_fails_alone_lacks_that_figure_alone(small_config: RunConfig, tmp_path: Path) -> None:
     one, run_dir = dataclasses.replace(small_config, rounds=1), tmp_path / "run"
-    app = Failing(3 + 3 + 3 + 2)  # a round, validation and test of three sites; then the second of those alone
+    app = Failing(5 * 3 + 2)  # a round, validation, test and two of errors, of three sites; then the second alone
     deploy(one, run_dir, app, alone=["Guys", "HH", "IOP"])
     (alone,) = events_of(run_dir, BaselineFinished)
     assert [*alone.sites] == ["Guys", "IOP"]
@@ -142,7 +153,8 @@ def test_a_round_below_the_quorum_is_retried_with_the_same_weights(small_config:
     federate(small_config, tmp_path / "whole")
     app = Failing(5)  # three sites: calls 1-3 are round 1, 4-6 round 2
     deploy(small_config, tmp_path / "run", app)
-    assert app.calls == 3 + 3 + 1 + 3 + 3 + 3  # who had answered is not asked again; then validation, test, alone
+    # who had answered is not asked again; then validation, test, two of errors, alone
+    assert app.calls == 3 + 3 + 1 + 5 * 3
     assert [event.answered for event in events_of(tmp_path / "run", Retried)] == [["Guys", "IOP"]]
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 

@@ -50,7 +50,7 @@ def network_of(task: Task) -> Network:
 
 
 def test_the_expected_error_is_found() -> None:
-    layer = fit([subject(seed) for seed in range(8)])
+    layer = fit([subject(seed).statistics for seed in range(8)])
     np.testing.assert_allclose(layer, OF_NORMAL * np.array([0.02, 0.08]), rtol=0.05)
     assert expected(np.array([-1.0, 0.0]), np.ones((2, 1))) == LEAST
 
@@ -59,11 +59,11 @@ def test_features_that_tell_nothing_of_new_subjects_are_not_used() -> None:
     """The feature means more error in one half of the subjects, and less in the other."""
     samples = [subject(seed) for seed in range(8)]
     samples = [Sample(s.features * [[1], [(-1) ** n]], s.error) for n, s in enumerate(samples)]
-    assert strength_of(samples) == STRENGTHS[-1]
-    layer = fit(samples)
+    assert strength_of([s.statistics for s in samples]) == STRENGTHS[-1]
+    layer = fit([s.statistics for s in samples])
     mean_error = np.mean([s.error.mean() for s in samples])
     np.testing.assert_allclose(layer, [mean_error, 0], atol=0.03 * mean_error)
-    assert strength_of([subject(seed) for seed in range(8)]) == STRENGTHS[0]
+    assert strength_of([subject(seed).statistics for seed in range(8)]) == STRENGTHS[0]
 
 
 def test_the_interval_is_that_of_the_normal_and_covers_new_subjects() -> None:

@@ -31,7 +31,7 @@ def test_a_verdict_that_is_wanted_needs_a_range(tmp_path: Path) -> None:
 def test_the_note_and_what_is_said(tmp_path: Path) -> None:
     counts = np.zeros(66, dtype=np.int64)
     counts[40] = 100
-    errors = ErrorModel(np.ones(3), counts, 8)
+    errors = ErrorModel(np.ones(3), counts, 8, 2)
     verdict = Verdict(KNOWN, NETWORK, ("it is so",))
     write_note(tmp_path / "pd.nii.gz", verdict=verdict, error_map=(errors, tmp_path / "maps" / "sd.nii"), sidecar=False)
     assert json.loads((tmp_path / "pd.json").read_text()) == {
@@ -42,6 +42,7 @@ def test_the_note_and_what_is_said(tmp_path: Path) -> None:
         "IntervalCoverage": 0.9,
         "IntervalCoverageGuaranteed": pytest.approx(0.92 * 8 / 9),
         "CalibrationSubjects": 8,
+        "CalibrationSites": 2,
     }
     assert spoken(verdict) == ["out of what the model knows: it is so"]
     assert "not compared" in spoken(None)[0]

@@ -22,6 +22,7 @@ from agi_core.run.events import (
     BaselineFinished,
     DataFound,
     Event,
+    IntervalSolved,
     ModelRolledBack,
     ModelTested,
     ModelValidated,
@@ -401,6 +402,24 @@ def test_where_sites_do_not_tell_the_plan_is_shown(tmp_path: Path, engine: str) 
 
 def test_a_run_without_privacy_does_not_speak_of_it(full: Page) -> None:
     assert "Patient-level privacy" not in full.text
+
+
+def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.train(rounds=2)
+    solved = IntervalSolved(
+        said="so wide", factor=2.5, subjects={"Guys": 3}, covered={"Guys": 0.934}, left_out=[HOSTILE]
+    )
+    run.note(solved)
+    run.finish()
+    page = Page(build_report(run.dir))
+    assert "How far to trust a volume so wide." in " ".join(page.text.split())
+    assert ["Guys", "3", "93%"] in page.rows
+    assert [HOSTILE, "–", "–"] in page.rows
+    run.note(IntervalSolved(said="no interval: nobody told", left_out=SITES))
+    page = Page(build_report(run.dir))
+    assert "no interval: nobody told." in page.text
+    assert "Voxels within" not in page.text
 
 
 def test_suppressed_figures_are_called_so(tmp_path: Path) -> None:

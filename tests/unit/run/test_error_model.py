@@ -11,7 +11,7 @@ from agi_core.run.error_model import read_error_model, write_error_model
 from agi_core.uncertainty import ErrorModel
 
 TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4), prior="cubic"))
-MODEL = ErrorModel(np.arange(14.0), np.arange(66), 3, ("a", "b"))
+MODEL = ErrorModel(np.arange(14.0), np.arange(66), 3, 2, ("a", "b"))
 
 
 def test_it_comes_back_for_its_own_weights_alone(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_it_comes_back_for_its_own_weights_alone(tmp_path: Path) -> None:
     again = read_error_model(path, network=network)
     np.testing.assert_array_equal(again.layer, MODEL.layer)
     np.testing.assert_array_equal(again.counts, MODEL.counts)
-    assert (again.subjects, again.calibrated_on) == (3, ("a", "b"))
+    assert (again.subjects, again.sites, again.calibrated_on) == (3, 2, ("a", "b"))
     network.set_readout(np.arange(14.0))  # errors depend on the last layer too
     with pytest.raises(RunError, match="belongs to other weights; calibrate with the same --weights and --head"):
         read_error_model(path, network=network)

@@ -14,6 +14,7 @@ from agi_core.run.events import (
     DataFound,
     Event,
     Exchanging,
+    IntervalSolved,
     ModelRolledBack,
     ModelTested,
     ModelValidated,
@@ -98,6 +99,11 @@ LINES: list[tuple[Event, str]] = [
         '"tested", "final": {"psnr_db": 20.5}, "sites": {"Guys": {"psnr_db": 20.5, "ssim": 0.5, "subjects": 2}},'
         ' "unseen_sites": {"HH": {"psnr_db": 22.0, "subjects": 1}}, "suppressed": ["IOP"],'
         ' "best": {"round": 1, "psnr_db": 21.0, "sites": {"Guys": 21.0}}',
+    ),
+    (
+        IntervalSolved(said="so wide", factor=2.5, subjects={"Guys": 1}, covered={"Guys": 0.9}, left_out=["HH"]),
+        '"interval_solved", "said": "so wide", "factor": 2.5, "subjects": {"Guys": 1}, "covered": {"Guys": 0.9},'
+        ' "left_out": ["HH"]',
     ),
     (
         BaselineFinished(name="local_only", final={"psnr_db": 22.0}, sites={"HH": HH}),

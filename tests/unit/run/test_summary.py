@@ -7,7 +7,7 @@ import pytest
 from agi_core.config.load import load_config
 from agi_core.errors import RunError
 from agi_core.run.event_log import EventLog
-from agi_core.run.events import ModelTested, RoundStarted
+from agi_core.run.events import IntervalSolved, ModelTested, RoundStarted
 from agi_core.run.scores import Best, Scores, SiteScore
 from agi_core.run.summary import read_summary, summarise, write_summary
 
@@ -56,11 +56,12 @@ def test_a_simulation_tells_more(run_dir: Path) -> None:
     summary = read_summary(run_dir)
     assert summary is not None
     known = {"synthetic": True, "anatomies": 2, "privacy": {"A": {"epsilon": 7.5}}, "delta": 1e-5}
-    whole = dataclasses.replace(summary, baselines={"local_only": SCORES}, personal=SCORES, **known)
+    interval = IntervalSolved(said="an interval", factor=2.5, subjects={"A": 1}, covered={"A": 0.92}, left_out=["C"])
+    whole = dataclasses.replace(summary, baselines={"local_only": SCORES}, personal=SCORES, interval=interval, **known)
     write_summary(run_dir, whole)
     rows = {"local_only": {"psnr_db": 20.0, **IN_JSON}}
     columns = {"alone": IN_JSON, "global": IN_JSON, "personal": IN_JSON}
-    more = {"baselines": rows, "personal": IN_JSON, "columns": columns}
+    more = {"baselines": rows, "personal": IN_JSON, "columns": columns, "interval": interval.to_json()}
     assert summarised(run_dir) == DEPLOYED | more | known
     assert read_summary(run_dir) == whole
 

@@ -52,6 +52,9 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     assert "means of products" in "\n".join(consent.described(prior, Policy(), private=False))
     assert "means of products" not in "\n".join(consent.described(prior, Policy(), private=True))
     assert "to compare with" not in text
+    assert "how often errors on your validation subjects" not in text  # the policy holds them back
+    assert "how often errors on your validation" in "\n".join(consent.described(prior, Policy(), private=False))
+    assert "how often errors on your validation" not in "\n".join(consent.described(prior, Policy(), private=True))
     alone = Policy(alone=True)
     assert "a model of this site alone that stays here" in "\n".join(consent.described(prior, alone, private=False))
     assert "a model of this site alone" not in "\n".join(consent.described(prior, alone, private=True))

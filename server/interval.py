@@ -1,0 +1,97 @@
+"""The 90 % interval of a run: sites are asked how large errors are on their validation subjects, and
+`agi_core.pooled_errors` makes the run's error model of the answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agi_core import conformal
+from agi_core.config.schema import RunConfig
+from agi_core.conformal import Counts
+from agi_core.errors import DataError
+from agi_core.network import Network
+from agi_core.pooled_errors import COUNTS, Told, layers_of, with_layers
+from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights, unpack
+from agi_core.run.error_model import NAME, write_error_model
+from agi_core.run.events import IntervalSolved
+from agi_core.uncertainty import VOXELS, ErrorModel
+from server.collector import Judge
+from server.common_prior import judge_statistics
+from server.update_gate import Verdict
+
+LEAST_SITES = 2  # one site's errors are foreseen by another's
+Counted = tuple[Counts, int]  # of a site, and of how many subjects
+Ask = Callable[[Sequence[str], str, Weights, Judge[Any]], Mapping[str, Any]]
+"""Sites, question, weights and judge -> {site: what the judge accepts}"""
+
+
+def judge_error_statistics(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[Told]:
+    """The verdict on replies to the first question. A site that holds them back, or has no validation subject, is left
+    out."""
+    return judge_statistics(_with_arrays(replies), request, features=features)
+
+
+def judge_error_counts(replies: Mapping[str, Reply], request: Request) -> Verdict[Counted]:
+    """The verdict on replies to the second question."""
+    accepted: dict[str, Counted] = {}
+    refused: dict[str, str] = {}
+    for site, reply in sorted(_with_arrays(replies).items()):
+        assert reply.weights is not None  # noqa: S101
+        counts = unpack(reply.weights).get(COUNTS)
+        if counts is None or counts.shape != (len(conformal.EDGES) + 1,) or counts.dtype != np.int64:
+            refused[site] = "the reply holds no counts of errors"
+        elif counts.min() < 0 or reply.num_examples < 1 or sum(counts.tolist()) != VOXELS * reply.num_examples:
+            refused[site] = f"the reply's counts are not of {VOXELS} voxels of each subject"
+        else:
+            accepted[site] = counts, reply.num_examples
+    return Verdict(accepted, refused=refused)
+
+
+def _with_arrays(replies: Mapping[str, Reply]) -> dict[str, Reply]:
+    return {site: reply for site, reply in replies.items() if reply.weights is not None}
+
+
+def solve_interval(
+    run_dir: Path, config: RunConfig, weights: Weights, *, sites: Sequence[str], ask: Ask
+) -> IntervalSolved:
+    """Ask the sites, and write the error model of these weights into the run's folder, if two tell enough.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    network = Network(config)
+    network.load(weights)
+    judge = partial(judge_error_statistics, features=network.readout.size)
+    told: Mapping[str, Told] = ask(sites, ERROR_STATISTICS, weights, judge)
+    counted: Mapping[str, Counted] = {}
+    if len(told) >= LEAST_SITES:
+        common, of_others = layers_of(told)
+        counted = ask([*told], ERROR_COUNTS, with_layers(weights, of_others), judge_error_counts)
+    left_out = [site for site in config.federation.sites if site not in counted]
+    without = f"; without {', '.join(left_out)}, who told nothing of errors" if left_out else ""
+    if not counted:
+        told_by = f"{len(told)} of {len(config.federation.sites)} sites told how large errors are"
+        return IntervalSolved(
+            said=f"no 90 % interval: {told_by}, and it takes {LEAST_SITES}; make it with python -m agi_core calibrate",
+            left_out=left_out,
+        )
+    subjects = {site: count for site, (_, count) in counted.items()}
+    model = ErrorModel(
+        common, np.sum([counts for counts, _ in counted.values()], axis=0), sum(subjects.values()), len(counted)
+    )
+    try:
+        factor = model.factor
+    except DataError as error:
+        return IntervalSolved(said=f"no 90 % interval: {error}", subjects=subjects, left_out=left_out)
+    write_error_model(run_dir / NAME, model, network=network)
+    return IntervalSolved(
+        said=f"90 % interval: prediction -+ {factor:.2f} expected errors, of {model.subjects} validation subjects at"
+        f" {len(counted)} sites{without}",
+        factor=factor,
+        subjects=subjects,
+        covered={site: conformal.covered(counts, factor) for site, (counts, _) in counted.items()},
+        left_out=left_out,
+    )
