@@ -134,12 +134,13 @@ def _models(arguments: argparse.Namespace) -> "RunModels":
 
     if arguments.weights == "best":
         raise ConfigError("a zip holds one model; export chooses it, so leave --weights out")
-    description, weights = read_archive(arguments.model, release=version("agi-fed"))
+    description, weights, doubts = read_archive(arguments.model, release=version("agi-fed"))
     network = Network(description.task, device=device)
     network.load(weights)
     scenario = network.scenario
     networks = {scenario: lambda: network}
-    return RunModels(arguments.model, scenario.modalities, description.task, description.register, networks)
+    register = description.register
+    return RunModels(arguments.model, scenario.modalities, description.task, register, networks, doubts=doubts)
 
 
 def _complete(arguments: argparse.Namespace, models: "RunModels") -> None:
@@ -171,20 +172,16 @@ def _make(arguments: argparse.Namespace, models: "RunModels", cell: Scenario, ou
     from agi_core.bids import derivative_path, describe
     from agi_core.data.dicom import read_series, write_derived
     from agi_core.inference import synthesize
-    from agi_core.run import error_model
     from agi_core.volume_note import OUT_OF_RANGE, spoken, verdict_by, write_note
 
-    model, note, run_dir = models.model(cell), models.note(cell), models.folder(cell)
+    model, note = models.model(cell), models.note(cell)
     if note and (arguments.strict or arguments.uncertainty):
         raise ConfigError(f"{cell} is a blend: --strict and --uncertainty are of trained cells")
     verdict, error_map = None, None
     if not note:
-        verdict = verdict_by(run_dir, models.network(cell), strict=arguments.strict)
+        verdict = verdict_by(models.known_range(cell), models.network(cell), strict=arguments.strict)
     if arguments.uncertainty is not None:
-        if run_dir is None:
-            raise ConfigError("a zip keeps no error model: --uncertainty needs --run")
-        errors = error_model.read_error_model(run_dir / error_model.NAME, network=models.network(cell))
-        error_map = (errors, arguments.uncertainty)
+        error_map = (models.error_model(cell), arguments.uncertainty)
     grid, given_paths = arguments.grid or model.reference, dict(arguments.source)
     if grid not in cell.sources:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """What a trained run can make: the one cell of its scenario, or those of its vocabulary, blends among them."""
 
+import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,17 +8,21 @@ from pathlib import Path
 
 import torch
 
+from agi_core import known_range
 from agi_core.blend import Blend, Expert
 from agi_core.cells import BLENDS, folder_of, is_vocabulary, parse_vocabulary
 from agi_core.config.schema import Task
 from agi_core.errors import AgiError, ConfigError, RunError
+from agi_core.export.archive import ERROR_MODEL, KNOWN_RANGE
 from agi_core.inference import Model
+from agi_core.known_range import KnownRange
 from agi_core.network import CPU, Network
-from agi_core.run import run_folder
+from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import trained_weights
 from agi_core.run.json_objects import read_json
 from agi_core.run.own_weights import load_own_weights
 from agi_core.scenario import Scenario, parse_scenario
+from agi_core.uncertainty import ErrorModel
 
 Weights = Mapping[Scenario, float]
 
@@ -41,6 +46,7 @@ class RunModels:
         register: whether sources are laid on the reference first.
         networks: how the network of each trained cell is read.
         blends: the weights of trained cells, for each cell that nobody could train.
+        doubts: of a zip, ERROR_MODEL and KNOWN_RANGE of `agi_core.export.archive`, as far as it has them.
     """
 
     place: Path
@@ -49,6 +55,7 @@ class RunModels:
     register: bool
     networks: Mapping[Scenario, Callable[[], Network]]
     blends: Mapping[Scenario, Weights] = field(default_factory=dict)
+    doubts: Mapping[str, bytes] = field(default_factory=dict)
     _read: dict[Scenario, Network] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -140,10 +147,27 @@ class RunModels:
         heaviest = max(weights, key=lambda one: weights[one])
         return BlendedCell(experts, cell, self.network(heaviest).reference)
 
-    def folder(self, cell: Scenario) -> Path | None:
-        """Where a trained cell's run is; None for a blend, and for what came in a zip."""
-        if cell in self.blends or not self.place.is_dir():
+    def error_model(self, cell: Scenario) -> ErrorModel:
+        """Of a trained cell's network with its present weights. Raises RunError: there is none, or it is damaged."""
+        network = self.network(cell)
+        if self.place.is_dir():
+            return error_model.read_error_model(self._folder(cell) / error_model.NAME, network=network)
+        if ERROR_MODEL not in self.doubts:
+            raise RunError(f"{self.place} has no error model; calibrate its run, and export it again")
+        return error_model.error_model_in(self.doubts[ERROR_MODEL], place=str(self.place), network=network)
+
+    def known_range(self, cell: Scenario) -> KnownRange | None:
+        """Of a trained cell; None where there is none. Raises RunError: it is damaged."""
+        if self.place.is_dir():
+            return KnownRange.read(self._folder(cell) / known_range.NAME)
+        if KNOWN_RANGE not in self.doubts:
             return None
+        try:
+            return KnownRange.from_json(json.loads(self.doubts[KNOWN_RANGE]))
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.place}: {KNOWN_RANGE} is no known range ({error}); ask for a new zip") from None
+
+    def _folder(self, cell: Scenario) -> Path:
         return folder_of(self.place, cell) if self.any_to_any else self.place
 
     def note(self, cell: Scenario) -> str:

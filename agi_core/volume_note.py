@@ -5,7 +5,7 @@ from pathlib import Path
 from agi_core.conformal import WANTED, guaranteed
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
-from agi_core.known_range import FEWEST, NAME, KnownRange, Verdict
+from agi_core.known_range import FEWEST, KnownRange, Verdict
 from agi_core.network import Network
 from agi_core.run.json_objects import read_json
 from agi_core.uncertainty import ErrorModel
@@ -13,22 +13,17 @@ from agi_core.uncertainty import ErrorModel
 OUT_OF_RANGE = 3  # exit code
 
 
-def verdict_by(run_dir: Path | None, network: Network, *, strict: bool) -> Verdict | None:
-    """The verdict that a run's known range gives on sources; None where there is no such range.
-
-    Args:
-        run_dir: None for an exported model, which keeps no range.
-        network: the model.
+def verdict_by(known: KnownRange | None, network: Network, *, strict: bool) -> Verdict | None:
+    """The verdict that a model's known range gives on sources; None where there is no such range.
 
     Raises:
         ConfigError: there is none, and the verdict is wanted.
-        RunError: the range is damaged.
     """
-    known = None if run_dir is None else KnownRange.read(run_dir / NAME)
     if known is None and strict:
-        command = f"python -m agi_core calibrate --run {run_dir} --data DIR, with {FEWEST} complete subjects or more"
-        make = "use its run" if run_dir is None else f"make it with {command}"
-        raise ConfigError(f"--strict needs the known range of the model ({NAME}), and it has none; {make}")
+        raise ConfigError(
+            f"--strict needs the known range of the model, and it has none; make it with python -m agi_core calibrate"
+            f" --run RUN --data DIR, with {FEWEST} complete subjects or more (for a zip: export the run again then)"
+        )
     return None if known is None else Verdict(known, network)
 
 

@@ -22,6 +22,8 @@ from agi_core.protocol import Weights
 
 ROOT = "agi_fed_model"
 DESCRIPTION, WEIGHTS, CHECKSUMS = "configs/agi_fed.json", "models/model.safetensors", "checksums.sha256"
+ERROR_MODEL, KNOWN_RANGE = "models/error_model.safetensors", "configs/known_range.json"
+"""By which a volume can be doubted; not every run has them."""
 MOST_FILES, MOST_BYTES = 500, 2 * 2**30
 """Of a zip that is read, all files together and uncompressed."""
 _CHUNK_BYTES = 2**20
@@ -40,8 +42,8 @@ def write_archive(path: Path, files: Mapping[str, bytes]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_archive(path: Path, *, release: str) -> tuple[Description, Weights]:
-    """The model in a zip of `write_archive`.
+def read_archive(path: Path, *, release: str) -> tuple[Description, Weights, dict[str, bytes]]:
+    """The model in a zip of `write_archive`, and those of ERROR_MODEL and KNOWN_RANGE that it has.
 
     Raises:
         RunError: the file is missing or no zip, its names or its size are not those of a model, a file in it is damaged
@@ -60,7 +62,8 @@ def read_archive(path: Path, *, release: str) -> tuple[Description, Weights]:
                     f"{path} is of release {theirs}, and this is release {release}; install that one, or"
                     " ask for a zip of this one"
                 )
-            return Description.from_json(values), load(archive.read(members[WEIGHTS]))
+            doubts = {name: archive.read(members[name]) for name in (ERROR_MODEL, KNOWN_RANGE) if name in members}
+            return Description.from_json(values), load(archive.read(members[WEIGHTS])), doubts
     except _READ_ERRORS as error:
         raise RunError(f"{path} is no zip of a model, or is damaged ({error}); copy it again") from None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agi_core.config.schema import RunConfig
+from agi_core.export.archive import ERROR_MODEL, KNOWN_RANGE
 from agi_core.models.model_config import name_of
 from agi_core.names import shown
 from agi_core.run.event_log import events_of
@@ -14,6 +15,8 @@ from agi_core.run.scores import Scores
 from agi_core.run.summary import Summary, read_summary
 from agi_core.scenario import parse_scenario
 
+DOUBTS = {"error model": ERROR_MODEL, "known range": KNOWN_RANGE}
+"""By which a volume is doubted: what it is called, and its name in the zip."""
 MUST_NOT = (
     "It must not be used for diagnosis, for treatment, or in place of a scan that a patient needs. A lesion that no"
     " source shows cannot be in the output, and what the output shows need not be in the patient."
@@ -165,7 +168,12 @@ def _limits(config: RunConfig, summary: Summary | None) -> str:
 
 def _formats(refused: Mapping[str, str]) -> str:
     lines = ["* safetensors and `model.pt` (state dict): `models/model.safetensors`, `models/model.pt`"]
-    for kind, name in (("pt2", "`.pt2` (torch.export)"), ("onnx", "ONNX")):
+    more = {
+        "pt2": ("`.pt2` (torch.export)", "models/model.pt2"),
+        "onnx": ("ONNX", "models/model.onnx"),
+        **{kind: (f"{kind}, from means over subjects without noise", path) for kind, path in DOUBTS.items()},
+    }
+    for kind, (name, path) in more.items():
         reason = refused.get(kind)
-        lines.append(f"* {name}: `models/model.{kind}`" if reason is None else f"* {name}: not in this zip: {reason}")
+        lines.append(f"* {name}: `{path}`" if reason is None else f"* {name}: not in this zip: {reason}")
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """From a run folder to one zip: a MONAI bundle that any hospital can use, with nothing personal in it."""
 
+import contextlib
+import dataclasses
 import io
 import json
 from dataclasses import dataclass
@@ -11,18 +13,20 @@ import torch
 from safetensors.numpy import save
 
 import agi_core
+from agi_core import known_range
 from agi_core.errors import RunError
-from agi_core.export.archive import DESCRIPTION, WEIGHTS, write_archive
-from agi_core.export.card import MUST_NOT, model_card
+from agi_core.export.archive import DESCRIPTION, ERROR_MODEL, KNOWN_RANGE, WEIGHTS, write_archive
+from agi_core.export.card import DOUBTS, MUST_NOT, model_card
 from agi_core.export.description import Description
 from agi_core.export.graphs import graphs_of
 from agi_core.models.model_config import name_of
 from agi_core.network import Network
-from agi_core.run import run_folder
+from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import trained_weights
 from agi_core.run.json_objects import Json
 
 DISTRIBUTION = "agi-fed"
+MISSING = "the run has none for these weights; python -m agi_core calibrate makes it"
 BEGINNING = "writing graphs of the network and comparing them with it: some minutes for a 2-D network with alignment"
 ROOMS = ("config", "data", "export", "host", "models", "run")
 """Of `agi_core`, what travels in the zip beside the modules of the top: what a prediction needs."""
@@ -30,7 +34,7 @@ ROOMS = ("config", "data", "export", "host", "models", "run")
 
 @dataclass(frozen=True)
 class Exported:
-    """The checksum of the zip, and {format: why the zip does not have it}."""
+    """The checksum of the zip, and {format, or what a volume can be doubted by: why the zip does not have it}."""
 
     path: Path
     sha256: str
@@ -64,6 +68,10 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
     network.load(trained_weights(run_dir, best=best))
     description = Description.of(config, release=release)
     graphs, refused = graphs_of(network)
+    doubts = {} if config.privacy.on else _doubts(run_dir, network)
+    for kind, name in DOUBTS.items():
+        if name not in doubts:
+            refused[kind] = "a private run has none that is noised" if config.privacy.on else MISSING
     weights, checkpoint = save(network.weights), io.BytesIO()
     torch.save(network.module.state_dict(), checkpoint)
     title = f"{network.scenario.target} from {', '.join(network.scenario.sources)}"
@@ -77,9 +85,23 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
         WEIGHTS: weights,
         "models/model.pt": checkpoint.getvalue(),
         **{f"models/model.{kind}": content for kind, content in graphs.items()},
+        **doubts,
         **_programs(),
     }
     return Exported(out_path, write_archive(out_path, files), refused)
+
+
+def _doubts(run_dir: Path, network: Network) -> dict[str, bytes]:
+    """{name in the zip: content} of what the run knows of errors and sources. Of whose scans the errors are stays: not
+    even the fingerprints travel."""
+    found = {}
+    with contextlib.suppress(RunError):  # there is none of these weights
+        errors = error_model.read_error_model(run_dir / error_model.NAME, network=network)
+        without = dataclasses.replace(errors, calibrated_on=())
+        found[ERROR_MODEL] = error_model.content_of(without, network=network)
+    if (path := run_dir / known_range.NAME).is_file():
+        found[KNOWN_RANGE] = path.read_bytes()
+    return found
 
 
 def _json(value: Json) -> bytes:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
-from agi_core.host.tensor_file import open_tensors
 from agi_core.network import Network
 from agi_core.protocol import hash_of, pack
 from agi_core.uncertainty import ErrorModel
@@ -19,13 +18,18 @@ NAME = "error_model.safetensors"
 
 def write_error_model(path: Path, model: ErrorModel, *, network: Network) -> None:
     """Write the error model of the network with its present weights. Raises RunError."""
+    atomic.write_bytes(path, content_of(model, network=network))
+
+
+def content_of(model: ErrorModel, *, network: Network) -> bytes:
+    """What `write_error_model` writes."""
     metadata = {
         "model": hash_of(pack(network.weights)),
         "subjects": str(model.subjects),
         "sites": str(model.sites),
         "calibrated_on": json.dumps(model.calibrated_on),
     }
-    atomic.write_bytes(path, save({"layer": model.layer, "counts": model.counts}, metadata=metadata))
+    return save({"layer": model.layer, "counts": model.counts}, metadata=metadata)
 
 
 def read_error_model(path: Path, *, network: Network) -> ErrorModel:
@@ -35,18 +39,36 @@ def read_error_model(path: Path, *, network: Network) -> ErrorModel:
         RunError: the file is missing or damaged, or belongs to other weights than the network's present ones.
     """
     try:
-        with open_tensors(path) as file:
-            metadata, layer, counts = file.metadata(), file.get_tensor("layer"), file.get_tensor("counts")
-        model, subjects, sites = metadata["model"], int(metadata["subjects"]), int(metadata["sites"])
-        calibrated_on = tuple(json.loads(metadata["calibrated_on"]))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise RunError(
             f"{path} is missing, so no error is expected of this model; make it with python -m agi_core calibrate"
         ) from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path} is no error model ({error}); make it again with python -m agi_core calibrate") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    return error_model_in(content, place=str(path), network=network)
+
+
+def error_model_in(content: bytes, *, place: str, network: Network) -> ErrorModel:
+    """The error model of `content_of`.
+
+    Args:
+        place: where it is from, for messages.
+
+    Raises:
+        RunError: it is damaged, or belongs to other weights than the network's present ones.
+    """
+    try:
+        layer, counts = (load(content)[name] for name in ("layer", "counts"))
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        model, subjects, sites = metadata["model"], int(metadata["subjects"]), int(metadata["sites"])
+        calibrated_on = tuple(json.loads(metadata["calibrated_on"]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{place} is no error model ({error}); make it again with python -m agi_core calibrate"
+        ) from None
     if model != hash_of(pack(network.weights)):
         raise RunError(
-            f"{path} belongs to other weights; calibrate with the same --weights and --head as those that are used"
+            f"{place} belongs to other weights; calibrate with the same --weights and --head as those that are used"
         )
     return ErrorModel(np.asarray(layer), np.asarray(counts), subjects, sites, calibrated_on)

@@ -30,7 +30,7 @@ def gallery(site: DeployedSite, model_path: Path) -> tuple[Path, bool]:
     Raises:
         RunError: the zip cannot be used. DataError: the site has no test subject, or a scan is unusable.
     """
-    description, weights = read_archive(model_path, release=version("agi-fed"))
+    description, weights, _ = read_archive(model_path, release=version("agi-fed"))
     network = Network(description.task, device=open_device(site.device, threads=site.threads))
     network.load(weights)
     own = _own_weights(Path(site.state_dir), network)

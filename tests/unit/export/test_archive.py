@@ -35,7 +35,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_is_read(path: Path) -> None:
-    described, weights = read_archive(path, release="1")
+    described, weights, doubts = read_archive(path, release="1")
+    assert not doubts
     assert described == DESCRIBED
     assert described.task.scenario == "T1,T2:PD"
     np.testing.assert_array_equal(weights["w"], np.arange(3.0))

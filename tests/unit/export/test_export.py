@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import nibabel
@@ -13,10 +14,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
+from agi_core import known_range
 from agi_core.__main__ import main
+from agi_core.config.schema import PrivacyConfig
 from agi_core.export import bundle
-from agi_core.export.archive import ROOT
+from agi_core.export.archive import ROOT, read_archive
+from agi_core.known_range import KnownRange
+from agi_core.run import error_model, run_folder
 from agi_core.run.summary import read_summary, write_summary
+from agi_core.uncertainty import ErrorModel
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
 
@@ -74,6 +80,51 @@ def test_a_graph_that_the_zip_does_not_have(
     monkeypatch.setattr(sys, "argv", ["bundle", graph, *sources(exported), f"--out={tmp_path / 'o.nii'}"])
     assert bundle.main() == 2
     assert "model.pt2 does not exist; docs/README.md of the zip says" in capsys.readouterr().err
+
+
+def test_what_doubts_a_volume_travels_without_those_it_was_learnt_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hospital that has the zip alone gets the map and the verdict of the run."""
+    network, counts = finished_run(tmp_path / "run", dims=3, crop=CROP), np.zeros(66, dtype=np.int64)
+    counts[40] = 100
+    layer = np.eye(1, len(network.readout))[0] * 0.1
+    errors = ErrorModel(layer, counts, 8, 2, ("0123456789abcdef",))
+    error_model.write_error_model(tmp_path / "run" / error_model.NAME, errors, network=network)
+    KnownRange("training", 9, {"head: volume, litres": 99.0}, {"head: volume, litres": 1.0}).write(
+        tmp_path / "run" / known_range.NAME
+    )
+    assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "m.zip")]) == 0
+    assert "no error model" not in capsys.readouterr().out
+    assert b"0123456789abcdef" not in b"".join(read_archive(tmp_path / "m.zip", release=version("agi-fed"))[2].values())
+    given = []
+    for m, modality in enumerate(("T1", "T2")):
+        write_head(tmp_path / f"{modality}.nii.gz", seed=1, contrast=1 + m)
+        given.append(f"--source={modality}={tmp_path / modality}.nii.gz")
+    made = []
+    for place in (["--run", str(tmp_path / "run")], ["--model", str(tmp_path / "m.zip")]):
+        out, map_path = f"--out={tmp_path / 'o.nii'}", tmp_path / f"{len(made)}.nii"
+        assert main(["synthesize", *place, *given, out, f"--uncertainty={map_path}", "--strict"]) == 3
+        assert "out of what the model knows: head: volume, litres" in capsys.readouterr().err
+        made.append(nibabel.load(map_path).get_fdata())
+    np.testing.assert_array_equal(made[0], made[1])
+    assert made[0].max() == pytest.approx(0.1, rel=0.01)
+
+    private = dataclasses.replace(run_folder.open_existing(tmp_path / "run"), privacy=PrivacyConfig(epsilon=8.0))
+    run_folder.write_config(tmp_path / "run", private)
+    assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "m.zip")]) == 0
+    assert "no known range in it: a private run has none that is noised" in capsys.readouterr().out
+    assert read_archive(tmp_path / "m.zip", release=version("agi-fed"))[2] == {}
+
+
+def test_a_zip_without_them_says_so(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = (exported / ROOT / "docs" / "README.md").read_text()
+    assert "* error model, from means over subjects without noise: not in this zip: the run has none" in card
+    command = ["synthesize", f"--model={exported / 'model.zip'}", *sources(exported), f"--out={tmp_path / 'o.nii'}"]
+    assert main([*command, f"--uncertainty={tmp_path / 'e.nii'}"]) == 2
+    assert "model.zip has no error model; calibrate its run, and export it again" in capsys.readouterr().err
+    assert main([*command, "--strict"]) == 2
+    assert "--strict needs the known range of the model" in capsys.readouterr().err
 
 
 def test_what_is_of_one_site_or_of_this_machine_stays(exported: Path) -> None:
