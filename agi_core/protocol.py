@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agi_core.errors import MismatchError, ProtocolError, TransportError
 from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
 NONCE = "nonce"  # of the metrics' record: a number that is not a metric, and makes the record unlike any other
 RELEASE = "release"  # a scalar of a request: which program asks (`agi_core.release`)
@@ -69,7 +69,8 @@ class Packed:
 class Request:
     """Coordinator to site. `task` is the JSON of an `agi_core.config.schema.Task`. `subjects` says whom an evaluation
     scores, or what else it asks for; or that a training request asks for a key alone. `secure_sum` is the JSON of an
-    `agi_core.secure_sum.Attempt`; "" = the weights leave as they are.
+    `agi_core.secure_sum.Attempt`; "" = the weights leave as they are. `study` is the JSON of the
+    `agi_core.study.WholeStudy` that the run is a cell of; "" = the run is a study of its own.
 
     `deadline_s` is the time in seconds that the site has for its answer. `signature`: see `agi_core.signatures`."""
 
@@ -82,6 +83,7 @@ class Request:
     deadline_s: int
     weights: Packed
     secure_sum: str = ""
+    study: str = ""
     signature: str = ""
 
 

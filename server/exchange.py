@@ -36,6 +36,7 @@ from agi_core.run import progress
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
 from agi_core.signatures import sign
+from agi_core.study import WholeStudy
 from server.messages import (
     array_record,
     error_in,
@@ -80,11 +81,22 @@ class Outcome:
 class Exchange:
     """The conversation of one run with its sites."""
 
-    def __init__(self, grid: Grid, events: EventLog, config: RunConfig, *, run_id: str, key: Ed25519PrivateKey) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        events: EventLog,
+        config: RunConfig,
+        *,
+        run_id: str,
+        key: Ed25519PrivateKey,
+        study: WholeStudy | None = None,
+    ) -> None:
+        """`study`: that of which the run is a cell. `key` signs the requests."""
         self._grid, self._nodes = grid, Nodes(grid)
         self._pulls = Pulls(grid, beside=config.engine == DEPLOYMENT)
         self._events, self._run_id = events, run_id
         self._key = key
+        self._study = study.text if study else ""
         self._task, self._registered = task_json(config.task), config.federation.subjects
         self._transport = config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
@@ -109,6 +121,7 @@ class Exchange:
             subjects=subjects,
             deadline_s=math.ceil(self._deadline_s),
             weights=packed,
+            study=self._study,
         )
 
     def wait_for(self, sites: Sequence[str], *, enough: int, round: int) -> dict[str, int]:

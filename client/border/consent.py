@@ -1,7 +1,8 @@
 """Consent per study: with `policy.studies: ask`, a person at the site agrees to each study before it gets an answer.
 
 `state_dir/studies/HASH.json` holds what was asked, and whether somebody said yes. The hash is of run and task: a study
-whose settings have changed is asked about again, but not if they are those that the sites' scans choose.
+whose settings have changed is asked about again, but not if they are those that the sites' scans choose. Of a run over
+a vocabulary it is that of the whole, whose cells are asked about in its name (`agi_core.study`).
 """
 
 import hashlib
@@ -9,12 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agi_core.cells import is_vocabulary
 from agi_core.config.load import read_task, task_json
 from agi_core.errors import PolicyError
 from agi_core.host import atomic
 from agi_core.protocol import CALIBRATION_SUBJECTS, Request
 from agi_core.run.json_objects import JsonObject
 from agi_core.scenario import parse_scenario
+from agi_core.study import WholeStudy
 from client.border.egress import printable
 from client.site.policy import Policy
 
@@ -23,7 +26,8 @@ MOST = 100  # studies that wait: nobody outside may fill the disk with questions
 
 @dataclass(frozen=True)
 class Study(JsonObject):
-    """A run as the coordinator names it, its task as JSON, and whether the site takes part."""
+    """A run as the coordinator names it, its task as JSON, and whether the site takes part. Of a run over a vocabulary
+    the task is that of the whole."""
 
     run: str
     task: str
@@ -35,17 +39,22 @@ def check_agreed(state_dir: Path, request: Request) -> None:
 
     Raises:
         PolicyError: nobody has agreed to it yet.
+        ProtocolError: the request is of no cell of the study that it names.
     """
-    task = read_task(request.task)
+    run, task = request.run_id, read_task(request.task)
+    if request.study:
+        whole = WholeStudy.of(request)
+        whole.check_cell(task)
+        run, task = whole.run, read_task(whole.task)
     before = replace(task, reference=None, training=replace(task.training, align_target=None))
-    study = Study(request.run_id, task_json(before))
+    study = Study(run, task_json(before))
     known = Study.read(_path(state_dir, study))
     if known is not None and known.agreed:
         return
     if known is None and sum(not other.agreed for other in studies(state_dir)) < MOST:
         atomic.write_json(_path(state_dir, study), study.to_json())
     raise PolicyError(
-        f"policy.studies: nobody has agreed to study {printable(request.run_id)} yet; read what it asks for, and"
+        f"policy.studies: nobody has agreed to study {printable(run)} yet; read what it asks for, and"
         " answer, with: python -m client --site NAME --studies"
     )
 
@@ -65,13 +74,19 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
     """What a person has to know before the answer, line by line. `private`: the site trains privately or not at all."""
     task = read_task(study.task)
     scenario, training, privacy = parse_scenario(task.scenario), task.training, task.privacy
+    cells = is_vocabulary(task.scenario)
+    each = ", shared by the cells that you can train," if cells else ""
     yield f"study {printable(study.run)}"
-    yield f"  makes     {scenario.target} from {', '.join(scenario.sources)}"
-    yield f"  trains    {task.rounds} rounds of {training.local_steps} steps on your training subjects"
+    if cells:
+        yield f"  makes     any of {', '.join(scenario.sources)} from any others: a run for each cell that you hold"
+    else:
+        yield f"  makes     {scenario.target} from {', '.join(scenario.sources)}"
+    yield f"  trains    {task.rounds} rounds of {training.local_steps} steps{each} on your training subjects"
     if policy.alone and not (privacy.on or private):
         yield "  then      as many steps again, of a model of this site alone that stays here, to compare with"
     if privacy.on:
-        yield f"  privacy   at most epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each subject"
+        most = "in any cell; your ledger adds the cells up, to your own limit" if cells else "for each subject"
+        yield f"  privacy   at most epsilon {privacy.epsilon:g} at delta {privacy.delta:g} {most}"
     else:
         yield "  privacy   none: weights may tell something of single subjects (docs/security.md)"
     figures = ", ".join(policy.metrics) if policy.metrics is not None else "the figures of docs/egress.md"
@@ -82,6 +97,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
         yield "  leaves    once, how far your scans of each modality lie apart, in mm (docs/egress.md)"
         if policy.metrics is None or CALIBRATION_SUBJECTS in policy.metrics:
             yield "  leaves    at the end, how often errors on your validation subjects are how large (docs/egress.md)"
+    if cells and not (privacy.on or private):
+        yield "  leaves    how large errors of cells are, and how far two cells lie apart, for blends (docs/egress.md)"
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"
 
 

@@ -49,7 +49,7 @@ def test_egress_lists_every_field_of_a_reply() -> None:
         Reply(run_id="run", round=1, nonce="nonce", num_examples=1, metrics={}, weights=Packed({}, "[]"))
     )
     assert documented("Reply") == set(scalars) | {field.name for field in dataclasses.fields(Reply)}
-    assert scalars["protocol"] == PROTOCOL_VERSION == 4
+    assert scalars["protocol"] == PROTOCOL_VERSION == 5
 
 
 def test_egress_lists_every_metric_that_may_leave() -> None:

@@ -39,6 +39,7 @@ CHANGES: dict[str, Any] = {
     "subjects": "test",
     "deadline_s": 61,
     "secure_sum": "{}",
+    "study": "{}",
     "weights": pack({"a": np.arange(1, 5, dtype=np.float32)}),
     "signature": "not hexadecimal",
 }

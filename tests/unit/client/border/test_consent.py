@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.errors import PolicyError
+from agi_core.errors import PolicyError, ProtocolError
+from agi_core.study import WholeStudy
 from client.border import consent
 from client.site.policy import Policy
 from tests.support.requests_by_hand import small_task, training_request
@@ -60,3 +61,27 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     assert "a model of this site alone" not in "\n".join(consent.described(prior, alone, private=True))
     private = consent.Study("first", small_task("privacy.epsilon=8")[0])
     assert "at most epsilon 8 at delta 1e-05" in "\n".join(consent.described(private, Policy(), private=True))
+
+
+def test_who_agrees_to_a_study_over_a_vocabulary_agrees_to_its_cells_and_to_no_other(tmp_path: Path) -> None:
+    whole = WholeStudy("first-0123", small_task("scenario=T1,T2,PD:any", "reference=null")[0])
+    cells = [
+        replace(REQUEST, run_id=f"first-{number}", task=small_task(f"scenario={cell}", "reference=null")[0])
+        for number, cell in enumerate(("T1:PD", "T1,PD:T2"))
+    ]
+    asked = [replace(cell, study=whole.text) for cell in cells]
+    for request in asked:
+        with pytest.raises(PolicyError, match="nobody has agreed to study first-0123 yet"):
+            consent.check_agreed(tmp_path, request)
+    (study,) = consent.studies(tmp_path)
+    assert "any of T1, T2, PD from any others" in "\n".join(consent.described(study, Policy(), private=False))
+    consent.agree(tmp_path, study)
+    for request in asked:
+        consent.check_agreed(tmp_path, request)
+    other = WholeStudy("second-4567", whole.task)
+    for request in (cells[0], replace(cells[0], study=other.text)):  # alone, and of another run
+        with pytest.raises(PolicyError, match="nobody has agreed"):
+            consent.check_agreed(tmp_path, request)
+    outside = replace(asked[0], task=small_task("scenario=T1,T2:FLAIR", "reference=null")[0])
+    with pytest.raises(ProtocolError, match="none of the study"):
+        consent.check_agreed(tmp_path, outside)
