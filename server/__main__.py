@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", required=True, help="its name in the federation")
     sub.add_argument("key", type=Path, metavar="KEY.pub", help="the public key that it sent")
     sub.add_argument("--subjects", type=int, help="how many subjects it has agreed to train on")
+    sub.add_argument(
+        "--modalities", type=lambda text: text.split(","), help="that it offers to runs over a vocabulary: T1,T2"
+    )
     sub = add("unregister", commands.unregister, "shut a hospital out")
     sub.add_argument("name")
     sub = add("release", commands.release, "let a site out of quarantine and forget its refused replies")

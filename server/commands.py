@@ -41,7 +41,11 @@ def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
 def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Let a hospital in."""
     entry, outcome = registry.register(
-        coordinator, name=arguments.name, key_path=arguments.key, subjects=arguments.subjects
+        coordinator,
+        name=arguments.name,
+        key_path=arguments.key,
+        subjects=arguments.subjects,
+        modalities=arguments.modalities,
     )
     print(f"{arguments.name} {outcome}, key {entry.fingerprint}")
     if outcome == "registered":

@@ -1,11 +1,13 @@
 """The registry: which hospitals may join, under which name and with which key. Flower has a list of its own, and
 `sites.json` keeps what that list lacks.
 
-`{name: {"public_key": OpenSSH line, "fingerprint": as ssh-keygen -lf, "subjects": n or null, "node_id": Flower's}}`
+`{name: {"public_key": OpenSSH line, "fingerprint": as ssh-keygen -lf, "subjects": n or null, "node_id": Flower's,
+"modalities": [...] or null}}`
 """
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,18 +20,21 @@ from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.host.keys import fingerprint
 from agi_core.names import is_site_name, skeleton
+from agi_core.scenario import modality_parts
 from server import flower_cli, flower_database
 from server.coordinator import CoordinatorDir
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered site. `node_id` is None after a failed registration of an early release."""
+    """One registered site. `node_id` is None after a failed registration of an early release. `modalities` are those
+    that it offers to runs over a vocabulary (None = it has not said)."""
 
     public_key: str
     fingerprint: str
     subjects: int | None = None
     node_id: int | None = None
+    modalities: Sequence[str] | None = None
 
 
 def read(coordinator: CoordinatorDir) -> dict[str, Entry]:
@@ -48,20 +53,31 @@ def read(coordinator: CoordinatorDir) -> dict[str, Entry]:
 
 
 def register(
-    coordinator: CoordinatorDir, *, name: str, key_path: Path, subjects: int | None
+    coordinator: CoordinatorDir,
+    *,
+    name: str,
+    key_path: Path,
+    subjects: int | None,
+    modalities: Sequence[str] | None = None,
 ) -> tuple[Entry, Literal["registered", "already registered"]]:
-    """Let a hospital in under a name. A second registration with the same key changes `subjects` alone. It also mends a
-    registration that Flower's database has lost. Nothing is written before Flower has let the site in.
+    """Let a hospital in under a name. A second registration with the same key changes `subjects` and `modalities`
+    alone. It also mends a registration that Flower's database has lost. Nothing is written before Flower has let the
+    site in.
 
     Raises:
-        ConfigError: malformed name or key, one that looks like another site's, or the name or the key belongs to
-            another registration.
+        ConfigError: malformed name, key or modality, a name that looks like another site's, or the name or the key
+            belongs to another registration.
         RunError: the coordinator does not answer.
     """
     if not is_site_name(name):
         raise ConfigError(f"--name {name!r} may hold letters (a to z), digits, - and _ only, at most 64")
     if subjects is not None and subjects < 1:
         raise ConfigError(f"--subjects {subjects} must be at least 1")
+    for modality in modalities or ():
+        try:
+            modality_parts(modality)
+        except ValueError as error:
+            raise ConfigError(f"--modalities: {error}; write a list such as T1,T2") from None
     public_key = read_public_key(key_path)
     entries = read(coordinator)
     old = entries.get(name)
@@ -78,7 +94,7 @@ def register(
         raise ConfigError(f"this key is registered as {taken[0]}; every site has its own key and one name")
 
     entry = old or Entry(public_key, fingerprint(public_key))
-    entry = replace(entry, subjects=subjects or entry.subjects)
+    entry = replace(entry, subjects=subjects or entry.subjects, modalities=modalities or entry.modalities)
     known = flower_cli.nodes(coordinator)
     if entry.node_id in known:
         _write(coordinator, {**entries, name: entry})

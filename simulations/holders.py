@@ -9,16 +9,15 @@ from pathlib import Path
 
 from agi_core.cell_plan import Plan, check_offers
 from agi_core.cells import parse_vocabulary, wanted
-from agi_core.config.schema import MisalignConfig, RunConfig
+from agi_core.config.schema import RunConfig
 from agi_core.data.fingerprint import fingerprints
 from agi_core.data.partition import Partition, Split, partition, split_subjects
 from agi_core.data.scans import Scans, Subject, discover, held_by
 from agi_core.errors import ConfigError
 from agi_core.names import file_stem
-from agi_core.run.initial_weights import weights_file
 from agi_core.scenario import Scenario
 from client.site.split import lasting_split
-from server.aggregation import check_sites
+from server.study_plan import check_start
 from simulations.sites import Federation, at_sites, with_unseen_anatomy
 
 
@@ -29,11 +28,7 @@ def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
     Raises:
         DataError, ConfigError: see `find_sites`; or the sites cannot work together on the vocabulary.
     """
-    if path := weights_file(config):
-        raise ConfigError(
-            f"initial_weights={path}: a file fits one number of sources, and {config.scenario} has several; leave it"
-            " out, or write public"
-        )
+    check_start(config)
     vocabulary = parse_vocabulary(config.scenario)
     modalities, least = wanted(config.scenario)
     discovery = discover(Scans.of(config.data), modalities, least=least)
@@ -79,31 +74,6 @@ def plan_of(config: RunConfig, federation: Federation) -> Plan:
     if not plan.trained:
         raise ConfigError(f"no training subject of any site has two of the modalities of {vocabulary} that it offers")
     return plan
-
-
-def config_of(config: RunConfig, cell: Scenario, plan: Plan) -> RunConfig:
-    """The configuration of a cell's own run, before its sites are filled in. Steps and budget of a private site are
-    shared among the cells that compete there. With fewer holders than the aggregation needs, it is the mean."""
-    training, privacy, sites = config.training, config.privacy, plan.trained[cell]
-    misalign = training.misalign if training.misalign.source in cell.sources else MisalignConfig()
-    if privacy.epsilon is not None:
-        privacy = dataclasses.replace(privacy, epsilon=privacy.epsilon / plan.share(cell))
-    quorum = config.federation.quorum
-    federation = dataclasses.replace(
-        config.federation, sites=sites, offers={}, quorum=None if quorum is None else min(quorum, len(sites))
-    )
-    try:
-        check_sites(federation)
-    except ConfigError:
-        federation = dataclasses.replace(federation, aggregation="mean")
-    return dataclasses.replace(
-        config,
-        scenario=str(cell),
-        reference=config.reference if config.reference in cell.sources else None,
-        training=dataclasses.replace(training, local_steps=plan.steps(cell), misalign=misalign),
-        privacy=privacy,
-        federation=federation,
-    )
 
 
 def sites_of(config: RunConfig, cell: Scenario, plan: Plan, whole: Federation) -> tuple[RunConfig, Federation]:

@@ -16,8 +16,9 @@ from agi_core.run import run_folder
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.summary import FILE_NAME
 from agi_core.scenario import Scenario
+from server.study_plan import cell_config
 from simulations.display import Display
-from simulations.holders import config_of, find_holders, plan_of, sites_of, write_splits
+from simulations.holders import find_holders, plan_of, sites_of, write_splits
 from simulations.printed import print_cell, print_matrix, print_vocabulary
 from simulations.simulation import PreparedRun, carry_out, engine_of, prepare, with_data
 from simulations.sites import Federation, Study, write_sites
@@ -62,13 +63,13 @@ def _prepared(
     for cell in plan.trained:
         cell_dir = folder_of(run_dir, cell)
         begun = (cell_dir / "config.yaml").is_file()
-        cell_config = run_folder.open_existing(cell_dir) if begun else config_of(config, cell, plan)
-        with nullcontext() if begun else run_folder.begun(cell_dir, cell_config):
-            initial_weights(cell_config)
-            chosen = cell_config.reference is not None
-            cell_config, federation = sites_of(cell_config, cell, plan, everybody)
+        its = run_folder.open_existing(cell_dir) if begun else cell_config(config, cell, plan)
+        with nullcontext() if begun else run_folder.begun(cell_dir, its):
+            initial_weights(its)
+            chosen = its.reference is not None
+            its, federation = sites_of(its, cell, plan, everybody)
             runs[cell] = prepare(
-                cell_config,
+                its,
                 federation,
                 cell_dir,
                 reference_chosen=chosen,

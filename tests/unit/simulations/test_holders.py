@@ -12,7 +12,8 @@ from agi_core.config.schema import RunConfig
 from agi_core.errors import AgiError, ConfigError
 from agi_core.scenario import parse_scenario
 from client.site.opened import open_site
-from simulations.holders import config_of, find_holders, plan_of, sites_of, write_splits
+from server.study_plan import cell_config
+from simulations.holders import find_holders, plan_of, sites_of, write_splits
 from simulations.sites import Study, find_sites, write_sites
 from tests.support.small_data import SMALL, write_ixi
 
@@ -48,7 +49,7 @@ def test_subjects_hold_what_they_hold(data_dir: Path) -> None:
     plan = plan_of(config, everybody)
     assert plan.trained == dict.fromkeys(parse_vocabulary("T1,T2,PD:any").cells, ("A", "B", "C"))
     cell = parse_scenario("T1,T2:PD")
-    _, federation = sites_of(config_of(config, cell, plan), cell, plan, everybody)
+    _, federation = sites_of(cell_config(config, cell, plan), cell, plan, everybody)
     assert {site: len(subjects) for site, subjects in federation.training.items()} == {"A": 4, "B": 6, "C": 6}
 
 
@@ -59,14 +60,14 @@ def test_nobody_who_trains_in_one_cell_tests_in_another(data_dir: Path, tmp_path
     write_splits(tmp_path, everybody)
     parts: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
     for cell in reversed(plan.trained):
-        cell_config, federation = sites_of(config_of(config, cell, plan), cell, plan, everybody)
-        paths = write_sites(folder_of(tmp_path, cell), cell_config, federation, study=Study(tmp_path, config))
-        for site in cell_config.federation.sites:
-            subjects = open_site(paths[site]).scans(cell_config.task).subjects
+        its, federation = sites_of(cell_config(config, cell, plan), cell, plan, everybody)
+        paths = write_sites(folder_of(tmp_path, cell), its, federation, study=Study(tmp_path, config))
+        for site in its.federation.sites:
+            subjects = open_site(paths[site]).scans(its.task).subjects
             for name, ids in parts.items():
                 ids.update(subject.id for subject in getattr(subjects, name))
-        for site in cell_config.federation.unseen_sites:
-            parts["test"].update(subject.id for subject in open_site(paths[site]).scans(cell_config.task).subjects.all)
+        for site in its.federation.unseen_sites:
+            parts["test"].update(subject.id for subject in open_site(paths[site]).scans(its.task).subjects.all)
     assert all(not one & other for one, other in combinations(parts.values(), 2))
     assert sum(map(len, parts.values())) == 17
 
@@ -75,8 +76,8 @@ def test_a_hidden_target_is_kept_for_scoring_on_test_subjects(data_dir: Path) ->
     config, everybody = find_holders(config_for(data_dir, offers=PAIRS))
     plan, cell = plan_of(config, everybody), parse_scenario("T2:PD")
     assert plan.trained[cell] == ("C",)
-    cell_config, federation = sites_of(config_of(config, cell, plan), cell, plan, everybody)
-    assert (cell_config.federation.sites, cell_config.federation.unseen_sites) == (("C",), ("A",))
+    its, federation = sites_of(cell_config(config, cell, plan), cell, plan, everybody)
+    assert (its.federation.sites, its.federation.unseen_sites) == (("C",), ("A",))
     assert {subject.id for subject in federation.unseen["A"]} <= {*everybody.splits["A"].test}
     assert parse_scenario("T1,T2:PD") in plan.blends
 
@@ -85,21 +86,11 @@ def test_where_everybody_holds_all_a_cell_is_the_run_of_its_scenario(ixi_dir: Pa
     settings = config_for(ixi_dir)
     config, everybody = find_holders(settings)
     plan, cell = plan_of(config, everybody), parse_scenario("T1,T2:PD")
-    cell_config, cell_sites = sites_of(config_of(config, cell, plan), cell, plan, everybody)
+    its, cell_sites = sites_of(cell_config(config, cell, plan), cell, plan, everybody)
     single, sites = find_sites(dataclasses.replace(settings, scenario="T1,T2:PD"))
     shared = dataclasses.replace(single.training, local_steps=4)  # 40 over nine cells, at least 4
-    assert cell_config == dataclasses.replace(single, training=shared)
+    assert its == dataclasses.replace(single, training=shared)
     assert cell_sites == sites
-
-
-def test_steps_budget_and_rule_of_a_cell(data_dir: Path) -> None:
-    private = ("privacy.epsilon=8", "federation.aggregation=median", "reference=T2", "federation.quorum=2")
-    config, everybody = find_holders(config_for(data_dir, *private, offers=PAIRS))
-    plan = plan_of(config, everybody)
-    of_pd, of_t1 = (config_of(config, parse_scenario(name), plan) for name in ("T2:PD", "T1:PD"))
-    assert (of_pd.training.local_steps, of_pd.privacy.epsilon) == (20, 4.0)
-    assert (of_pd.reference, of_t1.reference) == ("T2", None)
-    assert (of_pd.federation.aggregation, of_pd.federation.quorum) == ("mean", 1)
 
 
 def test_a_vocabulary_of_one_modality_is_refused(data_dir: Path) -> None:
