@@ -24,6 +24,10 @@ class DataError(AgiError):
     public = "The site's data does not fit the request."
 
 
+class AbsentError(DataError):
+    """Nobody in a folder of scans has all modalities that are asked for."""
+
+
 class ProtocolError(AgiError):
     """A message does not follow the contract of `agi_core.protocol`."""
 
@@ -102,6 +106,12 @@ class NotHeldError(PolicyError):
     """The request is about modalities that the site does not offer. Nothing is broken: the site sits out."""
 
     public = "The site does not offer the modalities of the request."
+
+
+class NoneHeldError(NotHeldError):
+    """The site offers the modalities of the request, but its scans do not hold them. The site sits out."""
+
+    public = "The site offers the modalities of the request, but none of its subjects has them all."
 
 
 class BudgetError(PrivacyError):

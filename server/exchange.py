@@ -24,6 +24,7 @@ from agi_core.errors import (
     BudgetError,
     DeadlineError,
     MismatchError,
+    NoneHeldError,
     NotHeldError,
     NotPrivateError,
     PolicyError,
@@ -53,7 +54,9 @@ log = logging.getLogger("server")
 POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # between two looks: for replies, for sites that connect
 AT_ONCE = 4  # so many answers are in memory before they are in the spool
 GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's own error reply
-SITS_OUT = frozenset(error.public for error in (BudgetError, NotHeldError, NotPrivateError, PolicyError, PrivacyError))
+SITS_OUT = frozenset(
+    error.public for error in (BudgetError, NoneHeldError, NotHeldError, NotPrivateError, PolicyError, PrivacyError)
+)
 """The sentences of a site that has the right to sit out. Nothing is broken at such a site. It would refuse a second
 request too."""
 

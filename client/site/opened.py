@@ -18,7 +18,7 @@ from agi_core.data.fingerprint import fingerprints
 from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Discovery, Scans, Subject, discover
-from agi_core.errors import DataError, NotHeldError
+from agi_core.errors import AbsentError, DataError, NoneHeldError, NotHeldError
 from agi_core.host.device import open_device
 from agi_core.network import Network
 from agi_core.readout import readout_statistics
@@ -73,7 +73,7 @@ class SiteScans:
     Raises, when a property is read:
         DataError: no subject has all modalities, one that the site file lists is not there, one image is that of two
             subjects, or a scan is unusable.
-        NotHeldError: the site does not offer a modality of the task.
+        NotHeldError: the site does not offer a modality of the task, or offers all and nobody has them.
         RunError: the cache or the split cannot be written.
     """
 
@@ -85,16 +85,24 @@ class SiteScans:
     def subjects(self) -> SiteSubjects:
         """The subjects with all modalities of the task's scenario, each in the part that it was given for good. Nobody
         trains under one name and tests under another: a deployed site knows its subjects by their images."""
-        file, state_dir, found = self._file, Path(self._file.state_dir), self._found
-        by_id = {subject.id: subject for subject in found.subjects}
+        file, state_dir = self._file, Path(self._file.state_dir)
         listed, offered = file.data.subjects, file.data.modalities
-        if offered is not None:
-            if lacking := {*parse_scenario(self._task.scenario).modalities} - {*offered}:
-                raise NotHeldError(
-                    f"site {file.site} does not offer {', '.join(sorted(lacking))} (data.modalities:"
-                    f" {', '.join(offered)}), and {self._task.scenario} needs it"
-                )
-            listed = None if listed is None else tuple(subject_id for subject_id in listed if subject_id in by_id)
+        if offered is not None and (lacking := {*parse_scenario(self._task.scenario).modalities} - {*offered}):
+            raise NotHeldError(
+                f"site {file.site} does not offer {', '.join(sorted(lacking))} (data.modalities:"
+                f" {', '.join(offered)}), and {self._task.scenario} needs it"
+            )
+        try:
+            found = self._found
+        except AbsentError as error:
+            if offered is None:
+                raise
+            raise NoneHeldError(
+                f"site {file.site} offers {', '.join(offered)} (data.modalities), but {error}"
+            ) from None
+        by_id = {subject.id: subject for subject in found.subjects}
+        if offered is not None and listed is not None:
+            listed = tuple(subject_id for subject_id in listed if subject_id in by_id)
         chosen = stable_order(by_id if listed is None else listed)
         absent = [subject_id for subject_id in chosen if subject_id not in by_id]
         if absent or not chosen:

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from agi_core.cells import parse_vocabulary
 from agi_core.config.schema import RunConfig, Task
 from agi_core.data import scans
 from agi_core.data.datasets import TrainingSlices
-from agi_core.errors import DataError, NotHeldError
+from agi_core.errors import AbsentError, DataError, NoneHeldError, NotHeldError
 from client.site import opened
 from client.site.file import CoordinatorAddress, DeployedSite, Site, SiteData, read_site, to_yaml
 from client.site.opened import KEPT_TASKS, OpenSite, SiteScans, open_site
+from tests.support.requests_by_hand import deployed_site
 from tests.support.small_data import write_ixi
 
 
@@ -171,3 +173,34 @@ def test_old_tasks_are_forgotten(tmp_path: Path, small_config: RunConfig) -> Non
     opened_scans: list[SiteScans] = [site.scans(task) for task in tasks]
     assert site.scans(tasks[-1]) is opened_scans[-1]
     assert site.scans(tasks[0]) is not opened_scans[0]
+
+
+def test_a_deployed_site_gives_a_subject_one_part_for_all_cells(tmp_path: Path) -> None:
+    """Whichever cell is asked about first; some subjects lack a modality."""
+    data_dir = write_ixi(tmp_path / "ixi", {"HH": 8})
+    for number, modality in ((100, "PD"), (101, "T2"), (102, "T2"), (103, "T1")):
+        (data_dir / f"IXI-{modality}" / f"IXI{number}-HH-{1000 + number}-{modality}.nii.gz").unlink()
+    path = deployed_site(tmp_path, data_dir, name="HH")
+    part_of: dict[str, set[str]] = {}
+    for cell in reversed(parse_vocabulary("T1,T2,PD:any").cells):
+        subjects = open_site(path).scans(Task(scenario=str(cell))).subjects
+        for part in ("train", "validation", "test"):
+            for subject in getattr(subjects, part):
+                part_of.setdefault(subject.id, set()).add(part)
+    assert len(part_of) == 8
+    assert all(len(parts) == 1 for parts in part_of.values())
+
+
+def test_a_site_whose_scans_do_not_hold_what_it_offers_sits_out(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"HH": 2})
+    (data_dir / "IXI-PD" / "IXI100-HH-1100-PD.nii.gz").unlink()
+    (data_dir / "IXI-T2" / "IXI101-HH-1101-T2.nii.gz").unlink()
+    path = deployed_site(tmp_path, data_dir, name="HH")
+    task = Task(scenario="T2:PD")
+    with pytest.raises(AbsentError, match=r"no subject in .* can be used for T2, PD"):
+        _ = open_site(path).scans(task).subjects
+    path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, modalities: [T2, PD]"))
+    with pytest.raises(NoneHeldError, match=r"site HH offers T2, PD \(data.modalities\), but no subject in"):
+        _ = open_site(path).scans(task).subjects
+    with pytest.raises(NotHeldError, match="does not offer FLAIR"):  # which the folder lacks too
+        _ = open_site(path).scans(Task(scenario="T2:FLAIR")).subjects
