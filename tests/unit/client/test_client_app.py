@@ -7,7 +7,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 import client.app
 from agi_core.errors import AgiError, ConfigError, ExhaustedError, PolicyError, SignatureError
-from agi_core.protocol import FAILED, REFUSED, model_hash, pack
+from agi_core.protocol import FAILED, PROTOCOL_VERSION, REFUSED, model_hash, pack
 from agi_core.release import release
 from client.border import audit, consent
 from client.border.audit import Decision
@@ -32,7 +32,7 @@ def test_another_protocol_is_refused_with_both_versions(site_path: Path) -> None
     reply = ask(site_path, as_message(training_request(*small_task()), protocol=7))
     assert reply.error.code == REFUSED
     assert "has 7" in reason(reply)
-    assert "program 4" in reason(reply)
+    assert f"program {PROTOCOL_VERSION}" in reason(reply)
 
 
 @pytest.mark.parametrize("theirs", ["0.1.0 (code 0123456789, torch 2.1.0, flwr 1.40.0)", 7, "\x1b[2J" + "x" * 200])

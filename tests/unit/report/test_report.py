@@ -229,7 +229,7 @@ def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
 
 
 def test_the_same_slices_are_shown_from_round_to_round(tmp_path: Path) -> None:
-    """A grey head, of which half, then three quarters, then seven eighths are predicted: 20 log10(1 / error) by hand."""
+    """Of a grey head half, then three quarters, then seven eighths are predicted. 20 log10(1 / error) by hand."""
     run = Run(tmp_path / "run", unseen=[])
     run.train(rounds=2)
     run.finish()
