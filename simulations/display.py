@@ -84,7 +84,7 @@ class Display:
         if step.loss is not None:
             note = f"loss {step.loss:.4f}  {self._time_left(step)}{note}"
         if step.site not in self._site_bars:
-            self._site_bars[step.site] = self._live.add_task("", total=step.steps, note="")
+            self._site_bars[step.site] = self._live.add_task(step.phase, total=step.steps, note="")
         self._live.update(self._bar, visible=False)  # the sites' own lines say more
         self._live.update(
             self._site_bars[step.site],
