@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
@@ -11,27 +12,38 @@ from agi_core.metrics import SubjectScore
 from agi_core.prediction import Predictor, predict_whole
 
 OnSession = Callable[[int, int], None]  # (sessions done, all sessions)
+OnVolume = Callable[[CachedSession, Tensor, Tensor, Tensor], None]  # prediction, target and foreground, (D, H, W)
 ChosenSlices = tuple[CachedSession, Sequence[int] | None]
 EVALUATION_BATCH = 8
 
 
 def evaluate(
-    predictor: Predictor, slices: Sequence[ChosenSlices], *, on_session: OnSession | None = None
+    predictor: Predictor,
+    slices: Sequence[ChosenSlices],
+    *,
+    on_session: OnSession | None = None,
+    on_volume: OnVolume | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of each subject over the chosen whole slices of all its sessions; see `agi_core.metrics`.
 
     Args:
         slices: (session, slice numbers) pairs; None = every slice of the session.
         on_session: called with (done, total) after each session.
+        on_volume: called with the chosen slices of each session.
 
     Returns:
         {subject id: {metric: value}}
     """
     scores: dict[str, SubjectScore] = {}
     for done, (session, indices) in enumerate(slices, start=1):
-        score = scores.setdefault(session.subject_id, SubjectScore())
+        score, volumes = scores.setdefault(session.subject_id, SubjectScore()), []
         for prediction, batch in predict_session(predictor, session, indices=indices):
             score.add(prediction, batch.target, batch.foreground)
+            if on_volume is not None:
+                volumes.append((prediction, batch.target, batch.foreground))
+        if on_volume is not None and volumes:
+            prediction, target, foreground = (torch.cat(part)[:, 0] for part in zip(*volumes, strict=True))
+            on_volume(session, prediction, target, foreground)
         if on_session is not None:
             on_session(done, len(slices))
     return {subject_id: score.result() for subject_id, score in scores.items()}

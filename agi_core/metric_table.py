@@ -51,6 +51,10 @@ REGIONS = ("", "_foreground")
 
 METRIC_NAMES = tuple(f"{name}{region}" for region in REGIONS for name in METRICS)
 PERSONAL_METRIC_NAMES = tuple(f"personal_{name}" for name in METRIC_NAMES)
+TISSUE_METRIC_NAMES = tuple(
+    f"{name}_{tissue}" for tissue in ("tumour", "healthy") for name in ("brasyn_ssim", "ssim", "psnr_db", "mae")
+)
+"""Of the final test, where tumours are segmented; see `agi_core.scoring`."""
 VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)
 
 

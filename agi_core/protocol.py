@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError, TransportError
-from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, TISSUE_METRIC_NAMES, VALIDATION_METRIC_NAMES
 
 PROTOCOL_VERSION = 5
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
@@ -36,7 +36,7 @@ ALONE = "alone"  # the test subjects, by a model that the site trains alone from
 KEYS = "keys"  # of a training request: the site's key for the secure sum that the next one asks for
 ALLOWED_METRICS = frozenset(
     (
-        *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
+        *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *TISSUE_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
         *("validation_subjects", "train_loss", "seconds", RMS_ERROR, RMS_DISAGREEMENT, CALIBRATION_SUBJECTS),
     )
 )

@@ -2,9 +2,8 @@
 
 from collections.abc import Collection, Mapping
 
-from agi_core.metric_table import METRIC_NAMES
 from agi_core.protocol import Reply
-from agi_core.run.scores import Best, SiteScore, SiteScores
+from agi_core.run.scores import TEST_METRIC_NAMES, Best, SiteScore, SiteScores
 from server.aggregation import SiteUpdate
 
 Answered = Mapping[str, Reply | SiteUpdate]
@@ -32,7 +31,7 @@ def validation_scores(answers: Answered) -> dict[str, SiteScore]:
 
 
 def _score(metrics: Mapping[str, float], subjects: int, *, prefix: str = "") -> SiteScore:
-    return SiteScore({name: metrics[prefix + name] for name in METRIC_NAMES if prefix + name in metrics}, subjects)
+    return SiteScore({name: metrics[prefix + name] for name in TEST_METRIC_NAMES if prefix + name in metrics}, subjects)
 
 
 def _told(scores: SiteScores) -> dict[str, SiteScore]:

@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, psnr_db
+from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, TISSUE_METRIC_NAMES, psnr_db
 from agi_core.report import figures
 from agi_core.report.blocks import blocks, ranges
 from agi_core.report.examples import Example, Image
@@ -33,6 +33,7 @@ from agi_core.report.small_multiples import small_multiples
 from agi_core.run.duration import duration
 from agi_core.run.scores import Scores, SiteScore
 from agi_core.scenario import parse_scenario
+from agi_core.scoring.figures import FIGURES
 
 BASELINES = {
     "initial_weights": "initial weights",
@@ -126,7 +127,29 @@ def sites(record: RunRecord) -> str:
         limit = config.evaluation.max_subjects
         notes.append(f"Unseen sites took no part in training; at most {limit} subjects of each are scored, once.")
     body = table(columns, rows, groups=groups, caption=caption, kind="metrics") + paragraph(" ".join(notes))
-    return section("Quality per site", body)
+    return section("Quality per site", body + _tissue(record, scores))
+
+
+def _tissue(record: RunRecord, scores: Scores) -> str:
+    """The figures in tumour and healthy tissue of the sites that have segmentations."""
+    headings = {site: _coloured(record, site) for site in scores.sites}
+    headings |= {site: escape(site) + _UNSEEN for site in scores.unseen_sites}
+    told = {site: score.metrics for site, score in {**scores.sites, **scores.unseen_sites}.items()}
+    names = [name for name in TISSUE_METRIC_NAMES if any(name in its for its in told.values())]
+    if not names:
+        return ""
+    rows = [
+        row(headings[site], [f"{its[name]:.{FIGURES[name].decimals}f}" if name in its else "–" for name in names])
+        for site, its in told.items()
+        if {*names} & {*its}
+    ]
+    meaning = (
+        "BraSyn's SSIM is near 1 even for a black tumour: read SSIM inside beside it. Sites without segmentations are"
+        " not listed."
+    )
+    heads = ["Site", *(FIGURES[name].label for name in names)]
+    caption = "In tumour and healthy tissue, mean over the same subjects"
+    return table(heads, rows, caption=caption, kind="metrics") + paragraph(meaning)
 
 
 def interval(record: RunRecord) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from agi_core.metric_table import METRIC_NAMES
+from agi_core.metric_table import METRIC_NAMES, TISSUE_METRIC_NAMES
 from agi_core.run.json_objects import Json, JsonObject
 
-Metrics = Mapping[str, float]  # {one of METRIC_NAMES: mean over subjects}
+TEST_METRIC_NAMES = (*METRIC_NAMES, *TISSUE_METRIC_NAMES)
+Metrics = Mapping[str, float]  # {one of TEST_METRIC_NAMES: mean over subjects}
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,5 @@ class Best(JsonObject):
 def over_subjects(sites: SiteScores) -> dict[str, float]:
     """Mean over all subjects of all sites of each metric that every site tells; empty without subjects."""
     total = sum(score.subjects for score in sites.values())
-    names = [name for name in METRIC_NAMES if total and all(name in score.metrics for score in sites.values())]
+    names = [name for name in TEST_METRIC_NAMES if total and all(name in score.metrics for score in sites.values())]
     return {name: sum(score.metrics[name] * score.subjects for score in sites.values()) / total for name in names}

@@ -99,7 +99,7 @@ def score_pair(
         for name, mask in (("tumour", labels > 0), ("healthy", labels == 0)):
             if (ssim := brasyn_ssim(data, real.data, mask)) is not None:
                 figures[f"brasyn_ssim_{name}"] = ssim
-    figures |= _region_figures(ours, scaled, regions)
+    figures |= region_figures(ours, scaled, regions)
     if intervals is not None and (half_width := intervals.half_width(pair)) is not None:
         figures |= _coverage(ours, scaled, regions, resample(half_width, synthetic.grid, real.grid))
     figures |= consistency(ours, scaled, head, affine=real.affine)
@@ -154,8 +154,8 @@ def _regions(labels: Labels, head: BoolArray) -> dict[str, BoolArray]:
     }
 
 
-def _region_figures(synthetic: FloatArray, real: FloatArray, regions: dict[str, BoolArray]) -> dict[str, float]:
-    """SSIM, PSNR and MAE of each region that is not empty."""
+def region_figures(synthetic: FloatArray, real: FloatArray, regions: dict[str, BoolArray]) -> dict[str, float]:
+    """SSIM, PSNR and MAE of each region that is not empty; volumes in [0, 1]."""
     similarity, error = ssim_volume(synthetic, real), (synthetic - real).astype(np.float64)
     figures = {}
     for region, mask in regions.items():

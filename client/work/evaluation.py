@@ -18,6 +18,7 @@ from client.site.told import Part, told_slices, told_subjects
 from client.work.closed_form import tell_statistics, with_own_weights
 from client.work.job import Job
 from client.work.poses import tell_poses
+from client.work.tissue import Tissue
 
 Slices = Sequence[tuple[CachedSession, Sequence[int]]]
 Whole = Sequence[tuple[CachedSession, None]]
@@ -168,8 +169,10 @@ def _test(job: Job) -> Reply:
     )
     whole = told_tests(job) if job.request.subjects == TEST else _told_whole(job, "all", job.scans.everybody)
     on_session = progress.steps_of("test", job.site.site)
-    scores = evaluation.evaluate(job.network, whole, on_session=on_session)
-    metrics = mean_over_subjects(scores.values())
+    tissue = None if job.private else Tissue(job)
+    on_volume = tissue.add if tissue and tissue.found else None
+    scores = evaluation.evaluate(job.network, whole, on_session=on_session, on_volume=on_volume)
+    metrics = mean_over_subjects(scores.values()) | (tissue.means(scores) if tissue and scores else {})
     if job.request.subjects == TEST and job.task.personal != "none":
         with with_own_weights(job):
             own = {} if job.private else evaluation.evaluate(job.network, whole, on_session=on_session)

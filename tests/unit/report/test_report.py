@@ -404,6 +404,18 @@ def test_a_run_without_privacy_does_not_speak_of_it(full: Page) -> None:
     assert "Patient-level privacy" not in full.text
 
 
+def test_sites_with_segmentations_have_a_table_of_tumours(tmp_path: Path) -> None:
+    run, tissue = Run(tmp_path / "run", unseen=UNSEEN), {"ssim_tumour": 0.61, "psnr_db_healthy": 24.5}
+    run.train(rounds=2)
+    sites = {"Guys": SiteScore({"psnr_db": 20.0, **tissue}, 2), HOSTILE: SiteScore({"psnr_db": 21.0}, 2)}
+    run.finish(ModelTested(scores=Scores.over(sites, {"_IOP": SiteScore({"psnr_db": 19.0, "ssim_tumour": 0.5}, 1)})))
+    page = Page(build_report(run.dir))
+    assert ["Site", "SSIM inside tumour", "PSNR (dB), healthy"] in page.rows
+    assert ["Guys", "0.610", "24.50"] in page.rows
+    assert ["_IOP unseen site", "0.500", "–"] in page.rows
+    assert [HOSTILE, "–", "–"] not in page.rows
+
+
 def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
     run.train(rounds=2)

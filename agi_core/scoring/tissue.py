@@ -1,0 +1,56 @@
+"""How good a prediction is in the tumour and in healthy tissue of one prepared visit: the figures of `evaluate`, of
+volumes that are on no disk. The tumour is what a segmentation file beside the scans says."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from agi_core.data.header import Grid
+from agi_core.data.intensity import BoolArray
+from agi_core.data.nifti import FloatArray, read_volume
+from agi_core.data.preprocess import resample
+from agi_core.data.scans import Scans
+from agi_core.metric_table import TISSUE_METRIC_NAMES
+from agi_core.scoring.ssim import brasyn_ssim
+from agi_core.scoring.volume import region_figures
+from agi_core.segmentation.labels import read_labels
+from agi_core.segmentation.visits import SEG, named_scans
+
+
+def segmentations(scans: Scans) -> dict[tuple[str, str], Path]:
+    """{(subject, session): its segmentation} of the visits that have one alone. Raises DataError."""
+    named = named_scans(scans.dir, scans.layout)
+    return {
+        (subject, session): paths[0]
+        for (subject, session, kind), paths in named.items()
+        if kind == SEG and not paths[1:]
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The scan in its own units and the tumour on a working grid, both (D, H, W)."""
+
+    scan: FloatArray
+    tumour: BoolArray
+
+    @classmethod
+    def on(cls, grid: Grid, *, seg: Path, scan: Path) -> Self:
+        """From files; of a voxel of the grid at least half must be tumour. Raises DataError: see `read_labels`."""
+        volume = read_volume(scan)
+        labels = read_labels(seg, grid=volume.grid, like=scan)
+        both = (resample(data, volume.grid, grid) for data in (volume.data, (labels > 0).astype(np.float32)))
+        own, tumour = (data.transpose(2, 1, 0) for data in both)
+        return cls(own, tumour >= 0.5)
+
+
+def tissue_figures(prediction: FloatArray, target: FloatArray, head: BoolArray, truth: Truth) -> dict[str, float]:
+    """Those of `TISSUE_METRIC_NAMES` that can be had; prediction and target (D, H, W) in [0, 1]."""
+    tumour = truth.tumour
+    figures = region_figures(prediction, target, {"tumour": tumour, "healthy": head & ~tumour})
+    for name, mask in (("tumour", tumour), ("healthy", ~tumour)):
+        if (ssim := brasyn_ssim(prediction, truth.scan, mask)) is not None:
+            figures[f"brasyn_ssim_{name}"] = ssim
+    return {name: figures[name] for name in TISSUE_METRIC_NAMES if name in figures}

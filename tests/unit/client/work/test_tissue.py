@@ -1,0 +1,95 @@
+"""The test of a site with segmentations: means over all test subjects leave, or none."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agi_core.config.load import load_config
+from agi_core.config.schema import PrivacyConfig, RunConfig
+from agi_core.metric_table import METRIC_NAMES, TISSUE_METRIC_NAMES
+from agi_core.network import Network
+from agi_core.protocol import EVALUATE, TEST, Reply, Request, pack
+from client.site.file import Site, SiteData
+from client.site.opened import OpenSite
+from client.site.policy import Policy
+from client.work.evaluation import evaluate
+from client.work.job import Job
+from tests.support.brats_tree import save, write_subject
+from tests.support.small_data import SMALL
+
+TESTED = ("BraTS-GLI-00001", "BraTS-GLI-00002")
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return load_config(None, overrides={"scenario": "t1n,t2w:t2f", "reference": "t2w"}, assignments=SMALL)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    for number in range(1, 5):
+        write_subject(tmp_path / "scans", number, modalities=("t1n", "t2w", "t2f"))
+    return Site(
+        site="A",
+        data=SiteData(dir=str(tmp_path / "scans"), layout="brats", test_subjects=TESTED),
+        state_dir=str(tmp_path / "state"),
+        cache_dir=str(tmp_path / "cache"),
+        policy=Policy(minimum_subjects=1),
+    )
+
+
+def answered(site: Site, config: RunConfig) -> Reply:
+    network = Network(config)
+    network.set_readout(np.linspace(-0.3, 0.4, len(network.readout)))
+    request = Request(
+        action=EVALUATE,
+        run_id="run",
+        round=2,
+        nonce="n",
+        task="",
+        subjects=TEST,
+        deadline_s=60,
+        weights=pack(network.weights),
+    )
+    return evaluate(
+        Job(request=request, task=config.task, site=site, scans=OpenSite(site).scans(config.task), network=network)
+    )
+
+
+def with_test_subject(site: Site, subject: str) -> Site:
+    data = dataclasses.replace(site.data, test_subjects=(subject,))
+    return dataclasses.replace(site, data=data, state_dir=f"{site.state_dir}-{subject}")
+
+
+def seg_of(site: Site, subject: str) -> Path:
+    return Path(site.data.dir) / f"{subject}-000" / f"{subject}-000-seg.nii.gz"
+
+
+def test_means_over_all_test_subjects(site: Site, config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    reply = answered(site, config)
+    assert {*reply.metrics} == {*METRIC_NAMES, *TISSUE_METRIC_NAMES}
+    assert (reply.num_examples, reply.suppressed) == (2, "")
+    alone = {subject: answered(with_test_subject(site, subject), config) for subject in TESTED}
+    assert [one.num_examples for one in alone.values()] == [1, 1]
+    for name in TISSUE_METRIC_NAMES:
+        of_each = [one.metrics[name] for one in alone.values()]
+        assert of_each[0] != of_each[1]
+        assert reply.metrics[name] == pytest.approx(np.mean(of_each), rel=1e-6)
+
+    bad = seg_of(site, TESTED[1])
+    save(bad, np.zeros((5, 5, 5), np.uint8))
+    with caplog.at_level(logging.WARNING):
+        reply = answered(site, config)
+    assert "a segmentation is not used" in caplog.text
+    assert ({*reply.metrics}, {*reply.suppressed.split(",")}) == ({*METRIC_NAMES}, {*TISSUE_METRIC_NAMES})
+
+    private = dataclasses.replace(config, privacy=PrivacyConfig(epsilon=8.0))
+    reply = answered(site, private)
+    assert ({*reply.metrics}, reply.suppressed) == ({*METRIC_NAMES}, "")
+    for number in range(1, 5):
+        seg_of(site, f"BraTS-GLI-{number:05}").unlink()
+    reply = answered(site, config)
+    assert ({*reply.metrics}, reply.suppressed) == ({*METRIC_NAMES}, "")

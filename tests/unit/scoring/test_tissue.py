@@ -1,0 +1,59 @@
+"""Figures in tumours from prepared scans, beside those that `evaluate` has of files."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from agi_core.data.nifti import read_grid, read_volume
+from agi_core.data.preprocess import align, respaced
+from agi_core.data.scans import Scans
+from agi_core.errors import DataError
+from agi_core.metric_table import TISSUE_METRIC_NAMES
+from agi_core.scoring.pairs import find_pairs
+from agi_core.scoring.tissue import Truth, segmentations, tissue_figures
+from agi_core.scoring.volume import score_pair
+from tests.support.brats_tree import AFFINE, labels_of, save, write_subject
+
+NAME = "BraTS-GLI-00001-000"
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Scans:
+    write_subject(tmp_path / "real", 1, modalities=("t2f",))
+    return Scans(tmp_path / "real", "brats")
+
+
+def test_they_are_those_of_evaluate(scans: Scans, tmp_path: Path) -> None:
+    """A prediction that is worse in the tumour than elsewhere."""
+    path = scans.dir / NAME / f"{NAME}-t2f.nii.gz"
+    prepared = align({"t2f": read_volume(path)}, to="t2f", spacing_mm=None, place="")
+    seg = segmentations(scans)["BraTS-GLI-00001", "000"]
+    truth = Truth.on(prepared.grid, seg=seg, scan=path)
+    tumour = truth.tumour
+    assert (tumour.transpose(2, 1, 0) == (labels_of(1) > 0)).all()
+    target = prepared.volumes[:, 0]
+    made = (0.9 * target * np.where(tumour, 0.5, 1)).astype(np.float32)
+    figures = tissue_figures(made, target, prepared.foreground, truth)
+    assert [*figures] == [*TISSUE_METRIC_NAMES]
+    save(tmp_path / "made" / NAME / path.name, made.transpose(2, 1, 0), AFFINE)
+    (pair,), _ = find_pairs(scans.dir, tmp_path / "made", layout="brats")
+    of_files = score_pair(pair, percentiles=True).figures
+    for name in TISSUE_METRIC_NAMES:
+        assert figures[name] == pytest.approx(of_files[name], abs=1e-4), name
+    assert figures["mae_tumour"] > 2 * figures["mae_healthy"]
+    nothing = tissue_figures(made, target, prepared.foreground, Truth(truth.scan, np.zeros_like(tumour)))
+    assert {*nothing} == {name for name in TISSUE_METRIC_NAMES if name.endswith("healthy")}
+
+
+def test_a_tumour_on_another_working_grid_keeps_its_size_and_a_seg_on_another_grid_is_refused(scans: Scans) -> None:
+    path = scans.dir / NAME / f"{NAME}-t2f.nii.gz"
+    seg, grid = segmentations(scans)["BraTS-GLI-00001", "000"], read_grid(path)
+    coarse = respaced(grid, (3.0, 3.0, 3.0))
+    tumour_mm3 = Truth.on(coarse, seg=seg, scan=path).tumour.sum() * 27
+    assert tumour_mm3 == pytest.approx(8 * (labels_of(1) > 0).sum(), rel=0.1)
+    image = nibabel.load(seg)
+    save(seg, np.asarray(image.dataobj)[:-1])
+    with pytest.raises(DataError, match="lies on another grid"):
+        Truth.on(coarse, seg=seg, scan=path)
