@@ -58,7 +58,7 @@ def parse_vocabulary(text: str) -> Vocabulary:
     names = parse_scenario(text).sources
     if not 2 <= len(names) <= _MOST:
         raise ConfigError(
-            f"scenario '{text}' names {len(names)} modalities; write two to {_MOST}, such as T1,T2,PD:any"
+            f"scenario '{text}': a vocabulary has two to {_MOST} modalities, not {len(names)}; one is T1,T2,PD:any"
         )
     return Vocabulary(names)
 

@@ -96,4 +96,4 @@ def _listed(visits: Iterable[tuple[str, ...]]) -> str:
     """How many visits, and the first of them."""
     names = {f"{subject} {session}".strip() for subject, session, *_ in visits}
     first = ", ".join(sorted(names)[:_NAMED])
-    return f"{len(names)} ({first}{', ...' if len(names) > _NAMED else ''})"
+    return f"{len(names)} ({first}{', ...' if len(names) > _NAMED else ''})" if names else "none"

@@ -1,6 +1,6 @@
 """The parts of a tumour in a segmentation file of BraTS, whatever its year."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ def read_labels(path: Path, *, grid: Grid, like: Path) -> Labels:
     volume = read_volume(path, constant=True)
     if not same_grid(volume.grid, grid):
         raise DataError(
-            f"{path} lies on another grid ({_listed(volume.data.shape)} voxels) than {like} ({_listed(grid.shape)})."
+            f"{path} lies on another grid ({_said(volume.grid)}) than {like} ({_said(grid)})."
             " Labels are not interpolated here: resample the segmentation to that scan with nearest neighbour."
         )
     found = {float(label) for label in np.unique(volume.data)}
@@ -62,5 +62,11 @@ def target_mask(labels: Labels, target: str) -> BoolArray:
     return np.isin(labels, TARGETS[target])
 
 
-def _listed(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+def _said(grid: Grid) -> str:
+    """Shape, spacing, and the place of the first voxel in RAS+."""
+    shape, spacing_mm, place_mm = grid.shape, grid.spacing_mm, grid.affine[:3, 3]
+    return f"{_listed(shape)} voxels of {_listed(spacing_mm)} mm from {', '.join(f'{mm:.4g}' for mm in place_mm)} mm on"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)

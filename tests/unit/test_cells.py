@@ -40,8 +40,8 @@ def test_vocabulary_ends_in_any(text: str, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("T1:any", "names 1 modalities"),
-        ("a,b,c,d,e,f,g:any", "names 7 modalities"),
+        ("T1:any", "two to 6 modalities, not 1"),
+        ("a,b,c,d,e,f,g:any", "two to 6 modalities, not 7"),
         ("T1,T1:any", "a source twice"),
         ("T1,any:any", "among its sources"),
         ("T1,:any", "'' is not the name"),

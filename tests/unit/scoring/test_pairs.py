@@ -57,6 +57,9 @@ def test_what_cannot_be_paired_is_refused(folders: tuple[Path, Path], tmp_path: 
         find_pairs(data, data, layout="brats", target="t2f")
     with pytest.raises(DataError, match=r"no volume .* has a real counterpart .*: 2 \(BraTS-GLI-00001 000, .* there"):
         find_pairs(data / NAMES[2], made, layout="brats")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="there, none here"):
+        find_pairs(tmp_path / "empty", made, layout="brats")
     with pytest.raises(DataError, match="cannot read the folder"):
         find_pairs(tmp_path / "nowhere", made, layout="brats")
     with pytest.raises(ConfigError, match="unknown layout 'dicom'"):

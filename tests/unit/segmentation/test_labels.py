@@ -38,7 +38,11 @@ def test_classes_may_be_empty(tmp_path: Path, values: list[float]) -> None:
         ([1, 7], GRID.affine, "seg.nii holds the label 7; a tumour has 1"),
         ([0.5], GRID.affine, "holds the label 0.5"),
         ([3, 4], GRID.affine, "holds both of the labels 3 and 4"),
-        ([1], np.diag([1.0, 1.0, 1.0, 1.0]), "seg.nii lies on another grid (4 x 3 x 2 voxels) than scan.nii"),
+        (
+            [1],
+            np.diag([1.0, 1.0, 1.0, 1.0]),
+            "seg.nii lies on another grid (4 x 3 x 2 voxels of 1 x 1 x 1 mm from 0, 0, 0 mm on) than scan.nii (4 x 3 x",
+        ),
     ],
 )
 def test_other_labels_are_refused(tmp_path: Path, values: list[float], affine: np.ndarray, said: str) -> None:

@@ -94,7 +94,7 @@ def test_where_everybody_holds_all_a_cell_is_the_run_of_its_scenario(ixi_dir: Pa
 
 
 def test_a_vocabulary_of_one_modality_is_refused(data_dir: Path) -> None:
-    with pytest.raises(ConfigError, match="names 1 modalities"):
+    with pytest.raises(ConfigError, match="two to 6 modalities, not 1"):
         load_config(None, overrides={"scenario": "T1:any", "data.dir": str(data_dir)})
 
 

@@ -73,7 +73,7 @@ def test_what_they_refuse_is_named_with_both_values(policy: Policy, told: str) -
         ({"minimum_subjects": 0}, "minimum_subjects=0 must be at least 1"),
         ({"metrics": ["patient_age"]}, "patient_age"),
         ({"scenarios": ["T1"]}, "T1"),
-        ({"scenarios": ["T1:any"]}, "names 1 modalities"),
+        ({"scenarios": ["T1:any"]}, "two to 6 modalities, not 1"),
         ({"scenarios": [["T1,T2:PD"]]}, r"policy.scenarios: \['T1,T2:PD'\] is no name"),
         ({"secure_sum_with": ["MD5:ab"]}, r"policy.secure_sum_with: MD5:ab is no fingerprint of a key; write SHA256"),
         ({"metrics": [["psnr_db"]]}, r"policy.metrics: \['psnr_db'\] is no name"),
