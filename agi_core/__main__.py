@@ -98,8 +98,7 @@ def _synthesize(arguments: argparse.Namespace) -> int:
     if arguments.layout not in (None, "bids"):
         raise ConfigError("--layout of --source is bids or left out; the other layouts are of --data")
     cells = models.asked([modality for modality, _ in arguments.source], arguments.target)
-    if arguments.head is not None:
-        models.load_own(arguments.head, cells)
+    _load_own(arguments, models, cells)
     if arguments.target is not None or not models.any_to_any or arguments.layout == "bids":
         codes = []
         for cell in cells:
@@ -143,6 +142,15 @@ def _models(arguments: argparse.Namespace) -> "RunModels":
     return RunModels(arguments.model, scenario.modalities, description.task, register, networks, doubts=doubts)
 
 
+def _load_own(arguments: argparse.Namespace, models: "RunModels", cells: Sequence[Scenario]) -> None:
+    """Put the weights of --head or --style in place of the common ones."""
+    if arguments.head is not None:
+        models.load_own(arguments.head, cells)
+    if arguments.style is not None:
+        models.load_style(arguments.style, cells)
+        print(f"in the style of {arguments.style}: with what it has solved for its own scans")
+
+
 def _complete(arguments: argparse.Namespace, models: "RunModels") -> None:
     """Make what the visits of --data lack."""
     from agi_core.completion import Completion
@@ -153,8 +161,7 @@ def _complete(arguments: argparse.Namespace, models: "RunModels") -> None:
             raise ConfigError(f"--data is a whole folder, and --{option} is of one volume: leave --{option} out")
     if arguments.layout is None:
         raise ConfigError(f"how does {arguments.data} name scans? Pass --layout {', '.join(LAYOUTS)}")
-    if arguments.head is not None:
-        models.load_own(arguments.head, [*models.networks])
+    _load_own(arguments, models, [*models.networks])
     scans = Scans(arguments.data.resolve(), arguments.layout)
     completion = Completion(models, scans, arguments.out, release=version("agi-fed"), batch_size=arguments.batch_size)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:
@@ -488,11 +495,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     synthesis.add_argument("--mark", action="store_true", help="write SYNTHETIC into the pixels of a DICOM series too")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
-    synthesis.add_argument(
+    whose = synthesis.add_mutually_exclusive_group()
+    whose.add_argument(
         "--head",
         type=Path,
         metavar="PATH",
         help="the site's own weights, a file or all of a folder: state_dir/heads or RUN/sites/NAME/heads (common ones)",
+    )
+    whose.add_argument(
+        "--style", metavar="SITE", help="a training site's own weights, of a simulation, where there is no target"
     )
     synthesis.add_argument(
         "--uncertainty", type=Path, metavar="FILE", help="NIfTI file to write: the absolute error that is expected"

@@ -16,6 +16,7 @@ from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.export.archive import ERROR_MODEL, KNOWN_RANGE
 from agi_core.inference import Model
 from agi_core.known_range import KnownRange
+from agi_core.names import file_stem
 from agi_core.network import CPU, Network
 from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import trained_weights
@@ -122,7 +123,7 @@ class RunModels:
             raise ConfigError(f"{known}, and all of them are given; nothing is missing")
         cells = [self.cell(given, name) for name in targets]
         if not any(cells) or (target and None in cells):
-            raise ConfigError(f"{self.place}: {self.why_not(given, targets[0])}; give other sources")
+            raise ConfigError(f"{self.place}: {self.why_not(given, targets[0])}")
         return [cell for cell in cells if cell is not None]
 
     def why_not(self, given: Collection[str], target: str) -> str:
@@ -194,6 +195,24 @@ class RunModels:
                     refusal = error
         if not fitting:
             raise refusal
+
+    def load_style(self, site: str, cells: Collection[Scenario]) -> None:
+        """Put a training site's own weights in place of the common ones, at a hospital that cannot solve its own: a
+        simulation keeps those of its sites.
+
+        Raises:
+            RunError: the run keeps none of this site, none of these cells, or only such as no privacy covers.
+        """
+        sites = {path.parent.name: path for path in sorted((self.place / "sites").glob("*/heads"))}
+        if (heads := sites.get(file_stem(site))) is None:
+            kept = f"it keeps those of {', '.join(sites)}" if sites else "those of real sites stay where they were made"
+            raise RunError(f"{self.place} keeps no weights of {site}'s own: {kept}; leave --style out")
+        if self.task.privacy.on:
+            raise RunError(f"{site} trained privately, and its own weights have no noise: they serve {site} alone")
+        try:
+            self.load_own(heads, cells)
+        except RunError:
+            raise RunError(f"{site} has no weights of its own for {'; '.join(map(str, cells))}") from None
 
     def network(self, cell: Scenario) -> Network:
         """The network of a trained cell. Raises RunError: its folder holds no model."""

@@ -1,6 +1,7 @@
 """`synthesize` with a run over a vocabulary: any subset to any target, blends, and what a user can get wrong."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -76,7 +77,7 @@ def test_without_a_target_all_that_is_missing_is_made(
         (["T1", "T2"], ["--target", "FLAIR"], "is about T1, T2, PD, and FLAIR is none of them"),
         (["T1", "T2"], ["--target", "T2"], "T2 is to be made, and is among the sources"),
         (["T1", "PD"], ["--target", "T2"], "could train T2 from T1,PD, and it is no blend; no subset"),
-        (["PD"], ["--target", "T1"], "could train T1 from PD, and it is no blend; it can be made from T2;"),
+        (["PD"], ["--target", "T1"], "could train T1 from PD, and it is no blend; it can be made from T2\n"),
         (["T1", "T2", "PD"], [], "nothing is missing"),
         (["T1", "T2"], ["--target", "PD", "--grid", "PD"], "the grid of PD was asked for"),
         ([], ["--target", "PD"], "give --source MODALITY=FILE for each"),
@@ -129,6 +130,38 @@ def test_own_weights_of_a_cell_serve_its_blends(run_dir: Path, scans: dict[str, 
     assert (made["own"] - made["common"]).max() > 0.1
     with pytest.raises(RunError, match="belongs to another model"):
         expert.load_own(tmp_path / "heads" / "other.safetensors", [cell])
+
+
+def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
+    scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    network, other = finished_run(run_dir), finished_run(tmp_path / "other", widths=(8, 8))
+    own = {"head.bias": np.full(1, 0.9, dtype=np.float32)}
+    for site, one in (("HH", network), ("xn--Gy-xka", network), ("B", other)):
+        write_own_weights(run_dir / "sites" / site / "heads" / "x.safetensors", own, network=one)
+    made = {}
+    for name, style in (("common", []), ("HH", ["--style", "HH"]), ("Güy", ["--style", "Güy"])):
+        path = tmp_path / f"{name}.nii.gz"
+        assert main([*command(run_dir, path, scans, "T1", "T2"), *style]) == 0
+        assert f"in the style of {name}: " in capsys.readouterr().out or not style
+        made[name] = read_volume(path).data
+    assert (made["HH"] - made["common"]).max() > 0.1
+    np.testing.assert_array_equal(made["HH"], made["Güy"])
+
+    def refused(site: str) -> str:
+        out = tmp_path / "none.nii.gz"
+        assert main([*command(run_dir, out, scans, "T1", "T2"), "--style", site]) == 2
+        assert not out.exists()
+        return capsys.readouterr().err
+
+    assert "keeps no weights of ../other's own: it keeps those of B, HH, xn--Gy-xka; leave" in refused("../other")
+    assert "B has no weights of its own for T1,T2:PD" in refused("B")
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("epsilon: null", "epsilon: 8.0"))
+    assert "HH trained privately, and its own weights have no noise" in refused("HH")
+    shutil.rmtree(run_dir / "sites")
+    assert "those of real sites stay where they were made; leave --style out" in refused("HH")
 
 
 @pytest.mark.parametrize(
