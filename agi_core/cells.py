@@ -17,6 +17,7 @@ from agi_core.scenario import Scenario, parse_scenario
 
 ANY = "any"
 BLENDS = "blends.json"
+CELLS = "cells"
 _MOST = 6  # modalities: 6 x 31 cells
 
 
@@ -78,4 +79,9 @@ def wanted(scenario: str) -> tuple[tuple[str, ...], int]:
 
 def folder_of(run_dir: Path, cell: Scenario) -> Path:
     """Where the run of a cell is in the folder of a run over a vocabulary."""
-    return run_dir / "cells" / f"{'+'.join(cell.sources)}-to-{cell.target}"
+    return run_dir / CELLS / f"{'+'.join(cell.sources)}-to-{cell.target}"
+
+
+def name_of(run_dir: Path) -> str:
+    """What a run is called: as its folder, and a cell `RUN/cells/T2-to-PD`."""
+    return "/".join(run_dir.parts[-3:]) if run_dir.parent.name == CELLS else run_dir.name

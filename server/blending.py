@@ -23,6 +23,7 @@ from agi_core.run.checkpoint import load_weights
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import BlendSolved, RunStarted
 from agi_core.scenario import Scenario
+from agi_core.study import WholeStudy
 from server.collector import Collector
 from server.exchange import Exchange
 from server.run_state import RunState
@@ -32,19 +33,28 @@ from server.update_gate import judge_figures
 class Blending:
     """The blends of one run, whose cells have been trained."""
 
-    def __init__(self, grid: Grid, run_dir: Path, *, strikes_path: Path, key: Ed25519PrivateKey) -> None:
-        """`strikes_path`: see `server.strikes`. `key` signs the requests."""
+    def __init__(
+        self,
+        grid: Grid,
+        run_dir: Path,
+        *,
+        strikes_path: Path,
+        key: Ed25519PrivateKey,
+        study: WholeStudy | None = None,
+    ) -> None:
+        """`strikes_path`: see `server.strikes`. `key` signs the requests. `study`: as deployed sites know the run."""
         self._grid, self._run_dir, self._strikes_path, self._key = grid, run_dir, strikes_path, key
-        config = run_folder.open_existing(run_dir)
-        self._vocabulary, self._offers = parse_vocabulary(config.scenario), config.federation.offers
+        self._study, config = study, run_folder.open_existing(run_dir)
+        self._vocabulary, self._federation = parse_vocabulary(config.scenario), config.federation
+        self._offers = {site: config.federation.offers[site] for site in config.federation.sites}
         folders = {cell: folder_of(run_dir, cell) for cell in self._vocabulary.cells}
         self._trained = {
             cell: run_folder.open_existing(folder)
             for cell, folder in folders.items()
             if (folder / "config.yaml").is_file()
         }
-        self._events = EventLog(run_dir)
-        self._events.cut_back(0)
+        self._events = EventLog.going_on(run_dir)
+        self._awaited = set[str]()  # no site is waited for twice
         # one expert is in several blends, and so are two
         self._squared_error, self._squared_distance = cache(self._ask_error), cache(self._ask_disagreement)
 
@@ -105,9 +115,11 @@ class Blending:
     def _ask(
         self, expert: Scenario, config: RunConfig, sites: Sequence[str], weights: Weights, *, question: str
     ) -> Mapping[str, Reply]:
-        """The replies of those sites that answer, in the name of the expert's run."""
+        """The replies of those sites that answer, in the name of the expert's run. Sites are asked that did not train
+        in it, and the whole run knows the sizes of all."""
+        config = dataclasses.replace(config, federation=self._federation)
         run_id = events_of(folder_of(self._run_dir, expert), RunStarted)[0].run_id
-        exchange = Exchange(self._grid, self._events, config, run_id=run_id, key=self._key)
+        exchange = Exchange(self._grid, self._events, config, run_id=run_id, key=self._key, study=self._study)
         collector = Collector(
             exchange,
             config=config,
@@ -115,6 +127,9 @@ class Blending:
             events=self._events,
             strikes_path=self._strikes_path,
         )
+        missing = [site for site in sites if site not in self._awaited]
+        exchange.wait_for(missing, enough=len(missing), round=config.rounds)
+        self._awaited.update(missing)
         request = exchange.request(EVALUATE, round=config.rounds, weights=weights, subjects=question)
         return collector.collect(sites, request, judge_figures, quorum=0)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from agi_core.cells import name_of
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
 from agi_core.protocol import TRAIN, Reply, Request
@@ -134,7 +135,7 @@ class Collector:
 
     def _note_refusals(self, clipped: Mapping[str, str], refused: Mapping[str, str], request: Request) -> None:
         """Note what was cut down, and what was refused. A refusal is a strike, and strikes end in quarantine."""
-        round, run = request.round, self._events.path.parent.name
+        round, run = request.round, name_of(self._events.path.parent)
         for site, reason in clipped.items():
             self._events.append(UpdateClipped(site=site, round=round, reason=reason))
         for site, reason in sorted(refused.items()):

@@ -4,7 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from agi_core.cells import is_vocabulary
 from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from agi_core.host.keys import certificate_fingerprint, fingerprint
 from agi_core.run import checkpoint, run_folder
@@ -13,6 +15,7 @@ from server import certificates, registry, runs, strikes
 from server.coordinator import CoordinatorDir
 from server.status import coordinator_status
 from server.status_text import status_text
+from server.study_plan import cell_config, plan_of
 from server.tensorboard import write_scalars
 from server.watch import watch
 
@@ -76,14 +79,27 @@ def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, overrides=overrides, assignments=arguments.settings)
     run_dir = runs.submit(coordinator, config, name=arguments.name)
     print(f"run {run_dir.name} started: {run_dir}")
+    started = run_folder.open_existing(run_dir)
+    if is_vocabulary(started.scenario):
+        _print_plan(started)
     if config.reference is None:
-        last = parse_scenario(run_folder.open_existing(run_dir).scenario).reference(None)
+        scenario = parse_scenario(started.scenario)
+        last = "of each cell" if is_vocabulary(started.scenario) else scenario.reference(None)
         print(
             f"reference: {last}, the last source, because a private run measures nothing; reference=... names another"
             if config.privacy.on
             else "reference: measured at the sites before the first round; reference=... names one"
         )
     print(WATCH)
+
+
+def _print_plan(config: RunConfig) -> None:
+    """What is trained where, and which cells have too few sites for the rule of aggregation that was asked for."""
+    plan, rule = plan_of(config), config.federation.aggregation
+    print(f"{config.rounds} rounds of each cell:\n{plan}")
+    few = [cell for cell in plan.trained if cell_config(config, cell, plan).federation.aggregation != rule]
+    if few:
+        print(f"too few sites for {rule}, so the mean, which withstands nobody: {', '.join(map(str, few))}")
 
 
 def resume(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
@@ -116,7 +132,9 @@ def export(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
 
 def tensorboard(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Write a run's events for TensorBoard."""
-    folder = write_scalars(runs.find(coordinator, arguments.run))
+    run_dir = runs.find(coordinator, arguments.run)
+    run_folder.open_scenario(run_dir)  # a run over a vocabulary has curves in its cells
+    folder = write_scalars(run_dir)
     print(f"look at it with: tensorboard --logdir {folder}")
 
 

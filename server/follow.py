@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from agi_core.cells import name_of
 from agi_core.errors import AgiError
 from agi_core.host import atomic
 from agi_core.run import events
@@ -20,7 +21,7 @@ def follow(run_dir: Path, news: News) -> None:
         with contextlib.suppress(AgiError):  # a full disk is noted where more than this is lost
             atomic.write_json(run_dir / NOW, {"event": news.kind, **news.to_json()})
     elif (line := describe(news)) is not None:
-        print(f"{run_dir.name}: {line}", flush=True)
+        print(f"{name_of(run_dir)}: {line}", flush=True)
 
 
 def describe(event: events.Event) -> str | None:
@@ -56,6 +57,8 @@ def describe(event: events.Event) -> str | None:
             return f"final test: {psnr_db:.2f} dB"
         case events.BaselineFinished(final={"psnr_db": psnr_db}):
             return f"each site alone: {psnr_db:.2f} dB"
+        case events.BlendSolved(cell=cell, weights=weights):
+            return f"{cell} is a blend of {', '.join(f'{expert} {weight:.2f}' for expert, weight in weights.items())}"
         case events.RunPaused():
             return f"paused: {event.reason}"
         case events.RunResumed(round=round):

@@ -9,6 +9,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
+from agi_core.cells import name_of
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
 from agi_core.keys import KeyTable
@@ -20,6 +21,7 @@ from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.scores import Scores, over_subjects
 from agi_core.scenario import parse_scenario
+from agi_core.study import WholeStudy
 from server import run_state
 from server.aggregation import SiteUpdate
 from server.collector import Collector, Judge, T
@@ -38,9 +40,18 @@ class Rounds:
     """The rounds that a run still has to do. A process that is killed at any moment loses the round it was in: the next
     one goes on from the last checkpoint."""
 
-    def __init__(self, grid: Grid, run_dir: Path, *, strikes_path: Path, key: Ed25519PrivateKey) -> None:
-        """`strikes_path`: see `server.strikes`. `key` signs the requests."""
+    def __init__(
+        self,
+        grid: Grid,
+        run_dir: Path,
+        *,
+        strikes_path: Path,
+        key: Ed25519PrivateKey,
+        study: WholeStudy | None = None,
+    ) -> None:
+        """`strikes_path`: see `server.strikes`. `key` signs the requests. `study`: that of which the run is a cell."""
         self._run_dir, self._config = run_dir, run_folder.open_existing(run_dir)
+        self._study = study
         saved = run_state.load(run_dir)
         self._state, self._events = saved or _new_run(run_dir, self._config)
         if saved and self._config.engine == DEPLOYMENT:
@@ -51,7 +62,9 @@ class Rounds:
     def _ask_by(self, config: RunConfig) -> None:
         """Whatever is asked from now on follows this configuration."""
         self._config = config
-        self._exchange = Exchange(self._grid, self._events, config, run_id=self._state.run_id, key=self._key)
+        self._exchange = Exchange(
+            self._grid, self._events, config, run_id=self._state.run_id, key=self._key, study=self._study
+        )
         self._collector = Collector(
             self._exchange, config=config, state=self._state, events=self._events, strikes_path=self._strikes_path
         )
@@ -276,8 +289,8 @@ class Rounds:
             with contextlib.suppress(AgiError):  # the disk may be full
                 self._events.append(events.RunPaused(round=self._state.round, reason=str(error)))
                 run_state.keep_events(self._run_dir, self._events)
-            deployed = self._config.engine == DEPLOYMENT
-            command = f"python -m server resume {self._run_dir.name}" if deployed else "--resume"
+            deployed, whole = self._config.engine == DEPLOYMENT, name_of(self._run_dir).split("/")[0]
+            command = f"python -m server resume {whole}" if deployed else "--resume"
             raise RunError(
                 f"{error}; the last finished round is saved: solve what is named above and continue with {command}"
             ) from None

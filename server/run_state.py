@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from agi_core.cells import name_of
 from agi_core.errors import RunError
 from agi_core.protocol import Weights
 from agi_core.run import checkpoint
@@ -29,7 +30,7 @@ PATIENCE_S = 1.0
 
 def new_run_id(run_dir: Path) -> str:
     """What the sites call the run in status, ledger and audit: its name, and what tells it from others of that name."""
-    return f"{run_dir.name[:40]}-{uuid.uuid4().hex[:12]}"
+    return f"{name_of(run_dir)[:40]}-{uuid.uuid4().hex[:12]}"
 
 
 @dataclass

@@ -17,6 +17,7 @@ from agi_core.run.initial_weights import PUBLIC, initial_weights, weights_file
 from server import aggregation, flower_cli, registry, run_state
 from server.coordinator import CoordinatorDir
 from server.flower_cli import FlowerRun
+from server.study_plan import check_start, with_offers
 
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
 LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # settings of a simulation, or of each hospital
@@ -90,6 +91,8 @@ def add_site(coordinator: CoordinatorDir, name: str, *, site: str) -> Path:
     if run_state.is_held(run_dir):
         raise RunError(f"{name} is running; first stop it with: python -m server stop {name}")
     config = run_folder.open_existing(run_dir)
+    if is_vocabulary(config.scenario):
+        raise ConfigError(f"{name} is a run over a vocabulary, whose cells keep their sites; begin another with {site}")
     federation = config.federation
     if site in _all_sites(federation):
         raise ConfigError(f"{site} takes part in {name} already")
@@ -116,10 +119,13 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
     deadline = time.monotonic() + STOP_S
     while run_state.is_held(run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
-    if (run_dir / "events.jsonl").is_file():
-        from agi_core.report.report import build_report  # here, because it brings matplotlib
+    cells = is_vocabulary(run_folder.open_existing(run_dir).scenario)
+    unfinished = [path for path in run_dir.glob("cells/*") if not (path / "summary.json").is_file()]
+    for folder in unfinished if cells else [run_dir]:
+        if (folder / "events.jsonl").is_file():
+            from agi_core.report.report import build_report  # here, because it brings matplotlib
 
-        build_report(run_dir)
+            build_report(folder)
     return run_dir
 
 
@@ -160,14 +166,9 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
     report know them. A reference that was left out is chosen before the first round (`server.poses`).
 
     Raises:
-        ConfigError: the run is over a vocabulary, a setting is a hospital's own affair, the file of initial weights
-            cannot be used, or the sites do not fit the registry, the quorum or the aggregation.
+        ConfigError: a setting is a hospital's own affair, the file of initial weights cannot be used, or the sites do
+            not fit the registry, the quorum, the aggregation or the vocabulary.
     """
-    if is_vocabulary(config.scenario):
-        raise ConfigError(
-            f"scenario={config.scenario}: a vocabulary is trained in simulations alone so far; submit its cells one by"
-            " one, such as T1,T2:PD"
-        )
     default = RunConfig()
     if refused := [key for key in LOCAL if getattr(config, key) != getattr(default, key)]:
         raise ConfigError(
@@ -179,12 +180,22 @@ def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> Run
             f"initial_weights={PUBLIC} is for simulations; make a file with python -m agi_core pretrain --out FILE, and"
             " give initial_weights=FILE"
         )
-    if path := weights_file(config):
+    if is_vocabulary(config.scenario):
+        check_start(config)
+    elif path := weights_file(config):
         config = dataclasses.replace(config, initial_weights=str(path.resolve()))
         initial_weights(config)  # an unusable file is named before the run is made
     chosen = dataclasses.replace(config.federation, subjects={}, keys={})
     federation = _with_registered(_with_sites(chosen, registered), registered)
-    return dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)
+    config = dataclasses.replace(config, engine=DEPLOYMENT, federation=federation)
+    if is_vocabulary(config.scenario):
+        return with_offers(config, registered)
+    if federation.offers:
+        raise ConfigError(
+            f"federation.offers belongs to a vocabulary, such as T1,T2,PD:any; leave it out of a run of"
+            f" {config.scenario}"
+        )
+    return config
 
 
 def interrupted(coordinator: CoordinatorDir) -> list[Path]:

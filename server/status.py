@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from agi_core.cells import folder_of, is_vocabulary
+from agi_core.config.schema import RunConfig
 from agi_core.errors import AgiError, RunError
 from agi_core.host.liveness import is_alive
 from agi_core.protocol import TRAIN
@@ -15,6 +17,7 @@ from server import flower_cli, registry, run_state, runs, strikes
 from server.coordinator import CoordinatorDir
 from server.flower_cli import Node
 from server.follow import NOW
+from server.study_plan import plan_of
 
 Reasoned = events.SiteMissing | events.SiteFailed | events.UpdateRefused
 IDLE = events.Exchanging(round=0, action="", waiting_for=[])
@@ -39,7 +42,8 @@ class RunStatus:
     of the newest validation that has one. `suppressed` names the sites whose policy held figures back in the newest
     validation. `waiting_for` and `answered` name sites of the current round; `failed` and `refused` are {site: why} of
     that round, `sitting_out` of any. `action` is what the sites are asked to do now, and `reason` says why the run does
-    not go on. None: nothing, or not known.
+    not go on. `cells` is {cell: done, now or next} of a run over a vocabulary, whose rounds and sites are those of the
+    cell of now. None: nothing, or not known.
     """
 
     name: str
@@ -55,6 +59,7 @@ class RunStatus:
     suppressed: Sequence[str]
     action: str | None = None
     reason: str | None = None
+    cells: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,20 @@ def run_status(run_dir: Path) -> RunStatus:
         RunError: there is no run in the folder, or its events are damaged. ConfigError: its configuration is.
     """
     config = run_folder.open_existing(run_dir)
+    if not is_vocabulary(config.scenario):
+        return _status_of(run_dir, config)
+    whole, folders = _status_of(run_dir, config), {cell: folder_of(run_dir, cell) for cell in plan_of(config).trained}
+    left = [cell for cell, folder in folders.items() if not (folder / "summary.json").is_file()]
+    words = dict.fromkeys(map(str, folders), "done") | dict.fromkeys(map(str, left), "next")
+    if not left:
+        return replace(whole, cells=words)
+    begun = (folders[left[0]] / "config.yaml").is_file()
+    its = run_status(folders[left[0]]) if begun else whole
+    return replace(its, name=whole.name, state=whole.state, reason=whole.reason, cells={**words, str(left[0]): "now"})
+
+
+def _status_of(run_dir: Path, config: RunConfig) -> RunStatus:
+    """By the run's own events."""
     log = read_events(run_dir) if (run_dir / "events.jsonl").is_file() else []
     happened = [event for _, event in log]
     begun = [event.round for event in happened if isinstance(event, events.RoundStarted | events.Waiting)]

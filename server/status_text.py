@@ -41,7 +41,9 @@ def _run_lines(run: RunStatus | None) -> Iterator[str]:
         return
     yield _headline(run)
     doing = f" ({run.action})" if run.action else ""
-    for heading, sites in (
+    cells = run.cells or {}
+    for heading, names in (
+        *((f"cells {word}", [cell for cell, its in cells.items() if its == word]) for word in ("done", "next")),
         (f"waiting for{doing}", run.waiting_for),
         ("answered", run.answered),
         ("failed", _with_reasons(run.failed)),
@@ -49,8 +51,8 @@ def _run_lines(run: RunStatus | None) -> Iterator[str]:
         *((f"sits out: {site}", [reason]) for site, reason in run.sitting_out.items()),
         ("figures suppressed by the site's policy", run.suppressed),
     ):
-        if sites:
-            yield f"  {heading}: {', '.join(sites)}"
+        if names:
+            yield f"  {heading}: {', '.join(names)}"
     if run.reason:
         yield f"  {run.reason}"
     if run.state in ("paused", "interrupted"):
@@ -67,7 +69,12 @@ def _headline(run: RunStatus) -> str:
     if run.state == "damaged":
         return f"run {run.name}: damaged"
     score = f", validation {run.validation_psnr_db:.2f} dB" if run.validation_psnr_db is not None else ""
-    return f"run {run.name}: {run.state}, round {run.round}/{run.rounds}{score}"
+    rounds = f"round {run.round}/{run.rounds}{score}"
+    if run.cells is None:
+        return f"run {run.name}: {run.state}, {rounds}"
+    count, now = len(run.cells), next((n for n, word in enumerate(run.cells.values(), start=1) if word != "done"), None)
+    doing = f"cell {now} of {count}, {[*run.cells][now - 1]}, {rounds}" if now else f"{count} cells are trained"
+    return f"run {run.name}: {run.state}, {doing}"
 
 
 def _with_reasons(sites: Mapping[str, str]) -> list[str]:

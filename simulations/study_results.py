@@ -6,25 +6,21 @@ from pathlib import Path
 
 from agi_core.blend import Blend, Expert
 from agi_core.cell_plan import Plan
-from agi_core.cells import parse_vocabulary
 from agi_core.config.schema import RunConfig
 from agi_core.data.phantom.built_in import origin
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans
-from agi_core.errors import RunError
 from agi_core.host.device import open_device
 from agi_core.network import Network
 from agi_core.prediction import Predictor
 from agi_core.report.report import build_report
 from agi_core.run import progress
 from agi_core.run.checkpoint import load_weights
-from agi_core.run.event_log import events_of
 from agi_core.run.events import BlendSolved
 from agi_core.run.sanity import sanity_flags
 from agi_core.run.scores import Scores
-from agi_core.run.study_summary import BLEND, NOBODY, TRAINED, CellResult, StudySummary, write_study_summary
-from agi_core.run.summary import read_summary
-from agi_core.scenario import Scenario
+from agi_core.run.study_summary import BlendScores, StudySummary, cell_results, write_study_summary
+from agi_core.scenario import Scenario, parse_scenario
 from simulations.baselines import Regression, site_scores
 from simulations.holders import complete_for, scored_at
 from simulations.simulation import PreparedRun
@@ -36,23 +32,16 @@ def write_study_results(
 ) -> tuple[StudySummary, Path]:
     """Score the blends, and write the summary and the report of the whole run; the summary, and the report's path."""
     synthetic, anatomies = origin(config.data)
-    solved = {event.cell: event for event in events_of(run_dir, BlendSolved)} if plan.blends else {}
-    networks = {cell: _network(run) for cell, run in runs.items()} if solved else {}
-    cells = {}
-    for cell in parse_vocabulary(config.scenario).cells:
-        if cell in runs:
-            cells[str(cell)] = _trained(runs[cell])
-        elif event := solved.get(str(cell)):
-            weights = {expert: event.weights[str(expert)] for expert in plan.blends[cell]}
-            scores, regression = _blend_scores(cell, weights, networks, config=config, plan=plan, everybody=everybody)
-            cells[str(cell)] = CellResult(
-                how=BLEND, experts=event.weights, measured=event.measured, scores=scores, regression=regression
-            )
-        else:
-            cells[str(cell)] = CellResult(how=NOBODY)
+    networks = {cell: _network(run) for cell, run in runs.items()} if plan.blends else {}
+
+    def score(event: BlendSolved) -> BlendScores:
+        cell = parse_scenario(event.cell)
+        weights = {expert: event.weights[str(expert)] for expert in plan.blends[cell]}
+        return _blend_scores(cell, weights, networks, config=config, plan=plan, everybody=everybody)
+
     summary = StudySummary(
         scenario=config.scenario,
-        cells=cells,
+        cells=cell_results(run_dir, score=score),
         offers=config.federation.offers,
         synthetic=synthetic,
         anatomies=anatomies,
@@ -65,20 +54,6 @@ def write_study_results(
     summary = dataclasses.replace(summary, cells=cells)
     write_study_summary(run_dir, summary)
     return summary, build_report(run_dir)
-
-
-def _trained(run: PreparedRun) -> CellResult:
-    summary = read_summary(run.run_dir)
-    if summary is None:
-        raise RunError(f"{run.run_dir} has no summary; go on with the run with --resume")
-    return CellResult(
-        how=TRAINED,
-        sites=run.config.federation.sites,
-        scores=summary.scores,
-        regression=summary.baselines.get("regression_pooled"),
-        flags=summary.flags,
-        privacy=summary.privacy,
-    )
 
 
 def _network(run: PreparedRun) -> Network:
@@ -95,7 +70,7 @@ def _blend_scores(
     config: RunConfig,
     plan: Plan,
     everybody: Federation,
-) -> tuple[Scores | None, Scores | None]:
+) -> BlendScores:
     """Of a blend and of the same blend of its experts' priors, where test subjects have the target, hidden or not."""
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
     task = dataclasses.replace(config.task, scenario=str(cell), reference=None)

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from agi_core.cells import folder_of
+from agi_core.config.schema import DEPLOYMENT
 from agi_core.errors import RunError
 from agi_core.models.model_config import name_of
 from agi_core.report.markup import NONE, Row, bullets, db, paragraph, plural, row, section, signed_db, table, words
@@ -33,7 +34,7 @@ def build_study_report(run_dir: Path) -> Path:
     )
     offers = bullets(f"{site} offers {words(modalities)}" for site, modalities in summary.offers.items())
     body = (
-        section("PSNR of every cell", _matrices(summary)),
+        section("PSNR of every cell", _matrices(summary, deployed=config.engine == DEPLOYMENT)),
         section("What each site has", offers),
         section("Cells", table(("Cell", "", "PSNR", "Over regression", "By"), _cells(summary, run_dir))),
         section("Patient-level privacy", _privacy(summary)) if summary.epsilons else "",
@@ -59,13 +60,19 @@ def _notice(summary: StudySummary) -> str:
     return origin_notice(synthetic=known, anatomies=summary.anatomies, deployed=False) if known else ""
 
 
-def _matrices(summary: StudySummary) -> str:
+def _matrices(summary: StudySummary, *, deployed: bool) -> str:
     """Over all sites, then at each. In brackets: the cubic regression of the same sources on the same subjects."""
+    figures = (
+        "PSNR in dB on the test subjects, as the sites told it. No site offers all modalities of a blend, so nobody can"
+        " score one, and there is no regression beside: the coordinator holds no scans."
+        if deployed
+        else "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A site is"
+        " scored on a target that it does not offer where the folder has it."
+    )
     html = paragraph(
-        "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A cell without a"
-        " word was trained. A blend averages trained cells, weighted by their errors. A site is scored on a target that"
-        " it does not offer where the folder has it. Over all sites each cell is averaged over those that can be scored"
-        " on it, which are others for each cell: compare cells at one site."
+        f"{figures} A cell without a word was trained. A blend averages trained cells, weighted by their errors. Over"
+        " all sites each cell is averaged over those that can be scored on it, which are others for each cell: compare"
+        " cells at one site."
     )
     for site in (None, *summary.scored_sites):
         targets, rows = summary.matrix(site)

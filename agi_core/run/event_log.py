@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
@@ -33,6 +33,20 @@ class EventLog:
     def __init__(self, run_dir: Path, *, elapsed_s: float = 0.0) -> None:
         self.path = run_dir / "events.jsonl"
         self._start = time.monotonic() - elapsed_s
+
+    @classmethod
+    def going_on(cls, run_dir: Path) -> Self:
+        """The log of a run that begins, or goes on with all that it has noted: its seconds count from the last event's.
+
+        Raises:
+            RunError: a line is damaged; not a last one that a crash cut short, which is forgotten.
+        """
+        log = cls(run_dir)
+        if not log.path.is_file():
+            return log
+        before = read_events(run_dir)
+        log.cut_back(log.path.read_bytes().rfind(b"\n") + 1)
+        return cls(run_dir, elapsed_s=before[-1].t_s if before else 0.0)
 
     @property
     def elapsed_s(self) -> float:

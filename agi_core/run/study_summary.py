@@ -1,17 +1,22 @@
 """`summary.json` of a run over a vocabulary: what became of each cell, and how good it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agi_core.cells import parse_vocabulary
+from agi_core.cells import folder_of, parse_vocabulary
+from agi_core.errors import RunError
 from agi_core.host import atomic
+from agi_core.run.event_log import events_of
+from agi_core.run.events import BlendSolved
 from agi_core.run.json_objects import JsonObject
+from agi_core.run.run_folder import open_existing
 from agi_core.run.scores import Scores, over_subjects
-from agi_core.run.summary import FILE_NAME
+from agi_core.run.summary import FILE_NAME, read_summary
 from agi_core.scenario import Scenario, parse_scenario
 
 TRAINED, BLEND, NOBODY = "trained", "blend", "nobody"
+BlendScores = tuple[Scores | None, Scores | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,44 @@ def entry(result: CellResult, site: str | None = None) -> str:
         return result.how if site is None else ""
     beside = [] if regression is None else [f"({regression:.2f})"]
     return " ".join([f"{ours:.2f}", *beside, *([] if result.how == TRAINED else [result.how])])
+
+
+def cell_results(run_dir: Path, *, score: Callable[[BlendSolved], BlendScores] | None = None) -> dict[str, CellResult]:
+    """What became of each cell of a run, by its folder: trained cells have summaries of their own, blends have events.
+    Of a blend `score` tells the scores of the model and of the regression; without it there are none.
+
+    Raises:
+        RunError: a trained cell has no summary yet.
+    """
+    vocabulary, solved = parse_vocabulary(open_existing(run_dir).scenario), dict[str, BlendSolved]()
+    if (run_dir / "events.jsonl").is_file():
+        solved = {event.cell: event for event in events_of(run_dir, BlendSolved)}
+    results = {}
+    for cell in vocabulary.cells:
+        if (folder_of(run_dir, cell) / "config.yaml").is_file():
+            results[str(cell)] = _trained(folder_of(run_dir, cell))
+        elif event := solved.get(str(cell)):
+            scores, regression = score(event) if score else (None, None)
+            results[str(cell)] = CellResult(
+                how=BLEND, experts=event.weights, measured=event.measured, scores=scores, regression=regression
+            )
+        else:
+            results[str(cell)] = CellResult(how=NOBODY)
+    return results
+
+
+def _trained(cell_dir: Path) -> CellResult:
+    summary = read_summary(cell_dir)
+    if summary is None:
+        raise RunError(f"the run in {cell_dir} has no summary; go on with it first")
+    return CellResult(
+        how=TRAINED,
+        sites=open_existing(cell_dir).federation.sites,
+        scores=summary.scores,
+        regression=summary.baselines.get("regression_pooled"),
+        flags=summary.flags,
+        privacy=summary.privacy,
+    )
 
 
 def write_study_summary(run_dir: Path, summary: StudySummary) -> None:

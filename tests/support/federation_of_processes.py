@@ -145,8 +145,16 @@ class Federation:
         """The exit code of `python -m server`."""
         return main([command, "--dir", str(self.dir), *arguments])
 
-    def site(self, name: str, data_dir: Path, *, host: str = "localhost", port: int | None = None) -> DeployedSite:
-        """A new site file with its key, registered."""
+    def site(
+        self,
+        name: str,
+        data_dir: Path,
+        *,
+        host: str = "localhost",
+        port: int | None = None,
+        registered: Sequence[str] = (),
+    ) -> DeployedSite:
+        """A new site file with its key, registered, with these arguments too."""
         site_path = self.folder / name / "sites" / f"{name}.yaml"
         site_path.parent.mkdir(parents=True)
         address = f"{host}:{port or self.port}"
@@ -160,7 +168,7 @@ class Federation:
             public_key=self.public_key,
         )
         site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
-        assert self.call("register", "--name", name, str(public_path(key_path)), "--subjects", "50") == 0
+        assert self.call("register", "--name", name, str(public_path(key_path)), "--subjects", "50", *registered) == 0
         return read_deployed_site(site_path)
 
     def join(
@@ -169,11 +177,12 @@ class Federation:
         data_dir: Path,
         *,
         port: int | None = None,
+        registered: Sequence[str] = (),
         under: Sequence[str | Path] = (),
         **variables: str,
     ) -> Hospital:
         """A new hospital that takes part."""
-        self.site(name, data_dir, port=port)
+        self.site(name, data_dir, port=port, registered=registered)
         folder = self.folder / name
         hospital = Hospital(folder, folder / "sites" / f"{name}.yaml", under=under, **variables)
         hospital.start()

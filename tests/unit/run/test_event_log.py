@@ -74,6 +74,16 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
         read_events(tmp_path)
 
 
+def test_a_run_that_goes_on_keeps_what_it_noted_and_counts_from_there(tmp_path: Path) -> None:
+    EventLog.going_on(tmp_path).append(RoundStarted(round=1))
+    EventLog(tmp_path, elapsed_s=50.0).append(RoundStarted(round=2))
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"cut sho')
+    EventLog.going_on(tmp_path).append(RoundStarted(round=3))
+    assert [event.round for event in events_of(tmp_path, RoundStarted)] == [1, 2, 3]
+    assert read_events(tmp_path)[-1].t_s >= 50
+
+
 def test_figures_are_numbers_or_absent(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         EventLog(tmp_path).append(BaselineFinished(name="local_only", final={"psnr_db": float("inf")}))

@@ -92,7 +92,9 @@ def test_initial_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
         (["device=cpu", "threads=3"], "device, threads: not a setting of a deployed run"),
         (["initial_weights=/nowhere"], "initial_weights=/nowhere cannot be read"),
         (["initial_weights=public"], "is for simulations; make a file"),
-        (["scenario=T1,T2,PD:any"], "a vocabulary is trained in simulations alone so far; submit its cells one by one"),
+        ([TWO, "federation.offers={A: [T1,T2]}", "scenario=T1,T2:PD"], "federation.offers belongs to a vocabulary"),
+        ([TWO, "scenario=T1,T2:any"], r"A, B: nobody has said which modalities it offers; .*'{A: \[T1, T2\], ...}'"),
+        ([TWO, "scenario=T1,T2:any", "initial_weights=/nowhere"], "a file fits one number of sources"),
         (["federation.sites=[A,nobody]"], r"not registered: nobody; registered: A, B, unsized; .* --name NAME KEY.pub"),
         (["federation.unseen_sites=[nobody]"], "not registered: nobody"),
         (["federation.unseen_sites=[A,B,unsized]"], "no site is registered; add one with"),
@@ -106,6 +108,15 @@ def test_initial_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
 def test_what_no_run_may_have(assignments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         runs.resolved(settings(*assignments), REGISTERED)
+
+
+def test_a_vocabulary_is_planned_by_what_sites_are_registered_to_offer() -> None:
+    registered = {site: replace(REGISTERED[site], modalities=["T2", "T1", "FLAIR"]) for site in ("A", "B")}
+    config = runs.resolved(settings("scenario=T1,T2:any"), registered)
+    assert config.federation.offers == {"A": ["T2", "T1"], "B": ["T2", "T1"]}
+    assert config.engine == DEPLOYMENT
+    with pytest.raises(ConfigError, match="B offers T1; a site needs two"):
+        runs.resolved(settings("scenario=T1,T2:any", "federation.offers={B: [T1]}"), registered)
 
 
 def test_nobody_is_registered() -> None:
@@ -176,6 +187,27 @@ def test_submit_says_how_the_reference_is_chosen(
     assert capsys.readouterr().out == (
         f"run first started: {coordinator.runs_dir / 'first'}\n{line}watch it with: python -m server status --watch\n"
     )
+
+
+def test_submit_shows_the_plan_of_a_vocabulary(
+    coordinator: CoordinatorDir, flwr: Flwr, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["scenario=T1,T2,PD:any", "federation.offers={A: [T1,T2], B: [T1,PD]}", "federation.aggregation=median"]
+    arguments = ["submit", "--dir", str(coordinator.path), "--name", "first", "federation.sites=[A,B,unsized]"]
+    assert main([*arguments, *asked]) == 2
+    assert not list(coordinator.runs_dir.iterdir())
+    entries = {**REGISTERED, "unsized": replace(REGISTERED["unsized"], subjects=3, modalities=["T1", "T2"])}
+    coordinator.sites_path.write_text(json.dumps({name: vars(entry) for name, entry in entries.items()}))
+    capsys.readouterr()
+    assert main([*arguments, *asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "T2:T1: 20 steps a round at A, unsized" in lines
+    assert "T2,PD:T1: a blend of T2:T1 and PD:T1" in lines
+    assert "T2:PD: nobody can make it" in lines
+    few = "too few sites for median, so the mean, which withstands nobody: T2:T1, PD:T1, T1:T2, T1:PD"
+    assert few in lines
+    with pytest.raises(ConfigError, match="first is a run over a vocabulary, whose cells keep their sites"):
+        runs.add_site(coordinator, "first", site="B")
 
 
 def test_a_second_study_begins_where_the_first_ended(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:

@@ -162,3 +162,23 @@ def test_a_run_has_an_action_or_a_reason_only_where_there_is_one(run_dir: Path) 
     changes: list[dict[str, Any]] = [{"action": "train"}, {"reason": ""}]
     for changed in changes:
         assert CoordinatorStatus(True, True, {}, replace(run, **changed)).to_json()["run"] == told["run"] | changed
+
+
+def test_a_run_over_a_vocabulary_shows_its_cells_and_the_one_of_now(tmp_path: Path) -> None:
+    run_dir = tmp_path / "v"
+    federation = {"sites": ["A", "B"], "offers": {site: ["T1", "T2"] for site in "AB"}}
+    run_folder.create(run_dir, load_config(None, overrides={"scenario": "T1,T2:any", "federation": federation}))
+    assert (run_status(run_dir).state, run_status(run_dir).cells) == ("interrupted", {"T2:T1": "now", "T1:T2": "next"})
+    cell_dirs = [run_dir / "cells" / name for name in ("T2-to-T1", "T1-to-T2")]
+    for cell_dir in cell_dirs:
+        run_folder.create(cell_dir, load_config(None, overrides={"scenario": "T2:T1"}))
+    (cell_dirs[0] / "summary.json").touch()
+    EventLog(cell_dirs[1]).append(RoundStarted(round=3))
+    with run_state.holding(run_dir):
+        current = run_status(run_dir)
+    assert (current.name, current.state, current.round) == ("v", "running", 3)
+    assert current.cells == {"T2:T1": "done", "T1:T2": "now"}
+    EventLog(run_dir).append(RunPaused(round=0, reason="cell T1:T2: why"))
+    assert (run_status(run_dir).state, run_status(run_dir).reason) == ("paused", "cell T1:T2: why")
+    (cell_dirs[1] / "summary.json").touch()
+    assert run_status(run_dir).cells == {"T2:T1": "done", "T1:T2": "done"}

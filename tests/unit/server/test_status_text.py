@@ -91,3 +91,14 @@ def test_a_folder_without_a_coordinator_is_called_so() -> None:
     text = status_text(CoordinatorStatus(False, False, {}, None, exists=False))
     assert text.startswith("no coordinator in this folder; --dir names another one")
     assert "\n" not in text
+
+
+def test_a_run_over_a_vocabulary_says_which_cell_it_trains() -> None:
+    cells = {"T2:T1": "done", "T1:T2": "now", "PD:T2": "next"}
+    assert text_of(run=replace(IDLE, cells=cells)).splitlines()[2:5] == [
+        "run first: paused, cell 2 of 3, T1:T2, round 2/6",
+        "  cells done: T2:T1",
+        "  cells next: PD:T2",
+    ]
+    done = text_of(run=replace(IDLE, state="running", cells=dict.fromkeys(cells, "done")))
+    assert "run first: running, 3 cells are trained\n" in done

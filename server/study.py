@@ -1,0 +1,93 @@
+"""A deployed run over a vocabulary: its cells one after another, each a run in a folder of its own, then its blends and
+its summary (docs/any_to_any.md)."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.serverapp import Grid
+
+from agi_core.cells import folder_of
+from agi_core.config.load import task_json
+from agi_core.errors import AgiError, RunError
+from agi_core.report.study_report import build_study_report
+from agi_core.run import events, progress, run_folder
+from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.study_summary import StudySummary, cell_results, write_study_summary
+from agi_core.run.summary import FILE_NAME
+from agi_core.scenario import Scenario
+from agi_core.study import WholeStudy
+from server import run_state
+from server.blending import Blending
+from server.follow import follow
+from server.rounds import Rounds
+from server.study_plan import cell_config, plan_of
+from server.whole_run import carry_out
+
+
+class Study:
+    """What is left of a run over a vocabulary. A finished cell stays as it is; a process that is killed at any moment
+    loses the round of the cell that it was in."""
+
+    def __init__(self, grid: Grid, run_dir: Path, *, strikes_path: Path, key: Ed25519PrivateKey) -> None:
+        """`strikes_path`: see `server.strikes`. `key` signs the requests."""
+        self._run_dir, self._config = run_dir, run_folder.open_existing(run_dir)
+        self._plan, self._events = plan_of(self._config), EventLog.going_on(run_dir)
+        self._rounds = partial(Rounds, grid, strikes_path=strikes_path, key=key)
+        self._blending = partial(Blending, grid, run_dir, strikes_path=strikes_path, key=key)
+
+    def run(self) -> None:
+        """All cells that are not finished, then the blends, then summary and report.
+
+        Raises:
+            RunError: a cell cannot go on, which the message names. What was finished is saved.
+        """
+        with run_state.holding(self._run_dir):
+            study = self._begun()
+            for cell in self._plan.trained:
+                with self._pausing(f"cell {cell}"):
+                    self._train(cell, study)
+            with self._pausing("blends"), progress.listening(partial(follow, self._run_dir)):
+                if self._plan.blends:
+                    self._blending(study=study).run()
+                offers, cells = self._config.federation.offers, cell_results(self._run_dir)
+                summary = StudySummary(scenario=self._config.scenario, cells=cells, offers=offers)
+                write_study_summary(self._run_dir, summary)
+            build_study_report(self._run_dir)
+
+    def _begun(self) -> WholeStudy:
+        """As sites know the whole run, for as long as it lives."""
+        if begun := events_of(self._run_dir, events.RunStarted) if self._events.size_bytes else []:
+            self._events.append(events.RunResumed(round=0))
+            run_id = begun[0].run_id
+        else:
+            run_id, whole = run_state.new_run_id(self._run_dir), self._config.federation
+            self._events.append(events.RunStarted(run_id=run_id, sites=whole.sites, unseen_sites=whole.unseen_sites))
+        return WholeStudy(run_id, task_json(self._config.task))
+
+    def _train(self, cell: Scenario, study: WholeStudy) -> None:
+        cell_dir, config = folder_of(self._run_dir, cell), cell_config(self._config, cell, self._plan)
+        if (cell_dir / FILE_NAME).is_file():
+            return
+        if (cell_dir / "config.yaml").is_file():  # what the sites' scans have chosen stays
+            begun = run_folder.open_existing(cell_dir)
+            run_folder.write_config(cell_dir, dataclasses.replace(begun, federation=config.federation))
+        else:
+            shutil.rmtree(cell_dir, ignore_errors=True)  # of a process that was killed while it made the folder
+            run_folder.create(cell_dir, config)
+        carry_out(cell_dir, partial(self._rounds, cell_dir, study=study))
+
+    @contextlib.contextmanager
+    def _pausing(self, what: str) -> Iterator[None]:
+        """Note for the whole run why it cannot go on."""
+        try:
+            yield
+        except AgiError as error:
+            reason = f"{what}: {error}"
+            with contextlib.suppress(AgiError):  # the disk may be full
+                self._events.append(events.RunPaused(round=0, reason=reason))
+            raise RunError(reason) from None

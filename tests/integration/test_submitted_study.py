@@ -1,0 +1,125 @@
+"""A submitted run over a vocabulary at sites of two modalities each: the real apps over an in-process grid."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import pytest
+from flwr.app import Context, RecordDict
+
+from agi_core.__main__ import main as agi_core
+from agi_core.cells import folder_of
+from agi_core.config.load import load_config
+from agi_core.errors import RunError
+from agi_core.run import run_folder
+from agi_core.run.event_log import events_of, read_events
+from agi_core.run.events import BlendSolved, RunPaused, RunStarted
+from agi_core.run.study_summary import read_study_summary
+from agi_core.scenario import parse_scenario
+from client.app import app as client_app
+from client.site.file import Site, SiteData, to_yaml
+from client.site.policy import Policy
+from server import runs, status
+from server.app import app as server_app
+from server.registry import Entry
+from server.status import CoordinatorStatus
+from server.status_text import status_text
+from tests.support.small_data import SMALL, write_head, write_ixi
+from tests.support.unsteady_grid import UnsteadyGrid
+
+OFFERS = {"A": ["T1", "T2"], "B": ["T1", "PD"], "C": ["T2", "PD"]}
+REGISTERED = {site: Entry(f"key {site}", "", subjects=9, modalities=names) for site, names in OFFERS.items()}
+SETTINGS = (*SMALL, "rounds=1", "scenario=T1,T2,PD:any", "training.align_target=false", "federation.wait_s=0.3")
+
+
+def text_of(run_dir: Path) -> str:
+    return status_text(CoordinatorStatus(True, True, {}, status.run_status(run_dir)))
+
+
+class Study:
+    """A submitted run, and the sites that it is about: each has three subjects, with what it offers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_dir, self.nodes = folder / "first", list[dict[str, str]]()
+        run_folder.create(
+            self.run_dir, runs.resolved(load_config(None, overrides={}, assignments=SETTINGS), REGISTERED)
+        )
+        for site, modalities in OFFERS.items():
+            data_dir, path = write_ixi(folder / f"scans-{site}", {site: 3}), folder / f"{site}.yaml"
+            for scan in data_dir.glob(f"IXI-{({'T1', 'T2', 'PD'} - {*modalities}).pop()}/*"):
+                scan.unlink()
+            data = SiteData(dir=str(data_dir), layout="ixi")
+            policy = Policy(minimum_subjects=1)
+            path.write_text(to_yaml(Site(site=site, data=data, cache_dir=str(folder / "cache"), policy=policy)))
+            self.nodes.append({"site": site, "site-config": str(path)})
+
+    def go_on(self, *, away: str = "") -> None:
+        """As the SuperLink starts it."""
+        grid = UnsteadyGrid(client_app, self.nodes, {away: 10**9}, "", {})
+        server_app(grid, Context(1, 1, {}, RecordDict(), {"run-dir": str(self.run_dir)}))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """It ended at its second start: at the first one, B was away."""
+    study = Study(tmp_path_factory.mktemp("study"))
+    with pytest.raises(RunError, match=r"^cell PD:T1: 0 of 1 sites are connected, .* python -m server resume first$"):
+        study.go_on(away="B")
+    (study.run_dir / "paused.txt").write_text(text_of(study.run_dir))
+    study.go_on()
+    return study
+
+
+def test_a_cell_whose_sites_are_away_pauses_the_run_and_is_named(study: Study) -> None:
+    text = (study.run_dir / "paused.txt").read_text()
+    assert "run first: paused, cell 2 of 6, PD:T1, round 0/1" in text
+    assert "  cells done: T2:T1\n" in text
+    assert "  cells next: T1:T2, PD:T2, T1:PD, T2:PD\n" in text
+    assert "  cell PD:T1: 0 of 1 sites are connected" in text
+    assert "go on with: python -m server resume first" in text
+    assert "run first: finished, 6 cells are trained" in text_of(study.run_dir)
+
+
+def test_a_finished_cell_is_not_trained_again(study: Study) -> None:
+    done, paused = (folder_of(study.run_dir, parse_scenario(name)) for name in ("T2:T1", "PD:T1"))
+    assert [len(events_of(its, RunPaused)) for its in (done, paused, study.run_dir)] == [0, 1, 1]
+    assert len(events_of(study.run_dir, RunStarted)) == 1
+    seconds = [t_s for t_s, _ in read_events(study.run_dir)]
+    assert seconds == sorted(seconds)
+
+
+def test_sites_are_asked_about_what_they_offer_alone(study: Study) -> None:
+    for cell in (study.run_dir / "cells").iterdir():
+        config, (begun,) = run_folder.open_existing(cell), events_of(cell, RunStarted)
+        modalities = {*parse_scenario(config.scenario).modalities}
+        assert [*begun.sites] == [site for site, names in OFFERS.items() if modalities <= {*names}]
+        assert {*config.federation.subjects} == {*config.federation.keys} == {*begun.sites}
+        assert begun.run_id.startswith(f"first/cells/{cell.name}-")
+
+
+def test_the_run_ends_with_blends_of_measured_errors_and_a_summary_that_invents_nothing(study: Study) -> None:
+    assert {*json.loads((study.run_dir / "blends.json").read_text())} == {"T1,T2:PD", "T1,PD:T2", "T2,PD:T1"}
+    assert all(event.measured and event.disagreements for event in events_of(study.run_dir, BlendSolved))
+    summary = read_study_summary(study.run_dir)
+    assert summary is not None
+    assert {name: cell.how for name, cell in summary.cells.items() if cell.how != "trained"} == dict.fromkeys(
+        ("T1,T2:PD", "T1,PD:T2", "T2,PD:T1"), "blend"
+    )
+    assert summary.cells["T1,T2:PD"].scores is None
+    assert [*summary.cells["T2:T1"].sites] == ["A"]
+    assert summary.cells["T2:T1"].psnr_db()[0]
+    assert summary.offers == OFFERS
+    page = (study.run_dir / "report.html").read_text()
+    assert 'href="cells/T2-to-PD/report.html"' in page
+    assert "nobody can score one" in page
+    assert "IXI10" not in page
+
+
+def test_the_folder_makes_what_no_site_could_train(study: Study, tmp_path: Path) -> None:
+    given = []
+    for m, modality in enumerate(("T1", "T2")):
+        write_head(tmp_path / f"{modality}.nii.gz", seed=1, contrast=1 + m)
+        given += ["--source", f"{modality}={tmp_path / modality}.nii.gz"]
+    out_path = tmp_path / "pd.nii.gz"
+    assert agi_core(["synthesize", "--run", str(study.run_dir), *given, "--target", "PD", "--out", str(out_path)]) == 0
+    assert nibabel.load(out_path).get_fdata().std() > 0
