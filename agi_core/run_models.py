@@ -203,12 +203,12 @@ class RunModels:
         Raises:
             RunError: the run keeps none of this site, none of these cells, or only such as no privacy covers.
         """
+        if self.task.privacy.on:
+            raise RunError(f"{self.place} is private, and a site's own weights have no noise: leave --style out")
         sites = {path.parent.name: path for path in sorted((self.place / "sites").glob("*/heads"))}
         if (heads := sites.get(file_stem(site))) is None:
-            kept = f"it keeps those of {', '.join(sites)}" if sites else "those of real sites stay where they were made"
-            raise RunError(f"{self.place} keeps no weights of {site}'s own: {kept}; leave --style out")
-        if self.task.privacy.on:
-            raise RunError(f"{site} trained privately, and its own weights have no noise: they serve {site} alone")
+            kept = ", ".join(sites) or "none: real sites keep theirs, and with personal=none there are none"
+            raise RunError(f"{self.place} has no weights of {site}'s own, it has {kept}; leave --style out")
         try:
             self.load_own(heads, cells)
         except RunError:

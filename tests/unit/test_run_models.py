@@ -155,13 +155,13 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
         assert not out.exists()
         return capsys.readouterr().err
 
-    assert "keeps no weights of ../other's own: it keeps those of B, HH, xn--Gy-xka; leave" in refused("../other")
+    assert "has no weights of ../other's own, it has B, HH, xn--Gy-xka; leave" in refused("../other")
     assert "B has no weights of its own for T1,T2:PD" in refused("B")
+    shutil.rmtree(run_dir / "sites")
+    assert "it has none: real sites keep theirs" in refused("HH")
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace("epsilon: null", "epsilon: 8.0"))
-    assert "HH trained privately, and its own weights have no noise" in refused("HH")
-    shutil.rmtree(run_dir / "sites")
-    assert "those of real sites stay where they were made; leave --style out" in refused("HH")
+    assert "is private, and a site's own weights have no noise" in refused("HH")
 
 
 @pytest.mark.parametrize(
