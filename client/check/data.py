@@ -137,7 +137,7 @@ def _offered(site: DeployedSite, scenario: str, held: Mapping[str, int], *, othe
     counts = ", ".join(f"{name} {count}" for name, count in held.items())
     if declared is None:
         many = [name for name, count in held.items() if count >= minimum]
-        fix = f"say what this site offers: write modalities: [{', '.join(many)}] under data in the site file"
+        fix = f"write modalities: [{', '.join(many)}] under data in the site file, and tell the coordinator the same"
         if len(many) < 2:
             fix = "a site takes part with two modalities or more: complete the scans, or correct the names of the files"
         found = f"{counts}; offered, since {minimum} subjects have it: {', '.join(many) or 'none'}"
