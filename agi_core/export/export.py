@@ -26,6 +26,7 @@ from agi_core.run.checkpoint import trained_weights
 from agi_core.run.json_objects import Json
 
 DISTRIBUTION = "agi-fed"
+FILES = {"error model": error_model.NAME, "known range": known_range.NAME}  # of a run
 MISSING = "the run has none for these weights; python -m agi_core calibrate makes it"
 BEGINNING = "writing graphs of the network and comparing them with it: some minutes for a 2-D network with alignment"
 ROOMS = ("config", "data", "export", "host", "models", "run")
@@ -34,17 +35,24 @@ ROOMS = ("config", "data", "export", "host", "models", "run")
 
 @dataclass(frozen=True)
 class Exported:
-    """The checksum of the zip, and {format, or what a volume can be doubted by: why the zip does not have it}."""
+    """The checksum of the zip, {format, or what a volume can be doubted by: why the zip does not have it}, and those of
+    the latter that it has."""
 
     path: Path
     sha256: str
     refused: dict[str, str]
+    learnt: list[str]
 
     def __str__(self) -> str:
         """For the terminal."""
         return "\n".join(
             [
                 *(f"no {kind} in it: {reason}" for kind, reason in self.refused.items()),
+                *(
+                    f"in it too: {kind}, from means over subjects without noise; to keep it, delete {file} of the run"
+                    for kind, file in FILES.items()
+                    if kind in self.learnt
+                ),
                 f"the model is in {self.path}; read its card, docs/README.md of it, before you give it away",
                 f"sha256 {self.sha256}: tell it to the hospital over another channel",
                 f"next, at the hospital: python -m agi_core synthesize --model {self.path.name} --help",
@@ -88,7 +96,8 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
         **doubts,
         **_programs(),
     }
-    return Exported(out_path, write_archive(out_path, files), refused)
+    learnt = [kind for kind, name in DOUBTS.items() if name in doubts]
+    return Exported(out_path, write_archive(out_path, files), refused, learnt)
 
 
 def _doubts(run_dir: Path, network: Network) -> dict[str, bytes]:

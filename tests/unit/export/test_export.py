@@ -95,7 +95,10 @@ def test_what_doubts_a_volume_travels_without_those_it_was_learnt_of(
         tmp_path / "run" / known_range.NAME
     )
     assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "m.zip")]) == 0
-    assert "no error model" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no error model" not in printed
+    assert "in it too: error model, from means over subjects without noise; to keep it, delete error_model" in printed
+    assert "delete known_range.json of the run" in printed
     assert b"0123456789abcdef" not in b"".join(read_archive(tmp_path / "m.zip", release=version("agi-fed"))[2].values())
     given = []
     for m, modality in enumerate(("T1", "T2")):
