@@ -5,6 +5,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def check_data(
     subjects = [subject for subject in discovery.subjects if listed is None or subject.id in listed]
     yield from _found(discovery, listed)
     if is_vocabulary(scenario) or site.data.modalities is not None:
-        yield _offered(site, scenario, held_by(subjects, modalities), others=discovery.other_modalities)
+        held = held_by(subjects, modalities)
+        yield _offered(site, scenario, held, others=discovery.other_modalities)
+        yield from _apart([name for name in site.data.modalities or () if held.get(name)], subjects)
 
     scans: list[Scan] = []
     doubted: list[DoubtedScan] = []
@@ -151,6 +154,16 @@ def _offered(site: DeployedSite, scenario: str, held: Mapping[str, int], *, othe
         fix = "add it to data.modalities in the site file, or name the run's own scenario, such as --scenario T1,T2:any"
         return failed(what, found, fix=fix)
     return passed(what, f"{counts}; offered by data.modalities: {offered}")
+
+
+def _apart(offered: Sequence[str], subjects: Sequence[Subject]) -> Iterator[CheckRow]:
+    """Modalities that are offered, and that no visit has together."""
+    visits = [{*session.paths} for subject in subjects for session in subject.sessions]
+    pairs = [f"{a} with {b}" for a, b in combinations(offered, 2) if not any({a, b} <= visit for visit in visits)]
+    if pairs:
+        found = f"offered, and no visit has {', '.join(pairs)}: this site sits out of such cells"
+        fix = "nothing to do if that is right; else complete the scans, or offer fewer"
+        yield warning("modalities", found, fix=fix)
 
 
 def _check_session(subject: Subject, session: Session) -> tuple[list[Scan], list[DoubtedScan], list[CheckRow]]:

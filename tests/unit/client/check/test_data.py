@@ -41,6 +41,17 @@ def test_each_byte_is_read_once_and_the_images_are_kept(tmp_path: Path, monkeypa
 VOCABULARY, SINGLE = "T1,T2,PD,FLAIR:any", "T1:T2"
 
 
+def test_modalities_that_are_offered_and_never_found_together_are_named(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 2})
+    for number, modality in ((100, "T1"), (101, "T2")):
+        (data_dir / f"IXI-{modality}" / f"IXI{number}-Guys-{1000 + number}-{modality}.nii.gz").unlink()
+    path = deployed_site(tmp_path, data_dir, rules="policy: {minimum_subjects: 2}\n")
+    path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, modalities: [T1, T2, PD]"))
+    rows = [row for row in check_data(read_deployed_site(path), "T1,T2,PD:any") if row.what == "modalities"]
+    assert [row.state for row in rows] == [CheckState.PASSED, CheckState.WARNING]
+    assert "no visit has T1 with T2: this site sits out" in rows[1].found
+
+
 @pytest.mark.parametrize(
     ("declared", "scenario", "state", "found", "fix"),
     [
