@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
@@ -86,8 +87,8 @@ class Study:
         """Note for the whole run why it cannot go on."""
         try:
             yield
-        except AgiError as error:
-            reason = f"{what}: {error}"
+        except (AgiError, httpx.HTTPError) as error:  # of the SuperLink, while it is asked for a blend
+            reason = f"{what}: {' '.join(str(error).split())}"
             with contextlib.suppress(AgiError):  # the disk may be full
                 self._events.append(events.RunPaused(round=0, reason=reason))
             raise RunError(reason) from None

@@ -56,7 +56,7 @@ def check_start(config: RunConfig) -> None:
 def plan_of(config: RunConfig) -> Plan:
     """Which cells are trained: a site trains each cell of which it offers all modalities."""
     vocabulary, federation = parse_vocabulary(config.scenario), config.federation
-    offers = {site: federation.offers[site] for site in federation.sites}
+    offers = {site: federation.offers.get(site, ()) for site in federation.sites}
     holders = {cell: _offering(cell, offers) for cell in vocabulary.cells}
     return Plan.of(vocabulary, holders, offers=offers, local_steps=config.training.local_steps)
 

@@ -1,6 +1,8 @@
 """A submitted run over a vocabulary at sites of two modalities each: the real apps over an in-process grid."""
 
+import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel
@@ -14,7 +16,9 @@ from agi_core.errors import RunError
 from agi_core.run import run_folder
 from agi_core.run.event_log import events_of, read_events
 from agi_core.run.events import BlendSolved, RunPaused, RunStarted
+from agi_core.run.scores import Scores
 from agi_core.run.study_summary import read_study_summary
+from agi_core.run.summary import Summary, write_summary
 from agi_core.scenario import parse_scenario
 from client.app import app as client_app
 from client.site.file import Site, SiteData, to_yaml
@@ -28,8 +32,7 @@ from tests.support.small_data import SMALL, write_head, write_ixi
 from tests.support.unsteady_grid import UnsteadyGrid
 
 OFFERS = {"A": ["T1", "T2"], "B": ["T1", "PD"], "C": ["T2", "PD"]}
-REGISTERED = {site: Entry(f"key {site}", "", subjects=9, modalities=names) for site, names in OFFERS.items()}
-SETTINGS = (*SMALL, "rounds=1", "scenario=T1,T2,PD:any", "training.align_target=false", "federation.wait_s=0.3")
+SETTINGS = (*SMALL, "rounds=1", "training.align_target=false", "federation.wait_s=0.3")
 
 
 def text_of(run_dir: Path) -> str:
@@ -39,12 +42,12 @@ def text_of(run_dir: Path) -> str:
 class Study:
     """A submitted run, and the sites that it is about: each has three subjects, with what it offers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scenario: str, offers: Mapping[str, Sequence[str]]) -> None:
         self.run_dir, self.nodes = folder / "first", list[dict[str, str]]()
-        run_folder.create(
-            self.run_dir, runs.resolved(load_config(None, overrides={}, assignments=SETTINGS), REGISTERED)
-        )
-        for site, modalities in OFFERS.items():
+        registered = {site: Entry(f"key {site}", "", subjects=9, modalities=names) for site, names in offers.items()}
+        config = load_config(None, overrides={"scenario": scenario}, assignments=SETTINGS)
+        run_folder.create(self.run_dir, runs.resolved(config, registered))
+        for site, modalities in offers.items():
             data_dir, path = write_ixi(folder / f"scans-{site}", {site: 3}), folder / f"{site}.yaml"
             for scan in data_dir.glob(f"IXI-{({'T1', 'T2', 'PD'} - {*modalities}).pop()}/*"):
                 scan.unlink()
@@ -59,10 +62,31 @@ class Study:
         server_app(grid, Context(1, 1, {}, RecordDict(), {"run-dir": str(self.run_dir)}))
 
 
+def test_a_run_goes_on_in_the_cell_where_it_stood(tmp_path: Path) -> None:
+    """The first cell is finished."""
+    study = Study(tmp_path, "T1,T2:any", {"A": ["T1", "T2"]})
+    done, config = folder_of(study.run_dir, parse_scenario("T2:T1")), run_folder.open_existing(study.run_dir)
+    run_folder.create(done, dataclasses.replace(config, scenario="T2:T1"))
+    score = Scores({"psnr_db": 20.0, "subjects": 1})
+    write_summary(done, Summary(scores=score, rounds=1, wall_s=1.0, scenario="T2:T1", reference="T2", model=""))
+    with pytest.raises(RunError, match=r"^cell T1:T2: 0 of 1 sites are connected, .* python -m server resume first$"):
+        study.go_on(away="A")
+    text = text_of(study.run_dir)
+    assert "run first: paused, cell 2 of 2, T1:T2, round 0/1\n  cells done: T2:T1\n" in text
+    assert "  cell T1:T2: 0 of 1 sites are connected" in text
+    study.go_on()
+    assert "run first: finished, 2 cells are trained" in text_of(study.run_dir)
+    assert not (done / "events.jsonl").exists()
+    summary = read_study_summary(study.run_dir)
+    assert summary is not None
+    assert {name: cell.how for name, cell in summary.cells.items()} == {"T2:T1": "trained", "T1:T2": "trained"}
+    assert 'href="cells/T1-to-T2/report.html"' in (study.run_dir / "report.html").read_text()
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """It ended at its second start: at the first one, B was away."""
-    study = Study(tmp_path_factory.mktemp("study"))
+    study = Study(tmp_path_factory.mktemp("study"), "T1,T2,PD:any", OFFERS)
     with pytest.raises(RunError, match=r"^cell PD:T1: 0 of 1 sites are connected, .* python -m server resume first$"):
         study.go_on(away="B")
     (study.run_dir / "paused.txt").write_text(text_of(study.run_dir))
@@ -70,6 +94,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
+@pytest.mark.slow
 def test_a_cell_whose_sites_are_away_pauses_the_run_and_is_named(study: Study) -> None:
     text = (study.run_dir / "paused.txt").read_text()
     assert "run first: paused, cell 2 of 6, PD:T1, round 0/1" in text
@@ -80,6 +105,7 @@ def test_a_cell_whose_sites_are_away_pauses_the_run_and_is_named(study: Study) -
     assert "run first: finished, 6 cells are trained" in text_of(study.run_dir)
 
 
+@pytest.mark.slow
 def test_a_finished_cell_is_not_trained_again(study: Study) -> None:
     done, paused = (folder_of(study.run_dir, parse_scenario(name)) for name in ("T2:T1", "PD:T1"))
     assert [len(events_of(its, RunPaused)) for its in (done, paused, study.run_dir)] == [0, 1, 1]
@@ -88,6 +114,7 @@ def test_a_finished_cell_is_not_trained_again(study: Study) -> None:
     assert seconds == sorted(seconds)
 
 
+@pytest.mark.slow
 def test_sites_are_asked_about_what_they_offer_alone(study: Study) -> None:
     for cell in (study.run_dir / "cells").iterdir():
         config, (begun,) = run_folder.open_existing(cell), events_of(cell, RunStarted)
@@ -97,6 +124,7 @@ def test_sites_are_asked_about_what_they_offer_alone(study: Study) -> None:
         assert begun.run_id.startswith(f"first/cells/{cell.name}-")
 
 
+@pytest.mark.slow
 def test_the_run_ends_with_blends_of_measured_errors_and_a_summary_that_invents_nothing(study: Study) -> None:
     assert {*json.loads((study.run_dir / "blends.json").read_text())} == {"T1,T2:PD", "T1,PD:T2", "T2,PD:T1"}
     assert all(event.measured and event.disagreements for event in events_of(study.run_dir, BlendSolved))
@@ -115,6 +143,7 @@ def test_the_run_ends_with_blends_of_measured_errors_and_a_summary_that_invents_
     assert "IXI10" not in page
 
 
+@pytest.mark.slow
 def test_the_folder_makes_what_no_site_could_train(study: Study, tmp_path: Path) -> None:
     given = []
     for m, modality in enumerate(("T1", "T2")):
