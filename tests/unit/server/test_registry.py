@@ -40,6 +40,15 @@ def test_names_that_are_refused(tmp_path: Path, name: str) -> None:
         registry.register(CoordinatorDir(tmp_path), name=name, key_path=tmp_path / "k.pub", subjects=None)
 
 
+def test_modalities_that_are_no_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="--modalities: T 2 is not the name of a modality; write a list such as T1,T2"
+    ):
+        registry.register(
+            CoordinatorDir(tmp_path), name="A", key_path=tmp_path / "k", subjects=None, modalities=["T1", "T 2"]
+        )
+
+
 def test_a_name_that_looks_like_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "k.pub").write_bytes(PUBLIC)
     (tmp_path / "sites.json").write_text('{"hospital1": {"public_key": "k", "fingerprint": "f"}}')

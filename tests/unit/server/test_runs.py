@@ -327,6 +327,20 @@ def test_a_stopped_run_gets_its_report_so_far(coordinator: CoordinatorDir, run_d
     assert flwr.asked("stop") == ["6", "6"]
 
 
+def test_a_stopped_run_over_a_vocabulary_gets_the_report_of_its_cell(coordinator: CoordinatorDir, flwr: Flwr) -> None:
+    registered = {"A": replace(REGISTERED["A"], modalities=["T1", "T2"])}
+    run_dir = coordinator.runs_dir / "any"
+    run_folder.create(run_dir, runs.resolved(settings("scenario=T1,T2:any"), registered))
+    cell_dir = run_dir / "cells" / "T2-to-T1"
+    run_folder.create(cell_dir, settings("scenario=T2:T1"))
+    for folder in (run_dir, cell_dir):
+        EventLog(folder).append(RoundStarted(round=1))
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    flwr.knows("running")
+    runs.stop(coordinator, "any")
+    assert [path.is_file() for path in (cell_dir / "report.html", run_dir / "report.html")] == [True, False]
+
+
 def test_what_goes_on_by_itself_was_neither_paused_nor_stopped_nor_finished(
     coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr
 ) -> None:
