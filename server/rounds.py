@@ -93,7 +93,8 @@ class Rounds:
             if not self._state.tested:
                 self._test()
                 run_state.save(self._run_dir, self._state, self._events)
-            if not self._config.privacy.on:  # what sites tell of errors has no noise
+            solved = events_of(self._run_dir, events.IntervalSolved)
+            if not solved and not self._config.privacy.on:  # what sites tell of errors has no noise
                 self._solve_interval()
                 run_state.save(self._run_dir, self._state, self._events)
             if self._config.engine == DEPLOYMENT and not self._config.privacy.on:
@@ -228,8 +229,6 @@ class Rounds:
 
     def _solve_interval(self) -> None:
         """Have the sites that answered the test calibrate the tested model together (`server.interval`)."""
-        if events_of(self._run_dir, events.IntervalSolved):
-            return
         tested, weights = events_of(self._run_dir, events.ModelTested)[-1], self._state.weights
         sites = [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
 

@@ -107,7 +107,7 @@ def test_run_folder_summary_and_output(
     assert err == ""
     assert "" not in out.splitlines()  # nothing of the live line where there is no terminal
     assert max(map(len, out.partition("report:")[0].splitlines())) <= 90
-    progress_lines = [line.partition(":")[0] for line in out.splitlines() if "validation" in line]
+    progress_lines = [line.partition(":")[0] for line in out.splitlines() if "validation" in line and " dB" in line]
     assert progress_lines == ["before training", "after round 1/2", "after round 2/2"]
     assert f"--out {run_dir} --resume --compare" in out
 
