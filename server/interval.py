@@ -11,7 +11,7 @@ import numpy as np
 from agi_core import conformal
 from agi_core.config.schema import RunConfig
 from agi_core.conformal import Counts
-from agi_core.errors import DataError
+from agi_core.errors import DataError, ProtocolError
 from agi_core.network import Network
 from agi_core.pooled_errors import COUNTS, Told, layers_of, with_layers
 from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights, unpack
@@ -39,8 +39,11 @@ def judge_error_counts(replies: Mapping[str, Reply], request: Request) -> Verdic
     accepted: dict[str, Counted] = {}
     refused: dict[str, str] = {}
     for site, reply in sorted(_with_arrays(replies).items()):
-        assert reply.weights is not None  # noqa: S101
-        counts = unpack(reply.weights).get(COUNTS)
+        try:
+            counts = unpack(reply.weights).get(COUNTS) if reply.weights else None
+        except ProtocolError as error:
+            refused[site] = str(error)
+            continue
         if counts is None or counts.shape != (len(conformal.EDGES) + 1,) or counts.dtype != np.int64:
             refused[site] = "the reply holds no counts of errors"
         elif counts.min() < 0 or reply.num_examples < 1 or sum(counts.tolist()) != VOXELS * reply.num_examples:
@@ -73,7 +76,8 @@ def solve_interval(
     left_out = [site for site in config.federation.sites if site not in counted]
     without = f"; without {', '.join(left_out)}, who told nothing of errors" if left_out else ""
     if not counted:
-        told_by = f"{len(told)} of {len(config.federation.sites)} sites told how large errors are"
+        count = 0 if len(told) >= LEAST_SITES else len(told)
+        told_by = f"{count} of {len(config.federation.sites)} sites told how large errors are"
         return IntervalSolved(
             said=f"no 90 % interval: {told_by}, and it takes {LEAST_SITES}; make it with python -m agi_core calibrate",
             left_out=left_out,
@@ -89,7 +93,7 @@ def solve_interval(
     write_error_model(run_dir / NAME, model, network=network)
     return IntervalSolved(
         said=f"90 % interval: prediction -+ {factor:.2f} expected errors, of {model.subjects} validation subjects at"
-        f" {len(counted)} sites{without}",
+        f" {len(counted)} of {len(config.federation.sites)} sites{without}",
         factor=factor,
         subjects=subjects,
         covered={site: conformal.covered(counts, factor) for site, (counts, _) in counted.items()},

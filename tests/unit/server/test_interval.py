@@ -74,8 +74,8 @@ def test_the_run_has_an_error_model_that_holds_at_each_site(tmp_path: Path) -> N
     assert solved.covered["C"] < 0.8 < solved.covered["A"]
     assert solved.left_out == ["D"]
     assert solved.said == (
-        f"90 % interval: prediction -+ {model.factor:.2f} expected errors, of 3 validation subjects at 3 sites; without"
-        " D, who told nothing of errors"
+        f"90 % interval: prediction -+ {model.factor:.2f} expected errors, of 3 validation subjects at 3 of 4 sites;"
+        " without D, who told nothing of errors"
     )
     new = voxels(9)
     assert (new.error <= model.factor * expected(model.layer, new.features)).mean() > 0.85
@@ -113,10 +113,11 @@ def test_what_no_honest_site_tells_is_refused_and_who_tells_nothing_is_left_out(
         "G": reply(pack({"other": counts})),
         "H": reply(pack({"error_counts": np.zeros(66, dtype=np.int64)}), subjects=0),
         "I": reply(pack({"error_counts": wraps})),
+        "J": reply(Packed({"int64": counts[:3]}, '[["error_counts","int64",[66]]]')),
     }
     verdict = judge_error_counts(replies, REQUEST)
     assert [*verdict.accepted] == ["A"]
-    assert [*verdict.refused] == [*"CDEFGHI"]
+    assert [*verdict.refused] == [*"CDEFGHIJ"]
     honest = Statistics(np.eye(FEATURES), np.zeros(FEATURES))
     of_statistics = {"A": reply(pack(honest.arrays())), "B": reply(None, subjects=0), "C": reply(pack({"x": counts}))}
     first = judge_error_statistics(of_statistics, REQUEST, features=FEATURES)
