@@ -92,7 +92,7 @@ def solve_interval(
         return IntervalSolved(said=f"no 90 % interval: {error}", subjects=subjects, left_out=left_out)
     write_error_model(run_dir / NAME, model, network=network)
     return IntervalSolved(
-        said=f"90 % interval: prediction -+ {factor:.2f} expected errors, of {model.subjects} validation subjects at"
+        said=f"90 % interval: {factor:.2f} expected errors, by {model.subjects} validation subjects at"
         f" {len(counted)} of {len(config.federation.sites)} sites{without}",
         factor=factor,
         subjects=subjects,

@@ -256,7 +256,7 @@ def test_not_a_number(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ray_that_is_not_installed(tree: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # what Python itself does with a module that must not be found
-    assert "pip install '.[ray]'" in refused(tree, "--engine", "ray")
+    assert "pip install '.[ray]'" in refused(tree, "engine=ray")
 
 
 def test_sites_of_the_built_in_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

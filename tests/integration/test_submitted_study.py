@@ -28,11 +28,11 @@ from server.app import app as server_app
 from server.registry import Entry
 from server.status import CoordinatorStatus
 from server.status_text import status_text
-from tests.support.small_data import SMALL, write_head, write_ixi
+from tests.support.small_data import SMALL_TASK, write_head, write_ixi
 from tests.support.unsteady_grid import UnsteadyGrid
 
 OFFERS = {"A": ["T1", "T2"], "B": ["T1", "PD"], "C": ["T2", "PD"]}
-SETTINGS = (*SMALL, "rounds=1", "training.align_target=false", "federation.wait_s=0.3")
+SETTINGS = (*SMALL_TASK, "rounds=1", "training.align_target=false", "federation.wait_s=0.3")
 
 
 def text_of(run_dir: Path) -> str:

@@ -12,8 +12,7 @@ SHAPE = (40, 36, 8)
 AFFINE = np.diag([4.0, 4.0, 8.0, 1.0])
 
 
-SMALL = (
-    "engine=in-process",
+SMALL_TASK = (
     "model.widths=[8,16]",
     "model.alignment=none",
     "model.prior=none",
@@ -24,6 +23,7 @@ SMALL = (
     "rounds=2",
     "evaluation.validation_slices=4",
 )
+SMALL = ("engine=in-process", *SMALL_TASK)  # of a simulation: processes take seconds to start
 
 
 def write_head(path: Path, *, seed: int, contrast: float) -> None:

@@ -74,7 +74,7 @@ def test_the_run_has_an_error_model_that_holds_at_each_site(tmp_path: Path) -> N
     assert solved.covered["C"] < 0.8 < solved.covered["A"]
     assert solved.left_out == ["D"]
     assert solved.said == (
-        f"90 % interval: prediction -+ {model.factor:.2f} expected errors, of 3 validation subjects at 3 of 4 sites;"
+        f"90 % interval: {model.factor:.2f} expected errors, by 3 validation subjects at 3 of 4 sites;"
         " without D, who told nothing of errors"
     )
     new = voxels(9)
