@@ -10,7 +10,7 @@ from agi_core.errors import ProtocolError
 from agi_core.network import Network
 from agi_core.protocol import Reply, Request, unpack
 from agi_core.ridge import STRENGTH, Statistics, Vector
-from server.update_gate import Verdict
+from server.update_gate import Verdict, array_in
 
 Told = tuple[Statistics, int]  # of a site, and its training subjects
 ToldStep = tuple[Vector, int]
@@ -42,7 +42,7 @@ def judge_steps(replies: Mapping[str, Reply], request: Request, *, features: int
     accepted: dict[str, ToldStep] = {}
     refused: dict[str, str] = {}
     for site, reply in sorted(replies.items()):
-        step = unpack(reply.weights).get("step") if reply.weights is not None else None
+        step = array_in(reply, "step")
         if step is None or step.shape != (features,) or step.dtype != np.float64 or not np.isfinite(step).all():
             refused[site] = f"the reply holds no step of {features} coefficients"
         elif reply.num_examples < 1:

@@ -11,16 +11,16 @@ import numpy as np
 from agi_core import conformal
 from agi_core.config.schema import RunConfig
 from agi_core.conformal import Counts
-from agi_core.errors import DataError, ProtocolError
+from agi_core.errors import DataError
 from agi_core.network import Network
 from agi_core.pooled_errors import COUNTS, Told, layers_of, with_layers
-from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights, unpack
+from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights
 from agi_core.run.error_model import NAME, write_error_model
 from agi_core.run.events import IntervalSolved
 from agi_core.uncertainty import VOXELS, ErrorModel
 from server.collector import Judge
 from server.common_prior import judge_statistics
-from server.update_gate import Verdict
+from server.update_gate import Verdict, array_in
 
 LEAST_SITES = 2  # one site's errors are foreseen by another's
 Counted = tuple[Counts, int]  # of a site, and of how many subjects
@@ -39,11 +39,7 @@ def judge_error_counts(replies: Mapping[str, Reply], request: Request) -> Verdic
     accepted: dict[str, Counted] = {}
     refused: dict[str, str] = {}
     for site, reply in sorted(_with_arrays(replies).items()):
-        try:
-            counts = unpack(reply.weights).get(COUNTS) if reply.weights else None
-        except ProtocolError as error:
-            refused[site] = str(error)
-            continue
+        counts = array_in(reply, COUNTS)
         if counts is None or counts.shape != (len(conformal.EDGES) + 1,) or counts.dtype != np.int64:
             refused[site] = "the reply holds no counts of errors"
         elif counts.min() < 0 or reply.num_examples < 1 or sum(counts.tolist()) != VOXELS * reply.num_examples:

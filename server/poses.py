@@ -6,9 +6,9 @@ import numpy as np
 
 from agi_core.config.schema import RunConfig
 from agi_core.poses import with_poses
-from agi_core.protocol import POSES_ARRAY, Reply, Request, unpack
+from agi_core.protocol import POSES_ARRAY, Reply, Request
 from agi_core.scenario import Scenario
-from server.update_gate import Verdict
+from server.update_gate import Verdict, array_in
 
 FARTHEST_MM = 500.0  # a head is smaller
 Offsets = dict[str, float]
@@ -19,7 +19,7 @@ def judge_poses(replies: Mapping[str, Reply], request: Request, *, scenario: Sce
     accepted: dict[str, Offsets] = {}
     refused: dict[str, str] = {}
     for site, reply in sorted(replies.items()):
-        told = unpack(reply.weights).get(POSES_ARRAY) if reply.weights is not None else None
+        told = array_in(reply, POSES_ARRAY)
         if told is None or told.shape != (len(scenario.sources),) or told.dtype != np.float64:
             refused[site] = f"the reply holds no distances of {len(scenario.sources)} sources"
         elif not ((told >= 0) & (told <= FARTHEST_MM)).all():

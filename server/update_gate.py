@@ -72,6 +72,14 @@ def check_answer(reply: Reply, request: Request, *, registered: int | None) -> N
             raise ProtocolError(f"the reply counts {count:g} {what}subjects, {registered} are registered")
 
 
+def array_in(reply: Reply, name: str) -> NDArray[Any] | None:
+    """The array of that name in the answer to a question; None where there is none, or the answer cannot be read."""
+    try:
+        return None if reply.weights is None else unpack(reply.weights).get(name)
+    except ProtocolError:
+        return None
+
+
 def judge_figures(replies: Mapping[str, Reply], request: Request) -> Verdict[Reply]:
     """The verdict on replies to an evaluation. `check_answer` has checked all that can be checked."""
     return Verdict(replies)

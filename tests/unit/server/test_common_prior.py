@@ -78,5 +78,6 @@ def test_what_is_no_step_is_refused() -> None:
         "D": reply(pack({"other": np.zeros(10)})),
         "E": reply(pack({"step": np.zeros(10, np.float32)})),
         "F": reply(pack({"step": np.zeros(10)}), subjects=0),
+        "G": reply(Packed({"float64": np.zeros(10)}, manifest="[[")),
     }
     assert [*judge_steps(replies, REQUEST, features=10).refused] == [*replies]

@@ -40,10 +40,11 @@ def test_what_no_honest_site_tells_is_refused_and_the_others_count() -> None:
         "F": told(2.0, 501.0),
         "G": reply(pack({"other": np.zeros(2)})),
         "H": reply(pack({"offsets_mm": np.zeros(2, np.float32)})),
+        "I": reply(Packed({"float64": np.zeros(2)}, manifest="[[")),
     }
     verdict = judge_poses(replies, REQUEST, scenario=parse_scenario("T1,T2:PD"))
     assert verdict.accepted == {"A": {"T1": 2.0, "T2": 0.1}}
-    assert [*verdict.refused] == [*"BCDEFGH"]
+    assert [*verdict.refused] == [*"BCDEFGHI"]
 
 
 def test_the_nearest_source_at_most_sites_becomes_the_reference(config: RunConfig) -> None:
