@@ -18,13 +18,14 @@ from typing import Any, Self
 
 from agi_core.config.schema import RunConfig
 from agi_core.errors import AgiError, RunError
-from agi_core.host.device import open_device
 from agi_core.run import progress
 
 
 def processes_for(config: RunConfig, *, sites: int) -> int:
     """How many processes share the sites: one for each, and `threads` cores for each process. One means this process,
     and so does a GPU, of whose memory each would need its share."""
+    from agi_core.host.device import open_device  # here, because PyTorch takes seconds, and jobs may not need it
+
     if config.engine != "processes" or open_device(config.device, threads=config.threads).type != "cpu":
         return 1
     return max(1, min(sites, _cores() // config.threads))
