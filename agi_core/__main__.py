@@ -269,7 +269,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         )
     errors, known, known_path = made.errors, made.known, arguments.run / known_range.NAME
     print(
-        f"{WANTED:.0%} interval: {errors.factor:.2f} expected errors, by {errors.subjects} subjects; of"
+        f"{WANTED:.0%} interval: {errors.factor:.2f} expected errors, of {errors.subjects} subjects; of"
         f" new ones it covers {guaranteed(errors.subjects):.0%} at least, on average"
     )
     for site, shares in sorted(made.covered.items()):
