@@ -14,6 +14,7 @@ from agi_core.run.events import BlendSolved, RoundFinished, RunPaused, SiteFaile
 from agi_core.run.study_summary import read_study_summary
 from client.border import consent
 from tests.support.federation_of_processes import Federation, Run, running
+from tests.support.real_processes import until
 from tests.support.small_data import write_ixi
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,7 @@ def the_machine_dies_in_a_middle_cell(federation: Federation, run: Run, capsys: 
     federation.up.kill()
     federation.up.process.wait(60)
     os.kill(worker, signal.SIGCONT)
-    assert run.state() == "interrupted"
+    until(lambda: run.state() == "interrupted", "the coordinator's processes have ended with it")
     federation.start()
     assert federation.call("status") == 0
     assert "cell 4 of 6, PD:T2, round 1/1\n  cells done: T2:T1, PD:T1, T1:T2\n" in capsys.readouterr().out
