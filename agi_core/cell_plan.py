@@ -85,7 +85,7 @@ def check_offers(offers: Offers, vocabulary: Vocabulary, *, held: Mapping[str, M
                 raise ConfigError(f"federation.offers: {site} offers {modality}, which none of its subjects has")
         if len({*modalities}) < 2:
             offered = ", ".join(modalities) or "nothing"
-            raise ConfigError(f"federation.offers: {site} offers {offered}; a site needs two of {names} to take part")
+            raise ConfigError(f"{site} offers {offered}; a site needs two of {names} to take part")
     for modality in vocabulary.modalities:
         if not any(modality in modalities for modalities in offers.values()):
             raise ConfigError(f"no site offers {modality}; take it out of the vocabulary {vocabulary}")

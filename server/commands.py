@@ -9,6 +9,7 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from agi_core.host.keys import certificate_fingerprint, fingerprint
+from agi_core.report.markup import plural
 from agi_core.run import checkpoint, run_folder
 from agi_core.scenario import parse_scenario
 from server import certificates, registry, runs, strikes
@@ -50,7 +51,8 @@ def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None
         subjects=arguments.subjects,
         modalities=arguments.modalities,
     )
-    print(f"{arguments.name} {outcome}, key {entry.fingerprint}")
+    offers = f"; it offers {', '.join(entry.modalities)}" if entry.modalities else ""
+    print(f"{arguments.name} {outcome}, key {entry.fingerprint}{offers}")
     if outcome == "registered":
         print("next: compare this fingerprint with the hospital by telephone; then it may start its client")
 
@@ -96,7 +98,7 @@ def submit(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
 def _print_plan(config: RunConfig) -> None:
     """What is trained where, and which cells have too few sites for the rule of aggregation that was asked for."""
     plan, rule = plan_of(config), config.federation.aggregation
-    print(f"{config.rounds} rounds of each cell:\n{plan}")
+    print(f"{plural(config.rounds, 'round')} of each cell:\n{plan}")
     few = [cell for cell in plan.trained if cell_config(config, cell, plan).federation.aggregation != rule]
     if few:
         print(f"too few sites for {rule}, so the mean, which withstands nobody: {', '.join(map(str, few))}")

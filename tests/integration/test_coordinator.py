@@ -167,6 +167,8 @@ def test_registering_a_site(running: Running, tmp_path: Path, capsys: pytest.Cap
     assert running.call("register", "--name", "hospitalA", str(key)) == 0
     assert "already registered" in capsys.readouterr().out
     assert json.loads((running.folder / "sites.json").read_text()) == registry
+    assert running.call("register", "--name", "hospitalA", str(key), "--modalities", "T1,T2") == 0
+    assert "; it offers T1, T2" in capsys.readouterr().out
     assert status_of(running, capsys)["sites"]["hospitalA"] == {
         "status": "registered",
         "last_seen": None,
