@@ -16,6 +16,7 @@ from agi_core.segmentation.segmenter import Segmenter
 
 TABLE_NAME, SUMMARY_NAME = "subjects.csv", "summary.json"
 _PLACE = ("subject", "session", "modality")
+_NAMED = 3  # volumes with one doubt
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +67,18 @@ def evaluate(
         scored.append(score_pair(pair, percentiles=percentiles, segmenter=segmenter, intervals=intervals))
         if on_pair is not None:
             on_pair(done, len(pairs))
-    doubts = [f"{its.pair.name}: {doubt}" for its in scored for doubt in its.doubts]
+    names: dict[str, list[str]] = {}
+    for its in scored:
+        for doubt in its.doubts:
+            names.setdefault(doubt, []).append(its.pair.name)
+    doubts = [f"{_named(its)}: {doubt}" for doubt, its in names.items()]
     scored.sort(key=lambda its: its.figures.get("psnr_db_tumour", its.figures["psnr_db_head"]))
     return Evaluation(scored, [*notes, *doubts], segmenter.hash if segmenter else None)
+
+
+def _named(volumes: Sequence[str]) -> str:
+    more = len(volumes) - _NAMED
+    return ", ".join(volumes[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def write_tables(out_dir: Path, evaluation: Evaluation, *, of: str) -> None:

@@ -91,7 +91,10 @@ def score_pair(
         raise DataError(f"{pair.real}: {error}") from error
     head = foreground_mask(real.data)
     data, doubts = _on_grid(synthetic, real, head, pair)
-    on_scale = percentiles or (data.min() > -_SLACK and data.max() < 1 + _SLACK and high > 1 + _SLACK)
+    guessed = data.min() > -_SLACK and data.max() < 1 + _SLACK and high > 1 + _SLACK
+    if guessed and not percentiles and np.ptp(data) > 0:
+        doubts.append("its values, from 0 to 1, were taken for the real scan's 0.5th to 99.5th percentile")
+    on_scale = percentiles or guessed
     ours = (data if on_scale else _in_units(data, low, high, head=head, pair=pair)).clip(0, 1)
     regions = {"head": head} | (_regions(labels, head) if labels is not None else {})
     figures = {}

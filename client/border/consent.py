@@ -81,7 +81,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
         yield f"  makes     any of {', '.join(scenario.sources)} from any others: a run for each cell that you hold"
     else:
         yield f"  makes     {scenario.target} from {', '.join(scenario.sources)}"
-    yield f"  trains    {task.rounds} rounds of {training.local_steps} steps{each} on your training subjects"
+    rounds = f"{task.rounds} round{'s' * (task.rounds != 1)}"
+    yield f"  trains    {rounds} of {training.local_steps} steps{each} on your training subjects"
     if policy.alone and not (privacy.on or private):
         yield "  then      as many steps again, of a model of this site alone that stays here, to compare with"
     if privacy.on:

@@ -54,7 +54,20 @@ def test_the_four_rows_and_the_recovered_share(trained: Segmenter, tmp_path: Pat
 def test_who_trained_the_network_is_not_segmented(trained: Segmenter, tmp_path: Path) -> None:
     result = evaluated(tmp_path, trained, numbers=(1, 11))
     assert result.means["dice_WT_ceiling"].subjects == 1
-    assert result.notes == ["BraTS-GLI-00001 000: not segmented: it trained the segmentation network"]
+    told = "not segmented: it trained the segmentation network"
+    assert result.notes == [f"BraTS-GLI-00001 000: {told}"]
+    both = evaluated(tmp_path, trained, numbers=(1, 2))
+    assert both.notes == [f"BraTS-GLI-00001 000, BraTS-GLI-00002 000: {told}"]
+
+
+def test_a_doubt_of_many_volumes_names_the_first(tmp_path: Path) -> None:
+    for number in (1, 2, 3, 4):
+        name = write_subject(tmp_path / "data", number)
+        real = read(tmp_path / "data" / name / f"{name}-t2f.nii.gz")
+        save(tmp_path / "made" / f"{name}-t2f.nii.gz", (real / real.max()).astype(np.float32))
+    (note,) = evaluate(find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")[0], notes=[]).notes
+    first = ", ".join(f"BraTS-GLI-0000{number} 000" for number in (1, 2, 3))
+    assert note.startswith(f"{first} and 1 more: its values, from 0 to 1, were taken")
 
 
 def test_a_visit_without_all_scans_is_not_segmented_and_a_moved_one_refused(trained: Segmenter, tmp_path: Path) -> None:

@@ -65,13 +65,16 @@ def test_coverage_by_hand(pair: Pair, tmp_path: Path) -> None:
 
 def test_both_scales_are_one(pair: Pair) -> None:
     """The units of the real scan, and 0 to 1 for its percentiles as `synthesize` writes them."""
-    in_units = score_pair(pair).figures
+    in_units = score_pair(pair)
     _, low, high = scale_intensity(read(pair.real).astype(np.float32))
     data = read(pair.synthetic)
-    scaled = np.where(data > 0, (data - low) / (high - low), 0).clip(0, 1)
-    by_percentiles = score_pair(rewritten(pair, scaled)).figures
+    scaled = rewritten(pair, np.where(data > 0, (data - low) / (high - low), 0).clip(0, 1))
+    by_percentiles = score_pair(scaled)
     for name in ("psnr_db_tumour", "mae_head", "ssim_oedema"):
-        assert by_percentiles[name] == pytest.approx(in_units[name], rel=1e-3)
+        assert by_percentiles.figures[name] == pytest.approx(in_units.figures[name], rel=1e-3)
+    guess = "its values, from 0 to 1, were taken for the real scan's 0.5th to 99.5th percentile"
+    assert by_percentiles.doubts == (guess,)
+    assert in_units.doubts == score_pair(scaled, percentiles=True).doubts == ()
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(20, 0), (0.05, 0), (1 / 600, -1)])
