@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from agi_core.export.bundle import Graph, open_onnx, open_pt2
 from agi_core.network import Network
@@ -40,7 +41,7 @@ def graphs_of(network: Network) -> tuple[dict[str, bytes], dict[str, str]]:
             )
         writers: dict[str, tuple[Callable[[Path], object], Callable[[Path], Graph]]] = {
             "pt2": (lambda path: torch.export.save(program, path), open_pt2),
-            "onnx": (lambda path: _write_onnx(program, path), open_onnx),
+            "onnx": (lambda path: write_onnx(program, path), open_onnx),
         }
         for kind, (write, read) in writers.items():
             path = Path(folder) / f"model.{kind}"
@@ -50,7 +51,7 @@ def graphs_of(network: Network) -> tuple[dict[str, bytes], dict[str, str]]:
             except ImportError as error:
                 refused[kind] = f"{error.name} is not installed here; pip install '.[export]' and export again"
             except Exception as error:
-                refused[kind] = _reason(error)
+                refused[kind] = _first_line(error)
             else:
                 if worst > TOLERANCE:
                     refused[kind] = f"its voxels differ by {worst:.1g} from the network's, more than {TOLERANCE:g}"
@@ -84,7 +85,12 @@ def _program(network: Network) -> ExportedProgram:
         return torch.export.export(module, (inputs,), dynamic_shapes=((*fixed, Dim.AUTO, Dim.AUTO),), strict=False)
 
 
-def _write_onnx(program: ExportedProgram, path: Path) -> None:
+def write_onnx(program: ExportedProgram, path: Path) -> None:
+    """Raises ValueError at once for a graph that solves equations, and what torch raises for all else."""
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, GraphModule)]
+    called = " ".join(str(node.target) for graph in graphs for node in graph.nodes)
+    if "linalg" in called or "cholesky" in called:  # the exporter finds out too, after many minutes
+        raise ValueError("the alignment of the sources solves linear equations, for which ONNX has no operator")
     import onnx  # noqa: F401  here and first, so that what is missing is named
     import onnxscript  # noqa: F401
 
@@ -134,13 +140,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
-    for operator in ("linalg_solve", "linalg.solve", "_linalg_solve_ex", "linalg_cholesky", "cholesky"):
-        if operator in text:
-            return "the alignment of the sources solves linear equations, for which ONNX has no operator"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    """Of what was raised first: the exporters wrap it in advice for programmers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return " ".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__

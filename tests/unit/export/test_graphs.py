@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from agi_core.__main__ import main
 from agi_core.export.archive import ROOT
-from agi_core.export.graphs import example, graphs_of, group_norm
+from agi_core.export.graphs import example, graphs_of, group_norm, write_onnx
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
 
@@ -40,12 +42,26 @@ def test_group_normalisation_in_two_stages_is_the_same() -> None:
     torch.testing.assert_close(group_norm(x, 3, weight, bias), F.group_norm(x, 3, weight, bias))
 
 
+@pytest.mark.parametrize("solve", [lambda a, b: torch.linalg.solve_ex(a, b)[0], torch.cholesky_solve])
+def test_a_graph_that_solves_equations_is_refused_before_onnx_is_tried(
+    tmp_path: Path, solve: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    class Solving(nn.Module):  # in a graph within the graph, as an alignment does
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return solve(a, b)
+
+    program = torch.export.export(Solving(), (torch.eye(2), torch.ones(2, 2)))
+    with pytest.raises(ValueError, match="for which ONNX has no operator"):
+        write_onnx(program, tmp_path / "model.onnx")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("alignment", ["none", "affine"])
+@pytest.mark.parametrize("alignment", ["none", "global", "affine", "dense"])
 def test_graphs_make_the_same_voxels_as_the_run(
     tmp_path: Path, alignment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`.pt2` is there. ONNX is there, or refused because of the alignment."""
+    """`.pt2` is there. ONNX is there, or refused because the alignment solves equations."""
     finished_run(tmp_path / "run", alignment=alignment)
     assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "m.zip")]) == 0
     with zipfile.ZipFile(tmp_path / "m.zip") as zipped:
@@ -59,7 +75,8 @@ def test_graphs_make_the_same_voxels_as_the_run(
         path.suffix[1:]: path for path in (tmp_path / ROOT / "models").iterdir() if path.suffix in (".pt2", ".onnx")
     }
     assert "pt2" in made
-    assert ("onnx" in made) == (alignment == "none") == ("no onnx in it: " not in capsys.readouterr().out)
+    refused = "no onnx in it: the alignment of the sources solves linear equations" in capsys.readouterr().out
+    assert ("onnx" in made) == (alignment == "none") == (not refused)
     if alignment != "none":
         return  # the small heads are below the size that an alignment was traced for
     for kind, path in made.items():
