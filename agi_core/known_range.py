@@ -37,6 +37,7 @@ FEWEST = 5
 _LEAST_HALF, _LEAST_HALF_SHARE = 0.05, 0.05  # of a range: of measures without unit; of sizes, as a share of the mean
 _SIZES = ("mm", "litres")
 _AXES = ("right", "anterior", "superior")
+_PLANES = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}  # of two axes
 _PERCENTILES = (5, 25, 50, 75, 95)
 _SAMPLE, _BINS = 100_000, 32
 SLICES = 4
@@ -46,47 +47,55 @@ Measures = dict[str, float]
 """By names `WHAT: MEASURE`; what a person is told is one measure of each WHAT."""
 
 
+def measure_names(sources: Sequence[str], *, aligned: bool) -> tuple[str, ...]:
+    """The names of what `measure` finds of these sources, in its order; `aligned`: after alignment too."""
+    pairs = [f"{one} beside {other}" for one, other in combinations(sources, 2)]
+    names: list[str] = []
+    for source in sources:
+        for axis in _AXES:
+            names += [f"voxels of {source}: {axis}, mm", f"field of view of {source}: {axis}, mm"]
+        names += [f"intensities of {source}: percentile {percent} of the head" for percent in _PERCENTILES]
+    for where in ("in the head", "after alignment")[: 1 + aligned]:
+        names += [f"{pair}: {how} {where}" for pair in pairs for how in ("correlation", "mutual information")]
+    names.append("head: volume, litres")
+    for axis in _AXES:
+        names += [f"head: {axis}, mm", f"head: share of the end of the field of view, {axis}"]
+    names += [f"pose of the head: tilt in the {plane} plane" for plane in _PLANES]
+    names += [f"left and right of {source}: {what}" for source in sources for what in ("likeness", "balance")]
+    return tuple(names)
+
+
 def measure(volumes: Mapping[str, Volume], prepared: Prepared, *, network: Network | None = None) -> Measures:
-    """The measures of one subject's sources.
+    """The measures of one subject's sources, by `measure_names`.
 
     Args:
         volumes: the sources as they were read, in the order of M in `prepared`.
         prepared: the same on the reference's grid, without the target.
         network: if it aligns its sources, how they agree is measured after that too.
     """
-    head = prepared.foreground
+    head, aligned = prepared.foreground, network is not None and network.aligns
     inside = np.flatnonzero(head)[:: max(1, int(head.sum()) // _SAMPLE)]
-    values = {
-        m: prepared.volumes[:, n].ravel()[inside].astype(np.float64) for n, m in enumerate(volumes)
-    }  # in the head
-    found: Measures = {}
-    for modality, volume in volumes.items():
-        spacing_mm = np.array(volume.grid.spacing_mm)
-        for axis, mm, extent_mm in zip(_AXES, spacing_mm, spacing_mm * volume.grid.shape, strict=True):
-            found[f"voxels of {modality}: {axis}, mm"] = float(mm)
-            found[f"field of view of {modality}: {axis}, mm"] = float(extent_mm)
-        for percent, value in zip(_PERCENTILES, np.percentile(values[modality], _PERCENTILES), strict=True):
-            found[f"intensities of {modality}: percentile {percent} of the head"] = float(value)
-    found |= _agreement(values, "in the head")
-    if network is not None and network.aligns:
-        found |= _agreement(_aligned(network, prepared, [*volumes]), "after alignment")
-    found |= _of_head(head, inside, np.array(prepared.grid.spacing_mm))
-    for n, modality in enumerate(volumes):
-        alike, balance = _sides(prepared.volumes[:, n], head, inside)
-        found[f"left and right of {modality}: likeness"] = alike
-        found[f"left and right of {modality}: balance"] = balance
-    return found
+    values = [prepared.volumes[:, n].ravel()[inside].astype(np.float64) for n in range(len(volumes))]  # in the head
+    found: list[float] = []
+    for volume, its in zip(volumes.values(), values, strict=True):
+        for mm, voxels in zip(volume.grid.spacing_mm, volume.grid.shape, strict=True):
+            found += [mm, mm * voxels]
+        found += np.percentile(its, _PERCENTILES).tolist()
+    found += _agreement(values)
+    if network is not None and aligned:
+        found += _agreement(_aligned(network, prepared))
+    found += _of_head(head, inside, np.array(prepared.grid.spacing_mm))
+    for n in range(len(volumes)):
+        found += _sides(prepared.volumes[:, n], head, inside)
+    return dict(zip(measure_names([*volumes], aligned=aligned), map(float, found), strict=True))
 
 
-def _agreement(values: Mapping[str, NDArray[np.float64]], where: str) -> Measures:
-    found: Measures = {}
-    for one, other in combinations(values, 2):
-        found[f"{one} beside {other}: correlation {where}"] = _correlation(values[one], values[other])
-        found[f"{one} beside {other}: mutual information {where}"] = _information(values[one], values[other])
-    return found
+def _agreement(values: Iterable[NDArray[np.float64]]) -> list[float]:
+    """Correlation and mutual information of each two sources."""
+    return [agree(*pair) for pair in combinations(values, 2) for agree in (_correlation, _information)]
 
 
-def _aligned(network: Network, prepared: Prepared, modalities: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+def _aligned(network: Network, prepared: Prepared) -> Iterable[NDArray[np.float64]]:
     """The sources as the network aligns them, in the head: all of it in 3-D, else in SLICES slices."""
     head, sources = prepared.foreground, torch.from_numpy(prepared.volumes)
     if not network.volumetric:
@@ -95,21 +104,19 @@ def _aligned(network: Network, prepared: Prepared, modalities: Sequence[str]) ->
         head, sources = head[chosen], slabs(sources, neighbours=network.neighbours)[chosen]
     rows, columns = source_box(prepared.volumes)
     aligned = network.aligned(sources[..., rows, columns]).double().numpy()
-    return {m: aligned[:, n][head[:, rows, columns]] for n, m in enumerate(modalities)}
+    return (aligned[:, n][head[:, rows, columns]] for n in range(aligned.shape[1]))
 
 
-def _of_head(head: NDArray[np.bool_], inside: NDArray[np.int64], spacing_mm: NDArray[np.float64]) -> Measures:
+def _of_head(head: NDArray[np.bool_], inside: NDArray[np.int64], spacing_mm: NDArray[np.float64]) -> list[float]:
     """Size, place in the field of view, and pose of a head (D, H, W)."""
-    found = {"head: volume, litres": float(head.sum() * spacing_mm.prod() / 1e6)}
+    found = [float(head.sum() * spacing_mm.prod() / 1e6)]
     at_mm = np.array(np.unravel_index(inside, head.shape))[::-1] * spacing_mm[:, None]  # right, anterior, superior
     covariance = np.cov(at_mm)
-    for n, axis in enumerate(_AXES):
-        found[f"head: {axis}, mm"] = float(4 * np.sqrt(covariance[n, n]))  # of a box: 1.15 of its side
+    for n in range(len(_AXES)):
         faces = head.take((0, -1), axis=2 - n)
-        found[f"head: share of the end of the field of view, {axis}"] = float(faces.mean())
-    for plane, (one, other) in {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}.items():
-        tilt = covariance[one, other] / np.sqrt(covariance[one, one] * covariance[other, other])
-        found[f"pose of the head: tilt in the {plane} plane"] = float(tilt)
+        found += [4 * np.sqrt(covariance[n, n]), faces.mean()]  # of a box: 1.15 of its side
+    for one, other in _PLANES.values():
+        found.append(covariance[one, other] / np.sqrt(covariance[one, one] * covariance[other, other]))
     return found
 
 
