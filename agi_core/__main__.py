@@ -232,13 +232,16 @@ def _make(arguments: argparse.Namespace, models: "RunModels", cell: Scenario, ou
         print(f"warning: {sentence}", file=sys.stderr)
     blended = f"no site could train {cell.target} from {', '.join(cell.sources)}: a blend, {note}\n" if note else ""
     code = OUT_OF_RANGE if arguments.strict and verdict is not None and verdict.reasons else 0
-    return f"{blended}synthetic {cell.target} in {out_path}; its values 0 to 1 {_VALUES}", code
+    said = f"{blended}synthetic {cell.target} in {out_path}; its values 0 to 1 {_VALUES}"
+    if verdict is not None:
+        said += f"\nits sources lie {'out of' if verdict.reasons else 'in'} the range of {verdict.known}"
+    return said, code
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     """learn from complete subjects how far to trust a run's volumes, for synthesize --uncertainty and --strict"""
     from agi_core import known_range
-    from agi_core.calibration import OF_TRAINING, calibrate_on
+    from agi_core.calibration import calibrate_on
     from agi_core.conformal import WANTED, guaranteed
     from agi_core.data.scans import Scans
     from agi_core.host.device import open_device
@@ -281,11 +284,12 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     for note in made.notes:
         print(f"warning: {note}", file=sys.stderr)
     before = known_range.KnownRange.read(known_path)
-    if known is not None and (known.of == OF_TRAINING or before is None or before.of != OF_TRAINING):
+    of_training = known_range.OF_TRAINING
+    if known is not None and (known.of == of_training or before is None or before.of != of_training):
         known.write(known_path)
-        print(f"known range: of {known.subjects} {known.of} subjects")
+        print(f"known range: of {known}")
     elif before is not None:
-        print(f"known range: as before, of {before.subjects} {before.of} subjects")
+        print(f"known range: as before, of {before}")
 
 
 def _adapt(arguments: argparse.Namespace) -> None:

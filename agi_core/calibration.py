@@ -13,14 +13,13 @@ from agi_core.data.preprocess import align
 from agi_core.data.registration import register_sources
 from agi_core.data.scans import Scans, Subject, discover
 from agi_core.errors import DataError
-from agi_core.known_range import FEWEST, KnownRange, Measures, measure
+from agi_core.known_range import FEWEST, OF_TRAINING, KnownRange, Measures, measure
 from agi_core.network import Network
 from agi_core.run import progress
 from agi_core.uncertainty import ErrorModel, calibrate, sample
 
 MOST = 64
 """Training subjects whose sources are measured: a range does not change with more, and each takes a second or two."""
-OF_TRAINING = "training"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +84,29 @@ def calibrate_on(
             " synthesize --strict has nothing to compare with"
         )
         return Calibration(errors, covered, None, notes)
-    measured = _measured(seen[:MOST], network, task=task, register=scans.register == "rigid")
-    return Calibration(errors, covered, KnownRange.over(measured, of=of), notes)
+    sources = measured(seen[:MOST], network, task=task, register=scans.register == "rigid")
+    return Calibration(errors, covered, KnownRange.over(sources, of=of), notes)
 
 
-def _measured(subjects: Sequence[Subject], network: Network, *, task: Task, register: bool) -> list[Measures]:
-    """Of the first visit of each subject, prepared as `agi_core.synthesis` prepares what it is given."""
-    on_subject, measured = progress.steps_of("known range"), []
+def measured(
+    subjects: Sequence[Subject], network: Network, *, task: Task, register: bool, site: str = ""
+) -> list[Measures]:
+    """The measures of the first visit of each subject, prepared as `agi_core.synthesis` prepares what it is given.
+
+    Args:
+        register: whether sources are laid on the reference first.
+        site: whose subjects they are, for those who follow the progress.
+
+    Raises:
+        DataError: a scan is unusable.
+    """
+    on_subject, found = progress.steps_of("known range", site), []
     for done, subject in enumerate(subjects, start=1):
         paths, to = subject.sessions[0].paths, network.reference
         volumes = {modality: read_volume(paths[modality]) for modality in network.scenario.sources}
         if register:
             volumes = register_sources(volumes, to=to, place=str(paths[to]))
         prepared = align(volumes, to=to, spacing_mm=task.spacing_mm, place=str(paths[to]))
-        measured.append(measure(volumes, prepared, network=network))
+        found.append(measure(volumes, prepared, network=network))
         on_subject(done, len(subjects))
-    return measured
+    return found

@@ -31,11 +31,12 @@ from agi_core.prediction import slabs
 from agi_core.run.json_objects import JsonObject
 
 NAME = "known_range.json"  # in the folder of a run
+OF_TRAINING = "training"
 FALSE_ALARMS = 0.01
 FEWEST = 5
 """Subjects of a range: of fewer, hardly anything would lie outside."""
 _LEAST_HALF, _LEAST_HALF_SHARE = 0.05, 0.05  # of a range: of measures without unit; of sizes, as a share of the mean
-_SIZES = ("mm", "litres")
+SIZES = ("mm", "litres")
 _AXES = ("right", "anterior", "superior")
 _PLANES = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}  # of two axes
 _PERCENTILES = (5, 25, 50, 75, 95)
@@ -152,6 +153,10 @@ class KnownRange(JsonObject):
     means: Mapping[str, float]
     spreads: Mapping[str, float]
 
+    def __str__(self) -> str:
+        """Whose it is."""
+        return f"{self.subjects} {self.of} subjects"
+
     @classmethod
     def over(cls, subjects: Sequence[Measures], *, of: str) -> Self:
         """The range of these subjects. Raises DataError: they are fewer than FEWEST."""
@@ -174,7 +179,7 @@ class KnownRange(JsonObject):
         t = stats.t.ppf(1 - FALSE_ALARMS / (2 * len(self.means)), self.subjects - 1)
         reach = float(t * np.sqrt(1 + 1 / self.subjects))
         least = {
-            name: _LEAST_HALF_SHARE * abs(mean) if name.endswith(_SIZES) else _LEAST_HALF
+            name: _LEAST_HALF_SHARE * abs(mean) if name.endswith(SIZES) else _LEAST_HALF
             for name, mean in self.means.items()
         }
         return {name: max(reach * self.spreads[name], least[name]) for name in self.means}

@@ -31,13 +31,16 @@ ERROR, DISAGREEMENT = "error", "disagreement"  # of experts of a blend; see `agi
 RMS_ERROR, RMS_DISAGREEMENT = "rms_error", "rms_disagreement"
 ERROR_STATISTICS, ERROR_COUNTS = "error statistics", "error counts"  # of validation; see `agi_core.pooled_errors`
 CALIBRATION_SUBJECTS = "calibration_subjects"  # how many subjects these are of; without it they do not leave
+RANGE = "known range"  # of training subjects; see `agi_core.pooled_range`
+RANGE_SUBJECTS = "range_subjects"  # as CALIBRATION_SUBJECTS
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
 ALONE = "alone"  # the test subjects, by a model that the site trains alone from the weights that came
 KEYS = "keys"  # of a training request: the site's key for the secure sum that the next one asks for
 ALLOWED_METRICS = frozenset(
     (
         *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *TISSUE_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
-        *("validation_subjects", "train_loss", "seconds", RMS_ERROR, RMS_DISAGREEMENT, CALIBRATION_SUBJECTS),
+        *("validation_subjects", "train_loss", "seconds", RMS_ERROR, RMS_DISAGREEMENT),
+        *(CALIBRATION_SUBJECTS, RANGE_SUBJECTS),
     )
 )
 """All that a reply's metrics may ever hold; a site's policy can allow less."""
@@ -93,10 +96,10 @@ class Reply:
     scored by an evaluation.
 
     `metrics` are means over the site's subjects; `suppressed` names those that the site's policy holds back, separated
-    by commas ("" = none). `weights` are those of the trained model, statistics, poses or counts of errors where these
-    were asked for (`agi_core.ridge`, `agi_core.poses`, `agi_core.pooled_errors`), a vector or a key of a secure sum, or
-    None. `steps` are the optimiser steps
-    that led to them.
+    by commas ("" = none). `weights` are those of the trained model, statistics, poses, counts of errors or moments of
+    sources where these were asked for (`agi_core.ridge`, `agi_core.poses`, `agi_core.pooled_errors`,
+    `agi_core.pooled_range`), a vector or a key of a secure sum, or None. `steps` are the optimiser steps that led to
+    them.
     """
 
     run_id: str

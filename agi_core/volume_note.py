@@ -38,7 +38,7 @@ def write_note(
     note: dict[str, object] = {}
     if verdict is not None:
         note["OutOfKnownRange"] = list(verdict.reasons)
-        note["KnownRange"] = f"of {verdict.known.subjects} {verdict.known.of} subjects"
+        note["KnownRange"] = f"of {verdict.known}"
     if error_map is not None:
         errors, path = error_map
         note["ExpectedAbsoluteError"] = path.name

@@ -14,7 +14,7 @@ from agi_core.cells import is_vocabulary
 from agi_core.config.load import read_task, task_json
 from agi_core.errors import PolicyError
 from agi_core.host import atomic
-from agi_core.protocol import CALIBRATION_SUBJECTS, Request
+from agi_core.protocol import CALIBRATION_SUBJECTS, RANGE_SUBJECTS, Request
 from agi_core.run.json_objects import JsonObject
 from agi_core.scenario import parse_scenario
 from agi_core.study import WholeStudy
@@ -98,6 +98,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
         yield "  leaves    once, how far your scans of each modality lie apart, in mm (docs/egress.md)"
         if policy.metrics is None or CALIBRATION_SUBJECTS in policy.metrics:
             yield "  leaves    at the end, how often errors on your validation subjects are how large (docs/egress.md)"
+        if policy.metrics is None or RANGE_SUBJECTS in policy.metrics:
+            yield "  leaves    at the end, what sources of training subjects are like, mean and spread (docs/egress.md)"
     if cells and not (privacy.on or private):
         yield "  leaves    how large errors of cells are, and how far two cells lie apart, for blends (docs/egress.md)"
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.errors import AgiError, ProtocolError, RunError
-from agi_core.protocol import ALLOWED_METRICS, ERROR_COUNTS, ERROR_STATISTICS, REFUSED, Reply, Request, hash_of
+from agi_core.protocol import ALLOWED_METRICS, ERROR_COUNTS, ERROR_STATISTICS, RANGE, REFUSED, Reply, Request, hash_of
 from client.border import audit, stored_replies
 from client.border.audit import AuditRow, Decision
 from client.site.file import Site
@@ -38,8 +38,8 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
 
     A site that has fewer subjects than its policy's minimum tells no figure: all its metrics are held back, and so is
     the number of subjects that an evaluation scored. So are all metrics of an answer too many on one model, or within a
-    day. The names of what is held back are in `suppressed`. What a site tells of its errors are figures in the place of
-    weights: they leave with their metric, or not at all.
+    day. The names of what is held back are in `suppressed`. What a site tells of its errors and of its known range are
+    figures in the place of weights: they leave with their metric, or not at all.
 
     Args:
         subjects: how many the whole site has.
@@ -68,7 +68,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         log.warning("figures are held back: %s", rule)
         allowed = {}
     held_back = sorted({*reply.metrics, *filter(None, reply.suppressed.split(","))} - {*allowed})
-    if request.subjects in (ERROR_STATISTICS, ERROR_COUNTS) and not allowed:
+    if request.subjects in (ERROR_STATISTICS, ERROR_COUNTS, RANGE) and not allowed:
         reply = dataclasses.replace(reply, weights=None)
     num_examples = reply.num_examples
     if small and reply.weights is None and num_examples:

@@ -56,6 +56,10 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     assert "how often errors on your validation subjects" not in text  # the policy holds them back
     assert "how often errors on your validation" in "\n".join(consent.described(prior, Policy(), private=False))
     assert "how often errors on your validation" not in "\n".join(consent.described(prior, Policy(), private=True))
+    of_sources = "what sources of training subjects are like"
+    assert of_sources not in text
+    assert of_sources in "\n".join(consent.described(prior, Policy(metrics=["range_subjects"]), private=False))
+    assert of_sources not in "\n".join(consent.described(prior, Policy(), private=True))
     alone = Policy(alone=True)
     assert "a model of this site alone that stays here" in "\n".join(consent.described(prior, alone, private=False))
     assert "a model of this site alone" not in "\n".join(consent.described(prior, alone, private=True))
