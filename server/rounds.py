@@ -1,7 +1,7 @@
 """The rounds of a run: training and aggregation, as often as configured, then the final test and its comparison."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from server.common_prior import judge_statistics, judge_steps, set_common_prior,
 from server.evaluation import Answered, personal_scores, site_scores, suppressed_sites, validation_scores, worse_at
 from server.exchange import Exchange
 from server.interval import solve_interval
+from server.known_range import learn_range
 from server.poses import asks_for_poses, chosen_by, judge_poses
 from server.run_state import RunState
 from server.secure_sum import SecureSum
@@ -73,7 +74,7 @@ class Rounds:
         )
 
     def run(self) -> None:
-        """All remaining rounds, then the final test, the 90 % interval, and what each site reaches alone.
+        """All remaining rounds, then the final test, how far to trust the model, and what each site reaches alone.
 
         Raises:
             RunError: fewer sites than the quorum connected or answered, or the state cannot be saved. The finished
@@ -93,10 +94,9 @@ class Rounds:
             if not self._state.tested:
                 self._test()
                 run_state.save(self._run_dir, self._state, self._events)
-            solved = events_of(self._run_dir, events.IntervalSolved)
-            if not solved and not self._config.privacy.on:  # what sites tell of errors has no noise
-                self._solve_interval()
-                run_state.save(self._run_dir, self._state, self._events)
+            if not self._config.privacy.on:  # what sites tell of errors and sources has no noise
+                self._learn_once(events.IntervalSolved, solve_interval)
+                self._learn_once(events.RangeLearnt, learn_range)
             if self._config.engine == DEPLOYMENT and not self._config.privacy.on:
                 self._train_alone()
                 run_state.save(self._run_dir, self._state, self._events)
@@ -227,8 +227,13 @@ class Rounds:
         )
         state.tested = True
 
-    def _solve_interval(self) -> None:
-        """Have the sites that answered the test calibrate the tested model together (`server.interval`)."""
+    def _learn_once(
+        self, kind: type[events.IntervalSolved | events.RangeLearnt], learn: Callable[..., events.Event]
+    ) -> None:
+        """Have the sites that answered the test say how far to trust the tested model (`server.interval`,
+        `server.known_range`)."""
+        if events_of(self._run_dir, kind):
+            return
         tested, weights = events_of(self._run_dir, events.ModelTested)[-1], self._state.weights
         sites = [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
 
@@ -236,7 +241,8 @@ class Rounds:
             request = self._exchange.request(EVALUATE, round=self._state.round, weights=weights, subjects=question)
             return self._collector.collect(sites, request, judge, quorum=0)
 
-        self._events.append(solve_interval(self._run_dir, self._config, weights, sites=sites, ask=ask))
+        self._events.append(learn(self._run_dir, self._config, weights, sites=sites, ask=ask))
+        run_state.save(self._run_dir, self._state, self._events)
 
     def _train_alone(self) -> None:
         """The sites that told test figures train alone for as many steps as the run has, from its first weights

@@ -130,8 +130,9 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
     if final and (plain := baselines.get("without_privacy")):
         cost = plain.final["psnr_db"] - final["psnr_db"]
         console.print(f"the same federation without privacy: {cost:+.2f} dB")
-    if summary.interval:
-        console.print(summary.interval.said, markup=False)
+    for learnt in (summary.interval, summary.known_range):
+        if learnt:
+            console.print(learnt.said, markup=False)
     if summary.privacy:
         by_site = ", ".join(
             f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})" for site, spent in summary.privacy.items()

@@ -153,7 +153,7 @@ def _tissue(record: RunRecord, scores: Scores) -> str:
 
 
 def interval(record: RunRecord) -> str:
-    """The 90 % interval, and what it covers at each site; empty where sites were not asked."""
+    """The 90 % interval, what it covers at each site, and the known range; empty where sites were not asked."""
     solved = record.interval
     if solved is None:
         return ""
@@ -168,7 +168,8 @@ def interval(record: RunRecord) -> str:
         " so: how far they lie apart is what a new hospital may see."
     )
     body = table(("Site", "Validation subjects", "Voxels within the interval"), rows) + paragraph(meaning)
-    return section("How far to trust a volume", paragraph(f"{solved.said}.") + (body if solved.covered else ""))
+    known = paragraph(f"{record.known_range.said}.") if record.known_range else ""
+    return section("How far to trust a volume", paragraph(f"{solved.said}.") + (body if solved.covered else "") + known)
 
 
 def taking_part(record: RunRecord) -> str:

@@ -162,6 +162,15 @@ class IntervalSolved(Event, kind="interval_solved"):
     left_out: Sequence[str] = field(default_factory=list)
 
 
+class RangeLearnt(Event, kind="range_learnt"):
+    """The known range over the federation in a sentence, of so many training subjects of these sites, or why there is
+    none. `left_out` are the other training sites."""
+
+    said: str
+    subjects: Mapping[str, int] = field(default_factory=dict)
+    left_out: Sequence[str] = field(default_factory=list)
+
+
 class BaselineFinished(Event, kind="baseline_finished"):
     """A baseline was scored; `final` and `sites` as in `Scores`."""
 

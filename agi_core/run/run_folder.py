@@ -10,8 +10,8 @@ summary.json          the figures at the end (`agi_core.run.summary`)
 report.html           all of it, to look at (`agi_core.report`)
 ```
 
-A run without privacy also has `error_model.safetensors` (`agi_core.run.error_model`). `calibrate` makes another one,
-and adds `known_range.json` (`agi_core.known_range`).
+A run without privacy also has `error_model.safetensors` (`agi_core.run.error_model`) and `known_range.json`
+(`agi_core.known_range`). `calibrate` makes others.
 
 A simulation also has
 

@@ -43,6 +43,7 @@ def test_a_run_from_scans_to_figures(small_config: RunConfig, tmp_path: Path) ->
         "validated",
         "tested",
         "interval_solved",
+        "range_learnt",
     ]
     assert [event.round for event in events_of(run_dir, ModelValidated)] == [0, 1, 2]
     (tested,) = events_of(run_dir, ModelTested)

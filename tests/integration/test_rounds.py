@@ -13,9 +13,11 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from safetensors.numpy import save
 
+from agi_core import known_range
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, PolicyError, RunError
+from agi_core.known_range import KnownRange
 from agi_core.network import Network
 from agi_core.protocol import REFUSED
 from agi_core.run import error_model, run_folder
@@ -88,6 +90,10 @@ def test_a_deployed_run_equals_the_simulation_and_ends_with_a_report(small_confi
     np.testing.assert_array_equal(simulated.counts, deployed.counts)
     assert deployed.factor == summary["interval"]["factor"]
     assert kinds_of(tmp_path / "simulated") == kinds_of(tmp_path / "deployed")
+    ranges = [KnownRange.read(tmp_path / name / known_range.NAME) for name in ("simulated", "deployed")]
+    assert ranges[0] == ranges[1] is not None
+    subjects = summary["known_range"]["subjects"]
+    assert ([*subjects], str(ranges[1])) == (["Guys", "HH", "IOP"], f"{sum(subjects.values())} training subjects")
     page = (tmp_path / "deployed" / "report.html").read_text()
     assert "every site on its own machine" in page
     assert "simulations/run.py" not in page
@@ -117,7 +123,7 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
 @pytest.mark.slow  # a whole run
 def test_a_site_that_fails_alone_lacks_that_figure_alone(small_config: RunConfig, tmp_path: Path) -> None:
     one, run_dir = dataclasses.replace(small_config, rounds=1), tmp_path / "run"
-    app = Failing(5 * 3 + 2)  # a round, validation, test and two of errors, of three sites; then the second alone
+    app = Failing(6 * 3 + 2)  # a round, validation, test, two of errors, the range, of three sites; then the second
     deploy(one, run_dir, app, alone=["Guys", "HH", "IOP"])
     (alone,) = events_of(run_dir, BaselineFinished)
     assert [*alone.sites] == ["Guys", "IOP"]
@@ -153,8 +159,8 @@ def test_a_round_below_the_quorum_is_retried_with_the_same_weights(small_config:
     federate(small_config, tmp_path / "whole")
     app = Failing(5)  # three sites: calls 1-3 are round 1, 4-6 round 2
     deploy(small_config, tmp_path / "run", app)
-    # who had answered is not asked again; then validation, test, two of errors, alone
-    assert app.calls == 3 + 3 + 1 + 5 * 3
+    # who had answered is not asked again; then validation, test, two of errors, range, alone
+    assert app.calls == 3 + 3 + 1 + 6 * 3
     assert [event.answered for event in events_of(tmp_path / "run", Retried)] == [["Guys", "IOP"]]
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 

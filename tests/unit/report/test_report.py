@@ -27,6 +27,7 @@ from agi_core.run.events import (
     ModelTested,
     ModelValidated,
     PriorSolved,
+    RangeLearnt,
     RoundFinished,
     RunFinished,
     RunStarted,
@@ -423,8 +424,10 @@ def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) ->
         said="so wide", factor=2.5, subjects={"Guys": 3}, covered={"Guys": 0.934}, left_out=[HOSTILE]
     )
     run.note(solved)
+    run.note(RangeLearnt(said="known range: of 3"))
     run.finish()
     page = Page(build_report(run.dir))
+    assert "known range: of 3." in page.text
     assert "How far to trust a volume so wide." in " ".join(page.text.split())
     assert ["Guys", "3", "93%"] in page.rows
     assert [HOSTILE, "–", "–"] in page.rows

@@ -20,6 +20,7 @@ from agi_core.run.events import (
     ModelValidated,
     PosesMeasured,
     PriorSolved,
+    RangeLearnt,
     Retried,
     RoundFinished,
     RoundStarted,
@@ -104,6 +105,10 @@ LINES: list[tuple[Event, str]] = [
         IntervalSolved(said="so wide", factor=2.5, subjects={"Guys": 1}, covered={"Guys": 0.9}, left_out=["HH"]),
         '"interval_solved", "said": "so wide", "factor": 2.5, "subjects": {"Guys": 1}, "covered": {"Guys": 0.9},'
         ' "left_out": ["HH"]',
+    ),
+    (
+        RangeLearnt(said="of one", subjects={"Guys": 1}, left_out=["HH"]),
+        '"range_learnt", "said": "of one", "subjects": {"Guys": 1}, "left_out": ["HH"]',
     ),
     (
         BaselineFinished(name="local_only", final={"psnr_db": 22.0}, sites={"HH": HH}),

@@ -7,7 +7,7 @@ import pytest
 from agi_core.config.load import load_config
 from agi_core.errors import RunError
 from agi_core.run.event_log import EventLog
-from agi_core.run.events import IntervalSolved, ModelTested, RoundStarted
+from agi_core.run.events import IntervalSolved, ModelTested, RangeLearnt, RoundStarted
 from agi_core.run.scores import Best, Scores, SiteScore
 from agi_core.run.summary import read_summary, summarise, write_summary
 
@@ -57,11 +57,14 @@ def test_a_simulation_tells_more(run_dir: Path) -> None:
     assert summary is not None
     known = {"synthetic": True, "anatomies": 2, "privacy": {"A": {"epsilon": 7.5}}, "delta": 1e-5}
     interval = IntervalSolved(said="an interval", factor=2.5, subjects={"A": 1}, covered={"A": 0.92}, left_out=["C"])
-    whole = dataclasses.replace(summary, baselines={"local_only": SCORES}, personal=SCORES, interval=interval, **known)
+    learnt = RangeLearnt(said="a range", subjects={"A": 5}, left_out=["C"])
+    federated = {"personal": SCORES, "interval": interval, "known_range": learnt}
+    whole = dataclasses.replace(summary, baselines={"local_only": SCORES}, **federated, **known)
     write_summary(run_dir, whole)
     rows = {"local_only": {"psnr_db": 20.0, **IN_JSON}}
     columns = {"alone": IN_JSON, "global": IN_JSON, "personal": IN_JSON}
     more = {"baselines": rows, "personal": IN_JSON, "columns": columns, "interval": interval.to_json()}
+    more["known_range"] = learnt.to_json()
     assert summarised(run_dir) == DEPLOYED | more | known
     assert read_summary(run_dir) == whole
 
