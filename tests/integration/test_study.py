@@ -48,6 +48,8 @@ def test_what_a_site_can_train_is_trained_and_the_rest_is_blended(folder: Path) 
     assert {path.name for path in (run / "cells").iterdir()} == {name.replace(":", "-to-") for name in trained}
     for path in (run / "cells").iterdir():
         assert {"config.yaml", "summary.json", "report.html", "checkpoints"} <= {its.name for its in path.iterdir()}
+        said = summary_of(path)["known_range"]["said"]  # each cell asks for its own
+        assert said.startswith("no known range: it takes 5 subjects, and sites told of 1 training subjects at 1 of 1")
     blends = json.loads((run / "blends.json").read_text())
     assert {name: {*weights} for name, weights in blends.items()} == {
         "T2,PD:T1": {"PD:T1"},
