@@ -17,15 +17,16 @@ def tell_range(job: Job) -> Reply:
     """The moments of up to MOST training subjects, of the same ones as long as they are there (`client.site.told`).
 
     Raises:
-        PolicyError: the site has fewer subjects than its policy's minimum, trains privately, or may tell of no set of
-            these subjects.
+        PolicyError: fewer subjects than the policy's minimum are measured (of two, mean and mean square tell both), the
+            site trains privately, or it may tell of no set of these subjects.
         DataError: a scan is unusable.
     """
     if job.private:
         raise PolicyError("privacy: a known range has no noise, so a site that trains privately does not tell it")
     subjects, least = job.scans.subjects, job.site.policy.minimum_subjects
-    count = len(subjects.all)
-    require(count >= least, "policy.minimum_subjects", asked=f"the range of {count} subjects", allowed=f"{least}")
+    count = min(len(subjects.train), MOST)
+    asked = f"the range of {count} training subjects"
+    require(count >= least, "policy.minimum_subjects", asked=asked, allowed=f"{least} or more")
     told = told_for_range(
         Path(job.site.state_dir), subjects.train, most=MOST, known_as=subjects.known_as, minimum=least
     )
