@@ -33,6 +33,7 @@ ERROR_STATISTICS, ERROR_COUNTS = "error statistics", "error counts"  # of valida
 CALIBRATION_SUBJECTS = "calibration_subjects"  # how many subjects these are of; without it they do not leave
 RANGE = "known range"  # of training subjects; see `agi_core.pooled_range`
 RANGE_SUBJECTS = "range_subjects"  # as CALIBRATION_SUBJECTS
+LAST_LAYER, LAST_LAYER_ARRAY = "last layer", "last_layer"  # the site's own, where its policy lets it leave
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
 ALONE = "alone"  # the test subjects, by a model that the site trains alone from the weights that came
 KEYS = "keys"  # of a training request: the site's key for the secure sum that the next one asks for

@@ -164,8 +164,9 @@ class Task:
 
     `reference` is the source that was acquired in the target's pose; None = not chosen, see `Scenario.reference`.
     `personal: head` = each site trains over a prior of its own, and ends with a last layer of its own. Both are solved
-    in closed form, stay at the site, and are scored beside the common model. Before that last layer, `norms` trains the
-    norms, biases, first and last convolution for one more round at the site, and `finetune` all weights.
+    in closed form from its own subjects without noise, and are scored beside the common model. They stay at the site,
+    unless its `policy.share_last_layer` lets the layer leave. Before that last layer, `norms` trains the norms, biases,
+    first and last convolution for one more round at the site, and `finetune` all weights.
     """
 
     scenario: str = ""

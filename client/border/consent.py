@@ -19,7 +19,7 @@ from agi_core.run.json_objects import JsonObject
 from agi_core.scenario import parse_scenario
 from agi_core.study import WholeStudy
 from client.border.egress import printable
-from client.site.policy import Policy
+from client.site.policy import LAST_LAYER_IS, Policy
 
 MOST = 100  # studies that wait: nobody outside may fill the disk with questions
 
@@ -100,6 +100,8 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
             yield "  leaves    at the end, how often errors on your validation subjects are how large (docs/egress.md)"
         if policy.metrics is None or RANGE_SUBJECTS in policy.metrics:
             yield "  leaves    at the end, what sources of training subjects are like, mean and spread (docs/egress.md)"
+    if policy.share_last_layer and task.personal == "head" and not (privacy.on or private):
+        yield f"  leaves    at the end, for use elsewhere, your own last layer, {LAST_LAYER_IS}"
     if cells and not (privacy.on or private):
         yield "  leaves    how large errors of cells are, and how far two cells lie apart, for blends (docs/egress.md)"
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.errors import AgiError, ProtocolError, RunError
-from agi_core.protocol import ALLOWED_METRICS, ERROR_COUNTS, ERROR_STATISTICS, RANGE, REFUSED, Reply, Request, hash_of
+from agi_core.protocol import (
+    ALLOWED_METRICS,
+    ERROR_COUNTS,
+    ERROR_STATISTICS,
+    LAST_LAYER,
+    LAST_LAYER_ARRAY,
+    RANGE,
+    REFUSED,
+    Reply,
+    Request,
+    hash_of,
+)
 from client.border import audit, stored_replies
 from client.border.audit import AuditRow, Decision
 from client.site.file import Site
@@ -39,7 +50,8 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     A site that has fewer subjects than its policy's minimum tells no figure: all its metrics are held back, and so is
     the number of subjects that an evaluation scored. So are all metrics of an answer too many on one model, or within a
     day. The names of what is held back are in `suppressed`. What a site tells of its errors and of its known range are
-    figures in the place of weights: they leave with their metric, or not at all.
+    figures in the place of weights: they leave with their metric, or not at all. Its last layer counts as a figure, and
+    leaves where `policy.share_last_layer` says so.
 
     Args:
         subjects: how many the whole site has.
@@ -63,13 +75,19 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         for name, value in reply.metrics.items()
         if not small and (policy.metrics is None or name in policy.metrics)
     }
+    layer: dict[str, float] = {}
+    if request.subjects == LAST_LAYER and reply.weights is not None and policy.share_last_layer and not small:
+        layer = {LAST_LAYER_ARRAY: sum(flat.size for flat in reply.weights.arrays.values())}
     model = hash_of(request.weights)
-    if allowed and (rule := _limit_reached(site, stored_replies.digest(request), model=model)):
+    if (allowed or layer) and (rule := _limit_reached(site, stored_replies.digest(request), model=model)):
         log.warning("figures are held back: %s", rule)
-        allowed = {}
+        allowed = layer = {}
     held_back = sorted({*reply.metrics, *filter(None, reply.suppressed.split(","))} - {*allowed})
     if request.subjects in (ERROR_STATISTICS, ERROR_COUNTS, RANGE) and not allowed:
         reply = dataclasses.replace(reply, weights=None)
+    if request.subjects == LAST_LAYER and not layer:
+        log.info("this site's own last layer stays here")
+        reply, held_back = dataclasses.replace(reply, weights=None), sorted({*held_back, LAST_LAYER_ARRAY})
     num_examples = reply.num_examples
     if small and reply.weights is None and num_examples:
         num_examples, held_back = 0, [*held_back, "num_examples"]
@@ -83,7 +101,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         decision=Decision.ANSWERED,
         request=stored_replies.digest(request),
         model=model,
-        left={"num_examples": num_examples, "steps": reply.steps, **allowed},
+        left={"num_examples": num_examples, "steps": reply.steps, **allowed, **layer},
         held_back=held_back,
         weights_bytes=sum(flat.nbytes for flat in weights.arrays.values()) if weights else 0,
         weights_sha256=hash_of(weights) if weights else "",

@@ -21,7 +21,7 @@ from client.check.machine import check_machine
 from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.opened import divide
-from client.site.policy import PrivacyBudget
+from client.site.policy import LAST_LAYER_IS, Policy, PrivacyBudget
 
 REPORT_NAME = "check.json"
 
@@ -49,6 +49,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
         yield passed("site file", f"{site_path}, site {site.site}, scenario {scenario}")
         summary, subjects, scans = yield from check_data(site, scenario)
         yield from check_budgets(site, subjects, scans)
+        yield _last_layer(site.policy)
         yield from check_machine(site)
         yield _request_key(site)
         yield from check_connection(site.coordinator)
@@ -93,6 +94,12 @@ def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence
             yield passed(f"{what} budget", found) if left else warning(f"{what} budget", found, fix=fix)
     except AgiError as error:
         yield failed("privacy budget", str(error), fix="mend what is named; until then the site does not train")
+
+
+def _last_layer(policy: Policy) -> CheckRow:
+    what = "leaves after a study" if policy.share_last_layer else "stays here"
+    said = f"policy.share_last_layer: {str(policy.share_last_layer).lower()}"
+    return passed("own last layer", f"{what} ({said}); it is {LAST_LAYER_IS}")
 
 
 def _request_key(site: DeployedSite) -> CheckRow:

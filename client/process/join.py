@@ -27,6 +27,7 @@ from client.process.supervisor import supervise
 from client.process.terminal import Terminal
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.keys import check_owner, public_key, write_private
+from client.site.policy import LAST_LAYER_IS
 
 SECRET_NAME = "runtime.secret"  # noqa: S105  a file name
 
@@ -99,8 +100,14 @@ def announcement(site: DeployedSite, public: str) -> str:
             f"    site has fewer than {site.policy.minimum_subjects} subjects:",
             *(f"      {line}" for line in _wrapped(site.policy.metrics or sorted(ALLOWED_METRICS))),
             *([] if site.privacy else STATISTICS_LEAVE),
+            *(
+                [f"  - at a run's end, the site's own last layer, {LAST_LAYER_IS}"]
+                if site.policy.share_last_layer
+                else []
+            ),
             "  - fixed sentences about failures; and what Flower adds: this key's public half, version, times",
-            "What never leaves it: scans, file names, subjects, dates, texts of errors, the site's own last layer.",
+            "What never leaves it: scans, file names, subjects, dates, texts of errors"
+            + ("." if site.policy.share_last_layer else ", the site's own last layer."),
             f"What left is in {site.state_dir}/audit.jsonl; --audit prints and verifies it.",
             f"It connects to {site.coordinator.address} only (TLS, checked against {site.coordinator.ca_file}),",
             f"and to itself on 127.0.0.1:{site.runtime_port}. It answers only what is signed with the coordinator's",

@@ -17,6 +17,7 @@ from agi_core.metric_table import METRIC_NAMES
 from agi_core.protocol import ALLOWED_METRICS
 from agi_core.scenario import parse_scenario
 
+LAST_LAYER_IS = "solved from the site's own subjects without noise"
 _ABOVE_0 = 1e-12
 
 
@@ -32,7 +33,8 @@ class Policy:
     agrees to each study first (`client.border.consent`). `alone`: after a study the site trains a model of its own for
     comparison (`client.work.alone`). That takes as long as the study, so a site does it whose file says so: new files
     do. `secure_sum_with` are the fingerprints of other sites' keys: the site's update leaves in a sum with some of
-    these, and in no other way (None = in no sum).
+    these, and in no other way (None = in no sum). `share_last_layer`: after a study its own last layer leaves
+    (`client.work.last_layer`); it is `LAST_LAYER_IS`.
     """
 
     minimum_subjects: int = 10
@@ -45,6 +47,7 @@ class Policy:
     studies: Literal["any", "ask"] = "any"
     alone: bool = False
     secure_sum_with: list[str] | None = None
+    share_last_layer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +168,11 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
     for key in policy.secure_sum_with or ():
         if not key.startswith("SHA256:"):
             raise ConfigError(f"policy.secure_sum_with: {key} is no fingerprint of a key; write SHA256:...")
+    if policy.share_last_layer and (privacy or policy.secure_sum_with is not None):
+        raise ConfigError(
+            f"policy.share_last_layer: the site's own last layer, {LAST_LAYER_IS}, would leave, which the section"
+            " privacy and policy.secure_sum_with are to prevent; write share_last_layer: false, or leave them out"
+        )
     for name, limit in policy.settings.items():
         if not isinstance(limit, list) and not (isinstance(limit, int | float) and math.isfinite(limit)):
             raise ConfigError(

@@ -19,6 +19,7 @@ from agi_core.protocol import (
     ERROR_STATISTICS,
     EVALUATE,
     KEYS,
+    LAST_LAYER,
     RANGE,
     TRAIN,
     Reply,
@@ -39,6 +40,7 @@ from client.work.closed_form import over_own_prior
 from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
 from client.work.known_range import tell_range
+from client.work.last_layer import tell_last_layer
 from client.work.networks import network_of
 from client.work.pooled_errors import tell_error_counts, tell_error_statistics
 
@@ -82,6 +84,7 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
             ERROR_STATISTICS: tell_error_statistics,
             ERROR_COUNTS: tell_error_counts,
             RANGE: tell_range,
+            LAST_LAYER: tell_last_layer,
         }
         return answers.get(request.subjects, evaluate)(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")

@@ -7,7 +7,7 @@ import pytest
 
 from agi_core.errors import AgiError, BudgetError, DataError, PolicyError, ProtocolError, RunError
 from agi_core.host.hash_chain import Record, unseal
-from agi_core.protocol import EVALUATE, FAILED, REFUSED, TEST, TRAIN, Reply, Request, pack
+from agi_core.protocol import EVALUATE, FAILED, LAST_LAYER, REFUSED, TEST, TRAIN, Reply, Request, pack
 from client.border import audit
 from client.border.egress import let_out, refuse
 from client.site.file import Site
@@ -80,6 +80,18 @@ def test_answers_on_one_model_are_counted(site: Site) -> None:
     assert [bool(left(round).metrics) for round in (1, 2, 3, 1, 3)] == [True, True, False, True, False]
     assert left(3).suppressed == "psnr_db"
     assert left(3, weights=2.0).metrics != {}
+
+
+def test_a_last_layer_counts_as_a_figure(site: Site) -> None:
+    site = with_policy(site, Policy(answers_per_model=1, share_last_layer=True))
+    layer, question = dataclasses.replace(reply(), weights=WEIGHTS), dataclasses.replace(REQUEST, subjects=LAST_LAYER)
+    told, again, other = (
+        let_out(layer, request=dataclasses.replace(question, round=round), site=site, subjects=10)
+        for round in (1, 1, 2)
+    )
+    assert (told, again) == (layer, layer)
+    assert (other.weights, other.suppressed) == (None, "last_layer")
+    assert let_out(reply(psnr_db=20.0), request=REQUEST, site=site, subjects=10).metrics == {}
 
 
 def test_answers_within_a_day_are_counted(site: Site, tmp_path: Path) -> None:

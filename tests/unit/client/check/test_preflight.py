@@ -233,6 +233,8 @@ def test_a_site_that_is_ready(tmp_path: Path, authority: Authority, ixi_dir: Pat
         report = preflight(path, scenario=None, on_row=shown.append)
     assert report["ready"], shown
     assert {row.what for row in shown if row.state == CheckState.WARNING} == {"users", "registration"}
+    (found,) = [row.found for row in shown if row.what == "own last layer"]
+    assert found.startswith("stays here (policy.share_last_layer: false); it is solved from the site's own subjects")
     t1 = {"scans": 12, "median_spacing_mm": [4.0, 4.0, 8.0]}
     t1["voxels"] = dict.fromkeys(("minimum", "median", "maximum"), 40 * 36 * 8)  # type: ignore[assignment]
     modalities = {"T1": t1, "T2": t1, "PD": t1}

@@ -56,8 +56,13 @@ def test_what_leaves_is_announced(site_path: Path) -> None:
         "agi.example.org:443 only",
         f"signed with the coordinator's\nkey {fingerprint(PUBLIC)}",
         "scans, file names",
+        "texts of errors, the site's own last layer.",
     ):
         assert words in text
+    site_path.write_text(site_path.read_text().replace("share_last_layer: false", "share_last_layer: true"))
+    text = announcement(read_deployed_site(site_path), public_key(Path(site.key_file)))
+    assert "at a run's end, the site's own last layer, solved from the site's own subjects without noise" in text
+    assert "texts of errors.\n" in text
 
 
 def test_the_node_gets_no_path_of_the_site_and_never_runs_without_tls(site_path: Path, tmp_path: Path) -> None:

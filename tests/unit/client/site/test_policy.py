@@ -76,6 +76,7 @@ def test_what_they_refuse_is_named_with_both_values(policy: Policy, told: str) -
         ({"scenarios": ["T1:any"]}, "two to 6 modalities, not 1"),
         ({"scenarios": [["T1,T2:PD"]]}, r"policy.scenarios: \['T1,T2:PD'\] is no name"),
         ({"secure_sum_with": ["MD5:ab"]}, r"policy.secure_sum_with: MD5:ab is no fingerprint of a key; write SHA256"),
+        ({"share_last_layer": True, "secure_sum_with": []}, "share_last_layer: the site's own last layer, solved from"),
         ({"metrics": [["psnr_db"]]}, r"policy.metrics: \['psnr_db'\] is no name"),
         ({"settings": {"training.steps": 5}}, "training.steps is no setting"),
         ({"settings": {"training": 3}}, "training is no setting"),
@@ -107,6 +108,12 @@ def test_privacy_rules_that_make_no_sense(change: dict[str, Any], told: str) -> 
     validate_rules(Policy(), PRIVACY)
     with pytest.raises(ConfigError, match=told):
         validate_rules(Policy(), dataclasses.replace(PRIVACY, **change))
+
+
+def test_a_site_that_trains_privately_shares_no_last_layer() -> None:
+    validate_rules(Policy(share_last_layer=True), None)
+    with pytest.raises(ConfigError, match=r"without noise, would leave, .* write share_last_layer: false"):
+        validate_rules(Policy(share_last_layer=True), PRIVACY)
 
 
 def test_more_privacy_may_be_asked_for() -> None:

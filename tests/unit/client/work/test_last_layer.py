@@ -1,0 +1,110 @@
+"""The own last layer of a site, which leaves where the site's rules say so, on small real files."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agi_core.config.load import read_task
+from agi_core.network import CPU, Network
+from agi_core.protocol import EVALUATE, LAST_LAYER, LAST_LAYER_ARRAY, TEST, Reply, Request, pack, unpack
+from agi_core.run.own_weights import load_own_weights
+from client.border import audit, egress
+from client.site.opened import OpenSite, open_site
+from client.site.policy import Policy, SitePrivacy
+from client.work.trainer import answer
+from tests.support.requests_by_hand import deployed_site, small_task
+
+TASK, WEIGHTS = small_task("model.prior=cubic", "personal=head")
+SHARES = Policy(share_last_layer=True)
+PRIVACY = SitePrivacy(ledger="a", ledger_head="b", subjects=12, epsilon=8, delta=1e-5)
+
+
+def asked(question: str, task: str = TASK, **of_request: Any) -> Request:
+    request = Request(
+        action=EVALUATE,
+        run_id="run",
+        round=2,
+        nonce="n",
+        task=task,
+        subjects=question,
+        deadline_s=60,
+        weights=pack(WEIGHTS),
+    )
+    return dataclasses.replace(request, **of_request)
+
+
+def left(site: OpenSite, request: Request, **of_site: Any) -> Reply:
+    """What leaves the site, with something else in its file."""
+    changed = OpenSite(dataclasses.replace(site.file, **of_site))
+    reply = answer(changed, request, read_task(request.task), device=CPU)
+    return egress.let_out(reply, request=request, site=changed.file, subjects=12)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, ixi_dir: Path) -> OpenSite:
+    """12 subjects; the site was tested, and so has a last layer of its own."""
+    site = open_site(deployed_site(tmp_path_factory.mktemp("site"), ixi_dir))
+    left(site, asked(TEST))
+    return site
+
+
+def test_its_numbers_alone_leave_where_the_site_shares_it(site: OpenSite) -> None:
+    told = left(site, asked(LAST_LAYER), policy=SHARES)
+    assert told.weights is not None
+    trained_on = site.scans(read_task(TASK)).subjects.train
+    assert (told.metrics, told.suppressed, told.num_examples) == ({}, "", len(trained_on))
+    ((name, layer),) = unpack(told.weights).items()
+    network = Network(read_task(TASK))
+    network.load(WEIGHTS)
+    common = network.readout
+    load_own_weights(*(Path(site.file.state_dir) / "heads").iterdir(), network=network)
+    np.testing.assert_array_equal(layer, network.readout)
+    assert np.abs(layer - common).max() > 1e-3
+    row = audit.read(Path(site.file.state_dir))[-1]
+    assert (row.action, row.left[LAST_LAYER_ARRAY], row.weights_bytes) == (
+        "evaluate last layer",
+        layer.size,
+        layer.nbytes,
+    )
+    assert name == LAST_LAYER_ARRAY
+
+
+@pytest.mark.parametrize(
+    ("request_", "of_site"),
+    [
+        (asked(LAST_LAYER), {}),
+        (asked(LAST_LAYER), {"policy": dataclasses.replace(SHARES, minimum_subjects=13)}),
+        (asked(LAST_LAYER), {"policy": SHARES, "privacy": PRIVACY}),
+        (
+            asked(LAST_LAYER, small_task("model.prior=cubic", "personal=head", "privacy.epsilon=8")[0]),
+            {"policy": SHARES},
+        ),
+        (asked(LAST_LAYER, small_task("model.prior=cubic", "personal=norms")[0]), {"policy": SHARES}),
+        (asked(LAST_LAYER, run_id="another"), {"policy": SHARES}),
+        (asked(LAST_LAYER, weights=pack({n: a + np.float32(0.01) for n, a in WEIGHTS.items()})), {"policy": SHARES}),
+    ],
+    ids=["not shared", "few subjects", "private site", "private run", "norms", "another run", "other weights"],
+)
+def test_else_it_stays_and_that_is_no_fault(
+    site: OpenSite, caplog: pytest.LogCaptureFixture, request_: Request, of_site: dict[str, Any]
+) -> None:
+    with caplog.at_level(logging.INFO):
+        told = left(site, request_, **of_site)
+    assert (told.weights, told.metrics, told.num_examples) == (None, {}, 0)
+    assert told.suppressed.split(",")[0] == LAST_LAYER_ARRAY
+    assert "this site's own last layer stays here" in caplog.text
+    row = audit.read(Path(site.file.state_dir))[-1]
+    assert (row.decision, row.held_back[0], row.weights_bytes) == ("answered", LAST_LAYER_ARRAY, 0)
+
+
+def test_of_a_set_of_subjects_that_it_does_not_tell_of_it_stays(site: OpenSite) -> None:
+    """One training subject less since the site told of all."""
+    assert left(site, asked(LAST_LAYER), policy=SHARES).weights is not None
+    gone = site.scans(read_task(TASK)).subjects.train[0].id
+    fewer = {"data": dataclasses.replace(site.file.data, exclude=(gone,)), "policy": SHARES}
+    left(site, asked(TEST, run_id="later"), **fewer)
+    assert left(site, asked(LAST_LAYER, run_id="later"), **fewer).weights is None
