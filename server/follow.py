@@ -57,6 +57,8 @@ def describe(event: events.Event) -> str | None:
             return f"final test: {psnr_db:.2f} dB"
         case events.IntervalSolved(said=said) | events.RangeLearnt(said=said):
             return said
+        case events.LastLayersShared():
+            return event.said
         case events.BaselineFinished(final={"psnr_db": psnr_db}):
             return f"each site alone: {psnr_db:.2f} dB"
         case events.BlendSolved(cell=cell, weights=weights):

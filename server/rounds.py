@@ -15,7 +15,20 @@ from agi_core.errors import AgiError, RunError
 from agi_core.keys import KeyTable
 from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.network import Network
-from agi_core.protocol import ALL, ALONE, EVALUATE, POSES, STATISTICS, TEST, TRAIN, VALIDATION, Reply, Request, Weights
+from agi_core.protocol import (
+    ALL,
+    ALONE,
+    EVALUATE,
+    LAST_LAYER,
+    POSES,
+    STATISTICS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Reply,
+    Request,
+    Weights,
+)
 from agi_core.run import checkpoint, events, run_folder
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.initial_weights import initial_weights
@@ -34,6 +47,7 @@ from server.poses import asks_for_poses, chosen_by, judge_poses
 from server.run_state import RunState
 from server.secure_sum import SecureSum
 from server.server_step import next_weights
+from server.styles import judge_last_layers, write_styles
 from server.update_gate import judge_figures, judge_updates
 
 
@@ -98,6 +112,8 @@ class Rounds:
                 self._learn_once(events.IntervalSolved, solve_interval)
                 self._learn_once(events.RangeLearnt, learn_range)
             if self._config.engine == DEPLOYMENT and not self._config.privacy.on:
+                if self._config.personal == "head" and not events_of(self._run_dir, events.LastLayersShared):
+                    self._ask_for_last_layers()
                 self._train_alone()
                 run_state.save(self._run_dir, self._state, self._events)
 
@@ -266,6 +282,22 @@ class Rounds:
         if scores := site_scores(answered):
             alone = Scores.over(scores, {})
             self._events.append(events.BaselineFinished(name="local_only", final=alone.final, sites=alone.sites))
+
+    def _ask_for_last_layers(self) -> None:
+        """Have the sites that answered the test tell their own last layers, as far as they share them. A simulated site
+        keeps its own in the run's folder anyway."""
+        tested, network = events_of(self._run_dir, events.ModelTested)[-1], Network(self._config)
+        network.load(self._state.weights)
+        request = self._exchange.request(
+            EVALUATE, round=self._state.round, weights=self._state.weights, subjects=LAST_LAYER
+        )
+        asked = [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
+        judge = partial(judge_last_layers, common=network.readout)
+        layers = self._collector.collect(asked, request, judge, quorum=0)
+        write_styles(self._run_dir, layers, network=network, task=self._config)
+        left_out = [site for site in self._config.federation.sites if site not in layers]
+        self._events.append(events.LastLayersShared(sites=[*layers], left_out=left_out))
+        run_state.save(self._run_dir, self._state, self._events)
 
     def _note_validation(self, answers: Answered, *, round: int) -> bool:
         """Note the validation of the model after `round`, which travelled in these answers. False: the model must go,

@@ -33,6 +33,7 @@ def build_report(run_dir: Path) -> Path:
         sections.columns(record),
         sections.sites(record),
         sections.interval(record),
+        sections.styles(record),
         sections.taking_part(record),
         sections.comparison(record),
         sections.examples(shown, deployed=record.deployed),

@@ -84,7 +84,7 @@ def columns(record: RunRecord) -> str:
     meaning = (
         "PSNR on the same test subjects. Alone: the site's own model, trained as long without the others. Global: the"
         " common model, as a hospital gets it that took no part. Personal: the common model with a last layer that the"
-        " site solved on its own training subjects, and keeps."
+        " site solved on its own training subjects."
     )
     missing = " Nobody was trained alone in this run." if alone is None else ""
     if alone and set(shared.sites) - set(alone.sites):
@@ -170,6 +170,17 @@ def interval(record: RunRecord) -> str:
     body = table(("Site", "Validation subjects", "Voxels within the interval"), rows) + paragraph(meaning)
     known = paragraph(f"{record.known_range.said}.") if record.known_range else ""
     return section("How far to trust a volume", paragraph(f"{solved.said}.") + (body if solved.covered else "") + known)
+
+
+def styles(record: RunRecord) -> str:
+    """Whose own last layer the run has; empty where sites were not asked."""
+    if record.styles is None:
+        return ""
+    meaning = (
+        f"{record.styles.said}. Such a layer was solved from that site's own subjects without noise, and makes volumes"
+        " like that site's at a hospital that has no target to solve its own from."
+    )
+    return section("Last layers for other hospitals", paragraph(meaning))
 
 
 def taking_part(record: RunRecord) -> str:

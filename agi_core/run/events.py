@@ -171,6 +171,21 @@ class RangeLearnt(Event, kind="range_learnt"):
     left_out: Sequence[str] = field(default_factory=list)
 
 
+class LastLayersShared(Event, kind="last_layers_shared"):
+    """The training sites whose own last layer the run now has (`synthesize --style`), and those that keep theirs."""
+
+    sites: Sequence[str]
+    left_out: Sequence[str] = field(default_factory=list)
+
+    @property
+    def said(self) -> str:
+        """In a line."""
+        if not self.sites:
+            return "no site shares its own last layer (policy.share_last_layer)"
+        without = f"; without {', '.join(self.left_out)}" if self.left_out else ""
+        return f"last layers for synthesize --style: {', '.join(self.sites)}{without}"
+
+
 class BaselineFinished(Event, kind="baseline_finished"):
     """A baseline was scored; `final` and `sites` as in `Scores`."""
 

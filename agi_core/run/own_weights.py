@@ -1,4 +1,5 @@
-"""The weights of a site's own, as a file at the site. They belong to one model of one run, and are not private."""
+"""The weights of a site's own, as a file at the site, and in the run where it has shared them. They belong to one model
+of one run, and are not private."""
 
 import hashlib
 from pathlib import Path
@@ -10,18 +11,24 @@ from safetensors.numpy import save
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
+from agi_core.names import file_stem
 from agi_core.network import Network
 from agi_core.protocol import Weights
 
 _MEANING = (
-    "what is one site's own of a model, made from its training subjects without noise: it carries no epsilon and stays"
-    " there"
+    "what is one site's own of a model, made from its training subjects without noise: it carries no epsilon, and stays"
+    " there unless the site has shared it"
 )
 
 
 def own_weights_path(state_dir: Path, *, run_id: str) -> Path:
     """Where a site keeps its own weights of a run. The coordinator's text never becomes a path."""
     return state_dir / "heads" / f"{hashlib.sha256(run_id.encode()).hexdigest()[:16]}.safetensors"
+
+
+def style_path(run_dir: Path, site: str) -> Path:
+    """Where a run keeps the own weights that a site has shared; `site` may be *."""
+    return run_dir / "styles" / f"{file_stem(site)}.safetensors"
 
 
 def write_own_weights(path: Path, own: Weights, *, network: Network) -> None:

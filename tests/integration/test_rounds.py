@@ -26,6 +26,7 @@ from agi_core.run.error_model import read_error_model
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import (
     BaselineFinished,
+    LastLayersShared,
     PosesMeasured,
     PriorSolved,
     Retried,
@@ -36,6 +37,7 @@ from agi_core.run.events import (
     Warned,
 )
 from agi_core.run.initial_weights import initial_weights
+from agi_core.run.own_weights import read_own_weights, style_path
 from client.app import app as client_app
 from server import exchange, status
 from simulations.baselines import open_sites, run_baselines
@@ -105,16 +107,31 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     model = dataclasses.replace(small_config.model, prior="cubic")
     one = dataclasses.replace(small_config, rounds=1, model=model, personal="head")
     run_dir, config = tmp_path / "run", find_sites(one)[0]
-    deploy(one, run_dir, alone=["Guys", "IOP"])
+    deploy(one, run_dir, alone=["Guys", "IOP"], shares=["HH"])
     site_paths = {site: run_dir / "sites" / f"{site}.yaml" for site in config.federation.sites}
     data = open_sites(config, site_paths)
     simulated = run_baselines(["local_only"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
-    columns = json.loads((run_dir / "summary.json").read_text())["columns"]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    columns = summary["columns"]
     assert [*columns] == ["alone", "global", "personal"]
     assert [*columns["alone"]["sites"]] == ["Guys", "IOP"]
     for site, score in columns["alone"]["sites"].items():
         assert score == pytest.approx(simulated["local_only"].sites[site].to_json(), abs=1e-5)
     assert not {"site_sat_out", "site_failed", "site_missing"} & {*kinds_of(run_dir)}
+
+    assert summary["styles"] == {"sites": ["HH"], "left_out": ["Guys", "IOP"]}
+    network = Network(run_folder.open_existing(run_dir))
+    network.load(trained_weights(run_dir))
+    (own_path,) = (run_dir / "sites" / "HH" / "heads").iterdir()
+    at_site, shared = (read_own_weights(path, network=network) for path in (own_path, style_path(run_dir, "HH")))
+    assert at_site.keys() == shared.keys()
+    for name, array in shared.items():
+        np.testing.assert_array_equal(array, at_site[name])
+    assert [path.stem for path in style_path(run_dir, "*").parent.iterdir()] == ["HH"]
+    again = Failing()
+    deploy(one, run_dir, again, alone=["Guys", "IOP"], shares=["Guys", "HH"])  # the process died before its summary
+    assert again.calls == 0
+    assert [event.sites for event in events_of(run_dir, LastLayersShared)] == [["HH"]]
     page = (run_dir / "report.html").read_text()
     assert "A site without a figure under Alone" in page
     assert "against training alone (at 2 sites)" in page

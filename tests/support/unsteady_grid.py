@@ -63,9 +63,10 @@ def deploy(
     refused: Mapping[str, int] | None = None,
     measures_poses: bool = False,
     alone: Collection[str] = (),
+    shares: Collection[str] = (),
     **federation: Any,
 ) -> None:
-    """Start, or resume, a run as the SuperLink would. `alone` names the sites whose policy says so."""
+    """Start, or resume, a run as the SuperLink would. `alone` and `shares` name the sites whose policy says so."""
     config, found = find_sites(config)
     if not measures_poses:
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, align_target=False))
@@ -73,8 +74,9 @@ def deploy(
     if not run_dir.exists():
         run_folder.create(run_dir, dataclasses.replace(config, engine=DEPLOYMENT, federation=settings))
     site_paths = write_sites(run_dir, config, found)
-    for site in alone:
-        site_paths[site].write_text(site_paths[site].read_text().replace("alone: false", "alone: true"))
+    for sites, rule in ((alone, "alone"), (shares, "share_last_layer")):
+        for site in sites:
+            site_paths[site].write_text(site_paths[site].read_text().replace(f"{rule}: false", f"{rule}: true"))
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     grid = UnsteadyGrid(app, node_configs, away or {}, silent, refused or {})
     server_app(grid, Context(1, 1, {}, RecordDict(), {"run-dir": str(run_dir)}))

@@ -23,6 +23,7 @@ from agi_core.run.events import (
     DataFound,
     Event,
     IntervalSolved,
+    LastLayersShared,
     ModelRolledBack,
     ModelTested,
     ModelValidated,
@@ -435,6 +436,16 @@ def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) ->
     page = Page(build_report(run.dir))
     assert "no interval: nobody told." in page.text
     assert "Voxels within" not in page.text
+
+
+def test_whose_last_layer_others_can_use(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.train(rounds=2)
+    run.finish()
+    assert "Last layers for other hospitals" not in Page(build_report(run.dir)).text
+    run.note(LastLayersShared(sites=[HOSTILE], left_out=["Guys"]))
+    page = Page(build_report(run.dir))
+    assert f"--style: {HOSTILE}; without Guys. Such a layer" in page.text
 
 
 def test_suppressed_figures_are_called_so(tmp_path: Path) -> None:

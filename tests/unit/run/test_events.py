@@ -15,6 +15,7 @@ from agi_core.run.events import (
     Event,
     Exchanging,
     IntervalSolved,
+    LastLayersShared,
     ModelRolledBack,
     ModelTested,
     ModelValidated,
@@ -109,6 +110,10 @@ LINES: list[tuple[Event, str]] = [
     (
         RangeLearnt(said="of one", subjects={"Guys": 1}, left_out=["HH"]),
         '"range_learnt", "said": "of one", "subjects": {"Guys": 1}, "left_out": ["HH"]',
+    ),
+    (
+        LastLayersShared(sites=["Guys"], left_out=["HH"]),
+        '"last_layers_shared", "sites": ["Guys"], "left_out": ["HH"]',
     ),
     (
         BaselineFinished(name="local_only", final={"psnr_db": 22.0}, sites={"HH": HH}),
