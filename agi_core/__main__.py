@@ -20,6 +20,7 @@ from agi_core.config.schema import Trainable
 from agi_core.errors import ConfigError, DataError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.layouts import LAYOUTS
+from agi_core.names import shown
 from agi_core.run import progress, run_folder
 from agi_core.scenario import Scenario
 
@@ -133,22 +134,25 @@ def _models(arguments: argparse.Namespace) -> "RunModels":
 
     if arguments.weights == "best":
         raise ConfigError("a zip holds one model; export chooses it, so leave --weights out")
-    description, weights, doubts = read_archive(arguments.model, release=version("agi-fed"))
+    description, weights, extras = read_archive(arguments.model, release=version("agi-fed"))
     network = Network(description.task, device=device)
     network.load(weights)
     scenario = network.scenario
     networks = {scenario: lambda: network}
     register = description.register
-    return RunModels(arguments.model, scenario.modalities, description.task, register, networks, doubts=doubts)
+    return RunModels(arguments.model, scenario.modalities, description.task, register, networks, extras=extras)
 
 
 def _load_own(arguments: argparse.Namespace, models: "RunModels", cells: Sequence[Scenario]) -> None:
-    """Put the weights of --head or --style in place of the common ones."""
+    """Put the weights of --head or --style in place of the common ones, and say whose are used."""
     if arguments.head is not None:
         models.load_own(arguments.head, cells)
-    if arguments.style is not None:
+    elif arguments.style is not None:
         models.load_style(arguments.style, cells)
         print(f"in the style of {arguments.style}: with what it has solved for its own scans")
+    else:
+        styles = ", ".join(map(shown, models.styles(cells)))
+        print(f"common last layer; styles to be had: {styles}" if styles else "common last layer")
 
 
 def _complete(arguments: argparse.Namespace, models: "RunModels") -> None:
@@ -507,7 +511,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the site's own weights, a file or all of a folder: state_dir/heads or RUN/sites/NAME/heads (common ones)",
     )
     whose.add_argument(
-        "--style", metavar="SITE", help="a training site's own weights, of a simulation, where there is no target"
+        "--style", metavar="SITE", help="a training site's own last layer, if it shares it, where there is no target"
     )
     synthesis.add_argument(
         "--uncertainty", type=Path, metavar="FILE", help="NIfTI file to write: the absolute error that is expected"

@@ -4,28 +4,34 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from agi_core import known_range
 from agi_core.blend import Blend, Expert
 from agi_core.cells import BLENDS, folder_of, is_vocabulary, parse_vocabulary
 from agi_core.config.schema import Task
-from agi_core.errors import AgiError, ConfigError, RunError
-from agi_core.export.archive import ERROR_MODEL, KNOWN_RANGE
+from agi_core.errors import ConfigError, RunError
+from agi_core.export.archive import ERROR_MODEL, KNOWN_RANGE, STYLES
 from agi_core.inference import Model
 from agi_core.known_range import KnownRange
-from agi_core.names import file_stem
+from agi_core.names import file_stem, shown
 from agi_core.network import CPU, Network
 from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import trained_weights
 from agi_core.run.json_objects import read_json
-from agi_core.run.own_weights import load_own_weights
+from agi_core.run.own_weights import own_weights_in, read_own_weights, style_paths
 from agi_core.scenario import Scenario, parse_scenario
 from agi_core.uncertainty import ErrorModel
 
 Weights = Mapping[Scenario, float]
+Reader = Callable[..., Mapping[str, NDArray[Any]]]
+"""network=... -> a site's own weights of it; RunError: they are of another one"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class RunModels:
         register: whether sources are laid on the reference first.
         networks: how the network of each trained cell is read.
         blends: the weights of trained cells, for each cell that nobody could train.
-        doubts: of a zip, ERROR_MODEL and KNOWN_RANGE of `agi_core.export.archive`, as far as it has them.
+        extras: of a zip, what else it has; see `agi_core.export.archive.read_archive`.
     """
 
     place: Path
@@ -56,7 +62,7 @@ class RunModels:
     register: bool
     networks: Mapping[Scenario, Callable[[], Network]]
     blends: Mapping[Scenario, Weights] = field(default_factory=dict)
-    doubts: Mapping[str, bytes] = field(default_factory=dict)
+    extras: Mapping[str, bytes] = field(default_factory=dict)
     _read: dict[Scenario, Network] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -153,18 +159,18 @@ class RunModels:
         network = self.network(cell)
         if self.place.is_dir():
             return error_model.read_error_model(self._folder(cell) / error_model.NAME, network=network)
-        if ERROR_MODEL not in self.doubts:
+        if ERROR_MODEL not in self.extras:
             raise RunError(f"{self.place} has no error model; calibrate its run, and export it again")
-        return error_model.error_model_in(self.doubts[ERROR_MODEL], place=str(self.place), network=network)
+        return error_model.error_model_in(self.extras[ERROR_MODEL], place=str(self.place), network=network)
 
     def known_range(self, cell: Scenario) -> KnownRange | None:
         """Of a trained cell; None where there is none. Raises RunError: it is damaged."""
         if self.place.is_dir():
             return KnownRange.read(self._folder(cell) / known_range.NAME)
-        if KNOWN_RANGE not in self.doubts:
+        if KNOWN_RANGE not in self.extras:
             return None
         try:
-            return KnownRange.from_json(json.loads(self.doubts[KNOWN_RANGE]))
+            return KnownRange.from_json(json.loads(self.extras[KNOWN_RANGE]))
         except (TypeError, ValueError) as error:
             raise RunError(f"{self.place}: {KNOWN_RANGE} is no known range ({error}); ask for a new zip") from None
 
@@ -183,36 +189,66 @@ class RunModels:
         Raises:
             RunError: no file belongs to any of them.
         """
-        networks = {one: self.network(one) for cell in cells for one in self.blends.get(cell, [cell])}
-        fitting = 0
-        refusal: AgiError = RunError(f"{path} holds no weights of a site's own (.safetensors)")
-        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-            for network in networks.values():
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not files:
+            raise RunError(f"{path} holds no weights of a site's own (.safetensors)")
+        self._load([partial(read_own_weights, file) for file in files], cells)
+
+    def styles(self, cells: Collection[Scenario]) -> dict[str, list[Reader]]:
+        """{file stem of a training site: how its own weights are read}, for a hospital that cannot solve its own: what
+        real sites have shared, and what the sites of a simulation keep. A private run has none: they have no noise."""
+        if self.task.privacy.on:
+            return {}
+        found = [
+            (PurePosixPath(name).stem, partial(own_weights_in, content, place=f"{self.place}: {name}"))
+            for name, content in self.extras.items()
+            if name.startswith(STYLES)
+        ]
+        if self.place.is_dir():
+            paths = [(path.parents[1].name, path) for path in sorted(self.place.glob("sites/*/heads/*.safetensors"))]
+            paths += [item for cell in self._trained(cells) for item in style_paths(self._folder(cell)).items()]
+            found = [(site, partial(read_own_weights, path)) for site, path in paths]
+        styles: dict[str, list[Reader]] = {}
+        for site, reader in sorted(found, key=itemgetter(0)):
+            styles.setdefault(site, []).append(reader)
+        return styles
+
+    def load_style(self, site: str, cells: Collection[Scenario]) -> None:
+        """Put a training site's own weights, one of `styles`, in place of the common ones.
+
+        Raises:
+            RunError: there are none of this site, none of these cells, or the run is private.
+        """
+        if self.task.privacy.on:
+            raise RunError(f"{self.place} is private, and a site's own weights have no noise: leave --style out")
+        styles = self.styles(cells)
+        if (readers := styles.get(file_stem(site))) is None:
+            kept = ", ".join(map(shown, styles)) or (
+                "none: real sites keep theirs, but for policy.share_last_layer; with privacy, or another personal than"
+                " head, there are none"
+            )
+            raise RunError(f"{self.place} has no weights of {site}'s own, it has {kept}; leave --style out")
+        try:
+            self._load(readers, cells)
+        except RunError:
+            raise RunError(f"{site} has no weights of its own for {'; '.join(map(str, cells))}") from None
+
+    def _load(self, readers: Collection[Reader], cells: Collection[Scenario]) -> None:
+        """Put what belongs to networks of these cells in place of the common weights. Raises RunError: nothing does."""
+        fitting, refusal = 0, RunError(f"{self.place} has no model that they could be of")
+        for read in readers:
+            for network in map(self.network, self._trained(cells)):
                 try:
-                    load_own_weights(file, network=network)
+                    network.load({**network.weights, **read(network=network)})
                     fitting += 1
                 except RunError as error:
                     refusal = error
         if not fitting:
             raise refusal
 
-    def load_style(self, site: str, cells: Collection[Scenario]) -> None:
-        """Put a training site's own weights in place of the common ones, at a hospital that cannot solve its own: a
-        simulation keeps those of its sites.
-
-        Raises:
-            RunError: the run keeps none of this site, none of these cells, or only such as no privacy covers.
-        """
-        if self.task.privacy.on:
-            raise RunError(f"{self.place} is private, and a site's own weights have no noise: leave --style out")
-        sites = {path.parent.name: path for path in sorted((self.place / "sites").glob("*/heads"))}
-        if (heads := sites.get(file_stem(site))) is None:
-            kept = ", ".join(sites) or "none: real sites keep theirs, and with personal=none there are none"
-            raise RunError(f"{self.place} has no weights of {site}'s own, it has {kept}; leave --style out")
-        try:
-            self.load_own(heads, cells)
-        except RunError:
-            raise RunError(f"{site} has no weights of its own for {'; '.join(map(str, cells))}") from None
+    def _trained(self, cells: Collection[Scenario]) -> list[Scenario]:
+        """The trained cells of which these are made."""
+        return [*dict.fromkeys(one for cell in cells for one in self.blends.get(cell, [cell]))]
 
     def network(self, cell: Scenario) -> Network:
         """The network of a trained cell. Raises RunError: its folder holds no model."""

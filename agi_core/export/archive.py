@@ -24,6 +24,8 @@ ROOT = "agi_fed_model"
 DESCRIPTION, WEIGHTS, CHECKSUMS = "configs/agi_fed.json", "models/model.safetensors", "checksums.sha256"
 ERROR_MODEL, KNOWN_RANGE = "models/error_model.safetensors", "configs/known_range.json"
 """By which a volume can be doubted; not every run has them."""
+STYLES = "models/styles/"
+"""In which SITE.safetensors are the own weights that a site has shared."""
 MOST_FILES, MOST_BYTES = 500, 2 * 2**30
 """Of a zip that is read, all files together and uncompressed."""
 _CHUNK_BYTES = 2**20
@@ -43,7 +45,8 @@ def write_archive(path: Path, files: Mapping[str, bytes]) -> str:
 
 
 def read_archive(path: Path, *, release: str) -> tuple[Description, Weights, dict[str, bytes]]:
-    """The model in a zip of `write_archive`, and those of ERROR_MODEL and KNOWN_RANGE that it has.
+    """The model in a zip of `write_archive`, and {name: content} of what else a volume may need: ERROR_MODEL,
+    KNOWN_RANGE and the files in STYLES, as far as it has them.
 
     Raises:
         RunError: the file is missing or no zip, its names or its size are not those of a model, a file in it is damaged
@@ -62,8 +65,9 @@ def read_archive(path: Path, *, release: str) -> tuple[Description, Weights, dic
                     f"{path} is of release {theirs}, and this is release {release}; install that one, or"
                     " ask for a zip of this one"
                 )
-            doubts = {name: archive.read(members[name]) for name in (ERROR_MODEL, KNOWN_RANGE) if name in members}
-            return Description.from_json(values), load(archive.read(members[WEIGHTS])), doubts
+            extras = [name for name in members if name in (ERROR_MODEL, KNOWN_RANGE) or name.startswith(STYLES)]
+            read = {name: archive.read(members[name]) for name in extras}
+            return Description.from_json(values), load(archive.read(members[WEIGHTS])), read
     except _READ_ERRORS as error:
         raise RunError(f"{path} is no zip of a model, or is damaged ({error}); copy it again") from None
 

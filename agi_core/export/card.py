@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agi_core.config.schema import RunConfig
@@ -24,13 +24,21 @@ MUST_NOT = (
 
 
 def model_card(
-    run_dir: Path, config: RunConfig, *, title: str, release: str, weights: bytes, refused: Mapping[str, str]
+    run_dir: Path,
+    config: RunConfig,
+    *,
+    title: str,
+    release: str,
+    weights: bytes,
+    refused: Mapping[str, str],
+    styles: Sequence[str],
 ) -> str:
     """The card as Markdown.
 
     Args:
         weights: the file of weights in the zip.
         refused: {format: why the zip does not have it}.
+        styles: sites whose own last layer is in the zip.
 
     Raises:
         RunError: a file of the run is damaged.
@@ -44,7 +52,7 @@ def model_card(
             f" {release} of AGI-Fed, without a scan leaving a site.",
             f"**{MUST_NOT}**",
             f"## Trained on\n\n{_sites(run_dir, config, summary)}",
-            f"## Scores\n\n{_scores(summary)}",
+            f"## Scores\n\n{_scores(summary)}\n\n{_styles(styles)}",
             f"## Privacy\n\n{_privacy(config, summary)}",
             f"## Input and output\n\n{_preparation(config)}",
             f"## Settings\n\n{_settings(config)}",
@@ -96,8 +104,18 @@ def _scores(summary: Summary | None) -> str:
     if summary.suppressed:
         text += f"\n\nHeld back by the site: {', '.join(map(shown, summary.suppressed))}."
     return text + (
-        "\n\nFigures are those of the last model on whole volumes scaled to [0, 1]. A site that has a last layer of its"
-        " own gets better ones there; this zip has the common model alone."
+        "\n\nFigures are those of the last model on whole volumes scaled to [0, 1], with the common last layer. A site"
+        " that has one of its own gets better ones there."
+    )
+
+
+def _styles(sites: Sequence[str]) -> str:
+    if not sites:
+        return "No last layer of a single site is in this zip."
+    return (
+        f"Last layers that sites share, each solved from that site's own subjects without noise: {', '.join(sites)}."
+        " `synthesize --style SITE` makes volumes like that site's, at a hospital that has no target to solve its own"
+        " from."
     )
 
 

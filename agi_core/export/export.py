@@ -15,7 +15,7 @@ from safetensors.numpy import save
 import agi_core
 from agi_core import known_range
 from agi_core.errors import RunError
-from agi_core.export.archive import DESCRIPTION, ERROR_MODEL, KNOWN_RANGE, WEIGHTS, write_archive
+from agi_core.export.archive import DESCRIPTION, ERROR_MODEL, KNOWN_RANGE, STYLES, WEIGHTS, write_archive
 from agi_core.export.card import DOUBTS, MUST_NOT, model_card
 from agi_core.export.description import Description
 from agi_core.export.graphs import graphs_of
@@ -24,6 +24,7 @@ from agi_core.network import Network
 from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import trained_weights
 from agi_core.run.json_objects import Json
+from agi_core.run.own_weights import read_own_weights, style_path, style_paths
 
 DISTRIBUTION = "agi-fed"
 FILES = {"error model": error_model.NAME, "known range": known_range.NAME}  # of a run
@@ -35,13 +36,14 @@ ROOMS = ("config", "data", "export", "host", "models", "run")
 
 @dataclass(frozen=True)
 class Exported:
-    """The checksum of the zip, {format, or what a volume can be doubted by: why the zip does not have it}, and those of
-    the latter that it has."""
+    """The checksum of the zip, {format, or what a volume can be doubted by: why the zip does not have it}, those of the
+    latter that it has, and the sites whose own last layer is in it."""
 
     path: Path
     sha256: str
     refused: dict[str, str]
     learnt: list[str]
+    styles: list[str]
 
     def __str__(self) -> str:
         """For the terminal."""
@@ -53,6 +55,11 @@ class Exported:
                     for kind, file in FILES.items()
                     if kind in self.learnt
                 ),
+                *(
+                    f"in it too: the last layer that {site} shares, from its own subjects without noise; to keep it,"
+                    f" delete {style_path(Path(), site)} of the run"
+                    for site in self.styles
+                ),
                 f"the model is in {self.path}; read its card, docs/README.md of it, before you give it away",
                 f"sha256 {self.sha256}: tell it to the hospital over another channel",
                 f"next, at the hospital: python -m agi_core synthesize --model {self.path.name} --help",
@@ -63,7 +70,7 @@ class Exported:
 def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
     """Write the zip of a run's last or best model.
 
-    Last layers of single sites are not in it: they stay where they are.
+    Last layers of single sites are in it where these share them, and else stay where they are.
 
     Raises:
         ConfigError: the run is one over a vocabulary.
@@ -80,10 +87,12 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
     for kind, name in DOUBTS.items():
         if name not in doubts:
             refused[kind] = "a private run has none that is noised" if config.privacy.on else MISSING
+    styles, others = _styles(run_dir, network)
+    refused |= {f"last layer of {site}": "it belongs to other weights of the run than these" for site in others}
     weights, checkpoint = save(network.weights), io.BytesIO()
     torch.save(network.module.state_dict(), checkpoint)
     title = f"{network.scenario.target} from {', '.join(network.scenario.sources)}"
-    card = model_card(run_dir, config, title=title, release=release, weights=weights, refused=refused)
+    card = model_card(run_dir, config, title=title, release=release, weights=weights, refused=refused, styles=[*styles])
     files = {
         "LICENSE": (distribution(DISTRIBUTION).read_text("licenses/LICENSE") or "Apache-2.0").encode(),
         "docs/README.md": card.encode(),
@@ -94,10 +103,11 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
         "models/model.pt": checkpoint.getvalue(),
         **{f"models/model.{kind}": content for kind, content in graphs.items()},
         **doubts,
+        **{f"{STYLES}{site}.safetensors": content for site, content in styles.items()},
         **_programs(),
     }
     learnt = [kind for kind, name in DOUBTS.items() if name in doubts]
-    return Exported(out_path, write_archive(out_path, files), refused, learnt)
+    return Exported(out_path, write_archive(out_path, files), refused, learnt, [*styles])
 
 
 def _doubts(run_dir: Path, network: Network) -> dict[str, bytes]:
@@ -111,6 +121,18 @@ def _doubts(run_dir: Path, network: Network) -> dict[str, bytes]:
     if (path := run_dir / known_range.NAME).is_file():
         found[KNOWN_RANGE] = path.read_bytes()
     return found
+
+
+def _styles(run_dir: Path, network: Network) -> tuple[dict[str, bytes], list[str]]:
+    """{site: the own weights that it shares} of this network, and the sites that share those of another one."""
+    styles, others = dict[str, bytes](), list[str]()
+    for site, path in style_paths(run_dir).items():
+        try:
+            read_own_weights(path, network=network)
+            styles[site] = path.read_bytes()
+        except RunError:  # of the best model's, where the last one is exported
+            others.append(site)
+    return styles, others
 
 
 def _json(value: Json) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load
 
 
 def open_tensors(path: Path) -> Any:
@@ -24,6 +25,13 @@ def open_tensors(path: Path) -> Any:
         raise
     except OSError:
         return _UnmappedFile(path)
+
+
+def tensors_in(content: bytes) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Metadata and arrays of a whole file. Raises SafetensorError or ValueError where it is damaged."""
+    arrays = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__", {}), arrays
 
 
 class _UnmappedFile:

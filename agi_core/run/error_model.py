@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
+from agi_core.host.tensor_file import tensors_in
 from agi_core.network import Network
 from agi_core.protocol import hash_of, pack
 from agi_core.uncertainty import ErrorModel
@@ -59,8 +60,8 @@ def error_model_in(content: bytes, *, place: str, network: Network) -> ErrorMode
         RunError: it is damaged, or belongs to other weights than the network's present ones.
     """
     try:
-        layer, counts = (load(content)[name] for name in ("layer", "counts"))
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        metadata, arrays = tensors_in(content)
+        layer, counts = arrays["layer"], arrays["counts"]
         model, subjects, sites = metadata["model"], int(metadata["subjects"]), int(metadata["sites"])
         calibrated_on = tuple(json.loads(metadata["calibrated_on"]))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

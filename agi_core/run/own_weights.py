@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from agi_core.errors import RunError
 from agi_core.host import atomic
-from agi_core.host.tensor_file import open_tensors
+from agi_core.host.tensor_file import tensors_in
 from agi_core.names import file_stem
 from agi_core.network import Network
 from agi_core.protocol import Weights
@@ -27,8 +27,13 @@ def own_weights_path(state_dir: Path, *, run_id: str) -> Path:
 
 
 def style_path(run_dir: Path, site: str) -> Path:
-    """Where a run keeps the own weights that a site has shared; `site` may be *."""
+    """Where a run keeps the own weights that a site has shared."""
     return run_dir / "styles" / f"{file_stem(site)}.safetensors"
+
+
+def style_paths(run_dir: Path) -> dict[str, Path]:
+    """{file stem of each such site: where they are}, in the order of names."""
+    return {path.stem: path for path in sorted(style_path(run_dir, "any").parent.glob("*.safetensors"))}
 
 
 def write_own_weights(path: Path, own: Weights, *, network: Network) -> None:
@@ -50,13 +55,21 @@ def read_own_weights(path: Path, *, network: Network) -> Weights:
         RunError: the file is missing or damaged, or belongs to another model than the network with its present weights.
     """
     try:
-        with open_tensors(path) as file:
-            model = file.metadata()["model"]
-            own: Weights = {name: file.get_tensor(name) for name in [*file.keys()]}
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise RunError(f"{path} has no weights of a site's own ({error})") from None
+    return own_weights_in(content, place=str(path), network=network)
+
+
+def own_weights_in(content: bytes, *, place: str, network: Network) -> Weights:
+    """As `read_own_weights`, of a file's content; `place` is where it is from, for messages."""
+    try:
+        metadata, own = tensors_in(content)
+        model = metadata["model"]
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{place} has no weights of a site's own ({error})") from None
     if model != _identity(network):
-        raise RunError(f"{path} belongs to another model: take the site's file of this very run")
+        raise RunError(f"{place} belongs to another model: take the site's file of this very run")
     return own
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from agi_core.__main__ import main
-from agi_core.data.nifti import WRITTEN_STEP, read_volume
+from agi_core.cells import folder_of
+from agi_core.data.nifti import WRITTEN_STEP, FloatArray, read_volume
 from agi_core.errors import RunError
-from agi_core.run.own_weights import write_own_weights
+from agi_core.run.own_weights import style_path, write_own_weights
 from agi_core.run_models import RunModels
+from agi_core.scenario import parse_scenario
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
 from tests.support.vocabulary_run import BLENDED, vocabulary_run
@@ -144,7 +146,8 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     for name, style in (("common", []), ("HH", ["--style", "HH"]), ("Güy", ["--style", "Güy"])):
         path = tmp_path / f"{name}.nii.gz"
         assert main([*command(run_dir, path, scans, "T1", "T2"), *style]) == 0
-        assert f"in the style of {name}: " in capsys.readouterr().out or not style
+        said = f"in the style of {name}: " if style else "common last layer; styles to be had: B, HH, xn--Gy-xka\n"
+        assert said in capsys.readouterr().out
         made[name] = read_volume(path).data
     assert (made["HH"] - made["common"]).max() > 0.1
     np.testing.assert_array_equal(made["HH"], made["Güy"])
@@ -162,6 +165,36 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace("epsilon: null", "epsilon: 8.0"))
     assert "is private, and a site's own weights have no noise" in refused("HH")
+
+
+def test_what_real_sites_share_is_found_cell_by_cell(
+    scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shares its last layer of T1:PD and of T2:PD, B of T1:PD alone; T2:T1 has none."""
+    run_dir = tmp_path / "run"
+    networks, other = vocabulary_run(run_dir), folder_of(run_dir, parse_scenario("T2:PD"))
+    shutil.rmtree(other)  # it has the weights of T1:PD
+    networks["T2:PD"] = finished_run(other, scenario="T2:PD", widths=(8, 8))
+    own = {"head.bias": np.full(1, 0.9, dtype=np.float32)}
+    for site, cell in (("A", "T1:PD"), ("A", "T2:PD"), ("B", "T1:PD")):
+        path = style_path(folder_of(run_dir, parse_scenario(cell)), site)
+        write_own_weights(path, own, network=networks[cell])
+
+    def made(name: str, *options: str) -> FloatArray:
+        path = tmp_path / f"{name}.nii.gz"
+        assert main([*command(run_dir, path, scans, *options[:2]), *options[2:]]) == 0
+        return read_volume(path).data
+
+    common = made("common", "T1", "T2", "--target", "PD")
+    assert "common last layer; styles to be had: A, B\n" in capsys.readouterr().out
+    of_both, of_one = (made(site, "T1", "T2", "--target", "PD", "--style", site) for site in "AB")
+    assert (of_both - of_one).max() > 0.1
+    assert (of_one - common).max() > 0.05
+    path = tmp_path / "t1.nii.gz"
+    assert main([*command(run_dir, path, scans, "T2"), "--target", "T1"]) == 0
+    assert "common last layer\n" in capsys.readouterr().out
+    assert main([*command(run_dir, path, scans, "T2"), "--target", "PD", "--style", "B"]) == 2
+    assert "has no weights of B's own, it has A; leave --style out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from agi_core.export import bundle
 from agi_core.export.archive import ROOT, read_archive
 from agi_core.known_range import KnownRange
 from agi_core.run import error_model, run_folder
+from agi_core.run.own_weights import style_path, write_own_weights
 from agi_core.run.summary import read_summary, write_summary
 from agi_core.uncertainty import ErrorModel
 from tests.support.finished_run import finished_run
@@ -120,12 +121,47 @@ def test_what_doubts_a_volume_travels_without_those_it_was_learnt_of(
     assert read_archive(tmp_path / "m.zip", release=version("agi-fed"))[2] == {}
 
 
+def test_a_last_layer_that_a_site_shares_travels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That of B belongs to other weights of the run."""
+    run_dir, zip_path = tmp_path / "run", tmp_path / "m.zip"
+    network, other = (finished_run(path, dims=3, crop=CROP) for path in (run_dir, tmp_path / "other"))
+    own = {"head.bias": np.full(1, 0.9, dtype=np.float32)}
+    write_own_weights(style_path(run_dir, "A"), own, network=network)
+    other.set_readout(-other.readout)
+    write_own_weights(style_path(run_dir, "B"), own, network=other)
+    assert main(["export", "--run", str(run_dir), "--out", str(zip_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "in it too: the last layer that A shares, from its own subjects without noise; to keep it, delete" in printed
+    assert "no last layer of B in it: it belongs to other weights of the run than these" in printed
+    with zipfile.ZipFile(zip_path) as zipped:
+        assert f"{ROOT}/models/styles/A.safetensors" in zipped.namelist()
+        assert (
+            "each solved from that site's own subjects without noise: A. `"
+            in zipped.read(f"{ROOT}/docs/README.md").decode()
+        )
+    for m, modality in enumerate(("T1", "T2")):
+        write_head(tmp_path / "subjects" / "one" / f"{modality}.nii.gz", seed=1, contrast=1 + m)
+    made, place = [], f"--model={zip_path}"
+    for options in ([place], [place, "--style=A"], [f"--run={run_dir}", "--style=A"]):
+        out_path = tmp_path / f"{len(made)}.nii.gz"
+        assert main(["synthesize", *options, *sources(tmp_path), "--out", str(out_path)]) == 0
+        made.append(nibabel.load(out_path).get_fdata())
+    assert capsys.readouterr().out.startswith("common last layer; styles to be had: A\n")
+    np.testing.assert_array_equal(made[1], made[2])
+    assert (made[1] - made[0]).max() > 0.1
+    assert main(["synthesize", place, *sources(tmp_path), f"--out={tmp_path / 'o.nii'}", "--style=B"]) == 2
+    assert "m.zip has no weights of B's own, it has A; leave --style out" in capsys.readouterr().err
+
+
 def test_a_zip_without_them_says_so(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = (exported / ROOT / "docs" / "README.md").read_text()
     assert "* error model, from means over subjects without noise: not in this zip: the run has none" in card
     command = ["synthesize", f"--model={exported / 'model.zip'}", *sources(exported), f"--out={tmp_path / 'o.nii'}"]
     assert main([*command, f"--uncertainty={tmp_path / 'e.nii'}"]) == 2
     assert "model.zip has no error model; calibrate its run, and export it again" in capsys.readouterr().err
+    assert "No last layer of a single site is in this zip." in card
+    assert main([*command, "--style", "A"]) == 2
+    assert "it has none: real sites keep theirs, but for policy.share_last_layer" in capsys.readouterr().err
     assert main([*command, "--strict"]) == 2
     assert "--strict needs the known range of the model" in capsys.readouterr().err
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from agi_core.host import tensor_file
-from agi_core.host.tensor_file import open_tensors
+from agi_core.host.tensor_file import open_tensors, tensors_in
 
 SHAPE = (5, 3, 4, 6)
 INDICES = st.one_of(st.integers(-5, 4), st.tuples(st.slices(5), st.slices(3), st.slices(4), st.slices(6)), st.slices(5))
@@ -63,6 +63,22 @@ def test_a_damaged_file_is_named_so(path: Path, tmp_path: Path, monkeypatch: pyt
     damaged.write_bytes(path.read_bytes()[:size])
     with pytest.raises(SafetensorError), open_tensors(damaged) as file:
         file.get_tensor("volumes")
+
+
+@pytest.mark.parametrize("size", [0, 4, 20, 300, 700])
+def test_a_damaged_content_is_named_so(path: Path, size: int) -> None:
+    with pytest.raises(SafetensorError):
+        tensors_in(path.read_bytes()[:size])
+
+
+def test_the_content_of_a_file_is_what_is_mapped(path: Path) -> None:
+    metadata, arrays = tensors_in(path.read_bytes())
+    with open_tensors(path) as file:
+        assert metadata == file.metadata()
+        assert sorted(arrays) == sorted(file.keys())
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, file.get_tensor(name))
+    assert tensors_in(save({})) == ({}, {})
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
