@@ -224,8 +224,8 @@ class RunModels:
         styles = self.styles(cells)
         if (readers := styles.get(file_stem(site))) is None:
             kept = ", ".join(map(shown, styles)) or (
-                "none: real sites keep theirs, but for policy.share_last_layer; with privacy, or another personal than"
-                " head, there are none"
+                "none: real sites share theirs by policy.share_last_layer, after a run with personal=head and without"
+                " privacy"
             )
             raise RunError(f"{self.place} has no weights of {site}'s own, it has {kept}; leave --style out")
         try:

@@ -3,6 +3,7 @@ unreliable as a network."""
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from agi_core.run.events import (
 )
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.own_weights import read_own_weights, style_path, style_paths
+from agi_core.run_models import RunModels
 from client.app import app as client_app
 from server import exchange, status
 from simulations.baselines import open_sites, run_baselines
@@ -128,6 +130,10 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     for name, array in shared.items():
         np.testing.assert_array_equal(array, at_site[name])
     assert style_paths(run_dir) == {"HH": style_path(run_dir, "HH")}
+    (cell,) = (models := RunModels.of(run_dir)).networks
+    shutil.rmtree(run_dir / "sites")  # a coordinator does not have them
+    models.load_style("HH", [cell])
+    np.testing.assert_array_equal(models.network(cell).weights["head.weight"], at_site["head.weight"])
     again = Failing()
     deploy(one, run_dir, again, alone=["Guys", "IOP"], shares=["Guys", "HH"])  # the process died before its summary
     assert again.calls == 0

@@ -160,11 +160,15 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
 
     assert "has no weights of ../other's own, it has B, HH, xn--Gy-xka; leave" in refused("../other")
     assert "B has no weights of its own for T1,T2:PD" in refused("B")
-    shutil.rmtree(run_dir / "sites")
-    assert "it has none: real sites keep theirs" in refused("HH")
     config = run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("epsilon: null", "epsilon: 8.0"))
+    before = config.read_text()
+    config.write_text(before.replace("epsilon: null", "epsilon: 8.0"))
     assert "is private, and a site's own weights have no noise" in refused("HH")
+    assert main(command(run_dir, tmp_path / "private.nii.gz", scans, "T1", "T2")) == 0
+    assert capsys.readouterr().out.startswith("common last layer\n")
+    config.write_text(before)
+    shutil.rmtree(run_dir / "sites")
+    assert "it has none: real sites share theirs by policy.share_last_layer" in refused("HH")
 
 
 def test_what_real_sites_share_is_found_cell_by_cell(

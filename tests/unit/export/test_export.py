@@ -161,7 +161,7 @@ def test_a_zip_without_them_says_so(exported: Path, tmp_path: Path, capsys: pyte
     assert "model.zip has no error model; calibrate its run, and export it again" in capsys.readouterr().err
     assert "No last layer of a single site is in this zip." in card
     assert main([*command, "--style", "A"]) == 2
-    assert "it has none: real sites keep theirs, but for policy.share_last_layer" in capsys.readouterr().err
+    assert "it has none: real sites share theirs by policy.share_last_layer" in capsys.readouterr().err
     assert main([*command, "--strict"]) == 2
     assert "--strict needs the known range of the model" in capsys.readouterr().err
 

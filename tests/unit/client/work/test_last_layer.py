@@ -101,10 +101,14 @@ def test_else_it_stays_and_that_is_no_fault(
     assert (row.decision, row.held_back[0], row.weights_bytes) == ("answered", LAST_LAYER_ARRAY, 0)
 
 
-def test_of_a_set_of_subjects_that_it_does_not_tell_of_it_stays(site: OpenSite) -> None:
-    """One training subject less since the site told of all."""
-    assert left(site, asked(LAST_LAYER), policy=SHARES).weights is not None
+def test_of_a_set_of_subjects_that_it_does_not_tell_of_it_stays(site: OpenSite, tmp_path: Path) -> None:
+    """One training subject less since the site told of all; and one more, at a site that begins without it."""
     gone = site.scans(read_task(TASK)).subjects.train[0].id
-    fewer = {"data": dataclasses.replace(site.file.data, exclude=(gone,)), "policy": SHARES}
-    left(site, asked(TEST, run_id="later"), **fewer)
-    assert left(site, asked(LAST_LAYER, run_id="later"), **fewer).weights is None
+    whole, fewer = {"policy": SHARES}, {"policy": SHARES, "data": dataclasses.replace(site.file.data, exclude=(gone,))}
+    assert left(site, asked(LAST_LAYER), **whole).weights is not None
+    new = OpenSite(dataclasses.replace(site.file, state_dir=str(tmp_path)))
+    left(new, asked(TEST), **fewer)
+    assert left(new, asked(LAST_LAYER), **fewer).weights is not None
+    for of, rules in ((site, fewer), (new, whole)):
+        left(of, asked(TEST, run_id="later"), **rules)
+        assert left(of, asked(LAST_LAYER, run_id="later"), **rules).weights is None
