@@ -1,4 +1,4 @@
-"""From a run folder to one zip: a MONAI bundle that any hospital can use, with nothing personal in it."""
+"""From a run folder to one zip: a MONAI bundle that any hospital can use, with nothing in it that a site keeps."""
 
 import contextlib
 import dataclasses
