@@ -1,8 +1,8 @@
 """A known range that sites tell together, without any subject's own measures: what each site is asked, what follows.
 
 After the final test each site tells of some training subjects, for each measure of `agi_core.known_range` in the order
-of `names_of`, the mean and the mean square. Both are sums over subjects, so what is pooled from them is the range over
-all these subjects together.
+of `names_of`, the mean and the mean square. Of these and the numbers of subjects follows the range over all these
+subjects together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ MOST = 16
 """Subjects of a site that are measured, because each takes a second or two. The range of 16 is wider by a third than
 that of thousands, and that of three such sites by a tenth."""
 LARGEST_SIZE = 1e4  # mm, or litres; all else lies within -1 and 1
-_ROUNDING = 1e-6  # of the largest square
+_ROUNDING = 1e-9  # as a share; more, and what one site tells could make up for what others spread
 Moments = NDArray[np.float64]
 """(2, measures): mean, and mean square."""
 Told = tuple[Moments, int]  # of a site, and how many subjects they are of
@@ -43,7 +43,7 @@ def are_possible(told: Moments, names: Sequence[str]) -> bool:
     largest = np.array([LARGEST_SIZE if name.endswith(SIZES) else 1.0 for name in names]) ** 2
     with np.errstate(over="ignore", invalid="ignore"):
         of_mean, squares = np.square(told[0]), told[1]
-        return bool(np.all((of_mean <= squares + _ROUNDING * largest) & (squares <= (1 + _ROUNDING) * largest)))
+        return bool(np.all((of_mean <= (1 + _ROUNDING) * squares) & (squares <= (1 + _ROUNDING) * largest)))
 
 
 def pooled(told: Mapping[str, Told], names: Sequence[str]) -> KnownRange:

@@ -47,7 +47,7 @@ def test_the_order_of_names_follows_sources_and_alignment() -> None:
         ((np.nan, 0.5), POSSIBLE[1]),
         (POSSIBLE[0], (np.inf, 0.26)),
         ((1e200, 0.5), POSSIBLE[1]),
-        (POSSIBLE[0], (240.0**2 - 200, 0.26)),  # a spread below nothing
+        (POSSIBLE[0], (240.0**2 - 0.01, 0.26)),  # less than no spread
         (POSSIBLE[0], (240.0**2, 0.24)),
         (POSSIBLE[0], (240.0**2, 1.1)),  # no such subjects have intensities from 0 to 1
         (POSSIBLE[0], (2 * LARGEST_SIZE**2, 0.26)),
