@@ -15,7 +15,7 @@ from agi_core.blend import blend_weights
 from agi_core.cell_plan import Plan
 from agi_core.cells import BLENDS, folder_of, parse_vocabulary
 from agi_core.config.schema import RunConfig
-from agi_core.expert_pair import pair_question, pair_task, pair_weights
+from agi_core.experts import packed_together, pair_question, pair_task
 from agi_core.host import atomic
 from agi_core.protocol import ERROR, EVALUATE, RMS_DISAGREEMENT, RMS_ERROR, Reply, Weights
 from agi_core.run import run_folder
@@ -105,7 +105,7 @@ class Blending:
         sites = [site for site, offered in self._offers.items() if sources <= {*offered}]
         asked = pair_task(tasks, self._vocabulary)
         config = dataclasses.replace(self._trained[first], **vars(asked))
-        weights = pair_weights([self._weights(expert) for expert in (first, second)])
+        weights = packed_together([self._weights(expert) for expert in (first, second)])
         replies = self._ask(first, config, sites, weights, question=pair_question(tasks))
         return _mean_square(replies, RMS_DISAGREEMENT)
 

@@ -1,5 +1,6 @@
 """What a site tells for a blend (`agi_core.blend`): how large an expert's errors are on its validation subjects, and
-how far apart two experts are. Neither has noise, so a site that trains privately tells none."""
+how far apart two experts are; then, at a site that does not train, how good the blend is. Nothing of it has noise, so a
+site that trains privately tells none."""
 
 import math
 from collections.abc import Collection
@@ -7,14 +8,15 @@ from collections.abc import Collection
 import torch
 
 from agi_core import evaluation
+from agi_core.blend import Blend, Expert
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError
-from agi_core.expert_pair import read_pair
+from agi_core.experts import read_blend, read_pair
 from agi_core.network import Network
-from agi_core.protocol import RMS_DISAGREEMENT, RMS_ERROR, Reply, Request
+from agi_core.protocol import RMS_DISAGREEMENT, RMS_ERROR, Packed, Reply, Request
 from agi_core.scenario import parse_scenario
 from client.site.opened import OpenSite
-from client.work.evaluation import told_validation
+from client.work.evaluation import score_everybody, told_validation
 from client.work.job import Job
 
 
@@ -35,15 +37,39 @@ def tell_disagreement(site: OpenSite, request: Request, task: Task, *, device: t
     Raises:
         PolicyError: as `tell_error`. ProtocolError, ConfigError: the request is malformed.
     """
-    modalities, experts = parse_scenario(task.scenario).modalities, []
-    for expert, weights in read_pair(request.subjects, request.weights, task):
-        network = Network(expert, device=device)
-        network.load_packed(weights)
-        experts.append((network, [modalities.index(name) for name in network.scenario.sources]))
-    (network, _), _ = first, second = experts
-    job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
+    networks = [_network(*one, device=device) for one in read_pair(request.subjects, request.weights, task)]
+    first, second = ((network, _channels(network, task)) for network in networks)
+    job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=networks[0])
     _refuse_private(job)
     return _reply(job, RMS_DISAGREEMENT, evaluation.disagreement(first, second, told_validation(job)).values())
+
+
+def tell_blend(site: OpenSite, request: Request, task: Task, *, device: torch.device) -> Reply:
+    """The figures of a blend, whose experts' weights the request brings, on all subjects of a site that does not train.
+
+    Raises:
+        PolicyError: see `client.work.evaluation.score_everybody`. ProtocolError, ConfigError: the request is malformed.
+    """
+    experts = [
+        (_network(expert, weights, device=device), weight)
+        for expert, weights, weight in read_blend(request.subjects, request.weights, task)
+    ]
+    blend = Blend(tuple(Expert(network, _channels(network, task), weight) for network, weight in experts))
+    network = experts[0][0]  # of their kind, and for their target
+    return score_everybody(
+        Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network), blend
+    )
+
+
+def _network(expert: Task, weights: Packed, *, device: torch.device) -> Network:
+    network = Network(expert, device=device)
+    network.load_packed(weights)
+    return network
+
+
+def _channels(network: Network, task: Task) -> tuple[int, ...]:
+    """The places of its sources among the modalities of the request's cell."""
+    return tuple(map(parse_scenario(task.scenario).modalities.index, network.scenario.sources))
 
 
 def _refuse_private(job: Job) -> None:

@@ -10,6 +10,7 @@ from agi_core.data.datasets import validation_subset
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.metric_table import VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
+from agi_core.prediction import Predictor
 from agi_core.protocol import ALL, POSES, STATISTICS, TEST, VALIDATION, Reply
 from agi_core.run import progress
 from client.border import stored_replies
@@ -40,11 +41,7 @@ def evaluate(job: Job) -> Reply:
             _allow_private_test(job, privacy)
         return _test(job)
     if subjects == ALL:
-        if privacy:
-            raise PolicyError(
-                f"privacy: site {job.site.site} trains privately; an evaluation on all subjects tells of these"
-            )
-        return _test(job)
+        return score_everybody(job, job.network)
     if subjects == STATISTICS:
         return tell_statistics(job)
     if subjects == POSES:
@@ -159,25 +156,44 @@ def _told_whole(job: Job, part: Part, sessions: Sequence[CachedSession]) -> Whol
     return [(session, None) for session in sessions if session.subject_id in told]
 
 
-def _test(job: Job) -> Reply:
+def score_everybody(job: Job, predictor: Predictor) -> Reply:
+    """The figures of a predictor on all subjects, at a site that does not train.
+
+    Raises:
+        PolicyError: the site trains privately, or so few subjects are asked for that the figures would tell of them.
+    """
+    if job.site.privacy:
+        raise PolicyError(
+            f"privacy: site {job.site.site} trains privately; an evaluation on all subjects tells of these"
+        )
     least = min(job.site.policy.minimum_subjects, len(job.scans.subjects.all))
     require(
-        job.request.subjects == TEST or job.task.evaluation.max_subjects >= least,
+        job.task.evaluation.max_subjects >= least,
         "policy.minimum_subjects",
         asked=f"evaluation.max_subjects={job.task.evaluation.max_subjects}",
         allowed=f"no figure of fewer than {least}",
     )
-    whole = told_tests(job) if job.request.subjects == TEST else _told_whole(job, "all", job.scans.everybody)
-    on_session = progress.steps_of("test", job.site.site)
-    tissue = None if job.private else Tissue(job)
-    on_volume = tissue.add if tissue and tissue.found else None
-    scores = evaluation.evaluate(job.network, whole, on_session=on_session, on_volume=on_volume)
-    metrics = mean_over_subjects(scores.values()) | (tissue.means(scores) if tissue and scores else {})
-    if job.request.subjects == TEST and job.task.personal != "none":
+    metrics, count = _figures(job, predictor, _told_whole(job, "all", job.scans.everybody))
+    return job.reply(num_examples=count, metrics=metrics)
+
+
+def _test(job: Job) -> Reply:
+    whole, on_session = told_tests(job), progress.steps_of("test", job.site.site)
+    metrics, count = _figures(job, job.network, whole)
+    if job.task.personal != "none":
         with with_own_weights(job):
             own = {} if job.private else evaluation.evaluate(job.network, whole, on_session=on_session)
         metrics |= {f"personal_{name}": value for name, value in mean_over_subjects(own.values()).items()}
-    return job.reply(num_examples=len(scores), metrics=metrics)
+    return job.reply(num_examples=count, metrics=metrics)
+
+
+def _figures(job: Job, predictor: Predictor, whole: Whole) -> tuple[dict[str, float], int]:
+    """The means over the subjects, in tumours too, and how many these are."""
+    tissue = None if job.private else Tissue(job)
+    on_volume = tissue.add if tissue and tissue.found else None
+    on_session = progress.steps_of("test", job.site.site)
+    scores = evaluation.evaluate(predictor, whole, on_session=on_session, on_volume=on_volume)
+    return mean_over_subjects(scores.values()) | (tissue.means(scores) if tissue and scores else {}), len(scores)
 
 
 def _allow_private_test(job: Job, privacy: SitePrivacy) -> None:

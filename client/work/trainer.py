@@ -13,6 +13,7 @@ from agi_core.keys import KeyTable
 from agi_core.pooled_errors import without_layers
 from agi_core.protocol import (
     ALONE,
+    BLEND,
     DISAGREEMENT,
     ERROR,
     ERROR_COUNTS,
@@ -35,7 +36,7 @@ from client.border import secure_sum
 from client.site.opened import OpenSite
 from client.site.policy import check_task, require
 from client.work.alone import train_alone
-from client.work.blending import tell_disagreement, tell_error
+from client.work.blending import tell_blend, tell_disagreement, tell_error
 from client.work.closed_form import over_own_prior
 from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
@@ -55,8 +56,9 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
         AgiError: the request does not fit this site's data, configuration or model.
     """
     check_task(task, site.file.policy)
-    if request.action == EVALUATE and request.subjects.startswith(DISAGREEMENT):  # it brings two models
-        return tell_disagreement(site, request, task, device=device)
+    if request.action == EVALUATE and request.subjects.startswith((DISAGREEMENT, BLEND)):  # it brings several models
+        tell = tell_blend if request.subjects.startswith(BLEND) else tell_disagreement
+        return tell(site, request, task, device=device)
     if request.action == TRAIN:
         alone = site.file.policy.secure_sum_with is not None and not request.secure_sum
         require(not alone, "policy.secure_sum_with", asked="the update alone", allowed="it in a secure sum")

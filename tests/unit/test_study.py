@@ -8,7 +8,7 @@ from agi_core.cells import parse_vocabulary
 from agi_core.config.load import task_json
 from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
 from agi_core.errors import ProtocolError
-from agi_core.expert_pair import pair_task
+from agi_core.experts import pair_task
 from agi_core.study import WholeStudy
 from tests.support.requests_by_hand import small_task, training_request
 

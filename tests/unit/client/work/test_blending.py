@@ -1,4 +1,4 @@
-"""What a site tells of experts: their errors, and how far apart two are."""
+"""What a site tells of experts: their errors, how far apart two are, and how good a blend is."""
 
 import dataclasses
 import math
@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from agi_core.blend import Blend, Expert
 from agi_core.cells import parse_vocabulary
 from agi_core.config.load import read_task, task_json
 from agi_core.config.schema import Task
 from agi_core.errors import AgiError, NotHeldError, PolicyError, ProtocolError
 from agi_core.evaluation import evaluate
-from agi_core.expert_pair import pair_question, pair_task, pair_weights
+from agi_core.experts import blend_question, cell_task, packed_together, pair_question, pair_task
+from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.protocol import ERROR, EVALUATE, RMS_DISAGREEMENT, RMS_ERROR, Reply, Request, Weights, pack
+from agi_core.scenario import parse_scenario
 from client.site.opened import OpenSite, open_site
 from client.work.trainer import answer
 from tests.support.requests_by_hand import deployed_site, small_task
@@ -66,7 +69,7 @@ def loaded(task: Task, weights: Weights) -> Network:
 
 def pair(first: Task, second: Task) -> Request:
     tasks = [first, second]
-    weights = pair_weights([weights_of(task) for task in tasks])
+    weights = packed_together([weights_of(task) for task in tasks])
     return asked(pair_task(tasks, VOCABULARY), weights, question=pair_question(tasks))
 
 
@@ -101,6 +104,53 @@ def test_the_disagreement_needs_no_target(site: OpenSite) -> None:
     assert reply.num_examples == 1
 
 
+def blend(first: Task, second: Task, *weights: float) -> Request:
+    """Of the cell T1,T2:PD."""
+    tasks = [first, second]
+    packed = packed_together([weights_of(task) for task in tasks])
+    task = cell_task(tasks, parse_scenario("T1,T2:PD"))
+    return asked(task, packed, question=blend_question(tasks, weights))
+
+
+def test_a_blend_is_scored_on_all_subjects_as_one_model(site: OpenSite) -> None:
+    first, second = expert("T1"), expert("T2", seed=1)
+    request = blend(first, second, 0.25, 0.75)
+    reply = answered(site, request)
+    parts = [Expert(loaded(task, weights_of(task)), (k,), (k + 0.5) / 2) for k, task in enumerate((first, second))]
+    sessions = [(session, None) for session in site.scans(read_task(request.task)).everybody]
+    scores = evaluate(Blend(tuple(parts)), sessions)
+    assert reply.num_examples == len(scores) == 12
+    assert reply.metrics == pytest.approx(mean_over_subjects(scores.values()), rel=1e-6)
+    alone = evaluate(Blend((dataclasses.replace(parts[1], weight=1.0),)), sessions)
+    assert reply.metrics["psnr_db"] != pytest.approx(mean_over_subjects(alone.values())["psnr_db"], rel=1e-3)
+
+
+def test_an_expert_is_named_with_the_reference_that_it_had_where_nobody_chose_one(site: OpenSite) -> None:
+    tasks = [dataclasses.replace(expert(source), reference=None) for source in ("T1", "T2")]
+    assert blend_question(tasks, [0.5, 0.5]) == "blend T1:PD@T1*0.5 T2:PD@T2*0.5"
+    assert answered(site, pair(*tasks)).metrics
+
+
+@pytest.mark.parametrize(
+    ("question", "cause"),
+    [
+        ("blend", "no parts of 1"),
+        ("blend T1:PD@T1*0.5 T2:PD@T2*0.4", "no parts of 1"),
+        ("blend T1:PD@T1*1.5 T2:PD@T2*-0.5", "no parts of 1"),
+        ("blend T1:PD@T1*nan T2:PD@T2*0.5", "no parts of 1"),
+        ("blend T1:PD@T1 T2:PD@T2", "no parts of 1"),
+        ("blends T1:PD@T1*0.5 T2:PD@T2*0.5", "no blend"),
+        ("blend T1:PD@T1*0.5 FLAIR:PD@FLAIR*0.5", r"do not make T1,T2:PD"),
+        ("blend T1:PD@T1*0.5 T1:T2@T1*0.5", r"do not make T1,T2:PD"),
+        ("blend T1,T2:PD@T1*1.0", "model hash"),
+    ],
+)
+def test_a_malformed_blend_is_refused(site: OpenSite, question: str, cause: str) -> None:
+    request = blend(expert("T1"), expert("T2"), 0.5, 0.5)
+    with pytest.raises(AgiError, match=cause):
+        answered(site, dataclasses.replace(request, subjects=question))
+
+
 @pytest.mark.parametrize(
     ("question", "cause"),
     [
@@ -124,13 +174,24 @@ def test_weights_of_another_model_are_refused(site: OpenSite) -> None:
         answered(site, dataclasses.replace(request, weights=pack(weights_of(expert("T1")))))
 
 
-@pytest.mark.parametrize("question", [ERROR, "disagreement"])
-def test_a_site_that_trains_privately_tells_neither(ixi_dir: Path, tmp_path: Path, question: str) -> None:
+@pytest.mark.parametrize(
+    ("question", "cause"),
+    [
+        (ERROR, "errors of experts have no noise"),
+        ("disagreement", "errors of experts have no noise"),
+        ("blend", "all subjects tells of these"),
+    ],
+)
+def test_a_site_that_trains_privately_tells_nothing(ixi_dir: Path, tmp_path: Path, question: str, cause: str) -> None:
     rules = "privacy: {ledger: l/l.jsonl, ledger_head: h/h.json, subjects: 8, epsilon: 8, delta: 1e-5}\n"
-    site, task = open_site(deployed_site(tmp_path, ixi_dir, rules=rules)), expert("T1")
-    request = asked(task, weights_of(task), question=ERROR) if question == ERROR else pair(task, expert("T2"))
-    with pytest.raises(PolicyError, match="errors of experts have no noise"):
-        answered(site, request)
+    site, first, second = open_site(deployed_site(tmp_path, ixi_dir, rules=rules)), expert("T1"), expert("T2")
+    requests = {
+        ERROR: asked(first, weights_of(first), question=ERROR),
+        "disagreement": pair(first, second),
+        "blend": blend(first, second, 0.5, 0.5),
+    }
+    with pytest.raises(PolicyError, match=cause):
+        answered(site, requests[question])
 
 
 def test_a_site_takes_part_in_what_it_offers_alone(ixi_dir: Path, tmp_path: Path) -> None:
@@ -139,4 +200,6 @@ def test_a_site_takes_part_in_what_it_offers_alone(ixi_dir: Path, tmp_path: Path
     site, task = open_site(path), expert("T1")
     with pytest.raises(NotHeldError, match=r"does not offer PD \(data.modalities: T1, T2\)"):
         answered(site, asked(task, weights_of(task), question=ERROR))
+    with pytest.raises(NotHeldError, match=r"does not offer PD \(data.modalities: T1, T2\)"):
+        answered(site, blend(task, expert("T2"), 0.5, 0.5))
     assert answered(site, pair(task, expert("T2"))).metrics
