@@ -1,5 +1,5 @@
 """The blends of a run over a vocabulary: asks sites for the errors of trained cells and how far apart each two are
-(`agi_core.blend`), and writes `blends.json`."""
+(`agi_core.blend`), and writes `blends.json`; then asks for the scores of the blends."""
 
 import dataclasses
 import math
@@ -14,17 +14,20 @@ from flwr.serverapp import Grid
 from agi_core.blend import blend_weights
 from agi_core.cell_plan import Plan
 from agi_core.cells import BLENDS, folder_of, parse_vocabulary
-from agi_core.config.schema import RunConfig
-from agi_core.experts import packed_together, pair_question, pair_task
+from agi_core.config.schema import RunConfig, Task
+from agi_core.experts import blend_question, cell_task, packed_together, pair_question, pair_task
 from agi_core.host import atomic
+from agi_core.metric_table import METRIC_NAMES
 from agi_core.protocol import ERROR, EVALUATE, RMS_DISAGREEMENT, RMS_ERROR, Reply, Weights
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.event_log import EventLog, events_of
-from agi_core.run.events import BlendSolved, RunStarted
-from agi_core.scenario import Scenario
+from agi_core.run.events import BlendSolved, BlendTested, RunStarted
+from agi_core.run.scores import Scores
+from agi_core.scenario import Scenario, parse_scenario
 from agi_core.study import WholeStudy
 from server.collector import Collector
+from server.evaluation import site_scores, suppressed_sites
 from server.exchange import Exchange
 from server.run_state import RunState
 from server.update_gate import judge_figures
@@ -69,6 +72,37 @@ class Blending:
         blends = {str(cell): self._solve(cell, experts) for cell, experts in plan.blends.items()}
         atomic.write_json(self._run_dir / BLENDS, blends)
 
+    def test(self) -> None:
+        """Have each blend scored, once, by the unseen sites that offer all its modalities; a training site that does
+        would have trained the cell.
+
+        Raises:
+            RunError: as `run`.
+        """
+        tested = {event.cell: event.weights for event in events_of(self._run_dir, BlendTested)}
+        solved = {event.cell: event.weights for event in events_of(self._run_dir, BlendSolved)}
+        for cell, weights in solved.items():
+            if tested.get(cell) != weights:
+                said, scores = self._ask_scores(parse_scenario(cell), weights)
+                self._events.append(BlendTested(cell=cell, weights=weights, said=said, scores=scores))
+
+    def _ask_scores(self, cell: Scenario, weights: Mapping[str, float]) -> tuple[str, Scores | None]:
+        """In words, and as figures where there are any. An expert without weight stays here."""
+        unseen, offers = self._federation.unseen_sites, self._federation.offers
+        sites = [site for site in unseen if {*cell.modalities} <= {*offers[site]}]
+        if not sites:
+            *others, last = cell.modalities
+            return f"no site holds {', '.join(others)} and {last} together: no score", None
+        used = {parse_scenario(expert): weight for expert, weight in weights.items() if weight}
+        tasks = [self._trained[expert].task for expert in used]
+        question = blend_question(tasks, [*used.values()])
+        replies = self._ask_about([*used], cell_task(tasks, cell), sites, question=question)
+        told, suppressed = site_scores(replies), suppressed_sites(replies, METRIC_NAMES)
+        words = {site: f"{site} told no figure" for site in sites}
+        words |= {site: f"{site} holds its figures back" for site in suppressed}
+        words |= {site: f"{score.psnr_db:.2f} dB at {site}" for site, score in told.items()}
+        return "; ".join(words.values()), Scores.over({}, told) if told else None
+
     def _solve(self, cell: Scenario, experts: Sequence[Scenario]) -> dict[str, float]:
         """The weights of the experts of a blend; equal where an error is not known."""
         several, pairs = len(experts) > 1, [*combinations(range(len(experts)), 2)]
@@ -103,11 +137,17 @@ class Blending:
         tasks = [self._trained[expert].task for expert in (first, second)]
         sources = {*first.sources, *second.sources}
         sites = [site for site, offered in self._offers.items() if sources <= {*offered}]
-        asked = pair_task(tasks, self._vocabulary)
-        config = dataclasses.replace(self._trained[first], **vars(asked))
-        weights = packed_together([self._weights(expert) for expert in (first, second)])
-        replies = self._ask(first, config, sites, weights, question=pair_question(tasks))
+        task = pair_task(tasks, self._vocabulary)
+        replies = self._ask_about([first, second], task, sites, question=pair_question(tasks))
         return _mean_square(replies, RMS_DISAGREEMENT)
+
+    def _ask_about(
+        self, experts: Sequence[Scenario], task: Task, sites: Sequence[str], *, question: str
+    ) -> Mapping[str, Reply]:
+        """The replies to a question about several experts, whose weights travel together."""
+        config = dataclasses.replace(self._trained[experts[0]], **vars(task))
+        weights = packed_together([self._weights(expert) for expert in experts])
+        return self._ask(experts[0], config, sites, weights, question=question)
 
     def _weights(self, expert: Scenario) -> Weights:
         return load_weights(folder_of(self._run_dir, expert))

@@ -63,6 +63,8 @@ def describe(event: events.Event) -> str | None:
             return f"each site alone: {psnr_db:.2f} dB"
         case events.BlendSolved(cell=cell, weights=weights):
             return f"{cell} is a blend of {', '.join(f'{expert} {weight:.2f}' for expert, weight in weights.items())}"
+        case events.BlendTested(cell=cell):
+            return f"{cell}, a blend: {event.said}"
         case events.RunPaused():
             return f"paused: {event.reason}"
         case events.RunResumed(round=round):

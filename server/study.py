@@ -54,7 +54,9 @@ class Study:
                     self._train(cell, study)
             with self._pausing("blends"), progress.listening(partial(follow, self._run_dir)):
                 if self._plan.blends:
-                    self._blending(study=study).run()
+                    blending = self._blending(study=study)
+                    blending.run()
+                    blending.test()
                 offers, cells = self._config.federation.offers, cell_results(self._run_dir)
                 summary = StudySummary(scenario=self._config.scenario, cells=cells, offers=offers)
                 write_study_summary(self._run_dir, summary)

@@ -17,7 +17,6 @@ from agi_core.report.report import build_report
 from agi_core.run import progress
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.events import BlendSolved
-from agi_core.run.sanity import sanity_flags
 from agi_core.run.scores import Scores
 from agi_core.run.study_summary import BlendScores, StudySummary, cell_results, write_study_summary
 from agi_core.scenario import Scenario, parse_scenario
@@ -47,11 +46,6 @@ def write_study_results(
         anatomies=anatomies,
         delta=config.privacy.delta if config.privacy.on else None,
     )
-    cells = {
-        name: dataclasses.replace(its, flags=_blend_flags(its.scores, its.regression)) if its.experts else its
-        for name, its in summary.cells.items()
-    }
-    summary = dataclasses.replace(summary, cells=cells)
     write_study_summary(run_dir, summary)
     return summary, build_report(run_dir)
 
@@ -97,11 +91,3 @@ def _blend_scores(
         return Scores.over({}, site_scores(blend, sessions))
 
     return scores(experts), scores(priors)
-
-
-def _blend_flags(scores: Scores | None, regression: Scores | None) -> list[str]:
-    """What is suspicious in a blend's scores. No site has trained it, so here they count as those of trained ones."""
-    if scores is None:
-        return []
-    baselines = {"regression_pooled": Scores.over(regression.unseen_sites, {})} if regression else {}
-    return sanity_flags(Scores.over(scores.unseen_sites, {}), baselines=baselines, validation_db=())

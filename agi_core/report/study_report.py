@@ -63,8 +63,8 @@ def _notice(summary: StudySummary) -> str:
 def _matrices(summary: StudySummary, *, deployed: bool) -> str:
     """Over all sites, then at each. In brackets: the cubic regression of the same sources on the same subjects."""
     figures = (
-        "PSNR in dB on the test subjects, as the sites told it. No site offers all modalities of a blend, so nobody can"
-        " score one, and there is no regression beside: the coordinator holds no scans."
+        "PSNR in dB on the test subjects, as the sites told it. A blend is scored at unseen sites that offer all its"
+        " modalities. There is no regression beside: the coordinator holds no scans."
         if deployed
         else "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A site is"
         " scored on a target that it does not offer where the folder has it."
@@ -93,7 +93,8 @@ def _cells(summary: StudySummary, run_dir: Path) -> Iterator[Row]:
 def _by(its: CellResult) -> str:
     if its.how == BLEND:
         parts = ", ".join(f"{expert} {weight:.2f}" for expert, weight in its.experts.items())
-        return parts if its.measured else f"{parts} (equal: the errors are not known)"
+        how = parts if its.measured else f"{parts} (equal: the errors are not known)"
+        return f"{how}; {its.said}" if its.said else how
     return ", ".join(its.sites) or NONE
 
 

@@ -95,6 +95,16 @@ class BlendSolved(Event, kind="blend_solved"):
     disagreements: Mapping[str, float] = field(default_factory=dict)
 
 
+class BlendTested(Event, kind="blend_tested"):
+    """The blend of these experts was scored at the sites that hold all of `cell` and train nothing; None: at none.
+    `said` tells in words what each of them reached, and why there is no figure."""
+
+    cell: str
+    weights: Mapping[str, float]
+    said: str
+    scores: Scores | None = None
+
+
 class RoundStarted(Event, kind="round_started"):
     """The sites are asked to train."""
 

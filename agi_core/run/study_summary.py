@@ -8,9 +8,10 @@ from agi_core.cells import folder_of, parse_vocabulary
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run.event_log import events_of
-from agi_core.run.events import BlendSolved
+from agi_core.run.events import BlendSolved, BlendTested
 from agi_core.run.json_objects import JsonObject
 from agi_core.run.run_folder import open_existing
+from agi_core.run.sanity import sanity_flags
 from agi_core.run.scores import Scores, over_subjects
 from agi_core.run.summary import FILE_NAME, read_summary
 from agi_core.scenario import Scenario, parse_scenario
@@ -29,6 +30,7 @@ class CellResult(JsonObject):
         measured: whether these weights follow from errors that sites told; else they are equal.
         scores: of the final test. Sites that did not train the cell stand in it as unseen.
         regression: the same of the cubic regression of its sources; of a blend, of its experts' regressions.
+        said: of a blend in a deployed run, what it reached at which site, or why at none.
         flags: what is suspicious in the figures.
         privacy: of the cell's own summary: what each site had spent after it, on this and earlier cells.
     """
@@ -39,6 +41,7 @@ class CellResult(JsonObject):
     measured: bool = True
     scores: Scores | None = None
     regression: Scores | None = None
+    said: str = ""
     flags: Sequence[str] = ()
     privacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -97,26 +100,43 @@ def entry(result: CellResult, site: str | None = None) -> str:
 
 def cell_results(run_dir: Path, *, score: Callable[[BlendSolved], BlendScores] | None = None) -> dict[str, CellResult]:
     """What became of each cell of a run, by its folder: trained cells have summaries of their own, blends have events.
-    Of a blend `score` tells the scores of the model and of the regression; without it there are none.
+    Of a blend `score` tells the scores of the model and of the regression; without it they are what sites have told.
 
     Raises:
         RunError: a trained cell has no summary yet.
     """
-    vocabulary, solved = parse_vocabulary(open_existing(run_dir).scenario), dict[str, BlendSolved]()
+    vocabulary = parse_vocabulary(open_existing(run_dir).scenario)
+    solved, tested = dict[str, BlendSolved](), dict[str, BlendTested]()
     if (run_dir / "events.jsonl").is_file():
         solved = {event.cell: event for event in events_of(run_dir, BlendSolved)}
+        tested = {event.cell: event for event in events_of(run_dir, BlendTested)}
     results = {}
     for cell in vocabulary.cells:
         if (folder_of(run_dir, cell) / "config.yaml").is_file():
             results[str(cell)] = _trained(folder_of(run_dir, cell))
         elif event := solved.get(str(cell)):
-            scores, regression = score(event) if score else (None, None)
+            told = tested.get(event.cell)
+            scores, regression = score(event) if score else (told.scores if told else None, None)
             results[str(cell)] = CellResult(
-                how=BLEND, experts=event.weights, measured=event.measured, scores=scores, regression=regression
+                how=BLEND,
+                experts=event.weights,
+                measured=event.measured,
+                scores=scores,
+                regression=regression,
+                said=told.said if told else "",
+                flags=_blend_flags(scores, regression),
             )
         else:
             results[str(cell)] = CellResult(how=NOBODY)
     return results
+
+
+def _blend_flags(scores: Scores | None, regression: Scores | None) -> list[str]:
+    """What is suspicious in a blend's scores. No site has trained it, so here they count as those of trained ones."""
+    if scores is None:
+        return []
+    baselines = {"regression_pooled": Scores.over(regression.unseen_sites, {})} if regression else {}
+    return sanity_flags(Scores.over(scores.unseen_sites, {}), baselines=baselines, validation_db=())
 
 
 def _trained(cell_dir: Path) -> CellResult:

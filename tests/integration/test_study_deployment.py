@@ -50,7 +50,7 @@ def test_hospitals_with_different_modalities(tmp_path: Path, capsys: pytest.Capt
     assert {name for name, cell in summary.cells.items() if cell.psnr_db()[0]} == {
         name.replace("-to-", ":") for name in trained
     }
-    assert "nobody can score one" in run.report()
+    assert "no site holds T1, T2 and PD together: no score" in run.report()
 
 
 def join(federation: Federation, name: str) -> None:

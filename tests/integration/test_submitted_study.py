@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel
+import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
@@ -13,21 +15,30 @@ from agi_core.__main__ import main as agi_core
 from agi_core.cells import folder_of
 from agi_core.config.load import load_config
 from agi_core.errors import RunError
+from agi_core.evaluation import evaluate
+from agi_core.experts import cell_task
+from agi_core.metrics import mean_over_subjects
+from agi_core.network import Network
 from agi_core.run import run_folder
-from agi_core.run.event_log import events_of, read_events
-from agi_core.run.events import BlendSolved, RunPaused, RunStarted
+from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
+from agi_core.run.event_log import EventLog, events_of, read_events
+from agi_core.run.events import BlendSolved, BlendTested, RunPaused, RunStarted, SiteMissing, UpdateRefused
 from agi_core.run.scores import Scores
 from agi_core.run.study_summary import read_study_summary
 from agi_core.run.summary import Summary, write_summary
+from agi_core.run_models import RunModels
 from agi_core.scenario import parse_scenario
 from client.app import app as client_app
+from client.border import audit
 from client.site.file import Site, SiteData, to_yaml
+from client.site.opened import open_site
 from client.site.policy import Policy
 from server import runs, status
 from server.app import app as server_app
 from server.registry import Entry
 from server.status import CoordinatorStatus
 from server.status_text import status_text
+from server.study_plan import cell_config, plan_of
 from tests.support.small_data import SMALL_TASK, write_head, write_ixi
 from tests.support.unsteady_grid import UnsteadyGrid
 
@@ -40,21 +51,41 @@ def text_of(run_dir: Path) -> str:
 
 
 class Study:
-    """A submitted run, and the sites that it is about: each has three subjects, with what it offers."""
+    """A submitted run, and the sites that it is about: each has three subjects, an unseen one two, with what it
+    offers."""
 
-    def __init__(self, folder: Path, scenario: str, offers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, folder: Path, scenario: str, offers: Mapping[str, Sequence[str]], *settings: str) -> None:
         self.run_dir, self.nodes = folder / "first", list[dict[str, str]]()
         registered = {site: Entry(f"key {site}", "", subjects=9, modalities=names) for site, names in offers.items()}
-        config = load_config(None, overrides={"scenario": scenario}, assignments=SETTINGS)
+        config = load_config(None, overrides={"scenario": scenario}, assignments=(*SETTINGS, *settings))
         run_folder.create(self.run_dir, runs.resolved(config, registered))
         for site, modalities in offers.items():
-            data_dir, path = write_ixi(folder / f"scans-{site}", {site: 3}), folder / f"{site}.yaml"
-            for scan in data_dir.glob(f"IXI-{({'T1', 'T2', 'PD'} - {*modalities}).pop()}/*"):
-                scan.unlink()
+            count = 2 if site in config.federation.unseen_sites else 3
+            data_dir, path = write_ixi(folder / f"scans-{site}", {site: count}), folder / f"{site}.yaml"
+            for lacking in {"T1", "T2", "PD"} - {*modalities}:
+                shutil.rmtree(data_dir / f"IXI-{lacking}")
             data = SiteData(dir=str(data_dir), layout="ixi")
             policy = Policy(minimum_subjects=1)
             path.write_text(to_yaml(Site(site=site, data=data, cache_dir=str(folder / "cache"), policy=policy)))
             self.nodes.append({"site": site, "site-config": str(path)})
+
+    def skip_training(self) -> None:
+        """Each cell is done, with a model that nobody has trained, and that makes something all the same."""
+        config = run_folder.open_existing(self.run_dir)
+        plan = plan_of(config)
+        for seed, cell in enumerate(plan.trained):
+            folder, its = folder_of(self.run_dir, cell), dataclasses.replace(cell_config(config, cell, plan), seed=seed)
+            run_folder.create(folder, its)
+            EventLog(folder).append(RunStarted(run_id=str(cell), sites=its.federation.sites, unseen_sites=[]))
+            network = Network(its)
+            network.set_readout(np.linspace(-0.3, 0.4, len(network.readout)))
+            save_checkpoint(folder, round=1, arrays={WEIGHTS + n: a for n, a in network.weights.items()}, state={})
+            score = Scores({"psnr_db": 20.0, "subjects": 1})
+            done = Summary(scores=score, rounds=1, wall_s=1.0, scenario=str(cell), reference="", model="")
+            write_summary(folder, done)
+
+    def site_path(self, name: str) -> Path:
+        return next(Path(node["site-config"]) for node in self.nodes if node["site"] == name)
 
     def go_on(self, *, away: str = "") -> None:
         """As the SuperLink starts it."""
@@ -139,7 +170,7 @@ def test_the_run_ends_with_blends_of_measured_errors_and_a_summary_that_invents_
     assert summary.offers == OFFERS
     page = (study.run_dir / "report.html").read_text()
     assert 'href="cells/T2-to-PD/report.html"' in page
-    assert "nobody can score one" in page
+    assert "no site holds T1, T2 and PD together: no score" in page
     assert "IXI10" not in page
 
 
@@ -152,3 +183,51 @@ def test_the_folder_makes_what_no_site_could_train(study: Study, tmp_path: Path)
     out_path = tmp_path / "pd.nii.gz"
     assert agi_core(["synthesize", "--run", str(study.run_dir), *given, "--target", "PD", "--out", str(out_path)]) == 0
     assert nibabel.load(out_path).get_fdata().std() > 0
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """D, E, F and G hold everything and train nothing: E counts more subjects than it is registered with, F tells no
+    figure of so few, G is away."""
+    offers = {"B": ["T1", "PD"], "C": ["T2", "PD"], **{site: ["T1", "T2", "PD"] for site in "DEFG"}}
+    unseen = "federation.unseen_sites=[D,E,F,G]"
+    study = Study(tmp_path_factory.mktemp("judged"), "T1,T2,PD:any", offers, unseen)
+    config = run_folder.open_existing(study.run_dir)
+    registered = dataclasses.replace(config.federation, subjects={**config.federation.subjects, "E": 1})
+    run_folder.write_config(study.run_dir, dataclasses.replace(config, federation=registered))
+    f_path = study.site_path("F")
+    f_path.write_text(f_path.read_text().replace("minimum_subjects: 1", "minimum_subjects: 3"))
+    study.skip_training()
+    study.go_on(away="G")
+    return study
+
+
+def test_a_blend_is_scored_at_the_unseen_site_that_holds_all_of_it(judged: Study) -> None:
+    site, models = open_site(judged.site_path("D")), RunModels.of(judged.run_dir)
+    summary, left = read_study_summary(judged.run_dir), list[float]()
+    assert summary is not None
+    assert min(summary.cells["T1,T2:PD"].experts.values()) > 0
+    for name in ("T2,PD:T1", "T1,PD:T2", "T1,T2:PD"):
+        cell, result = parse_scenario(name), summary.cells[name]
+        task = cell_task([run_folder.open_existing(judged.run_dir).task], cell)
+        everybody = [(session, None) for session in site.scans(task).everybody]
+        score = mean_over_subjects(evaluate(models.model(cell), everybody).values())
+        assert result.scores is not None
+        assert (result.scores.sites, [*result.scores.unseen_sites]) == ({}, ["D"])
+        assert result.scores.unseen_sites["D"].subjects == 2
+        assert result.scores.unseen_sites["D"].metrics == pytest.approx(score, abs=1e-5)
+        assert result.said.startswith(f"{score['psnr_db']:.2f} dB at D; ")
+        left.append(result.scores.unseen_sites["D"].psnr_db)
+    rows = [row for row in audit.read(Path(site.file.state_dir)) if row.action.startswith("evaluate blend ")]
+    assert [row.left["psnr_db"] for row in rows] == left
+    page = (judged.run_dir / "report.html").read_text()
+    assert summary.cells["T1,T2:PD"].said in page
+    assert f"{left[-1]:.2f} blend</td>" in page
+
+
+def test_a_site_that_tells_no_figure_of_a_blend_is_named(judged: Study) -> None:
+    said = "; E told no figure; F holds its figures back; G told no figure"
+    assert all(event.said.endswith(said) for event in events_of(judged.run_dir, BlendTested))
+    assert {(event.site, event.reason) for event in events_of(judged.run_dir, SiteMissing)} == {("G", "not connected")}
+    refused = {(event.site, event.reason) for event in events_of(judged.run_dir, UpdateRefused)}
+    assert refused == {("E", "the reply counts 2 subjects, 1 are registered")}

@@ -11,6 +11,7 @@ from agi_core.run.events import (
     KINDS,
     BaselineFinished,
     BlendSolved,
+    BlendTested,
     DataFound,
     Event,
     Exchanging,
@@ -77,6 +78,11 @@ LINES: list[tuple[Event, str]] = [
         ),
         '"blend_solved", "cell": "T1,T2:PD", "weights": {"T1:PD": 0.25, "T2:PD": 0.75}, "measured": true,'
         ' "errors": {"T1:PD": 0.5, "T2:PD": 0.25}, "disagreements": {"T1:PD T2:PD": 0.5}',
+    ),
+    (
+        BlendTested(cell="T1,T2:PD", weights={"T1:PD": 1.0}, said="22.00 dB at HH", scores=Scores.over({}, {"HH": HH})),
+        '"blend_tested", "cell": "T1,T2:PD", "weights": {"T1:PD": 1.0}, "said": "22.00 dB at HH", "scores":'
+        ' {"final": {}, "sites": {}, "unseen_sites": {"HH": {"psnr_db": 22.0, "subjects": 1}}}',
     ),
     (RoundStarted(round=1), '"round_started", "round": 1'),
     (

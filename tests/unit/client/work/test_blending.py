@@ -11,7 +11,7 @@ import torch
 from agi_core.blend import Blend, Expert
 from agi_core.cells import parse_vocabulary
 from agi_core.config.load import read_task, task_json
-from agi_core.config.schema import Task
+from agi_core.config.schema import EvaluationConfig, Task
 from agi_core.errors import AgiError, NotHeldError, PolicyError, ProtocolError
 from agi_core.evaluation import evaluate
 from agi_core.experts import blend_question, cell_task, packed_together, pair_question, pair_task
@@ -112,14 +112,18 @@ def blend(first: Task, second: Task, *weights: float) -> Request:
     return asked(task, packed, question=blend_question(tasks, weights))
 
 
-def test_a_blend_is_scored_on_all_subjects_as_one_model(site: OpenSite) -> None:
-    first, second = expert("T1"), expert("T2", seed=1)
+def test_a_blend_is_scored_on_all_subjects_as_one_model(ixi_dir: Path, tmp_path: Path) -> None:
+    """On those that a run may ask for."""
+    site = open_site(deployed_site(tmp_path, ixi_dir, rules="policy: {minimum_subjects: 1}\n"))
+    few = EvaluationConfig(max_subjects=2)
+    first = dataclasses.replace(expert("T1"), evaluation=few)
+    second = dataclasses.replace(expert("T2", seed=1), evaluation=few)
     request = blend(first, second, 0.25, 0.75)
     reply = answered(site, request)
     parts = [Expert(loaded(task, weights_of(task)), (k,), (k + 0.5) / 2) for k, task in enumerate((first, second))]
     sessions = [(session, None) for session in site.scans(read_task(request.task)).everybody]
     scores = evaluate(Blend(tuple(parts)), sessions)
-    assert reply.num_examples == len(scores) == 12
+    assert reply.num_examples == len(scores) == 2
     assert reply.metrics == pytest.approx(mean_over_subjects(scores.values()), rel=1e-6)
     alone = evaluate(Blend((dataclasses.replace(parts[1], weight=1.0),)), sessions)
     assert reply.metrics["psnr_db"] != pytest.approx(mean_over_subjects(alone.values())["psnr_db"], rel=1e-3)
