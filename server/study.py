@@ -12,7 +12,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
-from agi_core.cells import folder_of
+from agi_core.cells import folder_of, parse_vocabulary
 from agi_core.config.load import task_json
 from agi_core.errors import AgiError, RunError
 from agi_core.report.study_report import build_study_report
@@ -50,9 +50,9 @@ class Study:
         with run_state.holding(self._run_dir):
             study = self._begun()
             for cell in self._plan.trained:
-                with self._pausing(f"cell {cell}"):
+                with self._pausing(cell):
                     self._train(cell, study)
-            with self._pausing("blends"), progress.listening(partial(follow, self._run_dir)):
+            with self._pausing(None), progress.listening(partial(follow, self._run_dir)):
                 if self._plan.blends:
                     blending = self._blending(study=study)
                     blending.run()
@@ -84,13 +84,28 @@ class Study:
             run_folder.create(cell_dir, config)
         carry_out(cell_dir, partial(self._rounds, cell_dir, study=study))
 
+    def _way_out(self, cell: Scenario) -> str:
+        """What to type where the only site of a cell was not there, and may never be again."""
+        (site, *more), cell_dir = self._plan.trained[cell], folder_of(self._run_dir, cell)
+        others = [other for other in self._config.federation.sites if other != site]
+        missing = events_of(cell_dir, events.SiteMissing) if (cell_dir / "events.jsonl").is_file() else []
+        if more or not others or site not in {event.site for event in missing}:
+            return ""
+        offered = {name for other in others for name in self._plan.offers[other]}
+        names = ",".join(name for name in parse_vocabulary(self._config.scenario).modalities if name in offered)
+        return (
+            f"; {site} alone trains this cell; if it has left for good, begin a run without it: python -m server submit"
+            f" scenario={names}:any federation.sites='[{','.join(others)}]'"
+        )
+
     @contextlib.contextmanager
-    def _pausing(self, what: str) -> Iterator[None]:
-        """Note for the whole run why it cannot go on."""
+    def _pausing(self, cell: Scenario | None) -> Iterator[None]:
+        """Note for the whole run why the cell, or where it is None the blends, cannot go on."""
         try:
             yield
         except (AgiError, httpx.HTTPError) as error:  # of the SuperLink, while it is asked for a blend
-            reason = f"{what}: {' '.join(str(error).split())}"
+            what, way_out = (f"cell {cell}", self._way_out(cell)) if cell else ("blends", "")
+            reason = f"{what}: {' '.join(str(error).split())}{way_out}"
             with contextlib.suppress(AgiError):  # the disk may be full
                 self._events.append(events.RunPaused(round=0, reason=reason))
             raise RunError(reason) from None

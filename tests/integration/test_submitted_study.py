@@ -114,11 +114,24 @@ def test_a_run_goes_on_in_the_cell_where_it_stood(tmp_path: Path) -> None:
     assert 'href="cells/T1-to-T2/report.html"' in (study.run_dir / "report.html").read_text()
 
 
+def test_a_cell_whose_only_site_may_have_left_names_it_and_the_way_out(tmp_path: Path) -> None:
+    study = Study(tmp_path, "T1,T2,PD:any", {"B": ["T1", "PD"], "C": ["T2", "PD"]})
+    way_out = (
+        "; B alone trains this cell; if it has left for good, begin a run without it: python -m server submit"
+        " scenario=T2,PD:any federation.sites='[C]'"
+    )
+    with pytest.raises(RunError) as refused:
+        study.go_on(away="B")
+    assert str(refused.value).startswith("cell PD:T1: ")
+    assert str(refused.value).endswith(f"python -m server resume first{way_out}")
+    assert str(refused.value) in text_of(study.run_dir)
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """It ended at its second start: at the first one, B was away."""
     study = Study(tmp_path_factory.mktemp("study"), "T1,T2,PD:any", OFFERS)
-    with pytest.raises(RunError, match=r"^cell PD:T1: 0 of 1 sites are connected, .* python -m server resume first$"):
+    with pytest.raises(RunError, match=r"^cell PD:T1: 0 of 1 sites are connected, .* resume first; B alone trains"):
         study.go_on(away="B")
     (study.run_dir / "paused.txt").write_text(text_of(study.run_dir))
     study.go_on()
