@@ -75,6 +75,7 @@ def test_kill_minus_nine_and_resume(ixi_dir: Path, cache_dir: Path, tmp_path: Pa
     assert figures[0]["sites"] == figures[1]["sites"]
 
 
+@pytest.mark.slow
 def test_processes_change_no_figure(small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_cores", lambda: 2)
     settings = ["model.prior=cubic", "personal=head", "rounds=1"]

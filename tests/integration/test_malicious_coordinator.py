@@ -172,6 +172,7 @@ def test_the_lifetime_budget_outlives_a_run(tmp_path: Path, ixi_dir: Path) -> No
     assert reason(refused) == "The site's privacy budget is exhausted."
 
 
+@pytest.mark.slow
 def test_tests_are_counted_for_the_life_of_the_data(tmp_path: Path, ixi_dir: Path) -> None:
     """The attack: a run with so much noise that its round costs nothing gets an exact figure of a chosen model."""
     path = deployed_site(tmp_path, ixi_dir, rules=f"{RULES}  max_tests: 2\n")

@@ -86,6 +86,7 @@ def test_more_steps_cost_more_and_order_does_not_matter() -> None:
     assert epsilon([a, a], delta=DELTA) == epsilon([Steps(2.0, 0.1, 20)], delta=DELTA)
 
 
+@pytest.mark.slow
 def test_steps_of_many_kinds_are_not_composed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack: each round asks for another noise multiplier, costs nothing, and makes all later rounds slower."""
     composed, composed_by_opacus = [], PRVAccountant.get_epsilon
