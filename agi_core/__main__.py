@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +17,10 @@ from rich.progress import Progress
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import Trainable
-from agi_core.errors import ConfigError, DataError
+from agi_core.errors import ConfigError, DataError, RunError
 from agi_core.host.command_line import count, named_path, positive, run_command, seed
 from agi_core.layouts import LAYOUTS
-from agi_core.names import shown
+from agi_core.names import file_stem, shown
 from agi_core.run import progress, run_folder
 from agi_core.scenario import Scenario
 
@@ -148,8 +148,11 @@ def _load_own(arguments: argparse.Namespace, models: "RunModels", cells: Sequenc
     if arguments.head is not None:
         models.load_own(arguments.head, cells)
     elif arguments.style is not None:
-        models.load_style(arguments.style, cells)
-        print(f"in the style of {arguments.style}: with what it has solved for its own scans")
+        if arguments.uncertainty is not None:
+            raise ConfigError("errors are known of the common last layer alone: leave --style or --uncertainty out")
+        others = models.load_style(arguments.style, cells)
+        common = f"; {'; '.join(map(str, others))} with the common last layer" if others else ""
+        print(f"in the style of {shown(arguments.style)}: with what it has solved for its own scans{common}")
     else:
         styles = ", ".join(map(shown, models.styles(cells)))
         print(f"common last layer; styles to be had: {styles}" if styles else "common last layer")
@@ -216,7 +219,7 @@ def _make(arguments: argparse.Namespace, models: "RunModels", cell: Scenario, ou
                 spacing_mm=models.task.spacing_mm,
                 grid=grid,
                 register=models.register,
-                note=note,
+                note="; ".join(filter(None, [arguments.style and f"style of {file_stem(arguments.style)}", note])),
                 batch_size=arguments.batch_size,
                 judge=verdict,
                 error_map=error_map,
@@ -232,7 +235,8 @@ def _make(arguments: argparse.Namespace, models: "RunModels", cell: Scenario, ou
     if arguments.layout == "bids":
         describe(out_path, folder=arguments.out, sources=given_paths, target=cell.target, release=version("agi-fed"))
     write_note(out_path, verdict=verdict, error_map=error_map, sidecar=arguments.layout == "bids")
-    for sentence in (*(f"{given_paths[modality]}: {doubt}" for modality, doubt in doubts), *spoken(verdict)):
+    compared = spoken(verdict, blend=bool(note))
+    for sentence in (*(f"{given_paths[modality]}: {doubt}" for modality, doubt in doubts), *compared):
         print(f"warning: {sentence}", file=sys.stderr)
     blended = f"no site could train {cell.target} from {', '.join(cell.sources)}: a blend, {note}\n" if note else ""
     code = OUT_OF_RANGE if arguments.strict and verdict is not None and verdict.reasons else 0
@@ -287,7 +291,9 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     error_model.write_error_model(arguments.run / error_model.NAME, errors, network=network)
     for note in made.notes:
         print(f"warning: {note}", file=sys.stderr)
-    before = known_range.KnownRange.read(known_path)
+    before = None
+    with suppress(RunError):  # a damaged one is made again
+        before = known_range.read_known_range(known_path, network=network)
     of_training = known_range.OF_TRAINING
     if known is not None and (known.of == of_training or before is None or before.of != of_training):
         known.write(known_path)

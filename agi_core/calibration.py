@@ -13,7 +13,7 @@ from agi_core.data.preprocess import align
 from agi_core.data.registration import register_sources
 from agi_core.data.scans import Scans, Subject, discover
 from agi_core.errors import DataError
-from agi_core.known_range import FEWEST, OF_TRAINING, KnownRange, Measures, measure
+from agi_core.known_range import FEWEST, OF_CALIBRATION, OF_TRAINING, KnownRange, Measures, measure
 from agi_core.network import Network
 from agi_core.run import progress
 from agi_core.uncertainty import ErrorModel, calibrate, sample
@@ -77,7 +77,7 @@ def calibrate_on(
         covered.setdefault(subject.site, []).append(share)
     if tests:
         notes.append(f"{len(tests)} test subjects of the run are left out; coverage is reported of them")
-    of, seen = (OF_TRAINING, trained) if len(trained) >= FEWEST else ("calibration", [*trained, *chosen])
+    of, seen = (OF_TRAINING, trained) if len(trained) >= FEWEST else (OF_CALIBRATION, [*trained, *chosen])
     if len(seen) < FEWEST:
         notes.append(
             f"no known range: it takes {FEWEST} subjects, and there are {len(seen)}; give --data with more, or"

@@ -10,6 +10,7 @@ range if every measure lies within
 with t so large that of subjects with normal measures at most FALSE_ALARMS are called out of range by any of them.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,14 +25,14 @@ from scipy import stats
 from agi_core.data.nifti import Volume
 from agi_core.data.preprocess import Prepared
 from agi_core.data.slabs import source_box
-from agi_core.errors import DataError
+from agi_core.errors import DataError, RunError
 from agi_core.host import atomic
 from agi_core.network import Network
 from agi_core.prediction import slabs
 from agi_core.run.json_objects import JsonObject
 
 NAME = "known_range.json"  # in the folder of a run
-OF_TRAINING = "training"
+OF_TRAINING, OF_CALIBRATION = "training", "calibration"  # subjects
 FALSE_ALARMS = 0.01
 FEWEST = 5
 """Subjects of a range: of fewer, hardly anything would lie outside."""
@@ -171,7 +172,7 @@ class KnownRange(JsonObject):
         )
 
     def write(self, path: Path) -> None:
-        """Write the file that `read` reads. Raises RunError."""
+        """Write the file that `read_known_range` reads. Raises RunError."""
         atomic.write_json(path, self.to_json())
 
     def halves(self) -> Measures:
@@ -202,6 +203,43 @@ class KnownRange(JsonObject):
             f" {self.means[name] + halves[name]:.3g} was expected"
             for name in worst.values()
         )
+
+
+def read_known_range(path: Path, *, network: Network) -> KnownRange | None:
+    """The range in a file of `KnownRange.write`; None where there is none.
+
+    Raises:
+        RunError: it cannot be read, or as `known_range_in`.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); check what it is") from None
+    return known_range_in(content, place=str(path), network=network)
+
+
+def known_range_in(content: bytes, *, place: str, network: Network) -> KnownRange:
+    """The range in a file's content; `place` is where it is from, for messages.
+
+    Raises:
+        RunError: it is damaged, or of other measures than those of the network's sources.
+    """
+    again = "make it again with python -m agi_core calibrate (for a zip: and export the run again)"
+    try:
+        known = KnownRange.from_json(json.loads(content))
+    except (TypeError, ValueError, RecursionError):
+        raise RunError(f"{place} is no known range, or is damaged; {again}") from None
+    names = {*measure_names(network.scenario.sources, aligned=network.aligns)}
+    if names != known.means.keys() or names != known.spreads.keys():
+        raise RunError(f"{place} is the known range of another model's sources; {again}")
+    sizes = [mean for name, mean in known.means.items() if name.endswith(SIZES)]
+    spreads, means = [*known.spreads.values()], [*known.means.values()]
+    possible = np.isfinite([*means, *spreads]).all() and min(sizes) > 0 <= min(spreads)
+    if not possible or known.subjects < FEWEST or known.of not in (OF_TRAINING, OF_CALIBRATION):
+        raise RunError(f"{place} is no range of {FEWEST} subjects or more; {again}")
+    return known
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """What a trained run can make: the one cell of its scenario, or those of its vocabulary, blends among them."""
 
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,14 +164,13 @@ class RunModels:
 
     def known_range(self, cell: Scenario) -> KnownRange | None:
         """Of a trained cell; None where there is none. Raises RunError: it is damaged."""
+        network = self.network(cell)
         if self.place.is_dir():
-            return KnownRange.read(self._folder(cell) / known_range.NAME)
+            return known_range.read_known_range(self._folder(cell) / known_range.NAME, network=network)
         if KNOWN_RANGE not in self.extras:
             return None
-        try:
-            return KnownRange.from_json(json.loads(self.extras[KNOWN_RANGE]))
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{self.place}: {KNOWN_RANGE} is no known range ({error}); ask for a new zip") from None
+        place = f"{KNOWN_RANGE} of {self.place}"
+        return known_range.known_range_in(self.extras[KNOWN_RANGE], place=place, network=network)
 
     def _folder(self, cell: Scenario) -> Path:
         return folder_of(self.place, cell) if self.any_to_any else self.place
@@ -192,11 +190,45 @@ class RunModels:
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         if not files:
             raise RunError(f"{path} holds no weights of a site's own (.safetensors)")
-        self._load([partial(read_own_weights, file) for file in files], cells)
+        networks = {one: self.network(one) for one in self._trained(cells)}
+        fitting, refusal = _fitting([partial(read_own_weights, file) for file in files], networks)
+        if refusal is not None and not fitting:
+            raise refusal
+        for one, own in fitting.items():
+            networks[one].load({**networks[one].weights, **own})
 
-    def styles(self, cells: Collection[Scenario]) -> dict[str, list[Reader]]:
-        """{file stem of a training site: how its own weights are read}, for a hospital that cannot solve its own: what
-        real sites have shared, and what the sites of a simulation keep. A private run has none: they have no noise."""
+    def styles(self, cells: Collection[Scenario]) -> list[str]:
+        """The file stems of training sites that have own weights of a network of these cells, for a hospital that
+        cannot solve its own."""
+        networks = {one: self.network(one) for one in self._trained(cells)}
+        return [site for site, readers in self._style_readers(cells).items() if _fitting(readers, networks)[0]]
+
+    def load_style(self, site: str, cells: Collection[Scenario]) -> list[Scenario]:
+        """Put a training site's own weights in place of the common ones; the trained cells of these that it has none
+        of.
+
+        Raises:
+            RunError: there are none of this site, none of these cells, or the run is private.
+        """
+        if self.task.privacy.on:
+            raise RunError(f"{self.place} is private, and a site's own weights have no noise: leave --style out")
+        readers = self._style_readers(cells).get(file_stem(site))
+        networks = {one: self.network(one) for one in self._trained(cells)}
+        fitting, refusal = _fitting(readers or [], networks)
+        if not fitting:
+            why = "" if refusal is None else f" for {'; '.join(map(str, cells))} ({refusal})"
+            had = ", ".join(map(shown, self.styles(cells)))
+            none = "there is none: real sites share theirs by policy.share_last_layer, after a run with personal=head"
+            kept = f"take one of {had}" if had else f"{none} and without privacy"
+            name = shown(site) or "a site without a name"
+            raise RunError(f"{self.place} has no weights of {name}'s own{why}; {kept}, or leave --style out")
+        for one, own in fitting.items():
+            networks[one].load({**networks[one].weights, **own})
+        return [one for one in networks if one not in fitting]
+
+    def _style_readers(self, cells: Collection[Scenario]) -> dict[str, list[Reader]]:
+        """{file stem of a site: how its files are read}: what real sites have shared, and what the sites of a
+        simulation keep. A private run has none: they have no noise."""
         if self.task.privacy.on:
             return {}
         found = [
@@ -208,43 +240,10 @@ class RunModels:
             paths = [(path.parents[1].name, path) for path in sorted(self.place.glob("sites/*/heads/*.safetensors"))]
             paths += [item for cell in self._trained(cells) for item in style_paths(self._folder(cell)).items()]
             found = [(site, partial(read_own_weights, path)) for site, path in paths]
-        styles: dict[str, list[Reader]] = {}
+        readers: dict[str, list[Reader]] = {}
         for site, reader in sorted(found, key=itemgetter(0)):
-            styles.setdefault(site, []).append(reader)
-        return styles
-
-    def load_style(self, site: str, cells: Collection[Scenario]) -> None:
-        """Put a training site's own weights, one of `styles`, in place of the common ones.
-
-        Raises:
-            RunError: there are none of this site, none of these cells, or the run is private.
-        """
-        if self.task.privacy.on:
-            raise RunError(f"{self.place} is private, and a site's own weights have no noise: leave --style out")
-        styles = self.styles(cells)
-        if (readers := styles.get(file_stem(site))) is None:
-            kept = ", ".join(map(shown, styles)) or (
-                "none: real sites share theirs by policy.share_last_layer, after a run with personal=head and without"
-                " privacy"
-            )
-            raise RunError(f"{self.place} has no weights of {site}'s own, it has {kept}; leave --style out")
-        try:
-            self._load(readers, cells)
-        except RunError:
-            raise RunError(f"{site} has no weights of its own for {'; '.join(map(str, cells))}") from None
-
-    def _load(self, readers: Collection[Reader], cells: Collection[Scenario]) -> None:
-        """Put what belongs to networks of these cells in place of the common weights. Raises RunError: nothing does."""
-        fitting, refusal = 0, RunError(f"{self.place} has no model that they could be of")
-        for read in readers:
-            for network in map(self.network, self._trained(cells)):
-                try:
-                    network.load({**network.weights, **read(network=network)})
-                    fitting += 1
-                except RunError as error:
-                    refusal = error
-        if not fitting:
-            raise refusal
+            readers.setdefault(site, []).append(reader)
+        return readers
 
     def _trained(self, cells: Collection[Scenario]) -> list[Scenario]:
         """The trained cells of which these are made."""
@@ -265,6 +264,20 @@ class RunModels:
                 f" {', '.join(given)} and asked for {target or scenario.target}; pass {files}"
             )
         return scenario
+
+
+def _fitting(
+    readers: Collection[Reader], networks: Mapping[Scenario, Network]
+) -> tuple[dict[Scenario, Mapping[str, NDArray[Any]]], RunError | None]:
+    """The own weights of each network that a file belongs to, and why the last other file belongs to none."""
+    found, refusal = dict[Scenario, Mapping[str, NDArray[Any]]](), None
+    for read in readers:
+        for cell, network in networks.items():
+            try:
+                found[cell] = read(network=network)
+            except RunError as error:
+                refusal = error
+    return found, refusal
 
 
 def _read_blends(path: Path, *, trained: Collection[Scenario]) -> dict[Scenario, Weights]:

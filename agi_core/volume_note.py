@@ -52,8 +52,9 @@ def write_note(
         atomic.write_json(path, ((read_json(path) or {}) if sidecar else {}) | note)
 
 
-def spoken(verdict: Verdict | None) -> list[str]:
+def spoken(verdict: Verdict | None, *, blend: bool = False) -> list[str]:
     """The same of the verdict, for the terminal: a sentence for each reason, or why there is none."""
     if verdict is None:
-        return ["not compared with the scans of training, because the model has no known range (calibrate makes it)"]
+        why = "a blend has no known range" if blend else "the model has no known range (calibrate makes it)"
+        return [f"not compared with the scans of training, because {why}"]
     return [f"out of what the model knows: {reason}" for reason in verdict.reasons]

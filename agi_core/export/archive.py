@@ -18,6 +18,7 @@ from safetensors.numpy import load
 from agi_core.errors import RunError
 from agi_core.export.description import Description
 from agi_core.host import atomic
+from agi_core.names import shown
 from agi_core.protocol import Weights
 
 ROOT = "agi_fed_model"
@@ -44,6 +45,11 @@ def write_archive(path: Path, files: Mapping[str, bytes]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_style(name: str) -> bool:
+    path = PurePosixPath(name)
+    return f"{path.parent}/" == STYLES and path.suffix == ".safetensors" and shown(path.stem) == path.stem
+
+
 def read_archive(path: Path, *, release: str) -> tuple[Description, Weights, dict[str, bytes]]:
     """The model in a zip of `write_archive`, and {name: content} of what else a volume may need: ERROR_MODEL,
     KNOWN_RANGE and the files in STYLES, as far as it has them.
@@ -65,7 +71,7 @@ def read_archive(path: Path, *, release: str) -> tuple[Description, Weights, dic
                     f"{path} is of release {theirs}, and this is release {release}; install that one, or"
                     " ask for a zip of this one"
                 )
-            extras = [name for name in members if name in (ERROR_MODEL, KNOWN_RANGE) or name.startswith(STYLES)]
+            extras = [name for name in members if name in (ERROR_MODEL, KNOWN_RANGE) or _is_style(name)]
             read = {name: archive.read(members[name]) for name in extras}
             return Description.from_json(values), load(archive.read(members[WEIGHTS])), read
     except _READ_ERRORS as error:

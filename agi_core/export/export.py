@@ -118,8 +118,9 @@ def _doubts(run_dir: Path, network: Network) -> dict[str, bytes]:
         errors = error_model.read_error_model(run_dir / error_model.NAME, network=network)
         without = dataclasses.replace(errors, calibrated_on=())
         found[ERROR_MODEL] = error_model.content_of(without, network=network)
-    if (path := run_dir / known_range.NAME).is_file():
-        found[KNOWN_RANGE] = path.read_bytes()
+    with contextlib.suppress(RunError):  # of other sources, or damaged
+        if (known := known_range.read_known_range(run_dir / known_range.NAME, network=network)) is not None:
+            found[KNOWN_RANGE] = _json(known.to_json())
     return found
 
 

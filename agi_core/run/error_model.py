@@ -7,6 +7,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from agi_core import conformal
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import tensors_in
@@ -64,7 +65,7 @@ def error_model_in(content: bytes, *, place: str, network: Network) -> ErrorMode
         layer, counts = arrays["layer"], arrays["counts"]
         model, subjects, sites = metadata["model"], int(metadata["subjects"]), int(metadata["sites"])
         calibrated_on = tuple(json.loads(metadata["calibrated_on"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(
             f"{place} is no error model ({error}); make it again with python -m agi_core calibrate"
         ) from None
@@ -72,4 +73,8 @@ def error_model_in(content: bytes, *, place: str, network: Network) -> ErrorMode
         raise RunError(
             f"{place} belongs to other weights; calibrate with the same --weights and --head as those that are used"
         )
-    return ErrorModel(np.asarray(layer), np.asarray(counts), subjects, sites, calibrated_on)
+    fits = layer.shape == network.readout.shape and counts.shape == (len(conformal.EDGES) + 1,)
+    counted = counts.dtype == np.int64 and subjects > 0 < sites and counts.min(initial=0) >= 0 < counts.sum()
+    if not (fits and counted and layer.dtype == np.float64 and np.isfinite(layer).all()):
+        raise RunError(f"{place} is no error model of this network; make it again with python -m agi_core calibrate")
+    return ErrorModel(layer, counts, subjects, sites, calibrated_on)

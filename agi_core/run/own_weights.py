@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import tensors_in
-from agi_core.names import file_stem
+from agi_core.names import file_stem, shown
 from agi_core.network import Network
 from agi_core.protocol import Weights
 
@@ -32,8 +32,9 @@ def style_path(run_dir: Path, site: str) -> Path:
 
 
 def style_paths(run_dir: Path) -> dict[str, Path]:
-    """{file stem of each such site: where they are}, in the order of names."""
-    return {path.stem: path for path in sorted(style_path(run_dir, "any").parent.glob("*.safetensors"))}
+    """{file stem of each such site: where they are}, in the order of names; no file that no site is called as."""
+    paths = sorted(style_path(run_dir, "any").parent.glob("*.safetensors"))
+    return {path.stem: path for path in paths if shown(path.stem) == path.stem}
 
 
 def write_own_weights(path: Path, own: Weights, *, network: Network) -> None:
@@ -70,6 +71,10 @@ def own_weights_in(content: bytes, *, place: str, network: Network) -> Weights:
         raise RunError(f"{place} has no weights of a site's own ({error})") from None
     if model != _identity(network):
         raise RunError(f"{place} belongs to another model: take the site's file of this very run")
+    common = network.weights
+    fits = all(name in common and array.dtype == common[name].dtype for name, array in own.items())
+    if not (own and fits and all(np.isfinite(array).all() for array in own.values())):
+        raise RunError(f"{place} holds no finite weights of this model; take the site's file again")
     return own
 
 

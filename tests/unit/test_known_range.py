@@ -1,6 +1,7 @@
 """What is measured of sources, and when a measure is out of range. Each change moves the measures that it should."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,22 @@ from agi_core.config.schema import GridConfig, Task
 from agi_core.data.nifti import Volume
 from agi_core.data.preprocess import align
 from agi_core.errors import DataError, RunError
-from agi_core.known_range import FALSE_ALARMS, KnownRange, Measures, Verdict, measure
+from agi_core.known_range import (
+    FALSE_ALARMS,
+    KnownRange,
+    Measures,
+    Verdict,
+    known_range_in,
+    measure,
+    read_known_range,
+)
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
 
 SHAPE, SPACING = (40, 44, 24), (4.0, 4.0, 6.0)
 Volumes = Mapping[str, Volume]
+UNALIGNED_TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4), alignment="none"))
+UNALIGNED = Network(UNALIGNED_TASK)
 
 
 def subject(seed: int) -> Volumes:
@@ -143,12 +154,48 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
 
 def test_the_file(known: KnownRange, tmp_path: Path) -> None:
     path = tmp_path / "known_range.json"
-    assert KnownRange.read(path) is None
+    assert read_known_range(path, network=UNALIGNED) is None
     known.write(path)
-    assert KnownRange.read(path) == known
-    path.write_text("[]")
-    with pytest.raises(RunError, match="damaged"):
-        KnownRange.read(path)
+    assert read_known_range(path, network=UNALIGNED) == known
+    other = Network(dataclasses.replace(UNALIGNED_TASK, scenario="T1,FLAIR:PD"))
+    with pytest.raises(RunError, match="the known range of another model's sources; make it again with"):
+        read_known_range(path, network=other)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RunError, match="cannot be read"):
+        read_known_range(path, network=UNALIGNED)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"subjects": 4}, "no range of 5 subjects"),
+        ({"subjects": -3}, "no range of 5 subjects"),
+        ({"of": "\x1b[2J training"}, "no range"),
+        ({"spreads": {}}, "another model's sources"),
+        ({"means": {}, "spreads": {}}, "another model's sources"),
+        ({"means": "none"}, "damaged"),
+    ],
+)
+def test_a_file_that_is_no_range_is_refused(known: KnownRange, change: dict[str, Any], cause: str) -> None:
+    content = json.dumps(known.to_json() | change).encode()
+    with pytest.raises(RunError, match=cause):
+        known_range_in(content, place="here", network=UNALIGNED)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("means", float("nan")), ("means", 0.0), ("spreads", -1.0), ("spreads", float("inf"))]
+)
+def test_a_number_that_no_subjects_have_is_refused(known: KnownRange, part: str, value: float) -> None:
+    values = known.to_json()
+    values[part]["head: volume, litres"] = value
+    with pytest.raises(RunError, match="no range of 5 subjects or more"):
+        known_range_in(json.dumps(values).encode(), place="here", network=UNALIGNED)
+
+
+def test_a_deep_file_is_damaged() -> None:
+    with pytest.raises(RunError, match="or is damaged"):
+        known_range_in(b"[" * 200_000, place="here", network=UNALIGNED)
 
 
 def test_a_verdict_remembers_its_reasons(known: KnownRange) -> None:

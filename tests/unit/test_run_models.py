@@ -146,7 +146,7 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     for name, style in (("common", []), ("HH", ["--style", "HH"]), ("Güy", ["--style", "Güy"])):
         path = tmp_path / f"{name}.nii.gz"
         assert main([*command(run_dir, path, scans, "T1", "T2"), *style]) == 0
-        said = f"in the style of {name}: " if style else "common last layer; styles to be had: B, HH, xn--Gy-xka\n"
+        said = f"in the style of {name}: " if style else "common last layer; styles to be had: HH, xn--Gy-xka\n"
         assert said in capsys.readouterr().out
         made[name] = read_volume(path).data
     assert (made["HH"] - made["common"]).max() > 0.1
@@ -158,8 +158,12 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
         assert not out.exists()
         return capsys.readouterr().err
 
-    assert "has no weights of ../other's own, it has B, HH, xn--Gy-xka; leave" in refused("../other")
-    assert "B has no weights of its own for T1,T2:PD" in refused("B")
+    assert "has no weights of ../other's own; take one of HH, xn--Gy-xka, or leave --style out" in refused("../other")
+    assert "no weights of B's own for T1,T2:PD (" in (said := refused("B"))
+    assert "x.safetensors belongs to another model" in said
+    both = [*command(run_dir, tmp_path / "o.nii", scans, "T1", "T2"), "--style", "HH", "--uncertainty", "e.nii"]
+    assert main(both) == 2
+    assert "errors are known of the common last layer alone: leave --style or" in capsys.readouterr().err
     config = run_dir / "config.yaml"
     before = config.read_text()
     config.write_text(before.replace("epsilon: null", "epsilon: 8.0"))
@@ -168,7 +172,7 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     assert capsys.readouterr().out.startswith("common last layer\n")
     config.write_text(before)
     shutil.rmtree(run_dir / "sites")
-    assert "it has none: real sites share theirs by policy.share_last_layer" in refused("HH")
+    assert "there is none: real sites share theirs by policy.share_last_layer" in refused("HH")
 
 
 def test_what_real_sites_share_is_found_cell_by_cell(
@@ -192,13 +196,18 @@ def test_what_real_sites_share_is_found_cell_by_cell(
     common = made("common", "T1", "T2", "--target", "PD")
     assert "common last layer; styles to be had: A, B\n" in capsys.readouterr().out
     of_both, of_one = (made(site, "T1", "T2", "--target", "PD", "--style", site) for site in "AB")
+    whose = capsys.readouterr().out
+    assert "in the style of A: with what it has solved for its own scans\n" in whose
+    assert "in the style of B: with what it has solved for its own scans; T2:PD with the common last layer\n" in whose
+    header = nibabel.load(tmp_path / "B.nii.gz").header
+    assert b"style of B" in bytes(header["descrip"])
     assert (of_both - of_one).max() > 0.1
     assert (of_one - common).max() > 0.05
     path = tmp_path / "t1.nii.gz"
     assert main([*command(run_dir, path, scans, "T2"), "--target", "T1"]) == 0
     assert "common last layer\n" in capsys.readouterr().out
     assert main([*command(run_dir, path, scans, "T2"), "--target", "PD", "--style", "B"]) == 2
-    assert "has no weights of B's own, it has A; leave --style out" in capsys.readouterr().err
+    assert "has no weights of B's own; take one of A, or leave --style out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

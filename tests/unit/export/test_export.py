@@ -20,6 +20,7 @@ from agi_core.config.schema import PrivacyConfig
 from agi_core.export import bundle
 from agi_core.export.archive import ROOT, read_archive
 from agi_core.known_range import KnownRange
+from agi_core.pooled_range import names_of
 from agi_core.run import error_model, run_folder
 from agi_core.run.own_weights import style_path, write_own_weights
 from agi_core.run.summary import read_summary, write_summary
@@ -92,9 +93,10 @@ def test_what_doubts_a_volume_travels_without_those_it_was_learnt_of(
     layer = np.eye(1, len(network.readout))[0] * 0.1
     errors = ErrorModel(layer, counts, 8, 2, ("0123456789abcdef",))
     error_model.write_error_model(tmp_path / "run" / error_model.NAME, errors, network=network)
-    KnownRange("training", 9, {"head: volume, litres": 99.0}, {"head: volume, litres": 1.0}).write(
-        tmp_path / "run" / known_range.NAME
-    )
+    names = names_of(network)
+    means = dict.fromkeys(names, 0.5) | {"head: volume, litres": 99.0}
+    spreads = dict.fromkeys(names, 1e4) | {"head: volume, litres": 1.0}
+    KnownRange("training", 9, means, spreads).write(tmp_path / "run" / known_range.NAME)
     assert main(["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "m.zip")]) == 0
     printed = capsys.readouterr().out
     assert "no error model" not in printed
@@ -129,10 +131,12 @@ def test_a_last_layer_that_a_site_shares_travels(tmp_path: Path, capsys: pytest.
     write_own_weights(style_path(run_dir, "A"), own, network=network)
     other.set_readout(-other.readout)
     write_own_weights(style_path(run_dir, "B"), own, network=other)
+    write_own_weights(style_path(run_dir, "x\x1b[31m\n"), own, network=network)  # no site is called so
     assert main(["export", "--run", str(run_dir), "--out", str(zip_path)]) == 0
     printed = capsys.readouterr().out
     assert "in it too: the last layer that A shares, from its own subjects without noise; to keep it, delete" in printed
     assert "no last layer of B in it: it belongs to other weights of the run than these" in printed
+    assert "\x1b" not in printed
     with zipfile.ZipFile(zip_path) as zipped:
         assert f"{ROOT}/models/styles/A.safetensors" in zipped.namelist()
         assert (
@@ -150,7 +154,7 @@ def test_a_last_layer_that_a_site_shares_travels(tmp_path: Path, capsys: pytest.
     np.testing.assert_array_equal(made[1], made[2])
     assert (made[1] - made[0]).max() > 0.1
     assert main(["synthesize", place, *sources(tmp_path), f"--out={tmp_path / 'o.nii'}", "--style=B"]) == 2
-    assert "m.zip has no weights of B's own, it has A; leave --style out" in capsys.readouterr().err
+    assert "m.zip has no weights of B's own; take one of A, or leave --style out" in capsys.readouterr().err
 
 
 def test_a_zip_without_them_says_so(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +165,7 @@ def test_a_zip_without_them_says_so(exported: Path, tmp_path: Path, capsys: pyte
     assert "model.zip has no error model; calibrate its run, and export it again" in capsys.readouterr().err
     assert "No last layer of a single site is in this zip." in card
     assert main([*command, "--style", "A"]) == 2
-    assert "it has none: real sites share theirs by policy.share_last_layer" in capsys.readouterr().err
+    assert "there is none: real sites share theirs by policy.share_last_layer" in capsys.readouterr().err
     assert main([*command, "--strict"]) == 2
     assert "--strict needs the known range of the model" in capsys.readouterr().err
 

@@ -1,4 +1,6 @@
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,3 +35,21 @@ def test_a_missing_and_a_damaged_file(tmp_path: Path) -> None:
     path.write_bytes(b"no tensors")
     with pytest.raises(RunError, match="is no error model"):
         read_error_model(path, network=Network(TASK))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer": np.arange(13.0)},
+        {"layer": np.full(14, np.nan)},
+        {"counts": np.arange(1)},
+        {"counts": np.zeros(66, np.int64)},
+        {"counts": -np.arange(66)},
+        {"subjects": 0},
+    ],
+)
+def test_what_no_calibration_makes_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    network, path = Network(TASK), tmp_path / "errors.safetensors"
+    write_error_model(path, dataclasses.replace(MODEL, **change), network=network)
+    with pytest.raises(RunError, match="is no error model of this network; make it again"):
+        read_error_model(path, network=network)

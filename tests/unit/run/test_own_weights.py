@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,21 @@ def test_they_belong_to_the_model_however_it_travelled(tmp_path: Path) -> None:
     write_own_weights(path, OWN, network=there)
     load_own_weights(path, network=here)
     assert here.weights["head.bias"] == [3.0]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"another": OWN["head.bias"]},
+        {"head.bias": np.array([3], np.int8)},
+        {"head.bias": OWN["head.bias"] * np.nan},
+    ],
+)
+def test_nothing_and_what_is_no_finite_weight_is_refused(tmp_path: Path, own: dict[str, Any]) -> None:
+    write_own_weights(tmp_path / "own.safetensors", own, network=Network(TASK))
+    with pytest.raises(RunError, match="holds no finite weights of this model"):
+        load_own_weights(tmp_path / "own.safetensors", network=Network(TASK))
 
 
 def test_another_model_and_another_file_are_refused(tmp_path: Path) -> None:
