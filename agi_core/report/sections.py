@@ -168,8 +168,15 @@ def interval(record: RunRecord) -> str:
         " so: how far they lie apart is what a new hospital may see."
     )
     body = table(("Site", "Validation subjects", "Voxels within the interval"), rows) + paragraph(meaning)
-    known = paragraph(f"{record.known_range.said}.") if record.known_range else ""
-    return section("How far to trust a volume", paragraph(f"{solved.said}.") + (body if solved.covered else "") + known)
+    known = paragraph(_sentence(record.known_range.said)) if record.known_range else ""
+    return section(
+        "How far to trust a volume", paragraph(_sentence(solved.said)) + (body if solved.covered else "") + known
+    )
+
+
+def _sentence(said: str) -> str:
+    """A line of the terminal, as a sentence."""
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def styles(record: RunRecord) -> str:
@@ -177,8 +184,8 @@ def styles(record: RunRecord) -> str:
     if record.styles is None:
         return ""
     meaning = (
-        f"{record.styles.said}. Such a layer was solved from that site's own subjects without noise, and makes volumes"
-        " like that site's at a hospital that has no target to solve its own from."
+        f"{_sentence(record.styles.said)} Such a layer was solved from that site's own subjects without noise, and makes"
+        " volumes like that site's at a hospital that has no target to solve its own from."
     )
     return section("Last layers for other hospitals", paragraph(meaning))
 

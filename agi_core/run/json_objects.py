@@ -84,7 +84,7 @@ def read_json(path: Path) -> Json | None:
         return None
     try:
         values: Json = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
     if not isinstance(values, dict):
         raise _damaged(path, "it holds no JSON object")

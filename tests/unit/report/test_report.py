@@ -428,8 +428,8 @@ def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) ->
     run.note(RangeLearnt(said="known range: of 3"))
     run.finish()
     page = Page(build_report(run.dir))
-    assert "known range: of 3." in page.text
-    assert "How far to trust a volume so wide." in " ".join(page.text.split())
+    assert "Known range: of 3." in page.text
+    assert "How far to trust a volume So wide." in " ".join(page.text.split())
     assert ["Guys", "3", "93%"] in page.rows
     assert [HOSTILE, "–", "–"] in page.rows
     run.note(IntervalSolved(said="no interval: nobody told", left_out=SITES))

@@ -55,7 +55,7 @@ def test_a_file_that_is_not_there_yet_and_a_damaged_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["[]", "3", "{}", '{"name": 3}', '{"name": "Tom", "lives": "nine"}', '{"name": null}']
+    "damage", ["[]", "3", "{}", "[" * 200_000, '{"name": 3}', '{"name": "Tom", "lives": "nine"}', '{"name": null}']
 )
 def test_a_file_that_holds_something_else_is_damaged(tmp_path: Path, damage: str) -> None:
     assert Cat.read(tmp_path / "cat.json") is None
