@@ -184,8 +184,8 @@ def styles(record: RunRecord) -> str:
     if record.styles is None:
         return ""
     meaning = (
-        f"{_sentence(record.styles.said)} Such a layer was solved from that site's own subjects without noise, and makes"
-        " volumes like that site's at a hospital that has no target to solve its own from."
+        f"{_sentence(record.styles.said)} Such a layer was solved from that site's own subjects without noise, and"
+        " makes volumes like that site's at a hospital that has no target to solve its own from."
     )
     return section("Last layers for other hospitals", paragraph(meaning))
 

@@ -434,7 +434,7 @@ def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) ->
     assert [HOSTILE, "–", "–"] in page.rows
     run.note(IntervalSolved(said="no interval: nobody told", left_out=SITES))
     page = Page(build_report(run.dir))
-    assert "no interval: nobody told." in page.text
+    assert "No interval: nobody told." in page.text
     assert "Voxels within" not in page.text
 
 
