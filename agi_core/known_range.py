@@ -67,6 +67,11 @@ def measure_names(sources: Sequence[str], *, aligned: bool) -> tuple[str, ...]:
     return tuple(names)
 
 
+def names_of(network: Network) -> tuple[str, ...]:
+    """The measures of a network's sources, in the order in which they travel."""
+    return measure_names(network.scenario.sources, aligned=network.aligns)
+
+
 def measure(volumes: Mapping[str, Volume], prepared: Prepared, *, network: Network | None = None) -> Measures:
     """The measures of one subject's sources, by `measure_names`.
 
@@ -231,7 +236,7 @@ def known_range_in(content: bytes, *, place: str, network: Network) -> KnownRang
         known = KnownRange.from_json(json.loads(content))
     except (TypeError, ValueError, RecursionError):
         raise RunError(f"{place} is no known range, or is damaged; {again}") from None
-    names = {*measure_names(network.scenario.sources, aligned=network.aligns)}
+    names = {*names_of(network)}
     if names != known.means.keys() or names != known.spreads.keys():
         raise RunError(f"{place} is the known range of another model's sources; {again}")
     sizes = [mean for name, mean in known.means.items() if name.endswith(SIZES)]

@@ -1,7 +1,7 @@
 """A known range that sites tell together, without any subject's own measures: what each site is asked, what follows.
 
 After the final test each site tells of some training subjects, for each measure of `agi_core.known_range` in the order
-of `names_of`, the mean and the mean square. Of these and the numbers of subjects follows the range over all these
+of its `names_of`, the mean and the mean square. Of these and the numbers of subjects follows the range over all these
 subjects together.
 """
 
@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import DataError
-from agi_core.known_range import OF_TRAINING, SIZES, KnownRange, Measures, measure_names
-from agi_core.network import Network
+from agi_core.known_range import OF_TRAINING, SIZES, KnownRange, Measures
 
 MOMENTS = "moments"
 MOST = 16
@@ -23,11 +22,6 @@ _ROUNDING = 1e-9  # as a share; more, and what one site tells could make up for 
 Moments = NDArray[np.float64]
 """(2, measures): mean, and mean square."""
 Told = tuple[Moments, int]  # of a site, and how many subjects they are of
-
-
-def names_of(network: Network) -> tuple[str, ...]:
-    """The measures of a network's sources, in the order in which they travel."""
-    return measure_names(network.scenario.sources, aligned=network.aligns)
 
 
 def moments(measured: Iterable[Measures], names: Sequence[str]) -> Moments:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from agi_core.config.schema import RunConfig
-from agi_core.known_range import FEWEST, NAME
+from agi_core.known_range import FEWEST, NAME, names_of
 from agi_core.network import Network
-from agi_core.pooled_range import MOMENTS, MOST, Told, are_possible, names_of, pooled
+from agi_core.pooled_range import MOMENTS, MOST, Told, are_possible, pooled
 from agi_core.protocol import RANGE, Reply, Request, Weights
 from agi_core.run.events import RangeLearnt
 from server.interval import Ask

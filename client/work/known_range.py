@@ -6,7 +6,8 @@ from pathlib import Path
 
 from agi_core.calibration import measured
 from agi_core.errors import PolicyError
-from agi_core.pooled_range import MOMENTS, MOST, moments, names_of
+from agi_core.known_range import names_of
+from agi_core.pooled_range import MOMENTS, MOST, moments
 from agi_core.protocol import RANGE_SUBJECTS, Reply, pack
 from client.site.policy import require
 from client.site.told import told_for_range

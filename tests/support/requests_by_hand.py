@@ -12,7 +12,19 @@ from flwr.clientapp import ClientApp
 from agi_core import signatures
 from agi_core.config.load import load_config, task_json
 from agi_core.models.agi_net import build_model
-from agi_core.protocol import ARRAYS, METRICS, NONCE, RELEASE, SCALARS, TRAIN, Request, Weights, pack, request_scalars
+from agi_core.protocol import (
+    ARRAYS,
+    EVALUATE,
+    METRICS,
+    NONCE,
+    RELEASE,
+    SCALARS,
+    TRAIN,
+    Request,
+    Weights,
+    pack,
+    request_scalars,
+)
 from agi_core.release import release
 from client.app import app
 from simulations.local_grid import LocalGrid
@@ -50,6 +62,20 @@ def training_request(
         task=task,
         subjects="",
         deadline_s=deadline_s,
+        weights=pack(weights),
+    )
+
+
+def evaluation_request(subjects: str, *, task: str, weights: Weights, round: int = 2) -> Request:
+    """A request that brings a model and asks about it."""
+    return Request(
+        action=EVALUATE,
+        run_id="run",
+        round=round,
+        nonce="n",
+        task=task,
+        subjects=subjects,
+        deadline_s=60,
         weights=pack(weights),
     )
 

@@ -5,10 +5,10 @@ import pytest
 
 from agi_core.config.schema import Task
 from agi_core.errors import DataError
-from agi_core.known_range import OF_TRAINING, KnownRange, Measures
+from agi_core.known_range import OF_TRAINING, KnownRange, Measures, names_of
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
-from agi_core.pooled_range import LARGEST_SIZE, Told, are_possible, moments, names_of, pooled
+from agi_core.pooled_range import LARGEST_SIZE, Told, are_possible, moments, pooled
 
 NAMES = ("field of view of T1: right, mm", "intensities of T1: percentile 50 of the head")
 POSSIBLE = ((240.0, 0.5), (240.0**2 + 9, 0.26))

@@ -19,8 +19,7 @@ from agi_core.__main__ import main
 from agi_core.config.schema import PrivacyConfig
 from agi_core.export import bundle
 from agi_core.export.archive import ROOT, read_archive
-from agi_core.known_range import KnownRange
-from agi_core.pooled_range import names_of
+from agi_core.known_range import KnownRange, names_of
 from agi_core.run import error_model, run_folder
 from agi_core.run.own_weights import style_path, write_own_weights
 from agi_core.run.summary import read_summary, write_summary

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from agi_core.config.schema import FederationConfig, RunConfig
-from agi_core.known_range import NAME, KnownRange
+from agi_core.known_range import NAME, KnownRange, names_of
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
-from agi_core.pooled_range import Moments, names_of
+from agi_core.pooled_range import Moments
 from agi_core.protocol import EVALUATE, RANGE, Packed, Reply, Request, Weights, pack
 from server.collector import Judge
 from server.known_range import judge_range, learn_range

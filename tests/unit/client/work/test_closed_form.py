@@ -11,7 +11,7 @@ from agi_core.config.schema import Personal, PrivacyConfig
 from agi_core.errors import PolicyError
 from agi_core.keys import KeyTable
 from agi_core.network import Network
-from agi_core.protocol import EVALUATE, STATISTICS, Request, Weights, pack, unpack
+from agi_core.protocol import STATISTICS, Weights, unpack
 from agi_core.readout import readout_statistics
 from agi_core.ridge import Statistics, solve_own
 from agi_core.run.own_weights import load_own_weights, own_weights_path
@@ -19,7 +19,7 @@ from client.site.opened import open_site
 from client.site.policy import Policy
 from client.work.closed_form import over_own_prior, tell_statistics, with_own_weights
 from client.work.job import Job
-from tests.support.requests_by_hand import deployed_site, small_task
+from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
 
 OWN = ("model.prior=cubic", "personal=head")
 
@@ -28,16 +28,7 @@ OWN = ("model.prior=cubic", "personal=head")
 def job(ixi_dir: Path, tmp_path: Path) -> Job:
     """A question to a site of 12 subjects, of a network whose last layer is of no special form."""
     task, weights = small_task(*OWN)
-    request = Request(
-        action=EVALUATE,
-        run_id="run",
-        round=0,
-        nonce="n",
-        task=task,
-        subjects=STATISTICS,
-        deadline_s=60,
-        weights=pack(weights),
-    )
+    request = evaluation_request(STATISTICS, task=task, weights=weights, round=0)
     site = open_site(deployed_site(tmp_path, ixi_dir))
     network = Network(read_task(task))
     network.set_readout(np.linspace(-0.1, 0.1, len(network.readout)))

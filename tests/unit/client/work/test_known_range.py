@@ -9,28 +9,20 @@ import pytest
 from agi_core.calibration import measured
 from agi_core.config.load import read_task
 from agi_core.errors import PolicyError
+from agi_core.known_range import names_of
 from agi_core.network import CPU, Network
-from agi_core.pooled_range import are_possible, names_of
-from agi_core.protocol import EVALUATE, RANGE, RANGE_SUBJECTS, Request, pack, unpack
+from agi_core.pooled_range import are_possible
+from agi_core.protocol import RANGE, RANGE_SUBJECTS, unpack
 from client.border import audit, egress
 from client.site.opened import OpenSite, open_site
 from client.site.policy import Policy, SitePrivacy
 from client.work import known_range
 from client.work.trainer import answer
-from tests.support.requests_by_hand import deployed_site, small_task
+from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
 
 TASK, WEIGHTS = small_task()
 PRIVACY = SitePrivacy(ledger="a", ledger_head="b", subjects=12, epsilon=8, delta=1e-5)
-ASKED = Request(
-    action=EVALUATE,
-    run_id="run",
-    round=2,
-    nonce="n",
-    task=TASK,
-    subjects=RANGE,
-    deadline_s=60,
-    weights=pack(WEIGHTS),
-)
+ASKED = evaluation_request(RANGE, task=TASK, weights=WEIGHTS)
 
 
 @pytest.fixture

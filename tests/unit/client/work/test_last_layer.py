@@ -10,13 +10,13 @@ import pytest
 
 from agi_core.config.load import read_task
 from agi_core.network import CPU, Network
-from agi_core.protocol import EVALUATE, LAST_LAYER, LAST_LAYER_ARRAY, TEST, Reply, Request, pack, unpack
+from agi_core.protocol import LAST_LAYER, LAST_LAYER_ARRAY, TEST, Reply, Request, pack, unpack
 from agi_core.run.own_weights import load_own_weights
 from client.border import audit, egress
 from client.site.opened import OpenSite, open_site
 from client.site.policy import Policy, SitePrivacy
 from client.work.trainer import answer
-from tests.support.requests_by_hand import deployed_site, small_task
+from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
 
 TASK, WEIGHTS = small_task("model.prior=cubic", "personal=head")
 SHARES = Policy(share_last_layer=True)
@@ -24,16 +24,7 @@ PRIVACY = SitePrivacy(ledger="a", ledger_head="b", subjects=12, epsilon=8, delta
 
 
 def asked(question: str, task: str = TASK, **of_request: Any) -> Request:
-    request = Request(
-        action=EVALUATE,
-        run_id="run",
-        round=2,
-        nonce="n",
-        task=task,
-        subjects=question,
-        deadline_s=60,
-        weights=pack(WEIGHTS),
-    )
+    request = evaluation_request(question, task=task, weights=WEIGHTS)
     return dataclasses.replace(request, **of_request)
 
 

@@ -15,10 +15,8 @@ from agi_core.protocol import (
     CALIBRATION_SUBJECTS,
     ERROR_COUNTS,
     ERROR_STATISTICS,
-    EVALUATE,
     Request,
     Weights,
-    pack,
     unpack,
 )
 from agi_core.ridge import Statistics, Vector
@@ -27,7 +25,7 @@ from client.border import egress
 from client.site.opened import OpenSite, open_site
 from client.site.policy import Policy, SitePrivacy
 from client.work.trainer import answer
-from tests.support.requests_by_hand import deployed_site, small_task
+from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
 
 TASK, _ = small_task()
 PRIVACY = SitePrivacy(ledger="a", ledger_head="b", subjects=12, epsilon=8, delta=1e-5)
@@ -52,16 +50,7 @@ def validated(site: OpenSite, network: Network) -> Sample:
 
 
 def asked(question: str, weights: Weights) -> Request:
-    return Request(
-        action=EVALUATE,
-        run_id="run",
-        round=2,
-        nonce="n",
-        task=TASK,
-        subjects=question,
-        deadline_s=60,
-        weights=pack(weights),
-    )
+    return evaluation_request(question, task=TASK, weights=weights)
 
 
 def layer(network: Network) -> Vector:

@@ -10,29 +10,20 @@ from agi_core.config.load import read_task
 from agi_core.config.schema import PrivacyConfig
 from agi_core.errors import PolicyError
 from agi_core.network import Network
-from agi_core.protocol import EVALUATE, POSES, Request, pack, unpack
+from agi_core.protocol import POSES, unpack
 from client.site.opened import open_site
 from client.site.policy import Policy
 from client.work.job import Job
 from client.work.poses import tell_poses
 from tests.support.moved_heads import write_moved
-from tests.support.requests_by_hand import deployed_site, small_task
+from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     write_moved(tmp_path / "scans", moved_vox={"T1": 3, "T2": 0, "PD": 0}, subjects=10)
     task, weights = small_task()
-    request = Request(
-        action=EVALUATE,
-        run_id="run",
-        round=0,
-        nonce="n",
-        task=task,
-        subjects=POSES,
-        deadline_s=60,
-        weights=pack(weights),
-    )
+    request = evaluation_request(POSES, task=task, weights=weights, round=0)
     site = open_site(deployed_site(tmp_path, tmp_path / "scans"))
     scans = site.scans(read_task(task))
     return Job(request=request, task=read_task(task), site=site.file, scans=scans, network=Network(read_task(task)))
