@@ -274,7 +274,7 @@ def _fitting(
     for read in readers:
         for cell, network in networks.items():
             try:
-                found[cell] = read(network=network)
+                found.setdefault(cell, read(network=network))
             except RunError as error:
                 refusal = error
     return found, refusal
