@@ -20,7 +20,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import entr, stdtrit
 
 from agi_core.data.nifti import Volume
 from agi_core.data.preprocess import Prepared
@@ -146,7 +146,9 @@ def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 def _information(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Mutual information over the mean entropy of the two, 0 to 1, from a histogram of values in [0, 1]."""
     joint, *_ = np.histogram2d(one, other, bins=_BINS, range=((0, 1), (0, 1)))
-    apart, together = stats.entropy(joint.sum(axis=1)) + stats.entropy(joint.sum(axis=0)), stats.entropy(joint.ravel())
+    shares = joint / max(joint.sum(), 1)
+    apart = entr(shares.sum(axis=1)).sum() + entr(shares.sum(axis=0)).sum()
+    together = entr(shares).sum()
     return float(2 * (apart - together) / apart) if apart else 0.0
 
 
@@ -182,7 +184,7 @@ class KnownRange(JsonObject):
 
     def halves(self) -> Measures:
         """Half the width of each measure's range."""
-        t = stats.t.ppf(1 - FALSE_ALARMS / (2 * len(self.means)), self.subjects - 1)
+        t = stdtrit(self.subjects - 1, 1 - FALSE_ALARMS / (2 * len(self.means)))
         reach = float(t * np.sqrt(1 + 1 / self.subjects))
         least = {
             name: _LEAST_HALF_SHARE * abs(mean) if name.endswith(SIZES) else _LEAST_HALF

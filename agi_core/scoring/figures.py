@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from agi_core.scoring.consistency import CLASSES, PLANES
 from agi_core.segmentation.labels import TARGETS
@@ -119,5 +119,5 @@ def _mean(values: list[float]) -> Mean:
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return Mean(mean, None, None, n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.std(values, ddof=1) / np.sqrt(n))
     return Mean(mean, mean - half, mean + half, n)

@@ -52,6 +52,7 @@ def kill_when(process: subprocess.Popen[bytes], run_dir: Path, event: str) -> No
     assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_and_resume(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *LONG_ENOUGH, f"data.cache_dir={cache_dir}", "federation.server_momentum=0.5"]
     command = ["--clients", "2", "--data", str(ixi_dir), *settings]

@@ -232,13 +232,14 @@ def test_a_request_cannot_look_anything_up(place: tuple[str, ...], text: str, mo
         read_task(json.dumps(values))
 
 
+TASK = dataclasses.asdict(load().task)
+
+
 @settings(deadline=None)
 @given(st.floats(), st.sampled_from(["learning_rate", "warmup", "weight_decay", "ssim_weight"]))
 def test_no_number_slips_through(value: float, name: str) -> None:
     """Whatever is accepted is finite and in range (NaN fails every comparison, so it must be asked for)."""
-    task = load().task
-    values = dataclasses.asdict(task)
-    values["training"][name] = value
+    values = {**TASK, "training": {**TASK["training"], name: value}}
     try:
         accepted = getattr(from_dict(Task, values).training, name)
     except ConfigError:

@@ -99,7 +99,7 @@ def test_the_step_solves_subjects_who_have_the_public_gram() -> None:
     np.testing.assert_allclose(whitening(gram) @ step(subjects), true, rtol=0.01)
 
 
-@pytest.mark.parametrize("asked", [0.5, 8.0])
+@pytest.mark.parametrize("asked", [pytest.param(0.5, marks=pytest.mark.slow), 8.0])
 def test_release_and_training_together_keep_the_budget(asked: float) -> None:
     privacy = PrivacyConfig(epsilon=asked)
     release = planned_release(privacy)

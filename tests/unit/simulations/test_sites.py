@@ -290,7 +290,7 @@ HOSTILE = [
 ]
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.tuples(*[st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1, max_size=30))] * 3))
 @example(names=("../../../outside", "/abs/x", "${oc.env:HOME}"))
 @example(names=("001", "no", "1e3"))
