@@ -6,8 +6,8 @@ all sets that it told of. A new one is told of only if no linear combination of 
 fewer subjects than the policy's minimum. One exception: the first set of a part may be small, such as the two test
 subjects of a small site, and is told of as such. Within a part, two sets differ by that minimum in any case.
 
-Training subjects of whom the known range is told are a part too. What a range measures is told of nobody else, so its
-sets are compared with each other alone.
+The few training subjects of whom the known range is told are a part too, and so are those of poses. What these measure
+is told of nobody else, so the sets of each are compared with each other alone.
 
 Otherwise the site answers on a set of that part that was told of before. A subject counts with the names of its visits:
 of a subject with one more visit, another figure would be told. Where the minimum is 1, nothing is remembered.
@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -29,7 +29,8 @@ from agi_core.host import atomic
 
 NAME = "told.json"
 MOST_SMALL_CELLS = 12  # of more, there are too many combinations to look at
-Part = Literal["train", "validation", "test", "all", "range"]
+Few = Literal["range", "poses"]
+Part = Literal["train", "validation", "test", "all"] | Few
 Sets = Sequence[frozenset[str]]
 
 
@@ -62,8 +63,9 @@ def told_subjects(
     if now in before:
         return tuple(subjects)
     apart = not before or min(len(now), *(len(earlier ^ now) for earlier in before)) >= minimum
-    others = [before] if part == "range" else [its for name, its in told.sets.items() if name != "range"]
-    if apart and not _tell_of_few([*chain.from_iterable(others), now], minimum=minimum):
+    few = get_args(Few)
+    others = before if part in few else [one for name, its in told.sets.items() if name not in few for one in its]
+    if apart and not _tell_of_few([*others, now], minimum=minimum):
         _write(path, replace(told, sets={**told.sets, part: [*before, now]}))
         return tuple(subjects)
     if usable := [earlier for earlier in before if earlier <= now]:
@@ -74,17 +76,17 @@ def told_subjects(
     )
 
 
-def told_for_range(
-    state_dir: Path, subjects: Sequence[Subject], *, most: int, known_as: Mapping[str, str], minimum: int
+def told_few(
+    state_dir: Path, part: Few, subjects: Sequence[Subject], *, most: int, known_as: Mapping[str, str], minimum: int
 ) -> tuple[Subject, ...]:
-    """At most `most` of the training subjects, of whom the known range is told: those of whom it was told before, if
-    all of them are there. Raises as `told_subjects` does."""
+    """At most `most` of the training subjects: those of whom `part` was told before, if all of them are there. Of the
+    first few of each set that may be told of, two could differ by one subject. Raises as `told_subjects` does."""
     if minimum > 1:
         by_name = {_name(subject, known_as): subject for subject in subjects}
-        for earlier in _read(state_dir / NAME).sets.get("range", []):
+        for earlier in _read(state_dir / NAME).sets.get(part, []):
             if earlier <= by_name.keys():
                 return tuple(subject for name, subject in by_name.items() if name in earlier)
-    return told_subjects(state_dir, "range", subjects[:most], known_as=known_as, minimum=minimum)
+    return told_subjects(state_dir, part, subjects[:most], known_as=known_as, minimum=minimum)
 
 
 def told_slices(state_dir: Path, asked: int, *, minimum: int) -> int:

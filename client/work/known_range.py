@@ -10,7 +10,7 @@ from agi_core.known_range import names_of
 from agi_core.pooled_range import MOMENTS, MOST, moments
 from agi_core.protocol import RANGE_SUBJECTS, Reply, pack
 from client.site.policy import require
-from client.site.told import told_for_range
+from client.site.told import told_few
 from client.work.job import Job
 
 
@@ -28,8 +28,8 @@ def tell_range(job: Job) -> Reply:
     count = min(len(subjects.train), MOST)
     asked = f"the range of {count} training subjects"
     require(count >= least, "policy.minimum_subjects", asked=asked, allowed=f"{least} or more")
-    told = told_for_range(
-        Path(job.site.state_dir), subjects.train, most=MOST, known_as=subjects.known_as, minimum=least
+    told = told_few(
+        Path(job.site.state_dir), "range", subjects.train, most=MOST, known_as=subjects.known_as, minimum=least
     )
     register = job.site.data.register == "rigid"
     sources = measured(told, job.network, task=job.task, register=register, site=job.site.site)

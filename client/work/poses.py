@@ -10,12 +10,12 @@ from agi_core.poses import SUBJECTS, offsets_mm
 from agi_core.protocol import POSES_ARRAY, Reply, pack
 from agi_core.scenario import parse_scenario
 from client.site.policy import require
-from client.site.told import told_subjects
+from client.site.told import told_few
 from client.work.job import Job
 
 
 def tell_poses(job: Job) -> Reply:
-    """The distances of up to SUBJECTS training subjects, always of the same ones (`client.site.told`).
+    """The distances of up to SUBJECTS training subjects, of the same ones while they are there (`client.site.told`).
 
     Raises:
         PolicyError: the site has fewer subjects than its policy's minimum, trains privately, registers its scans, or
@@ -28,8 +28,10 @@ def tell_poses(job: Job) -> Reply:
     count, least = len(job.scans.subjects.all), job.site.policy.minimum_subjects
     require(count >= least, "policy.minimum_subjects", asked=f"distances in {count} subjects", allowed=f"{least}")
     subjects = job.scans.subjects
-    told = told_subjects(Path(job.site.state_dir), "train", subjects.train, known_as=subjects.known_as, minimum=least)
-    chosen = {subject.id for subject in told[:SUBJECTS]}
+    told = told_few(
+        Path(job.site.state_dir), "poses", subjects.train, most=SUBJECTS, known_as=subjects.known_as, minimum=least
+    )
+    chosen = {subject.id for subject in told}
     sessions = [session for session in job.scans.training.sessions if session.subject_id in chosen]
     measured = offsets_mm(sessions, parse_scenario(job.task.scenario))
     if any(map(math.isnan, measured.values())):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agi_core.data.scans import Session, Subject
 from agi_core.errors import DataError, PolicyError
-from client.site.told import Part, told_for_range, told_slices, told_subjects
+from client.site.told import Few, Part, told_few, told_slices, told_subjects
 
 FIRST = [f"s{n}" for n in range(10)]
 DAYS = st.lists(
@@ -92,22 +92,24 @@ def test_no_combination_of_answers_is_of_fewer_than_the_minimum(
         assert shown == (np.linalg.matrix_rank(themselves) if len(themselves) else 0)
 
 
-def test_the_range_is_of_the_same_few_as_long_as_they_are_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["range", "poses"])
+def test_few_stay_the_same_as_long_as_they_are_there(tmp_path: Path, part: Few) -> None:
     """Of the first few of each set that may be told of, two could differ by one subject."""
 
-    def ranged(subjects: Sequence[str], *, minimum: int = 3) -> list[str]:
+    def few(subjects: Sequence[str], *, minimum: int = 3) -> list[str]:
         asked = [Subject(name, "Guys", (Session("", {}),)) for name in subjects]
         known_as = {name: name for name in subjects}
-        return [subject.id for subject in told_for_range(tmp_path, asked, most=4, known_as=known_as, minimum=minimum)]
+        told = told_few(tmp_path, part, asked, most=4, known_as=known_as, minimum=minimum)
+        return [subject.id for subject in told]
 
     assert told(tmp_path, FIRST[:5]) == {*FIRST[:5]}
-    assert ranged(FIRST[:5]) == FIRST[:4]  # no other figure is of the same measures
-    assert ranged(["new1", "new2", "new3", *FIRST]) == FIRST[:4]
-    with pytest.raises(PolicyError, match="these range subjects"):
-        ranged(FIRST[1:])
+    assert few(FIRST[:5]) == FIRST[:4]  # no other figure is of the same measures
+    assert few(["new1", "new2", "new3", *FIRST]) == FIRST[:4]
+    with pytest.raises(PolicyError, match=f"these {part} subjects"):
+        few(FIRST[1:])
     assert told(tmp_path, FIRST[:8]) == {*FIRST[:8]}
-    assert ranged(FIRST[3:]) == FIRST[3:7]  # three went, three came
-    assert ranged(FIRST, minimum=1) == FIRST[:4]
+    assert few(FIRST[3:]) == FIRST[3:7]  # three went, three came
+    assert few(FIRST, minimum=1) == FIRST[:4]
 
 
 def test_the_number_of_slices_stays(tmp_path: Path) -> None:

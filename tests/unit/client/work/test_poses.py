@@ -38,6 +38,18 @@ def test_one_distance_for_each_source_and_no_figure(job: Job) -> None:
     assert (reply.num_examples, reply.metrics, reply.steps) == (len(job.scans.subjects.train), {}, 0)
 
 
+def test_subjects_who_come_change_nothing(job: Job, tmp_path: Path) -> None:
+    """Two medians over sets that differ by one subject would tell of that subject."""
+    first = tell_poses(job)
+    write_moved(tmp_path / "scans", moved_vox={"T1": 1, "T2": 1, "PD": 2}, subjects=30, first=0)
+    site = open_site(tmp_path / "Guys.yaml")
+    again = tell_poses(dataclasses.replace(job, scans=site.scans(job.task)))
+    assert len(site.scans(job.task).subjects.train) > len(job.scans.subjects.train)
+    assert first.weights is not None
+    assert again.weights is not None
+    np.testing.assert_array_equal(unpack(again.weights)["offsets_mm"], unpack(first.weights)["offsets_mm"])
+
+
 def test_few_subjects_private_training_and_registered_scans_tell_nothing(job: Job) -> None:
     strict = dataclasses.replace(job.site, policy=Policy(minimum_subjects=11))
     registered = dataclasses.replace(job.site, data=dataclasses.replace(job.site.data, register="rigid"))
