@@ -34,7 +34,7 @@ from client.border.cause import cause
 from client.border.egress import printable, refuse
 from client.process.logs import keep_logs
 from client.process.runtime_api import HOST, NodeError, RuntimeApi
-from client.process.status import State, StatusFile
+from client.process.status import StatusFile, doing
 from client.process.worker import Worker, now_s
 from client.site.file import DeployedSite, read_deployed_site
 from client.site.policy import Policy
@@ -134,7 +134,8 @@ class Runner:
         once."""
         scalars = _scalars(message)
         run, round = scalars.get("run_id"), scalars.get("round")
-        state: State = "training" if message.metadata.message_type == MessageType.TRAIN else "evaluating"
+        trains = message.metadata.message_type == MessageType.TRAIN
+        state = doing(str(scalars.get("subjects")), trains=trains)
         self._status.working(
             state, run=printable(run) if isinstance(run, str) else None, round=round if isinstance(round, int) else None
         )

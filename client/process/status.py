@@ -7,25 +7,44 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from agi_core import protocol
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run.progress import News, Refused, Step
 
 NAME = "status.json"
 EVERY_S = 1.0
-State = Literal["waiting", "training", "evaluating"]
+WAITING = "waiting"
+_WORDS = {
+    protocol.VALIDATION: "validating",
+    **dict.fromkeys((protocol.TEST, protocol.ALL), "testing"),
+    protocol.BLEND: "testing a blend",
+    protocol.ALONE: "training alone",
+    protocol.STATISTICS: "telling statistics",
+    protocol.POSES: "measuring poses",
+    **dict.fromkeys((protocol.ERROR, protocol.ERROR_STATISTICS, protocol.ERROR_COUNTS), "measuring errors"),
+    protocol.DISAGREEMENT: "comparing models",
+    protocol.RANGE: "measuring its known range",
+    protocol.LAST_LAYER: "telling its last layer",
+    protocol.KEYS: "making a key",
+}
 log = logging.getLogger("client")
+
+
+def doing(subjects: str, *, trains: bool) -> str:
+    """What a request makes the site do; `subjects` is its scalar, which the models of a blend may follow."""
+    word = _WORDS.get(subjects) or _WORDS.get(subjects.split(" ")[0])
+    return word or ("training" if trains else "evaluating")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """`step` of `steps` done in `phase`, `seconds_left` in it; `metrics` are those of the last answer. `refused` says
-    why the last request was refused; None: it was not."""
+    """`state` is WAITING, or in words what the runner does: `step` of `steps` done in `phase`, `seconds_left` in it.
+    `metrics` are those of the last answer. `refused` says why the last request was refused; None: it was not."""
 
     pid: int
-    state: State = "waiting"
+    state: str = WAITING
     run: str | None = None
     round: int | None = None
     phase: str | None = None
@@ -46,7 +65,7 @@ class StatusFile:
         self._phase_began = (0.0, 0)  # when, and at which step
         self._write(self._status)
 
-    def working(self, state: State, *, run: str | None, round: int | None) -> None:
+    def working(self, state: str, *, run: str | None, round: int | None) -> None:
         """A request came."""
         self._write(Status(pid=os.getpid(), state=state, run=run, round=round, metrics=self._status.metrics))
 

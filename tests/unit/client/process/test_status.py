@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agi_core.run.progress import Refused, Step
-from client.process.status import StatusFile
+from client.process.status import StatusFile, doing
 
 
 def read(file: StatusFile) -> dict[str, Any]:
@@ -50,6 +50,24 @@ def test_a_request_from_arrival_to_answer(tmp_path: Path, monkeypatch: pytest.Mo
     assert read(file)["refused"] is None
     file.remove()
     assert not file.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("subjects", "trains", "words"),
+    [
+        ("", True, "training"),
+        ("validation", False, "validating"),
+        ("alone", False, "training alone"),
+        ("blend T1:PD*0.5 T2:PD*0.5", False, "testing a blend"),
+        ("error", False, "measuring errors"),
+        ("error counts", False, "measuring errors"),
+        ("known range", False, "measuring its known range"),
+        ("keys", True, "making a key"),
+        ("\x1b[31m", False, "evaluating"),
+    ],
+)
+def test_a_request_in_words(subjects: str, trains: bool, words: str) -> None:
+    assert doing(subjects, trains=trains) == words
 
 
 def test_steps_are_written_at_most_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
