@@ -16,10 +16,14 @@ from agi_core.run.json_objects import Json
 from server import flower_cli, registry, run_state, runs, strikes
 from server.coordinator import CoordinatorDir
 from server.flower_cli import Node
-from server.follow import NOW
+from server.follow import NOW, describe
 from server.study_plan import plan_of
 
 Reasoned = events.SiteMissing | events.SiteFailed | events.UpdateRefused
+_END = (
+    *(events.BaselineFinished, events.ModelTested, events.IntervalSolved, events.RangeLearnt),
+    *(events.LastLayersShared, events.BlendTested),
+)
 IDLE = events.Exchanging(round=0, action="", waiting_for=[])
 
 
@@ -43,7 +47,8 @@ class RunStatus:
     validation. `waiting_for` and `answered` name sites of the current round; `failed` and `refused` are {site: why} of
     that round, `sitting_out` of any. `action` is what the sites are asked to do now, and `reason` says why the run does
     not go on. `cells` is {cell: done, now or next} of a run over a vocabulary, whose rounds and sites are those of the
-    cell of now. None: nothing, or not known.
+    cell of now. `end` tells in sentences what the final test and the questions after it have brought. None: nothing, or
+    not known.
     """
 
     name: str
@@ -60,6 +65,7 @@ class RunStatus:
     action: str | None = None
     reason: str | None = None
     cells: Mapping[str, str] | None = None
+    end: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,7 @@ def _status_of(run_dir: Path, config: RunConfig) -> RunStatus:
         suppressed=validations[-1].suppressed if validations else [],
         action=now.action or None,
         reason=pauses[0] if state == "paused" else None,
+        end=_end(happened) + [f"report: {run_dir / 'report.html'}"] * (state == "finished") or None,
     )
 
 
@@ -179,6 +186,12 @@ def _state(run_dir: Path, *, paused: bool) -> str:
 def _sites(happened: Sequence[events.Event], kind: type[Reasoned], *, round: int) -> dict[str, str]:
     """{site: why} of the events of this kind in this round, in the order of names."""
     return dict(sorted((its.site, its.reason) for its in happened if isinstance(its, kind) and its.round == round))
+
+
+def _end(happened: Sequence[events.Event]) -> list[str]:
+    """A resumed run may have come to its end twice, so the last of each kind, and of each blend, counts."""
+    last = {(event.kind, getattr(event, "cell", "")): event for event in happened if isinstance(event, _END)}
+    return [line for event in last.values() if (line := describe(event)) is not None]
 
 
 def _sitting_out(happened: Sequence[events.Event]) -> dict[str, str]:

@@ -53,6 +53,7 @@ def _run_lines(run: RunStatus | None) -> Iterator[str]:
     ):
         if names:
             yield f"  {heading}: {', '.join(names)}"
+    yield from (f"  {line}" for line in run.end or ())
     if run.reason:
         yield f"  {run.reason}"
     if run.state in ("paused", "interrupted"):

@@ -10,8 +10,12 @@ from agi_core.config.load import load_config
 from agi_core.run import run_folder
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import (
+    BlendTested,
     Exchanging,
+    LastLayersShared,
+    ModelTested,
     ModelValidated,
+    RangeLearnt,
     RoundFinished,
     RoundStarted,
     RunPaused,
@@ -19,6 +23,7 @@ from agi_core.run.events import (
     SiteSatOut,
     UpdateRefused,
 )
+from agi_core.run.scores import Scores
 from server import run_state, strikes
 from server.coordinator import CoordinatorDir
 from server.follow import NOW, follow
@@ -78,6 +83,29 @@ def test_why_a_run_paused(run_dir: Path) -> None:
     assert (run_status(run_dir).state, run_status(run_dir).reason) == ("paused", "round 2: 1 of 3 sites")
     with run_state.holding(run_dir):  # somebody goes on with it
         assert (run_status(run_dir).state, run_status(run_dir).reason) == ("running", None)
+
+
+def test_what_the_end_of_a_run_has_brought(run_dir: Path) -> None:
+    events = EventLog(run_dir)
+    assert run_status(run_dir).end is None
+    for psnr_db in (20.0, 22.0):  # it paused after the first test
+        events.append(ModelTested(scores=Scores({"psnr_db": psnr_db})))
+    events.append(RangeLearnt(said="known range of 20 training subjects"))
+    events.append(LastLayersShared(sites=["A"], left_out=["B"]))
+    for cell in ("T1,T2:PD", "T1,PD:T2"):
+        events.append(BlendTested(cell=cell, weights={}, said="21.00 dB at C"))
+    said = [
+        "final test: 22.00 dB",
+        "known range of 20 training subjects",
+        "last layers for synthesize --style: A; without B",
+        "T1,T2:PD, a blend: 21.00 dB at C",
+        "T1,PD:T2, a blend: 21.00 dB at C",
+    ]
+    assert run_status(run_dir).end == said
+    (run_dir / "summary.json").touch()
+    current = run_status(run_dir)
+    assert current.end == [*said, f"report: {run_dir / 'report.html'}"]
+    assert "\n  final test: 22.00 dB\n" in status_text(CoordinatorStatus(True, True, {}, current))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"round": 1}'])
