@@ -183,8 +183,13 @@ def centralised(config: RunConfig, data: SitesData) -> Scores:
 
 
 def without_privacy(config: RunConfig, data: SitesData) -> Scores:
-    """A private run's federation without privacy, averaged by subjects. A site looks at as many crops in a round as it
-    does privately, at the same learning rate: a larger one forgets what was learned in pre-training."""
+    """A private run's federation without privacy."""
+    return _scored(trained_without_privacy(config, data), data)
+
+
+def trained_without_privacy(config: RunConfig, data: SitesData) -> Network:
+    """The model of a private run's federation without privacy, averaged by subjects. A site looks at as many crops in a
+    round as it does privately, at the same learning rate: a larger one forgets what was learned in pre-training."""
     network = _initial_network(config, data.device)
     tasks = {site: _as_many_crops(config, len(slices.subjects)) for site, slices in data.training.items()}
     for round_number in range(1, config.rounds + 1):
@@ -196,7 +201,7 @@ def without_privacy(config: RunConfig, data: SitesData) -> Scores:
             trained = {name: array.copy() for name, array in network.weights.items()}
             updates.append(SiteUpdate(site, trained, len(slices.subjects)))
         network.load(next_weights(sent, updates, velocity={}, config=FederationConfig())[0])
-    return _scored(network, data)
+    return network
 
 
 def _as_many_crops(config: RunConfig, subjects: int) -> Task:
