@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from agi_core.__main__ import main
 from agi_core.config.load import load_config, task_hash, task_json
 from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
+from agi_core.data.phantom.tree import VERSION
 from agi_core.data.scans import Scans, discover
 from agi_core.errors import ConfigError
 from agi_core.pretraining import PRETRAINING
@@ -57,6 +58,7 @@ def test_built_in_public_data_is_made_once(layout: str, scenario: str, tmp_path:
     )
     data_dir = Path(str(config.data.dir))
     made = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")}
+    assert f"public{VERSION}-" in str(config.data.dir)  # data of an earlier release may stand beside it
     assert with_built_in_data(config, PUBLIC, work_dir=tmp_path) == config
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*.nii.gz")} == made
     shutil.rmtree(data_dir)

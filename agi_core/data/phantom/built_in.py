@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agi_core.config.schema import DataConfig, RunConfig
 from agi_core.data.phantom.anatomy import ANATOMIES
-from agi_core.data.phantom.tree import MARKER_NAME, parse_sites, phantom_matches, write_phantom
+from agi_core.data.phantom.tree import MARKER_NAME, VERSION, parse_sites, phantom_matches, write_phantom
 from agi_core.errors import ConfigError
 from agi_core.run import progress
 
@@ -30,7 +30,8 @@ def with_built_in_data(
 ) -> RunConfig:
     """The configuration with a data folder: its own, or built-in data of `data.phantom_sites` in `work_dir`.
 
-    A run that goes on names the built-in folder, which is made again where it is gone.
+    A run that goes on names the built-in folder, which is made again where it is gone. The generator's version is part
+    of the folder's name, so data that an earlier release has made stays beside it.
 
     Args:
         on_making: called with the folder when the data has to be made.
@@ -48,7 +49,8 @@ def with_built_in_data(
         raise ConfigError(f"data.sites={config.data.sites} needs scans of your own; name their folder with data.dir")
     sites = parse_sites(config.data.phantom_sites)
     isotropic = kind.isotropic_volumes and config.model.dims == 3
-    parts = [kind.name, layout, *(["isotropic"] if isotropic else []), *(f"{name}{n}" for name, n in sites.items())]
+    parts = [f"{kind.name}{VERSION}", layout, *(["isotropic"] if isotropic else [])]
+    parts += [f"{name}{count}" for name, count in sites.items()]
     data_dir = work_dir / "-".join(parts)
     if own not in (None, str(data_dir)):
         return config
