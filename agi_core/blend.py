@@ -10,17 +10,24 @@ The error of a blend sum_i w_i p_i with weights that sum to 1 follows from what 
 It is w' C w with the covariance of errors C_ij = (e_i^2 + e_j^2 - d_ij) / 2 (Krogh and Vedelsby, NeurIPS 1994). Nobody
 needs to hold the sources of all experts and the target. For two experts the smallest error is at
 w_1 = 1/2 + (e_2^2 - e_1^2) / (2 d), cut to [0, 1].
+
+The image of an expert lies in the pose of its reference. Where the sources are aligned, so are the images of experts
+with other references, by the motion between the references: a blend of images in two poses would be blurred.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import combinations
+from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from agi_core.prediction import Predictor
+from agi_core.models.alignment.group_alignment import GroupAlignment
+from agi_core.network import Network
+from agi_core.pair_alignment import moved_onto
+from agi_core.prediction import Predictor, middle
 
 SWEEPS = 1000
 SETTLED = 1e-9  # a sweep that moves no weight by more is the last
@@ -55,20 +62,41 @@ def blend_weights(squared_errors: Sequence[float], disagreements: Mapping[tuple[
     return [float(weight) for weight in weights]
 
 
+def pose_of(experts: Iterable[tuple[str, bool, float]]) -> str:
+    """The source in whose pose a blend's image lies: the reference of the heaviest expert, and first of those experts
+    whose reference lies in the target's pose.
+
+    Args:
+        experts: of each its reference, whether that lies in the target's pose, and its weight.
+    """
+    return max(experts, key=lambda expert: expert[1:])[0]
+
+
 @dataclass(frozen=True)
 class Expert:
-    """A predictor of some of the sources: `channels` are their places among those of the blend."""
+    """A predictor of some of the sources: `channels` are their places among those of the blend. Its image lies in the
+    pose of the blend's source number `reference`."""
 
     predictor: Predictor
     channels: tuple[int, ...]
     weight: float
+    reference: int
+
+    @classmethod
+    def of(cls, network: Network, weight: float, *, sources: Sequence[str], predictor: Predictor | None = None) -> Self:
+        """A network, or what stands in its place, in a blend of these sources."""
+        channels = tuple(map(sources.index, network.scenario.sources))
+        return cls(predictor or network, channels, weight, sources.index(network.reference))
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Experts of one target, as one `Predictor`."""
+    """Experts of one target, as one `Predictor`, in the pose of source number `pose`. `alignment`, of pairs, brings the
+    images of experts with other references there; None: they stay where they are."""
 
     experts: tuple[Expert, ...]
+    pose: int
+    alignment: GroupAlignment | None
 
     @property
     def neighbours(self) -> int:
@@ -81,6 +109,20 @@ class Blend:
         return self.experts[0].predictor.volumetric
 
     def predict(self, sources: Tensor) -> Tensor:
-        """See `Predictor.predict`."""
-        parts = [one.weight * one.predictor.predict(sources[:, list(one.channels)]) for one in self.experts]
-        return reduce(Tensor.add, parts)
+        """See `Predictor.predict`. Where the reference of an expert was not imaged, the others make the image."""
+        total, weights = torch.zeros(()), torch.zeros(())
+        for one in self.experts:
+            image, weight = one.predictor.predict(sources[:, list(one.channels)]), torch.tensor(one.weight)
+            if self.alignment is not None and one.reference != self.pose:
+                image, imaged = self._in_pose(image, middle(sources)[:, [self.pose, one.reference]])
+                weight = weight * imaged
+            total, weights = total + weight * image, weights + weight
+        return total / weights.clamp(min=torch.finfo(torch.float32).tiny)
+
+    def _in_pose(self, image: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """`moved_onto` for slices, or for all slices of one volume."""
+        assert self.alignment is not None  # noqa: S101  for mypy
+        if not self.volumetric:
+            return moved_onto(self.alignment, pair, image)
+        moved, imaged = moved_onto(self.alignment, pair.transpose(0, 1)[None], image.transpose(0, 1)[None])
+        return moved[0].transpose(0, 1), imaged[0].transpose(0, 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import WholeSlices, evaluation_slices, whole_images
 from agi_core.metrics import SubjectScore
+from agi_core.network import Network
 from agi_core.prediction import Predictor, predict_whole
 
 OnSession = Callable[[int, int], None]  # (sessions done, all sessions)
@@ -49,35 +50,40 @@ def evaluate(
     return {subject_id: score.result() for subject_id, score in scores.items()}
 
 
-def disagreement(
-    first: tuple[Predictor, Sequence[int]],
-    second: tuple[Predictor, Sequence[int]],
-    slices: Sequence[tuple[CachedSession, Sequence[int]]],
-) -> dict[str, float]:
-    """The mean squared difference of two predictors' images of the chosen whole slices of each subject.
+def squared_error(network: Network, slices: Sequence[tuple[CachedSession, Sequence[int]]]) -> dict[str, float]:
+    """The mean squared error of each subject over the chosen whole slices: where training has brought the target onto
+    the reference, there."""
+    bring = None if network.volumetric else network.on_reference  # some slices are no volume
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for session, indices in slices:
+        for prediction, batch in predict_session(network, session, indices=indices):
+            target, imaged = batch.target, torch.ones_like(batch.foreground)
+            if bring is not None:
+                target, imaged = bring(batch.sources, target)
+            sums[session.subject_id][0] += float((prediction - target)[imaged].double().square().sum())
+            sums[session.subject_id][1] += int(imaged.sum())
+    return {subject_id: total / voxels for subject_id, (total, voxels) in sums.items() if voxels}
 
-    Args:
-        first, second: each with the places of its sources among the modalities of the sessions. Both have as many
-            neighbours, and both or none are volumetric.
-    """
+
+def disagreement(
+    first: Predictor, second: Predictor, slices: Sequence[tuple[CachedSession, Sequence[int]]]
+) -> dict[str, float]:
+    """The mean squared difference of two predictors' images of the chosen whole slices of each subject. They see all
+    modalities of the sessions, as many neighbours, and both or none are volumetric."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for session, indices in slices:
         for start in range(0, len(indices), EVALUATION_BATCH):
             numbers = indices[start : start + EVALUATION_BATCH]
-            ours, theirs = (
-                _predict_some(predictor, session, numbers, channels) for predictor, channels in (first, second)
-            )
+            ours, theirs = (_predict_some(predictor, session, numbers) for predictor in (first, second))
             sums[session.subject_id][0] += float((ours - theirs).double().square().sum())
             sums[session.subject_id][1] += ours.numel()
     return {subject_id: total / voxels for subject_id, (total, voxels) in sums.items()}
 
 
-def _predict_some(
-    predictor: Predictor, session: CachedSession, numbers: Sequence[int], channels: Sequence[int]
-) -> Tensor:
-    """Predictions (B, 1, H, W) of some slices from some modalities."""
+def _predict_some(predictor: Predictor, session: CachedSession, numbers: Sequence[int]) -> Tensor:
+    """Predictions (B, 1, H, W) of some slices from all modalities."""
     shown = range(session.shape[0]) if predictor.volumetric else numbers
-    images = whole_images(session, shown, neighbours=predictor.neighbours)[:, list(channels)]
+    images = whole_images(session, shown, neighbours=predictor.neighbours)
     predictions = predict_whole(predictor, images, box=session.source_box)
     return predictions[list(numbers)] if predictor.volumetric else predictions
 

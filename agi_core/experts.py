@@ -30,10 +30,11 @@ def pair_task(tasks: Sequence[Task], vocabulary: Vocabulary) -> Task:
     return cell_task(tasks, Scenario(tuple(names[:-1]), names[-1]))
 
 
-def cell_task(tasks: Sequence[Task], cell: Scenario) -> Task:
-    """The task of a request for experts on subjects who have all of a cell's modalities."""
+def cell_task(tasks: Sequence[Task], cell: Scenario, *, pose: str | None = None) -> Task:
+    """The task of a request for experts on subjects who have all of a cell's modalities. The image of a blend lies in
+    the pose of source `pose`."""
     training = dataclasses.replace(tasks[0].training, align_target=None, misalign=MisalignConfig())
-    return dataclasses.replace(tasks[0], scenario=str(cell), reference=None, training=training)
+    return dataclasses.replace(tasks[0], scenario=str(cell), reference=pose, training=training)
 
 
 def pair_question(tasks: Sequence[Task]) -> str:

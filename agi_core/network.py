@@ -13,6 +13,7 @@ from agi_core.errors import MismatchError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
 from agi_core.models.resunet import CONVOLVE, ResUNet
+from agi_core.pair_alignment import pair_alignment
 from agi_core.prediction import autocast, through_windows
 from agi_core.protocol import Packed, Weights, model_hash, pack, unpack
 from agi_core.ridge import Vector
@@ -34,6 +35,7 @@ class Network:
         neighbours: slices on either side that it sees of each slice; 2-D only.
         volumetric: whether it is 3-D, and so sees all slices of a volume at once.
         on_reference: what brings a training target onto the reference; None where it stays where it is.
+        pairs: what brings one image onto another, for a blend; None where the network does not align its sources.
         multiple: what rows and columns are padded to, and cut back from.
     """
 
@@ -49,6 +51,7 @@ class Network:
         self.device, self.crop = device, task.crop
         self.neighbours, self.volumetric = task.model.neighbours, task.model.dims == 3
         self.on_reference = TargetAlignment.of(task)
+        self.pairs = None if task.model.alignment == "none" else pair_alignment(task.model)
         self.multiple = spatial_multiple(task.model)
 
     @property

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from agi_core import known_range
-from agi_core.blend import Blend, Expert
+from agi_core.blend import Blend, Expert, pose_of
 from agi_core.cells import BLENDS, folder_of, is_vocabulary, parse_vocabulary
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, RunError
@@ -35,7 +35,7 @@ Reader = Callable[..., Mapping[str, NDArray[Any]]]
 
 @dataclass(frozen=True)
 class BlendedCell(Blend):
-    """A blend as a `Model`, on the grid of the heaviest expert's reference."""
+    """A blend as a `Model`, on the grid of the source in whose pose it lies."""
 
     scenario: Scenario
     reference: str
@@ -145,13 +145,10 @@ class RunModels:
         """What makes a cell. Raises RunError: its folder holds no model."""
         if cell not in self.blends:
             return self.network(cell)
-        weights = self.blends[cell]
-        experts = tuple(
-            Expert(self.network(one), tuple(map(cell.sources.index, one.sources)), weight)
-            for one, weight in weights.items()
-        )
-        heaviest = max(weights, key=lambda one: weights[one])
-        return BlendedCell(experts, cell, self.network(heaviest).reference)
+        networks = [(self.network(one), weight) for one, weight in self.blends[cell].items()]
+        experts = tuple(Expert.of(network, weight, sources=cell.sources) for network, weight in networks)
+        pose = pose_of((network.reference, network.on_reference is None, weight) for network, weight in networks)
+        return BlendedCell(experts, cell.sources.index(pose), networks[0][0].pairs, cell, pose)
 
     def error_model(self, cell: Scenario) -> ErrorModel:
         """Of a trained cell's network with its present weights. Raises RunError: there is none, or it is damaged."""

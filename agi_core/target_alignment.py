@@ -6,7 +6,6 @@ and the loss is taken there. RegGAN (Kong et al., NeurIPS 2021) learns a registr
 nothing is learned. Motion through the plane is not followed.
 """
 
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -14,12 +13,13 @@ from torch import Tensor
 
 from agi_core.config.schema import Task
 from agi_core.models.alignment.group_alignment import GroupAlignment
-from agi_core.models.alignment.sampling import inside, lattice, middle, sample
+from agi_core.models.alignment.sampling import middle
+from agi_core.pair_alignment import moved_onto, pair_alignment
 from agi_core.scenario import parse_scenario
 
 
 class TargetAlignment:
-    """Brings a target onto source number `reference`; `alignment` sees pairs of single slices or volumes."""
+    """Brings a target onto source number `reference`."""
 
     def __init__(self, alignment: GroupAlignment, *, reference: int, neighbours: int) -> None:
         self.alignment, self.reference, self.neighbours = alignment, reference, neighbours
@@ -30,18 +30,13 @@ class TargetAlignment:
         affine where they are not aligned."""
         if not task.training.align_target:
             return None
-        scenario, kind = parse_scenario(task.scenario), task.model.alignment
-        config = replace(task.model, alignment="affine" if kind == "none" else kind, neighbours=0)
+        scenario = parse_scenario(task.scenario)
         reference = scenario.sources.index(scenario.reference(task.reference))
-        return cls(GroupAlignment(config, reference=0), reference=reference, neighbours=task.model.neighbours)
+        return cls(pair_alignment(task.model), reference=reference, neighbours=task.model.neighbours)
 
-    @torch.no_grad()
     def __call__(self, sources: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The target (B, 1, *space) as it lies on the reference of the sources (B, M, *space), with neighbours
         (B, M, S, H, W), and where it was imaged there: bool (B, 1, *space)."""
         fixed = middle(sources[:, self.reference, None], self.neighbours)
         fixed = fixed[:, :, 0] if self.neighbours else fixed
-        motion = self.alignment.motion(torch.cat([fixed, target], dim=1), [1])
-        position = lattice(target.shape[2:], like=target) + motion
-        moved = sample(target, position)
-        return moved, inside(position, 0) & ((moved != 0) | (fixed == 0))
+        return moved_onto(self.alignment, torch.cat([fixed, target], dim=1), target)

@@ -284,15 +284,15 @@ class Study:
             )
             for part in parts
         ]
-        experts = [Expert(trained[part], tuple(map(cell.sources.index, part.sources)), 1.0) for part in parts]
+        experts = [Expert(trained[part], tuple(map(cell.sources.index, part.sources)), 1.0, 0) for part in parts]
         compared = self.sessions(cell, self._compared(cell))
         disagreements = {
-            (i, j): mean_square(Blend((experts[i],)), Blend((experts[j],)), compared)
+            (i, j): mean_square(Blend((experts[i],), 0, None), Blend((experts[j],), 0, None), compared)
             for i, j in combinations(range(len(parts)), 2)
             if compared
         }
         weights = blend_weights(errors, disagreements)
-        return Blend(tuple(replace(expert, weight=w) for expert, w in zip(experts, weights, strict=True)))
+        return Blend(tuple(replace(expert, weight=w) for expert, w in zip(experts, weights, strict=True)), 0, None)
 
     def _compared(self, cell: Scenario) -> list[str]:
         """Subjects with all sources of a cell: those who train none of its parts, where there are any."""

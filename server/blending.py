@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
-from agi_core.blend import blend_weights
+from agi_core.blend import blend_weights, pose_of
 from agi_core.cell_plan import Plan
 from agi_core.cells import BLENDS, folder_of, parse_vocabulary
 from agi_core.config.schema import RunConfig, Task
@@ -95,8 +95,12 @@ class Blending:
             return f"no site holds {', '.join(others)} and {last} together: no score", None
         used = {parse_scenario(expert): weight for expert, weight in weights.items() if weight}
         tasks = [self._trained[expert].task for expert in used]
+        pose = pose_of(
+            (expert.reference(task.reference), not task.training.align_target, weight)
+            for (expert, weight), task in zip(used.items(), tasks, strict=True)
+        )
         question = blend_question(tasks, [*used.values()])
-        replies = self._ask_about([*used], cell_task(tasks, cell), sites, question=question)
+        replies = self._ask_about([*used], cell_task(tasks, cell, pose=pose), sites, question=question)
         told, suppressed = site_scores(replies), suppressed_sites(replies, METRIC_NAMES)
         words = {site: f"{site} told no figure" for site in sites}
         words |= {site: f"{site} holds its figures back" for site in suppressed}

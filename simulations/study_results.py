@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from agi_core.blend import Blend, Expert
+from agi_core.blend import Blend, Expert, pose_of
 from agi_core.cell_plan import Plan
 from agi_core.config.schema import RunConfig
 from agi_core.data.phantom.built_in import origin
@@ -75,6 +75,8 @@ def _blend_scores(
         for site, subjects in scored.items()
     }
     experts = {expert: networks[expert] for expert in weights}
+    pose = pose_of((its.reference, its.on_reference is None, weights[expert]) for expert, its in experts.items())
+    pairs = next(iter(experts.values())).pairs
     priors = {
         expert: Regression(network, network.prior) for expert, network in experts.items() if network.prior is not None
     }
@@ -82,12 +84,10 @@ def _blend_scores(
     def scores(predictors: Mapping[Scenario, Predictor]) -> Scores | None:
         if not sessions or len(predictors) < len(weights):
             return None
-        blend = Blend(
-            tuple(
-                Expert(predictor, tuple(cell.sources.index(name) for name in expert.sources), weights[expert])
-                for expert, predictor in predictors.items()
-            )
+        parts = tuple(
+            Expert.of(networks[expert], weights[expert], sources=cell.sources, predictor=predictor)
+            for expert, predictor in predictors.items()
         )
-        return Scores.over({}, site_scores(blend, sessions))
+        return Scores.over({}, site_scores(Blend(parts, cell.sources.index(pose), pairs), sessions))
 
     return scores(experts), scores(priors)

@@ -3,7 +3,7 @@ how far apart two experts are; then, at a site that does not train, how good the
 site that trains privately tells none."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -27,18 +27,18 @@ def tell_error(job: Job) -> Reply:
         PolicyError: the site trains privately, or so few slices are asked for that they tell of few subjects.
     """
     _refuse_private(job)
-    scores = evaluation.evaluate(job.network, told_validation(job))
-    return _reply(job, RMS_ERROR, [10 ** (-score["psnr_db"] / 10) for score in scores.values()])
+    return _reply(job, RMS_ERROR, evaluation.squared_error(job.network, told_validation(job)).values())
 
 
 def tell_disagreement(site: OpenSite, request: Request, task: Task, *, device: torch.device) -> Reply:
-    """The same of the difference of two experts, whose weights the request brings.
+    """The same of the difference of two experts, whose weights the request brings, in the pose of the first.
 
     Raises:
         PolicyError: as `tell_error`. ProtocolError, ConfigError: the request is malformed.
     """
     networks = [_network(*one, device=device) for one in read_pair(request.subjects, request.weights, task)]
-    first, second = ((network, _channels(network, task)) for network in networks)
+    pose, names = networks[0].reference, parse_scenario(task.scenario).modalities
+    first, second = (_blend([(network, 1.0)], pose=pose, sources=names) for network in networks)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=networks[0])
     _refuse_private(job)
     return _reply(job, RMS_DISAGREEMENT, evaluation.disagreement(first, second, told_validation(job)).values())
@@ -54,8 +54,8 @@ def tell_blend(site: OpenSite, request: Request, task: Task, *, device: torch.de
         (_network(expert, weights, device=device), weight)
         for expert, weights, weight in read_blend(request.subjects, request.weights, task)
     ]
-    blend = Blend(tuple(Expert(network, _channels(network, task), weight) for network, weight in experts))
-    network = experts[0][0]  # of their kind, and for their target
+    cell, network = parse_scenario(task.scenario), experts[0][0]  # a network of their kind, and for their target
+    blend = _blend(experts, pose=cell.reference(task.reference), sources=cell.sources)
     return score_everybody(
         Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network), blend
     )
@@ -67,9 +67,9 @@ def _network(expert: Task, weights: Packed, *, device: torch.device) -> Network:
     return network
 
 
-def _channels(network: Network, task: Task) -> tuple[int, ...]:
-    """The places of its sources among the modalities of the request's cell."""
-    return tuple(map(parse_scenario(task.scenario).modalities.index, network.scenario.sources))
+def _blend(weighted: Sequence[tuple[Network, float]], *, pose: str, sources: Sequence[str]) -> Blend:
+    experts = tuple(Expert.of(network, weight, sources=sources) for network, weight in weighted)
+    return Blend(experts, sources.index(pose), weighted[0][0].pairs)
 
 
 def _refuse_private(job: Job) -> None:

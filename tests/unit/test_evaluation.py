@@ -5,10 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agi_core.evaluation import disagreement, evaluate
+from agi_core.config.load import load_config
+from agi_core.evaluation import disagreement, evaluate, squared_error
 from agi_core.metric_table import psnr_db
+from agi_core.network import Network
 from tests.support.cache_entries import write_entry
 from tests.support.predictors import Made
+from tests.support.small_data import SMALL
+from tests.support.smooth_images import texture
 
 
 def test_evaluate_scores_all_sessions_of_a_subject_and_clips(tmp_path: Path) -> None:
@@ -41,8 +45,8 @@ def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
 def test_disagreement_is_that_of_the_chosen_slices_whatever_the_target(tmp_path: Path, volumetric: bool) -> None:
     volumes = np.random.default_rng(0).uniform(0.1, 0.9, (12, 3, 13, 18)).astype(np.float16).astype(np.float32)
     session, chosen = write_entry(tmp_path / "IXI001", volumes), (0, *range(2, 12))
-    first = Made(lambda sources: sources[:, :1], volumetric=volumetric), [1]
-    second = Made(lambda sources: sources.mean(dim=1, keepdim=True), volumetric=volumetric), [2, 0]
+    first = Made(lambda sources: sources[:, 1:2], volumetric=volumetric)
+    second = Made(lambda sources: sources[:, [2, 0]].mean(dim=1, keepdim=True), volumetric=volumetric)
     found = disagreement(first, second, [(session, chosen)])
     apart = volumes[chosen, 1] - volumes[chosen, :][:, [2, 0]].mean(axis=1)
     assert found == {"IXI001": pytest.approx(float((apart.astype(np.float64) ** 2).mean()), rel=1e-5)}
@@ -68,3 +72,22 @@ def test_evaluate_shows_a_network_the_neighbours(tmp_path: Path) -> None:
     above = evaluate(Made(lambda x: x[:, :1, 2], neighbours=1), [(session, None)])["IXI002"]["mae"]
     assert middle == 0
     assert above == pytest.approx((0.1 + 0.2 + 0.4 + 0.4) / 4, abs=1e-3)
+
+
+def test_the_squared_error_is_taken_where_training_takes_the_loss(tmp_path: Path) -> None:
+    """Of a network that copies its source, and a target that is the source after the head has moved."""
+    image = texture(96, 96, detail=10)[0, 0].numpy()
+    volumes = np.stack([image, np.roll(image, 5, axis=0)])[None].repeat(3, axis=0).astype(np.float16)
+    session = write_entry(tmp_path / "IXI005", volumes.astype(np.float32))
+    errors = {}
+    for aligned in ("false", "true"):
+        settings = [*SMALL, "scenario='T2:PD'", "reference=T2", "model.prior=cubic", "model.alignment=affine"]
+        task = load_config(None, overrides={}, assignments=[*settings, f"training.align_target={aligned}"]).task
+        network = Network(task)
+        readout = np.zeros(len(network.readout))
+        readout[1] = 1  # the monomial of degree 1
+        network.set_readout(readout)
+        (errors[aligned],) = squared_error(network, [(session, (0, 2))]).values()
+    apart = (volumes[:, 0] - volumes[:, 1].astype(np.float64))[[0, 2]]
+    assert errors["false"] == pytest.approx(float((apart**2).mean()), rel=1e-4)
+    assert errors["true"] < 0.02 * errors["false"]

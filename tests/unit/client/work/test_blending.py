@@ -16,11 +16,13 @@ from agi_core.errors import AgiError, NotHeldError, PolicyError, ProtocolError
 from agi_core.evaluation import evaluate
 from agi_core.experts import blend_question, cell_task, packed_together, pair_question, pair_task
 from agi_core.metrics import mean_over_subjects
+from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
 from agi_core.protocol import ERROR, EVALUATE, RMS_DISAGREEMENT, RMS_ERROR, Reply, Request, Weights, pack
 from agi_core.scenario import parse_scenario
 from client.site.opened import OpenSite, open_site
 from client.work.trainer import answer
+from tests.support.moved_heads import write_moved
 from tests.support.requests_by_hand import deployed_site, small_task
 
 CPU = torch.device("cpu")
@@ -104,6 +106,24 @@ def test_the_disagreement_needs_no_target(site: OpenSite) -> None:
     assert reply.num_examples == 1
 
 
+def test_experts_are_compared_in_one_pose(tmp_path: Path) -> None:
+    """T1 and PD have the same contrast here, and the head has moved by 6 mm between them."""
+    write_moved(tmp_path / "scans", moved_vox={"T1": 3, "T2": 0, "PD": 0}, subjects=10)
+    site = open_site(deployed_site(tmp_path, tmp_path / "scans"))
+    apart = {}
+    for alignment in ("none", "affine"):
+        model = ModelConfig(conv="plain", widths=(4, 8), prior="cubic", alignment=alignment)
+        tasks = [dataclasses.replace(expert(source, "T2"), model=model) for source in ("T1", "PD")]
+        networks = [Network(task) for task in tasks]
+        for network in networks:
+            network.set_readout(np.eye(len(network.readout))[1])  # it copies its source
+        weights = packed_together([network.weights for network in networks])
+        request = asked(pair_task(tasks, VOCABULARY), weights, question=pair_question(tasks))
+        apart[alignment] = answered(site, request).metrics[RMS_DISAGREEMENT]
+    assert apart["none"] > 0.1
+    assert apart["affine"] < 0.4 * apart["none"]  # what is left lies at the edge of the head
+
+
 def blend(first: Task, second: Task, *weights: float) -> Request:
     """Of the cell T1,T2:PD."""
     tasks = [first, second]
@@ -120,12 +140,12 @@ def test_a_blend_is_scored_on_all_subjects_as_one_model(ixi_dir: Path, tmp_path:
     second = dataclasses.replace(expert("T2", seed=1), evaluation=few)
     request = blend(first, second, 0.25, 0.75)
     reply = answered(site, request)
-    parts = [Expert(loaded(task, weights_of(task)), (k,), (k + 0.5) / 2) for k, task in enumerate((first, second))]
+    parts = [Expert(loaded(task, weights_of(task)), (k,), (k + 0.5) / 2, k) for k, task in enumerate((first, second))]
     sessions = [(session, None) for session in site.scans(read_task(request.task)).everybody]
-    scores = evaluate(Blend(tuple(parts)), sessions)
+    scores = evaluate(Blend(tuple(parts), 1, None), sessions)
     assert reply.num_examples == len(scores) == 2
     assert reply.metrics == pytest.approx(mean_over_subjects(scores.values()), rel=1e-6)
-    alone = evaluate(Blend((dataclasses.replace(parts[1], weight=1.0),)), sessions)
+    alone = evaluate(Blend((dataclasses.replace(parts[1], weight=1.0),), 1, None), sessions)
     assert reply.metrics["psnr_db"] != pytest.approx(mean_over_subjects(alone.values())["psnr_db"], rel=1e-3)
 
 
