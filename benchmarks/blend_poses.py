@@ -1,0 +1,139 @@
+"""What a blend gains where the images of its experts are brought into one pose.
+
+    python -m benchmarks.blend_poses RUN [RUN ...]
+
+The runs are finished ones of `simulations/run.py` over a vocabulary, on scans where everybody holds everything and
+sites offer parts of it; they differ in their seed, and nothing of them is changed. The experts of each blend are
+compared, weighted and blended twice: as their images lie, and in one pose. Both are scored on the test subjects of the
+sites that offer the sources and lack the target, beside the best single expert. Intervals are 95 % Student t over runs.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from agi_core.blend import Blend, Expert, blend_weights, pose_of
+from agi_core.cell_plan import Plan
+from agi_core.cells import folder_of, parse_vocabulary
+from agi_core.data.cached_session import CachedSession
+from agi_core.data.preparation import Preparation
+from agi_core.data.scans import Scans, Subject
+from agi_core.evaluation import disagreement, squared_error
+from agi_core.experts import cell_task, pair_task
+from agi_core.models.alignment.group_alignment import GroupAlignment
+from agi_core.network import Network
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import load_weights
+from agi_core.scenario import Scenario, parse_scenario
+from benchmarks.personal import psnr_db
+from benchmarks.results import commit, interval
+from simulations.holders import complete_for, find_holders, plan_of, scored_at
+
+STRIDE = 4  # of the slices on which experts are compared
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    runs = parser.parse_args().runs
+    rows: dict[Scenario, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        study = Study(run)
+        for cell, experts in study.plan.blends.items():
+            for name, value in study.scores(cell, experts).items():
+                rows[cell][name].append(value)
+    names = ("best single expert", "as they lie", "in one pose")
+    print(f"commit {commit()}; {', '.join(map(str, runs))}\n")
+    print(f"| blend | {' | '.join(names)} | in one pose minus as they lie | minus the best single | first weight |")
+    print("|---" * 7 + "|")
+    for cell, found in rows.items():
+        single, apart, together = (found[name] for name in names)
+        gains = [[a - b for a, b in zip(together, other, strict=True)] for other in (apart, single)]
+        weights = f"{interval(found['weight apart'])}, then {interval(found['weight together'])}"
+        cells = [*(interval(found[name]) for name in names), *map(interval, gains), weights]
+        print(f"| {cell} | {' | '.join(cells)} |")
+
+
+class Study:
+    """A finished run, and the sessions that its blends are weighted and scored on."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.config, self.everybody = find_holders(run_folder.open_existing(run_dir))
+        self.plan: Plan = plan_of(self.config, self.everybody)
+        self.vocabulary = parse_vocabulary(self.config.scenario)
+        self.tasks = {cell: run_folder.open_existing(folder_of(run_dir, cell)).task for cell in self.plan.trained}
+
+    def network(self, cell: Scenario) -> Network:
+        network = Network(self.tasks[cell])
+        network.load(load_weights(folder_of(self.run_dir, cell)))
+        return network
+
+    def sessions(self, cell: Scenario, subjects: Sequence[Subject]) -> list[CachedSession]:
+        task = self.tasks.get(cell) or cell_task([*self.tasks.values()][:1], cell)
+        cache_dir = Path(self.config.data.cache_dir)
+        return Preparation.of(task, Scans.of(self.config.data), cache_dir=cache_dir, whole=True).open(subjects)
+
+    def validation(self, cell: Scenario, sites: Sequence[str]) -> list[tuple[CachedSession, range]]:
+        """Every few slices of the validation subjects of some sites."""
+        complete = complete_for(cell, self.everybody)
+        chosen = [
+            complete[subject_id]
+            for site in sites
+            for subject_id in self.everybody.splits[site].validation
+            if subject_id in complete
+        ]
+        return [(session, range(0, session.shape[0], STRIDE)) for session in self.sessions(cell, chosen)]
+
+    def scores(self, cell: Scenario, experts: Sequence[Scenario]) -> Mapping[str, float]:
+        """PSNR in dB, and the weight of the first expert both ways."""
+        networks = [self.network(expert) for expert in experts]
+        tested = scored_at(cell, self.plan, self.everybody, complete=complete_for(cell, self.everybody))
+        sessions = self.sessions(cell, [subject for subjects in tested.values() for subject in subjects])
+        together = self.blend(cell, experts, networks, alignment=networks[0].pairs)
+        singles = [Blend((one,), together.pose, None) for one in together.experts]
+        found = {"best single expert": max(psnr_db(single, sessions) for single in singles)}
+        found |= {"in one pose": psnr_db(together, sessions), "weight together": together.experts[0].weight}
+        for network in networks:
+            network.on_reference = None
+        apart = self.blend(cell, experts, networks, alignment=None)
+        return found | {"as they lie": psnr_db(apart, sessions), "weight apart": apart.experts[0].weight}
+
+    def blend(
+        self,
+        cell: Scenario,
+        experts: Sequence[Scenario],
+        networks: Sequence[Network],
+        *,
+        alignment: GroupAlignment | None,
+    ) -> Blend:
+        """Weighted by what its sites can measure."""
+        errors = []
+        for expert, network in zip(experts, networks, strict=True):
+            squares = squared_error(network, self.validation(expert, self.plan.trained[expert])).values()
+            errors.append(sum(squares) / len(squares))
+        apart = {}
+        for i, j in combinations(range(len(experts)), 2):
+            task = pair_task([self.tasks[experts[i]], self.tasks[experts[j]]], self.vocabulary)
+            names = parse_scenario(task.scenario).modalities
+            one, other = (
+                Blend((Expert.of(networks[n], 1.0, sources=names),), names.index(networks[i].reference), alignment)
+                for n in (i, j)
+            )
+            offering = [site for site, offered in self.plan.offers.items() if {*names} <= {*offered}]
+            squares = disagreement(one, other, self.validation(parse_scenario(task.scenario), offering)).values()
+            apart |= {(i, j): sum(squares) / len(squares)} if squares else {}
+        weights = blend_weights(errors, apart)
+        aligned = [self.tasks[expert].training.align_target for expert in experts]
+        pose = pose_of(
+            (network.reference, not moved, weight)
+            for network, moved, weight in zip(networks, aligned, weights, strict=True)
+        )
+        parts = [Expert.of(net, weight, sources=cell.sources) for net, weight in zip(networks, weights, strict=True)]
+        return Blend(tuple(parts), cell.sources.index(pose), alignment)
+
+
+if __name__ == "__main__":
+    main()
