@@ -60,6 +60,8 @@ def check_data(
         held = held_by(subjects, modalities)
         yield _offered(site, scenario, held, others=discovery.other_modalities)
         yield from _apart([name for name in site.data.modalities or () if held.get(name)], subjects)
+    if is_vocabulary(scenario) and site.data.modalities is not None:
+        subjects = [*_with_offered_scans(subjects, site.data.modalities)] or subjects  # a row above says what is wrong
 
     scans: list[Scan] = []
     doubted: list[DoubtedScan] = []
@@ -85,6 +87,17 @@ def check_data(
             remember(Path(site.state_dir), {scan.content: scan.image for scan in scans})
     summary = summarise(good, scans) | {"checked": len(subjects), "doubts": [asdict(scan) for scan in doubted]}
     return summary, good, scans
+
+
+def _with_offered_scans(subjects: Sequence[Subject], offered: Sequence[str]) -> Iterator[Subject]:
+    """Those who have two of the offered modalities, with the scans of these alone: no run reads others."""
+    for subject in subjects:
+        sessions = (
+            replace(session, paths={name: path for name, path in session.paths.items() if name in offered})
+            for session in subject.sessions
+        )
+        if complete := tuple(session for session in sessions if len(session.paths) > 1):
+            yield replace(subject, sessions=complete)
 
 
 def images_of_scans(subjects: Sequence[Subject], scans: Sequence[Scan]) -> Images:

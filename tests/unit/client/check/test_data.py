@@ -52,6 +52,19 @@ def test_modalities_that_are_offered_and_never_found_together_are_named(tmp_path
     assert "no visit has T1 with T2: this site sits out" in rows[1].found
 
 
+def test_scans_of_a_modality_that_is_not_offered_are_not_read(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 3})
+    (data_dir / "IXI-PD" / "IXI100-Guys-1100-PD.nii.gz").write_bytes(b"")
+    (data_dir / "IXI-T1" / "IXI101-Guys-1101-T1.nii.gz").unlink()  # T2 and PD are left: one that is offered
+    path = deployed_site(tmp_path, data_dir, rules="policy: {minimum_subjects: 2}\n")
+    everything = [row.state for row in check_data(read_deployed_site(path), "T1,T2,PD:any")]
+    path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, modalities: [T1, T2]"))
+    offered = [*check_data(read_deployed_site(path), "T1,T2,PD:any")]
+    assert CheckState.FAILED in everything
+    assert all(row.state == CheckState.PASSED for row in offered)
+    assert "2 of 2 subjects are readable and fit together" in [row.found for row in offered]
+
+
 @pytest.mark.parametrize(
     ("declared", "scenario", "state", "found", "fix"),
     [
