@@ -130,9 +130,7 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
     if final and (plain := baselines.get("without_privacy")):
         cost = plain.final["psnr_db"] - final["psnr_db"]
         console.print(f"the same federation without privacy: {cost:+.2f} dB")
-    for learnt in (summary.interval, summary.known_range):
-        if learnt:
-            console.print(learnt.said, markup=False)
+    print_learnt(summary, console)
     if summary.privacy:
         by_site = ", ".join(
             f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})" for site, spent in summary.privacy.items()
@@ -147,6 +145,13 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
         )
     for flag in summary.flags:
         console.print(f"warning: {flag}", markup=False)
+
+
+def print_learnt(summary: Summary, console: Console) -> None:
+    """What the questions after the final test have brought."""
+    for learnt in (summary.interval, summary.known_range):
+        if learnt:
+            console.print(learnt.said, markup=False)
 
 
 def _origin(summary: Summary | StudySummary) -> str:

@@ -19,7 +19,7 @@ from agi_core.scenario import Scenario
 from server.study_plan import cell_config
 from simulations.display import Display
 from simulations.holders import find_holders, plan_of, sites_of, write_splits
-from simulations.printed import print_cell, print_matrix, print_vocabulary
+from simulations.printed import print_cell, print_learnt, print_matrix, print_vocabulary
 from simulations.simulation import PreparedRun, carry_out, engine_of, prepare, with_data
 from simulations.sites import Federation, Study, write_sites
 from simulations.study_results import write_study_results
@@ -46,7 +46,8 @@ def study(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, cons
     for number, (cell, run) in enumerate(runs.items(), start=1):
         if compare or not (run.run_dir / FILE_NAME).is_file():
             console.print(f"cell {number} of {len(runs)}: {cell}")
-            carry_out(run, run_engine, compare=compare, console=console)
+            its_summary, _ = carry_out(run, run_engine, compare=compare, console=console)
+            print_learnt(its_summary, console)
     if plan.blends:
         node_configs = [{"site": site, "site-config": str(site_paths[site])} for site in config.federation.sites]
         with Display(console, config).showing():

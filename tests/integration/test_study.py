@@ -1,7 +1,9 @@
 """A run over a vocabulary as a user types it: sites of two modalities each, cells, blends, and the matrix."""
 
+import io
 import json
 import shutil
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     data_dir = write_ixi(folder / "ixi", {"A": 3, "B": 3, "C": 3})
     (data_dir / "IXI-T2" / "IXI102-A-1102-T2.nii.gz").unlink()
-    assert study(folder) == 0
+    with redirect_stdout(io.StringIO()) as printed:
+        assert study(folder) == 0
+    (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
 
@@ -50,6 +54,7 @@ def test_what_a_site_can_train_is_trained_and_the_rest_is_blended(folder: Path) 
         assert {"config.yaml", "summary.json", "report.html", "checkpoints"} <= {its.name for its in path.iterdir()}
         said = summary_of(path)["known_range"]["said"]  # each cell asks for its own
         assert said.startswith("no known range: it takes 5 subjects, and sites told of 1 training subjects at 1 of 1")
+    assert (folder / "printed.txt").read_text().count("no known range") == len(trained)
     blends = json.loads((run / "blends.json").read_text())
     assert {name: {*weights} for name, weights in blends.items()} == {
         "T2,PD:T1": {"PD:T1"},
