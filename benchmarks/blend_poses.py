@@ -1,11 +1,13 @@
 """What a blend gains where the images of its experts are brought into one pose.
 
-    python -m benchmarks.blend_poses RUN [RUN ...]
+    python -m benchmarks.blend_poses RUN [RUN ...] --registered DIR/ixi_like_registered
 
 The runs are finished ones of `simulations/run.py` over a vocabulary, on scans where everybody holds everything and
 sites offer parts of it; they differ in their seed, and nothing of them is changed. The experts of each blend are
 compared, weighted and blended twice: as their images lie, and in one pose. Both are scored on the test subjects of the
-sites that offer the sources and lack the target, beside the best single expert. Intervals are 95 % Student t over runs.
+sites that offer the sources and lack the target, beside the best single expert: on their scans, and on the same
+scans acquired in one pose (with `--registered`: all but the first modality, in its pose). A target in a pose of its own
+can be scored in one pose alone. Intervals are 95 % Student t over runs.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from agi_core.cell_plan import Plan
 from agi_core.cells import folder_of, parse_vocabulary
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.preparation import Preparation
-from agi_core.data.scans import Scans, Subject
+from agi_core.data.scans import Scans, Subject, discover
 from agi_core.evaluation import disagreement, squared_error
 from agi_core.experts import cell_task, pair_task
 from agi_core.models.alignment.group_alignment import GroupAlignment
@@ -29,6 +31,7 @@ from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import Scenario, parse_scenario
 from benchmarks.personal import psnr_db
 from benchmarks.results import commit, interval
+from benchmarks.target_pose import twin
 from simulations.holders import complete_for, find_holders, plan_of, scored_at
 
 STRIDE = 4  # of the slices on which experts are compared
@@ -37,33 +40,40 @@ STRIDE = 4  # of the slices on which experts are compared
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    runs = parser.parse_args().runs
-    rows: dict[Scenario, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        study = Study(run)
+    parser.add_argument("--registered", type=Path, help="the scans of all modalities but the first, in its pose")
+    arguments = parser.parse_args()
+    rows: dict[tuple[Scenario, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in arguments.runs:
+        study = Study(run, registered=arguments.registered)
         for cell, experts in study.plan.blends.items():
-            for name, value in study.scores(cell, experts).items():
-                rows[cell][name].append(value)
+            for tested, found in study.scores(cell, experts).items():
+                for name, value in found.items():
+                    rows[cell, tested][name].append(value)
     names = ("best single expert", "as they lie", "in one pose")
-    print(f"commit {commit()}; {', '.join(map(str, runs))}\n")
-    print(f"| blend | {' | '.join(names)} | in one pose minus as they lie | minus the best single | first weight |")
-    print("|---" * 7 + "|")
-    for cell, found in rows.items():
+    print(f"commit {commit()}; {', '.join(map(str, arguments.runs))}\n")
+    print(f"| blend | tested | {' | '.join(names)} | in one pose minus as they lie | minus the best single |", end="")
+    print(" first weight |\n" + "|---" * 8 + "|")
+    for (cell, tested), found in rows.items():
         single, apart, together = (found[name] for name in names)
         gains = [[a - b for a, b in zip(together, other, strict=True)] for other in (apart, single)]
         weights = f"{interval(found['weight apart'])}, then {interval(found['weight together'])}"
-        cells = [*(interval(found[name]) for name in names), *map(interval, gains), weights]
+        cells = [tested, *(interval(found[name]) for name in names), *map(interval, gains), weights]
         print(f"| {cell} | {' | '.join(cells)} |")
 
 
 class Study:
     """A finished run, and the sessions that its blends are weighted and scored on."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, registered: Path | None) -> None:
         self.run_dir = run_dir
         self.config, self.everybody = find_holders(run_folder.open_existing(run_dir))
         self.plan: Plan = plan_of(self.config, self.everybody)
         self.vocabulary = parse_vocabulary(self.config.scenario)
+        self.scans = {"as acquired": Scans.of(self.config.data)}
+        if registered is not None:
+            folder, first = Path(str(self.config.data.dir)), self.vocabulary.modalities[0]
+            in_one_pose = twin(folder, registered, target=first, root=run_dir.parent / "twin")
+            self.scans["acquired in one pose"] = Scans(in_one_pose, self.config.data.layout)
         self.tasks = {cell: run_folder.open_existing(folder_of(run_dir, cell)).task for cell in self.plan.trained}
 
     def network(self, cell: Scenario) -> Network:
@@ -71,10 +81,10 @@ class Study:
         network.load(load_weights(folder_of(self.run_dir, cell)))
         return network
 
-    def sessions(self, cell: Scenario, subjects: Sequence[Subject]) -> list[CachedSession]:
+    def sessions(self, cell: Scenario, subjects: Sequence[Subject], *, scans: Scans) -> list[CachedSession]:
         task = self.tasks.get(cell) or cell_task([*self.tasks.values()][:1], cell)
         cache_dir = Path(self.config.data.cache_dir)
-        return Preparation.of(task, Scans.of(self.config.data), cache_dir=cache_dir, whole=True).open(subjects)
+        return Preparation.of(task, scans, cache_dir=cache_dir, whole=True).open(subjects)
 
     def validation(self, cell: Scenario, sites: Sequence[str]) -> list[tuple[CachedSession, range]]:
         """Every few slices of the validation subjects of some sites."""
@@ -85,21 +95,31 @@ class Study:
             for subject_id in self.everybody.splits[site].validation
             if subject_id in complete
         ]
-        return [(session, range(0, session.shape[0], STRIDE)) for session in self.sessions(cell, chosen)]
+        sessions = self.sessions(cell, chosen, scans=self.scans["as acquired"])
+        return [(session, range(0, session.shape[0], STRIDE)) for session in sessions]
 
-    def scores(self, cell: Scenario, experts: Sequence[Scenario]) -> Mapping[str, float]:
-        """PSNR in dB, and the weight of the first expert both ways."""
+    def scores(self, cell: Scenario, experts: Sequence[Scenario]) -> Mapping[str, Mapping[str, float]]:
+        """{scans: {PSNR in dB, and the weight of the first expert both ways}}"""
         networks = [self.network(expert) for expert in experts]
         tested = scored_at(cell, self.plan, self.everybody, complete=complete_for(cell, self.everybody))
-        sessions = self.sessions(cell, [subject for subjects in tested.values() for subject in subjects])
         together = self.blend(cell, experts, networks, alignment=networks[0].pairs)
-        singles = [Blend((one,), together.pose, None) for one in together.experts]
-        found = {"best single expert": max(psnr_db(single, sessions) for single in singles)}
-        found |= {"in one pose": psnr_db(together, sessions), "weight together": together.experts[0].weight}
         for network in networks:
             network.on_reference = None
         apart = self.blend(cell, experts, networks, alignment=None)
-        return found | {"as they lie": psnr_db(apart, sessions), "weight apart": apart.experts[0].weight}
+        found = {}
+        for name, scans in self.scans.items():
+            there = {subject.id: subject for subject in discover(scans, cell.modalities).subjects}
+            subjects = [there[subject.id] for subjects in tested.values() for subject in subjects]
+            sessions = self.sessions(cell, subjects, scans=scans)
+            singles = [psnr_db(Blend((one,), together.pose, None), sessions) for one in together.experts]
+            found[name] = {
+                "best single expert": max(singles),
+                "as they lie": psnr_db(apart, sessions),
+                "in one pose": psnr_db(together, sessions),
+                "weight apart": apart.experts[0].weight,
+                "weight together": together.experts[0].weight,
+            }
+        return found
 
     def blend(
         self,

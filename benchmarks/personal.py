@@ -21,6 +21,7 @@ from agi_core.data.partition import stable_order
 from agi_core.evaluation import evaluate
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
+from agi_core.prediction import Predictor
 from agi_core.readout import own_readout
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
@@ -88,9 +89,9 @@ def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) 
         network.set_readout(common)
 
 
-def psnr_db(network: Network, sessions: Sequence[CachedSession]) -> float:
+def psnr_db(predictor: Predictor, sessions: Sequence[CachedSession]) -> float:
     """The mean over subjects."""
-    scores = evaluate(network, [(session, None) for session in sessions])
+    scores = evaluate(predictor, [(session, None) for session in sessions])
     return mean_over_subjects(scores.values())["psnr_db"]
 
 
