@@ -7,14 +7,20 @@ sites offer parts of it; they differ in their seed, and nothing of them is chang
 compared, weighted and blended twice: as their images lie, and in one pose. Both are scored on the test subjects of the
 sites that offer the sources and lack the target, beside the best single expert: on their scans, and on the same
 scans acquired in one pose (with `--registered`: all but the first modality, in its pose). A target in a pose of its own
-can be scored in one pose alone. Intervals are 95 % Student t over runs.
+can be scored in one pose alone. A second table has the errors of the experts on all subjects who train nowhere, as
+they lie, in one pose, and on scans acquired in one pose, and the weights that follow with the experts' distance there;
+the last ones are the best. Intervals are 95 % Student t over runs.
 """
 
 import argparse
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+
+from torch import Tensor
 
 from agi_core.blend import Blend, Expert, blend_weights, pose_of
 from agi_core.cell_plan import Plan
@@ -26,6 +32,7 @@ from agi_core.evaluation import disagreement, squared_error
 from agi_core.experts import cell_task, pair_task
 from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.network import Network
+from agi_core.prediction import middle
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import Scenario, parse_scenario
@@ -35,6 +42,7 @@ from benchmarks.target_pose import twin
 from simulations.holders import complete_for, find_holders, plan_of, scored_at
 
 STRIDE = 4  # of the slices on which experts are compared
+WAYS = ("as they lie", "in one pose", "acquired in one pose")
 
 
 def main() -> None:
@@ -59,6 +67,16 @@ def main() -> None:
         weights = f"{interval(found['weight apart'])}, then {interval(found['weight together'])}"
         cells = [tested, *(interval(found[name]) for name in names), *map(interval, gains), weights]
         print(f"| {cell} | {' | '.join(cells)} |")
+    if arguments.registered is not None:
+        print(
+            "\n| run | blend | " + " | ".join(f"{what} {name}" for name in WAYS for what in ("errors", "weight")),
+            end="",
+        )
+        print(" |\n" + "|---" * 8 + "|")
+        for run in arguments.runs:
+            study = Study(run, registered=arguments.registered)
+            for cell, experts in study.plan.blends.items():
+                print(f"| {run.name} | {cell} | {' | '.join(study.errors(cell, experts))} |", flush=True)
 
 
 class Study:
@@ -95,8 +113,7 @@ class Study:
             for subject_id in self.everybody.splits[site].validation
             if subject_id in complete
         ]
-        sessions = self.sessions(cell, chosen, scans=self.scans["as acquired"])
-        return [(session, range(0, session.shape[0], STRIDE)) for session in sessions]
+        return strided(self.sessions(cell, chosen, scans=self.scans["as acquired"]))
 
     def scores(self, cell: Scenario, experts: Sequence[Scenario]) -> Mapping[str, Mapping[str, float]]:
         """{scans: {PSNR in dB, and the weight of the first expert both ways}}"""
@@ -121,6 +138,34 @@ class Study:
             }
         return found
 
+    def errors(self, cell: Scenario, experts: Sequence[Scenario]) -> list[str]:
+        """For each of WAYS the mean squared errors of two experts, times 1000, and the weight of the first that follows
+        with their distance on scans acquired in one pose."""
+        trained = {subject_id for split in self.everybody.splits.values() for subject_id in split.train}
+        everybody = [subject for subjects in self.everybody.training.values() for subject in subjects]
+        rest = [subject for subject in everybody if subject.id not in trained]
+        networks = [self.network(expert) for expert in experts]
+        told: dict[str, list[float]] = {}
+        for name in ("in one pose", "as they lie"):
+            told[name] = [
+                mean(squared_error(network, strided(self.sessions(expert, rest, scans=self.scans["as acquired"]))))
+                for expert, network in zip(experts, networks, strict=True)
+            ]
+            for network in networks:
+                network.on_reference = None
+        scans = self.scans["acquired in one pose"]
+        there = {subject.id: subject for subject in discover(scans, cell.modalities).subjects}
+        subjects = strided(self.sessions(cell, [there[subject.id] for subject in rest], scans=scans))
+        one, other = (Blend((Expert.of(network, 1.0, sources=cell.sources),), 0, None) for network in networks)
+        target = Target(networks[0].neighbours)
+        told["acquired in one pose"] = [mean(disagreement(expert, target, subjects)) for expert in (one, other)]
+        apart = mean(disagreement(one, other, subjects))
+        found = []
+        for name in WAYS:
+            found.append(" and ".join(f"{1000 * error:.2f}" for error in told[name]))
+            found.append(f"{blend_weights(told[name], {(0, 1): apart})[0]:.2f}")
+        return found
+
     def blend(
         self,
         cell: Scenario,
@@ -132,8 +177,7 @@ class Study:
         """Weighted by what its sites can measure."""
         errors = []
         for expert, network in zip(experts, networks, strict=True):
-            squares = squared_error(network, self.validation(expert, self.plan.trained[expert])).values()
-            errors.append(sum(squares) / len(squares))
+            errors.append(mean(squared_error(network, self.validation(expert, self.plan.trained[expert]))))
         apart = {}
         for i, j in combinations(range(len(experts)), 2):
             task = pair_task([self.tasks[experts[i]], self.tasks[experts[j]]], self.vocabulary)
@@ -143,8 +187,7 @@ class Study:
                 for n in (i, j)
             )
             offering = [site for site, offered in self.plan.offers.items() if {*names} <= {*offered}]
-            squares = disagreement(one, other, self.validation(parse_scenario(task.scenario), offering)).values()
-            apart |= {(i, j): sum(squares) / len(squares)} if squares else {}
+            apart |= {(i, j): mean(disagreement(one, other, self.validation(parse_scenario(task.scenario), offering)))}
         weights = blend_weights(errors, apart)
         aligned = [self.tasks[expert].training.align_target for expert in experts]
         pose = pose_of(
@@ -153,6 +196,25 @@ class Study:
         )
         parts = [Expert.of(net, weight, sources=cell.sources) for net, weight in zip(networks, weights, strict=True)]
         return Blend(tuple(parts), cell.sources.index(pose), alignment)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A `Predictor` that shows the target."""
+
+    neighbours: int
+    volumetric: bool = False
+
+    def predict(self, modalities: Tensor) -> Tensor:
+        return middle(modalities)[:, -1:]
+
+
+def strided(sessions: Sequence[CachedSession]) -> list[tuple[CachedSession, range]]:
+    return [(session, range(0, session.shape[0], STRIDE)) for session in sessions]
+
+
+def mean(by_subject: Mapping[str, float]) -> float:
+    return statistics.fmean(by_subject.values())
 
 
 if __name__ == "__main__":
