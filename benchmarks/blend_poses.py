@@ -54,8 +54,8 @@ def main() -> None:
     for run in arguments.runs:
         study = Study(run, registered=arguments.registered)
         for cell, experts in study.plan.blends.items():
-            for tested, found in study.scores(cell, experts).items():
-                for name, value in found.items():
+            for tested, scores in study.scores(cell, experts).items():
+                for name, value in scores.items():
                     rows[cell, tested][name].append(value)
     names = ("best single expert", "as they lie", "in one pose")
     print(f"commit {commit()}; {', '.join(map(str, arguments.runs))}\n")
@@ -68,11 +68,8 @@ def main() -> None:
         cells = [tested, *(interval(found[name]) for name in names), *map(interval, gains), weights]
         print(f"| {cell} | {' | '.join(cells)} |")
     if arguments.registered is not None:
-        print(
-            "\n| run | blend | " + " | ".join(f"{what} {name}" for name in WAYS for what in ("errors", "weight")),
-            end="",
-        )
-        print(" |\n" + "|---" * 8 + "|")
+        headings = " | ".join(f"{what} {name}" for name in WAYS for what in ("errors", "weight"))
+        print(f"\n| run | blend | {headings} |\n" + "|---" * 8 + "|")
         for run in arguments.runs:
             study = Study(run, registered=arguments.registered)
             for cell, experts in study.plan.blends.items():
@@ -178,7 +175,7 @@ class Study:
         errors = []
         for expert, network in zip(experts, networks, strict=True):
             errors.append(mean(squared_error(network, self.validation(expert, self.plan.trained[expert]))))
-        apart = {}
+        apart: dict[tuple[int, int], float] = {}
         for i, j in combinations(range(len(experts)), 2):
             task = pair_task([self.tasks[experts[i]], self.tasks[experts[j]]], self.vocabulary)
             names = parse_scenario(task.scenario).modalities
