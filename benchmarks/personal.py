@@ -14,6 +14,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from agi_core.config.schema import Personal, RunConfig
 from agi_core.data.cached_session import CachedSession
@@ -22,12 +23,13 @@ from agi_core.evaluation import evaluate
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.prediction import Predictor
-from agi_core.readout import own_readout
+from agi_core.readout import own_readout, readout_statistics
+from agi_core.ridge import solve_own
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
 from benchmarks.results import commit, interval
 from client.site.opened import open_site
-from simulations.baselines import SitesData, open_sites, with_own_weights
+from simulations.baselines import Regression, SitesData, open_sites, with_own_weights
 
 WAYS: tuple[Personal, ...] = ("head", "norms", "finetune")
 COUNTS, TURNS = (1, 2, 5), 3
@@ -36,22 +38,22 @@ COUNTS, TURNS = (1, 2, 5), 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    runs = parser.parse_args().runs
+    parser.add_argument("--ways", default=",".join(WAYS), help="of personal, with head first (%(default)s)")
+    arguments = parser.parse_args()
+    runs, ways = arguments.runs, arguments.ways.split(",")
     sites: dict[str, list[dict[str, float]]] = defaultdict(list)  # of each run, {site: dB}
-    gains: dict[int, list[float]] = defaultdict(list)
-    worst: dict[int, float] = {}
+    gains: dict[int, list[list[Gain]]] = defaultdict(list)
     for run in runs:
         config, data = opened(run)
         network = Network(config, device=data.device)
         network.load(load_weights(run))
         sites["global"].append({site: psnr_db(network, sessions) for site, sessions in data.test.items()})
-        for way in WAYS:
+        for way in ways:
             scores = with_own_weights(network, data, task=dataclasses.replace(config.task, personal=way))
             sites[way].append({site: score.psnr_db for site, score in scores.sites.items()})
         for count in COUNTS:
             found = [gain for sessions in data.unseen.values() for gain in adapted(network, sessions, count=count)]
-            gains[count] += [statistics.fmean(found)] if found else []
-            worst |= {count: min([*found, worst.get(count, found[0])])} if found else {}
+            gains[count] += [found] if found else []
     print(f"commit {commit()}; {', '.join(map(str, runs))}\n")
     print("| way | mean over the sites, dB | minus `head`, dB | worst site minus `head`, dB |\n|---|---|---|---|")
     for name, scored in sites.items():
@@ -61,11 +63,15 @@ def main() -> None:
         means = interval([statistics.fmean(its.values()) for its in scored])
         print(f"| {name} | {means} | {interval(less)} | {least:+.2f} |")
     if any(gains.values()):
-        print("\n| subjects at an unseen site | last layer of its own minus the common one, dB | worst draw, dB |")
-        print("|---|---|---|")
-        for count, found in gains.items():
-            if found:
-                print(f"| {count} | {interval(found)} | {worst[count]:+.2f} |")
+        print("\n| subjects at an unseen site | common layer, dB | own layer minus it | worst draw |", end="")
+        print(" regression of its own minus it |\n" + "|---" * 5 + "|")
+        for count, of_runs in gains.items():
+            if of_runs:
+                before, gain, regression = (
+                    interval([statistics.fmean(its[n] for its in found) for found in of_runs]) for n in range(3)
+                )
+                least = min(found.own_layer for each in of_runs for found in each)
+                print(f"| {count} | {before} | {gain} | {least:+.2f} | {regression} |")
 
 
 def opened(run: Path) -> tuple[RunConfig, SitesData]:
@@ -75,17 +81,30 @@ def opened(run: Path) -> tuple[RunConfig, SitesData]:
     return config, open_sites(config, paths)
 
 
-def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) -> Iterator[float]:
-    """What a last layer of `count` subjects gains on all others, in dB; up to TURNS times, of other subjects in turn.
-    Nothing where fewer than `count` + 1 subjects are there."""
+class Gain(NamedTuple):
+    """PSNR in dB of the common last layer, and what is gained over it."""
+
+    common: float
+    own_layer: float
+    own_regression: float
+
+
+def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) -> Iterator[Gain]:
+    """What a last layer of `count` subjects gains on all others, and a cubic regression of the same subjects on their
+    aligned sources; up to TURNS times, of other subjects in turn. Nothing where fewer than `count` + 1 subjects are
+    there."""
     order = stable_order({session.subject_id for session in sessions})
     common = network.readout
     for start in range(0, min(TURNS * count, len(order) - count + 1), count) if len(order) > count else ():
         chosen = order[start : start + count]
         rest = [session for session in sessions if session.subject_id not in chosen]
+        given = [session for session in sessions if session.subject_id in chosen]
         before = psnr_db(network, rest)
-        network.set_readout(own_readout(network, [s for s in sessions if s.subject_id in chosen]))
-        yield psnr_db(network, rest) - before
+        statistics_of = readout_statistics(network, given, prior_alone=True)
+        assert network.prior is not None
+        regression = Regression(network, solve_own([*statistics_of.values()], towards=network.prior))
+        network.set_readout(own_readout(network, given))
+        yield Gain(before, psnr_db(network, rest) - before, psnr_db(regression, rest) - before)
         network.set_readout(common)
 
 
