@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -77,14 +77,17 @@ def running(coordinator: CoordinatorDir, *, host: str, port: int, health_port: i
         end_descendants(within_s=STOP_S)
 
 
-def wait_for_an_end(coordinator: CoordinatorDir) -> str:
-    """Wait until one of the programs that run now below this process ends, whoever started it; its name. Meanwhile what
-    they print is kept short.
+def programs() -> dict[int, str]:
+    """{id: name} of the programs that run now below this process, whoever started them."""
+    return {process: _name_of(process) for process in descendants()}
+
+
+def wait_for_an_end(coordinator: CoordinatorDir, watched: Mapping[int, str]) -> str:
+    """Wait until one of these programs ends; its name. Meanwhile what they print is kept short.
 
     SuperLink does not notice that the `flower-superexec` which it started is gone. Then no run starts any more, while
     everything looks well.
     """
-    watched = {process: _name_of(process) for process in descendants()}
     while True:
         if ended := [name for process, name in watched.items() if has_ended(process)]:
             return SUPERLINK if SUPERLINK in ended else ended[0]  # the others end with it

@@ -30,6 +30,7 @@ def up(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     try:
         with _ended_by_signals(), running:
             atomic.write_text(coordinator.health_port_path, str(health_port))
+            watched = superlink.programs()  # before runs go on, whose processes end when they are done
             _announce(coordinator, host, port, until=f"{expiry:%Y-%m-%d}")
             if certificates.expires_soon(expiry):
                 print("warning: the certificate ends soon; renew it with: python -m server certs --name NAME")
@@ -37,7 +38,7 @@ def up(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
                 notify.watching(coordinator, partial(notify.tell, arguments.notify))
             if arguments.resume:
                 _resume_interrupted(coordinator)
-            ended = superlink.wait_for_an_end(coordinator)
+            ended = superlink.wait_for_an_end(coordinator, watched)
     except _Ended:
         print("coordinator stopped; runs go on with: python -m server up, then python -m server resume RUN", flush=True)
     else:
