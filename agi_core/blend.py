@@ -16,7 +16,7 @@ with other references, by the motion between the references: a blend of images i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Self
 
@@ -83,10 +83,10 @@ class Expert:
     reference: int
 
     @classmethod
-    def of(cls, network: Network, weight: float, *, sources: Sequence[str], predictor: Predictor | None = None) -> Self:
-        """A network, or what stands in its place, in a blend of these sources."""
+    def of(cls, network: Network, weight: float, *, sources: Sequence[str]) -> Self:
+        """A network in a blend of these sources."""
         channels = tuple(map(sources.index, network.scenario.sources))
-        return cls(predictor or network, channels, weight, sources.index(network.reference))
+        return cls(network, channels, weight, sources.index(network.reference))
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,21 @@ class Blend:
     experts: tuple[Expert, ...]
     pose: int
     alignment: GroupAlignment | None
+
+    @classmethod
+    def of(
+        cls, experts: Sequence[tuple[Network, float]], *, sources: Sequence[str], pose: str | None = None
+    ) -> "Blend":
+        """Trained networks and their weights. Without a pose, `pose_of` names it."""
+        if pose is None:
+            pose = pose_of((network.reference, network.on_reference is None, weight) for network, weight in experts)
+        parts = tuple(Expert.of(network, weight, sources=sources) for network, weight in experts)
+        return cls(parts, sources.index(pose), experts[0][0].pairs)
+
+    def made_by(self, predictors: Sequence[Predictor]) -> "Blend":
+        """The same blend with another predictor in the place of each expert's."""
+        experts = zip(self.experts, predictors, strict=True)
+        return replace(self, experts=tuple(replace(expert, predictor=one) for expert, one in experts))
 
     @property
     def neighbours(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from agi_core import known_range
-from agi_core.blend import Blend, Expert, pose_of
+from agi_core.blend import Blend
 from agi_core.cells import BLENDS, folder_of, is_vocabulary, parse_vocabulary
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, RunError
@@ -145,10 +145,9 @@ class RunModels:
         """What makes a cell. Raises RunError: its folder holds no model."""
         if cell not in self.blends:
             return self.network(cell)
-        networks = [(self.network(one), weight) for one, weight in self.blends[cell].items()]
-        experts = tuple(Expert.of(network, weight, sources=cell.sources) for network, weight in networks)
-        pose = pose_of((network.reference, network.on_reference is None, weight) for network, weight in networks)
-        return BlendedCell(experts, cell.sources.index(pose), networks[0][0].pairs, cell, pose)
+        experts = [(self.network(one), weight) for one, weight in self.blends[cell].items()]
+        blend = Blend.of(experts, sources=cell.sources)
+        return BlendedCell(blend.experts, blend.pose, blend.alignment, cell, cell.sources[blend.pose])
 
     def error_model(self, cell: Scenario) -> ErrorModel:
         """Of a trained cell's network with its present weights. Raises RunError: there is none, or it is damaged."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from agi_core.blend import Blend, Expert, pose_of
+from agi_core.blend import Blend
 from agi_core.cell_plan import Plan
 from agi_core.config.schema import RunConfig
 from agi_core.data.phantom.built_in import origin
@@ -12,7 +12,6 @@ from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans
 from agi_core.host.device import open_device
 from agi_core.network import Network
-from agi_core.prediction import Predictor
 from agi_core.report.report import build_report
 from agi_core.run import progress
 from agi_core.run.checkpoint import load_weights
@@ -74,20 +73,12 @@ def _blend_scores(
         site: preparation.open(subjects, on_session=progress.steps_of("reading scans", site))
         for site, subjects in scored.items()
     }
-    experts = {expert: networks[expert] for expert in weights}
-    pose = pose_of((its.reference, its.on_reference is None, weights[expert]) for expert, its in experts.items())
-    pairs = next(iter(experts.values())).pairs
-    priors = {
-        expert: Regression(network, network.prior) for expert, network in experts.items() if network.prior is not None
-    }
-
-    def scores(predictors: Mapping[Scenario, Predictor]) -> Scores | None:
-        if not sessions or len(predictors) < len(weights):
-            return None
-        parts = tuple(
-            Expert.of(networks[expert], weights[expert], sources=cell.sources, predictor=predictor)
-            for expert, predictor in predictors.items()
-        )
-        return Scores.over({}, site_scores(Blend(parts, cell.sources.index(pose), pairs), sessions))
-
-    return scores(experts), scores(priors)
+    if not sessions:
+        return None, None
+    experts = [networks[expert] for expert in weights]
+    blend = Blend.of([*zip(experts, weights.values(), strict=True)], sources=cell.sources)
+    scores = Scores.over({}, site_scores(blend, sessions))
+    priors = [Regression(network, network.prior) for network in experts if network.prior is not None]
+    if len(priors) < len(experts):
+        return scores, None
+    return scores, Scores.over({}, site_scores(blend.made_by(priors), sessions))

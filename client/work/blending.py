@@ -3,12 +3,12 @@ how far apart two experts are; then, at a site that does not train, how good the
 site that trains privately tells none."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 
 from agi_core import evaluation
-from agi_core.blend import Blend, Expert
+from agi_core.blend import Blend
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError
 from agi_core.experts import read_blend, read_pair
@@ -38,7 +38,7 @@ def tell_disagreement(site: OpenSite, request: Request, task: Task, *, device: t
     """
     networks = [_network(*one, device=device) for one in read_pair(request.subjects, request.weights, task)]
     pose, names = networks[0].reference, parse_scenario(task.scenario).modalities
-    first, second = (_blend([(network, 1.0)], pose=pose, sources=names) for network in networks)
+    first, second = (Blend.of([(network, 1.0)], sources=names, pose=pose) for network in networks)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=networks[0])
     _refuse_private(job)
     return _reply(job, RMS_DISAGREEMENT, evaluation.disagreement(first, second, told_validation(job)).values())
@@ -55,7 +55,7 @@ def tell_blend(site: OpenSite, request: Request, task: Task, *, device: torch.de
         for expert, weights, weight in read_blend(request.subjects, request.weights, task)
     ]
     cell, network = parse_scenario(task.scenario), experts[0][0]  # a network of their kind, and for their target
-    blend = _blend(experts, pose=cell.reference(task.reference), sources=cell.sources)
+    blend = Blend.of(experts, sources=cell.sources, pose=cell.reference(task.reference))
     return score_everybody(
         Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network), blend
     )
@@ -65,11 +65,6 @@ def _network(expert: Task, weights: Packed, *, device: torch.device) -> Network:
     network = Network(expert, device=device)
     network.load_packed(weights)
     return network
-
-
-def _blend(weighted: Sequence[tuple[Network, float]], *, pose: str, sources: Sequence[str]) -> Blend:
-    experts = tuple(Expert.of(network, weight, sources=sources) for network, weight in weighted)
-    return Blend(experts, sources.index(pose), weighted[0][0].pairs)
 
 
 def _refuse_private(job: Job) -> None:
