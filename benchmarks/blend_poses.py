@@ -14,6 +14,7 @@ the last ones are the best. Intervals are 95 % Student t over runs.
 
 import argparse
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from agi_core.cells import folder_of, parse_vocabulary
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, Subject, discover
+from agi_core.errors import AgiError
 from agi_core.evaluation import disagreement, squared_error
 from agi_core.experts import cell_task, pair_task
 from agi_core.models.alignment.group_alignment import GroupAlignment
@@ -215,4 +217,7 @@ def mean(by_subject: Mapping[str, float]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AgiError as error:
+        sys.exit(str(error))

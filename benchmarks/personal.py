@@ -11,6 +11,7 @@ not see. Intervals are 95 % Student t over the runs.
 import argparse
 import dataclasses
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from agi_core.config.schema import Personal, RunConfig
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.partition import stable_order
+from agi_core.errors import AgiError
 from agi_core.evaluation import evaluate
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
@@ -115,4 +117,7 @@ def psnr_db(predictor: Predictor, sessions: Sequence[CachedSession]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AgiError as error:
+        sys.exit(str(error))
