@@ -185,17 +185,13 @@ def _make(arguments: argparse.Namespace, models: "RunModels", cell: Scenario, ou
     """Make one cell from --source; what there is to say of it, and the exit code."""
     from agi_core.bids import derivative_path, describe
     from agi_core.data.dicom import read_series, write_derived
-    from agi_core.inference import synthesize
-    from agi_core.volume_note import OUT_OF_RANGE, spoken, verdict_by, write_note
+    from agi_core.inference import ErrorMap, synthesize
+    from agi_core.volume_note import OUT_OF_RANGE, spoken, write_note
 
     model, note = models.model(cell), models.note(cell)
-    if note and (arguments.strict or arguments.uncertainty):
-        raise ConfigError(f"{cell} is a blend: --strict and --uncertainty are of trained cells")
-    verdict, error_map = None, None
-    if not note:
-        verdict = verdict_by(models.known_range(cell), models.network(cell), strict=arguments.strict)
+    verdict, error_map = models.verdict(cell, strict=arguments.strict), None
     if arguments.uncertainty is not None:
-        error_map = (models.error_model(cell), arguments.uncertainty)
+        error_map = ErrorMap(*models.with_error(cell), arguments.uncertainty)
     grid, given_paths = arguments.grid or model.reference, dict(arguments.source)
     if grid not in cell.sources:
         raise ConfigError(
@@ -235,7 +231,7 @@ def _make(arguments: argparse.Namespace, models: "RunModels", cell: Scenario, ou
     if arguments.layout == "bids":
         describe(out_path, folder=arguments.out, sources=given_paths, target=cell.target, release=version("agi-fed"))
     write_note(out_path, verdict=verdict, error_map=error_map, sidecar=arguments.layout == "bids")
-    compared = spoken(verdict, blend=bool(note))
+    compared = spoken(verdict)
     for sentence in (*(f"{given_paths[modality]}: {doubt}" for modality, doubt in doubts), *compared):
         print(f"warning: {sentence}", file=sys.stderr)
     blended = f"no site could train {cell.target} from {', '.join(cell.sources)}: a blend, {note}\n" if note else ""

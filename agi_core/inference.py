@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from agi_core.data.header import Doubt
 from agi_core.data.nifti import FloatArray
 from agi_core.data.slabs import source_box
-from agi_core.network import Network
 from agi_core.prediction import Predictor, predict_volume
 from agi_core.scenario import Scenario
 from agi_core.synthesis import Judge, Second, synthesize_files
-from agi_core.uncertainty import ErrorModel, WithError
+from agi_core.uncertainty import Interval
 
 
 class Model(Predictor, Protocol):
@@ -29,6 +28,14 @@ class Model(Predictor, Protocol):
         """The source in the target's pose, whose grid the output has where no other is named."""
 
 
+class ErrorMap(NamedTuple):
+    """Where the expected absolute error is written, the interval that it makes, and the model that predicts both."""
+
+    predictor: Predictor
+    interval: Interval
+    path: Path
+
+
 def synthesize(
     model: Model,
     *,
@@ -40,21 +47,19 @@ def synthesize(
     note: str = "",
     batch_size: int,
     judge: Judge | None = None,
-    error_map: tuple[ErrorModel, Path] | None = None,
+    error_map: ErrorMap | None = None,
 ) -> list[tuple[str, Doubt]]:
     """`synthesize_files` with a model, on the grid of its reference where no other source is named.
 
     Args:
         batch_size: slices that a 2-D network sees at once: the bound on memory.
-        error_map: what expects the error of a `Network`, and where the expected absolute error is written.
+        error_map: the same model with its expected error as a second channel.
     """
     predictor: Predictor = model
     second = None
     if error_map is not None:
-        assert isinstance(model, Network)  # noqa: S101  nobody has an error model of a blend
-        errors, path = error_map
-        predictor = WithError(model, errors.layer)
-        second = Second(path, f"expected |error| e; 90% interval: +- {errors.factor:.2f} e")
+        predictor, interval, path = error_map
+        second = Second(path, f"expected |error| e; 90% interval: +- {interval.factor:.2f} e")
     return synthesize_files(
         partial(predict, predictor, batch_size=batch_size),
         scenario=model.scenario,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import entr, stdtrit
 
 from agi_core.data.nifti import Volume
-from agi_core.data.preprocess import Prepared
+from agi_core.data.preprocess import Prepared, align
 from agi_core.data.slabs import source_box
 from agi_core.errors import DataError, RunError
 from agi_core.host import atomic
@@ -262,4 +262,32 @@ class Verdict:
 
     def __call__(self, volumes: Mapping[str, Volume], prepared: Prepared) -> Iterable[str]:
         self.reasons = self.known.reasons(measure(volumes, prepared, network=self.network))
+        return self.reasons
+
+
+@dataclass
+class BlendVerdict:
+    """The same of a blend: what the range of each expert says of its own sources, prepared as it alone would have them.
+
+    Attributes:
+        experts: the range of each, and its network.
+        spacing_mm: the run's `grid.spacing_mm`.
+    """
+
+    experts: Sequence[tuple[KnownRange, Network]]
+    spacing_mm: tuple[float, float, float] | None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> str:
+        """Whose the ranges are."""
+        return " and ".join(f"{known} for {network.scenario}" for known, network in self.experts)
+
+    def __call__(self, volumes: Mapping[str, Volume], prepared: Prepared) -> Iterable[str]:
+        found: list[str] = []
+        for known, network in self.experts:
+            own, to = {name: volumes[name] for name in network.scenario.sources}, network.reference
+            alone = align(own, to=to, spacing_mm=self.spacing_mm, place=to)
+            found += [f"{reason} for {network.scenario}" for reason in Verdict(known, network)(own, alone)]
+        self.reasons = tuple(found)
         return self.reasons

@@ -18,15 +18,16 @@ from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, RunError
 from agi_core.export.archive import ERROR_MODEL, KNOWN_RANGE, STYLES
 from agi_core.inference import Model
-from agi_core.known_range import KnownRange
+from agi_core.known_range import FEWEST, BlendVerdict, KnownRange, Verdict
 from agi_core.names import file_stem, shown
 from agi_core.network import CPU, Network
+from agi_core.prediction import Predictor
 from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import trained_weights
 from agi_core.run.json_objects import read_json
 from agi_core.run.own_weights import own_weights_in, read_own_weights, style_paths
 from agi_core.scenario import Scenario, parse_scenario
-from agi_core.uncertainty import ErrorModel
+from agi_core.uncertainty import ErrorModel, Interval, WithError
 
 Weights = Mapping[Scenario, float]
 Reader = Callable[..., Mapping[str, NDArray[Any]]]
@@ -145,9 +146,12 @@ class RunModels:
         """What makes a cell. Raises RunError: its folder holds no model."""
         if cell not in self.blends:
             return self.network(cell)
-        experts = [(self.network(one), weight) for one, weight in self.blends[cell].items()]
-        blend = Blend.of(experts, sources=cell.sources)
+        blend = self._blend(cell)
         return BlendedCell(blend.experts, blend.pose, blend.alignment, cell, cell.sources[blend.pose])
+
+    def _blend(self, cell: Scenario) -> Blend:
+        experts = [(self.network(one), weight) for one, weight in self.blends[cell].items()]
+        return Blend.of(experts, sources=cell.sources)
 
     def error_model(self, cell: Scenario) -> ErrorModel:
         """Of a trained cell's network with its present weights. Raises RunError: there is none, or it is damaged."""
@@ -157,6 +161,37 @@ class RunModels:
         if ERROR_MODEL not in self.extras:
             raise RunError(f"{self.place} has no error model; calibrate its run, and export it again")
         return error_model.error_model_in(self.extras[ERROR_MODEL], place=str(self.place), network=network)
+
+    def with_error(self, cell: Scenario) -> tuple[Predictor, Interval]:
+        """The model of a cell with its expected error as a second channel, and the interval; of a blend, by its
+        experts. Raises RunError: there is no error model, or it is damaged."""
+        if cell not in self.blends:
+            errors = self.error_model(cell)
+            return WithError(self.network(cell), errors.layer), errors.interval
+        experts, intervals = zip(*map(self.with_error, self.blends[cell]), strict=True)
+        return self._blend(cell).made_by(experts), Interval.of_blend(intervals)
+
+    def verdict(self, cell: Scenario, *, strict: bool = False) -> Verdict | BlendVerdict | None:
+        """What compares sources with those that the model of a cell knows, or each expert of a blend; None where a
+        model has no known range.
+
+        Raises:
+            ConfigError: one has none, and the verdict is wanted. RunError: one is damaged.
+        """
+        ranges = {one: self.known_range(one) for one in self._trained([cell])}
+        lacking = [one for one, known in ranges.items() if known is None]
+        if lacking and strict:
+            folder = self._folder(lacking[0]) if self.place.is_dir() else "RUN"
+            again = "" if self.place.is_dir() else ", and export the run again"
+            raise ConfigError(
+                f"--strict needs the known range of {' and '.join(map(str, lacking))}, and there is none; make it with"
+                f" python -m agi_core calibrate --run {folder} --data DIR, with {FEWEST} complete subjects or"
+                f" more{again}"
+            )
+        known = [(its, self.network(one)) for one, its in ranges.items() if its is not None]
+        if lacking:
+            return None
+        return BlendVerdict(known, self.task.spacing_mm) if cell in self.blends else Verdict(*known[0])
 
     def known_range(self, cell: Scenario) -> KnownRange | None:
         """Of a trained cell; None where there is none. Raises RunError: it is damaged."""

@@ -8,6 +8,7 @@ both come from one pass through the network. `agi_core.conformal` makes interval
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -103,6 +104,36 @@ def expected(layer: Vector, features: Vector) -> Vector:
     return np.asarray((layer @ features).clip(LEAST, 1))
 
 
+class Interval(NamedTuple):
+    """prediction -+ `factor` * expected error, and what is known of it.
+
+    Attributes:
+        guaranteed: the coverage that exchangeable subjects do not fall below, on average.
+        subjects: how many calibrated it; `sites`: at how many sites.
+    """
+
+    factor: float
+    guaranteed: float
+    subjects: int
+    sites: int
+
+    @classmethod
+    def of_blend(cls, experts: Sequence[Self]) -> Self:
+        """Of a blend, by the intervals of its experts.
+
+        A blend sum_i w_i p_i, whose weights sum to 1, is on average no farther from the target t than its experts:
+
+            |sum_i w_i p_i - t| <= sum_i w_i |p_i - t|
+
+        So the mean sum_i w_i e_i of the expected errors is a bound of the blend's expected error. With the largest
+        factor f, a voxel lies within f sum_i w_i e_i wherever it lies in the intervals of all experts, so what lies
+        outside is at most the sum of what each leaves outside. Experts err alike, so it is far less: such an interval
+        is wide. Of subjects and sites, those of the expert with the fewest.
+        """
+        factors, guarantees, subjects, sites = zip(*experts, strict=True)
+        return cls(max(factors), 1 - sum(1 - one for one in guarantees), min(subjects), min(sites))
+
+
 @dataclass(frozen=True, eq=False)
 class ErrorModel:
     """An error layer of a network's last features, and how often the error was how large beside what was expected.
@@ -124,6 +155,11 @@ class ErrorModel:
     def factor(self) -> float:
         """Expected errors to either side of the prediction that make the interval. Raises DataError: there is none."""
         return conformal.factor(self.counts, subjects=self.subjects)
+
+    @property
+    def interval(self) -> Interval:
+        """Raises DataError: there is none."""
+        return Interval(self.factor, conformal.guaranteed(self.subjects), self.subjects, self.sites)
 
 
 def calibrate(

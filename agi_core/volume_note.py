@@ -2,33 +2,17 @@
 
 from pathlib import Path
 
-from agi_core.conformal import WANTED, guaranteed
-from agi_core.errors import ConfigError
+from agi_core.conformal import WANTED
 from agi_core.host import atomic
-from agi_core.known_range import FEWEST, KnownRange, Verdict
-from agi_core.network import Network
+from agi_core.inference import ErrorMap
+from agi_core.known_range import BlendVerdict, Verdict
 from agi_core.run.json_objects import read_json
-from agi_core.uncertainty import ErrorModel
 
 OUT_OF_RANGE = 3  # exit code
 
 
-def verdict_by(known: KnownRange | None, network: Network, *, strict: bool) -> Verdict | None:
-    """The verdict that a model's known range gives on sources; None where there is no such range.
-
-    Raises:
-        ConfigError: there is none, and the verdict is wanted.
-    """
-    if known is None and strict:
-        raise ConfigError(
-            f"--strict needs the known range of the model, and it has none; make it with python -m agi_core calibrate"
-            f" --run RUN --data DIR, with {FEWEST} complete subjects or more (for a zip: export the run again then)"
-        )
-    return None if known is None else Verdict(known, network)
-
-
 def write_note(
-    out_path: Path, *, verdict: Verdict | None, error_map: tuple[ErrorModel, Path] | None, sidecar: bool
+    out_path: Path, *, verdict: Verdict | BlendVerdict | None, error_map: ErrorMap | None, sidecar: bool
 ) -> None:
     """Write the note as JSON, under the name of the volume or folder `out_path`; nothing where there is nothing to say.
 
@@ -40,21 +24,20 @@ def write_note(
         note["OutOfKnownRange"] = list(verdict.reasons)
         note["KnownRange"] = f"of {verdict.known}"
     if error_map is not None:
-        errors, path = error_map
-        note["ExpectedAbsoluteError"] = path.name
-        note["IntervalFactor"] = errors.factor
+        interval = error_map.interval
+        note["ExpectedAbsoluteError"] = error_map.path.name
+        note["IntervalFactor"] = interval.factor
         note["IntervalCoverage"] = WANTED
-        note["IntervalCoverageGuaranteed"] = guaranteed(errors.subjects)
-        note["CalibrationSubjects"] = errors.subjects
-        note["CalibrationSites"] = errors.sites
+        note["IntervalCoverageGuaranteed"] = interval.guaranteed
+        note["CalibrationSubjects"] = interval.subjects
+        note["CalibrationSites"] = interval.sites
     if note:
         path = out_path.with_name(out_path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
         atomic.write_json(path, ((read_json(path) or {}) if sidecar else {}) | note)
 
 
-def spoken(verdict: Verdict | None, *, blend: bool = False) -> list[str]:
+def spoken(verdict: Verdict | BlendVerdict | None) -> list[str]:
     """The same of the verdict, for the terminal: a sentence for each reason, or why there is none."""
     if verdict is None:
-        why = "a blend has no known range" if blend else "the model has no known range (calibrate makes it)"
-        return [f"not compared with the scans of training, because {why}"]
+        return ["not compared with the scans of training, because the model has no known range (calibrate makes it)"]
     return [f"out of what the model knows: {reason}" for reason in verdict.reasons]

@@ -8,11 +8,12 @@ from agi_core.data.fingerprint import fingerprints
 from agi_core.data.scans import Scans, discover
 from agi_core.errors import DataError, RunError
 from agi_core.evaluation import EVALUATION_BATCH
-from agi_core.inference import synthesize
+from agi_core.inference import ErrorMap, synthesize
 from agi_core.network import Network
 from agi_core.run import error_model
 from agi_core.run.run_folder import read_parts
 from agi_core.scoring.volume import Intervals
+from agi_core.uncertainty import WithError
 
 
 def make_volumes(
@@ -62,6 +63,9 @@ def make_volumes(
     notes += [f"calibrated the interval, and so no coverage: {', '.join(calibrated)}"] if calibrated else []
     for done, (subject_id, session) in enumerate(visits, start=1):
         place = session.paths[network.scenario.target].relative_to(scans.dir)
+        error_map = None
+        if errors and subject_id not in calibrated:
+            error_map = ErrorMap(WithError(network, errors.layer), errors.interval, maps_dir / place)
         doubts = synthesize(
             network,
             source_paths={modality: session.paths[modality] for modality in network.scenario.sources},
@@ -69,7 +73,7 @@ def make_volumes(
             spacing_mm=config.spacing_mm,
             register=scans.register == "rigid",
             batch_size=EVALUATION_BATCH,
-            error_map=(errors, maps_dir / place) if errors and subject_id not in calibrated else None,
+            error_map=error_map,
         )
         notes += [f"{subject_id} {session.name}".strip() + f": {modality}: {doubt}" for modality, doubt in doubts]
         if on_visit is not None:

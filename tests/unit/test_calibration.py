@@ -57,7 +57,7 @@ def test_from_subjects_to_a_map_a_verdict_and_coverage(
     made, errors, command = tmp_path / "pd.nii.gz", tmp_path / "e.nii.gz", ["synthesize", "--run", str(run_dir)]
     plain = [*command, *sources(data_dir, -1), "--out", str(made)]
     assert main([*plain, "--strict"]) == 2
-    assert "--strict needs the known range of the model" in capsys.readouterr().err
+    assert "--strict needs the known range of T1,T2:PD" in capsys.readouterr().err
     assert main([*plain, "--uncertainty", str(errors)]) == 2
     assert "make it with python -m agi_core calibrate" in capsys.readouterr().err
     assert not made.exists()

@@ -8,13 +8,19 @@ import nibabel
 import numpy as np
 import pytest
 
+from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.cells import folder_of
+from agi_core.conformal import EDGES
 from agi_core.data.nifti import WRITTEN_STEP, FloatArray, read_volume
 from agi_core.errors import RunError
+from agi_core.known_range import KnownRange, names_of
+from agi_core.run.error_model import NAME as ERROR_MODEL
+from agi_core.run.error_model import write_error_model
 from agi_core.run.own_weights import style_path, write_own_weights
 from agi_core.run_models import RunModels
 from agi_core.scenario import parse_scenario
+from agi_core.uncertainty import ErrorModel
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
 from tests.support.vocabulary_run import BLENDED, vocabulary_run
@@ -113,6 +119,40 @@ def test_one_file_for_two_sources_is_refused(
     assert main(command(run_dir, tmp_path / "out.nii.gz", scans, "T2")) == 2
     assert "so --out is a folder" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_blend_is_doubted_by_its_experts(
+    run_dir: Path, scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The expected error is the weighted mean of theirs, and the sources are compared with the ranges of both."""
+    shutil.copytree(run_dir, tmp_path / "run")
+    blend = [*command(tmp_path / "run", tmp_path / "pd.nii", scans, "T1", "T2"), "--target", "PD"]
+    assert main([*blend, "--strict"]) == 2
+    assert "--strict needs the known range of T1:PD and T2:PD, and there is none; make it" in capsys.readouterr().err
+    assert main([*blend, "--uncertainty", str(tmp_path / "e.nii")]) == 2
+    assert "T1-to-PD" in capsys.readouterr().err
+    for number, cell in enumerate(("T1:PD", "T2:PD")):
+        folder = folder_of(tmp_path / "run", parse_scenario(cell))
+        network, counts = RunModels.of(tmp_path / "run").network(parse_scenario(cell)), np.zeros(66, dtype=np.int64)
+        counts[40 + number] = 1
+        layer = np.zeros(len(network.readout))
+        layer[0] = 0.1 + 0.2 * number
+        write_error_model(folder / ERROR_MODEL, ErrorModel(layer, counts, 8 + number, 3 - number), network=network)
+        means = dict.fromkeys(names_of(network), 0.5) | {"head: volume, litres": (0.5, 99.0)[number]}
+        spreads = dict.fromkeys(means, 1e4) | {"head: volume, litres": (1e4, 1.0)[number]}
+        KnownRange("training", 9, means, spreads).write(folder / known_range.NAME)
+    assert main([*blend, "--strict", "--uncertainty", str(tmp_path / "e.nii")]) == 3
+    expected = nibabel.load(tmp_path / "e.nii").get_fdata()
+    np.testing.assert_allclose(expected[expected > 0], 0.25 * 0.1 + 0.75 * 0.3, rtol=1e-3)
+    assert (expected > 0).mean() > 0.3
+    said = capsys.readouterr()
+    assert said.err.count("out of what the model knows: head: volume, litres is") == 1
+    assert "was expected for T2:PD\n" in said.err
+    assert "out of the range of 9 training subjects for T1:PD and 9 training subjects for T2:PD" in said.out
+    note = json.loads((tmp_path / "pd.json").read_text())
+    assert note["IntervalFactor"] == pytest.approx(EDGES[40] * (EDGES[41] / EDGES[40]) ** 0.92)
+    assert note["IntervalCoverageGuaranteed"] == pytest.approx(1 - (1 - 0.92 * 8 / 9) - (1 - 0.92 * 9 / 10))
+    assert (note["CalibrationSubjects"], note["CalibrationSites"]) == (8, 2)
 
 
 def test_own_weights_of_a_cell_serve_its_blends(run_dir: Path, scans: dict[str, Path], tmp_path: Path) -> None:

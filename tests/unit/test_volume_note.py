@@ -5,24 +5,15 @@ import numpy as np
 import pytest
 
 from agi_core.config.schema import Task
-from agi_core.errors import ConfigError
+from agi_core.inference import ErrorMap
 from agi_core.known_range import KnownRange, Verdict
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
-from agi_core.uncertainty import ErrorModel
-from agi_core.volume_note import spoken, verdict_by, write_note
+from agi_core.uncertainty import ErrorModel, WithError
+from agi_core.volume_note import spoken, write_note
 
 NETWORK = Network(Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4))))
 KNOWN = KnownRange("training", 9, {"a: b": 0.0}, {"a: b": 1.0})
-
-
-def test_a_verdict_that_is_wanted_needs_a_range() -> None:
-    assert verdict_by(None, NETWORK, strict=False) is None
-    with pytest.raises(ConfigError, match=r"--strict needs the known range .* agi_core calibrate --run"):
-        verdict_by(None, NETWORK, strict=True)
-    verdict = verdict_by(KNOWN, NETWORK, strict=True)
-    assert verdict is not None
-    assert (verdict.known, verdict.network) == (KNOWN, NETWORK)
 
 
 def test_the_note_and_what_is_said(tmp_path: Path) -> None:
@@ -30,7 +21,8 @@ def test_the_note_and_what_is_said(tmp_path: Path) -> None:
     counts[40] = 100
     errors = ErrorModel(np.ones(3), counts, 8, 2)
     verdict = Verdict(KNOWN, NETWORK, ("it is so",))
-    write_note(tmp_path / "pd.nii.gz", verdict=verdict, error_map=(errors, tmp_path / "maps" / "sd.nii"), sidecar=False)
+    doubted = ErrorMap(WithError(NETWORK, errors.layer), errors.interval, tmp_path / "maps" / "sd.nii")
+    write_note(tmp_path / "pd.nii.gz", verdict=verdict, error_map=doubted, sidecar=False)
     assert json.loads((tmp_path / "pd.json").read_text()) == {
         "OutOfKnownRange": ["it is so"],
         "KnownRange": "of 9 training subjects",

@@ -166,7 +166,7 @@ def test_a_zip_without_them_says_so(exported: Path, tmp_path: Path, capsys: pyte
     assert main([*command, "--style", "A"]) == 2
     assert "there is none: real sites share theirs by policy.share_last_layer" in capsys.readouterr().err
     assert main([*command, "--strict"]) == 2
-    assert "--strict needs the known range of the model" in capsys.readouterr().err
+    assert "--strict needs the known range of T1,T2:PD" in capsys.readouterr().err
 
 
 def test_what_is_of_one_site_or_of_this_machine_stays(exported: Path) -> None:
