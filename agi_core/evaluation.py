@@ -53,16 +53,32 @@ def evaluate(
 def squared_error(network: Network, slices: Sequence[tuple[CachedSession, Sequence[int]]]) -> dict[str, float]:
     """The mean squared error of each subject over the chosen whole slices: where training has brought the target onto
     the reference, there."""
-    bring = None if network.volumetric else network.on_reference  # some slices are no volume
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for session, indices in slices:
-        for prediction, batch in predict_session(network, session, indices=indices):
-            target, imaged = batch.target, torch.ones_like(batch.foreground)
-            if bring is not None:
-                target, imaged = bring(batch.sources, target)
+        for prediction, target, imaged in _where_training_compares(network, session, indices):
             sums[session.subject_id][0] += float((prediction - target)[imaged].double().square().sum())
             sums[session.subject_id][1] += int(imaged.sum())
     return {subject_id: total / voxels for subject_id, (total, voxels) in sums.items() if voxels}
+
+
+def _where_training_compares(
+    network: Network, session: CachedSession, indices: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Predictions of the chosen slices, their target where training takes the loss, and which voxels count there:
+    (B, 1, H, W) each."""
+    bring = network.on_reference
+    if bring is not None and network.volumetric:  # a volume moves as a whole, whichever slices are asked for
+        parts = [(made, batch.sources, batch.target) for made, batch in predict_session(network, session)]
+        made, sources, target = (torch.cat(part) for part in zip(*parts, strict=True))
+        moved, imaged = bring(sources.transpose(0, 1)[None], target.transpose(0, 1)[None])
+        chosen = list(indices)
+        yield made[chosen], moved[0].transpose(0, 1)[chosen], imaged[0].transpose(0, 1)[chosen]
+        return
+    for made, batch in predict_session(network, session, indices=indices):
+        if bring is None:
+            yield made, batch.target, torch.ones_like(batch.foreground)
+        else:
+            yield made, *bring(batch.sources, batch.target)
 
 
 def disagreement(

@@ -50,10 +50,10 @@ PRESETS = (
         "solved in closed form, it is a start that a network takes hundreds of steps to reach",
     ),
     Preset(
-        "with model.prior, not private",
-        lambda run: run.model.prior != "none" and not run.privacy.on,
+        "with model.prior, or private in 2-D",
+        lambda run: run.model.prior != "none" or (run.privacy.on and run.model.dims == 2),
         {"personal": "head"},
-        "scanners differ more than anatomies: one last layer does not serve all sites",
+        "scanners differ more than anatomies: one last layer does not serve all sites, and one's own costs no epsilon",
     ),
     Preset(
         "3-D",

@@ -91,3 +91,23 @@ def test_the_squared_error_is_taken_where_training_takes_the_loss(tmp_path: Path
     apart = (volumes[:, 0] - volumes[:, 1].astype(np.float64))[[0, 2]]
     assert errors["false"] == pytest.approx(float((apart**2).mean()), rel=1e-4)
     assert errors["true"] < 0.02 * errors["false"]
+
+
+def test_a_volume_is_compared_as_a_whole_there(tmp_path: Path) -> None:
+    """The head has moved through the slices, so that no single one shows where to."""
+    volume = texture(48, 48, 48, detail=8)[0, 0].numpy()
+    volumes = np.stack([volume, np.roll(volume, 3, axis=0)], axis=1).astype(np.float16)
+    session = write_entry(tmp_path / "IXI006", volumes.astype(np.float32))
+    settings = ["scenario='T2:PD'", "reference=T2", "model.dims=3", "model.widths=[4,4]", "model.conv=plain"]
+    settings += ["model.prior=cubic", "model.alignment=affine", "grid.crop=[48,48,48]"]
+    errors = {}
+    for aligned in ("false", "true"):
+        task = load_config(None, overrides={}, assignments=[*settings, f"training.align_target={aligned}"]).task
+        network = Network(task)
+        readout = np.zeros(len(network.readout))
+        readout[1] = 1  # the monomial of degree 1
+        network.set_readout(readout)
+        (errors[aligned],) = squared_error(network, [(session, range(12, 36, 4))]).values()
+    apart = (volumes[:, 0] - volumes[:, 1].astype(np.float64))[12:36:4]
+    assert errors["false"] == pytest.approx(float((apart**2).mean()), rel=1e-4)
+    assert errors["true"] < 0.05 * errors["false"]
