@@ -2,7 +2,7 @@
 with step and time left."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,6 +12,16 @@ from agi_core.config.schema import RunConfig
 from agi_core.run import events, progress
 from agi_core.run.duration import duration
 from agi_core.run.progress import News, Step
+
+NAMED_SITES = 12  # of more sites, a line names the lowest and the highest
+
+
+def of_sites(values: Mapping[str, float], form: str, *, between: str = "  ") -> str:
+    """`A 21.3  B 22.4`, in that format; of many sites from which to which."""
+    if len(values) <= NAMED_SITES:
+        return between.join(f"{site} {value:{form}}" for site, value in values.items())
+    low, *_, high = sorted(values, key=values.__getitem__)
+    return f"{len(values)} sites, from {low} {values[low]:{form}} to {high} {values[high]:{form}}"
 
 
 class Display:
@@ -51,11 +61,11 @@ class Display:
                 self._live.update(self._bar, description=f"round {round}/{rounds}")  # Ray's workers report no steps
             case events.ModelValidated(round=round, mean={"psnr_db": psnr_db}):
                 self._validation = f"validation {psnr_db:.2f} dB"
-                scores = "  ".join(f"{site} {score.psnr_db:.1f}" for site, score in news.sites.items())
+                scores = of_sites({site: score.psnr_db for site, score in news.sites.items()}, ".1f")
                 when = f"after round {round}/{rounds}" if round else "before training"
                 self._line(f"{when}: {self._validation}   [{scores}]")
             case events.RoundFinished(round=round) if not self._validation:  # no site tells of its validation
-                losses = "  ".join(f"{site} {loss:.4f}" for site, loss in news.train_loss.items())
+                losses = of_sites(news.train_loss, ".4f")
                 if losses:
                     told = f"training loss   [{losses}]"
                 elif self._config.privacy.on:

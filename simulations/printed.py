@@ -17,6 +17,7 @@ from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.scores import Metrics, Scores
 from agi_core.run.study_summary import StudySummary
 from agi_core.run.summary import Summary
+from simulations.display import of_sites
 from simulations.sites import Federation
 
 NAMED_SCANS = 10  # of those that a warning is about
@@ -27,7 +28,7 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
     console.print(federation.discovery.summary())
     model = name_of(config.model) + (" in 3-D" if config.model.dims == 3 else "")
     sites, unseen = (
-        ", ".join(f"{site} {len(subjects)}" for site, subjects in some.items())
+        of_sites({site: len(subjects) for site, subjects in some.items()}, "d", between=", ")
         for some in (federation.training, federation.unseen)
     )
     console.print(

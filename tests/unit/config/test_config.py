@@ -245,3 +245,17 @@ def test_no_number_slips_through(value: float, name: str) -> None:
     except ConfigError:
         return
     assert 0 <= accepted < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "personal"),
+    [
+        ([], "head"),
+        (["privacy.epsilon=8"], "head"),
+        (["privacy.epsilon=8", "personal=none"], "none"),
+        (["privacy.epsilon=8", "model.dims=3"], "none"),
+        (["model.prior=none"], "none"),
+    ],
+)
+def test_a_last_layer_of_ones_own_costs_no_epsilon_and_is_the_default(settings: list[str], personal: str) -> None:
+    assert load_config(None, overrides={}, assignments=settings).personal == personal

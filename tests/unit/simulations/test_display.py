@@ -21,7 +21,7 @@ from agi_core.run.events import (
 )
 from agi_core.run.progress import Step
 from agi_core.run.scores import SiteScore
-from simulations.display import Display
+from simulations.display import Display, of_sites
 
 CONFIG = dataclasses.replace(
     RunConfig(),
@@ -113,3 +113,10 @@ def test_failures_and_baselines_are_named() -> None:
         "baseline local only: 20.50 dB",
         "baseline centralised: nobody to test on",
     ]
+
+
+def test_of_many_sites_the_lowest_and_the_highest_are_named() -> None:
+    values = {f"s{n}": float(n % 7) for n in range(12)}
+    assert of_sites(values, ".1f") == "  ".join(f"{site} {value:.1f}" for site, value in values.items())
+    many = {"low": -1.0, **values, "high": 9.0}
+    assert of_sites(many, ".1f") == "14 sites, from low -1.0 to high 9.0"
