@@ -69,6 +69,13 @@ class Packed:
         flat = self.arrays.get("float32")
         return "float16" if flat is not None and flat.dtype == np.float16 else "float32"
 
+    def beside(self, name: str, array: NDArray[Any]) -> "Packed":
+        """These weights and one more array. Flat arrays of other dtypes are shared, and not copied."""
+        dtype = str(array.dtype)
+        flat = np.concatenate([self.arrays.get(dtype, array[:0].ravel()), array.ravel()])
+        rows = [*json.loads(self.manifest), [name, dtype, list(array.shape)]]
+        return Packed({**self.arrays, dtype: flat}, json.dumps(rows, separators=(",", ":")))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from agi_core.cells import name_of
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
-from agi_core.protocol import TRAIN, Reply, Request
+from agi_core.protocol import TRAIN, Packed, Reply, Request
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import Retried, SiteQuarantined, SiteSatOut, UpdateClipped, UpdateRefused
 from server import strikes
@@ -44,8 +44,9 @@ class Collector:
         *,
         quorum: int | None,
         wait_for_all: bool = False,
+        of_site: Mapping[str, Packed] | None = None,
     ) -> dict[str, T]:
-        """{site: what `judge` accepts of its reply}, in the order of names.
+        """{site: what `judge` accepts of its reply}, in the order of names. `of_site`: see `Exchange.ask`.
 
         At least `quorum` sites must give a usable reply; None: all that do not sit out, and at least one. Sites in
         quarantine are not asked, nor are those that were late too often, while the others could be enough. Waits,
@@ -81,7 +82,7 @@ class Collector:
             nodes = self._connected(asking, request, enough=None if wait_for_all and not attempt else lacking())
             if len(nodes) < lacking():
                 break
-            outcome = self._exchange.ask(nodes, request)
+            outcome = self._exchange.ask(nodes, request, of_site=of_site)
             self._note_sitting_out(outcome, request)
             self._note_late(outcome, request)
             replies |= outcome.replies

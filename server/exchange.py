@@ -39,7 +39,7 @@ from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
 from agi_core.signatures import sign
 from agi_core.study import WholeStudy
 from server.messages import (
-    array_record,
+    array_records,
     error_in,
     printable,
     reply_in,
@@ -144,8 +144,11 @@ class Exchange:
                 told = missing
             time.sleep(CONNECTION_POLL_S)
 
-    def ask(self, nodes: Mapping[str, int], request: Request) -> Outcome:
-        """Send the request to {site: node id}, and collect the answers until the deadline.
+    def ask(
+        self, nodes: Mapping[str, int], request: Request, *, of_site: Mapping[str, Packed] | None = None
+    ) -> Outcome:
+        """Send the request to {site: node id}, and collect the answers until the deadline. A site of `of_site` gets
+        these weights in place of the request's.
 
         The events name each site that fails or does not answer.
 
@@ -154,9 +157,9 @@ class Exchange:
         """
         spool = Spool(self._events.path.parent)
         outcome, exchanging = Outcome(), partial(Exchanging, round=request.round, action=request.action)
-        requests = {site: self._for_site(request, site) for site in nodes}
+        requests = {site: self._for_site(request, site, weights=(of_site or {}).get(site)) for site in nodes}
         progress.report(exchanging(waiting_for=sorted(nodes)))
-        waiting = self._send(nodes, requests, weights=request.weights)
+        waiting = self._send(nodes, requests)
         self._note_missing(sorted(set(nodes) - set(waiting.values())), request, "the request could not be delivered")
 
         deadline = time.monotonic() + self._deadline_s + GRACE_S
@@ -185,14 +188,18 @@ class Exchange:
         """Note who could not be asked."""
         self._note_missing(sites, request, "not connected")
 
-    def _for_site(self, request: Request, site: str) -> Request:
-        return sign(dataclasses.replace(request, nonce=secrets.token_hex(16)), self._key, site=site)
+    def _for_site(self, request: Request, site: str, *, weights: Packed | None) -> Request:
+        weights = request.weights if weights is None else weights
+        return sign(dataclasses.replace(request, weights=weights, nonce=secrets.token_hex(16)), self._key, site=site)
 
-    def _send(self, nodes: Mapping[str, int], requests: Mapping[str, Request], *, weights: Packed) -> dict[str, str]:
+    def _send(self, nodes: Mapping[str, int], requests: Mapping[str, Request]) -> dict[str, str]:
         """{message id: site} of the messages that were delivered to the SuperLink."""
-        arrays, lifetime_s = array_record(weights), self._lifetime_s
+        records, lifetime_s = array_records([requests[site].weights for site in nodes]), self._lifetime_s
         ids = self._grid.push_messages(
-            [request_message(requests[site], arrays, node_id=nodes[site], lifetime_s=lifetime_s) for site in nodes]
+            [
+                request_message(requests[site], arrays, node_id=nodes[site], lifetime_s=lifetime_s)
+                for site, arrays in zip(nodes, records, strict=True)
+            ]
         )
         return {message_id: site for message_id, site in zip(ids, nodes, strict=True) if message_id}
 

@@ -13,19 +13,19 @@ from agi_core.config.schema import RunConfig
 from agi_core.conformal import Counts
 from agi_core.errors import DataError
 from agi_core.network import Network
-from agi_core.pooled_errors import COUNTS, Told, layers_of, with_layers
-from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights
+from agi_core.pooled_errors import COUNTS, Told, layers_of, with_layer
+from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights, pack
 from agi_core.run.error_model import NAME, write_error_model
 from agi_core.run.events import IntervalSolved
 from agi_core.uncertainty import VOXELS, ErrorModel
-from server.collector import Judge
 from server.common_prior import judge_statistics
 from server.update_gate import Verdict, array_in
 
 LEAST_SITES = 2  # one site's errors are foreseen by another's
 Counted = tuple[Counts, int]  # of a site, and of how many subjects
-Ask = Callable[[Sequence[str], str, Weights, Judge[Any]], Mapping[str, Any]]
-"""Sites, question, weights and judge -> {site: what the judge accepts}"""
+Ask = Callable[..., Mapping[str, Any]]
+"""Sites, question, weights and judge -> {site: what the judge accepts}; of_site={site: what its question brings in
+place of the weights}"""
 
 
 def judge_error_statistics(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[Told]:
@@ -68,7 +68,9 @@ def solve_interval(
     counted: Mapping[str, Counted] = {}
     if len(told) >= LEAST_SITES:
         common, of_others = layers_of(told)
-        counted = ask([*told], ERROR_COUNTS, with_layers(weights, of_others), judge_error_counts)
+        packed = pack(weights)
+        of_site = {site: with_layer(packed, layer) for site, layer in of_others.items()}
+        counted = ask([*told], ERROR_COUNTS, weights, judge_error_counts, of_site=of_site)
     left_out = [site for site in config.federation.sites if site not in counted]
     without = f"; without {', '.join(left_out)}, who told nothing of errors" if left_out else ""
     if not counted:

@@ -1,6 +1,7 @@
 """Flower's messages to and from a site: a request as a message, and what an answer holds."""
 
 import logging
+from collections.abc import Sequence
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -31,17 +32,22 @@ _LOST = {  # Flower's own words are for its developers
 }
 
 
-def array_record(weights: Packed) -> ArrayRecord:
-    """Packed weights as Flower's record."""
-    return ArrayRecord({dtype: Array(flat) for dtype, flat in weights.arrays.items()})
+def array_records(weights: Sequence[Packed]) -> list[ArrayRecord]:
+    """Packed weights as Flower's records. The same weights share a record, and the same flat array is copied once."""
+    arrays = {id(flat): flat for its in weights for flat in its.arrays.values()}
+    made = {key: Array(flat) for key, flat in arrays.items()}
+    records = {
+        id(its): ArrayRecord({dtype: made[id(flat)] for dtype, flat in its.arrays.items()})
+        for its in {id(its): its for its in weights}.values()
+    }
+    return [records[id(its)] for its in weights]
 
 
 def request_message(request: Request, arrays: ArrayRecord, *, node_id: int, lifetime_s: float | None) -> Message:
     """A request to one node.
 
     Args:
-        arrays: the `array_record` of the request's weights. Messages that share it are cheap: Flower sends it to the
-            SuperLink once.
+        arrays: one of `array_records`. Messages that share it are cheap: Flower sends it to the SuperLink once.
         lifetime_s: Flower drops the message after so long. None: after its own default, hours.
     """
     scalars = ConfigRecord({**request_scalars(request), RELEASE: release()})

@@ -25,6 +25,7 @@ from agi_core.protocol import (
     TEST,
     TRAIN,
     VALIDATION,
+    Packed,
     Reply,
     Request,
     Weights,
@@ -253,9 +254,16 @@ class Rounds:
         tested, weights = events_of(self._run_dir, events.ModelTested)[-1], self._state.weights
         sites = [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
 
-        def ask(sites: Sequence[str], question: str, weights: Weights, judge: Judge[T]) -> dict[str, T]:
+        def ask(
+            sites: Sequence[str],
+            question: str,
+            weights: Weights,
+            judge: Judge[T],
+            *,
+            of_site: Mapping[str, Packed] | None = None,
+        ) -> dict[str, T]:
             request = self._exchange.request(EVALUATE, round=self._state.round, weights=weights, subjects=question)
-            return self._collector.collect(sites, request, judge, quorum=0)
+            return self._collector.collect(sites, request, judge, quorum=0, of_site=of_site)
 
         self._events.append(learn(self._run_dir, self._config, weights, sites=sites, ask=ask))
         run_state.save(self._run_dir, self._state, self._events)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from agi_core.conformal import count
 from agi_core.errors import PolicyError
-from agi_core.pooled_errors import COUNTS, layer_for
+from agi_core.pooled_errors import COUNTS, layer_in
 from agi_core.protocol import CALIBRATION_SUBJECTS, Reply, pack
 from agi_core.ridge import Statistics
 from agi_core.uncertainty import Sample, expected, sample
@@ -33,7 +33,7 @@ def tell_error_counts(job: Job) -> Reply:
     Raises:
         PolicyError: as above. ProtocolError: the request brings no such layer.
     """
-    layer = layer_for(job.site.site, job.request.weights, features=job.network.readout.size)
+    layer = layer_in(job.request.weights, features=job.network.readout.size)
     samples = _samples(job)
     counts = [count(one.error / expected(layer, one.features)) for one in samples]
     return _reply(job, samples, {COUNTS: np.sum(counts, axis=0)} if counts else {})

@@ -10,7 +10,7 @@ import torch
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.keys import KeyTable
-from agi_core.pooled_errors import without_layers
+from agi_core.pooled_errors import without_layer
 from agi_core.protocol import (
     ALONE,
     BLEND,
@@ -75,7 +75,7 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
         secure_sum.check_participants(site.file, request)
     private = task.privacy.on or site.file.privacy is not None
     network = network_of(task, device, compiled=site.file.compile and not private)
-    network.load_packed(without_layers(request.weights) if request.subjects == ERROR_COUNTS else request.weights)
+    network.load_packed(without_layer(request.weights) if request.subjects == ERROR_COUNTS else request.weights)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=network)
     if request.action == TRAIN:
         return _train_privately(job) if job.private else _train(job)

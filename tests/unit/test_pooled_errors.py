@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from agi_core.errors import ProtocolError
-from agi_core.pooled_errors import Told, layer_for, layers_of, with_layers, without_layers
-from agi_core.protocol import pack
+from agi_core.pooled_errors import Told, layer_in, layers_of, with_layer, without_layer
+from agi_core.protocol import pack, unpack
 from agi_core.ridge import Statistics
 from agi_core.uncertainty import Sample, fit, strength_of
 
@@ -35,9 +35,15 @@ def test_each_subject_counts_alike_and_no_site_foresees_its_own_errors() -> None
 
 def test_a_layer_travels_beside_the_weights() -> None:
     weights = {"w": np.ones(2, np.float32), "prior": np.zeros(3)}
-    packed = pack(with_layers(weights, {"A": np.arange(2.0), "B": np.arange(3.0), "C": np.array([np.nan, 1.0])}))
-    assert without_layers(packed).manifest == pack(weights).manifest
-    np.testing.assert_array_equal(layer_for("A", packed, features=2), [0, 1])
-    for site in "BCD":
-        with pytest.raises(ProtocolError, match=f"no layer of 2 numbers for {site}"):
-            layer_for(site, packed, features=2)
+    model = pack(weights)
+    packed = with_layer(model, np.arange(2.0))
+    assert packed.arrays["float32"] is model.arrays["float32"]
+    assert without_layer(packed).manifest == model.manifest
+    assert {name: array.tolist() for name, array in unpack(without_layer(packed)).items()} == {
+        "prior": [0, 0, 0],
+        "w": [1, 1],
+    }
+    np.testing.assert_array_equal(layer_in(packed, features=2), [0, 1])
+    for other in (model, with_layer(model, np.arange(3.0)), with_layer(model, np.array([np.nan, 1.0]))):
+        with pytest.raises(ProtocolError, match="no layer of 2 numbers"):
+            layer_in(other, features=2)

@@ -29,6 +29,7 @@ from agi_core.protocol import (
     Reply,
     Request,
     Weights,
+    pack,
     read_request,
     reply_scalars,
     unpack,
@@ -40,6 +41,7 @@ from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
 from agi_core.signatures import check, public_line
 from server import exchange, pulls
 from server.exchange import GRACE_S, Exchange, Outcome
+from server.messages import array_records
 from simulations.local_grid import LocalGrid
 from tests.support.requests_by_hand import KEY
 from tests.support.unsteady_grid import UnsteadyGrid
@@ -154,6 +156,30 @@ def test_a_request_says_what_to_do_and_by_when(tmp_path: Path) -> None:
     assert request.deadline_s == 91
     assert read_task(request.task).rounds == 7
     np.testing.assert_array_equal(unpack(request.weights)["w"], WEIGHTS["w"])
+
+
+def test_a_site_can_get_what_no_other_site_gets(tmp_path: Path) -> None:
+    sites = Sites()
+    talk = exchange_over(Grid(sites), tmp_path)
+    request = talk.request(EVALUATE, round=3, weights=WEIGHTS, subjects=VALIDATION)
+    own = {site: request.weights.beside("own", np.full(2, number, np.float64)) for number, site in enumerate("BC")}
+    assert sorted(talk.ask(NODES, request, of_site=own).replies) == ["A", "B", "C"]
+    got = {site: read(message) for site, message in sites.asked.items()}
+    for site, its in got.items():
+        check(its, public_line(KEY), site=site)
+        np.testing.assert_array_equal(unpack(its.weights)["w"], WEIGHTS["w"])
+    assert {site: unpack(its.weights).get("own", np.array([-1])).tolist() for site, its in got.items()} == {
+        "A": [-1],
+        "B": [0, 0],
+        "C": [1, 1],
+    }
+
+
+def test_what_sites_get_alike_is_there_once() -> None:
+    packed = pack(WEIGHTS)
+    one, same, other = array_records([packed, packed, packed.beside("own", np.zeros(2))])
+    assert one is same
+    assert other["float32"].data is one["float32"].data
 
 
 def test_halves_travel_to_training_alone(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from agi_core import conformal
 from agi_core.config.schema import FederationConfig, RunConfig
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
-from agi_core.pooled_errors import layer_for
+from agi_core.pooled_errors import layer_in
 from agi_core.protocol import ERROR_COUNTS, EVALUATE, Packed, Reply, Request, Weights, pack
 from agi_core.ridge import Statistics
 from agi_core.run.error_model import NAME, read_error_model
@@ -46,13 +46,22 @@ class Sites:
     def __init__(self, samples: Mapping[str, Sample]) -> None:
         self.samples, self.asked = samples, dict[str, Sequence[str]]()
 
-    def ask(self, sites: Sequence[str], question: str, weights: Weights, judge: Judge[Any]) -> Mapping[str, Any]:
+    def ask(
+        self,
+        sites: Sequence[str],
+        question: str,
+        weights: Weights,
+        judge: Judge[Any],
+        *,
+        of_site: Mapping[str, Packed] | None = None,
+    ) -> Mapping[str, Any]:
         self.asked[question] = sites
         replies = {site: reply(None, subjects=0) for site in sites}
         for site, one in self.samples.items():
             arrays = one.statistics.arrays()
             if question == ERROR_COUNTS:
-                layer = layer_for(site, pack(weights), features=FEATURES)
+                assert of_site is not None
+                layer = layer_in(of_site[site], features=FEATURES)
                 arrays = {"error_counts": conformal.count(one.error / expected(layer, one.features))}
             replies[site] = reply(pack(arrays))
         verdict = judge(replies, REQUEST)

@@ -10,7 +10,7 @@ from agi_core import conformal
 from agi_core.config.load import read_task
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.network import CPU, Network
-from agi_core.pooled_errors import with_layers
+from agi_core.pooled_errors import with_layer
 from agi_core.protocol import (
     CALIBRATION_SUBJECTS,
     ERROR_COUNTS,
@@ -67,7 +67,8 @@ def test_statistics_then_counts_of_the_validation_subjects(site: OpenSite, netwo
     np.testing.assert_allclose(told.gram, validated.statistics.gram, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(told.moment, validated.statistics.moment, rtol=1e-4, atol=1e-7)
 
-    second = asked(ERROR_COUNTS, with_layers(network.weights, {"Guys": layer(network)}))
+    second = asked(ERROR_COUNTS, network.weights)
+    second = dataclasses.replace(second, weights=with_layer(second.weights, layer(network)))
     reply = answer(site, second, read_task(TASK), device=CPU)
     assert reply.weights is not None
     assert [*unpack(reply.weights)] == ["error_counts"]
@@ -91,12 +92,9 @@ def test_where_no_figure_leaves_no_array_does(site: OpenSite, network: Network) 
         assert egress.let_out(reply, request=other, site=strict, subjects=12).weights is None
 
 
-def test_a_private_site_tells_nothing_and_a_layer_of_another_site_is_of_no_use(
-    site: OpenSite, network: Network
-) -> None:
+def test_a_private_site_tells_nothing_and_without_a_layer_nobody_does(site: OpenSite, network: Network) -> None:
     private = OpenSite(dataclasses.replace(site.file, privacy=PRIVACY))
     with pytest.raises(PolicyError, match="no noise"):
         answer(private, asked(ERROR_STATISTICS, network.weights), read_task(TASK), device=CPU)
-    others = asked(ERROR_COUNTS, with_layers(network.weights, {"HH": layer(network)}))
-    with pytest.raises(ProtocolError, match="for Guys"):
-        answer(site, others, read_task(TASK), device=CPU)
+    with pytest.raises(ProtocolError, match="brings no layer"):
+        answer(site, asked(ERROR_COUNTS, network.weights), read_task(TASK), device=CPU)
