@@ -88,8 +88,9 @@ def run_baselines(
         path = run_dir / "baselines" / f"{name}.json"
         if not path.is_file():
             atomic.write_json(path, BASELINES[name](config, data).to_json())
-        results[name] = Scores.from_json(json.loads(path.read_bytes()))
-        events.append(BaselineFinished(name=name, final=results[name].final, sites=results[name].sites))
+        results[name] = its = Scores.from_json(json.loads(path.read_bytes()))
+        event = BaselineFinished(name=name, final=its.final, sites=its.sites, unseen_sites=its.unseen_sites)
+        events.append(event)
     return results
 
 

@@ -85,9 +85,11 @@ class Display:
                 self._line(f"round {round}: {site} is in quarantine and is not asked any more")
             case events.ModelRolledBack(round=round, to=best):
                 self._line(f"the model after round {round} is worse at {', '.join(news.sites)}: back to round {best}")
-            case events.BaselineFinished(name=name, final=final):
-                score = f"{final['psnr_db']:.2f} dB" if final else "nobody to test on"
-                self._line(f"baseline {name.replace('_', ' ')}: {score}")
+            case events.BaselineFinished(name=name):
+                figures = [f"{news.final['psnr_db']:.2f} dB"] if news.final else []
+                if (unseen_db := news.scores.unseen_psnr_db) is not None:
+                    figures.append(f"{unseen_db:.2f} dB at unseen sites")
+                self._line(f"baseline {name.replace('_', ' ')}: {', '.join(figures) or 'nobody to test on'}")
 
     def _step(self, step: Step) -> None:
         note = self._validation

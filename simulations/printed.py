@@ -117,9 +117,15 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
         console.print(f"figures suppressed by the site's policy: {', '.join(summary.suppressed)}")
     elif not final:
         console.print("no site has a test subject: a site needs two subjects for one, three also to validate")
+    regression = baselines.get("regression_pooled")
+    pooled = {"regression on aligned sources": regression} if regression else {}
     if final:
         console.print(columns_table(summary), soft_wrap=False)
-        console.print(_against("global", scores, {"regression on aligned sources": baselines["regression_pooled"]}))
+        console.print(_against("global", scores, pooled))
+    if unseen:
+        console.print(unseen_table(summary), soft_wrap=False)
+        of_unseen = {what: its.unseen for what, its in pooled.items()}
+        console.print(_against("at sites that took no part: global", scores.unseen, of_unseen))
     if summary.personal:
         rivals = {
             "regression_per_site": "own regression",
@@ -164,7 +170,7 @@ def _against(name: str, scores: Scores, others: Mapping[str, Scores]) -> str:
     """A method's mean, and its distance to others on the same subjects."""
     psnr_db = scores.final["psnr_db"]
     distances = [f"{psnr_db - its.final['psnr_db']:+.2f} dB against {what}" for what, its in others.items()]
-    return f"{name} {psnr_db:.2f} dB: {', '.join(distances)}"
+    return f"{name} {psnr_db:.2f} dB" + (f": {', '.join(distances)}" if distances else "")
 
 
 def columns_table(summary: Summary) -> Table:
@@ -178,6 +184,22 @@ def columns_table(summary: Summary) -> Table:
         unseen = " (unseen)" if site in summary.scores.unseen_sites else ""
         table.add_row(site + unseen, *(f"{score.psnr_db:.2f}" if score else "" for score in its))
     table.add_row("all training sites", *(f"{scores.final['psnr_db']:.2f}" for scores in columns.values()))
+    return table
+
+
+def unseen_table(summary: Summary) -> Table:
+    """PSNR of the common model, and of each baseline that can be used there, at the sites that took no part."""
+    scores, sites = summary.scores, [*summary.scores.unseen_sites]
+    table = Table(title="sites that took no part: PSNR dB", title_justify="left")
+    for heading in ("", *sites, *(["all of their subjects"] if len(sites) > 1 else [])):
+        table.add_column(heading, justify="left" if not heading else "right")
+    methods = {"global": scores}
+    methods |= {f"baseline: {name.replace('_', ' ')}": its for name, its in summary.baselines.items()}
+    for name, its in methods.items():
+        if its.unseen_sites:
+            told = [its.unseen_sites[site].psnr_db for site in sites]
+            mean = [its.unseen.final["psnr_db"]] if len(sites) > 1 else []
+            table.add_row(name, *(f"{psnr_db:.2f}" for psnr_db in [*told, *mean]))
     return table
 
 

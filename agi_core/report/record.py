@@ -104,7 +104,7 @@ def read_run(run_dir: Path) -> RunRecord:
 
     tested, found = summary or _last(all_of(events.ModelTested)), _last(all_of(events.DataFound))
     origin = summary if summary and summary.synthetic is not None else found
-    baselines = {event.name: Scores(event.final, event.sites) for event in all_of(events.BaselineFinished)}
+    baselines = {event.name: event.scores for event in all_of(events.BaselineFinished)}
     rolled_back = [event.to for event in all_of(events.ModelRolledBack) if event.round == config.rounds]
     return RunRecord(
         run_dir=run_dir,

@@ -100,6 +100,9 @@ def _result(record: RunRecord) -> Iterator[str]:
         yield f"The worst site is {worst} with {db(scores.sites[worst].psnr_db)}."
     for site, score in scores.unseen_sites.items():
         yield f"{site}, which took no part in training, reaches {db(score.psnr_db)}."
+    if (gain := _unseen_over_regression(record)) is not None:
+        where = "There" if len(scores.unseen_sites) == 1 else "At these sites"
+        yield f"{where} that is {signed_db(gain)} against a voxel-wise cubic regression of the training sites."
 
 
 def _sites(record: RunRecord) -> str:
@@ -130,25 +133,35 @@ def _personal(record: RunRecord) -> Iterator[str]:
     yield f"With a last layer of its own each site has {db(psnr)}" + (f": {words(against)}." if against else ".")
 
 
+def _unseen_over_regression(record: RunRecord) -> float | None:
+    """PSNR of the common model minus that of the pooled regression, at the unseen sites, in dB."""
+    theirs = record.baselines.get("regression_pooled", Scores({})).unseen_psnr_db
+    ours = record.federated.unseen_psnr_db if record.federated else None
+    return None if ours is None or theirs is None else ours - theirs
+
+
 def _tiles(record: RunRecord) -> str:
     """The few figures that a reader looks for first: name, value, and what it is of."""
     scores = record.federated
-    if scores is None or not scores.final:
+    if scores is None or not (scores.final or scores.unseen_sites):
         return ""
-    psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
-    interval = over_sites([score.psnr_db for score in scores.sites.values()])
-    spread = f"; 95 % over sites: {db(interval.low)} to {db(interval.high)}" if interval else ""
-    tiles = [("PSNR" if record.personal is None else "Global PSNR", db(psnr), tested + spread)]
-    tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
-    if (regression := record.baselines.get("regression_pooled")) is not None:
-        tiles.append(("Over regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
-    if record.personal is not None:
-        tiles.insert(0, ("Personal PSNR", db(record.personal.final["psnr_db"]), tested))
+    tiles: list[tuple[str, str, str]] = []
+    if scores.final:
+        psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
+        interval = over_sites([score.psnr_db for score in scores.sites.values()])
+        spread = f"; 95 % over sites: {db(interval.low)} to {db(interval.high)}" if interval else ""
+        tiles.append(("PSNR" if record.personal is None else "Global PSNR", db(psnr), tested + spread))
+        tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
+        if (regression := record.baselines.get("regression_pooled")) is not None:
+            tiles.append(("Over regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
+        if record.personal is not None:
+            tiles.insert(0, ("Personal PSNR", db(record.personal.final["psnr_db"]), tested))
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
         tiles.append(("Worst site", db(scores.sites[worst].psnr_db), worst))
-    if scores.unseen_psnr_db is not None:
-        name = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites"
-        tiles.append((name, db(scores.unseen_psnr_db), words(scores.unseen_sites)))
+    if scores.unseen_sites:
+        name, gain = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites", _unseen_over_regression(record)
+        against = "" if gain is None else f"; {signed_db(gain)} over regression"
+        tiles.append((name, db(scores.unseen_psnr_db), words(scores.unseen_sites) + against))
     cells = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in tiles

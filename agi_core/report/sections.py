@@ -60,7 +60,7 @@ _UNTRAINED = mark("untrained", "did not train")
 def columns(record: RunRecord) -> str:
     """What each site can have, side by side: alone, global, personal."""
     alone, shared, personal = record.baselines.get("local_only"), record.federated, record.personal
-    if shared is None or not shared.final or (alone is None and personal is None):
+    if shared is None or not (shared.final or shared.unseen_sites) or (alone is None and personal is None):
         return ""
 
     def psnr(scores: Scores | None, site: str) -> float | None:
@@ -77,7 +77,7 @@ def columns(record: RunRecord) -> str:
     scored = [site for site in shared.sites if all(psnr(its, site) is not None for its in methods if its)]
     means = [its.among(scored).final.get("psnr_db") if its else None for its in methods]
     whose = "all of these subjects" if len(scored) == len(shared.sites) else "sites with all figures"
-    rows.append(row(whose, cells(means), kind="total"))
+    rows += [row(whose, cells(means), kind="total")] if shared.sites else []
     for site in shared.unseen_sites:
         rows.append(row(escape(site) + _UNSEEN, cells([psnr(its, site) for its in methods])))
     heads = ("Site", "Alone", "Global", "Personal", "Personal minus alone")
@@ -272,7 +272,7 @@ def comparison(record: RunRecord) -> str:
     elif missing := [name for method, name in BASELINES.items() if method not in {*baselines, *optional}]:
         command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
         not_run = f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
-    if record.deployed or scores is None or not scores.final or not baselines:
+    if record.deployed or scores is None or not (scores.final or scores.unseen_sites) or not baselines:
         yet = "" if record.deployed else paragraph("There is nothing to compare yet.")
         return section("Comparison", yet + not_run)
     methods = {"federated": (f"{record.model_name}, federated", scores)}
@@ -281,10 +281,10 @@ def comparison(record: RunRecord) -> str:
     trained = _how_trained(record)
     rows: list[tuple[str, Sequence[str], Interval | None, str]] = []
     for method, (name, its) in methods.items():
-        difference = signed_db(scores.final["psnr_db"] - its.final["psnr_db"]) if its is not scores else "–"
+        difference = "–" if its is scores else _difference(scores, its)
         worst = f"{its.worst_site} {db(its.sites[its.worst_site].psnr_db)}" if its.worst_site is not None else "–"
         ssim = f"{its.final['ssim']:.3f}" if "ssim" in its.final else "–"
-        cells = (db(its.final["psnr_db"]), difference, ssim, worst, db(its.unseen_psnr_db))
+        cells = (db(its.final.get("psnr_db")), difference, ssim, worst, db(its.unseen_psnr_db))
         heading = f"{escape(name)}<small>{escape(trained[method])}</small>"
         rows.append((heading, cells, over_sites(_differences(scores, its)), "total" if its is scores else ""))
     against = f"{record.model_name} minus this"
@@ -300,6 +300,14 @@ def comparison(record: RunRecord) -> str:
         + plot(figures.comparison(methods), alt=alt)
     )
     return section("Comparison", body + not_run)
+
+
+def _difference(scores: Scores, its: Scores) -> str:
+    """PSNR of the one method minus that of the other, on test subjects, or where there are none at unseen sites."""
+    for ours, theirs in ((scores.final, its.final), (scores.unseen.final, its.unseen.final)):
+        if ours and theirs:
+            return signed_db(ours["psnr_db"] - theirs["psnr_db"])
+    return "–"
 
 
 def _differences(scores: Scores, its: Scores) -> list[float]:

@@ -197,11 +197,16 @@ class LastLayersShared(Event, kind="last_layers_shared"):
 
 
 class BaselineFinished(Event, kind="baseline_finished"):
-    """A baseline was scored; `final` and `sites` as in `Scores`."""
+    """A baseline was scored; the others as in `Scores`."""
 
     name: str
     final: Metrics
     sites: SiteScores = field(default_factory=dict)
+    unseen_sites: SiteScores = field(default_factory=dict)
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.final, self.sites, self.unseen_sites)
 
 
 class RunFinished(Event, kind="run_finished"):

@@ -23,7 +23,11 @@ def sanity_flags(scores: Scores, *, baselines: Mapping[str, Scores], validation_
         baselines: those that were scored, by name.
         validation_db: mean PSNR of each validation, the untrained model's first, in dB; empty where sites do not tell.
     """
-    return [*_as_bad_as_black(scores), *_below(scores, baselines), *_not_moving(validation_db), *_far_below(scores)]
+    below = [*_below(scores, baselines)]
+    if scores.unseen_sites:
+        unseen = {name: its.unseen for name, its in baselines.items()}
+        below += [f"at unseen sites {flag}" for flag in _below(scores.unseen, unseen)]
+    return [*_as_bad_as_black(scores), *below, *_not_moving(validation_db), *_far_below(scores)]
 
 
 def _as_bad_as_black(scores: Scores) -> Iterator[str]:

@@ -73,9 +73,14 @@ class Scores(JsonObject):
         return sum(score.subjects for score in self.sites.values())
 
     @property
+    def unseen(self) -> "Scores":
+        """Those of the unseen sites, as if they were training sites: `final` is the mean over all their subjects."""
+        return Scores.over(self.unseen_sites, {})
+
+    @property
     def unseen_psnr_db(self) -> float | None:
         """Mean over all subjects of the unseen sites, in dB; None where there are none."""
-        return over_subjects(self.unseen_sites).get("psnr_db")
+        return self.unseen.final.get("psnr_db")
 
     def to_json(self) -> Json:
         values = super().to_json()

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -216,12 +217,15 @@ def test_built_in_data_is_made_once_and_labelled(
 
 
 def test_more_sites_than_can_be_tested(cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One subject per site: all train, nobody validates or tests, and the run says so."""
-    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 1, "HH": 1})
+    """One subject per site: all train, nobody validates or tests, and the run says so. Who took no part is tested, and
+    every baseline with it."""
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 1, "HH": 1, "IOP": 1})
     assert main(arguments(data_dir, tmp_path / "run", cache_dir, "--clients", "2")) == 0
     out = capsys.readouterr().out
     assert "after round 1/2: training loss   [Guys 0." in out
     assert "no site has a test subject" in out
+    assert "at sites that took no part: global" in out
+    assert re.search(r"^baseline voxel regression: \d+\.\d\d dB at unseen sites$", out, re.M)
     assert summary_of(tmp_path / "run")["sites"] == {}
 
 

@@ -315,6 +315,23 @@ def test_sites_without_test_subjects_are_named(tmp_path: Path) -> None:
     assert f"not scored: {HOSTILE} and Guys." in page.text
 
 
+def test_where_only_unseen_sites_can_be_tested_they_are_compared(tmp_path: Path) -> None:
+    def unseen(psnr_db: float) -> Scores:
+        return Scores.over({}, {"_IOP": site_score(psnr_db, subjects=1)})
+
+    run = Run(tmp_path / "run", unseen=UNSEEN)
+    run.train(rounds=2)
+    baselines = {"regression_pooled": unseen(20.0), "local_only": unseen(20.25), "regression_per_site": NOTHING}
+    run.finish(ModelTested(scores=unseen(20.5)), baselines=baselines)
+    page = Page(build_report(run.dir))
+    assert "reaches 20.50 dB. There that is +0.50 dB against a voxel-wise cubic regression" in page.text
+    assert "_IOP; +0.50 dB over regression" in page.text
+    assert ["_IOP unseen site", "20.25 dB", "20.50 dB", "–", "–"] in page.rows
+    (row,) = [row for row in page.rows if row[0].startswith("regression, aligned")]
+    assert row[1:3] == ["–", "+0.50 dB"]
+    assert row[5] == "20.00 dB"
+
+
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_an_unfinished_run_says_so(tmp_path: Path, rounds: int) -> None:
     run = Run(tmp_path / "run", unseen=UNSEEN)

@@ -124,7 +124,7 @@ LINES: list[tuple[Event, str]] = [
     (
         BaselineFinished(name="local_only", final={"psnr_db": 22.0}, sites={"HH": HH}),
         '"baseline_finished", "name": "local_only", "final": {"psnr_db": 22.0}, "sites": {"HH": {"psnr_db": 22.0,'
-        ' "subjects": 1}}',
+        ' "subjects": 1}}, "unseen_sites": {}',
     ),
     (RunFinished(), '"run_finished"'),
     (

@@ -32,6 +32,13 @@ def test_a_model_below_a_regression() -> None:
     assert flags(scores(20), voxel_regression=scores(20.001)) == []  # both would be told as 20.00 dB
 
 
+def test_a_model_below_a_regression_where_nobody_trained() -> None:
+    ours, theirs = (Scores.over({}, {"north": SiteScore({"psnr_db": p, "nmse": 0.1}, 1)}) for p in (20.0, 20.5))
+    (flag,) = flags(ours, regression_pooled=theirs)
+    assert flag.startswith("at unseen sites the model is below regression on aligned sources: 20.00 dB against 20.50")
+    assert flags(theirs, regression_pooled=ours) == []
+
+
 @pytest.mark.parametrize(
     ("validation_db", "flagged"),
     [((18.2, 18.2, 18.205), True), ((18.2, 18.2, 18.3), False), ((18.2, 18.2), False)],

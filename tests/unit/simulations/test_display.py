@@ -104,6 +104,9 @@ def test_failures_and_baselines_are_named() -> None:
         progress.report(ModelRolledBack(round=2, to=1, sites=["Guys", "HH"]))
         progress.report(BaselineFinished(name="local_only", final={"psnr_db": 20.5}))
         progress.report(BaselineFinished(name="centralised", final={}))
+        unseen = {"IOP": SiteScore({"psnr_db": 19.0}, 1), "HH": SiteScore({"psnr_db": 20.0}, 3)}
+        progress.report(BaselineFinished(name="initial_weights", final={}, unseen_sites=unseen))
+        progress.report(BaselineFinished(name="voxel_regression", final={"psnr_db": 18.0}, unseen_sites=unseen))
 
     assert shown(play, terminal=False).splitlines() == [
         "after round 1/2: training loss   [Guys 0.2500  HH 0.5000]",
@@ -112,6 +115,8 @@ def test_failures_and_baselines_are_named() -> None:
         "the model after round 2 is worse at Guys, HH: back to round 1",
         "baseline local only: 20.50 dB",
         "baseline centralised: nobody to test on",
+        "baseline initial weights: 19.75 dB at unseen sites",
+        "baseline voxel regression: 18.00 dB, 19.75 dB at unseen sites",
     ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agi_core.run.scores import Scores
+from agi_core.run.scores import Scores, SiteScore
 from agi_core.run.study_summary import TRAINED, CellResult, StudySummary
 from agi_core.run.summary import Summary
 from simulations.printed import print_matrix, print_results, result_table
@@ -35,6 +35,28 @@ def test_what_is_suspicious_is_said_last() -> None:
     print_results(summary, Path("run"), Path("report"), compare=True, console=console)
     last = console.file.getvalue().splitlines()[-2:]  # type: ignore[attr-defined]
     assert last == ["warning: [a] is far below", "warning: black"]
+
+
+def test_where_nobody_can_be_tested_but_those_who_took_no_part_they_are_compared() -> None:
+    """Each training site has one subject, as real patients often are."""
+
+    def unseen(**psnr_db: float) -> Scores:
+        return Scores.over({}, {site: SiteScore({"psnr_db": its}, 1) for site, its in psnr_db.items()})
+
+    summary = Summary(
+        scores=unseen(HH=23.0, IOP=24.0),
+        baselines={"regression_pooled": unseen(HH=22.0, IOP=24.5), "regression_per_site": Scores({})},
+        **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
+    )
+    console = Console(file=io.StringIO(), width=100)
+    print_results(summary, Path("run"), Path("report"), compare=True, console=console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+    assert ["global", "23.00", "24.00", "23.50"] in rows
+    assert ["baseline: regression pooled", "22.00", "24.50", "23.25"] in rows
+    assert not [row for row in rows if "per site" in row[0]]
+    assert "at sites that took no part: global 23.50 dB: +0.25 dB against regression on aligned sources" in printed
+    assert "no site has a test subject" in printed
 
 
 def test_what_all_cells_have_spent_of_the_budget_is_said() -> None:
