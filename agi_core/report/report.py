@@ -160,7 +160,7 @@ def _tiles(record: RunRecord) -> str:
         tiles.append(("Worst site", db(scores.sites[worst].psnr_db), worst))
     if scores.unseen_sites:
         name, gain = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites", _unseen_over_regression(record)
-        against = "" if gain is None else f"; {signed_db(gain)} over regression"
+        against = "" if gain is None else f"; {signed_db(gain)} against regression"
         tiles.append((name, db(scores.unseen_psnr_db), words(scores.unseen_sites) + against))
     cells = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"

@@ -325,7 +325,7 @@ def test_where_only_unseen_sites_can_be_tested_they_are_compared(tmp_path: Path)
     run.finish(ModelTested(scores=unseen(20.5)), baselines=baselines)
     page = Page(build_report(run.dir))
     assert "reaches 20.50 dB. There that is +0.50 dB against a voxel-wise cubic regression" in page.text
-    assert "_IOP; +0.50 dB over regression" in page.text
+    assert "_IOP; +0.50 dB against regression" in page.text
     assert ["_IOP unseen site", "20.25 dB", "20.50 dB", "–", "–"] in page.rows
     (row,) = [row for row in page.rows if row[0].startswith("regression, aligned")]
     assert row[1:3] == ["–", "+0.50 dB"]
