@@ -44,7 +44,8 @@ def read_error_model(path: Path, *, network: Network) -> ErrorModel:
         content = path.read_bytes()
     except FileNotFoundError:
         raise RunError(
-            f"{path} is missing, so no error is expected of this model; make it with python -m agi_core calibrate"
+            f"{path} is missing, so nobody knows how large the errors of this model are; make it with"
+            f" python -m agi_core calibrate --run {path.parent} --data DIR"
         ) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
