@@ -281,7 +281,7 @@ def comparison(record: RunRecord) -> str:
     trained = _how_trained(record)
     rows: list[tuple[str, Sequence[str], Interval | None, str]] = []
     for method, (name, its) in methods.items():
-        difference = "–" if its is scores else _difference(scores, its)
+        difference = "–" if its is scores else _mean_difference(scores, its)
         worst = f"{its.worst_site} {db(its.sites[its.worst_site].psnr_db)}" if its.worst_site is not None else "–"
         ssim = f"{its.final['ssim']:.3f}" if "ssim" in its.final else "–"
         cells = (db(its.final.get("psnr_db")), difference, ssim, worst, db(its.unseen_psnr_db))
@@ -302,7 +302,7 @@ def comparison(record: RunRecord) -> str:
     return section("Comparison", body + not_run)
 
 
-def _difference(scores: Scores, its: Scores) -> str:
+def _mean_difference(scores: Scores, its: Scores) -> str:
     """PSNR of the one method minus that of the other, on test subjects, or where there are none at unseen sites."""
     for ours, theirs in ((scores.final, its.final), (scores.unseen.final, its.unseen.final)):
         if ours and theirs:
