@@ -1,5 +1,6 @@
 """The statistics of a network's last, linear layer on some sessions: what `agi_core.ridge` solves it from."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,21 +12,28 @@ from agi_core.data.datasets import evaluation_slices, validation_subset
 from agi_core.network import Network
 from agi_core.ridge import Statistics, Vector, solve_own
 
-SLICES = 4
-"""Of each subject. Aligning a slice costs about as much as a training step on a crop."""
+SLICES, SLICES_OF_ALL = 4, 32
+"""Of each subject at least, and of all subjects together. Aligning a slice costs about as much as a training step on a
+crop; the slices of one or two subjects tell little of a scanner when they are four of each."""
 
 
 def readout_statistics(
-    network: Network, sessions: Iterable[CachedSession], *, prior_alone: bool = False
+    network: Network, sessions: Iterable[CachedSession], *, prior_alone: bool = False, independent: bool = False
 ) -> dict[str, Statistics]:
-    """{subject id: statistics over SLICES slices with a head}: of all features of the network with its present weights,
-    or of its prior's alone, which depend on no weights. Subjects without such a slice, who are not trained on either,
-    are left out."""
+    """{subject id: statistics over slices with a head}: of all features of the network with its present weights, or of
+    its prior's alone, which depend on no weights. Subjects without such a slice, who are not trained on either, are
+    left out.
+
+    Args:
+        independent: each subject's statistics depend on no other subject, as a private step needs: SLICES slices of
+            each, however few there are.
+    """
     of_subject: dict[str, list[CachedSession]] = defaultdict(list)
     for session in sessions:
         of_subject[session.subject_id].append(session)
+    limit = SLICES if independent else max(SLICES, math.ceil(SLICES_OF_ALL / max(1, len(of_subject))))
     chosen = {
-        subject_id: validation_subset(own, limit=SLICES, volumes=network.volumetric)
+        subject_id: validation_subset(own, limit=limit, volumes=network.volumetric)
         for subject_id, own in of_subject.items()
     }
     return {
@@ -60,9 +68,8 @@ def _over_slices(
 ) -> Statistics:
     gram, moment, energy, voxels = np.zeros(()), np.zeros(()), 0.0, 0
     for session, indices in slices:
-        for batch in evaluation_slices(
-            session, batch_size=len(indices), indices=indices, neighbours=network.neighbours
-        ):
+        size = len(indices) if network.volumetric else SLICES  # a volume is seen whole
+        for batch in evaluation_slices(session, batch_size=size, indices=indices, neighbours=network.neighbours):
             features, target = features_and_target(network, batch.sources, batch.target, prior_alone=prior_alone)
             gram = gram + (features @ features.T).numpy()
             moment = moment + (features @ target).numpy()

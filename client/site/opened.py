@@ -136,9 +136,11 @@ class SiteScans:
 
     @cached_property
     def prior_statistics(self) -> dict[str, Statistics]:
-        """Of each training subject, of the features of the task's prior; they depend on no weights."""
+        """Of each training subject, of the features of the task's prior; they depend on no weights, and in a private
+        run on no other subject."""
         network = Network(self._task, device=open_device(self._file.device, threads=self._file.threads))
-        return readout_statistics(network, self.training.sessions, prior_alone=True)
+        sessions, private = self.training.sessions, self._task.privacy.on
+        return readout_statistics(network, sessions, prior_alone=True, independent=private)
 
     @cached_property
     def validation(self) -> Sequence[CachedSession]:

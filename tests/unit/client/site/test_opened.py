@@ -5,11 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from agi_core.cells import parse_vocabulary
-from agi_core.config.schema import RunConfig, Task
+from agi_core.config.schema import PrivacyConfig, RunConfig, Task
 from agi_core.data import scans
 from agi_core.data.datasets import TrainingSlices
 from agi_core.errors import AbsentError, DataError, NoneHeldError, NotHeldError
@@ -57,6 +58,19 @@ def test_a_task_moves_its_source_in_training(tmp_path: Path, small_config: RunCo
     assert torch.equal(still.target, moved.target)
     assert torch.equal(still.sources[:, 0], moved.sources[:, 0])
     assert not torch.equal(still.sources[:, 1], moved.sources[:, 1])
+
+
+def test_in_a_private_run_a_subjects_statistics_depend_on_no_other(tmp_path: Path, small_config: RunConfig) -> None:
+    """Elsewhere a site with few subjects reads more slices of each: who else is there decides how many."""
+    task = dataclasses.replace(small_config.task, model=dataclasses.replace(small_config.model, prior="cubic"))
+    private = dataclasses.replace(task, privacy=PrivacyConfig(epsilon=8.0))
+    few, everybody = ("IXI105", "IXI106", "IXI107"), tuple(f"IXI{n}" for n in range(100, 112))
+    sites = [write_site(tmp_path, data_of(small_config, *own), name=f"HH-{len(own)}") for own in (few, everybody)]
+    of_few, of_all = (open_site(path).scans(private).prior_statistics for path in sites)
+    assert (shared := of_few.keys() & of_all.keys())
+    assert all(np.array_equal(of_few[name].gram, of_all[name].gram) for name in shared)
+    of_few, of_all = (open_site(path).scans(task).prior_statistics for path in sites)
+    assert not any(np.array_equal(of_few[name].gram, of_all[name].gram) for name in shared)
 
 
 @pytest.mark.parametrize("part", ["subjects", "training", "prior_statistics", "validation", "test", "everybody"])
