@@ -12,9 +12,9 @@ from agi_core.data.datasets import evaluation_slices, validation_subset
 from agi_core.network import Network
 from agi_core.ridge import Statistics, Vector, solve_own
 
-SLICES, SLICES_OF_ALL = 4, 32
-"""Of each subject at least, and of all subjects together. Aligning a slice costs about as much as a training step on a
-crop; the slices of one or two subjects tell little of a scanner when they are four of each."""
+SLICES, SLICES_OF_ALL = 4, 12
+"""Of each subject, and of all subjects together, at least. Aligning a slice costs about as much as a training step on a
+crop, but four slices of a site's only subject tell little of its scanner."""
 
 
 def readout_statistics(
