@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agi_core.config.load import load_config
 from agi_core.data.scans import Scans, discover
+from agi_core.run.scores import Metrics
 from agi_core.run.summary import read_summary
 from agi_core.scenario import parse_scenario
 from benchmarks.results import commit
@@ -29,6 +30,7 @@ COLUMNS = {
     "voxel_regression": "regression, as they are",
     "initial_weights": "its start",
 }
+METRICS = {"psnr_db": 2, "ssim": 4, "mae": 4}  # with the digits that are printed
 
 
 def main() -> None:
@@ -44,22 +46,24 @@ def main() -> None:
     scans = Scans(arguments.data.resolve(), arguments.layout)
     patients = [subject.id for subject in discover(scans, parse_scenario(config.scenario).modalities).subjects]
     print(f"{config.scenario} on {arguments.data.name}, {len(patients)} patients; commit {commit()}\n")
-    print(f"| start | seed | {' | '.join([*patients, 'mean'])} |\n|{'---|' * (len(patients) + 3)}")
+    print(f"| start | seed | metric | {' | '.join([*patients, 'mean'])} |\n|{'---|' * (len(patients) + 4)}")
     for start in arguments.starts.split(","):
         for seed in map(int, arguments.seeds.split(",")):
-            figures: dict[str, list[float]] = defaultdict(list)
+            figures: dict[str, list[Metrics]] = defaultdict(list)
             for patient in patients:
-                for column, value in run(arguments, patients, patient, start=start, seed=seed).items():
-                    figures[column].append(value)
-            for column, values in figures.items():
-                cells = [f"{value:.2f}" for value in [*values, statistics.fmean(values)]]
-                print(f"| {start}: {COLUMNS[column]} | {seed} | {' | '.join(cells)} |", flush=True)
+                for column, scores in run(arguments, patients, patient, start=start, seed=seed).items():
+                    figures[column].append(scores)
+            for metric, digits in METRICS.items():
+                for column, of_patients in figures.items():
+                    values = [scores[metric] for scores in of_patients]
+                    cells = [f"{value:.{digits}f}" for value in [*values, statistics.fmean(values)]]
+                    print(f"| {start}: {COLUMNS[column]} | {seed} | {metric} | {' | '.join(cells)} |", flush=True)
 
 
 def run(
     arguments: argparse.Namespace, patients: list[str], left_out: str, *, start: str, seed: int
-) -> dict[str, float]:
-    """{column: PSNR in dB of the patient who is left out}."""
+) -> dict[str, Metrics]:
+    """{column: the figures of the patient who is left out}."""
     here = arguments.out / f"{arguments.data.name}-{left_out}-{start}-{seed}"
     if read_summary(here) is None:
         table = here.with_suffix(".csv")
@@ -75,7 +79,7 @@ def run(
     summary = read_summary(here)
     assert summary is not None
     scores = {"global": summary.scores, **summary.baselines}
-    return {name: scores[name].unseen_sites[LEFT_OUT].psnr_db for name in COLUMNS if name in scores}
+    return {name: scores[name].unseen_sites[LEFT_OUT].metrics for name in COLUMNS if name in scores}
 
 
 if __name__ == "__main__":

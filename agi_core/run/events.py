@@ -191,7 +191,7 @@ class LastLayersShared(Event, kind="last_layers_shared"):
     def said(self) -> str:
         """In a line."""
         if not self.sites:
-            return "no site shares its own last layer (policy.share_last_layer)"
+            return "no site shares its own last layer (policy.share_last_layer, and enough subjects for its policy)"
         without = f"; without {', '.join(self.left_out)}" if self.left_out else ""
         return f"last layers for synthesize --style: {', '.join(self.sites)}{without}"
 
