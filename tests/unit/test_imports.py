@@ -29,7 +29,7 @@ ONLY_IN = {  # library -> paths (files or folders) that may import it
     "pydicom": ("agi_core/data/dicom.py",),
     "rich": (
         "agi_core/host/console.py",
-        *("simulations/", "agi_core/__main__.py"),
+        *("simulations/", "agi_core/commands/"),
         *("client/__main__.py", "client/process/join.py", "client/process/terminal.py", "client/check/commands.py"),
         "server/watch.py",
     ),

@@ -1,0 +1,63 @@
+"""`python -m agi_core calibrate`: how far to trust a run's volumes."""
+
+import argparse
+import sys
+from contextlib import suppress
+
+from agi_core import known_range
+from agi_core.calibration import calibrate_on
+from agi_core.commands.bars import showing_steps
+from agi_core.conformal import WANTED, guaranteed
+from agi_core.data.scans import Scans
+from agi_core.errors import ConfigError, RunError
+from agi_core.host.device import open_device
+from agi_core.network import Network
+from agi_core.run import error_model, run_folder
+from agi_core.run.checkpoint import trained_weights
+from agi_core.run.own_weights import load_own_weights
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Learn the errors and the known range, and keep them in the run's folder."""
+    config = run_folder.open_scenario(arguments.run)
+    network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
+    network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
+    if arguments.head is not None:
+        load_own_weights(arguments.head, network=network)
+    if arguments.data is not None:
+        layout = arguments.layout or config.data.layout
+        scans = Scans(arguments.data.resolve(), layout, register=config.data.register)
+    elif config.data.dir is not None:
+        scans = Scans.of(config.data)
+    else:
+        raise ConfigError("the run names no folder of scans; give --data with complete subjects that did not train")
+    with showing_steps():
+        made = calibrate_on(
+            network,
+            scans,
+            task=config.task,
+            parts=run_folder.read_parts(arguments.run),
+            cache_dir=arguments.cache_dir,
+        )
+    errors, known, known_path = made.errors, made.known, arguments.run / known_range.NAME
+    print(
+        f"{WANTED:.0%} interval: {errors.factor:.2f} expected errors, of {errors.subjects} subjects; of"
+        f" new ones it covers {guaranteed(errors.subjects):.0%} at least, on average"
+    )
+    for site, shares in sorted(made.covered.items()):
+        print(
+            f"{site}: {sum(shares) / len(shares):.0%} covered by the interval of the others, {min(shares):.0%} to"
+            f" {max(shares):.0%} of {len(shares)} subjects"
+        )
+    error_model.write_error_model(arguments.run / error_model.NAME, errors, network=network)
+    for note in made.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    before = None
+    with suppress(RunError):  # a damaged one is made again
+        before = known_range.read_known_range(known_path, network=network)
+    of_training = known_range.OF_TRAINING
+    if known is not None and (known.of == of_training or before is None or before.of != of_training):
+        known.write(known_path)
+        print(f"known range: of {known}")
+    elif before is not None:
+        print(f"known range: as before, of {before}")

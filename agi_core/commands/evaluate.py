@@ -1,0 +1,60 @@
+"""`python -m agi_core evaluate`: synthetic volumes against real ones."""
+
+import argparse
+import time
+from pathlib import Path
+
+from agi_core.commands.bars import bars
+from agi_core.data.scans import Scans
+from agi_core.errors import ConfigError
+from agi_core.host import atomic
+from agi_core.host.device import open_device
+from agi_core.layouts import LAYOUTS
+from agi_core.network import Network
+from agi_core.report.evaluation_page import write_page
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import trained_weights
+from agi_core.scoring.evaluation import TABLE_NAME, evaluate, text_of, write_tables
+from agi_core.scoring.made_by_run import make_volumes
+from agi_core.scoring.pairs import find_pairs
+from agi_core.segmentation.segmenter import read_segmenter
+from agi_core.segmentation.visits import named_scans
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score them, and write tables and a page."""
+    data_dir, synthetic_dir, layout = arguments.data.resolve(), arguments.synthetic, arguments.layout
+    if arguments.run is not None and arguments.target is not None:
+        raise ConfigError("a run has one target: leave --target out, or give a folder with --synthetic")
+    if arguments.run is None and layout is None:
+        raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
+    config = None if arguments.run is None else run_folder.open_scenario(arguments.run)
+    device = open_device(arguments.device, threads=arguments.threads)
+    out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
+    segmenter = None if arguments.segmenter is None else read_segmenter(arguments.segmenter)
+    left_out: list[str] = []
+    notes: list[str] = []
+    intervals = None
+    with atomic.new_folder(out_dir) as new_dir, bars() as bar:
+        if config is not None:
+            network = Network(config, device=device)
+            network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
+            layout, synthetic_dir = layout or config.data.layout, new_dir / "volumes"
+            scans, made = Scans(data_dir, layout, register=config.data.register), bar("making volumes")
+            left_out, notes, intervals = make_volumes(
+                network, scans, synthetic_dir, config=config, run_dir=arguments.run, on_visit=made
+            )
+        pairs, unpaired = find_pairs(data_dir, synthetic_dir, layout=layout, target=arguments.target, left_out=left_out)
+        evaluation = evaluate(
+            pairs,
+            notes=[*notes, *unpaired],
+            percentiles=arguments.run is not None,
+            segmenter=segmenter,
+            intervals=intervals,
+            on_pair=bar("scoring"),
+        )
+        write_tables(new_dir, evaluation, of=str(arguments.run or arguments.synthetic))
+        subject_ids = {subject for folder in (data_dir, synthetic_dir) for subject, *_ in named_scans(folder, layout)}
+        page_path = write_page(new_dir, evaluation, subject_ids=subject_ids)
+    print(text_of(evaluation))
+    print(f"per subject: {out_dir / TABLE_NAME}; pictures: {out_dir / page_path.name}")
