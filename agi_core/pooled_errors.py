@@ -20,6 +20,8 @@ from agi_core.ridge import Statistics, Vector
 from agi_core.uncertainty import fit, strength_of
 
 COUNTS = "error_counts"
+LARGEST_FEATURE = 1e4
+"""That is believed of a site. A network's last features are normed and pass an activation, so none comes near."""
 _LAYER = "error_layer"
 Told = tuple[Statistics, int]  # of a site, and how many subjects they are of
 

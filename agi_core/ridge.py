@@ -21,6 +21,8 @@ Vector = NDArray[np.float64]
 STRENGTH = 1e-6
 """Of a fit on many subjects, which determine it: enough for features that depend on each other."""
 STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+ROUNDING = 1e-9
+"""By how much what a site tells may be off, relatively."""
 STRENGTH_ALONE = 1e-2
 """Of a site whose single subject leaves nobody out to choose by."""
 
@@ -60,12 +62,19 @@ class Statistics:
         return {"statistics": np.concatenate([self.gram[np.triu_indices(len(self.gram))], self.moment])}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], *, features: int) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], *, features: int, largest: float = 1.0) -> Self:
         """Statistics that a site told; it is not trusted.
 
+        For means over voxels [A b; b' E y^2] is positive semidefinite, and E y^2 is at most 1, because targets lie in
+        [0, 1]. So [A b; b' 1] is, too: a site cannot tell of a target in directions in which its features do not vary,
+        in which a small b would move the solution far. It is looked at with each feature scaled to a mean square of 1,
+        so that no large entry hides what the others are.
+
+        Args:
+            largest: what the absolute value of no feature exceeds; 1 for monomials of values in [0, 1].
+
         Raises:
-            ProtocolError: they are of another form, or cannot be means over voxels: the first feature is 1 everywhere,
-                A is positive semidefinite, and |b|^2 is at most diag(A), because targets lie in [0, 1].
+            ProtocolError: they are of another form, or cannot be such means; the first feature is 1 everywhere.
         """
         size = features * (features + 1) // 2
         if [*arrays] != ["statistics"] or (numbers := arrays["statistics"]).shape != (size + features,):
@@ -75,12 +84,22 @@ class Statistics:
         gram, moment = np.zeros((features, features)), numbers[size:].copy()
         gram[np.triu_indices(features)] = numbers[:size]
         gram += np.triu(gram, 1).T
-        tolerance = 1e-6 * np.abs(gram).max()
-        if abs(gram[0, 0] - 1) > 1e-6 or np.linalg.eigvalsh(gram).min() < -tolerance:
+        if abs(gram[0, 0] - 1) > ROUNDING or np.abs(gram).max() > largest**2 * (1 + ROUNDING) or not _possible(gram):
             raise ProtocolError("the statistics cannot be means over voxels")
-        if (moment**2 > np.diag(gram) + tolerance).any():
+        if np.abs(moment).max() > largest * (1 + ROUNDING) or not _possible(
+            np.block([[gram, moment[:, None]], [moment, np.ones(1)]])
+        ):
             raise ProtocolError("the statistics are of a target outside of [0, 1]")
         return cls(gram, moment)
+
+
+def _possible(gram: Vector) -> bool:
+    """Whether there are voxels whose features have these mean products."""
+    squares = np.diag(gram)
+    if squares.min() < 0:
+        return False
+    scale = np.sqrt(np.where(squares > 0, squares, 1.0))
+    return bool(np.linalg.eigvalsh(gram / scale / scale[:, None]).min() >= -ROUNDING)
 
 
 def solve_own(subjects: Sequence[Statistics], *, towards: Vector) -> Vector:

@@ -16,15 +16,19 @@ Told = tuple[Statistics, int]  # of a site, and its training subjects
 ToldStep = tuple[Vector, int]
 
 
-def judge_statistics(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[Told]:
-    """The verdict on replies to a question for statistics. Each has passed `check_answer`."""
+def judge_statistics(
+    replies: Mapping[str, Reply], request: Request, *, features: int, largest: float = 1.0
+) -> Verdict[Told]:
+    """The verdict on replies to a question for statistics of so many features, none of which exceeds `largest`. Each
+    has passed `check_answer`."""
     accepted: dict[str, Told] = {}
     refused: dict[str, str] = {}
     for site, reply in sorted(replies.items()):
         try:
             if reply.weights is None or reply.num_examples < 1:
                 raise ProtocolError("the reply holds no statistics")
-            accepted[site] = Statistics.from_arrays(unpack(reply.weights), features=features), reply.num_examples
+            statistics = Statistics.from_arrays(unpack(reply.weights), features=features, largest=largest)
+            accepted[site] = statistics, reply.num_examples
         except ProtocolError as error:
             refused[site] = str(error)
     return Verdict(accepted, refused=refused)

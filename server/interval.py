@@ -13,7 +13,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.conformal import Counts
 from agi_core.errors import DataError
 from agi_core.network import Network
-from agi_core.pooled_errors import COUNTS, Told, layers_of, with_layer
+from agi_core.pooled_errors import COUNTS, LARGEST_FEATURE, Told, layers_of, with_layer
 from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights, pack
 from agi_core.run.error_model import NAME, write_error_model
 from agi_core.run.events import IntervalSolved
@@ -31,7 +31,7 @@ place of the weights}"""
 def judge_error_statistics(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[Told]:
     """The verdict on replies to the first question. A site that holds them back, or has no validation subject, is left
     out."""
-    return judge_statistics(_with_arrays(replies), request, features=features)
+    return judge_statistics(_with_arrays(replies), request, features=features, largest=LARGEST_FEATURE)
 
 
 def judge_error_counts(replies: Mapping[str, Reply], request: Request) -> Verdict[Counted]:

@@ -8,7 +8,9 @@ from rich.console import Console
 
 from agi_core.cells import is_vocabulary
 from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig, Task
 from agi_core.errors import ConfigError
+from agi_core.layouts import LAYOUTS
 from agi_core.run import progress
 from client.check.doubts import from_json, table
 from client.check.dry_run import dry_run
@@ -55,8 +57,7 @@ def run_dry_run(site_path: Path, *, scenario: str | None, settings: Sequence[str
         AgiError: the site file, a setting, the scans or the device cannot be used.
     """
     site = read_deployed_site(site_path)
-    overrides = {"scenario": scenario, "data.layout": site.data.layout}
-    task = load_config(None, overrides=overrides, assignments=settings).task
+    task = task_to_try(site.data.layout, scenario=scenario, settings=settings)
     if is_vocabulary(task.scenario):
         raise ConfigError(
             f"--dry-run tries one cell of {task.scenario}, such as T1:T2; --check shows what this site has"
@@ -69,6 +70,17 @@ def run_dry_run(site_path: Path, *, scenario: str | None, settings: Sequence[str
         step_s = measured.seconds if "next training step" in measured.what else step_s
     steps = task.training.local_steps
     console.print(f"At this pace a round of {steps} steps trains for {steps * step_s:.0f} s. Nothing left this site.")
+
+
+def task_to_try(layout: str, *, scenario: str | None, settings: Sequence[str]) -> Task:
+    """The task of a coordinator's run with these settings. The layout names the usual scenario and nothing else: no
+    coordinator knows it.
+
+    Raises:
+        ConfigError: a setting is refused.
+    """
+    usual = RunConfig(scenario=LAYOUTS[layout].default_scenario)
+    return load_config(None, overrides={"scenario": scenario}, assignments=settings, defaults=usual).task
 
 
 def _print_summary(data: Mapping[str, Any], console: Console) -> None:

@@ -39,7 +39,7 @@ def _key(key_path: Path, site: str) -> Iterator[CheckRow]:
     try:
         status = key_path.stat()
     except OSError as error:
-        yield failed("key", f"{key_path}: {error.strerror}", fix="make a key with --init, and name it in key_file")
+        yield failed("key", f"{key_path}: {error.strerror}", fix="make a key with --new-key, or name it in key_file")
         return
     if not os.access(key_path, os.R_OK):
         yield passed("key", f"{key_path} belongs to user {_user(status.st_uid)}, who runs the node; not readable here")
@@ -49,13 +49,13 @@ def _key(key_path: Path, site: str) -> Iterator[CheckRow]:
         yield failed(
             "key",
             f"{key_path} has mode {stat.S_IMODE(status.st_mode):o}: others than its owner may use it",
-            fix=f"chmod 600 {key_path}; if others had access, make a new key with --init and have it registered",
+            fix=f"chmod 600 {key_path}; if others had access, make a new key with --new-key and have it registered",
         )
     try:
         check_owner(key_path, site=site)
         yield passed("key", f"{key_path}, {fingerprint(public_key(key_path))}")
     except ConfigError as error:
-        yield failed("key", str(error), fix=f"make a new key with --init and send {public_path(key_path)}")
+        yield failed("key", str(error), fix=f"make a new key with --new-key and send {public_path(key_path)}")
 
 
 def _users(key_path: Path) -> CheckRow:

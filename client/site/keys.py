@@ -58,7 +58,7 @@ def check_owner(key_path: Path, *, site: str) -> None:
     if comment not in ([], [site]) and "@" not in comment[0]:  # USER@HOST, as ssh-keygen writes it, says nothing
         raise ConfigError(
             f"key_file {key_path} is the key of site {' '.join(comment)}, and this is {site}: each site must make its"
-            " own with --init, and have it registered"
+            " own with --new-key, and have it registered"
         )
 
 
@@ -92,11 +92,11 @@ def _read(key_path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         private = load_ssh_private_key(key_path.read_bytes(), password=None)
     except OSError as error:
-        raise ConfigError(f"key_file {key_path}: {error.strerror}; make a key with --init") from None
+        raise ConfigError(f"key_file {key_path}: {error.strerror}; make a key with --new-key") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(
-            f"key_file {key_path} is no unencrypted private key in OpenSSH format; make one with --init"
+            f"key_file {key_path} is no unencrypted private key in OpenSSH format; make one with --new-key"
         ) from None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"key_file {key_path} is no elliptic-curve key; make one with --init")
+        raise ConfigError(f"key_file {key_path} is no elliptic-curve key; make one with --new-key")
     return private

@@ -138,7 +138,7 @@ def test_another_sites_key(federation: Federation, site: DeployedSite, data_dir:
     """A hospital that was given the folder of another is told before anything is sent."""
     other = federation.site("owner", data_dir)
     site_path = edit(federation, site, f"../state/{site.site}/key/node", other.key_file)
-    check_refused(site_path, "key", "is the key of site owner", "own with --init")
+    check_refused(site_path, "key", "is the key of site owner", "own with --new-key")
 
 
 def test_a_forged_signature(federation: Federation, site: DeployedSite, tmp_path: Path) -> None:

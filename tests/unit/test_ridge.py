@@ -93,6 +93,8 @@ def changed(place: int, value: float) -> Callable[[Vector], Vector]:
         (changed(0, 2.0), "cannot be means"),
         (changed(1, 5.0), "cannot be means"),  # |mean of a feature|^2 above the mean of its square
         (changed(10, 1.5), r"outside of \[0, 1\]"),
+        (changed(5, 1e40), "cannot be means"),  # no float32, which the common gram becomes, holds it
+        (changed(5, 1.1), "cannot be means"),  # the mean square of a feature in [0, 1]
     ],
 )
 def test_a_stranger_is_not_trusted(change: Callable[[Vector], Vector], cause: str) -> None:
@@ -101,3 +103,24 @@ def test_a_stranger_is_not_trusted(change: Callable[[Vector], Vector], cause: st
         Statistics.from_arrays({"statistics": change(numbers)}, features=SIZE)
     with pytest.raises(ProtocolError, match="are not 14 numbers"):
         Statistics.from_arrays({"other": numbers}, features=SIZE)
+
+
+def test_no_large_entry_hides_what_the_others_are() -> None:
+    """With a tolerance relative to the largest entry, the first two passed, and moved the common fit anywhere."""
+    told = np.eye(4)
+    told[3, 3] = 1e6
+    for moment in ([0.1, 9.0, 0, 0], [0.1, 1.1, 0, 0]):
+        with pytest.raises(ProtocolError, match=r"outside of \[0, 1\]"):
+            Statistics.from_arrays(Statistics(told, np.array(moment)).arrays(), features=4, largest=1e3)
+    fine = Statistics(told, np.array([0.1, 0.5, 0, 300.0]))
+    Statistics.from_arrays(fine.arrays(), features=4, largest=1e3)
+    told[1, 2] = told[2, 1] = 2.0  # above what their mean squares allow
+    with pytest.raises(ProtocolError, match="cannot be means"):
+        Statistics.from_arrays(Statistics(told, np.zeros(4)).arrays(), features=4, largest=1e3)
+
+
+def test_a_target_cannot_vary_where_no_feature_does() -> None:
+    """Two features that are 1 everywhere have the same mean product with any target."""
+    Statistics.from_arrays(Statistics(np.ones((2, 2)), np.array([0.5, 0.5])).arrays(), features=2)
+    with pytest.raises(ProtocolError, match=r"outside of \[0, 1\]"):
+        Statistics.from_arrays(Statistics(np.ones((2, 2)), np.array([0.5, 0.4])).arrays(), features=2)

@@ -10,7 +10,7 @@ from agi_core import conformal
 from agi_core.config.load import read_task
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.network import CPU, Network
-from agi_core.pooled_errors import with_layer
+from agi_core.pooled_errors import LARGEST_FEATURE, with_layer
 from agi_core.protocol import (
     CALIBRATION_SUBJECTS,
     ERROR_COUNTS,
@@ -63,7 +63,7 @@ def test_statistics_then_counts_of_the_validation_subjects(site: OpenSite, netwo
     reply = answer(site, first, read_task(TASK), device=CPU)
     assert (reply.num_examples, reply.metrics) == (1, {CALIBRATION_SUBJECTS: 1})
     assert reply.weights is not None
-    told = Statistics.from_arrays(unpack(reply.weights), features=len(network.readout))
+    told = Statistics.from_arrays(unpack(reply.weights), features=len(network.readout), largest=LARGEST_FEATURE)
     np.testing.assert_allclose(told.gram, validated.statistics.gram, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(told.moment, validated.statistics.moment, rtol=1e-4, atol=1e-7)
 
