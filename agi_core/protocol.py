@@ -171,7 +171,13 @@ class Parts(Mapping[str, NDArray[Any]]):
     def __init__(self, packed: Packed) -> None:
         self._arrays = packed.arrays
         self._places: dict[str, tuple[str, int, tuple[int, ...]]] = {}  # dtype, start, shape
-        flats = {dtype: (flat.size, flat.ndim, str(flat.dtype)) for dtype, flat in packed.arrays.items()}
+        flats = {
+            dtype: (flat.size, flat.ndim, str(flat.dtype))
+            for dtype, flat in packed.arrays.items()
+            if flat.dtype.kind in "fiu"
+        }
+        if len(flats) < len(packed.arrays):
+            raise ProtocolError("an array holds something else than numbers")
         position = dict.fromkeys(flats, 0)
         for name, dtype, shape in _rows(packed.manifest):
             total, axes, found = flats.get(dtype, (0, 0, ""))
@@ -190,7 +196,10 @@ class Parts(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         dtype, start, shape = self._places[name]
-        return self._arrays[dtype][start : start + math.prod(shape)].reshape(shape)
+        try:
+            return self._arrays[dtype][start : start + math.prod(shape)].reshape(shape)
+        except (ValueError, OverflowError):
+            raise ProtocolError(f"{name}: no array has a shape like this, of {len(shape)} axes") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -202,7 +211,7 @@ class Parts(Mapping[str, NDArray[Any]]):
 def _rows(manifest: str) -> list[tuple[str, str, tuple[int, ...]]]:
     try:
         return [(str(name), str(dtype), tuple(int(n) for n in shape)) for name, dtype, shape in json.loads(manifest)]
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"the manifest cannot be read: {error}") from None
 
 

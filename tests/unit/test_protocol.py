@@ -105,11 +105,20 @@ def test_halves_under_another_name_are_refused() -> None:
         '[["a","float32",[-8]]]',
         '[["a","float32",[4]],["a","float32",[4]]]',
         '[["a","float64",[8]]]',
+        '[["a","float32",[Infinity]]]',
+        '[["a","float32",[8' + 64 * ",1" + "]]]",  # more axes than an array can have
+        '[["a","float32",[8]],["b","float32",[0,1000000000000000000000000000000]]]',
     ],
 )
 def test_manifests_that_do_not_fit_are_refused(manifest: str) -> None:
     with pytest.raises(ProtocolError):
         unpack(Packed({"float32": np.zeros(8, np.float32)}, manifest))
+
+
+def test_arrays_of_anything_but_numbers_are_refused() -> None:
+    flat = np.zeros(8, np.dtype([("a", np.float32)]))
+    with pytest.raises(ProtocolError, match="something else than numbers"):
+        unpack(Packed({str(flat.dtype): flat}, json.dumps([["a", str(flat.dtype), [8]]])))
 
 
 REQUEST = Request(
