@@ -1,14 +1,13 @@
 """The statistics of a network's last, linear layer on some sessions: what `agi_core.ridge` solves it from."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import evaluation_slices, validation_subset
+from agi_core.data.datasets import evaluation_slices, subset_of_each
 from agi_core.network import Network
 from agi_core.ridge import Statistics, Vector, solve_own
 
@@ -28,17 +27,12 @@ def readout_statistics(
         independent: each subject's statistics depend on no other subject, as a private step needs: SLICES slices of
             each, however few there are.
     """
-    of_subject: dict[str, list[CachedSession]] = defaultdict(list)
-    for session in sessions:
-        of_subject[session.subject_id].append(session)
-    limit = SLICES if independent else max(SLICES, math.ceil(SLICES_OF_ALL / max(1, len(of_subject))))
-    chosen = {
-        subject_id: validation_subset(own, limit=limit, volumes=network.volumetric)
-        for subject_id, own in of_subject.items()
-    }
+    sessions = [*sessions]
+    subjects = len({session.subject_id for session in sessions})
+    limit = SLICES if independent else max(SLICES, math.ceil(SLICES_OF_ALL / max(1, subjects)))
     return {
         subject_id: _over_slices(network, slices, prior_alone=prior_alone)
-        for subject_id, slices in chosen.items()
+        for subject_id, slices in subset_of_each(sessions, limit=limit, volumes=network.volumetric).items()
         if slices
     }
 

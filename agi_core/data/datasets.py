@@ -4,7 +4,8 @@ Reading is a copy out of the page cache and takes far less time than a training 
 no queue. Randomness comes from the caller's generator alone: `TrainingSlices.draw` first draws all indices, then reads.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -219,6 +220,17 @@ def validation_subset(
         number, k = slices[index]
         chosen.setdefault(number, []).append(k)
     return [(sessions[number], tuple(ks)) for number, ks in chosen.items()]
+
+
+def subset_of_each(
+    sessions: Iterable[CachedSession], *, limit: int, volumes: bool = False
+) -> dict[str, list[tuple[CachedSession, tuple[int, ...]]]]:
+    """{subject id: at most `limit` of its slices, taken as `validation_subset` takes them}. No other subject has a say
+    in which they are."""
+    of_subject: dict[str, list[CachedSession]] = defaultdict(list)
+    for session in sessions:
+        of_subject[session.subject_id].append(session)
+    return {subject_id: validation_subset(own, limit=limit, volumes=volumes) for subject_id, own in of_subject.items()}
 
 
 def spacing_warning(spacings_mm: Mapping[str, tuple[float, float, float]]) -> str | None:

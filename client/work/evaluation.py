@@ -1,12 +1,12 @@
 """Figures of a site: validation of the incoming model, and the final test."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from agi_core import evaluation
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import validation_subset
+from agi_core.data.datasets import subset_of_each, validation_subset
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.metric_table import VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
@@ -14,7 +14,7 @@ from agi_core.prediction import Predictor
 from agi_core.protocol import ALL, POSES, STATISTICS, TEST, VALIDATION, Reply
 from agi_core.run import progress
 from client.border import stored_replies
-from client.site.policy import SitePrivacy, require
+from client.site.policy import PrivateValidation, SitePrivacy, require
 from client.site.told import Part, told_slices, told_subjects
 from client.work.closed_form import tell_statistics, with_own_weights
 from client.work.job import Job
@@ -59,32 +59,49 @@ def validate(job: Job) -> dict[str, float]:
         PolicyError: so few slices are asked for that they would be of fewer subjects than the policy's minimum.
     """
     privacy = job.site.privacy
-    if privacy and privacy.validation is None:
-        return {}
+    if privacy:
+        return _told_as(*_noisy_means(job, privacy.validation)) if privacy.validation else {}
     slices = _asked_slices(job)
     if not slices:
         return {}
-    if privacy and privacy.validation:
-        from agi_core.privacy.noise import system_noise
-        from client.work.private_validation import validate_privately  # here, because it brings Opacus
+    scores = evaluation.evaluate(job.network, _told_slices(job, slices))
+    if not scores:
+        job.held_back.extend(VALIDATION_METRIC_NAMES)
+    return _told_as(mean_over_subjects(scores.values()), len(scores))
 
-        count = privacy.validation.subjects
-        means = validate_privately(
-            lambda: evaluation.evaluate(job.network, slices),
-            site=job.site,
-            validation=privacy.validation,
-            request=job.request,
-            subjects=job.scans.subjects.identities(job.scans.subjects.validation),
-            noise=system_noise(),
-        )
-    else:
-        scores = evaluation.evaluate(job.network, _told_slices(job, slices))
-        means, count = mean_over_subjects(scores.values()), len(scores)
-        if not scores:
-            job.held_back.extend(VALIDATION_METRIC_NAMES)
-    if not means:
-        return {}
-    return {**{f"validation_{name}": value for name, value in means.items()}, "validation_subjects": count}
+
+def _told_as(means: Mapping[str, float], count: int) -> dict[str, float]:
+    told = {f"validation_{name}": value for name, value in means.items()}
+    return {**told, "validation_subjects": count} if told else {}
+
+
+def _noisy_means(job: Job, validation: PrivateValidation) -> tuple[dict[str, float], int]:
+    """The means, none where they were told before or the budget is spent, and the public number of subjects.
+
+    Nothing but the noisy sum depends on who is there: each subject's figures are of slices of its own, whose number
+    follows from what is public.
+    """
+    from agi_core.privacy.noise import system_noise
+    from client.work.private_validation import validate_privately  # here, because it brings Opacus
+
+    asked, sessions = job.task.evaluation.validation_slices, job.scans.validation
+    if not asked:
+        return {}, 0
+    each = max(1, asked // validation.subjects)
+
+    def score() -> Mapping[str, Mapping[str, float]]:
+        of_each = subset_of_each(sessions, limit=each, volumes=job.network.volumetric)
+        return evaluation.evaluate(job.network, [one for own in of_each.values() for one in own])
+
+    means = validate_privately(
+        score,
+        site=job.site,
+        validation=validation,
+        request=job.request,
+        subjects=job.scans.subjects.identities(job.scans.subjects.validation),
+        noise=system_noise(),
+    )
+    return means, validation.subjects
 
 
 def told_validation(job: Job) -> Slices:

@@ -3,7 +3,8 @@
 The Gaussian mechanism on a mean: each of a subject's k figures is clipped to its public range and scaled to [-1, 1], so
 that one subject moves the sum of these vectors by at most sqrt(k). The sum gets noise of sigma sqrt(k), and is divided
 by a public number of subjects; a subject without the figure counts as the middle of its range. One such release is one
-private step with lot rate 1, charged to the validation subjects in a ledger of their own.
+private step with lot rate 1, charged to the validation subjects in a ledger of their own. A subject's figures may
+depend on no other subject, nor may the slices that they are of.
 """
 
 import logging

@@ -211,6 +211,13 @@ def test_validation_takes_even_steps(tmp_path: Path) -> None:
     assert datasets.validation_subset([]) == []
 
 
+def test_a_subset_of_each_depends_on_no_other_subject(tmp_path: Path) -> None:
+    sessions = [make_entry(tmp_path / name, shape=(9, 2, 4, 4), fraction=[0.5] * 9) for name in "abc"]
+    chosen = datasets.subset_of_each(sessions, limit=3)
+    assert {name: [ks for _, ks in own] for name, own in chosen.items()} == {name: [(0, 4, 8)] for name in "abc"}
+    assert datasets.subset_of_each(sessions[1:], limit=3) == {name: chosen[name] for name in "bc"}
+
+
 def test_validation_of_volumes_takes_whole_ones(tmp_path: Path) -> None:
     sessions = [make_entry(tmp_path / str(n), shape=(10, 2, 4, 4), fraction=[0.0, 0.0] + [0.5] * 8) for n in range(5)]
     for limit, names in ((64, "01234"), (39, "024"), (3, "0")):

@@ -1,5 +1,5 @@
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agi_core.config.load import read_task
+from agi_core.host import atomic
+from agi_core.network import Network
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
 from agi_core.privacy.noise import NoiseSource, system_noise
 from agi_core.protocol import EVALUATE, TRAIN, VALIDATION, Request, pack
 from client.site.file import Site
-from client.site.policy import PrivateValidation
+from client.site.opened import SiteScans, open_site
+from client.site.policy import PrivateValidation, SitePrivacy
+from client.work import evaluation
+from client.work.job import Job
 from client.work.private_validation import SubjectMetrics, noisy_means, validate_privately
+from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
 
 SUBJECTS = ("a", "b", "c", "d")
 SCORES: SubjectMetrics = {subject: {"psnr_db": 20.0 + number, "ssim": 0.5} for number, subject in enumerate(SUBJECTS)}
@@ -50,6 +57,7 @@ def validate(
     run: str = "run",
     action: str = EVALUATE,
     score: Callable[[], SubjectMetrics] = lambda: SCORES,
+    subjects: Collection[str] = SUBJECTS,
 ) -> dict[str, float]:
     request = Request(
         action=action,
@@ -66,7 +74,7 @@ def validate(
         site=Site(site="Guys", state_dir=str(Path(validation.ledger_head).parent / "state")),
         validation=validation,
         request=request,
-        subjects=SUBJECTS,
+        subjects=subjects,
         noise=system_noise(),
     )
 
@@ -127,6 +135,42 @@ def test_scores_that_fail_are_noise_alone(tmp_path: Path) -> None:
     assert validate(validation, round=1) == {}
 
 
+def test_a_site_without_a_validation_subject_answers_like_any_other(tmp_path: Path) -> None:
+    validation = rules(tmp_path)
+    assert set(validate(validation, round=1, score=dict, subjects=())) == {"psnr_db", "ssim"}
+    assert validate(validation, round=1, score=dict, subjects=()) == {}
+
+
 def test_a_spent_budget_ends_the_figures_and_not_the_run(tmp_path: Path) -> None:
     validation = rules(tmp_path, budget=epsilon([ONE, ONE], delta=1e-5))
     assert [bool(validate(validation, round=round)) for round in (1, 2, 3)] == [True, True, False]
+
+
+def test_who_else_validates_changes_no_figure_of_a_subject(
+    ixi_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else somebody who comes or goes would move the sum by more than the noise is made for."""
+    task, weights = small_task("evaluation.validation_slices=16")
+    network = Network(read_task(task))
+    network.load(weights)
+    scored: list[SubjectMetrics] = []
+    monkeypatch.setattr(
+        "client.work.private_validation.validate_privately", lambda score, **_: scored.append(score()) or {}
+    )
+    site = open_site(deployed_site(tmp_path, ixi_dir)).file
+    validation = [f"IXI10{n}" for n in range(5)]
+    split = {"train": [f"IXI1{n:02}" for n in range(5, 12)], "validation": validation, "test": [], "images": {}}
+    for exclude in ((), ("IXI100",)):
+        state_dir = tmp_path / f"state{len(exclude)}"
+        atomic.write_json(state_dir / "split.json", split)
+        privacy = SitePrivacy(ledger="a", ledger_head="b", subjects=7, epsilon=8, delta=1e-5)
+        privacy = dataclasses.replace(privacy, validation=rules(tmp_path))
+        data = dataclasses.replace(site.data, exclude=exclude, test_subjects=())
+        file = dataclasses.replace(site, privacy=privacy, state_dir=str(state_dir), data=data)
+        request = evaluation_request(VALIDATION, task=task, weights=weights)
+        scans = SiteScans(file, read_task(task))
+        evaluation.validate(Job(request=request, task=read_task(task), site=file, scans=scans, network=network))
+    whole, fewer = scored
+    assert {*whole} - {*fewer} == {"IXI100"}
+    assert len(fewer) > 1
+    assert all(whole[name] == figures for name, figures in fewer.items())
