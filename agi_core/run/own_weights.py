@@ -37,10 +37,23 @@ def style_paths(run_dir: Path) -> dict[str, Path]:
     return {path.stem: path for path in paths if shown(path.stem) == path.stem}
 
 
-def write_own_weights(path: Path, own: Weights, *, network: Network) -> None:
-    """Write weights that stand in place of some of the network's present ones, which are common. Raises RunError."""
+def write_own_weights(path: Path, own: Weights, *, network: Network, made_of: str = "") -> None:
+    """Write weights that stand in place of some of the network's present ones, which are common. Raises RunError.
+
+    Args:
+        made_of: a digest of the subjects that they were made of, for `read_made_of`.
+    """
     own = {name: np.ascontiguousarray(array) for name, array in own.items()}
-    atomic.write_bytes(path, save(own, metadata={"model": _identity(network), "meaning": _MEANING}))
+    metadata = {"model": _identity(network), "made_of": made_of, "meaning": _MEANING}
+    atomic.write_bytes(path, save(own, metadata=metadata))
+
+
+def read_made_of(path: Path) -> str:
+    """What `write_own_weights` was told; "" where it was told nothing, or there are no weights that can be read."""
+    try:
+        return tensors_in(path.read_bytes())[0].get("made_of", "")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def load_own_weights(path: Path, *, network: Network) -> None:

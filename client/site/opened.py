@@ -28,6 +28,7 @@ from agi_core.scenario import parse_scenario
 from client.site.file import DeployedSite, Site, edit_stamp, read_site
 from client.site.images import Images, images_of
 from client.site.split import lasting_split, renamed
+from client.site.told import digest_of
 
 MOST_SITES = 4096  # of one simulation
 KEPT_TASKS = 4  # of each site: a runner that lives for days meets one after another
@@ -133,6 +134,13 @@ class SiteScans:
     def training(self) -> TrainingSlices:
         """Slices of the training subjects; the first call builds the cache."""
         return TrainingSlices.of(self._task, self._open(self.subjects.train, whole=False))
+
+    @property
+    def training_digest(self) -> str:
+        """Of the set of subjects that are trained on; see `client.site.told`."""
+        trained_on = {*self.training.subjects}
+        subjects = [subject for subject in self.subjects.train if subject.id in trained_on]
+        return digest_of(subjects, known_as=self.subjects.known_as)
 
     @cached_property
     def prior_statistics(self) -> dict[str, Statistics]:

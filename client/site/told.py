@@ -13,6 +13,7 @@ Otherwise the site answers on a set of that part that was told of before. A subj
 of a subject with one more visit, another figure would be told. Where the minimum is 1, nothing is remembered.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -100,6 +101,11 @@ def told_slices(state_dir: Path, asked: int, *, minimum: int) -> int:
         told = replace(told, validation_slices=asked)
         _write(path, told)
     return told.validation_slices or asked
+
+
+def digest_of(subjects: Collection[Subject], *, known_as: Mapping[str, str]) -> str:
+    """The same for the same set of subjects, with the same visits, and for no other."""
+    return hashlib.sha256(json.dumps(sorted(_name(subject, known_as) for subject in subjects)).encode()).hexdigest()
 
 
 def _name(subject: Subject, known_as: Mapping[str, str]) -> str:

@@ -75,7 +75,8 @@ def with_own_weights(job: Job) -> Iterator[None]:
         prior_statistics=None if network.prior is None else scans.prior_statistics,
         on_step=progress.steps_of("own weights", site.site),
     )
-    write_own_weights(own_weights_path(Path(site.state_dir), run_id=job.request.run_id), own, network=network)
+    path = own_weights_path(Path(site.state_dir), run_id=job.request.run_id)
+    write_own_weights(path, own, network=network, made_of=scans.training_digest)
     network.load({**common, **own})
     try:
         yield

@@ -92,6 +92,17 @@ def test_else_it_stays_and_that_is_no_fault(
     assert (row.decision, row.held_back[0], row.weights_bytes) == ("answered", LAST_LAYER_ARRAY, 0)
 
 
+def test_a_layer_of_somebody_who_is_gone_stays(site: OpenSite, tmp_path: Path) -> None:
+    """The layer was solved with them, and is asked for once they are gone. After another test it is of the others."""
+    gone = site.scans(read_task(TASK)).subjects.train[0].id
+    new = OpenSite(dataclasses.replace(site.file, state_dir=str(tmp_path)))
+    left(new, asked(TEST))
+    fewer = {"policy": SHARES, "data": dataclasses.replace(site.file.data, exclude=(gone,))}
+    assert left(new, asked(LAST_LAYER), **fewer).weights is None
+    left(new, asked(TEST, round=2), **fewer)
+    assert left(new, asked(LAST_LAYER, round=2), **fewer).weights is not None
+
+
 def test_of_a_set_of_subjects_that_it_does_not_tell_of_it_stays(site: OpenSite, tmp_path: Path) -> None:
     """One training subject less since the site told of all; and one more, at a site that begins without it."""
     gone = site.scans(read_task(TASK)).subjects.train[0].id
