@@ -120,17 +120,23 @@ def _flwr(coordinator: CoordinatorDir, *arguments: str, no_fault: str | None = N
     empty answer."""
     if not (coordinator.flwr_home / "config.toml").is_file():
         raise RunError(f"{coordinator.path} has not been started yet; start it with: python -m server up")
-    finished = subprocess.run(
-        [str(BIN_DIR / "flwr"), *arguments, "--format", "json"],
-        env=flower_environment(coordinator.flwr_home),
-        cwd=coordinator.path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=CALL_S,
-        check=False,
-        encoding="utf-8",
-    )
+    try:
+        finished = subprocess.run(
+            [str(BIN_DIR / "flwr"), *arguments, "--format", "json"],
+            env=flower_environment(coordinator.flwr_home),
+            cwd=coordinator.path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CALL_S,
+            check=False,
+            encoding="utf-8",
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"the coordinator in {coordinator.path} has not answered for {CALL_S:g} s; see superlink.log, and stop and"
+            " start it with: python -m server up"
+        ) from None
     try:
         answer: dict[str, Any] = json.loads(finished.stdout)
     except ValueError:

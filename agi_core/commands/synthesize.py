@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("give --source MODALITY=FILE for each scan of a subject, or a whole folder with --data")
     if arguments.layout not in (None, "bids"):
         raise ConfigError("--layout of --source is bids or left out; the other layouts are of --data")
+    if arguments.uncertainty is not None and arguments.target is None and models.any_to_any:
+        raise ConfigError("--uncertainty is the map of one volume: name what to make with --target")
     cells = models.asked([modality for modality, _ in arguments.source], arguments.target)
     _load_own(arguments, models, cells)
     if arguments.target is not None or not models.any_to_any or arguments.layout == "bids":
@@ -46,8 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
             print(said)
             codes.append(code)
         return max(codes)
-    if arguments.uncertainty is not None:
-        raise ConfigError("--uncertainty is the map of one volume: name what to make with --target")
     if arguments.out.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(f"{arguments.out}: without --target all that is missing is made, so --out is a folder")
     with atomic.new_folder(arguments.out) as new_dir:

@@ -38,15 +38,23 @@ def check_connection(coordinator: CoordinatorAddress) -> Iterator[CheckRow]:
     if context is None:
         return
 
-    proxy, found = _proxy(host)
+    try:
+        proxy, found = _proxy(host)
+    except ValueError:  # its text may show a password
+        yield failed(
+            "proxy",
+            "HTTPS_PROXY cannot be read as http://USER:PASSWORD@HOST:PORT",
+            fix="write / as %2F, : as %3A and @ as %40 in user and password, and a port from 1 to 65535",
+        )
+        return
     yield passed("proxy", found)
     next_host, next_port = (proxy.hostname or "", proxy.port or 80) if proxy else (host, port)
     try:
         addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(next_host, next_port, type=socket.SOCK_STREAM)}
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no name of a host can be so
         yield failed(
             "DNS",
-            f"{next_host} has no address ({error.strerror})",
+            f"{next_host} has no address ({getattr(error, 'strerror', None) or 'it is no name of a host'})",
             fix="check the spelling in coordinator.address; if it is right, ask the network team about this name",
         )
         return
@@ -166,14 +174,16 @@ def _answer(connection: http.client.HTTPConnection) -> Iterator[CheckRow]:
         )
     else:
         yield passed("answer", f"an HTTP server answers ({response.status} to an empty request, as it should)")
-    date = email.utils.parsedate_to_datetime(response.headers["Date"]) if response.headers["Date"] else None
-    yield _clock(None if date is None else now - (date.timestamp() + 0.5))
+    try:
+        yield _clock(now - (email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp() + 0.5))
+    except (TypeError, ValueError):  # no Date, or none that can be read
+        yield _clock(None)
 
 
 def _clock(ahead_s: float | None) -> CheckRow:
     fix = "switch time synchronisation on: timedatectl set-ntp true, or chronyc makestep"
     if ahead_s is None:
-        return warning("clock", "the answer has no Date, so the clocks could not be compared", fix=fix)
+        return warning("clock", "the answer has no readable Date, so the clocks could not be compared", fix=fix)
     found = f"this machine is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} the coordinator"
     if ahead_s > MAX_AHEAD_S or ahead_s < -MAX_BEHIND_S:
         return failed("clock", f"{found}; more than 5 s ahead or 300 s behind is refused", fix=fix)

@@ -90,6 +90,8 @@ def test_without_a_target_all_that_is_missing_is_made(
         (["T1", "T2"], ["--target", "PD", "--grid", "PD"], "the grid of PD was asked for"),
         ([], ["--target", "PD"], "give --source MODALITY=FILE for each"),
         (["T1", "T2"], ["--layout", "brats"], "--layout of --source is bids"),
+        (["T2"], ["--uncertainty", "e.nii"], "name what to make with --target"),
+        (["T2"], ["--layout", "bids", "--uncertainty", "e.nii"], "name what to make with --target"),
     ],
 )
 def test_what_a_user_gets_wrong_is_said_and_nothing_is_written(

@@ -93,6 +93,15 @@ def test_a_superlink_that_is_gone(coordinator: CoordinatorDir, flwr: Flwr) -> No
         flower_cli.run_status(coordinator, "7")
 
 
+def test_a_superlink_that_hangs(
+    coordinator: CoordinatorDir, flwr: Flwr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin" / "flwr").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(flower_cli, "CALL_S", 0.2)
+    with pytest.raises(RunError, match=r"has not answered for 0.2 s; see superlink.log"):
+        flower_cli.run_status(coordinator, "7")
+
+
 def test_a_program_that_breaks_down_is_quoted(coordinator: CoordinatorDir, flwr: Flwr) -> None:
     flwr.prints("list", "Traceback ... ValueError: no")
     with pytest.raises(RunError, match="flwr list: ValueError: no"):

@@ -137,6 +137,19 @@ def test_a_ca_file_that_is_none(tmp_path: Path) -> None:
         assert cause in row.found
 
 
+@pytest.mark.parametrize("url", ["http://user:pa/ss@proxy:3128", "proxy:99999"])
+def test_a_proxy_that_cannot_be_read_is_named_without_its_password(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("https_proxy", url)
+    row = rows_at(1, authority)["proxy"]
+    assert (row.state, row.found) == (CheckState.FAILED, "HTTPS_PROXY cannot be read as http://USER:PASSWORD@HOST:PORT")
+
+
+def test_a_host_that_no_host_can_be_called(authority: Authority) -> None:
+    assert "agi..example.org has no address" in rows_at(1, authority, host="agi..example.org")["DNS"].found
+
+
 class _Proxy(threading.Thread):
     """A CONNECT proxy for one connection, which notes the request's head; refuses where it is told to."""
 
