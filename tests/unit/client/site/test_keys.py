@@ -48,7 +48,7 @@ def test_a_new_key_takes_the_place_of_the_old_one_or_of_none(tmp_path: Path) -> 
 def test_a_copied_key_is_known_by_its_public_half(tmp_path: Path) -> None:
     make_key(tmp_path / "node", site="hospitalA")
     check_owner(tmp_path / "node", site="hospitalA")
-    with pytest.raises(ConfigError, match=r"is the key of site hospitalA, and this is hospitalB.*--init"):
+    with pytest.raises(ConfigError, match=r"is the key of site hospitalA, and this is hospitalB.*--new-key"):
         check_owner(tmp_path / "node", site="hospitalB")
     for comment in ("", " somebody@somewhere"):  # made by ssh-keygen, or an earlier release
         public_path(tmp_path / "node").write_text(f"{public_key(tmp_path / 'node')}{comment}\n")
