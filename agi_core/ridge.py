@@ -84,11 +84,10 @@ class Statistics:
         gram, moment = np.zeros((features, features)), numbers[size:].copy()
         gram[np.triu_indices(features)] = numbers[:size]
         gram += np.triu(gram, 1).T
-        if abs(gram[0, 0] - 1) > ROUNDING or np.abs(gram).max() > largest**2 * (1 + ROUNDING) or not _possible(gram):
+        most = 1.001 * largest  # aligned sources are interpolated in 32 bits
+        if abs(gram[0, 0] - 1) > ROUNDING or np.abs(gram).max() > most**2 or not _possible(gram):
             raise ProtocolError("the statistics cannot be means over voxels")
-        if np.abs(moment).max() > largest * (1 + ROUNDING) or not _possible(
-            np.block([[gram, moment[:, None]], [moment, np.ones(1)]])
-        ):
+        if not _possible(np.block([[gram, moment[:, None]], [moment, np.ones(1)]])):
             raise ProtocolError("the statistics are of a target outside of [0, 1]")
         return cls(gram, moment)
 
