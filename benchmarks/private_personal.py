@@ -5,16 +5,18 @@
 Each run is a whole `simulations/run.py --dp epsilon=E` on built-in data, or on what further settings name, such as
 `data.dir=DIR/ixi_like data.layout=ixi`. Three models are scored on the same test subjects: the public start, the run's
 own, and that of the same federation without privacy; each as it is, and with a last layer that each site solves from
-its training subjects. Finished runs are kept, so the command can be ended and started again. Intervals are 95 % Student
+its training subjects. Finished runs and their scores are kept, so the command can be ended and started again. Intervals are 95 % Student
 t over seeds.
 """
 
 import argparse
 import dataclasses
+import json
 from collections import defaultdict
 from pathlib import Path
 
 from agi_core.config.schema import RunConfig
+from agi_core.host import atomic
 from agi_core.network import Network
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.initial_weights import initial_weights
@@ -57,12 +59,16 @@ def main() -> None:
 
 def psnrs_db(run_dir: Path) -> dict[str, float]:
     """{model: dB, the mean over the test subjects}, each as it is and with the sites' own last layers."""
+    path = run_dir / "private_personal.json"
+    if path.is_file():
+        return {name: float(psnr_db) for name, psnr_db in json.loads(path.read_bytes()).items()}
     config, data = opened(run_dir)
     found = {}
     for name, network in zip(MODELS, networks(run_dir, config, data), strict=True):
         found[name] = Scores.over(site_scores(network, data.test), {}).final["psnr_db"]
         own = with_own_weights(network, data, task=dataclasses.replace(config.task, personal="head"))
         found[f"{name}, own last layer"] = own.final["psnr_db"]
+    atomic.write_json(path, found)
     return found
 
 

@@ -44,14 +44,14 @@ PRESETS = (
         "a slice on either side shows motion through the plane",
     ),
     Preset(
-        "2-D, without training.adversarial, not private",
-        lambda run: run.model.dims == 2 and not run.training.adversarial and not run.privacy.on,
+        "2-D, without training.adversarial",
+        lambda run: run.model.dims == 2 and not run.training.adversarial,
         {"model.prior": "cubic"},
         "solved in closed form, it is a start that a network takes hundreds of steps to reach",
     ),
     Preset(
-        "with model.prior, or private in 2-D",
-        lambda run: run.model.prior != "none" or (run.privacy.on and run.model.dims == 2),
+        "with model.prior",
+        lambda run: run.model.prior != "none",
         {"personal": "head"},
         "scanners differ more than anatomies: one last layer does not serve all sites, and one's own costs no epsilon",
     ),
