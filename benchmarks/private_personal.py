@@ -5,8 +5,8 @@
 Each run is a whole `simulations/run.py --dp epsilon=E` on built-in data, or on what further settings name, such as
 `data.dir=DIR/ixi_like data.layout=ixi`. Three models are scored on the same test subjects: the public start, the run's
 own, and that of the same federation without privacy; each as it is, and with a last layer that each site solves from
-its training subjects. Finished runs and their scores are kept, so the command can be ended and started again. Intervals are 95 % Student
-t over seeds.
+its training subjects. Finished runs and their scores are kept, so the command can be ended and started again. Intervals
+are 95 % Student t over seeds.
 """
 
 import argparse
