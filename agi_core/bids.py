@@ -1,6 +1,7 @@
 """Synthetic scans as BIDS derivatives: `sub-X[/ses-Y]/anat/sub-X[_ses-Y]_..._desc-synth_PDw.nii.gz`, with what BIDS
 wants beside them."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from agi_core.scenario import modality_parts
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "synth"
+GENERATOR = "AGI-Fed"
 _SCAN = re.compile(rf"(?:.*/)?(?P<inside>{LAYOUTS['bids'].scan.pattern})")
 
 
@@ -28,9 +30,25 @@ def derivative_path(folder: Path, *, like: Path, target: str) -> Path:
     return visit / "anat" / f"{'_'.join(parts)}.nii.gz"
 
 
+def check_folder(folder: Path) -> None:
+    """Raise DataError where a folder for derivatives is another data set, whose description would be lost."""
+    path = folder / "dataset_description.json"
+    if not path.exists():
+        return
+    try:
+        made_by = [str(program["Name"]) for program in json.loads(path.read_bytes())["GeneratedBy"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        made_by = []
+    if GENERATOR not in made_by:
+        raise DataError(
+            f"{folder} is another data set, as {path.name} says. Give --out a folder of its own, such as"
+            " derivatives/agifed."
+        )
+
+
 def describe(out_path: Path, *, folder: Path, sources: Mapping[str, Path], target: str, release: str) -> None:
     """Write `dataset_description.json` of the folder and the sidecar of a scan in it. Raises RunError."""
-    generated = {"Name": "AGI-Fed", "Version": release, "Description": "synthetic MR; not for diagnosis"}
+    generated = {"Name": GENERATOR, "Version": release, "Description": "synthetic MR; not for diagnosis"}
     description = {
         "Name": "Synthetic MR by AGI-Fed",
         "BIDSVersion": BIDS_VERSION,
@@ -48,7 +66,7 @@ def describe(out_path: Path, *, folder: Path, sources: Mapping[str, Path], targe
 
 
 def _scan(path: Path) -> re.Match[str]:
-    match = _SCAN.fullmatch(path.resolve().as_posix())
+    match = _SCAN.fullmatch(path.absolute().as_posix())  # of a link, as git-annex makes them, its own name
     if match is None:
         raise DataError(f"{path} has no name of BIDS, such as {LAYOUTS['bids'].example}. Leave --layout out.")
     return match

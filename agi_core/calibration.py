@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.config.schema import Task
-from agi_core.data.fingerprint import fingerprints
+from agi_core.data.fingerprint import fingerprints, part_of
 from agi_core.data.nifti import read_volume
 from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
@@ -44,7 +44,7 @@ def calibrate_on(
 
     Args:
         network: the trained model of `task`.
-        parts: {fingerprint: part} of the subjects of the run, as far as they are known.
+        parts: {fingerprint of a scan: part} of the subjects of the run, as far as they are known.
         cache_dir: folder of prepared scans, which are patient data.
 
     Raises:
@@ -55,7 +55,7 @@ def calibrate_on(
     of_part: dict[str, list[Subject]] = {"train": [], "validation": [], "test": []}
     by_id = {subject.id: subject for subject in found.subjects}
     for subject_id in stable_order(by_id):
-        of_part[parts.get(marks[subject_id], "validation")].append(by_id[subject_id])
+        of_part[part_of(marks[subject_id], parts) or "validation"].append(by_id[subject_id])
     trained, chosen, tests = of_part.values()
     if len(chosen) < 2:
         raise DataError(
@@ -70,11 +70,13 @@ def calibrate_on(
     errors, shares = calibrate(
         samples,
         sites=len({subject.site for subject in chosen}),
-        fingerprints=[marks[subject.id] for subject in chosen],
+        fingerprints=[scan for subject in chosen for scan in marks[subject.id]],
     )
     covered: dict[str, list[float]] = {}
     for subject, share in zip(chosen, shares, strict=True):
         covered.setdefault(subject.site, []).append(share)
+    if not parts:
+        notes.append("which subjects trained the model is not known here; an interval of those would be too narrow")
     if tests:
         notes.append(f"{len(tests)} test subjects of the run are left out; coverage is reported of them")
     of, seen = (OF_TRAINING, trained) if len(trained) >= FEWEST else (OF_CALIBRATION, [*trained, *chosen])

@@ -64,7 +64,7 @@ class Federation:
     discovery: Discovery
     warnings: tuple[str, ...]
     doubted: Mapping[str, Sequence[str]]
-    fingerprints: Mapping[str, str]
+    fingerprints: Mapping[str, Sequence[str]]
     tests: tuple[str, ...]
     splits: Mapping[str, Split]
 
@@ -266,7 +266,9 @@ def write_sites(
     fingerprints_path = run_dir / "fingerprints.json"
     now = federation.fingerprints
     begun_with = json.loads(fingerprints_path.read_bytes()) if fingerprints_path.is_file() else now
-    if changed := [subject for subject, content in now.items() if begun_with.get(subject) != content]:
+    an_earlier_release = any(isinstance(scans, str) for scans in begun_with.values())  # one text of each subject
+    changed = [subject for subject, scans in now.items() if begun_with.get(subject) != scans]
+    if changed and not an_earlier_release:
         raise RunError(
             f"the scans of {', '.join(changed[:5])}{' and others' * (len(changed) > 5)} in {config.data.dir} are not"
             f" those that the run in {run_dir} began with; put them back as they were, or start a new run"

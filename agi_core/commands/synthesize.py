@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agi_core.bids import derivative_path, describe
+from agi_core.bids import check_folder, derivative_path, describe
 from agi_core.commands.bars import bars
 from agi_core.completion import Completion
 from agi_core.data.dicom import read_series, write_derived
@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--uncertainty is the map of one volume: name what to make with --target")
     cells = models.asked([modality for modality, _ in arguments.source], arguments.target)
     _load_own(arguments, models, cells)
+    if arguments.layout == "bids":
+        check_folder(arguments.out)
     if arguments.target is not None or not models.any_to_any or arguments.layout == "bids":
         codes = []
         for cell in cells:

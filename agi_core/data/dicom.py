@@ -5,7 +5,7 @@ is written is a series of its own in the patient's study. It has the geometry of
 says in every file that it is synthetic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -141,7 +141,7 @@ def write_derived(series: Series, made_path: Path, out_dir: Path, *, target: str
         mark: write SYNTHETIC into the pixels of every slice too.
 
     Raises:
-        DataError: `out_dir` is not empty. RunError: it cannot be written.
+        DataError: `out_dir` is not empty. RunError: it cannot be written; nothing is left there.
     """
     pydicom = _pydicom()
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
@@ -165,23 +165,25 @@ def write_derived(series: Series, made_path: Path, out_dir: Path, *, target: str
         **{"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15},
         **{"WindowCenter": STORED_ONE / 2, "WindowWidth": STORED_ONE},
     }
-    for number, (image, plane) in enumerate(zip(series.slices, np.moveaxis(values, 2, 0), strict=True), start=1):
-        made = pydicom.Dataset()
-        for name in _COPIED:
-            if name in image:
-                made[name] = image[name]
-        for name, value in shared.items():
-            setattr(made, name, value)
-        made.SOPInstanceUID, made.InstanceNumber = uid(), number
-        source = pydicom.Dataset()
-        source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-        made.SourceImageSequence = [source]
-        pixels = np.rint(plane.T * STORED_ONE).astype("<u2")
-        made.PixelData = (marked(pixels) if mark else pixels).tobytes()
-        made.file_meta = pydicom.dataset.FileMetaDataset()
-        made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        with atomic.replacing(out_dir / f"{number:04d}.dcm") as path:
-            pydicom.dcmwrite(path, made, enforce_file_format=True)
+    planes = zip(series.slices, np.moveaxis(values, 2, 0), strict=True)
+    with atomic.new_folder(out_dir) as new_dir:
+        for number, (image, plane) in enumerate(planes, start=1):
+            made = pydicom.Dataset()
+            for name in _COPIED:
+                if name in image:
+                    made[name] = image[name]
+            for name, value in shared.items():
+                setattr(made, name, value)
+            made.SOPInstanceUID, made.InstanceNumber = uid(), number
+            source = pydicom.Dataset()
+            source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+            made.SourceImageSequence = [source]
+            pixels = np.rint(plane.T * STORED_ONE).astype("<u2")
+            made.PixelData = (marked(pixels) if mark else pixels).tobytes()
+            made.file_meta = pydicom.dataset.FileMetaDataset()
+            made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+            with atomic.replacing(new_dir / f"{number:04d}.dcm") as path:
+                pydicom.dcmwrite(path, made, enforce_file_format=True)
 
 
 def marked(pixels: Any) -> Any:
@@ -207,17 +209,32 @@ def _in_order_of(series: Series, made_path: Path) -> FloatArray:
 
 
 def _images(pydicom: Any, folder: Path) -> list[Any]:
-    images = []
+    images, others = {}, {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:
-            image = pydicom.dcmread(path)
+            read = pydicom.dcmread(path)
         except (pydicom.errors.InvalidDicomError, EOFError):
-            continue
-        if "PixelData" in image:
-            images.append(image)
+            read = None
+        if read is not None and "PixelData" in read:
+            images[path] = read
+        else:
+            others[path] = read
     if not images:
         raise DataError(f"{folder} holds no DICOM image. Give the folder with the files of one series.")
-    return images
+    suffixes = {path.suffix for path in images}
+    for path, read in others.items():
+        if _was_an_image(path, read, suffixes=suffixes):
+            raise DataError(f"{path} is empty or cut off. Copy the series again: its volume would lack a slice.")
+    return [*images.values()]
+
+
+def _was_an_image(path: Path, read: Any, *, suffixes: Collection[str]) -> bool:
+    """Whether a file without pixels is what an interrupted copy leaves of a slice: it says that it is an MR image, or
+    cannot be read and is called like one. `read` is its data set, if any; `suffixes` are those of the images."""
+    if read is None:
+        return path.suffix in suffixes and (path.suffix != "" or any(map(str.isdigit, path.name)))
+    told = (read.get("SOPClassUID"), getattr(read, "file_meta", {}).get("MediaStorageSOPClassUID"))
+    return any(str(one) in (_CLASSIC_MR, _ENHANCED_MR) for one in told)
 
 
 def _position(image: Any) -> Any:

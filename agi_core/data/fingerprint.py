@@ -8,7 +8,7 @@ large uncompressed file, voxels between two blocks may change without a trace.
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +39,34 @@ def content_fingerprint(content: bytes) -> str:
     return _of_blocks(io.BytesIO(content))
 
 
-def fingerprints(subjects: Iterable[Subject]) -> dict[str, str]:
-    """{subject id: fingerprint of all its scans}.
+def fingerprints(subjects: Iterable[Subject]) -> dict[str, list[str]]:
+    """{subject id: the fingerprint of each of its scans}, visit after visit.
 
     Raises:
         DataError: a file cannot be read, or one content is that of two subjects or of two modalities: a person under
             two names would be trained on under the one and tested under the other.
     """
     uses: list[tuple[str, Use]] = []
-    of_subject = {}
+    of_subject: dict[str, list[str]] = {}
     for subject in subjects:
-        digest = hashlib.sha256()
+        of_subject[subject.id] = own = []
         for session in subject.sessions:
             for modality, path in sorted(session.paths.items()):
-                content = fingerprint(path)
-                uses.append((content, (subject.id, modality, path)))
-                digest.update(f"{session.name}:{modality}:{content}:".encode())
-        of_subject[subject.id] = digest.hexdigest()
+                own.append(fingerprint(path))
+                uses.append((own[-1], (subject.id, modality, path)))
     check_different(uses)
     return of_subject
+
+
+def part_of(scans: Iterable[str], parts: Mapping[str, str]) -> str | None:
+    """The part of a subject with these scans, by any of them that is known: who comes back with one more visit is the
+    same person. Where several parts are known, `train`, then `validation`. None: no scan is known.
+
+    Args:
+        parts: {fingerprint of a scan: `train`, `validation` or `test`}.
+    """
+    known = {parts[scan] for scan in scans if scan in parts}
+    return next((part for part in ("train", "validation", "test") if part in known), None)
 
 
 def image_fingerprint(data: FloatArray) -> str:

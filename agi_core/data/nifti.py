@@ -6,6 +6,7 @@ anterior and superior; `affine` (float64) maps a voxel index to mm. `write_volum
 
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,6 +165,12 @@ def check_name(path: Path) -> None:
     """Raise DataError unless a file can be written as NIfTI under this name."""
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError(f"{path} is no NIfTI name. Let it end in .nii or .nii.gz.")
+
+
+def with_small_suffix(path: Path) -> Path:
+    """The path with `.nii` or `.nii.gz` at its end, where the name of a scan may have other letters, `.NII.GZ`."""
+    name = re.sub(r"\.nii(\.gz)?$", lambda suffix: suffix[0].lower(), path.name, flags=re.IGNORECASE)
+    return path.with_name(name)
 
 
 def _save(image: Any, path: Path) -> None:

@@ -19,7 +19,7 @@ A simulation also has
 
 ```
 splits.json           {site: {"train": [...], "validation": [...], "test": [...]}}, subject ids
-fingerprints.json     {subject id: fingerprint of its scans} (`agi_core.data.fingerprint`)
+fingerprints.json     {subject id: fingerprint of each of its scans} (`agi_core.data.fingerprint`)
 examples.safetensors  example slices for the report
 sites/  baselines/  ledgers/  ledger_heads/
 ```
@@ -175,14 +175,16 @@ def read_splits(run_dir: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def read_parts(run_dir: Path) -> dict[str, str]:
-    """{fingerprint of a subject's scans: `train`, `validation` or `test`}; empty in a deployed run. Raises RunError."""
+    """{fingerprint of a scan: `train`, `validation` or `test`}; empty in a deployed run, and in one of an earlier
+    release, which kept no fingerprint of each scan. Raises RunError."""
     content = read_json(run_dir / "fingerprints.json") or {}
     return {
-        content[subject]: part
+        scan: part
         for split in read_splits(run_dir).values()
         for part, subjects in split.items()
         for subject in subjects
-        if subject in content
+        if isinstance(scans := content.get(subject), list)
+        for scan in scans
     }
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agi_core.config.schema import RunConfig
-from agi_core.data.fingerprint import fingerprints
+from agi_core.data.fingerprint import fingerprints, part_of
+from agi_core.data.nifti import with_small_suffix
 from agi_core.data.scans import Scans, discover
 from agi_core.errors import DataError, RunError
 from agi_core.evaluation import EVALUATION_BATCH
@@ -40,29 +41,29 @@ def make_volumes(
         DataError: a scan cannot be used, or every subject was used in training.
     """
     found = discover(scans, network.scenario.modalities)
-    used, now = _used_in_training(run_dir), fingerprints(found.subjects)
+    parts, now = read_parts(run_dir), fingerprints(found.subjects)
     errors, maps_dir, unfit = None, out_dir.with_name("expected_errors"), []
     if (run_dir / error_model.NAME).is_file():
         try:
             errors = error_model.read_error_model(run_dir / error_model.NAME, network=network)
         except RunError as error:
             unfit = [f"no coverage: {error}"]
-    left_out = [subject.id for subject in found.subjects if now[subject.id] in used]
+    left_out = [s.id for s in found.subjects if part_of(now[s.id], parts) in ("train", "validation")]
     subjects = [subject for subject in found.subjects if subject.id not in left_out]
     if not subjects:
         raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
     visits = [(subject.id, session) for subject in subjects for session in subject.sessions]
-    notes = [] if used else ["which subjects trained the model is not known here; scores of those would be too good"]
+    notes = [] if parts else ["which subjects trained the model is not known here; scores of those would be too good"]
     notes += unfit
     notes += [f"used in training or validation, and so not scored: {', '.join(left_out)}"] if left_out else []
     if config.training.align_target:
         notes.append(
             f"trained for the target's place on {network.reference}; where real ones lie elsewhere, scores are too low"
         )
-    calibrated = [subject.id for subject in subjects if errors and now[subject.id] in errors.calibrated_on]
+    calibrated = [subject.id for subject in subjects if errors and {*now[subject.id]} & {*errors.calibrated_on}]
     notes += [f"calibrated the interval, and so no coverage: {', '.join(calibrated)}"] if calibrated else []
     for done, (subject_id, session) in enumerate(visits, start=1):
-        place = session.paths[network.scenario.target].relative_to(scans.dir)
+        place = with_small_suffix(session.paths[network.scenario.target].relative_to(scans.dir))
         error_map = None
         if errors and subject_id not in calibrated:
             error_map = ErrorMap(WithError(network, errors.layer), errors.interval, maps_dir / place)
@@ -79,8 +80,3 @@ def make_volumes(
         if on_visit is not None:
             on_visit(done, len(visits))
     return left_out, notes, Intervals(maps_dir, out_dir, errors.factor) if errors else None
-
-
-def _used_in_training(run_dir: Path) -> set[str]:
-    """Fingerprints of the subjects that trained or validated; empty in a deployed run."""
-    return {mark for mark, part in read_parts(run_dir).items() if part != "test"}

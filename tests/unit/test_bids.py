@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agi_core.__main__ import main
-from agi_core.bids import derivative_path
+from agi_core.bids import check_folder, derivative_path
 from agi_core.errors import DataError
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
@@ -31,6 +31,27 @@ def test_names(like: str, target: str, expected: str) -> None:
 def test_a_name_that_is_not_of_bids_is_refused() -> None:
     with pytest.raises(DataError, match="has no name of BIDS"):
         derivative_path(Path("d"), like=Path("scan.nii"), target="PDw")
+
+
+def test_a_link_has_its_own_name(tmp_path: Path) -> None:
+    """git-annex keeps the content elsewhere, under a hash."""
+    write_head(tmp_path / "objects" / "a1b2.nii.gz", seed=1, contrast=1)
+    link = tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "objects" / "a1b2.nii.gz")
+    made = derivative_path(Path("d"), like=link, target="PDw")
+    assert made == Path("d/sub-01/anat/sub-01_desc-synth_PDw.nii.gz")
+
+
+def test_another_data_set_keeps_its_description(tmp_path: Path) -> None:
+    check_folder(tmp_path)
+    path = tmp_path / "dataset_description.json"
+    for content in ('{"Name": "My cohort", "DatasetType": "raw"}', "not json"):
+        path.write_text(content)
+        with pytest.raises(DataError, match="is another data set"):
+            check_folder(tmp_path)
+    path.write_text('{"GeneratedBy": [{"Name": "AGI-Fed"}]}')
+    check_folder(tmp_path)
 
 
 def test_the_command_line_writes_a_data_set_of_derivatives(tmp_path: Path) -> None:

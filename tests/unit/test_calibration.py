@@ -110,6 +110,19 @@ def test_from_subjects_to_a_map_a_verdict_and_coverage(
     assert 0.7 < figure["mean"] <= 1
 
 
+def test_a_follow_up_of_a_training_subject_tells_no_errors(
+    data_dir: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for modality in ("T1", "T2", "PD"):
+        path = sorted((data_dir / f"IXI-{modality}").iterdir())[0]
+        scan = nibabel.load(path)
+        later = path.with_name(path.name.replace("-A-1", "-A-2"))
+        assert not later.exists()
+        nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj) + np.int16(1), scan.affine), later)
+    assert calibrate() == 0
+    assert "of 3 subjects; of new ones" in capsys.readouterr().out
+
+
 def test_out_of_range_is_said_noted_and_exit_code_3(
     run_dir: Path, data_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

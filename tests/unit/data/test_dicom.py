@@ -11,7 +11,7 @@ import pytest
 from agi_core.__main__ import main
 from agi_core.data.dicom import STORED_ONE, marked, read_series, write_derived
 from agi_core.data.nifti import read_volume, write_volume
-from agi_core.errors import DataError
+from agi_core.errors import DataError, RunError
 from tests.support.dicom_series import head, write_series
 from tests.support.finished_run import finished_run
 
@@ -73,6 +73,36 @@ def test_what_is_written_lies_where_it_was_read(tmp_path: Path) -> None:
         assert "OperatorsName" not in image
     with pytest.raises(DataError, match="not an empty folder"):
         write_derived(series, tmp_path / "made.nii", tmp_path / "out", target="PD", sources="T1", mark=False)
+
+
+def test_a_series_that_cannot_be_written_to_its_end_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of it would look like a whole, shorter one."""
+    series = read_series(write_series(tmp_path / "s", head(1)))
+    nifti_path = series.write_nifti(tmp_path / "s.nii")
+    write, written = pydicom.dcmwrite, []
+
+    def full(path: Path, *more: Any, **options: Any) -> None:
+        written.append(path)
+        if len(written) == 5:
+            raise OSError(28, "No space left on device")
+        write(path, *more, **options)
+
+    monkeypatch.setattr(pydicom, "dcmwrite", full)
+    with pytest.raises(RunError, match="disk is full"):
+        write_derived(series, nifti_path, tmp_path / "out", target="PD", sources="T1", mark=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [0, 100, 300])
+def test_a_slice_that_was_cut_off_is_named(tmp_path: Path, size: int) -> None:
+    last = sorted(write_series(tmp_path / "s", head(1)).iterdir())[-1]
+    (tmp_path / "s" / "notes.txt").write_text("no image")
+    assert len(read_series(tmp_path / "s").slices) == 9
+    last.write_bytes(last.read_bytes()[:size])
+    with pytest.raises(DataError, match=rf"{last.name} is empty or cut off"):
+        read_series(tmp_path / "s")
 
 
 def test_the_mark_is_in_the_pixels() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.data.fingerprint import fingerprint, fingerprints
+from agi_core.data.fingerprint import fingerprint, fingerprints, part_of
 from agi_core.data.scans import Session, Subject
 from agi_core.errors import DataError
 
@@ -72,6 +72,14 @@ def test_each_subject_has_one_of_all_its_scans(tmp_path: Path) -> None:
     noise(paths[3], seed=9, shape=(8, 8, 8))
     after = fingerprints([first, second])
     assert (after["1"] == before["1"], after["2"] == before["2"]) == (True, False)
+
+
+def test_one_more_visit_makes_nobody_another_person() -> None:
+    parts = {"a": "train", "b": "test", "c": "validation"}
+    assert [part_of(scans, parts) for scans in (["a", "new"], ["b"], ["c", "b"], ["new"], [])] == [
+        *("train", "test", "validation"),
+        *(None, None),
+    ]
 
 
 def test_visits_may_share_a_scan(tmp_path: Path) -> None:
