@@ -145,7 +145,8 @@ class PrivacyConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """`validation_slices` per site and round (in 3-D: whole volumes of about so many slices, at least one);
+    """`validation_slices` per site and round (in 3-D: whole volumes of about so many slices, at least one,
+    and at a hospital as many as its policy wants subjects);
     `max_subjects` is the limit of an unseen site's final test."""
 
     validation_slices: int = 64

@@ -58,7 +58,8 @@ def noisy_newton_step(
     noise_multiplier: float,
     noise: NoiseSource,
 ) -> Vector:
-    """`told` of the module, float64 (K,).
+    """`told` of the module, float64 (K,). Whoever lets it leave rounds it to float32 first, as `agi_core.privacy.noise`
+    asks: all bits of a float64 would show which noise was drawn, and so who is in the sum.
 
     A subject whose term is not finite adds nothing.
 

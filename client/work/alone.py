@@ -19,7 +19,6 @@ from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
 from agi_core.keys import FINE_TUNED
 from agi_core.metric_table import METRIC_NAMES
-from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.protocol import Reply, hash_of
 from agi_core.readout import readout_statistics
@@ -27,7 +26,7 @@ from agi_core.ridge import solve_own
 from agi_core.run import progress
 from agi_core.training import train_round
 from client.site.policy import Policy
-from client.work.evaluation import told_tests
+from client.work.evaluation import means_of_all, told_tests
 from client.work.job import Job
 
 KEPT = 2  # of the newest runs: a run that is resumed asks again
@@ -63,7 +62,7 @@ def train_alone(job: Job) -> Reply:
         statistics = readout_statistics(network, training.sessions)
         network.set_readout(solve_own([*statistics.values()], towards=network.readout))
     scores = evaluate(network, tests, on_session=progress.steps_of("test", job.site.site))
-    return job.reply(num_examples=len(scores), metrics=mean_over_subjects(scores.values()))
+    return job.reply(num_examples=len(scores), metrics=means_of_all(job, scores))
 
 
 def _may_tell(policy: Policy, *, subjects: int) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agi_core import evaluation
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import subset_of_each, validation_subset
+from agi_core.data.datasets import MIN_FOREGROUND, subset_of_each, validation_subset
 from agi_core.errors import PolicyError, ProtocolError
 from agi_core.metric_table import VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
@@ -21,6 +21,7 @@ from client.work.job import Job
 from client.work.poses import tell_poses
 from client.work.tissue import Tissue
 
+SubjectScores = Mapping[str, Mapping[str, float]]  # {subject id: {metric: value}}
 Slices = Sequence[tuple[CachedSession, Sequence[int]]]
 Whole = Sequence[tuple[CachedSession, None]]
 log = logging.getLogger("client")
@@ -67,7 +68,18 @@ def validate(job: Job) -> dict[str, float]:
     scores = evaluation.evaluate(job.network, _told_slices(job, slices))
     if not scores:
         job.held_back.extend(VALIDATION_METRIC_NAMES)
-    return _told_as(mean_over_subjects(scores.values()), len(scores))
+    return _told_as(means_of_all(job, scores, prefix="validation_"), len(scores))
+
+
+def means_of_all(job: Job, scores: SubjectScores, *, prefix: str = "") -> dict[str, float]:
+    """The means over these subjects. At a site with a `policy.minimum_subjects` a figure that one of them lacks is held
+    back, such as SSIM of a tiny field of view: it would be of the others, and in the end of one."""
+    means = mean_over_subjects(scores.values())
+    if job.site.policy.minimum_subjects > 1:
+        lacking = [name for name in means if not all(name in figures for figures in scores.values())]
+        job.held_back.extend(f"{prefix}{name}" for name in lacking)
+        means = {name: value for name, value in means.items() if name not in lacking}
+    return means
 
 
 def _told_as(means: Mapping[str, float], count: int) -> dict[str, float]:
@@ -90,8 +102,13 @@ def _noisy_means(job: Job, validation: PrivateValidation) -> tuple[dict[str, flo
     each = max(1, asked // validation.subjects)
 
     def score() -> Mapping[str, Mapping[str, float]]:
-        of_each = subset_of_each(sessions, limit=each, volumes=job.network.volumetric)
-        return evaluation.evaluate(job.network, [one for own in of_each.values() for one in own])
+        found: dict[str, Mapping[str, float]] = {}
+        for slices in subset_of_each(sessions, limit=each, volumes=job.network.volumetric).values():
+            try:
+                found |= evaluation.evaluate(job.network, slices)
+            except Exception:  # whoever fails takes nobody else's term along
+                log.exception("a validation subject has no figures, and counts as the middle of their ranges")
+        return found
 
     means = validate_privately(
         score,
@@ -113,9 +130,9 @@ def told_validation(job: Job) -> Slices:
 
 def _asked_slices(job: Job) -> Slices:
     """The validation slices that the task asks for; PolicyError where they are of too few subjects."""
-    sessions, volumetric = job.scans.validation, job.network.volumetric
-    slices = validation_subset(sessions, limit=job.task.evaluation.validation_slices, volumes=volumetric)
-    scored, everybody = len(_ids(slices)), len(_ids(validation_subset(sessions, volumes=volumetric)))
+    sessions = job.scans.validation
+    slices = _chosen(job, sessions, limit=job.task.evaluation.validation_slices)
+    scored, everybody = len(_ids(slices)), _with_a_head(sessions)
     require(
         not slices or scored >= min(everybody, job.site.policy.minimum_subjects),
         "policy.minimum_subjects",
@@ -123,6 +140,19 @@ def _asked_slices(job: Job) -> Slices:
         allowed=f"no figure of fewer than {min(everybody, job.site.policy.minimum_subjects)}",
     )
     return slices
+
+
+def _chosen(job: Job, sessions: Sequence[CachedSession], *, limit: int) -> Slices:
+    """`validation_subset` of the site; in 3-D of as many volumes as its policy wants subjects, if they are there."""
+    if limit and sessions and job.network.volumetric:
+        least = min(_with_a_head(sessions), job.site.policy.minimum_subjects)
+        limit = max(limit, least * max(session.shape[0] for session in sessions))
+    return validation_subset(sessions, limit=limit, volumes=job.network.volumetric)
+
+
+def _with_a_head(sessions: Sequence[CachedSession]) -> int:
+    """How many subjects have a slice that counts."""
+    return len(_ids([(one, ()) for one in sessions if (one.foreground_fraction >= MIN_FOREGROUND).any()]))
 
 
 def told_among(job: Job, part: Part, subject_ids: Collection[str]) -> set[str]:
@@ -147,7 +177,7 @@ def _told_slices(job: Job, slices: Slices) -> Slices:
     asked, minimum = job.task.evaluation.validation_slices, job.site.policy.minimum_subjects
     limit = told_slices(Path(job.site.state_dir), asked, minimum=minimum)
     if limit != asked:
-        slices = validation_subset(job.scans.validation, limit=limit, volumes=job.network.volumetric)
+        slices = _chosen(job, job.scans.validation, limit=limit)
     try:
         told = told_among(job, "validation", _ids(slices))
     except PolicyError as error:
@@ -155,7 +185,7 @@ def _told_slices(job: Job, slices: Slices) -> Slices:
         return []
     if told != _ids(slices):
         sessions = [session for session in job.scans.validation if session.subject_id in told]
-        slices = validation_subset(sessions, limit=limit, volumes=job.network.volumetric)
+        slices = _chosen(job, sessions, limit=limit)
     return slices if told == _ids(slices) else []
 
 
@@ -197,20 +227,33 @@ def score_everybody(job: Job, predictor: Predictor) -> Reply:
 def _test(job: Job) -> Reply:
     whole, on_session = told_tests(job), progress.steps_of("test", job.site.site)
     metrics, count = _figures(job, job.network, whole)
-    if job.task.personal != "none":
+    if job.task.personal != "none" and job.private:
+        _keep_own_weights(job)
+    elif job.task.personal != "none":
         with with_own_weights(job):
-            own = {} if job.private else evaluation.evaluate(job.network, whole, on_session=on_session)
-        metrics |= {f"personal_{name}": value for name, value in mean_over_subjects(own.values()).items()}
+            own = evaluation.evaluate(job.network, whole, on_session=on_session)
+        metrics |= {f"personal_{name}": value for name, value in means_of_all(job, own, prefix="personal_").items()}
     return job.reply(num_examples=count, metrics=metrics)
+
+
+def _keep_own_weights(job: Job) -> None:
+    """Solve and keep them, and tell nothing: not even a failure, which would tell of the training subjects."""
+    try:
+        with with_own_weights(job):
+            pass
+    except Exception:
+        log.exception("this site has no weights of its own for this model")
 
 
 def _figures(job: Job, predictor: Predictor, whole: Whole) -> tuple[dict[str, float], int]:
     """The means over the subjects, in tumours too, and how many these are."""
     tissue = None if job.private else Tissue(job)
-    on_volume = tissue.add if tissue and tissue.found else None
+    if tissue and not tissue.found:
+        tissue = None
+    on_volume = tissue.add if tissue else None
     on_session = progress.steps_of("test", job.site.site)
     scores = evaluation.evaluate(predictor, whole, on_session=on_session, on_volume=on_volume)
-    return mean_over_subjects(scores.values()) | (tissue.means(scores) if tissue and scores else {}), len(scores)
+    return means_of_all(job, scores) | (tissue.means(scores) if tissue and scores else {}), len(scores)
 
 
 def _allow_private_test(job: Job, privacy: SitePrivacy) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load, save
 
 from agi_core.config.schema import Task
@@ -84,7 +85,7 @@ def tell_private_step(job: Job, privacy: SitePrivacy) -> Weights:
     def step() -> Weights:
         count, noise = privacy.subjects, system_noise()
         told = noisy_newton_step(statistics, prior=prior, gram=gram, count=count, noise_multiplier=sigma, noise=noise)
-        return {"step": told}
+        return {"step": told.astype(np.float32).astype(np.float64)}
 
     return _release(job, privacy, planned=planned, rehearse=lambda: None, make=step)
 

@@ -51,12 +51,12 @@ class Tissue:
 
     def means(self, subjects: Collection[str]) -> dict[str, float]:
         """Over these subjects, those of the other figures. A figure that some of them lack is held back: beside the
-        others it would tell of a few."""
+        others it would tell of a few. So is one that all lack: which figures there are would tell who has a tumour."""
         means = {}
         for name in TISSUE_METRIC_NAMES:
             of_visits = [[its[name] for its in self._figures[subject] if name in its] for subject in sorted(subjects)]
             if all(of_visits):
                 means[name] = float(np.mean([np.mean(values) for values in of_visits]))
-            elif any(of_visits):
+            else:
                 self._job.held_back.append(name)
         return means

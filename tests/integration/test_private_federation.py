@@ -173,6 +173,8 @@ def test_a_step_of_the_prior_is_told_once_and_only_from_a_public_one(
     assert first.weights.manifest == '[["step","float64",[10]]]'
     assert first.num_examples == 3  # the public number
     np.testing.assert_array_equal(unpack(first.weights)["step"], unpack(again.weights)["step"])
+    step = unpack(first.weights)["step"]  # all bits of a float64 would show which noise was drawn
+    np.testing.assert_array_equal(step, step.astype(np.float32))
     assert len(spent(tmp_path / "run", "Guys")) == 1
     ordinary = dataclasses.replace(config, privacy=PrivacyConfig()).task
     with pytest.raises(PolicyError, match="statistics have no noise"):

@@ -11,13 +11,14 @@ from agi_core.config.schema import Personal, PrivacyConfig
 from agi_core.errors import PolicyError
 from agi_core.keys import KeyTable
 from agi_core.network import Network
-from agi_core.protocol import STATISTICS, Weights, unpack
+from agi_core.protocol import STATISTICS, TEST, Weights, unpack
 from agi_core.readout import readout_statistics
 from agi_core.ridge import Statistics, solve_own
 from agi_core.run.own_weights import load_own_weights, own_weights_path
 from client.site.opened import open_site
 from client.site.policy import Policy
 from client.work.closed_form import over_own_prior, tell_statistics, with_own_weights
+from client.work.evaluation import evaluate
 from client.work.job import Job
 from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
 
@@ -117,3 +118,21 @@ def assert_same(weights: Weights, others: Weights) -> None:
     assert [*weights] == [*others]
     for name, array in weights.items():
         np.testing.assert_array_equal(array, others[name])
+
+
+def test_at_a_private_site_a_test_tells_nothing_of_own_weights_not_even_that_they_failed(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are solved from training subjects without noise."""
+
+    def failing(job: Job) -> None:
+        raise np.linalg.LinAlgError
+
+    request = dataclasses.replace(job.request, subjects=TEST, round=1)
+    private = dataclasses.replace(job.task, privacy=PrivacyConfig(epsilon=8.0))
+    asked = dataclasses.replace(job, request=request, task=private)
+    before = evaluate(asked)
+    monkeypatch.setattr("client.work.evaluation.with_own_weights", failing)
+    assert evaluate(asked) == before
+    with pytest.raises(np.linalg.LinAlgError):
+        evaluate(dataclasses.replace(job, request=request))

@@ -1,23 +1,27 @@
 import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import agi_core.evaluation
 from agi_core.config.load import read_task
 from agi_core.host import atomic
 from agi_core.network import Network
+from agi_core.prediction import Predictor
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
 from agi_core.privacy.noise import NoiseSource, system_noise
-from agi_core.protocol import EVALUATE, TRAIN, VALIDATION, Request, pack
+from agi_core.protocol import EVALUATE, TRAIN, VALIDATION, Request, Weights, pack
 from client.site.file import Site
 from client.site.opened import SiteScans, open_site
 from client.site.policy import PrivateValidation, SitePrivacy
 from client.work import evaluation
+from client.work.evaluation import Slices
 from client.work.job import Job
 from client.work.private_validation import SubjectMetrics, noisy_means, validate_privately
 from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task
@@ -146,31 +150,62 @@ def test_a_spent_budget_ends_the_figures_and_not_the_run(tmp_path: Path) -> None
     assert [bool(validate(validation, round=round)) for round in (1, 2, 3)] == [True, True, False]
 
 
+def private_job(tmp_path: Path, ixi_dir: Path, task: str, weights: Weights, *, exclude: tuple[str, ...]) -> Job:
+    """A question for the validation of a private site with five validation subjects, of whom some are not there."""
+    network, site = Network(read_task(task)), open_site(deployed_site(tmp_path, ixi_dir)).file
+    network.load(weights)
+    validation, state_dir = [f"IXI10{n}" for n in range(5)], tmp_path / f"state{len(exclude)}"
+    split = {"train": [f"IXI1{n:02}" for n in range(5, 12)], "validation": validation, "test": [], "images": {}}
+    atomic.write_json(state_dir / "split.json", split)
+    privacy = SitePrivacy(ledger="a", ledger_head="b", subjects=7, epsilon=8, delta=1e-5)
+    file = dataclasses.replace(
+        site,
+        privacy=dataclasses.replace(privacy, validation=rules(tmp_path)),
+        state_dir=str(state_dir),
+        data=dataclasses.replace(site.data, exclude=exclude),
+    )
+    request = evaluation_request(VALIDATION, task=task, weights=weights)
+    return Job(
+        request=request,
+        task=read_task(task),
+        site=file,
+        scans=SiteScans(file, read_task(task)),
+        network=network,
+    )
+
+
 def test_who_else_validates_changes_no_figure_of_a_subject(
     ixi_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else somebody who comes or goes would move the sum by more than the noise is made for."""
     task, weights = small_task("evaluation.validation_slices=16")
-    network = Network(read_task(task))
-    network.load(weights)
     scored: list[SubjectMetrics] = []
     monkeypatch.setattr(
         "client.work.private_validation.validate_privately", lambda score, **_: scored.append(score()) or {}
     )
-    site = open_site(deployed_site(tmp_path, ixi_dir)).file
-    validation = [f"IXI10{n}" for n in range(5)]
-    split = {"train": [f"IXI1{n:02}" for n in range(5, 12)], "validation": validation, "test": [], "images": {}}
     for exclude in ((), ("IXI100",)):
-        state_dir = tmp_path / f"state{len(exclude)}"
-        atomic.write_json(state_dir / "split.json", split)
-        privacy = SitePrivacy(ledger="a", ledger_head="b", subjects=7, epsilon=8, delta=1e-5)
-        privacy = dataclasses.replace(privacy, validation=rules(tmp_path))
-        data = dataclasses.replace(site.data, exclude=exclude, test_subjects=())
-        file = dataclasses.replace(site, privacy=privacy, state_dir=str(state_dir), data=data)
-        request = evaluation_request(VALIDATION, task=task, weights=weights)
-        scans = SiteScans(file, read_task(task))
-        evaluation.validate(Job(request=request, task=read_task(task), site=file, scans=scans, network=network))
+        evaluation.validate(private_job(tmp_path, ixi_dir, task, weights, exclude=exclude))
     whole, fewer = scored
     assert {*whole} - {*fewer} == {"IXI100"}
     assert len(fewer) > 1
     assert all(whole[name] == figures for name, figures in fewer.items())
+
+
+def test_one_who_cannot_be_scored_takes_nobody_along(
+    ixi_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everybody's figures gone for one subject's sake, the sum would tell of that subject."""
+    task, weights = small_task("evaluation.validation_slices=16")
+    score_one, scored = agi_core.evaluation.evaluate, list[SubjectMetrics]()
+
+    def failing(predictor: Predictor, slices: Slices, **options: Any) -> SubjectMetrics:
+        if slices[0][0].subject_id == "IXI102":
+            raise MemoryError
+        return score_one(predictor, slices, **options)
+
+    monkeypatch.setattr(agi_core.evaluation, "evaluate", failing)
+    monkeypatch.setattr(
+        "client.work.private_validation.validate_privately", lambda score, **_: scored.append(score()) or {}
+    )
+    evaluation.validate(private_job(tmp_path, ixi_dir, task, weights, exclude=()))
+    assert {*scored[0]} == {"IXI100", "IXI101", "IXI103", "IXI104"}
