@@ -12,6 +12,7 @@ from agi_core.run.event_log import EventLog
 from agi_core.run.events import Retried, SiteQuarantined, SiteSatOut, UpdateClipped, UpdateRefused
 from server import strikes
 from server.exchange import Exchange, Outcome
+from server.messages import printable
 from server.run_state import RunState
 from server.update_gate import Verdict
 
@@ -93,7 +94,7 @@ class Collector:
             asking = [site for site in (*asking, *resting) if not outcome.settles(site)]
             resting = []
 
-        refused |= verdict.refused
+        refused |= {site: printable(why) for site, why in verdict.refused.items()}  # it may quote what the site wrote
         self._note_refusals(verdict.clipped, refused, request)
         if lacking() > 0:
             raise RunError(

@@ -59,8 +59,8 @@ def describe(event: events.Event) -> str | None:
             return said
         case events.LastLayersShared():
             return event.said
-        case events.BaselineFinished(final={"psnr_db": psnr_db}):
-            return f"each site alone: {psnr_db:.2f} dB"
+        case events.BaselineFinished(final={"psnr_db": psnr_db}, sites=sites):
+            return f"alone, a mean over {', '.join(sites)}: {psnr_db:.2f} dB"
         case events.BlendSolved(cell=cell, weights=weights):
             return f"{cell} is a blend of {', '.join(f'{expert} {weight:.2f}' for expert, weight in weights.items())}"
         case events.BlendTested(cell=cell):

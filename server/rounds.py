@@ -31,7 +31,7 @@ from agi_core.protocol import (
     Weights,
 )
 from agi_core.run import checkpoint, events, run_folder
-from agi_core.run.event_log import EventLog, events_of
+from agi_core.run.event_log import EventLog, events_of, read_events
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.scores import Scores, over_subjects
 from agi_core.scenario import parse_scenario
@@ -119,8 +119,11 @@ class Rounds:
                 run_state.save(self._run_dir, self._state, self._events)
 
     def _unanswered(self, kind: type[events.PosesMeasured | events.PriorSolved]) -> bool:
-        """Whether no site has answered a question of before round 1; nobody may have agreed to the study yet."""
-        return not any(event.sites for event in events_of(self._run_dir, kind))
+        """Whether no site has answered a question of before round 1; nobody may have agreed to the study yet. What came
+        of an answer before the run began anew was lost with the first checkpoint."""
+        happened = [event for _, event in read_events(self._run_dir)]
+        begun = max(number for number, event in enumerate(happened) if isinstance(event, events.RunStarted))
+        return not any(isinstance(event, kind) and event.sites for event in happened[begun:])
 
     def _everybody(self, request: Request) -> list[str]:
         """The training sites that are connected. The first exchange of a run waits for all.
@@ -177,8 +180,13 @@ class Rounds:
         else:
             told = []
         state.weights = {name: array.copy() for name, array in network.weights.items()}
+        before = self._events.size_bytes
         self._events.append(events.PriorSolved(sites=told))
-        run_state.save(self._run_dir, state, self._events)
+        try:
+            run_state.save(self._run_dir, state, self._events)
+        except AgiError:
+            self._events.cut_back(before)  # else a resumed run would hold it for solved, and go on without
+            raise
 
     def _train(self, round: int, *, is_first: bool) -> tuple[dict[str, SiteUpdate], list[SiteUpdate]]:
         """What each site told, with the validation of the weights that were sent, and the updates to aggregate. These

@@ -54,7 +54,10 @@ class RunState:
     def consider_best(self, validated: ModelValidated, *, of: int) -> None:
         """Remember this model if its median validation PSNR is above that of the best so far, at the sites that report
         both. These must be a majority of all `of` training sites, or nothing changes: one site alone decides nothing,
-        and who drops out moves no median."""
+        and who drops out moves no median. A best one of too few of today's sites is forgotten: with it, nothing could
+        ever be compared."""
+        if self.best and len(self.best.sites) <= of / 2:
+            self.best = None
         told = {site: score.psnr_db for site, score in validated.sites.items()}
         best = self.best.sites if self.best else {}
         both = [site for site in told if site in best or self.best is None]

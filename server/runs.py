@@ -267,20 +267,19 @@ def _with_registered(federation: FederationConfig, registered: Mapping[str, regi
     more.
 
     Raises:
-        ConfigError: a training site is registered without one, or the sites are too few for the quorum or the
-            aggregation.
+        ConfigError: a site is registered without one, or the sites are too few for the quorum or the aggregation.
     """
     sizes = {**federation.subjects, **{site: its.subjects for site, its in registered.items() if its.subjects}}
     keys = {**federation.keys, **{site: its.public_key for site, its in registered.items()}}
-    if unknown := [site for site in federation.sites if site not in sizes]:
+    if unknown := [site for site in _all_sites(federation) if site not in sizes]:
         raise ConfigError(
-            f"{', '.join(unknown)}: registered without a number of subjects, which limits a site's weight in the"
-            f" average; add it with: {REGISTER} --subjects N"
+            f"{', '.join(unknown)}: registered without a number of subjects, which limits a site's weight in averages;"
+            f" add it with: {REGISTER} --subjects N"
         )
     aggregation.check_sites(federation)
     chosen = _all_sites(federation)
     return dataclasses.replace(
         federation,
-        subjects={site: sizes[site] for site in chosen if site in sizes},
+        subjects={site: sizes[site] for site in chosen},
         keys={site: keys[site] for site in chosen if site in keys},
     )

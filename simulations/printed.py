@@ -126,7 +126,7 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
         console.print(unseen_table(summary), soft_wrap=False)
         of_unseen = {what: its.unseen for what, its in pooled.items()}
         console.print(_against("at sites that took no part: global", scores.unseen, of_unseen))
-    if summary.personal:
+    if summary.personal and summary.personal.final:
         rivals = {
             "regression_per_site": "own regression",
             "public_own_last_layer": "an own last layer on the public start, which spends no epsilon",

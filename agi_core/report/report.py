@@ -130,7 +130,9 @@ def _personal(record: RunRecord) -> Iterator[str]:
             gain = record.personal.among(both).final["psnr_db"] - other.among(both).final["psnr_db"]
             where = "" if len(both) == len(record.personal.sites) else f" (at {plural(len(both), 'site')})"
             against.append(f"{signed_db(gain)} against {what}{where}")
-    yield f"With a last layer of its own each site has {db(psnr)}" + (f": {words(against)}." if against else ".")
+    of_all = record.federated is None or len(record.personal.sites) == len(record.federated.sites)
+    whose = "each site has" if of_all else f"{words(record.personal.sites)} have"
+    yield f"With a last layer of its own {whose} {db(psnr)}" + (f": {words(against)}." if against else ".")
 
 
 def _unseen_over_regression(record: RunRecord) -> float | None:
@@ -155,7 +157,10 @@ def _tiles(record: RunRecord) -> str:
         if (regression := record.baselines.get("regression_pooled")) is not None:
             tiles.append(("Over regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
         if record.personal is not None:
-            tiles.insert(0, ("Personal PSNR", db(record.personal.final["psnr_db"]), tested))
+            few = len(record.personal.sites) < len(scores.sites)
+            where = f" at {len(record.personal.sites)} of {plural(len(scores.sites), 'site')}" if few else ""
+            of = f"mean of {plural(record.personal.subjects, 'test subject')}{where}"
+            tiles.insert(0, ("Personal PSNR", db(record.personal.final["psnr_db"]), of))
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
         tiles.append(("Worst site", db(scores.sites[worst].psnr_db), worst))
     if scores.unseen_sites:

@@ -122,7 +122,7 @@ def sites(record: RunRecord) -> str:
     if record.suppressed:
         notes.append("Suppressed: the site's policy lets no figures of so few subjects leave, or none of this kind.")
     if untested := sorted(set(config.federation.sites) - set(scores.sites) - set(record.suppressed)):
-        notes.append(f"Without test subjects, and so not scored: {words(untested)}.")
+        notes.append(f"Not scored, without test subjects or without an answer to the test: {words(untested)}.")
     if scores.unseen_sites:
         limit = config.evaluation.max_subjects
         notes.append(f"Unseen sites took no part in training; at most {limit} subjects of each are scored, once.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from agi_core.models.agi_net import build_model
 from agi_core.network import Network
 from agi_core.protocol import ARRAYS
 from agi_core.ridge import STRENGTH, Statistics
-from agi_core.run import run_folder
+from agi_core.run import checkpoint, run_folder
 from agi_core.run.checkpoint import load_last, load_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested, ModelValidated, PriorSolved, RoundFinished, RunStarted, SiteFailed
@@ -93,6 +94,28 @@ def test_an_interrupted_run_with_a_prior_ends_with_the_same_weights(small_config
         federate(config, tmp_path / "run", Saboteur(fail_at=5, error=DataError("gone")))
     federate(config, tmp_path / "run")
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_prior_that_cannot_be_saved_is_asked_for_again(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room for a line and not for a model: the line would say that the prior is solved."""
+    config = load_config(None, overrides={}, assignments=["model.prior=cubic", "rounds=1"], base=small_config)
+    save, saved = checkpoint.save_checkpoint, []
+
+    def full(run_dir: Path, **options: Any) -> None:
+        saved.append(run_dir)
+        if len(saved) == 2:
+            raise RunError("The disk is full")
+        save(run_dir, **options)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
+    with pytest.raises(RunError, match="disk is full"):
+        federate(config, tmp_path / "run")
+    assert events_of(tmp_path / "run", PriorSolved) == []
+    federate(config, tmp_path / "run")
+    assert [event.sites for event in events_of(tmp_path / "run", PriorSolved)] == [["Guys", "HH", "IOP"]]
+    assert load_weights(tmp_path / "run")["prior.coefficients"].any()
 
 
 def test_a_site_that_tells_no_statistics_is_named_and_trains_on(small_config: RunConfig, tmp_path: Path) -> None:

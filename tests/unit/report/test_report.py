@@ -312,7 +312,7 @@ def test_sites_without_test_subjects_are_named(tmp_path: Path) -> None:
     run.finish(ModelTested(scores=NOTHING), baselines={"voxel_regression": NOTHING})
     page = Page(build_report(run.dir))
     assert "No training site has a test subject" in page.text
-    assert f"not scored: {HOSTILE} and Guys." in page.text
+    assert f"without an answer to the test: {HOSTILE} and Guys." in page.text
 
 
 def test_where_only_unseen_sites_can_be_tested_they_are_compared(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from agi_core.run.events import (
     UpdateRefused,
     Waiting,
 )
-from agi_core.run.scores import Scores
+from agi_core.run.scores import Scores, SiteScore
 from server.follow import NOW, describe, follow
 
 
@@ -52,7 +52,10 @@ from server.follow import NOW, describe, follow
         (RangeLearnt(said="known range: of 16"), "known range: of 16"),
         (LastLayersShared(sites=["A", "C"], left_out=["B"]), "for synthesize --style: A, C; without B\n"),
         (LastLayersShared(sites=[], left_out=["A"]), "no site shares its own last layer"),
-        (BaselineFinished(name="local_only", final={"psnr_db": 20.5}), "each site alone: 20.50 dB"),
+        (
+            BaselineFinished(name="local_only", final={"psnr_db": 20.5}, sites={"A": SiteScore({"psnr_db": 20.5}, 1)}),
+            "alone, a mean over A: 20.50 dB",
+        ),
         (RunPaused(round=1, reason="round 2: 1 of 3"), "paused: round 2: 1 of 3"),
         (RunResumed(round=1), "resumed after round 1"),
     ],

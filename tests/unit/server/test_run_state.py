@@ -105,6 +105,21 @@ def test_one_liar_of_three_does_not_hold_the_best_round() -> None:
     assert best_of(*rounds, of=3) == Best(1, 20.0, rounds[1])
 
 
+def test_a_best_round_of_too_few_of_todays_sites_is_forgotten() -> None:
+    """Two sites joined after round 1. With a best round of A alone, nothing could be compared ever after."""
+    state = dataclasses.replace(example(), best=None)
+
+    def told(round: int, **psnrs: float) -> None:
+        sites = {site: SiteScore({"psnr_db": psnr_db}, 1) for site, psnr_db in psnrs.items()}
+        state.consider_best(ModelValidated(round=round, mean={}, sites=sites), of=1 if round == 1 else 3)
+
+    told(1, A=24.0)
+    told(2, A=20.0, B=21.0, C=22.0)
+    assert state.best == Best(2, 21.0, {"A": 20.0, "B": 21.0, "C": 22.0})
+    told(3, A=20.5, B=21.5, C=22.5)
+    assert state.best.round == 3
+
+
 def test_rounds_are_compared_at_the_same_sites() -> None:
     """C has harder scans than the others: that it joins, or leaves, is no change of the model."""
     with_c, without = {"A": 24.0, "B": 24.0, "C": 10.0, "D": 9.0}, {"A": 23.0, "B": 23.0, "E": 40.0}

@@ -73,11 +73,6 @@ def test_all_registered_sites_train_but_the_unseen_ones() -> None:
     assert (config.federation.sites, config.federation.unseen_sites) == (("A",), ("B",))
 
 
-def test_an_unseen_site_needs_no_size() -> None:
-    federation = runs.resolved(settings(TWO, "federation.unseen_sites=[unsized]"), REGISTERED).federation
-    assert (federation.unseen_sites, federation.subjects) == (("unsized",), {"A": 40, "B": 20})
-
-
 def test_initial_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "start.safetensors").write_bytes(save(initial_weights(settings())))
     monkeypatch.chdir(tmp_path)
@@ -100,6 +95,7 @@ def test_initial_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: 
         (["federation.unseen_sites=[A,B,unsized]"], "no site is registered; add one with"),
         (["federation.sites=[A]", "federation.unseen_sites=[A]"], "a site stands twice"),
         (["federation.sites=[A,A]"], "a site stands twice"),
+        (["federation.sites=[A]", "federation.unseen_sites=[unsized]"], "unsized: registered without"),
         ([], "unsized: registered without a number of subjects, .* --subjects N"),
         ([TWO, "federation.quorum=3"], "federation.quorum=3 is more than the 2 training sites"),
         ([TWO, "federation.aggregation=krum"], "krum needs 5 replies"),

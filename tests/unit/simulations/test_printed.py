@@ -45,6 +45,7 @@ def test_where_nobody_can_be_tested_but_those_who_took_no_part_they_are_compared
 
     summary = Summary(
         scores=unseen(HH=23.0, IOP=24.0),
+        personal=Scores.over({}, {}),  # as in a private run
         baselines={"regression_pooled": unseen(HH=22.0, IOP=24.5), "regression_per_site": Scores({})},
         **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
     )
