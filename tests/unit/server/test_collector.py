@@ -13,9 +13,9 @@ from agi_core.config.load import load_config
 from agi_core.errors import DataError, DeadlineError
 from agi_core.protocol import METRICS, REFUSED, SCALARS, TRAIN, Reply, Request, reply_scalars
 from agi_core.run.event_log import EventLog, events_of
-from agi_core.run.events import SiteSatOut
+from agi_core.run.events import SiteSatOut, UpdateRefused
 from server import exchange, strikes
-from server.collector import Collector
+from server.collector import Collector, Judge
 from server.exchange import Exchange
 from server.run_state import RunState
 from server.update_gate import Verdict
@@ -78,7 +78,13 @@ def judge(replies: Mapping[str, Reply], request: Request) -> Verdict[Reply]:
 
 
 def collect(
-    run_dir: Path, app: ClientApp, *, rounds: int, grid: type[LocalGrid] = LocalGrid, all_needed: Collection[int] = ()
+    run_dir: Path,
+    app: ClientApp,
+    *,
+    rounds: int,
+    grid: type[LocalGrid] = LocalGrid,
+    all_needed: Collection[int] = (),
+    judge: Judge[Reply] = judge,
 ) -> None:
     """One exchange per round, with all sites. Two are enough, but in the rounds of `all_needed`."""
     settings = ["federation.wait_s=0", "federation.deadline_s=0.4"]
@@ -127,6 +133,19 @@ def test_silence_counts_while_the_site_is_connected(
     app = Sites({})
     collect(tmp_path, app, rounds=4, grid=grid)
     assert app.asked == asked
+
+
+def test_what_a_site_wrote_is_one_line_without_escape_codes(tmp_path: Path) -> None:
+    """The reason of a refusal quotes the names of its arrays."""
+
+    def refuse_c(replies: Mapping[str, Reply], request: Request) -> Verdict[Reply]:
+        others = {site: reply for site, reply in replies.items() if site != "C"}
+        return Verdict(others, refused={"C": "\x1b[2J\ud800 all is well\n" + 10_000 * "x"})
+
+    collect(tmp_path, Sites({}), rounds=1, judge=refuse_c)
+    (refused,) = events_of(tmp_path, UpdateRefused)
+    assert refused.reason.startswith("[2J all is well xxx")
+    assert len(refused.reason) <= 200
 
 
 def test_where_every_site_is_needed_none_is_left_alone(tmp_path: Path) -> None:
