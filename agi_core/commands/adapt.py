@@ -17,8 +17,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = run_folder.open_scenario(arguments.run)
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
-    layout = arguments.layout or config.data.layout
-    scans = Scans(arguments.data.resolve(), layout, register=config.data.register)
+    scans = Scans.like(config.data, arguments.data, layout=arguments.layout)
     with showing_steps():
         adaptation = adapt(network, scans, task=config.task, cache_dir=arguments.cache_dir)
     print(adaptation.found)

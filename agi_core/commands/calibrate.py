@@ -25,8 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.head is not None:
         load_own_weights(arguments.head, network=network)
     if arguments.data is not None:
-        layout = arguments.layout or config.data.layout
-        scans = Scans(arguments.data.resolve(), layout, register=config.data.register)
+        scans = Scans.like(config.data, arguments.data, layout=arguments.layout)
     elif config.data.dir is not None:
         scans = Scans.of(config.data)
     else:

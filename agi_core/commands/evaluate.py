@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
         if config is not None:
             network = Network(config, device=device)
             network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
-            layout, synthetic_dir = layout or config.data.layout, new_dir / "volumes"
-            scans, made = Scans(data_dir, layout, register=config.data.register), bar("making volumes")
+            scans, made = Scans.like(config.data, data_dir, layout=layout), bar("making volumes")
+            layout, synthetic_dir = scans.layout, new_dir / "volumes"
             left_out, notes, intervals = make_volumes(
                 network, scans, synthetic_dir, config=config, run_dir=arguments.run, on_visit=made
             )

@@ -48,6 +48,17 @@ class Scans:
         sites = Path(data.sites).resolve() if data.sites else None
         return cls(Path(data.dir).resolve(), data.layout, sites, data.exclude, data.register)
 
+    @classmethod
+    def like(cls, data: DataConfig, folder: Path, *, layout: str | None = None) -> Self:
+        """A folder, prepared as the scans of a configuration are; of its own folder, without whom it leaves out.
+
+        Args:
+            layout: None: as there.
+        """
+        own = data.dir is not None and Path(data.dir).resolve() == folder.resolve()
+        exclude = data.exclude if own else ()
+        return cls(folder.resolve(), layout or data.layout, exclude=exclude, register=data.register)
+
 
 @dataclass(frozen=True)
 class Session:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agi_core.config.schema import DataConfig
 from agi_core.data import scans
 from agi_core.data.scans import Discovery, Scans, Skipped
 from agi_core.errors import ConfigError, DataError
@@ -506,3 +507,12 @@ def test_shared_trees(shared_data: Path) -> None:
     folder = shared_data / "brats_like"
     found = discover(folder, layout="brats", modalities=BRATS, sites_file=folder / "partitioning.csv")
     assert found.summary() == "4 subjects at 2 sites: site1 2, site2 2"
+
+
+def test_the_runs_own_folder_is_read_without_whom_the_run_left_out(tmp_path: Path) -> None:
+    """`evaluate --data` of the folder of training would stop at the broken scan for which somebody was left out."""
+    data = DataConfig(dir=str(tmp_path / "a"), layout="ixi", exclude=("IXI101",), register="rigid")
+    own = Scans.like(data, tmp_path / "b" / ".." / "a")
+    assert (own.dir, own.exclude, own.layout, own.register) == (tmp_path / "a", ("IXI101",), "ixi", "rigid")
+    other = Scans.like(data, tmp_path / "b", layout="bids")
+    assert (other.exclude, other.layout, other.register) == ((), "bids", "rigid")
