@@ -13,7 +13,7 @@ help:
 	@echo "make install   .venv with the tested versions: all that a hospital or the coordinator needs"
 	@echo "make develop   the same, and the tools of tests and lint"
 	@echo "make bundle    dist/agi-fed.tar: this commit with all wheels, for hospitals without a package index"
-	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data, then a report (about 11 minutes)"
+	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data, then a report (6 to 13 minutes)"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
 	@echo "make test      all fast tests (about 10 minutes)"
 	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 4 minutes; needs nginx)"
