@@ -14,6 +14,7 @@ from agi_core.network import Network
 from agi_core.report.evaluation_page import write_page
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import trained_weights
+from agi_core.scenario import parse_scenario
 from agi_core.scoring.evaluation import TABLE_NAME, evaluate, text_of, write_tables
 from agi_core.scoring.made_by_run import make_volumes
 from agi_core.scoring.pairs import find_pairs
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
             left_out, notes, intervals = make_volumes(
                 network, scans, synthetic_dir, config=config, run_dir=arguments.run, on_visit=made
             )
-        pairs, unpaired = find_pairs(data_dir, synthetic_dir, layout=layout, target=arguments.target, left_out=left_out)
+        target = arguments.target if config is None else parse_scenario(config.scenario).target
+        pairs, unpaired = find_pairs(data_dir, synthetic_dir, layout=layout, target=target, left_out=left_out)
         evaluation = evaluate(
             pairs,
             notes=[*notes, *unpaired],

@@ -112,16 +112,21 @@ class _Scan:
     site: str | None  # where the name of the file tells
 
     def named_by(self, modalities: Iterable[str], neutral: frozenset[str]) -> Self:
-        """The scan with its full modality: the one of these that says most of it, else its name with all entities that
-        are not neutral."""
-        telling = [e for e in self.entities if e not in neutral and e.partition("-")[0] not in neutral]
-        fitting = [
-            (len(chosen), modality)
-            for modality, (name, chosen) in ((modality, modality_parts(modality)) for modality in modalities)
-            if name == self.modality and chosen.issuperset(telling) and chosen.issubset(self.entities)
-        ]
-        own = f"{self.modality}[{'_'.join(telling)}]" if telling else self.modality
-        return replace(self, modality=max(fitting)[1] if fitting else own)
+        """The scan with its `full_modality`."""
+        return replace(self, modality=full_modality(self.modality, self.entities, modalities, neutral=neutral))
+
+
+def full_modality(name: str, entities: Sequence[str], asked: Iterable[str], *, neutral: frozenset[str]) -> str:
+    """What a file of this name and these entities is: the one of the modalities that are asked for that says most of
+    it, else its name with all entities that are not neutral."""
+    telling = [entity for entity in entities if entity not in neutral and entity.partition("-")[0] not in neutral]
+    fitting = [
+        (len(chosen), modality)
+        for modality, (its_name, chosen) in ((modality, modality_parts(modality)) for modality in asked)
+        if its_name == name and chosen.issuperset(telling) and chosen.issubset(entities)
+    ]
+    own = f"{name}[{'_'.join(telling)}]" if telling else name
+    return max(fitting)[1] if fitting else own
 
 
 def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = None) -> Discovery:

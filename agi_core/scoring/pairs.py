@@ -50,7 +50,8 @@ def find_pairs(
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"unknown layout '{layout}'; pass --layout {', '.join(LAYOUTS)}")
-    real, synthetic = named_scans(data_dir, layout), named_scans(synthetic_dir, layout)
+    asked = () if target is None else (target,)
+    real, synthetic = (named_scans(folder, layout, asked=asked) for folder in (data_dir, synthetic_dir))
     scored = {key: paths for key, paths in synthetic.items() if key[2] == (target or key[2]) != SEG}
     if not scored:
         there = ", ".join(sorted({modality for _, _, modality in synthetic})) or "nothing"

@@ -1,10 +1,11 @@
 """The files of a folder by subject, visit and modality, segmentations among them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agi_core.data.scan_files import scan_files
+from agi_core.data.scans import full_modality
 from agi_core.errors import DataError
 from agi_core.layouts import LAYOUTS
 
@@ -23,15 +24,23 @@ def read_visits(folder_dir: Path, layout: str) -> dict[tuple[str, str], dict[str
     return visits
 
 
-def named_scans(folder_dir: Path, layout: str) -> dict[tuple[str, str, str], list[Path]]:
-    """{(subject, session, modality): files} of what fits the layout's names."""
-    found = defaultdict(list)
-    modalities = LAYOUTS[layout].modalities
-    for name in scan_files(folder_dir)[0]:
-        if match := LAYOUTS[layout].scan.fullmatch(name):
+def named_scans(folder_dir: Path, layout: str, *, asked: Iterable[str] = ()) -> dict[tuple[str, str, str], list[Path]]:
+    """{(subject, session, modality): files} of what fits the layout's names; a file and a link to it are one.
+
+    The modality is the full one, `T1w[ce-gadolinium]`, as `agi_core.data.scans.discover` names it where `asked` are the
+    modalities of the scenario. How a volume was made (`desc-...`) is no part of it.
+    """
+    found: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
+    names = LAYOUTS[layout]
+    for path in scan_files(folder_dir)[0]:
+        if match := names.scan.fullmatch(path):
             groups = match.groupdict()
-            modality = modalities.get(groups["modality"], groups["modality"])
-            found[groups["subject"], groups.get("session") or "", modality].append(folder_dir / name)
+            name = names.modalities.get(groups["modality"], groups["modality"])
+            entities = [e for e in (groups.get("entities") or "").split("_")[1:] if not e.startswith("desc-")]
+            modality = full_modality(name, entities, asked, neutral=names.neutral)
+            paths = found[groups["subject"], groups.get("session") or "", modality]
+            if (folder_dir / path).resolve() not in [other.resolve() for other in paths]:
+                paths.append(folder_dir / path)
     return found
 
 

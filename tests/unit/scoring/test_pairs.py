@@ -5,6 +5,7 @@ import pytest
 from agi_core.errors import ConfigError, DataError
 from agi_core.scoring.pairs import find_pairs
 from tests.support.brats_tree import AFFINE, read, save, write_subject
+from tests.support.small_data import write_head
 
 NAMES = [f"BraTS-GLI-{number:05}-000" for number in range(1, 4)]
 
@@ -67,3 +68,24 @@ def test_what_cannot_be_paired_is_refused(folders: tuple[Path, Path], tmp_path: 
     save(made / f"{NAMES[0]}-t2f.nii", read(made / f"{NAMES[0]}-t2f.nii.gz"), AFFINE)
     with pytest.raises(DataError, match="are the same modality of one visit"):
         find_pairs(data, made, layout="brats")
+
+
+def test_a_scan_with_contrast_is_no_counterpart_of_one_without(tmp_path: Path) -> None:
+    """In BIDS an entity may change what a scan shows; how a volume was made does not."""
+
+    def scan(folder: str, *entities: str) -> Path:
+        path = tmp_path / folder / "sub-01" / "anat" / f"{'_'.join(['sub-01', *entities])}.nii.gz"
+        write_head(path, seed=1, contrast=1)
+        return path
+
+    made, plain = scan("made", "ce-gadolinium", "desc-synth", "T1w"), scan("real", "acq-fast", "T1w")
+    with pytest.raises(DataError, match=r"no volume of .* has a real counterpart"):
+        find_pairs(tmp_path / "real", tmp_path / "made", layout="bids")
+    real = scan("real", "ce-gadolinium", "T1w")
+    (pair,), _ = find_pairs(tmp_path / "real", tmp_path / "made", layout="bids", target="T1w[ce-gadolinium]")
+    assert (pair.synthetic, pair.real, [*pair.others.values()]) == (made, real, [plain])
+    link = plain.with_name("sub-01_run-2_T1w.nii.gz")
+    link.symlink_to(plain)
+    also = scan("made", "desc-synth", "T1w")
+    pairs, _ = find_pairs(tmp_path / "real", tmp_path / "made", layout="bids")
+    assert {pair.synthetic: pair.real for pair in pairs}.keys() == {made, also}
