@@ -34,6 +34,7 @@ class Collector:
         self._exchange, self._state, self._events, self._strikes_path = exchange, state, events, strikes_path
         self._misses: dict[str, int] = {}  # deadlines, in a row
         self._next_round: dict[str, int] = {}  # in which a site is asked again that was late too often
+        self._shut_out: set[str] = set()  # of whom the run's events say so
         self._deployed = config.engine == DEPLOYMENT
         self._retries = config.federation.retries if self._deployed else 0  # a simulated site would fail again
 
@@ -59,6 +60,8 @@ class Collector:
             RunError: fewer usable replies.
         """
         shut_out = [site for site in strikes.quarantined(self._strikes_path) if site in sites]
+        for site in shut_out:
+            self._note_shut_out(site, round=request.round)
         asking = [site for site in sites if site not in shut_out]
         replies: dict[str, Reply] = {}
         refused: dict[str, str] = {}
@@ -144,7 +147,13 @@ class Collector:
             count = strikes.strike(self._strikes_path, site, run=run, round=round, reason=reason)
             self._events.append(UpdateRefused(site=site, round=round, reason=reason, strikes=count))
             if count == strikes.QUARANTINED_AT:
-                self._events.append(SiteQuarantined(site=site, round=round))
+                self._note_shut_out(site, round=round)
+
+    def _note_shut_out(self, site: str, *, round: int) -> None:
+        """Once in this process: quarantine outlives runs, so a site may be in it from the beginning."""
+        if site not in self._shut_out:
+            self._shut_out.add(site)
+            self._events.append(SiteQuarantined(site=site, round=round))
 
     def _why_too_few(self, shut_out: Sequence[str], refused: Mapping[str, str]) -> str:
         """Which sites are missing for another reason than the network, why, and what can be done."""

@@ -174,7 +174,7 @@ def _problems_of(event: events.Event, failed: Container[tuple[str, int, str]]) -
         case events.UpdateClipped(site=site, round=round):
             yield Problem(site, round, f"update cut down: {event.reason}")
         case events.SiteQuarantined(site=site, round=round):
-            yield Problem(site, round, "in quarantine from here on: three replies were refused")
+            yield Problem(site, round, "in quarantine from here on: three replies were refused, in this run or before")
         case events.SiteSatOut(site=site, round=round):
             yield Problem(site, round, f"sits out of {event.action} from here on: {event.reason}")
         case events.ModelRolledBack(round=round, to=best):

@@ -498,7 +498,7 @@ def test_decisions_of_the_server_are_listed_by_site(tmp_path: Path) -> None:
         ["Guys", "1", "sits out of train from here on: budget spent"],
         [HOSTILE, "1", "update cut down: 3 times the limit"],
         [HOSTILE, "2", "update refused: not finite"],
-        [HOSTILE, "2", "in quarantine from here on: three replies were refused"],
+        [HOSTILE, "2", "in quarantine from here on: three replies were refused, in this run or before"],
         ["Guys", "2", "the model after this round was worse here: back to the one after round 1"],
     ]
     assert "AGI-Net after round 1, mean over" in page.text

@@ -13,7 +13,7 @@ from agi_core.config.load import load_config
 from agi_core.errors import DataError, DeadlineError
 from agi_core.protocol import METRICS, REFUSED, SCALARS, TRAIN, Reply, Request, reply_scalars
 from agi_core.run.event_log import EventLog, events_of
-from agi_core.run.events import SiteSatOut, UpdateRefused
+from agi_core.run.events import SiteQuarantined, SiteSatOut, UpdateRefused
 from server import exchange, strikes
 from server.collector import Collector, Judge
 from server.exchange import Exchange
@@ -146,6 +146,15 @@ def test_what_a_site_wrote_is_one_line_without_escape_codes(tmp_path: Path) -> N
     (refused,) = events_of(tmp_path, UpdateRefused)
     assert refused.reason.startswith("[2J all is well xxx")
     assert len(refused.reason) <= 200
+
+
+def test_who_is_in_quarantine_from_an_earlier_run_is_named_once(tmp_path: Path) -> None:
+    for round in (1, 2, 3):
+        strikes.strike(tmp_path / strikes.FILE, "C", run="earlier", round=round, reason="no weights")
+    app = Sites({})
+    collect(tmp_path, app, rounds=3)
+    assert app.asked == []
+    assert [(event.site, event.round) for event in events_of(tmp_path, SiteQuarantined)] == [("C", 1)]
 
 
 def test_where_every_site_is_needed_none_is_left_alone(tmp_path: Path) -> None:
