@@ -61,7 +61,7 @@ def validate(job: Job) -> dict[str, float]:
     """
     privacy = job.site.privacy
     if privacy:
-        return _told_as(*_noisy_means(job, privacy.validation)) if privacy.validation else {}
+        return _noisy_validation(job, privacy.validation) if privacy.validation else {}
     slices = _asked_slices(job)
     if not slices:
         return {}
@@ -87,8 +87,8 @@ def _told_as(means: Mapping[str, float], count: int) -> dict[str, float]:
     return {**told, "validation_subjects": count} if told else {}
 
 
-def _noisy_means(job: Job, validation: PrivateValidation) -> tuple[dict[str, float], int]:
-    """The means, none where they were told before or the budget is spent, and the public number of subjects.
+def _noisy_validation(job: Job, validation: PrivateValidation) -> dict[str, float]:
+    """`validate` of a private site; empty where the model's figures were told before, or the budget is spent.
 
     Nothing but the noisy sum depends on who is there: each subject's figures are of slices of its own, whose number
     follows from what is public.
@@ -98,10 +98,10 @@ def _noisy_means(job: Job, validation: PrivateValidation) -> tuple[dict[str, flo
 
     asked, sessions = job.task.evaluation.validation_slices, job.scans.validation
     if not asked:
-        return {}, 0
+        return {}
     each = max(1, asked // validation.subjects)
 
-    def score() -> Mapping[str, Mapping[str, float]]:
+    def score() -> SubjectScores:
         found: dict[str, Mapping[str, float]] = {}
         for slices in subset_of_each(sessions, limit=each, volumes=job.network.volumetric).values():
             try:
@@ -118,7 +118,7 @@ def _noisy_means(job: Job, validation: PrivateValidation) -> tuple[dict[str, flo
         subjects=job.scans.subjects.identities(job.scans.subjects.validation),
         noise=system_noise(),
     )
-    return means, validation.subjects
+    return _told_as(means, validation.subjects)
 
 
 def told_validation(job: Job) -> Slices:
