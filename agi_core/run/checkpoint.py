@@ -1,8 +1,9 @@
 """Checkpoints of a run: weights in safetensors and the run's state in JSON, together or not at all.
 
 `checkpoints/state-00007.safetensors` holds the arrays after round 7, `state-00007.json` everything else and the arrays'
-checksum. The JSON is written last and by rename, so its presence is the commit: a crash before it leaves the round
-before in force. The last two are kept, and the best so far.
+checksum. The JSON is written last and by rename, which is the commit: a crash before it leaves in force what was. So a
+second save of one round writes its arrays beside those in force, as `state-00007-again.safetensors`. The last two
+rounds are kept, and the best so far.
 """
 
 import hashlib
@@ -30,12 +31,17 @@ def save_checkpoint(
     """Commit the state after `round`; drop older checkpoints but the one before and that of round `keep`."""
     folder = run_dir / "checkpoints"
     data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    atomic.write_bytes(_arrays_path(folder, round), data)
+    path, other = _arrays_paths(folder, round)
+    if (in_force := _load(folder, round)) is not None and in_force[0] == path:
+        path, other = other, path
+    atomic.write_bytes(path, data)
     commit_state(run_dir, round=round, state={**state, "arrays_sha256": hashlib.sha256(data).hexdigest()})
+    other.unlink(missing_ok=True)
     for old in _rounds(folder):
         if old < round - 1 and old != keep:
             _state_path(folder, old).unlink()
-            _arrays_path(folder, old).unlink(missing_ok=True)
+            for path in _arrays_paths(folder, old):
+                path.unlink(missing_ok=True)
 
 
 def commit_state(run_dir: Path, *, round: int, state: Json) -> None:
@@ -45,12 +51,8 @@ def commit_state(run_dir: Path, *, round: int, state: Json) -> None:
 
 def load_last(run_dir: Path) -> tuple[int, Arrays, Json] | None:
     """(round, arrays, state) of the newest checkpoint that is whole, or None when there is none."""
-    folder = run_dir / "checkpoints"
-    for round in reversed(_rounds(folder)):
-        loaded = _load(folder, round)
-        if loaded is not None:
-            return round, *loaded
-    return None
+    last = _load_last(run_dir)
+    return None if last is None else (last[0], *last[2:])
 
 
 def load_round(run_dir: Path, round: int) -> tuple[Arrays, Json]:
@@ -62,7 +64,7 @@ def load_round(run_dir: Path, round: int) -> tuple[Arrays, Json]:
     loaded = _load(run_dir / "checkpoints", round)
     if loaded is None:
         raise RunError(f"the checkpoint of round {round} in {run_dir / 'checkpoints'} is missing or damaged")
-    return loaded
+    return loaded[1:]
 
 
 def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
@@ -105,20 +107,29 @@ def last_path(run_dir: Path) -> Path:
     Raises:
         RunError: the run has no checkpoint, or it is damaged.
     """
-    if (last := load_last(run_dir)) is None:
+    if (last := _load_last(run_dir)) is None:
         raise RunError(f"{run_dir} holds no checkpoint; is it the folder of a run that finished a round?")
-    return _arrays_path(run_dir / "checkpoints", last[0])
+    return last[1]
 
 
-def _load(folder: Path, round: int) -> tuple[Arrays, Json] | None:
+def _load_last(run_dir: Path) -> tuple[int, Path, Arrays, Json] | None:
+    folder = run_dir / "checkpoints"
+    for round in reversed(_rounds(folder)):
+        if (loaded := _load(folder, round)) is not None:
+            return round, *loaded
+    return None
+
+
+def _load(folder: Path, round: int) -> tuple[Path, Arrays, Json] | None:
+    """(file of the arrays, arrays, state) after `round`; None where a half is missing or damaged."""
     try:
         state = json.loads(_state_path(folder, round).read_bytes())
-        data = _arrays_path(folder, round).read_bytes()
-        if hashlib.sha256(data).hexdigest() != state["arrays_sha256"]:
-            return None
-        return load(data), state
+        for path in _arrays_paths(folder, round):
+            if path.is_file() and hashlib.sha256(data := path.read_bytes()).hexdigest() == state["arrays_sha256"]:
+                return path, load(data), state
     except (OSError, ValueError, KeyError, SafetensorError):
         return None
+    return None
 
 
 def _rounds(folder: Path) -> list[int]:
@@ -129,5 +140,5 @@ def _state_path(folder: Path, round: int) -> Path:
     return folder / f"state-{round:05d}.json"
 
 
-def _arrays_path(folder: Path, round: int) -> Path:
-    return folder / f"state-{round:05d}.safetensors"
+def _arrays_paths(folder: Path, round: int) -> tuple[Path, Path]:
+    return folder / f"state-{round:05d}.safetensors", folder / f"state-{round:05d}-again.safetensors"

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file as load_numpy
 
 from agi_core.errors import RunError
 from agi_core.run.checkpoint import (
     WEIGHTS,
     Arrays,
     commit_state,
+    last_path,
     load_last,
     load_round,
     load_weights,
@@ -133,7 +135,8 @@ def killing_at(n: int) -> Iterator[list[str]]:
 STEPS = [
     *("write_bytes", "fsync", "replace", "fsync", "unlink"),  # the arrays; unlink finds the temporary file gone
     *("write_bytes", "fsync", "replace", "fsync", "unlink"),  # the state: its replace is the commit
-    *("unlink", "unlink"),  # the checkpoint of round 1
+    "unlink",  # the other arrays of this round, where it was saved before
+    *("unlink", "unlink", "unlink"),  # the checkpoint of round 1: its state, and both names of its arrays
 ]
 COMMIT = 8
 
@@ -156,6 +159,44 @@ def test_a_kill_at_any_step_leaves_a_whole_state(tmp_path: Path, n: int) -> None
     for round in (3, 4):  # the resumed run
         save(tmp_path, round)
         assert last_round(tmp_path) == round
+
+
+def save_again(run_dir: Path, value: float, *, round: int = 2) -> None:
+    arrays: Arrays = {f"{WEIGHTS}w": np.full(3, value, np.float32)}
+    save_checkpoint(run_dir, round=round, arrays=arrays, state={"best": None, "round": round, "value": value})
+
+
+def test_the_steps_of_a_second_save(tmp_path: Path) -> None:
+    save_again(tmp_path, 1)
+    with killing_at(100) as calls:
+        save_again(tmp_path, 2)
+    assert len(calls) == AGAIN
+
+
+AGAIN = 11  # the two files, then the arrays that were in force; no checkpoint of a round before
+
+
+@pytest.mark.parametrize("saves_before", [1, 2])
+@pytest.mark.parametrize("n", range(1, AGAIN + 1))
+def test_a_kill_in_a_second_save_of_a_round_leaves_one_of_the_two(tmp_path: Path, n: int, saves_before: int) -> None:
+    """The final test may roll a run back to its best round, and saves that under the last round's number."""
+    for value in range(1, saves_before + 1):
+        save_again(tmp_path, value)
+    with killing_at(n), pytest.raises(Killed):
+        save_again(tmp_path, 9)
+    in_force = saves_before if n <= COMMIT else 9
+    for value in (in_force, 5, 6):  # the resumed run
+        if value != in_force:
+            save_again(tmp_path, value)
+        last = load_last(tmp_path)
+        assert last is not None
+        round, arrays, state = last
+        assert (round, state["value"], arrays[f"{WEIGHTS}w"].tolist()) == (2, value, [value] * 3)
+        assert load_numpy(last_path(tmp_path))[f"{WEIGHTS}w"].tolist() == [value] * 3
+    save_again(tmp_path, 7, round=3)
+    save_again(tmp_path, 8, round=4)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith("state-"))
+    assert len(names) == 4, names
 
 
 def test_a_run_without_a_finished_round_has_no_model_to_use(tmp_path: Path) -> None:
