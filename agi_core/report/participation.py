@@ -8,7 +8,7 @@ from agi_core.run import events
 
 
 class Part(StrEnum):
-    """What a site did in a round. `MISSING`: it was not there, or did not answer in time."""
+    """What a site did in a round. `MISSING`: it was not there, or did not answer in time. `NOT_YET`: it joined later."""
 
     TRAINED = "trained"
     MISSING = "missing"
@@ -16,6 +16,7 @@ class Part(StrEnum):
     REFUSED = "refused"
     SAT_OUT = "sat out"
     QUARANTINED = "in quarantine"
+    NOT_YET = "not yet invited"
 
 
 Participation = Mapping[str, Mapping[int, Part]]  # {site: {finished round: what it did}}
@@ -27,7 +28,11 @@ def participation(happened: Sequence[events.Event], sites: Sequence[str]) -> Par
     noted: dict[tuple[str, int], Part] = {}
     lasting: dict[str, Part] = {}
     for event in happened:
+        if isinstance(event, events.SiteEvent) and lasting.get(event.site) == Part.NOT_YET:
+            lasting.pop(event.site)  # it has joined since, and there is news of it
         match event:
+            case events.RunStarted(sites=invited):
+                lasting.update({site: Part.NOT_YET for site in sites if site not in invited})
             case events.SiteSatOut(site=site, action=action) if action == TRAIN:
                 lasting[site] = Part.SAT_OUT
             case events.SiteQuarantined(site=site):

@@ -1,6 +1,7 @@
 from agi_core.report.participation import Part, participation
 from agi_core.run.events import (
     RoundFinished,
+    RunStarted,
     SiteFailed,
     SiteMissing,
     SiteQuarantined,
@@ -39,6 +40,17 @@ def test_quarantine_follows_the_refusal() -> None:
     assert parts(refused, SiteQuarantined(site="A", round=1), finished(1), finished(2)) == [
         *(Part.REFUSED, Part.QUARANTINED)
     ]
+
+
+def test_a_site_that_was_added_is_not_missing_in_the_rounds_before() -> None:
+    began = RunStarted(run_id="r", sites=["B"], unseen_sites=[])
+    happened = began, finished(1, "B"), finished(2, "A", "B"), finished(3, "B")
+    assert parts(*happened) == [Part.NOT_YET, Part.TRAINED, Part.MISSING]
+    waited_for = SiteMissing(site="A", round=2, **WHY)
+    assert parts(began, finished(1, "B"), waited_for, finished(2, "B"), finished(3, "B")) == [
+        *(Part.NOT_YET, Part.MISSING, Part.MISSING)
+    ]
+    assert parts(*happened, site="B") == [Part.TRAINED] * 3
 
 
 def test_a_failed_test_is_no_failed_training() -> None:
