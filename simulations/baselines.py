@@ -56,7 +56,7 @@ class SitesData:
 
     site_paths: Mapping[str, Path]
     training: Mapping[str, TrainingSlices]
-    prior_statistics: Mapping[str, Sequence[Statistics]]  # of each training subject, whether or not there is a prior
+    prior_statistics: Mapping[str, Sequence[Statistics]]  # of each training subject, as without privacy
     test: Mapping[str, Sequence[CachedSession]]
     unseen: Mapping[str, Sequence[CachedSession]]
     device: torch.device
@@ -65,7 +65,8 @@ class SitesData:
 def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
     """Training, test and unseen sessions of every site."""
     scans = {site: open_site(path).scans(config.task) for site, path in site_paths.items()}
-    with_prior = dataclasses.replace(config.task, model=dataclasses.replace(config.model, prior="cubic"))
+    model = dataclasses.replace(config.model, prior="cubic")
+    with_prior = dataclasses.replace(config.task, model=model, privacy=PrivacyConfig())
     training, unseen = config.federation.sites, config.federation.unseen_sites
     return SitesData(
         site_paths,
@@ -189,16 +190,26 @@ def without_privacy(config: RunConfig, data: SitesData) -> Scores:
 
 
 def trained_without_privacy(config: RunConfig, data: SitesData) -> Network:
-    """The model of a private run's federation without privacy, averaged by subjects. A site looks at as many crops in a
-    round as it does privately, at the same learning rate: a larger one forgets what was learned in pre-training."""
+    """The model of a private run's federation without privacy: over a prior from all statistics, which stays the common
+    one, and where there is `personal` each site trains over its own; averaged by subjects. A site looks at as many
+    crops in a round as it does privately, at the same learning rate: a larger one forgets what was learned in
+    pre-training."""
     network = _initial_network(config, data.device)
+    common = None if network.prior is None else _pooled(data)
+    own = dict.fromkeys(data.training, common)
+    if common is not None and config.personal != "none":
+        own = {site: solve_own(statistics, towards=common) for site, statistics in data.prior_statistics.items()}
     tasks = {site: _as_many_crops(config, len(slices.subjects)) for site, slices in data.training.items()}
     for round_number in range(1, config.rounds + 1):
         sent, updates = {name: array.copy() for name, array in network.weights.items()}, []
         for site, slices in data.training.items():
             network.load(sent)
             phase = f"without privacy, round {round_number}/{config.rounds}"
+            if (prior := own[site]) is not None:
+                network.set_prior(prior)
             _train(network, tasks[site], slices, site=site, phase=phase, round=round_number)
+            if common is not None:
+                network.set_prior(common)
             trained = {name: array.copy() for name, array in network.weights.items()}
             updates.append(SiteUpdate(site, trained, len(slices.subjects)))
         network.load(next_weights(sent, updates, velocity={}, config=FederationConfig())[0])

@@ -11,7 +11,7 @@ from rich.console import Console
 from safetensors.numpy import save
 
 from agi_core.config.load import read_task, task_json
-from agi_core.config.schema import PrivacyConfig, RunConfig, TrainingConfig
+from agi_core.config.schema import Personal, PrivacyConfig, RunConfig, TrainingConfig
 from agi_core.errors import BudgetError, ConfigError, NotPrivateError, PolicyError, ProtocolError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.network import Network
@@ -399,10 +399,14 @@ def test_a_run_without_privacy_may_start_from_public_data_too(
     assert started.initial_weights == str(file)
 
 
-def test_a_run_is_compared_with_the_same_federation_without_privacy(private_config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("prior", "personal"), [("none", "none"), ("cubic", "none"), ("cubic", "head")])
+def test_a_run_is_compared_with_the_same_federation_without_privacy(
+    private_config: RunConfig, tmp_path: Path, prior: str, personal: Personal
+) -> None:
     """Which a federation without privacy is the oracle of: one step at each site, for at most 6 crops in lots of 8."""
     training = dataclasses.replace(private_config.training, batch_size=8)
-    config = dataclasses.replace(private_config, training=training)
+    model = dataclasses.replace(private_config.model, prior=prior)
+    config = dataclasses.replace(private_config, training=training, model=model, personal=personal)
     plain = dataclasses.replace(training, local_steps=1, learning_rate=config.privacy.learning_rate)
     federate(dataclasses.replace(config, training=plain, privacy=PrivacyConfig()), tmp_path / "plain")
     (tested,) = events_of(tmp_path / "plain", ModelTested)
