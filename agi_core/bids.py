@@ -62,7 +62,12 @@ def describe(out_path: Path, *, folder: Path, sources: Mapping[str, Path], targe
         "Units": "arbitrary",
         "IntensityRange": "0 to 1 = percentiles 0.5 to 99.5 of a real scan",
     }
-    atomic.write_json(out_path.with_name(out_path.name.removesuffix(".nii.gz") + ".json"), sidecar)
+    atomic.write_json(sidecar_path(out_path), sidecar)
+
+
+def sidecar_path(scan: Path) -> Path:
+    """The JSON that belongs to a scan `.nii.gz`."""
+    return scan.with_name(scan.name.removesuffix(".nii.gz") + ".json")
 
 
 def _scan(path: Path) -> re.Match[str]:

@@ -125,6 +125,11 @@ class Blend:
 
     def predict(self, sources: Tensor) -> Tensor:
         """See `Predictor.predict`. Where the reference of an expert was not imaged, the others make the image."""
+        return self.weighed(sources)[0]
+
+    def weighed(self, sources: Tensor) -> tuple[Tensor, Tensor]:
+        """The image (B, 1, H, W), and the weight in all of the experts that make it, of its shape or of none: 0 where
+        nobody does."""
         total, weights = torch.zeros(()), torch.zeros(())
         for one in self.experts:
             image, weight = one.predictor.predict(sources[:, list(one.channels)]), torch.tensor(one.weight)
@@ -132,7 +137,7 @@ class Blend:
                 image, imaged = self._in_pose(image, middle(sources)[:, [self.pose, one.reference]])
                 weight = weight * imaged
             total, weights = total + weight * image, weights + weight
-        return total / weights.clamp(min=torch.finfo(torch.float32).tiny)
+        return total / weights.clamp(min=torch.finfo(torch.float32).tiny), weights
 
     def _in_pose(self, image: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
         """`moved_onto` for slices, or for all slices of one volume."""
@@ -141,3 +146,25 @@ class Blend:
             return moved_onto(self.alignment, pair, image)
         moved, imaged = moved_onto(self.alignment, pair.transpose(0, 1)[None], image.transpose(0, 1)[None])
         return moved[0].transpose(0, 1), imaged[0].transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class WithGaps:
+    """A blend as a `Predictor` of two channels: its image, and 1 where no expert's reference was imaged, else 0."""
+
+    blend: Blend
+
+    @property
+    def neighbours(self) -> int:
+        """As the blend."""
+        return self.blend.neighbours
+
+    @property
+    def volumetric(self) -> bool:
+        """As the blend."""
+        return self.blend.volumetric
+
+    def predict(self, sources: Tensor) -> Tensor:
+        """See `Predictor.predict`."""
+        image, weights = self.blend.weighed(sources)
+        return torch.cat([image, (weights == 0).to(image).expand_as(image)], dim=1)

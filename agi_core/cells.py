@@ -13,7 +13,8 @@ from itertools import combinations
 from pathlib import Path
 
 from agi_core.errors import ConfigError
-from agi_core.scenario import Scenario, parse_scenario
+from agi_core.layouts import LAYOUTS
+from agi_core.scenario import Scenario, modality_parts, parse_scenario
 
 ANY = "any"
 BLENDS = "blends.json"
@@ -54,14 +55,28 @@ def parse_vocabulary(text: str) -> Vocabulary:
     """Read `T1,T2,PD:any`; `str()` of the result gives it back without blanks.
 
     Raises:
-        ConfigError: the text is malformed, names a modality twice, or has fewer than two or more than six.
+        ConfigError: the text is malformed, names a modality twice, in one way or as acquired in another, or has fewer
+            than two or more than six.
     """
     names = parse_scenario(text).sources
     if not 2 <= len(names) <= _MOST:
         raise ConfigError(
             f"scenario '{text}': a vocabulary has two to {_MOST} modalities, not {len(names)}; one is T1,T2,PD:any"
         )
+    for one, other in combinations(names, 2):
+        if _shown(one) == _shown(other):
+            raise ConfigError(
+                f"scenario '{text}': {one} and {other} differ in how they were acquired alone, so a cell without one of"
+                " them would take its scans for the other; keep one"
+            )
     return Vocabulary(names)
+
+
+def _shown(modality: str) -> tuple[str, frozenset[str]]:
+    """A modality without the entities of BIDS that do not change what a scan shows."""
+    name, entities = modality_parts(modality)
+    neutral = LAYOUTS["bids"].neutral
+    return name, frozenset(one for one in entities if one not in neutral and one.partition("-")[0] not in neutral)
 
 
 def wanted(scenario: str) -> tuple[tuple[str, ...], int]:

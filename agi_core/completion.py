@@ -5,11 +5,11 @@ in BIDS they are derivatives. What is there already stays as it is, so an interr
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agi_core.bids import derivative_path, describe
+from agi_core.bids import check_folder, derivative_path, describe, sidecar_path
 from agi_core.data.scan_files import Skipped
 from agi_core.data.scans import Scans, Session, discover
 from agi_core.errors import ConfigError, DataError
@@ -17,6 +17,7 @@ from agi_core.inference import synthesize
 from agi_core.layouts import LAYOUTS
 from agi_core.run_models import RunModels
 from agi_core.scenario import Scenario
+from agi_core.volume_note import spoken, write_note
 
 COMPLETE = "nothing is missing"
 THERE = "its file is there already"
@@ -28,8 +29,10 @@ class Completion:
 
     Attributes:
         release: of this program, for BIDS.
+        style: the site whose own weights the models have; "" for the common ones.
         batch_size: slices that a 2-D network sees at once.
         made: volumes by cell.
+        unjudged: those of `made` whose model has no known range.
         left_out: visits and volumes, each with its reason.
         doubts: what is odd about the sources.
     """
@@ -39,7 +42,9 @@ class Completion:
     out_dir: Path
     release: str
     batch_size: int
+    style: str = ""
     made: Counter[Scenario] = field(default_factory=Counter)
+    unjudged: Counter[Scenario] = field(default_factory=Counter)
     left_out: list[Skipped] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -51,11 +56,14 @@ class Completion:
 
         Raises:
             ConfigError: `out_dir` lies among the scans, or the run does not make the target.
-            DataError: there is no scan of the run's modalities, or nothing could be made.
+            DataError: `out_dir` is another data set of BIDS, there is no scan of the run's modalities, or nothing could
+                be made.
             RunError: `out_dir` cannot be written, or a model is missing or diverged.
         """
         if self.out_dir.resolve().is_relative_to(self.scans.dir.resolve()):
             raise ConfigError(f"{self.out_dir} lies among the real scans of {self.scans.dir}; choose another --out")
+        if self.scans.layout == "bids":
+            check_folder(self.out_dir)
         targets = self.models.targets
         if target not in (None, *targets):
             raise ConfigError(f"the run in {self.models.place} makes {', '.join(targets)}, not {target}; choose one")
@@ -81,6 +89,8 @@ class Completion:
         for cell, count in self.made.items():
             note = self.models.note(cell)
             lines.append(f"{count} x {cell.target} from {', '.join(cell.sources)}{note and f' (a blend: {note})'}")
+            if cell in self.unjudged:
+                lines += [f"{cell.target} from {', '.join(cell.sources)}: {sentence}" for sentence in spoken(None)]
         counts = Counter(skipped.reason for skipped in self.left_out)
         first = {skipped.reason: skipped.place for skipped in reversed(self.left_out)}
         return lines + [f"left out {count} x: {reason}; first {first[reason]}" for reason, count in counts.items()]
@@ -93,7 +103,10 @@ class Completion:
         model, sources = self.models.model(cell), {name: visit.paths[name] for name in cell.sources}
         out_path = self._out_path(sources[model.reference], target)
         if out_path.exists():
+            if self.scans.layout == "bids" and not sidecar_path(out_path).exists():  # interrupted between the two
+                self._describe(out_path, sources, target)
             return THERE
+        verdict = self.models.verdict(cell)
         try:
             doubts = synthesize(
                 model,
@@ -101,16 +114,25 @@ class Completion:
                 out_path=out_path,
                 spacing_mm=self.models.task.spacing_mm,
                 register=self.models.register,
-                note=self.models.note(cell),
+                note=self.models.note(cell, style=self.style),
                 batch_size=self.batch_size,
+                judge=verdict,
             )
         except DataError as error:
             return str(error)
         if self.scans.layout == "bids":
-            describe(out_path, folder=self.out_dir, sources=sources, target=target, release=self.release)
+            self._describe(out_path, sources, target)
+        write_note(out_path, verdict=verdict, error_map=None, sidecar=self.scans.layout == "bids")
         self.made[cell] += 1
         self.doubts += [f"{place}: {name}: {doubt}" for name, doubt in doubts]
+        if verdict is None:
+            self.unjudged[cell] += 1
+        else:
+            self.doubts += [f"{place}: {target}: {reason}" for reason in spoken(verdict)]
         return ""
+
+    def _describe(self, out_path: Path, sources: Mapping[str, Path], target: str) -> None:
+        describe(out_path, folder=self.out_dir, sources=sources, target=target, release=self.release)
 
     def _out_path(self, source: Path, target: str) -> Path:
         """The file of a target beside a source, by the layout's names; those of the source's years."""

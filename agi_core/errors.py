@@ -28,6 +28,10 @@ class AbsentError(DataError):
     """Nobody in a folder of scans has all modalities that are asked for."""
 
 
+class ApartError(AbsentError):
+    """Each of them is there, and nobody has them all."""
+
+
 class ProtocolError(AgiError):
     """A message does not follow the contract of `agi_core.protocol`."""
 

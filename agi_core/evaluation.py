@@ -85,15 +85,17 @@ def disagreement(
     first: Predictor, second: Predictor, slices: Sequence[tuple[CachedSession, Sequence[int]]]
 ) -> dict[str, float]:
     """The mean squared difference of two predictors' images of the chosen whole slices of each subject. They see all
-    modalities of the sessions, as many neighbours, and both or none are volumetric."""
+    modalities of the sessions, as many neighbours, and both or none are volumetric. A second channel of 1, as of
+    `WithGaps`, leaves a voxel out: a blend would take the other's image there."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for session, indices in slices:
         for start in range(0, len(indices), EVALUATION_BATCH):
             numbers = indices[start : start + EVALUATION_BATCH]
             ours, theirs = (_predict_some(predictor, session, numbers) for predictor in (first, second))
-            sums[session.subject_id][0] += float((ours - theirs).double().square().sum())
-            sums[session.subject_id][1] += ours.numel()
-    return {subject_id: total / voxels for subject_id, (total, voxels) in sums.items()}
+            both = (1 - ours[:, 1:].sum(dim=1)) * (1 - theirs[:, 1:].sum(dim=1))
+            sums[session.subject_id][0] += float((both * (ours - theirs)[:, 0].square()).double().sum())
+            sums[session.subject_id][1] += float(both.double().sum())
+    return {subject_id: total / voxels for subject_id, (total, voxels) in sums.items() if voxels}
 
 
 def _predict_some(predictor: Predictor, session: CachedSession, numbers: Sequence[int]) -> Tensor:

@@ -35,17 +35,18 @@ def offsets_mm(sessions: Iterable[CachedSession], scenario: Scenario) -> dict[st
 
 def with_poses(task: T, offsets_mm: Mapping[str, Mapping[str, float]], *, reference_chosen: bool) -> tuple[T, str]:
     """The task with the reference and `training.align_target` that the scans ask for, where the user has not chosen,
-    and a sentence that says so. The reference is the source that lies nearest to the target at most sites.
+    and a sentence that says so. The reference is the source that lies nearest to the target at most sites, and the
+    distance is the median over them: no single site decides.
 
     Args:
         offsets_mm: {site: those of its scans}, of one site or more.
     """
     scenario = parse_scenario(task.scenario)
-    mean_mm = {source: statistics.fmean(site[source] for site in offsets_mm.values()) for source in scenario.sources}
-    reference = scenario.reference(task.reference) if reference_chosen else _nearest(offsets_mm, mean_mm)
-    moved, align = mean_mm[reference] > MOVED_MM, task.training.align_target
+    usual_mm = {source: statistics.median(site[source] for site in offsets_mm.values()) for source in scenario.sources}
+    reference = scenario.reference(task.reference) if reference_chosen else _nearest(offsets_mm, usual_mm)
+    moved, align = usual_mm[reference] > MOVED_MM, task.training.align_target
     training = replace(task.training, align_target=moved if align is None else align)
-    found = ", ".join(f"{source} {mm:.1f} mm" for source, mm in sorted(mean_mm.items(), key=lambda item: item[1]))
+    found = ", ".join(f"{source} {mm:.1f} mm" for source, mm in sorted(usual_mm.items(), key=lambda item: item[1]))
     text = f"measured distance to {scenario.target} in the plane: {found}; reference {reference}"
     if moved and align is None:
         text += f". No source lies in the pose of {scenario.target}, so it is aligned too, in training alone"
@@ -66,7 +67,7 @@ def _lengths_mm(session: CachedSession, scenario: Scenario) -> torch.Tensor:
     return torch.cat(lengths)
 
 
-def _nearest(offsets_mm: Mapping[str, Mapping[str, float]], mean_mm: Mapping[str, float]) -> str:
-    """The source that is nearest at most sites; of equals the nearest on average."""
+def _nearest(offsets_mm: Mapping[str, Mapping[str, float]], usual_mm: Mapping[str, float]) -> str:
+    """The source that is nearest at most sites; of equals the nearest by the median over sites."""
     votes = Counter(min(site, key=lambda source: site[source]) for site in offsets_mm.values())
-    return max(votes, key=lambda source: (votes[source], -mean_mm[source]))
+    return max(votes, key=lambda source: (votes[source], -usual_mm[source]))

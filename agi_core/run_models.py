@@ -23,9 +23,10 @@ from agi_core.names import file_stem, shown
 from agi_core.network import CPU, Network
 from agi_core.prediction import Predictor
 from agi_core.run import error_model, run_folder
-from agi_core.run.checkpoint import trained_weights
+from agi_core.run.checkpoint import has_model, trained_weights
 from agi_core.run.json_objects import read_json
 from agi_core.run.own_weights import own_weights_in, read_own_weights, style_paths
+from agi_core.run.summary import FILE_NAME as SUMMARY
 from agi_core.scenario import Scenario, parse_scenario
 from agi_core.uncertainty import ErrorModel, Interval, WithError
 
@@ -54,6 +55,7 @@ class RunModels:
         networks: how the network of each trained cell is read.
         blends: the weights of trained cells, for each cell that nobody could train.
         extras: of a zip, what else it has; see `agi_core.export.archive.read_archive`.
+        finished: whether all cells of a run over a vocabulary are there, and its blends.
     """
 
     place: Path
@@ -63,6 +65,7 @@ class RunModels:
     networks: Mapping[Scenario, Callable[[], Network]]
     blends: Mapping[Scenario, Weights] = field(default_factory=dict)
     extras: Mapping[str, bytes] = field(default_factory=dict)
+    finished: bool = True
     _read: dict[Scenario, Network] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -88,9 +91,10 @@ class RunModels:
             return cls(run_dir, scenario.modalities, config, register, {scenario: reader(run_dir)})
         vocabulary = parse_vocabulary(config.scenario)
         folders = {cell: folder_of(run_dir, cell) for cell in vocabulary.cells}
-        networks = {cell: reader(folder) for cell, folder in folders.items() if folder.is_dir()}
+        networks = {cell: reader(folder) for cell, folder in folders.items() if has_model(folder)}
         blends = _read_blends(run_dir / BLENDS, trained=networks)
-        return cls(run_dir, vocabulary.modalities, config, register, networks, blends)
+        finished = (run_dir / SUMMARY).is_file()
+        return cls(run_dir, vocabulary.modalities, config, register, networks, blends, finished=finished)
 
     @property
     def any_to_any(self) -> bool:
@@ -140,6 +144,8 @@ class RunModels:
         others = [",".join(cell.sources) for cell in (*self.networks, *self.blends) if cell.target == target]
         can = f"it can be made from {'; '.join(others)}" if others else "no subset of the run makes it"
         names = ",".join(name for name in self.modalities if name in given)
+        if not self.finished:
+            return f"the run is not finished, and nothing makes {target} from {names} yet; so far {can}"
         return f"no site of the run could train {target} from {names}, and it is no blend; {can}"
 
     def model(self, cell: Scenario) -> Model:
@@ -206,10 +212,11 @@ class RunModels:
     def _folder(self, cell: Scenario) -> Path:
         return folder_of(self.place, cell) if self.any_to_any else self.place
 
-    def note(self, cell: Scenario) -> str:
-        """Of what a cell is a blend, in a few words; "" where it is none."""
+    def note(self, cell: Scenario, *, style: str = "") -> str:
+        """Whose own weights the models have, and of what a cell is a blend, in a few words; "" for neither."""
         parts = self.blends.get(cell, {})
-        return ", ".join(f"{weight:.0%} from {'+'.join(one.sources)}" for one, weight in parts.items())
+        blend = ", ".join(f"{weight:.0%} from {'+'.join(one.sources)}" for one, weight in parts.items())
+        return "; ".join(filter(None, [style and f"style of {file_stem(style)}", blend]))
 
     def load_own(self, path: Path, cells: Collection[Scenario]) -> None:
         """Put a site's own weights in place of the common ones: a file, or all files of a folder that belong to

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from agi_core.cells import is_vocabulary
+from agi_core.cells import CELLS, is_vocabulary
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
@@ -60,7 +60,7 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Pat
         RunError: no such run, it is running or finished, or the coordinator does not answer.
         ConfigError: the quorum does not fit the run's sites.
     """
-    run_dir = find(coordinator, name)
+    run_dir = find_whole(coordinator, name)
     if (run_dir / "summary.json").is_file():
         raise RunError(f"{name} is finished; its report is {run_dir / 'report.html'}")
     if run_state.is_held(run_dir):
@@ -85,7 +85,7 @@ def add_site(coordinator: CoordinatorDir, name: str, *, site: str) -> Path:
         RunError: no such run, it is running or finished, or the coordinator does not answer.
         ConfigError: the site takes part already, is not registered, or has no number of subjects.
     """
-    run_dir, registered = find(coordinator, name), registry.read(coordinator)
+    run_dir, registered = find_whole(coordinator, name), registry.read(coordinator)
     if (run_dir / "summary.json").is_file():
         raise RunError(f"{name} is finished; begin another study with: python -m server submit --from-run {name}")
     if run_state.is_held(run_dir):
@@ -111,7 +111,7 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
     Raises:
         RunError: no such run, it is not running, or the coordinator does not answer.
     """
-    run_dir = find(coordinator, name) if name else newest(coordinator)
+    run_dir = find_whole(coordinator, name) if name else newest(coordinator)
     if run_dir is None or (process := flower_run(coordinator, run_dir)).is_finished:
         raise RunError(f"{run_dir.name if run_dir else 'no run'} is not running; see: python -m server status")
     (run_dir / STOPPED).touch()
@@ -135,6 +135,14 @@ def find(coordinator: CoordinatorDir, name: str) -> Path:
     if not (run_dir / "config.yaml").is_file():
         names = sorted(path.parent.name for path in coordinator.runs_dir.glob("*/config.yaml"))
         raise RunError(f"there is no run {name} in {coordinator.runs_dir}; runs: {', '.join(names) or 'none yet'}")
+    return run_dir
+
+
+def find_whole(coordinator: CoordinatorDir, name: str) -> Path:
+    """As `find`. Raises RunError also where it is the folder of a cell: it is begun and ended with its run."""
+    run_dir = find(coordinator, name)
+    if run_dir.parent.name == CELLS:
+        raise RunError(f"{name} is a cell of the run {run_dir.parent.parent.name}; name the whole run")
     return run_dir
 
 

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from agi_core.cells import folder_of, parse_vocabulary
 from agi_core.config.load import task_json
-from agi_core.errors import AgiError, RunError
+from agi_core.errors import AgiError, NoneHeldError, RunError
 from agi_core.report.study_report import build_study_report
 from agi_core.run import events, progress, run_folder
 from agi_core.run.event_log import EventLog, events_of
@@ -85,11 +85,20 @@ class Study:
         carry_out(cell_dir, partial(self._rounds, cell_dir, study=study))
 
     def _way_out(self, cell: Scenario) -> str:
-        """What to type where the only site of a cell was not there, and may never be again."""
+        """What to type where the only site of a cell was not there, and may never be again; or where it has nobody with
+        all modalities of the cell."""
         (site, *more), cell_dir = self._plan.trained[cell], folder_of(self._run_dir, cell)
         others = [other for other in self._config.federation.sites if other != site]
-        missing = events_of(cell_dir, events.SiteMissing) if (cell_dir / "events.jsonl").is_file() else []
-        if more or not others or site not in {event.site for event in missing}:
+        if more or not (cell_dir / "events.jsonl").is_file():
+            return ""
+        happened = [event for event in events_of(cell_dir, events.SiteEvent) if event.site == site]
+        if any(isinstance(one, events.SiteSatOut) and one.reason == NoneHeldError.public for one in happened):
+            return (
+                f"; {site} alone trains this cell, and none of its subjects has all of {', '.join(cell.modalities)};"
+                f" begin a run in which it offers less than {', '.join(self._plan.offers[site])}:"
+                f" python -m server submit scenario={self._config.scenario} federation.offers='{{{site}: [...]}}'"
+            )
+        if not others or not any(isinstance(one, events.SiteMissing) for one in happened):
             return ""
         offered = {name for other in others for name in self._plan.offers[other]}
         names = ",".join(name for name in parse_vocabulary(self._config.scenario).modalities if name in offered)

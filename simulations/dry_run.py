@@ -4,9 +4,10 @@ from rich.console import Console
 
 from agi_core.cells import is_vocabulary
 from agi_core.config.schema import RunConfig
-from simulations.holders import find_holders, plan_of
+from server.study_plan import cell_config
+from simulations.holders import find_holders, plan_of, sites_of
 from simulations.poses import measures_poses
-from simulations.printed import print_plan, print_vocabulary
+from simulations.printed import print_cell, print_plan, print_vocabulary
 from simulations.simulation import engine_of, with_data
 from simulations.sites import find_sites
 
@@ -22,10 +23,13 @@ def dry_run(config: RunConfig, console: Console) -> None:
     config = with_data(config, console)
     if is_vocabulary(config.scenario):
         config, everybody = find_holders(config)
-        print_vocabulary(config, everybody, plan_of(config, everybody), console)
+        plan = plan_of(config, everybody)
+        print_vocabulary(config, everybody, plan, console)
+        for cell in plan.trained:
+            print_cell(*sites_of(cell_config(config, cell, plan), cell, plan, everybody), poses="", console=console)
     else:
         config, federation = find_sites(config)
         print_plan(config, federation, console)
-        if measures_poses(config) and not chosen:
-            console.print("the run measures the scans first, and may take another reference")
+    if measures_poses(config) and not chosen:
+        console.print("the run measures the scans first, and may take another reference")
     console.print("dry run: nothing was trained, and there is no run folder")

@@ -96,7 +96,7 @@ def at_sites(
 ) -> tuple[RunConfig, Federation]:
     """The federation of a partition; see `find_sites`."""
     scenario = parse_scenario(config.scenario)
-    scored = [_scored(subjects, config) for subjects in parts.unseen.values()]
+    scored = [to_score(subjects, config) for subjects in parts.unseen.values()]
     training = {site: read_headers(subjects, scenario) for site, subjects in parts.training.items()}
     unseen = [read_headers(subjects, scenario) for subjects in scored]
     content = fingerprints(subject for subjects in (*parts.training.values(), *scored) for subject in subjects)
@@ -328,11 +328,11 @@ def _splits(config: RunConfig, federation: Federation) -> dict[str, dict[str, li
         split, ids = vars(federation.splits[site]), {*_ids(subjects)}
         splits[site] = {part: [subject for subject in some if subject in ids] for part, some in split.items()}
     for site, subjects in federation.unseen.items():
-        splits[site] = {"train": [], "validation": [], "test": _ids(_scored(subjects, config))}
+        splits[site] = {"train": [], "validation": [], "test": _ids(to_score(subjects, config))}
     return splits
 
 
-def _scored(subjects: Iterable[Subject], config: RunConfig) -> list[Subject]:
+def to_score(subjects: Iterable[Subject], config: RunConfig) -> list[Subject]:
     """Those subjects of an unseen site that are scored, in stable order."""
     by_id = {subject.id: subject for subject in subjects}
     return [by_id[subject_id] for subject_id in stable_order(by_id)[: config.evaluation.max_subjects]]

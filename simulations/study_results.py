@@ -22,7 +22,7 @@ from agi_core.scenario import Scenario, parse_scenario
 from simulations.baselines import Regression, site_scores
 from simulations.holders import complete_for, scored_at
 from simulations.simulation import PreparedRun
-from simulations.sites import Federation
+from simulations.sites import Federation, to_score
 
 
 def write_study_results(
@@ -65,18 +65,18 @@ def _blend_scores(
     everybody: Federation,
 ) -> BlendScores:
     """Of a blend and of the same blend of its experts' priors, where test subjects have the target, hidden or not."""
+    used = {networks[expert]: weight for expert, weight in weights.items() if weight}
+    blend, experts = Blend.of([*used.items()], sources=cell.sources), [*used]
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
-    task = dataclasses.replace(config.task, scenario=str(cell), reference=None)
+    task = dataclasses.replace(config.task, scenario=str(cell), reference=cell.sources[blend.pose])
     preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=True)
     scored = scored_at(cell, plan, everybody, complete=complete_for(cell, everybody))
     sessions = {
-        site: preparation.open(subjects, on_session=progress.steps_of("reading scans", site))
+        site: preparation.open(to_score(subjects, config), on_session=progress.steps_of("reading scans", site))
         for site, subjects in scored.items()
     }
     if not sessions:
         return None, None
-    experts = [networks[expert] for expert in weights]
-    blend = Blend.of([*zip(experts, weights.values(), strict=True)], sources=cell.sources)
     scores = Scores.over({}, site_scores(blend, sessions))
     priors = [Regression(network, network.prior) for network in experts if network.prior is not None]
     if len(priors) < len(experts):

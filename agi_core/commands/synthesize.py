@@ -18,7 +18,7 @@ from agi_core.host import atomic
 from agi_core.host.device import open_device
 from agi_core.inference import ErrorMap, synthesize
 from agi_core.layouts import LAYOUTS
-from agi_core.names import file_stem, shown
+from agi_core.names import shown
 from agi_core.network import Network
 from agi_core.run_models import RunModels
 from agi_core.scenario import Scenario
@@ -100,9 +100,17 @@ def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
             raise ConfigError(f"--data is a whole folder, and --{option} is of one volume: leave --{option} out")
     if arguments.layout is None:
         raise ConfigError(f"how does {arguments.data} name scans? Pass --layout {', '.join(LAYOUTS)}")
-    _load_own(arguments, models, [*models.networks])
+    wanted = [cell for cell in (*models.networks, *models.blends) if arguments.target in (None, cell.target)]
+    _load_own(arguments, models, wanted)
     scans = Scans(arguments.data.resolve(), arguments.layout)
-    completion = Completion(models, scans, arguments.out, release=version("agi-fed"), batch_size=arguments.batch_size)
+    completion = Completion(
+        models,
+        scans,
+        arguments.out,
+        release=version("agi-fed"),
+        batch_size=arguments.batch_size,
+        style=arguments.style or "",
+    )
     with bars() as bar:
         completion.run(arguments.target, on_visit=bar("making volumes"))
     for doubt in completion.doubts:
@@ -141,7 +149,7 @@ def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_
                 spacing_mm=models.task.spacing_mm,
                 grid=grid,
                 register=models.register,
-                note="; ".join(filter(None, [arguments.style and f"style of {file_stem(arguments.style)}", note])),
+                note=models.note(cell, style=arguments.style or ""),
                 batch_size=arguments.batch_size,
                 judge=verdict,
                 error_map=error_map,

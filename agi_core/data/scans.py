@@ -12,7 +12,7 @@ from typing import Self
 from agi_core.config.schema import DataConfig, Registration
 from agi_core.data.scan_files import MAX_DEPTH, Skipped, scan_files
 from agi_core.data.site_map import SiteMap, columns, read_site_map
-from agi_core.errors import AbsentError, ConfigError, DataError
+from agi_core.errors import AbsentError, ApartError, ConfigError, DataError
 from agi_core.layouts import LAYOUTS, Layout
 from agi_core.names import shown
 from agi_core.scenario import modality_parts
@@ -157,7 +157,7 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     subjects, incomplete = _subjects(used, modalities, site_map, least=len(modalities) if least is None else least)
     skipped += [*excluded, *incomplete, *(site_map.unread if site_map else ())]
     if not subjects:
-        raise AbsentError(
+        raise ApartError(
             f"no subject in {scans.dir} can be used for {', '.join(modalities)}; {_reasons(skipped)}. "
             "Complete the data, or change --scenario, --sites or data.exclude"
         )

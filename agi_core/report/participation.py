@@ -8,7 +8,7 @@ from agi_core.run import events
 
 
 class Part(StrEnum):
-    """What a site did in a round. `MISSING`: it was not there, or did not answer in time. `NOT_YET`: it joined later."""
+    """What a site did in a round. `MISSING`: it was not there, or did not answer in time."""
 
     TRAINED = "trained"
     MISSING = "missing"

@@ -82,6 +82,11 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     return model_weights(arrays)
 
 
+def has_model(run_dir: Path) -> bool:
+    """Whether a round of the run has finished."""
+    return any(_rounds(run_dir / "checkpoints"))
+
+
 def trained_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     """As `load_weights`, for whoever uses the model.
 

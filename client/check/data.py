@@ -170,11 +170,16 @@ def _offered(site: DeployedSite, scenario: str, held: Mapping[str, int], *, othe
 
 
 def _apart(offered: Sequence[str], subjects: Sequence[Subject]) -> Iterator[CheckRow]:
-    """Modalities that are offered, and that no visit has together."""
+    """Modalities that are offered, and that no visit has together: the smallest such sets."""
     visits = [{*session.paths} for subject in subjects for session in subject.sessions]
-    pairs = [f"{a} with {b}" for a, b in combinations(offered, 2) if not any({a, b} <= visit for visit in visits)]
-    if pairs:
-        found = f"offered, and no visit has {', '.join(pairs)}: this site sits out of such cells"
+    apart: list[set[str]] = []
+    for count in range(2, len(offered) + 1):
+        for some in map(set, combinations(offered, count)):
+            if not any(smaller <= some for smaller in apart) and not any(some <= visit for visit in visits):
+                apart.append(some)
+    if apart:
+        sets = ", ".join(" with ".join(name for name in offered if name in some) for some in apart)
+        found = f"offered, and no visit has {sets}: this site sits out of such cells"
         fix = "nothing to do if that is right; else complete the scans, or offer fewer"
         yield warning("modalities", found, fix=fix)
 

@@ -18,7 +18,7 @@ from agi_core.data.fingerprint import fingerprints
 from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Discovery, Scans, Subject, discover
-from agi_core.errors import AbsentError, DataError, NoneHeldError, NotHeldError
+from agi_core.errors import AbsentError, ApartError, DataError, NoneHeldError, NotHeldError
 from agi_core.host.device import open_device
 from agi_core.network import Network
 from agi_core.readout import readout_statistics
@@ -72,9 +72,9 @@ class SiteScans:
     """A site's scans as one task needs them. Each property is read when it is first asked for, and then kept.
 
     Raises, when a property is read:
-        DataError: no subject has all modalities, one that the site file lists is not there, one image is that of two
-            subjects, or a scan is unusable.
-        NotHeldError: the site does not offer a modality of the task, or offers all and nobody has them.
+        DataError: no subject has one of the modalities, one that the site file lists is not there, one image is that of
+            two subjects, or a scan is unusable.
+        NotHeldError: the site does not offer a modality of the task, or has each of them and nobody has them all.
         RunError: the cache or the split cannot be written.
     """
 
@@ -96,11 +96,13 @@ class SiteScans:
         try:
             found = self._found
         except AbsentError as error:
-            if offered is None:
-                raise
-            raise NoneHeldError(
-                f"site {file.site} offers {', '.join(offered)} (data.modalities), but {error}"
-            ) from None
+            if offered is not None:
+                raise NoneHeldError(
+                    f"site {file.site} offers {', '.join(offered)} (data.modalities), but {error}"
+                ) from None
+            if isinstance(error, ApartError):
+                raise NoneHeldError(f"site {file.site}: {error}") from None
+            raise
         by_id = {subject.id: subject for subject in found.subjects}
         if offered is not None and listed is not None:
             listed = tuple(subject_id for subject_id in listed if subject_id in by_id)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import torch
 
 from agi_core import evaluation
-from agi_core.blend import Blend
+from agi_core.blend import Blend, WithGaps
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError
 from agi_core.experts import read_blend, read_pair
@@ -38,7 +38,7 @@ def tell_disagreement(site: OpenSite, request: Request, task: Task, *, device: t
     """
     networks = [_network(*one, device=device) for one in read_pair(request.subjects, request.weights, task)]
     pose, names = networks[0].reference, parse_scenario(task.scenario).modalities
-    first, second = (Blend.of([(network, 1.0)], sources=names, pose=pose) for network in networks)
+    first, second = (WithGaps(Blend.of([(network, 1.0)], sources=names, pose=pose)) for network in networks)
     job = Job(request=request, task=task, site=site.file, scans=site.scans(task), network=networks[0])
     _refuse_private(job)
     return _reply(job, RMS_DISAGREEMENT, evaluation.disagreement(first, second, told_validation(job)).values())

@@ -127,6 +127,18 @@ def test_a_cell_whose_only_site_may_have_left_names_it_and_the_way_out(tmp_path:
     assert str(refused.value) in text_of(study.run_dir)
 
 
+def test_a_cell_whose_only_site_has_nobody_with_all_of_it_says_what_to_do(tmp_path: Path) -> None:
+    study = Study(tmp_path, "T1,T2,PD:any", {"A": ["T1", "T2", "PD"], "B": ["T1", "T2"]})
+    for number, modality in ((100, "PD"), (101, "T2"), (102, "T2")):
+        (tmp_path / "scans-A" / f"IXI-{modality}" / f"IXI{number}-A-{1000 + number}-{modality}.nii.gz").unlink()
+    with pytest.raises(RunError, match=r"^cell T2,PD:T1: ") as refused:
+        study.go_on()
+    assert str(refused.value).endswith(
+        "; A alone trains this cell, and none of its subjects has all of T2, PD, T1; begin a run in which it offers"
+        " less than T1, T2, PD: python -m server submit scenario=T1,T2,PD:any federation.offers='{A: [...]}'"
+    )
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """It ended at its second start: at the first one, B was away."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agi_core.blend import Blend, Expert, blend_weights, pose_of
+from agi_core.blend import Blend, Expert, WithGaps, blend_weights, pose_of
 from agi_core.models.model_config import ModelConfig
 from agi_core.pair_alignment import pair_alignment
 from tests.support.predictors import Made
@@ -91,6 +91,10 @@ def test_where_a_source_was_not_imaged_the_others_make_the_image() -> None:
     made = Blend(experts, 0, pair_alignment(ModelConfig(alignment="affine"))).predict(torch.cat([image, moved], dim=1))
     torch.testing.assert_close(made[..., 88:], image[..., 88:])  # the second has no voxel for these columns
     torch.testing.assert_close(made[..., 12:80], (0.25 * image + 0.75)[..., 12:80])
+    second = Blend(experts[1:], 0, pair_alignment(ModelConfig(alignment="affine")))
+    gaps = WithGaps(second).predict(torch.cat([image, moved], dim=1))[:, 1]
+    assert gaps[..., 88:].eq(1).all()
+    assert gaps[..., 12:80].eq(0).all()
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,16 @@ def test_vocabulary_ends_in_any(text: str, expected: bool) -> None:
         ("T1,T1:any", "a source twice"),
         ("T1,any:any", "among its sources"),
         ("T1,:any", "'' is not the name"),
+        ("T1w,T1w[acq-fast],T2w:any", r"T1w and T1w\[acq-fast\] differ in how they were acquired alone"),
     ],
 )
 def test_malformed_vocabularies_are_refused(text: str, cause: str) -> None:
     with pytest.raises(ConfigError, match=cause):
         parse_vocabulary(text)
+
+
+def test_what_a_contrast_agent_changes_is_another_modality() -> None:
+    assert parse_vocabulary("T1w,T1w[ce-gadolinium],T2w:any").modalities == ("T1w", "T1w[ce-gadolinium]", "T2w")
 
 
 def test_folder_of_a_cell() -> None:

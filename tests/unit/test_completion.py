@@ -1,13 +1,17 @@
 """A folder completed: BraSyn's layout in and out, other layouts, and what is left out."""
 
+import json
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
+from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.data.nifti import read_volume
+from agi_core.known_range import KnownRange, names_of
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head, write_ixi
 from tests.support.vocabulary_run import vocabulary_run
@@ -98,6 +102,40 @@ def test_bids_folders_get_derivatives(tmp_path: Path) -> None:
     assert (out / "sub-01" / "anat" / "sub-01_desc-synth_FLAIR.nii.gz").is_file()
     assert (out / "sub-01" / "anat" / "sub-01_desc-synth_FLAIR.json").is_file()
     assert (out / "dataset_description.json").is_file()
+    (out / "sub-01" / "anat" / "sub-01_desc-synth_FLAIR.json").unlink()  # as where it was killed between the two
+    assert complete(tmp_path / "run", data, out, "bids") == 0
+    assert (out / "sub-01" / "anat" / "sub-01_desc-synth_FLAIR.json").is_file()
+
+
+def test_another_data_set_keeps_its_description(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    finished_run(tmp_path / "run", scenario="T1w:FLAIR")
+    write_head(data / "sub-01" / "anat" / "sub-01_T1w.nii.gz", seed=1, contrast=1)
+    out.mkdir()
+    (out / "dataset_description.json").write_text('{"Name": "mine"}')
+    assert complete(tmp_path / "run", data, out, "bids") == 2
+    assert "is another data set" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["dataset_description.json"]
+    assert (out / "dataset_description.json").read_text() == '{"Name": "mine"}'
+
+
+def test_each_volume_is_compared_with_what_the_model_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir, data = tmp_path / "run", tmp_path / "data"
+    network = finished_run(run_dir, scenario="t1n:t2f")
+    subject(data, "BraTS-GLI-00001-000", BRATS[:1], seed=1)
+    assert complete(run_dir, data, tmp_path / "first", "brats") == 0
+    assert "t2f from t1n: not compared with the scans of training" in capsys.readouterr().out
+    names = names_of(network)
+    means = dict.fromkeys(names, 0.5) | {"head: volume, litres": 99.0}
+    spreads = dict.fromkeys(names, 1e4) | {"head: volume, litres": 1.0}
+    KnownRange("training", 9, means, spreads).write(run_dir / known_range.NAME)
+    assert complete(run_dir, data, tmp_path / "second", "brats") == 0
+    said = capsys.readouterr()
+    assert "BraTS-GLI-00001 000: t2f: out of what the model knows: head: volume, litres is" in said.err
+    assert "not compared" not in said.out
+    made = tmp_path / "second" / "BraTS-GLI-00001-000-t2f.nii.gz"
+    assert nibabel.load(made).header["descrip"].tobytes().startswith(b"OUT OF KNOWN RANGE: synthetic t2f")
+    assert json.loads(made.with_name("BraTS-GLI-00001-000-t2f.json").read_text())["OutOfKnownRange"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from agi_core.config.load import load_config
 from agi_core.evaluation import disagreement, evaluate, squared_error
@@ -50,6 +51,21 @@ def test_disagreement_is_that_of_the_chosen_slices_whatever_the_target(tmp_path:
     found = disagreement(first, second, [(session, chosen)])
     apart = volumes[chosen, 1] - volumes[chosen, :][:, [2, 0]].mean(axis=1)
     assert found == {"IXI001": pytest.approx(float((apart.astype(np.float64) ** 2).mean()), rel=1e-5)}
+
+
+def test_where_a_blend_would_leave_the_image_to_the_other_no_difference_counts(tmp_path: Path) -> None:
+    volumes = np.full((4, 3, 16, 16), 0.5, np.float32)
+    session = write_entry(tmp_path / "IXI001", volumes)
+    rows = torch.arange(16)[:, None].expand(16, 16)
+
+    def made(value: float, gap: torch.Tensor) -> Made:
+        return Made(lambda its: torch.stack([torch.full_like(its[:, 0], value), gap.expand(len(its), 16, 16)], 1))
+
+    first, second = made(0.25, (rows < 4).float()), made(0.5, (rows >= 12).float())
+    (found,) = disagreement(first, second, [(session, range(4))]).values()
+    assert found == pytest.approx(0.0625)
+    everywhere = made(0.5, torch.ones(16, 16))
+    assert disagreement(first, everywhere, [(session, range(4))]) == {}
 
 
 def test_a_3d_network_sees_whole_volumes_whichever_slices_are_scored(tmp_path: Path) -> None:

@@ -50,8 +50,11 @@ def test_what_no_honest_site_tells_is_refused_and_the_others_count() -> None:
 def test_the_nearest_source_at_most_sites_becomes_the_reference(config: RunConfig) -> None:
     offsets = {"A": {"T1": 0.1, "T2": 0.2}, "B": {"T1": 9.0, "T2": 0.3}, "C": {"T1": 0.2, "T2": 0.3}}
     chosen, text = chosen_by(config, offsets)
-    assert (chosen.reference, chosen.training.align_target) == ("T1", True)  # 3.1 mm on average
-    assert "reference T1" in text
+    assert (chosen.reference, chosen.training.align_target) == ("T1", False)  # 3.1 mm on average, 0.2 at the median
+    assert "T1 0.2 mm, T2 0.3 mm; reference T1" in text
+    moved, text = chosen_by(config, {**offsets, "A": {"T1": 0.9, "T2": 2.0}, "C": {"T1": 0.8, "T2": 2.0}})
+    assert (moved.reference, moved.training.align_target) == ("T1", True)
+    assert "No source lies in the pose of PD" in text
     given, _ = chosen_by(dataclasses.replace(config, reference="T2"), offsets)
     assert (given.reference, given.training.align_target) == ("T2", False)
 

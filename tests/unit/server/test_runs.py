@@ -309,6 +309,19 @@ def test_nobody_joins_a_run_that_is_going_on_or_finished(coordinator: Coordinato
         runs.add_site(coordinator, "first", site="unsized")
 
 
+def test_a_cell_is_begun_and_ended_with_its_run(coordinator: CoordinatorDir) -> None:
+    cell = "any/cells/T2-to-T1"
+    run_folder.create(coordinator.runs_dir / cell, settings("scenario=T2:T1"))
+    for begin_or_end in (
+        lambda: runs.add_site(coordinator, cell, site="unsized"),
+        lambda: runs.resume(coordinator, cell, quorum=None),
+        lambda: runs.stop(coordinator, cell),
+    ):
+        with pytest.raises(RunError, match="any/cells/T2-to-T1 is a cell of the run any; name the whole run"):
+            begin_or_end()
+    assert runs.find(coordinator, cell).is_dir()  # it may be exported
+
+
 # STOP
 
 

@@ -28,6 +28,8 @@ def test_a_vocabulary_is_shown_by_cell(folder: Path, capsys: pytest.CaptureFixtu
     assert "│ A │        1 │   1 │   1 │ (1) │" in printed
     assert "1 round of each cell:\nT2:T1: 1 step a round at A\n" in printed
     assert "T1,T2:PD: a blend of T1:PD and T2:PD\n" in printed
+    assert "T2:T1: reference T2, 1 site\n" in printed
+    assert "may take another reference" in printed
     assert [path.name for path in folder.iterdir()] == ["ixi"]
 
 
@@ -37,6 +39,11 @@ def test_a_scenario_is_shown_by_site(folder: Path, capsys: pytest.CaptureFixture
     assert "T1,T2:PD, reference T2: 1 round of 2 steps at 3 sites (A 1, B 1, C 1)" in " ".join(printed.split())
     assert "may take another reference" in printed
     assert [path.name for path in folder.iterdir()] == ["ixi"]
+
+
+def test_a_cell_that_the_run_would_refuse_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry_run("--scenario", "T1,T2,PD:any", OFFERS, "federation.secure_sum=true") == 2
+    assert "cell T2:T1: federation.secure_sum=true needs 3 sites" in capsys.readouterr().err
 
 
 def test_what_cannot_be_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

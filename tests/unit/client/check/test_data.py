@@ -52,6 +52,16 @@ def test_modalities_that_are_offered_and_never_found_together_are_named(tmp_path
     assert "no visit has T1 with T2: this site sits out" in rows[1].found
 
 
+def test_three_that_are_found_two_at_a_time_are_named_together(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 3})
+    for number, modality in ((100, "T1"), (101, "T2"), (102, "PD")):
+        (data_dir / f"IXI-{modality}" / f"IXI{number}-Guys-{1000 + number}-{modality}.nii.gz").unlink()
+    path = deployed_site(tmp_path, data_dir, rules="policy: {minimum_subjects: 2}\n")
+    path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, modalities: [T1, T2, PD]"))
+    rows = [row for row in check_data(read_deployed_site(path), "T1,T2,PD:any") if row.what == "modalities"]
+    assert "no visit has T1 with T2 with PD: this site sits out" in rows[1].found
+
+
 def test_scans_of_a_modality_that_is_not_offered_are_not_read(tmp_path: Path) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"Guys": 3})
     (data_dir / "IXI-PD" / "IXI100-Guys-1100-PD.nii.gz").write_bytes(b"")
