@@ -298,7 +298,7 @@ def write_sites(
                 subjects=len(splits[site]["train"]),
                 epsilon=budget.epsilon,
                 delta=config.privacy.delta,
-                min_noise_multiplier=config.privacy.noise_multiplier or 0.0,
+                min_noise_multiplier=0.0,  # the budget binds, of the prior's step as of training
                 max_grad_norm=config.privacy.max_grad_norm,
                 max_lot_rate=config.privacy.lot_rate,
                 max_tests=study.tests,

@@ -1,12 +1,14 @@
 """What a privacy budget will cost, before anyone trains."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agi_core.config.schema import Task
+from agi_core.errors import PrivacyError
 from agi_core.models.agi_net import build_model
 from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
 from agi_core.privacy.patient_sgd import Mechanism
+from agi_core.privacy.private_prior import planned_release
 from agi_core.privacy.trainable import PARTS, parameters_of
 from agi_core.scenario import parse_scenario
 
@@ -58,17 +60,32 @@ class PrivacyPlan:
         )
 
 
+def planned_steps(task: Task) -> tuple[Steps, ...]:
+    """All that a private run of the task releases of its training subjects: the prior's step where it has a prior, and
+    last its training, with the noise that the budget asks for where the task names none.
+
+    Raises:
+        PrivacyError: there is no budget, or it cannot be kept.
+    """
+    privacy, steps = task.privacy, task.rounds * task.training.local_steps
+    if privacy.epsilon is None:
+        raise PrivacyError("a private run needs privacy.epsilon")
+    before = (planned_release(privacy),) if task.model.prior != "none" else ()
+    sigma = privacy.noise_multiplier or calibrate(
+        privacy.epsilon, delta=privacy.delta, lot_rate=privacy.lot_rate, steps=steps, besides=before
+    )
+    return *before, Steps(sigma, privacy.lot_rate, steps)
+
+
 def plan_privacy(task: Task, *, subjects: int, target_epsilon: float) -> PrivacyPlan:
     """The plan of a task at a site with so many training subjects; noise is calibrated for all rounds.
 
     Raises:
         PrivacyError: the budget cannot be kept.
     """
-    delta, rate = task.privacy.delta, task.privacy.lot_rate
-    steps = task.rounds * task.training.local_steps
-    sigma = calibrate(target_epsilon, delta=delta, lot_rate=rate, steps=steps)
-    mechanism = Mechanism(sigma, task.privacy.max_grad_norm, rate, subjects)
-    history = [Steps(sigma, rate, steps)]
+    history = planned_steps(replace(task, privacy=replace(task.privacy, epsilon=target_epsilon)))
+    sigma, rate, steps = history[-1]
+    mechanism, delta = Mechanism(sigma, task.privacy.max_grad_norm, rate, subjects), task.privacy.delta
     model = build_model(task.model, sources=len(parse_scenario(task.scenario).sources))
 
     def noise_of(part: str) -> NoiseOfPart:

@@ -17,10 +17,11 @@ from agi_core.config.schema import Task
 from agi_core.data.datasets import TrainingSlices
 from agi_core.errors import DeadlineError, PolicyError, ProtocolError
 from agi_core.host import atomic
-from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
+from agi_core.privacy.accounting import Steps, epsilon, epsilon_rdp
 from agi_core.privacy.ledger import Budget, Reservation
 from agi_core.privacy.noise import system_noise
 from agi_core.privacy.patient_sgd import Mechanism
+from agi_core.privacy.plan import planned_steps
 from agi_core.privacy.private_prior import noisy_newton_step, planned_release
 from agi_core.protocol import Weights
 from agi_core.training import rehearse_privately, train_round_privately
@@ -152,11 +153,7 @@ def mechanism_of(task: Task, allowed: SitePrivacy) -> Mechanism:
     _at_most("delta", asked.delta, allowed.delta)
     _at_most("max_lot_rate", asked.lot_rate, allowed.max_lot_rate)
     _at_most("max_grad_norm", asked.max_grad_norm, allowed.max_grad_norm)
-    steps = task.rounds * task.training.local_steps
-    besides = (planned_release(asked),) if task.model.prior != "none" else ()
-    sigma = asked.noise_multiplier or calibrate(
-        asked.epsilon, delta=asked.delta, lot_rate=asked.lot_rate, steps=steps, besides=besides
-    )
+    sigma = planned_steps(task)[-1].noise_multiplier
     least = allowed.min_noise_multiplier
     require(sigma >= least, "privacy.min_noise_multiplier", asked=f"{sigma:g}", allowed=f"{least:g} or more")
     return Mechanism(sigma, asked.max_grad_norm, asked.lot_rate, allowed.subjects)

@@ -18,6 +18,7 @@ from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING
 from agi_core.privacy.accounting import Steps, epsilon
 from agi_core.privacy.ledger import open_ledger
+from agi_core.privacy.plan import plan_privacy
 from agi_core.privacy.private_prior import planned_release
 from agi_core.privacy.trainable import parameters_of
 from agi_core.protocol import (
@@ -155,6 +156,19 @@ def test_a_private_run_moves_a_public_prior_by_one_noisy_step_within_its_budget(
     public, private = initial_weights(with_public_prior), load_weights(run_dir)
     assert np.isfinite(private["prior.coefficients"]).all()  # of so few subjects a step may be noise, and is not taken
     np.testing.assert_array_equal(public["prior.gram"], private["prior.gram"])
+
+
+@pytest.mark.parametrize("more", [0.0, 2.0])
+def test_a_run_with_the_noise_of_its_plan_or_with_more_has_its_prior_and_all_its_rounds(
+    with_public_prior: RunConfig, tmp_path: Path, more: float
+) -> None:
+    """Also where training has more noise than the prior's step."""
+    sigma = more + plan_privacy(with_public_prior.task, subjects=3, target_epsilon=8.0).noise_multiplier
+    privacy = dataclasses.replace(with_public_prior.privacy, noise_multiplier=sigma)
+    federate(dataclasses.replace(with_public_prior, privacy=privacy), tmp_path / "run")
+    (solved,) = events_of(tmp_path / "run", PriorSolved)
+    assert solved.sites == [*SITES]
+    assert [event.round for event in events_of(tmp_path / "run", RoundFinished)] == [1, 2]
 
 
 def test_a_step_of_the_prior_is_told_once_and_only_from_a_public_one(

@@ -8,8 +8,10 @@ from agi_core.__main__ import main
 from agi_core.config.load import load_config
 from agi_core.config.schema import PrivacyConfig, Task
 from agi_core.models.model_config import ModelConfig
-from agi_core.privacy.accounting import Steps, epsilon
+from agi_core.privacy.accounting import Steps, calibrate, epsilon
 from agi_core.privacy.plan import plan_privacy
+from client.site.policy import SitePrivacy
+from client.work.private_training import mechanism_of
 
 TASK = Task(
     scenario="T1,T2:PD",
@@ -36,6 +38,16 @@ def test_noise_over_signal() -> None:
     for part in plan.parts:
         assert part.per_step == pytest.approx(plan.noise_multiplier * part.parameters**0.5 / 60)
         assert part.whole_run == pytest.approx(part.per_step / 200**0.5)
+
+
+def test_the_prior_is_part_of_the_budget() -> None:
+    task = dataclasses.replace(TASK, model=dataclasses.replace(TASK.model, prior="cubic"))
+    plan = plan_privacy(task, subjects=300, target_epsilon=8.0)
+    release = calibrate(0.3 * 8.0, delta=1e-4, lot_rate=1.0, steps=1)
+    assert plan.epsilon == epsilon([Steps(release, 1.0, 1), Steps(plan.noise_multiplier, 0.2, 200)], delta=1e-4) <= 8.0
+    assert plan.noise_multiplier > plan_privacy(TASK, subjects=300, target_epsilon=8.0).noise_multiplier
+    allowed = SitePrivacy(ledger="l", ledger_head="h", subjects=300, epsilon=8.0, delta=1e-4)
+    assert mechanism_of(task, allowed).noise_multiplier == plan.noise_multiplier
 
 
 def test_advice_follows_the_noise() -> None:
