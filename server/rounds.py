@@ -214,9 +214,12 @@ class Rounds:
         """The next weights from the updates, or back to the best model."""
         state = self._state
         if self._note_validation(told, round=round - 1):
-            state.weights, state.velocity = next_weights(
+            moved, state.velocity = next_weights(
                 state.weights, updates, velocity=state.velocity, config=self._config.federation
             )
+            frozen = KeyTable.of(self._config, {name: array.ndim for name, array in moved.items()}).frozen
+            kept = {name: state.weights[name] for name in frozen}  # what came back may be rounded to float16
+            state.weights = {**moved, **kept}
         else:
             state.weights, state.velocity = checkpoint.load_weights(self._run_dir, best=True), {}
         state.round = round

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from agi_core.config.load import read_task, task_json
 from agi_core.config.schema import Personal, PrivacyConfig, RunConfig, TrainingConfig
 from agi_core.errors import BudgetError, ConfigError, NotPrivateError, PolicyError, ProtocolError, RunError
+from agi_core.keys import KeyTable
 from agi_core.models.agi_net import build_model
 from agi_core.network import Network
 from agi_core.pretraining import PRETRAINING
@@ -126,6 +127,20 @@ def test_a_private_run_spends_its_budget_and_says_nothing_of_training(
     changed = [(array != initial[name].numpy()).any() for name, array in trained.items()]
     # near 1, where a norm's weight starts, float16 loses what is below 0.0005
     assert any(changed) if transport == "float16" else all(changed)
+
+
+def test_what_is_frozen_stays_bit_for_bit_whatever_travels(private_config: RunConfig, tmp_path: Path) -> None:
+    """float16 rounds what sites send back, and a server's momentum would go on from there."""
+    federation = dataclasses.replace(private_config.federation, transport="float16", server_momentum=0.9)
+    privacy = dataclasses.replace(private_config.privacy, trainable="norms")
+    config = dataclasses.replace(private_config, federation=federation, privacy=privacy)
+    federate(config, tmp_path / "run")
+    initial, trained = initial_weights(config), load_weights(tmp_path / "run")
+    table = KeyTable.of(config, {name: array.ndim for name, array in initial.items()})
+    assert len(table.frozen) > 5
+    for name in table.frozen:
+        np.testing.assert_array_equal(trained[name], initial[name])
+    assert any((trained[name] != initial[name]).any() for name in table.shared)
 
 
 @pytest.fixture
