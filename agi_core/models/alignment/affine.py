@@ -37,7 +37,7 @@ def best_shift(a: Tensor, b: Tensor) -> Tensor:
     """The shift of b against a, both (B, C, *space) -> (B, N): the mean of all shifts of whole voxels within the search
     radius, each weighted by the softmax of its correlation (soft-argmax)."""
     space = a.shape[2:]
-    radii = [min(SEARCH_RADIUS, n // 8) for n in space]
+    radii = [min(SEARCH_RADIUS, n // 6) for n in space]
     shifts = list(product(*(range(-radius, radius + 1) for radius in radii)))
     padded = F.pad(b, [radius for radius in reversed(radii) for _ in range(2)])
     products = []

@@ -32,7 +32,7 @@ from agi_core.models.alignment.smooth_field import from_waves, wave_counts, wave
 from agi_core.models.model_config import ModelConfig
 
 SEARCH_STRIDES = (8, 4)
-"""The search pools by these strides. It reaches 16 voxels and then 8 more, along an axis of at least 96."""
+"""The search pools by these strides. It reaches 16 voxels and some more, along an axis of at least 96."""
 AFFINE_STRIDES = (4, 2, 2, 1, 1)
 """One Gauss-Newton step of the affine motion at each of these strides."""
 DENSE_STRIDES = (2, 2, 1, 1, 1)

@@ -52,6 +52,13 @@ def test_a_shift_of_another_contrast_is_found(kind: str, offset: tuple[float, fl
     )
 
 
+@pytest.mark.parametrize("size", [96, 104, 128])
+def test_a_large_shift_is_found_in_a_crop_and_in_a_head_box_as_in_a_slice(size: int) -> None:
+    image, truth = texture(size, size, detail=10), torch.tensor((0.0, 16.0), dtype=torch.float64)
+    offsets = GroupAlignment(AFFINE, reference=1).offsets(torch.cat([moved_by(image, truth), image], dim=1))[0]
+    assert error_vox(offsets[0], truth.reshape(2, 1, 1), margin=24) < 0.2
+
+
 def test_a_turned_and_scaled_image_is_found() -> None:
     image = texture(128, 128, detail=10)
     at = lattice((128, 128), like=image)
