@@ -70,9 +70,9 @@ def _where_training_compares(
     if bring is not None and network.volumetric:  # a volume moves as a whole, whichever slices are asked for
         parts = [(made, batch.sources, batch.target) for made, batch in predict_session(network, session)]
         made, sources, target = (torch.cat(part) for part in zip(*parts, strict=True))
-        moved, imaged = bring(sources.transpose(0, 1)[None], target.transpose(0, 1)[None])
+        moved, imaged = bring(sources, target)
         chosen = list(indices)
-        yield made[chosen], moved[0].transpose(0, 1)[chosen], imaged[0].transpose(0, 1)[chosen]
+        yield made[chosen], moved[chosen], imaged[chosen]
         return
     for made, batch in predict_session(network, session, indices=indices):
         if bring is None:

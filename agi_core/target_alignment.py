@@ -19,10 +19,11 @@ from agi_core.scenario import parse_scenario
 
 
 class TargetAlignment:
-    """Brings a target onto source number `reference`."""
+    """Brings a target onto source number `reference`; in 3-D a volume moves as a whole."""
 
-    def __init__(self, alignment: GroupAlignment, *, reference: int, neighbours: int) -> None:
+    def __init__(self, alignment: GroupAlignment, *, reference: int, neighbours: int, volumetric: bool) -> None:
         self.alignment, self.reference, self.neighbours = alignment, reference, neighbours
+        self.volumetric = volumetric
 
     @classmethod
     def of(cls, task: Task) -> Self | None:
@@ -32,11 +33,16 @@ class TargetAlignment:
             return None
         scenario = parse_scenario(task.scenario)
         reference = scenario.sources.index(scenario.reference(task.reference))
-        return cls(pair_alignment(task.model), reference=reference, neighbours=task.model.neighbours)
+        neighbours, volumetric = task.model.neighbours, task.model.dims == 3
+        return cls(pair_alignment(task.model), reference=reference, neighbours=neighbours, volumetric=volumetric)
 
     def __call__(self, sources: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The target (B, 1, *space) as it lies on the reference of the sources (B, M, *space), with neighbours
-        (B, M, S, H, W), and where it was imaged there: bool (B, 1, *space)."""
+        (B, M, S, H, W), and where it was imaged there: bool (B, 1, *space). In 3-D also of all slices of one volume:
+        (D, M, H, W) and (D, 1, H, W)."""
+        if self.volumetric and sources.dim() == 4:
+            moved, imaged = self(sources.transpose(0, 1)[None], target.transpose(0, 1)[None])
+            return moved[0].transpose(0, 1), imaged[0].transpose(0, 1)
         fixed = middle(sources[:, self.reference, None], self.neighbours)
         fixed = fixed[:, :, 0] if self.neighbours else fixed
         return moved_onto(self.alignment, torch.cat([fixed, target], dim=1), target)

@@ -39,6 +39,22 @@ def test_a_target_that_moved_comes_back_and_says_what_was_not_imaged(neighbours:
     assert not imaged[..., :6].any()
 
 
+def test_a_volume_moves_as_a_whole_also_where_it_comes_as_slices() -> None:
+    """Motion through the plane is undone in training, so statistics and errors have to see it undone as well."""
+    volume = texture(32, 40, 40, detail=8).float()
+    target = torch.roll(volume, 2, dims=2)
+    alignment = TargetAlignment.of(task("model.dims=3", "grid.crop=[32,32,32]", "model.alignment=affine"))
+    assert alignment is not None
+    sources = torch.cat([torch.rand_like(volume), volume], dim=1)
+    whole, imaged = alignment(sources, target)
+    slices, imaged_slices = alignment(sources[0].transpose(0, 1), target[0].transpose(0, 1))
+    assert torch.equal(slices, whole[0].transpose(0, 1))
+    assert torch.equal(imaged_slices, imaged[0].transpose(0, 1))
+    inner = slice(8, -8)
+    assert (slices[inner] - volume[0].transpose(0, 1)[inner]).abs().mean() < 0.02
+    assert (target[0].transpose(0, 1)[inner] - volume[0].transpose(0, 1)[inner]).abs().mean() > 0.06
+
+
 def test_the_target_stays_where_nobody_asks() -> None:
     assert TargetAlignment.of(task("training.align_target=false")) is None
     assert TargetAlignment.of(dataclasses.replace(task(), training=load_config(None, overrides={}).training)) is None
