@@ -106,8 +106,15 @@ def at_sites(
     warnings = [*doubted]
     reference = config.reference
     if reference is None:
-        grids = [grids for headers in training.values() for _, grids in headers]
-        reference, warning = choose_reference(scenario, grids)
+        trained = {
+            session.paths[scenario.target]
+            for site, subjects in parts.training.items()
+            for subject in subjects
+            if subject.id in splits[site].train
+            for session in subject.sessions
+        }
+        every = ((session.paths[scenario.target], grids) for headers in training.values() for session, grids in headers)
+        reference, warning = choose_reference(scenario, [grids for target, grids in every if target in trained])
         warnings += [warning] if warning and not measures_poses(config) else []
     if config.partition == "site" and len(parts.training) > 1 and {s.site for s in discovery.subjects} == {SINGLE_SITE}:
         warnings.append(

@@ -80,6 +80,24 @@ def test_one_subject_with_another_grid_rules_a_source_out(tmp_path: Path) -> Non
     assert chosen_reference([subject(tmp_path / "1", usual), subject(tmp_path / "2", odd)]) == ("T1", None)
 
 
+def test_the_headers_of_training_subjects_alone_choose_the_reference(tmp_path: Path) -> None:
+    data_dir = write_ixi(tmp_path / "ixi", {"HH": 5})
+    config = load_config(None, overrides={"data.dir": str(data_dir), "clients": 1, "scenario": "T1,T2:PD"})
+    chosen, federation = find_sites(config)
+    assert chosen.reference == "T2"
+    split = federation.splits["HH"]
+
+    def move_t2_of(subject_id: str) -> None:
+        (path,) = (data_dir / "IXI-T2").glob(f"{subject_id}-*")
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4, k=3) * 2), path)
+
+    move_t2_of(split.test[0])
+    assert find_sites(config)[0].reference == "T2"
+    move_t2_of(split.train[0])
+    assert find_sites(config)[0].reference == "T1"
+
+
 def test_the_configuration_comes_back_with_sites_sizes_and_reference(small_config: RunConfig) -> None:
     config, federation = find_sites(dataclasses.replace(small_config, clients=2))
     assert (config.federation.sites, config.federation.unseen_sites) == (("Guys", "HH"), ("IOP",))
