@@ -67,6 +67,12 @@ PRESETS = (
         {"training.local_steps": 4},
         "few steps, each of a large lot: noise does not average out over more",
     ),
+    Preset(
+        "with federation.server_optimizer=adam",
+        lambda run: run.federation.server_optimizer == "adam",
+        {"federation.server_learning_rate": 1e-3},
+        "it moves every weight by about so much a round; with 1 the model is lost after the first",
+    ),
 )
 
 

@@ -176,6 +176,13 @@ def test_crops_follow_the_dimensions(assignments: tuple[str, ...], crop: tuple[i
     assert load(*assignments).crop == crop
 
 
+def test_a_server_with_adam_takes_small_steps_unless_told_otherwise() -> None:
+    adam = "federation.server_optimizer=adam"
+    assert load().federation.server_learning_rate == 1
+    assert load(adam).federation.server_learning_rate == 1e-3
+    assert load(adam, "federation.server_learning_rate=0.01").federation.server_learning_rate == 0.01
+
+
 @pytest.mark.parametrize("crop", ["[48]", "[48,48,8]", "[48,48,32,16]"])
 def test_bad_patches_are_named(crop: str) -> None:
     with pytest.raises(ConfigError, match=r"two or three sizes of 16 to 1024 voxels .* for example \[48, 48, 32\]"):

@@ -47,6 +47,16 @@ def test_what_is_not_believed_is_counted_with_an_example() -> None:
     assert doubt.found.startswith("1 of 10752 voxels, such as 32767; the others are 1.0")
 
 
+@pytest.mark.parametrize("offset", [-1.0, 1000.0])
+def test_a_stripped_scan_whose_background_is_not_zero(offset: float) -> None:
+    """As where it was z-scored over the whole volume."""
+    (doubt,) = value_doubts(scan(stripped=True) + np.float32(offset))
+    assert str(doubt) == (
+        "the background is a constant other than 0, and is scaled as if it were head"
+        f" (80% of the voxels are {offset:g})"
+    )
+
+
 def test_a_scan_that_is_cut_off_at_the_top() -> None:
     (doubt,) = value_doubts(scan().clip(None, 900))
     assert str(doubt) == "the brightest voxels all have one value: the scan is cut off (3%)"
