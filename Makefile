@@ -6,8 +6,9 @@ OFFLINE_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-ch
 BUNDLE := dist/agi-fed
 RUNTIME := .venv/runtime.installed
 DEVELOP := .venv/develop.installed
+DEPLOYMENTS := $(patsubst %,tests/integration/test_%.py,gateway deployment private_deployment)
 
-.PHONY: help install develop bundle demo results test test-deployment test-faults lint clean
+.PHONY: help install develop bundle demo results test test-deployment test-slow test-faults lint clean
 
 help:
 	@echo "make install   .venv with the tested versions: all that a hospital or the coordinator needs"
@@ -16,7 +17,8 @@ help:
 	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data, then a report (6 to 13 minutes)"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines (about an hour)"
 	@echo "make test      all fast tests (about 10 minutes)"
-	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 4 minutes; needs nginx)"
+	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx, one private (about 6 minutes; needs nginx)"
+	@echo "make test-slow         the other long tests: kills, private hospitals, whole benchmarks (about 15 minutes)"
 	@echo "make test-faults       each fault in real processes, each refusal, every socket (needs strace; minutes)"
 	@echo "make lint      ruff, format check, mypy"
 	@echo "make clean     remove .venv and all caches, the built-in data among them"
@@ -60,7 +62,10 @@ test: $(DEVELOP)
 	$(BIN)/python -m pytest -q -n 2
 
 test-deployment: $(DEVELOP)
-	$(BIN)/python -m pytest -q -m slow tests/integration/test_gateway.py tests/integration/test_deployment.py
+	$(BIN)/python -m pytest -q -m slow $(DEPLOYMENTS)
+
+test-slow: $(DEVELOP)
+	$(BIN)/python -m pytest -q -m slow --ignore tests/faults $(addprefix --ignore ,$(DEPLOYMENTS))
 
 test-faults: $(DEVELOP)
 	$(BIN)/python -m pytest -q -m slow tests/faults

@@ -280,7 +280,8 @@ def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_
 
     def question(**changed: Any) -> dict[str, Any]:
         usual = {"protocol": PROTOCOL_VERSION, "action": "train", "run_id": "r", "round": 1, "nonce": "a", "task": task}
-        usual |= {"subjects": "", "deadline_s": 120, "manifest": manifest, "secure_sum": "", "signature": ""} | changed
+        usual |= {"subjects": "", "deadline_s": 120, "manifest": manifest, "secure_sum": "", "signature": ""}
+        usual |= {"study": ""} | changed
         request = read_request(usual | {"protocol": PROTOCOL_VERSION}, pack(weights).arrays)
         return usual | {"signature": sign(request, KEY, site="Guys").signature, "release": release()} | changed
 
