@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agi_core.data.intensity import BoolArray, foreground_mask, scale_intensity
+from agi_core.data.intensity import BoolArray, Values, foreground_mask, scale_intensity, values_of
 from agi_core.data.nifti import FloatArray, Volume, read_volume
 from agi_core.data.preprocess import field_of_view, resample, same_grid
 from agi_core.errors import DataError
@@ -85,17 +85,18 @@ def score_pair(
     """
     real, synthetic = read_volume(pair.real), read_volume(pair.synthetic, constant=True)
     labels = None if pair.seg is None else read_labels(pair.seg, grid=real.grid, like=pair.real)
+    values = values_of(real.data)
     try:
-        scaled, low, high = scale_intensity(real.data)
+        scaled, _, high = scale_intensity(real.data, values)
     except DataError as error:
         raise DataError(f"{pair.real}: {error}") from error
-    head = foreground_mask(real.data)
+    head = foreground_mask(real.data, values)
     data, doubts = _on_grid(synthetic, real, head, pair)
     guessed = data.min() > -_SLACK and data.max() < 1 + _SLACK and high > 1 + _SLACK
     if guessed and not percentiles and np.ptp(data) > 0:
         doubts.append("its values, from 0 to 1, were taken for the real scan's 0.5th to 99.5th percentile")
     on_scale = percentiles or guessed
-    ours = (data if on_scale else _in_units(data, low, high, head=head, pair=pair)).clip(0, 1)
+    ours = (data if on_scale else _in_units(data, values, head=head, pair=pair)).clip(0, 1)
     regions = {"head": head} | (_regions(labels, head) if labels is not None else {})
     figures = {}
     if labels is not None:
@@ -135,8 +136,10 @@ def _on_grid(synthetic: Volume, real: Volume, head: BoolArray, pair: Pair) -> tu
     return resample(synthetic.data, synthetic.grid, real.grid), ["interpolated from another grid"]
 
 
-def _in_units(data: FloatArray, low: float, high: float, *, head: BoolArray, pair: Pair) -> FloatArray:
-    """Values in the units of the real scan on its scale; its percentiles are `low` and `high`."""
+def _in_units(data: FloatArray, real: Values, *, head: BoolArray, pair: Pair) -> FloatArray:
+    """Voxels in the units of the real scan on its scale. Where it is stripped, zeros are background and thus black, as
+    in `scale_intensity`, however negative the darkest tissue is."""
+    low, high = real.low, real.high
     scaled = (data - np.float32(low)) / np.float32(high - low)
     brightest = float(np.percentile(scaled[head], 99.5))
     if np.ptp(data) > 0 and not _BRIGHTEST[0] <= brightest <= _BRIGHTEST[1]:
@@ -145,6 +148,8 @@ def _in_units(data: FloatArray, low: float, high: float, *, head: BoolArray, pai
             f" the value of the real ones ({data.min():g} to {data.max():g} against {low:g} to {high:g}). Write it in"
             " the units of the real scan, or from 0 to 1 for the 0.5th and 99.5th percentile of that."
         )
+    if real.stripped:
+        scaled[data == 0] = 0
     return np.asarray(scaled)
 
 

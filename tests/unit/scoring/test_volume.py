@@ -92,6 +92,18 @@ def test_a_real_scan_from_0_to_1_has_units_of_its_own(pair: Pair) -> None:
     assert in_units["psnr_db_head"] > known["psnr_db_head"] + 3
 
 
+def test_the_background_of_a_scan_with_negative_values_is_black_in_both(pair: Pair) -> None:
+    """A stripped head of mean 0 and spread 1, as BraTS is often prepared, and the same voxels as synthetic ones."""
+    real = read(pair.real).astype(np.float32)
+    head = real > 0
+    scored = np.where(head, (real - real[head].mean()) / real[head].std(), 0)
+    save(pair.real, scored)
+    figures = score_pair(rewritten(pair, scored)).figures
+    assert scored.min() < -1
+    assert figures["ssim_head"] == pytest.approx(1)
+    assert figures["mae_head"] == 0
+
+
 def test_a_black_volume_is_scored_and_named(pair: Pair) -> None:
     black = score_pair(rewritten(pair, np.zeros(read(pair.real).shape)))
     assert black.doubts == ("the synthetic volume is constant within the head (0.00 of 0 to 1)",)
