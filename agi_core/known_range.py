@@ -253,21 +253,31 @@ def known_range_in(content: bytes, *, place: str, network: Network) -> KnownRang
 class Verdict:
     """Whether the sources of a volume are in a range: it is called with them, and then knows `reasons` against it.
 
-    The network is the one that the range is of.
+    Attributes:
+        network: the one that the range is of. Its own sources are compared on the grid of its reference, as those of
+            the range were, whatever grid the volume has.
+        spacing_mm: the run's `grid.spacing_mm`.
     """
 
     known: KnownRange
-    network: Network | None = None
+    network: Network
+    spacing_mm: tuple[float, float, float] | None
     reasons: tuple[str, ...] = ()
 
     def __call__(self, volumes: Mapping[str, Volume], prepared: Prepared) -> Iterable[str]:
-        self.reasons = self.known.reasons(measure(volumes, prepared, network=self.network))
+        own, to = {name: volumes[name] for name in self.network.scenario.sources}, self.network.reference
+        try:
+            if prepared.to != to or len(own) < len(volumes):
+                prepared = align(own, to=to, spacing_mm=self.spacing_mm, place=f"on the grid of {to}")
+            self.reasons = self.known.reasons(measure(own, prepared, network=self.network))
+        except DataError as error:  # they can be laid on the volume's grid, and not on this one
+            self.reasons = (str(error),)
         return self.reasons
 
 
 @dataclass
 class BlendVerdict:
-    """The same of a blend: what the range of each expert says of its own sources, prepared as it alone would have them.
+    """The same of a blend: what the range of each expert says of its own sources.
 
     Attributes:
         experts: the range of each, and its network.
@@ -284,10 +294,9 @@ class BlendVerdict:
         return " and ".join(f"{known} for {network.scenario}" for known, network in self.experts)
 
     def __call__(self, volumes: Mapping[str, Volume], prepared: Prepared) -> Iterable[str]:
-        found: list[str] = []
-        for known, network in self.experts:
-            own, to = {name: volumes[name] for name in network.scenario.sources}, network.reference
-            alone = align(own, to=to, spacing_mm=self.spacing_mm, place=to)
-            found += [f"{reason} for {network.scenario}" for reason in Verdict(known, network)(own, alone)]
-        self.reasons = tuple(found)
+        self.reasons = tuple(
+            f"{reason} for {network.scenario}"
+            for known, network in self.experts
+            for reason in Verdict(known, network, self.spacing_mm)(volumes, prepared)
+        )
         return self.reasons

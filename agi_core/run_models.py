@@ -197,7 +197,8 @@ class RunModels:
         known = [(its, self.network(one)) for one, its in ranges.items() if its is not None]
         if lacking:
             return None
-        return BlendVerdict(known, self.task.spacing_mm) if cell in self.blends else Verdict(*known[0])
+        spacing_mm = self.task.spacing_mm
+        return BlendVerdict(known, spacing_mm) if cell in self.blends else Verdict(*known[0], spacing_mm)
 
     def known_range(self, cell: Scenario) -> KnownRange | None:
         """Of a trained cell; None where there is none. Raises RunError: it is damaged."""

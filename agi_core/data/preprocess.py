@@ -36,6 +36,7 @@ class Prepared:
     Array axes: D runs superior, H anterior, W right; that is (K, J, I) of the working grid.
 
     Attributes:
+        to: the modality on whose grid they are, and whose head counts.
         volumes: float32 (D, M, H, W) in [0, 1], modalities in the order asked for.
         foreground: bool (D, H, W), the head (or the brain, where it is stripped).
         grid: the working grid in (I, J, K) order.
@@ -43,6 +44,7 @@ class Prepared:
         images: fingerprint of each modality's scan, as it was read.
     """
 
+    to: str
     volumes: FloatArray
     foreground: BoolArray
     grid: Grid
@@ -119,6 +121,7 @@ def align(
         odd = (*value_doubts(volume.data, values[modality]), *contrast_doubts(aligned, head))
         doubts += [(modality, doubt) for doubt in odd]
     return Prepared(
+        to,
         stack,
         np.ascontiguousarray(head.transpose(2, 1, 0)),
         grid,

@@ -12,7 +12,7 @@ from scipy import ndimage, stats
 
 from agi_core.config.schema import GridConfig, Task
 from agi_core.data.nifti import Volume
-from agi_core.data.preprocess import align
+from agi_core.data.preprocess import Prepared, align
 from agi_core.errors import DataError, RunError
 from agi_core.known_range import (
     FALSE_ALARMS,
@@ -28,7 +28,7 @@ from agi_core.network import Network
 
 SHAPE, SPACING = (40, 44, 24), (4.0, 4.0, 6.0)
 Volumes = Mapping[str, Volume]
-UNALIGNED_TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4), alignment="none"))
+UNALIGNED_TASK = Task(scenario="T1,T2:PD", reference="T2", model=ModelConfig(widths=(4, 4), alignment="none"))
 UNALIGNED = Network(UNALIGNED_TASK)
 
 
@@ -157,7 +157,7 @@ def test_the_file(known: KnownRange, tmp_path: Path) -> None:
     assert read_known_range(path, network=UNALIGNED) is None
     known.write(path)
     assert read_known_range(path, network=UNALIGNED) == known
-    other = Network(dataclasses.replace(UNALIGNED_TASK, scenario="T1,FLAIR:PD"))
+    other = Network(dataclasses.replace(UNALIGNED_TASK, scenario="FLAIR,T2:PD"))
     with pytest.raises(RunError, match="the known range of another model's sources; make it again with"):
         read_known_range(path, network=other)
     path.unlink()
@@ -199,8 +199,31 @@ def test_a_deep_file_is_damaged() -> None:
 
 
 def test_a_verdict_remembers_its_reasons(known: KnownRange) -> None:
-    verdict, volumes = Verdict(known), with_data(subject(20), half)
+    verdict, volumes = Verdict(known, UNALIGNED, None), with_data(subject(20), half)
     assert tuple(verdict(volumes, align(volumes, to="T2", spacing_mm=None, place="here"))) == verdict.reasons != ()
+
+
+def test_the_grid_of_the_output_is_no_reason_against_its_sources() -> None:
+    """T1 lacks the lowest slices of the head, in every subject: on its grid the head is smaller than on that of T2."""
+
+    def subject_with(slices: slice, *, seed: int) -> Volumes:
+        volumes = subject(seed)
+        affine = volumes["T1"].affine.copy()
+        affine[2, 3] += slices.start * SPACING[2]
+        return {**volumes, "T1": Volume(volumes["T1"].data[:, :, slices], affine)}
+
+    def on(grid: str, volumes: Volumes) -> Prepared:
+        return align(volumes, to=grid, spacing_mm=None, place="here")
+
+    upper, slab = slice(8, 24), slice(10, 15)
+    ordinary = [subject_with(upper, seed=seed) for seed in range(13)]
+    known = KnownRange.over([measured(one) for one in ordinary[:12]], of="training")
+    assert known.reasons(measure(ordinary[12], on("T1", ordinary[12])))
+    for grid in ("T1", "T2"):
+        assert Verdict(known, UNALIGNED, None)(ordinary[12], on(grid, ordinary[12])) == ()
+    cut = subject_with(slab, seed=20)
+    (reason,) = Verdict(known, UNALIGNED, None)(cut, on("T1", cut))
+    assert reason.startswith("on the grid of T2: T1 covers")
 
 
 def test_few_subjects_have_no_range() -> None:

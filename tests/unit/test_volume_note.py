@@ -20,7 +20,7 @@ def test_the_note_and_what_is_said(tmp_path: Path) -> None:
     counts = np.zeros(66, dtype=np.int64)
     counts[40] = 100
     errors = ErrorModel(np.ones(3), counts, 8, 2)
-    verdict = Verdict(KNOWN, NETWORK, ("it is so",))
+    verdict = Verdict(KNOWN, NETWORK, None, ("it is so",))
     doubted = ErrorMap(WithError(NETWORK, errors.layer), errors.interval, tmp_path / "maps" / "sd.nii")
     write_note(tmp_path / "pd.nii.gz", verdict=verdict, error_map=doubted, sidecar=False)
     assert json.loads((tmp_path / "pd.json").read_text()) == {
@@ -40,7 +40,7 @@ def test_the_note_and_what_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("sidecar", "kept"), [(True, {"Units": "arbitrary"}), (False, {})])
 def test_a_sidecar_is_added_to_and_another_file_replaced(tmp_path: Path, sidecar: bool, kept: dict[str, str]) -> None:
     (tmp_path / "pd.json").write_text('{"Units": "arbitrary"}')
-    write_note(tmp_path / "pd.nii.gz", verdict=Verdict(KNOWN), error_map=None, sidecar=sidecar)
+    write_note(tmp_path / "pd.nii.gz", verdict=Verdict(KNOWN, NETWORK, None), error_map=None, sidecar=sidecar)
     note = json.loads((tmp_path / "pd.json").read_text())
     assert note == {"OutOfKnownRange": [], "KnownRange": "of 9 training subjects"} | kept
 
