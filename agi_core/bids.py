@@ -18,14 +18,16 @@ _SCAN = re.compile(rf"(?:.*/)?(?P<inside>{LAYOUTS['bids'].scan.pattern})")
 
 
 def derivative_path(folder: Path, *, like: Path, target: str) -> Path:
-    """Where a target goes that was made on the grid of the scan `like`.
+    """Where a target goes that was made on the grid of the scan `like`. BIDS has one `desc-` in a name, so the target's
+    own, such as `desc-preproc`, is left out.
 
     Raises:
         DataError: `like` has no name of BIDS.
     """
     match = _scan(like)
     session, (suffix, entities) = match["session"], modality_parts(target)
-    parts = [match["subject"], *([session] if session else []), *sorted(entities), f"desc-{DESCRIPTION}", suffix]
+    kept = sorted(entity for entity in entities if not entity.startswith("desc-"))
+    parts = [match["subject"], *([session] if session else []), *kept, f"desc-{DESCRIPTION}", suffix]
     visit = folder / match["subject"] / session if session else folder / match["subject"]
     return visit / "anat" / f"{'_'.join(parts)}.nii.gz"
 

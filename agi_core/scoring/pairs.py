@@ -1,14 +1,18 @@
 """Which synthetic volume belongs to which real one: by the names that the layout gives to both."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.errors import ConfigError, DataError
 from agi_core.layouts import LAYOUTS
+from agi_core.scenario import modality_parts
 from agi_core.segmentation.visits import SEG, named_scans, only
 
 _NAMED = 5  # visits in a sentence
+Named = Mapping[tuple[str, str, str], list[Path]]
+"""{(subject, session, modality): files}"""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,14 @@ def find_pairs(
 
     Raises:
         ConfigError: an unknown layout.
-        DataError: a folder cannot be read, there is no pair, two files are the same volume of a visit, or a synthetic
-            file is the real one itself.
+        DataError: a folder cannot be read, there is no pair, two files are the same volume of a visit, a volume may
+            stand for two real ones, or a synthetic file is the real one itself.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"unknown layout '{layout}'; pass --layout {', '.join(LAYOUTS)}")
     asked = () if target is None else (target,)
     real, synthetic = (named_scans(folder, layout, asked=asked) for folder in (data_dir, synthetic_dir))
-    scored = {key: paths for key, paths in synthetic.items() if key[2] == (target or key[2]) != SEG}
+    scored = _standing_for(synthetic, real, target)
     if not scored:
         there = ", ".join(sorted({modality for _, _, modality in synthetic})) or "nothing"
         raise DataError(
@@ -91,6 +95,40 @@ def find_pairs(
         ),
     ]
     return pairs, [f"{what}: {_listed(which)}" for what, which in notes if which]
+
+
+def _standing_for(synthetic: Named, real: Named, target: str | None) -> dict[tuple[str, str, str], list[Path]]:
+    """The synthetic volumes by subject, visit and the real modality in whose place they are: the target, if any."""
+    held: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for subject, session, modality in real:
+        held[subject, session].append(modality)
+    found: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
+    for (subject, session, modality), paths in synthetic.items():
+        name = _counterpart(modality, held[subject, session], target)
+        if name == (target or name) != SEG:
+            found[subject, session, name] += paths
+    return found
+
+
+def _counterpart(modality: str, held: Collection[str], target: str | None) -> str:
+    """The modality of BIDS for which a synthetic one stands, where a visit holds these real ones. A `desc-` says how a
+    volume was made, so that of the real scan may be another: `FLAIR` stands for `FLAIR[desc-preproc]` if that is asked
+    for, or if there is no other. Raises DataError: it may stand for several."""
+    if modality in held and "desc-" in modality:
+        return modality
+    if target is not None and _shown(target) == _shown(modality):
+        return target
+    like = [name for name in held if _shown(name) == _shown(modality)]
+    plain = [name for name in like if "desc-" not in name]
+    if len(plain or like) > 1:
+        raise DataError(f"a synthetic {modality} may stand for {' or '.join(sorted(like))}; choose one with --target")
+    return (plain or like or [modality])[0]
+
+
+def _shown(modality: str) -> tuple[str, frozenset[str]]:
+    """A modality without the entity of BIDS that says how a scan was made."""
+    name, entities = modality_parts(modality)
+    return name, frozenset(entity for entity in entities if not entity.startswith("desc-"))
 
 
 def _listed(visits: Iterable[tuple[str, ...]]) -> str:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from agi_core.bids import DESCRIPTION
 from agi_core.data.scan_files import scan_files
 from agi_core.data.scans import full_modality
 from agi_core.errors import DataError
@@ -28,7 +29,7 @@ def named_scans(folder_dir: Path, layout: str, *, asked: Iterable[str] = ()) -> 
     """{(subject, session, modality): files} of what fits the layout's names; a file and a link to it are one.
 
     The modality is the full one, `T1w[ce-gadolinium]`, as `agi_core.data.scans.discover` names it where `asked` are the
-    modalities of the scenario. How a volume was made (`desc-...`) is no part of it.
+    modalities of the scenario. That a volume is synthetic (`desc-synth`) is no part of it.
     """
     found: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
     names = LAYOUTS[layout]
@@ -36,7 +37,7 @@ def named_scans(folder_dir: Path, layout: str, *, asked: Iterable[str] = ()) -> 
         if match := names.scan.fullmatch(path):
             groups = match.groupdict()
             name = names.modalities.get(groups["modality"], groups["modality"])
-            entities = [e for e in (groups.get("entities") or "").split("_")[1:] if not e.startswith("desc-")]
+            entities = [e for e in (groups.get("entities") or "").split("_")[1:] if e != f"desc-{DESCRIPTION}"]
             modality = full_modality(name, entities, asked, neutral=names.neutral)
             paths = found[groups["subject"], groups.get("session") or "", modality]
             if (folder_dir / path).resolve() not in [other.resolve() for other in paths]:

@@ -22,6 +22,11 @@ from tests.support.small_data import write_head
             "T1w[ce-gadolinium]",
             "sub-a/anat/sub-a_ce-gadolinium_desc-synth_T1w.nii.gz",
         ),
+        (
+            "sub-a/anat/sub-a_space-MNI_desc-preproc_T1w.nii.gz",
+            "FLAIR[space-MNI_desc-preproc]",
+            "sub-a/anat/sub-a_space-MNI_desc-synth_FLAIR.nii.gz",
+        ),
     ],
 )
 def test_names(like: str, target: str, expected: str) -> None:

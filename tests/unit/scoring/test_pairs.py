@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from agi_core.bids import derivative_path
 from agi_core.errors import ConfigError, DataError
 from agi_core.scoring.pairs import find_pairs
 from tests.support.brats_tree import AFFINE, read, save, write_subject
@@ -70,22 +71,46 @@ def test_what_cannot_be_paired_is_refused(folders: tuple[Path, Path], tmp_path: 
         find_pairs(data, made, layout="brats")
 
 
+def scan(folder: Path, *entities: str) -> Path:
+    path = folder / "sub-01" / "anat" / f"{'_'.join(['sub-01', *entities])}.nii.gz"
+    write_head(path, seed=1, contrast=1)
+    return path
+
+
 def test_a_scan_with_contrast_is_no_counterpart_of_one_without(tmp_path: Path) -> None:
     """In BIDS an entity may change what a scan shows; how a volume was made does not."""
-
-    def scan(folder: str, *entities: str) -> Path:
-        path = tmp_path / folder / "sub-01" / "anat" / f"{'_'.join(['sub-01', *entities])}.nii.gz"
-        write_head(path, seed=1, contrast=1)
-        return path
-
-    made, plain = scan("made", "ce-gadolinium", "desc-synth", "T1w"), scan("real", "acq-fast", "T1w")
+    made = scan(tmp_path / "made", "ce-gadolinium", "desc-synth", "T1w")
+    plain = scan(tmp_path / "real", "acq-fast", "T1w")
     with pytest.raises(DataError, match=r"no volume of .* has a real counterpart"):
         find_pairs(tmp_path / "real", tmp_path / "made", layout="bids")
-    real = scan("real", "ce-gadolinium", "T1w")
+    real = scan(tmp_path / "real", "ce-gadolinium", "T1w")
     (pair,), _ = find_pairs(tmp_path / "real", tmp_path / "made", layout="bids", target="T1w[ce-gadolinium]")
     assert (pair.synthetic, pair.real, [*pair.others.values()]) == (made, real, [plain])
     link = plain.with_name("sub-01_run-2_T1w.nii.gz")
     link.symlink_to(plain)
-    also = scan("made", "desc-synth", "T1w")
+    also = scan(tmp_path / "made", "desc-synth", "T1w")
     pairs, _ = find_pairs(tmp_path / "real", tmp_path / "made", layout="bids")
     assert {pair.synthetic: pair.real for pair in pairs}.keys() == {made, also}
+
+
+def test_a_synthetic_scan_stands_for_one_that_was_made_from_others(tmp_path: Path) -> None:
+    """fMRIPrep calls real scans `desc-preproc`; a synthetic one is `desc-synth` instead, or named like the real one."""
+    real, synthetic = tmp_path / "real", tmp_path / "synthetic"
+    preproc = scan(real, "desc-preproc", "FLAIR")
+    made = scan(synthetic, "desc-synth", "FLAIR")
+    assert derivative_path(synthetic, like=preproc, target="FLAIR[desc-preproc]") == made
+
+    def found(*, target: str | None = None) -> list[tuple[str, Path, Path]]:
+        pairs, _ = find_pairs(real, synthetic, layout="bids", target=target)
+        return [(pair.modality, pair.synthetic, pair.real) for pair in pairs]
+
+    assert found() == found(target="FLAIR[desc-preproc]") == [("FLAIR[desc-preproc]", made, preproc)]
+    plain = scan(real, "FLAIR")
+    assert found() == found(target="FLAIR") == [("FLAIR", made, plain)]
+    assert found(target="FLAIR[desc-preproc]") == [("FLAIR[desc-preproc]", made, preproc)]
+    alike = scan(synthetic, "desc-preproc", "FLAIR")
+    assert found() == [("FLAIR", made, plain), ("FLAIR[desc-preproc]", alike, preproc)]
+    assert found(target="FLAIR") == [("FLAIR", made, plain)]
+    plain.rename(plain.with_name("sub-01_desc-brain_FLAIR.nii.gz"))
+    with pytest.raises(DataError, match=r"may stand for FLAIR\[desc-brain\] or FLAIR\[desc-preproc\]; choose one"):
+        found()
