@@ -122,7 +122,7 @@ def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
 
 def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_path: Path) -> tuple[str, int]:
     """Make one cell from --source; what there is to say of it, and the exit code."""
-    model, note = models.model(cell), models.note(cell)
+    model, note, about = models.model(cell), models.note(cell), models.note(cell, style=arguments.style or "")
     verdict, error_map = models.verdict(cell, strict=arguments.strict), None
     if arguments.uncertainty is not None:
         error_map = ErrorMap(*models.with_error(cell), arguments.uncertainty)
@@ -149,7 +149,7 @@ def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_
                 spacing_mm=models.task.spacing_mm,
                 grid=grid,
                 register=models.register,
-                note=models.note(cell, style=arguments.style or ""),
+                note=about,
                 batch_size=arguments.batch_size,
                 judge=verdict,
                 error_map=error_map,
@@ -160,8 +160,15 @@ def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_
                 text = text.replace(str(path), str(given_paths[modality]))
             raise DataError(text) from None
         if made_series is not None:
-            sources = ", ".join(cell.sources) + (f" (a blend: {note})" if note else "")
-            write_derived(made_series, made_path, out_path, target=cell.target, sources=sources, mark=arguments.mark)
+            write_derived(
+                made_series,
+                made_path,
+                out_path,
+                target=cell.target,
+                sources=", ".join(cell.sources) + (f" ({about})" if about else ""),
+                mark=arguments.mark,
+                reasons=() if verdict is None else verdict.reasons,
+            )
     if arguments.layout == "bids":
         describe(out_path, folder=arguments.out, sources=given_paths, target=cell.target, release=version("agi-fed"))
     write_note(out_path, verdict=verdict, error_map=error_map, sidecar=arguments.layout == "bids")

@@ -17,10 +17,13 @@ from agi_core.data.header import Affine, one_line
 from agi_core.data.nifti import FloatArray, read_volume, write_scan
 from agi_core.errors import ConfigError, DataError
 from agi_core.host import atomic
+from agi_core.synthesis import OUT_OF_RANGE
 
 NOT_FOR_DIAGNOSIS = "SYNTHETIC - not for diagnosis"
 STORED_ONE = 10_000
 """The pixel value that 1 is stored as."""
+_LONG_STRING, _SHORT_TEXT, _LONG_TEXT = 64, 1024, 10_240
+"""The most characters of DICOM's LO, ST and LT."""
 
 _CLASSIC_MR, _ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -130,7 +133,16 @@ def _volume(folder: Path, slices: list[Any]) -> Series:
     return Series(np.stack(planes, axis=2).astype(np.float32), _LPS_TO_RAS @ lps, slices)
 
 
-def write_derived(series: Series, made_path: Path, out_dir: Path, *, target: str, sources: str, mark: bool) -> None:
+def write_derived(
+    series: Series,
+    made_path: Path,
+    out_dir: Path,
+    *,
+    target: str,
+    sources: str,
+    mark: bool,
+    reasons: Sequence[str] = (),
+) -> None:
     """Write a synthetic volume as a new series beside the one that it lies on.
 
     Args:
@@ -139,6 +151,7 @@ def write_derived(series: Series, made_path: Path, out_dir: Path, *, target: str
         out_dir: a folder that is empty or does not exist.
         target, sources: modalities, for the derivation's description.
         mark: write SYNTHETIC into the pixels of every slice too.
+        reasons: why the sources are out of the known range, if they are; then the series' description begins with it.
 
     Raises:
         DataError: `out_dir` is not empty. RunError: it cannot be written; nothing is left there.
@@ -148,6 +161,9 @@ def write_derived(series: Series, made_path: Path, out_dir: Path, *, target: str
         raise DataError(f"{out_dir} is not an empty folder. Choose another --out.")
     values = _in_order_of(series, made_path)
     uid = pydicom.uid.generate_uid
+    described = f"{OUT_OF_RANGE}: {NOT_FOR_DIAGNOSIS} {target}" if reasons else f"{NOT_FOR_DIAGNOSIS} {target}"
+    derived = f"{target} synthesised from {sources} by AGI-Fed; {NOT_FOR_DIAGNOSIS}"
+    comments = "\r\n".join([NOT_FOR_DIAGNOSIS, *(f"out of known range: {reason}" for reason in reasons)])
     shared = {
         "SOPClassUID": _CLASSIC_MR,
         "Modality": "MR",
@@ -155,9 +171,9 @@ def write_derived(series: Series, made_path: Path, out_dir: Path, *, target: str
         "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
         "SeriesInstanceUID": uid(),
         "SeriesNumber": 9000 + int(series.slices[0].get("SeriesNumber") or 0) % 1000,
-        "SeriesDescription": f"{NOT_FOR_DIAGNOSIS} {target}",
-        "DerivationDescription": f"{target} synthesised from {sources} by AGI-Fed; {NOT_FOR_DIAGNOSIS}",
-        "ImageComments": NOT_FOR_DIAGNOSIS,
+        "SeriesDescription": described[:_LONG_STRING],
+        "DerivationDescription": derived[:_SHORT_TEXT],
+        "ImageComments": comments[:_LONG_TEXT],
         "BurnedInAnnotation": "YES" if mark else "NO",
         **{"ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": ""},
         **{"RepetitionTime": None, "EchoTime": None, "EchoTrainLength": None},

@@ -8,10 +8,13 @@ import numpy as np
 import pydicom
 import pytest
 
+from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.data.dicom import STORED_ONE, marked, read_series, write_derived
 from agi_core.data.nifti import read_volume, write_volume
 from agi_core.errors import DataError, RunError
+from agi_core.known_range import KnownRange, names_of
+from agi_core.run.own_weights import write_own_weights
 from tests.support.dicom_series import head, write_series
 from tests.support.finished_run import finished_run
 
@@ -73,6 +76,30 @@ def test_what_is_written_lies_where_it_was_read(tmp_path: Path) -> None:
         assert "OperatorsName" not in image
     with pytest.raises(DataError, match="not an empty folder"):
         write_derived(series, tmp_path / "made.nii", tmp_path / "out", target="PD", sources="T1", mark=False)
+
+
+def test_a_series_says_that_its_sources_are_out_of_the_known_range(tmp_path: Path) -> None:
+    """As much of it as DICOM has room for: 64 characters of a series' description, 1024 of a derivation's."""
+    series = read_series(write_series(tmp_path / "s", head(1)))
+    nifti_path = series.write_nifti(tmp_path / "s.nii")
+    write_volume(tmp_path / "made.nii", read_volume(nifti_path).data.clip(0, 1), like=nifti_path, descrip="")
+    write_derived(
+        series,
+        tmp_path / "made.nii",
+        tmp_path / "out",
+        target="T1w[ce-gadolinium]",
+        sources="T1," * 500,
+        mark=False,
+        reasons=["the head is cut", "it is tilted"],
+    )
+    image = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert image.SeriesDescription == "OUT OF KNOWN RANGE: SYNTHETIC - not for diagnosis T1w[ce-gadolin"
+    assert len(image.DerivationDescription) == 1024
+    assert image.ImageComments.splitlines() == [
+        "SYNTHETIC - not for diagnosis",
+        "out of known range: the head is cut",
+        "out of known range: it is tilted",
+    ]
 
 
 def test_a_series_that_cannot_be_written_to_its_end_is_not_there(
@@ -177,6 +204,22 @@ def test_the_command_line_from_series_to_series(tmp_path: Path) -> None:
     unmarked = made.data[:, 20:] / STORED_ONE
     assert unmarked.std() > 0.01
     assert sorted(made.data.shape) == sorted(nifti.data.shape)
+
+
+def test_the_command_line_tells_the_known_range_and_the_style(tmp_path: Path) -> None:
+    network = finished_run(tmp_path / "run")
+    own = {"head.bias": np.full(1, 0.9, dtype=np.float32)}
+    write_own_weights(tmp_path / "run" / "sites" / "HH" / "heads" / "x.safetensors", own, network=network)
+    usual = dict.fromkeys(names_of(network), 0.5) | {"head: volume, litres": 99.0}
+    spreads = dict.fromkeys(usual, 1e4) | {"head: volume, litres": 1.0}
+    KnownRange("training", 9, usual, spreads).write(tmp_path / "run" / known_range.NAME)
+    sources = [f"--source={m}={write_series(tmp_path / m, head(seed))}" for seed, m in enumerate(("T1", "T2"))]
+    command = ["synthesize", "--run", str(tmp_path / "run"), *sources, "--style", "HH", "--out", str(tmp_path / "pd")]
+    assert main(command) == 0
+    image = pydicom.dcmread(tmp_path / "pd" / "0001.dcm")
+    assert image.SeriesDescription == "OUT OF KNOWN RANGE: SYNTHETIC - not for diagnosis PD"
+    assert "out of known range: head: volume, litres is" in image.ImageComments
+    assert image.DerivationDescription.startswith("PD synthesised from T1, T2 (style of HH) by AGI-Fed")
 
 
 def test_a_refusal_names_the_folder_of_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
