@@ -1,5 +1,6 @@
 """What is said of a synthetic volume beside it: whether its sources are like those of training, and its interval."""
 
+import json
 from pathlib import Path
 
 from agi_core.conformal import WANTED
@@ -9,31 +10,43 @@ from agi_core.known_range import BlendVerdict, Verdict
 from agi_core.run.json_objects import read_json
 
 OUT_OF_RANGE = 3  # exit code
+_OF_RANGE = ("OutOfKnownRange", "KnownRange")
+_OF_ERRORS = (
+    *("ExpectedAbsoluteError", "IntervalFactor", "IntervalCoverage", "IntervalCoverageGuaranteed"),
+    *("CalibrationSubjects", "CalibrationSites"),
+)
 
 
 def write_note(
     out_path: Path, *, verdict: Verdict | BlendVerdict | None, error_map: ErrorMap | None, sidecar: bool
 ) -> None:
-    """Write the note as JSON, under the name of the volume or folder `out_path`; nothing where there is nothing to say.
+    """Write the note as JSON, under the name of the volume or folder `out_path`. Where there is nothing to say, the
+    note of a volume that was there before is removed.
 
     Args:
         sidecar: whether such a file is there already, as of BIDS, and is added to.
     """
     note: dict[str, object] = {}
     if verdict is not None:
-        note["OutOfKnownRange"] = list(verdict.reasons)
-        note["KnownRange"] = f"of {verdict.known}"
+        note |= zip(_OF_RANGE, (list(verdict.reasons), f"of {verdict.known}"), strict=True)
     if error_map is not None:
         interval = error_map.interval
-        note["ExpectedAbsoluteError"] = error_map.path.name
-        note["IntervalFactor"] = interval.factor
-        note["IntervalCoverage"] = WANTED
-        note["IntervalCoverageGuaranteed"] = interval.guaranteed
-        note["CalibrationSubjects"] = interval.subjects
-        note["CalibrationSites"] = interval.sites
+        told = (interval.factor, WANTED, interval.guaranteed, interval.subjects, interval.sites)
+        note |= zip(_OF_ERRORS, (error_map.path.name, *told), strict=True)
+    path = out_path.with_name(out_path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     if note:
-        path = out_path.with_name(out_path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
         atomic.write_json(path, ((read_json(path) or {}) if sidecar else {}) | note)
+    elif not sidecar and _is_note(path):
+        path.unlink()
+
+
+def _is_note(path: Path) -> bool:
+    """Whether a file is there that has what a note has and nothing else: one of the user's own is left alone."""
+    try:
+        there = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(there, dict) and bool(there) and there.keys() <= {*_OF_RANGE, *_OF_ERRORS}
 
 
 def spoken(verdict: Verdict | BlendVerdict | None) -> list[str]:

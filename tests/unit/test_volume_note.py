@@ -48,3 +48,17 @@ def test_a_sidecar_is_added_to_and_another_file_replaced(tmp_path: Path, sidecar
 def test_nothing_to_say(tmp_path: Path) -> None:
     write_note(tmp_path / "pd.nii", verdict=None, error_map=None, sidecar=False)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"Units": "arbitrary"}', '{"OutOfKnownRange": [], "Units": "arbitrary"}', "[1]", "{}", "not json"]
+)
+def test_a_note_of_an_older_volume_is_removed_and_another_file_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "pd.json"
+    write_note(tmp_path / "pd.nii.gz", verdict=Verdict(KNOWN, NETWORK, None), error_map=None, sidecar=False)
+    assert path.is_file()
+    write_note(tmp_path / "pd.nii.gz", verdict=None, error_map=None, sidecar=False)
+    assert not path.exists()
+    path.write_text(content)
+    write_note(tmp_path / "pd.nii.gz", verdict=None, error_map=None, sidecar=False)
+    assert path.read_text() == content
