@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agi_core.data.header import Doubt
-from agi_core.data.nifti import FloatArray, Volume, check_name, read_volume, write_volume
+from agi_core.data.nifti import FloatArray, Volume, check_name, read_volume, write_volumes
 from agi_core.data.preprocess import Prepared, align, field_of_view, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
@@ -66,7 +66,7 @@ def synthesize_files(
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the head in the grid's source,
             two sources are the same image, or an output is one of the sources or the other output.
-        RunError: `out_path` cannot be written, or the prediction is not finite.
+        RunError: an output cannot be written, or the prediction is not finite; then none is written.
     """
     if set(source_paths) != set(scenario.sources) or grid not in source_paths:
         raise DataError(
@@ -103,13 +103,10 @@ def synthesize_files(
     made = predict(prepared.volumes)
     if not np.isfinite(made).all():
         raise RunError("The model's output is not finite: its training diverged. Use another checkpoint or run.")
+    written = {}
     for (path, descrip), slices in zip(outputs, made if second else [made], strict=True):
         on_grid = resample(np.ascontiguousarray(slices.transpose(2, 1, 0)), prepared.grid, volumes[grid].grid)
-        write_volume(
-            path,
-            on_grid.clip(0, 1),
-            like=source_paths[grid],
-            descrip=f"{OUT_OF_RANGE}: {descrip}" if reasons else descrip,
-            comment="\n".join(f"out of known range: {reason}" for reason in reasons),
-        )
+        written[path] = on_grid.clip(0, 1), f"{OUT_OF_RANGE}: {descrip}" if reasons else descrip
+    comment = "\n".join(f"out of known range: {reason}" for reason in reasons)
+    write_volumes(written, like=source_paths[grid], comment=comment)
     return [*doubts, *prepared.doubts]

@@ -133,6 +133,12 @@ def _volume(folder: Path, slices: list[Any]) -> Series:
     return Series(np.stack(planes, axis=2).astype(np.float32), _LPS_TO_RAS @ lps, slices)
 
 
+def check_new_series(out_dir: Path) -> None:
+    """Raise DataError unless a folder is empty or does not exist, so that a new series can be written there."""
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise DataError(f"{out_dir} is not an empty folder. Choose another --out.")
+
+
 def write_derived(
     series: Series,
     made_path: Path,
@@ -148,7 +154,7 @@ def write_derived(
     Args:
         series: whose patient, study and geometry are copied.
         made_path: the volume as NIfTI, on the grid of `series.write_nifti`, values in [0, 1].
-        out_dir: a folder that is empty or does not exist.
+        out_dir: as `check_new_series` wants it.
         target, sources: modalities, for the derivation's description.
         mark: write SYNTHETIC into the pixels of every slice too.
         reasons: why the sources are out of the known range, if they are; then the series' description begins with it.
@@ -157,8 +163,7 @@ def write_derived(
         DataError: `out_dir` is not empty. RunError: it cannot be written; nothing is left there.
     """
     pydicom = _pydicom()
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise DataError(f"{out_dir} is not an empty folder. Choose another --out.")
+    check_new_series(out_dir)
     values = _in_order_of(series, made_path)
     uid = pydicom.uid.generate_uid
     described = f"{OUT_OF_RANGE}: {NOT_FOR_DIAGNOSIS} {target}" if reasons else f"{NOT_FOR_DIAGNOSIS} {target}"

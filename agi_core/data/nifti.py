@@ -7,8 +7,8 @@ anterior and superior; `affine` (float64) maps a voxel index to mm. `write_volum
 import gzip
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.arrayproxy import ArrayProxy
 
-from agi_core.data.header import MAX_VOLUME_BYTES, READ_ERRORS, Affine, Doubt, Grid, one_line, read_header
+from agi_core.data.header import MAX_VOLUME_BYTES, READ_ERRORS, Affine, Doubt, Grid, Header, one_line, read_header
 from agi_core.errors import DataError
 from agi_core.host import atomic
 
@@ -104,27 +104,41 @@ def read_content(path: Path) -> bytes:
 
 
 def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str, comment: str = "") -> None:
-    """Write a synthesised volume on the grid of an existing file, atomically.
+    """`write_volumes` with one."""
+    write_volumes({path: (data, descrip)}, like=like, comment=comment)
+
+
+def write_volumes(volumes: Mapping[Path, tuple[FloatArray, str]], *, like: Path, comment: str = "") -> None:
+    """Write synthesised volumes on the grid of an existing file; all of them, or none where one cannot be written.
 
     Format (NIfTI-1 or NIfTI-2), orientation, axis order, qform, sform, their codes, spacing and units are those of
     `like`; a form that was not believed gets code 0. Free-text fields and header extensions are not copied, since they
     may name a person. Stored as int16 with slope `WRITTEN_STEP`.
 
     Args:
-        path: output, ending in `.nii` or `.nii.gz`.
-        data: float32 (I, J, K) in RAS+ order on the grid `read_grid(like)`, values in [0, 1].
+        volumes: by output path, which ends in `.nii` or `.nii.gz`: float32 (I, J, K) in RAS+ order on the grid
+            `read_grid(like)`, values in [0, 1]; and what the values are, at most 79 ASCII characters.
         like: the NIfTI file whose grid is kept.
-        descrip: what the values are; at most 79 ASCII characters.
         comment: what else a reader should know, as a header extension (code 6).
 
     Raises:
-        DataError: `path` has another suffix, or `like` cannot be read.
-        RunError: `path` cannot be written.
+        DataError: a path has another suffix, or `like` cannot be read.
+        RunError: a path cannot be written.
     """
     with _open(like) as file:
         reference = read_header(like, file)
+    with ExitStack() as stack:  # at its end the files get their names
+        for path, (data, descrip) in volumes.items():
+            check_name(path)
+            image = _synthetic(reference, data, descrip=descrip, comment=comment)
+            nib.save(image, stack.enter_context(atomic.replacing(path)))
+
+
+def _synthetic(reference: Header, data: FloatArray, *, descrip: str, comment: str) -> Any:
+    """nibabel's image of a volume; see `write_volumes`."""
     if data.shape != reference.grid.shape or not (data.min() >= 0 and data.max() <= 1):
-        raise ValueError(f"values in [0, 1] on the grid of {like} expected, not {data.shape} from {data.min()}")
+        expected = f"values in [0, 1] on the grid of {reference.grid.shape} voxels"
+        raise ValueError(f"{expected} expected, not {data.shape} from {data.min()}")
     to_stored = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), reference.orientation)
     stored = nib.apply_orientation(np.rint(data / WRITTEN_STEP).astype(np.int16), to_stored)
     header = reference.fields  # without the file's extensions
@@ -138,7 +152,7 @@ def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str, comm
     image.header.set_slope_inter(WRITTEN_STEP, 0)
     if comment:
         image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", comment.encode()))
-    _save(image, path)
+    return image
 
 
 def write_scan(path: Path, data: npt.NDArray[Any], *, affine: Affine, descrip: str) -> None:

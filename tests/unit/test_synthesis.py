@@ -9,7 +9,7 @@ import pytest
 
 from agi_core.errors import RunError
 from agi_core.scenario import Scenario
-from agi_core.synthesis import synthesize_files
+from agi_core.synthesis import Second, synthesize_files
 from tests.support.small_data import write_head
 
 
@@ -31,3 +31,19 @@ def test_a_prediction_that_is_not_finite_writes_nothing(tmp_path: Path) -> None:
             spacing_mm=None,
         )
     assert not (tmp_path / "pd.nii").exists()
+
+
+def test_a_map_that_cannot_be_written_leaves_no_volume(tmp_path: Path) -> None:
+    write_head(tmp_path / "t1.nii", seed=1, contrast=1)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RunError, match=r"file/e\.nii could not be written"):
+        synthesize_files(
+            lambda volumes: np.stack([volumes[:, 0], 0.1 * volumes[:, 0]]),
+            scenario=Scenario(("T1",), "PD"),
+            grid="T1",
+            source_paths={"T1": tmp_path / "t1.nii"},
+            out_path=tmp_path / "pd.nii",
+            spacing_mm=None,
+            second=Second(tmp_path / "file" / "e.nii", "expected error"),
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "t1.nii"]

@@ -14,7 +14,10 @@ from agi_core.data.dicom import STORED_ONE, marked, read_series, write_derived
 from agi_core.data.nifti import read_volume, write_volume
 from agi_core.errors import DataError, RunError
 from agi_core.known_range import KnownRange, names_of
+from agi_core.run.error_model import NAME as ERROR_MODEL
+from agi_core.run.error_model import write_error_model
 from agi_core.run.own_weights import write_own_weights
+from agi_core.uncertainty import ErrorModel
 from tests.support.dicom_series import head, write_series
 from tests.support.finished_run import finished_run
 
@@ -220,6 +223,19 @@ def test_the_command_line_tells_the_known_range_and_the_style(tmp_path: Path) ->
     assert image.SeriesDescription == "OUT OF KNOWN RANGE: SYNTHETIC - not for diagnosis PD"
     assert "out of known range: head: volume, litres is" in image.ImageComments
     assert image.DerivationDescription.startswith("PD synthesised from T1, T2 (style of HH) by AGI-Fed")
+
+
+def test_a_folder_that_holds_something_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = finished_run(tmp_path / "run")
+    layer, counts = np.full(len(network.readout), 0.1), np.full(66, 10)
+    write_error_model(tmp_path / "run" / ERROR_MODEL, ErrorModel(layer, counts, 8, 2), network=network)
+    sources = [f"--source={m}={write_series(tmp_path / m, head(seed))}" for seed, m in enumerate(("T1", "T2"))]
+    command = ["synthesize", "--run", str(tmp_path / "run"), *sources, "--uncertainty", str(tmp_path / "e.nii")]
+    assert main([*command, "--out", str(tmp_path / "T1")]) == 2
+    assert f"{tmp_path / 'T1'} is not an empty folder" in capsys.readouterr().err
+    assert not (tmp_path / "e.nii").exists()
 
 
 def test_a_refusal_names_the_folder_of_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
