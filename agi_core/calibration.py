@@ -24,12 +24,18 @@ MOST = 64
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """An error model, and {site: coverage of each of its subjects by the interval of all others}; a range, where there
-    are subjects enough; what the user should know."""
+    """What `calibrate_on` makes.
+
+    Attributes:
+        covered: {site: coverage of each of its subjects by the interval of all others}.
+        known: the range; None where the subjects that could tell it, as many as `seen`, are too few.
+        notes: what the user should know.
+    """
 
     errors: ErrorModel
     covered: Mapping[str, Sequence[float]]
     known: KnownRange | None
+    seen: int
     notes: Sequence[str]
 
 
@@ -48,7 +54,7 @@ def calibrate_on(
         cache_dir: folder of prepared scans, which are patient data.
 
     Raises:
-        DataError: fewer than two subjects are left, or a scan is unusable.
+        DataError: fewer than two subjects are left, a scan is unusable, or a head is too small to measure.
     """
     found = discover(scans, network.scenario.modalities)
     marks = fingerprints(found.subjects)
@@ -80,14 +86,11 @@ def calibrate_on(
     if tests:
         notes.append(f"{len(tests)} test subjects of the run are left out; coverage is reported of them")
     of, seen = (OF_TRAINING, trained) if len(trained) >= FEWEST else (OF_CALIBRATION, [*trained, *chosen])
-    if len(seen) < FEWEST:
-        notes.append(
-            f"no known range: it takes {FEWEST} subjects, and there are {len(seen)}; give --data with more, or"
-            " synthesize --strict has nothing to compare with"
-        )
-        return Calibration(errors, covered, None, notes)
-    sources = measured(seen[:MOST], network, task=task, register=scans.register == "rigid")
-    return Calibration(errors, covered, KnownRange.over(sources, of=of), notes)
+    known = None
+    if len(seen) >= FEWEST:
+        sources = measured(seen[:MOST], network, task=task, register=scans.register == "rigid")
+        known = KnownRange.over(sources, of=of)
+    return Calibration(errors, covered, known, len(seen), notes)
 
 
 def measured(

@@ -11,6 +11,7 @@ with t so large that of subjects with normal measures at most FALSE_ALARMS are c
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -122,8 +123,9 @@ def _of_head(head: NDArray[np.bool_], inside: NDArray[np.int64], spacing_mm: NDA
     for n in range(len(_AXES)):
         faces = head.take((0, -1), axis=2 - n)
         found += [4 * np.sqrt(covariance[n, n]), faces.mean()]  # of a box: 1.15 of its side
-    for one, other in _PLANES.values():
-        found.append(covariance[one, other] / np.sqrt(covariance[one, one] * covariance[other, other]))
+    with np.errstate(invalid="ignore"):  # of a single slice it is not a number
+        for one, other in _PLANES.values():
+            found.append(covariance[one, other] / np.sqrt(covariance[one, one] * covariance[other, other]))
     return found
 
 
@@ -167,10 +169,16 @@ class KnownRange(JsonObject):
 
     @classmethod
     def over(cls, subjects: Sequence[Measures], *, of: str) -> Self:
-        """The range of these subjects. Raises DataError: they are fewer than FEWEST."""
+        """The range of these subjects. Raises DataError: they are fewer than FEWEST, or a measure is not finite."""
         if len(subjects) < FEWEST:
             raise DataError(f"a range of {len(subjects)} subjects says little; give at least {FEWEST}")
         table = {name: np.array([one[name] for one in subjects]) for name in subjects[0]}
+        for name, values in table.items():
+            if count := int((~np.isfinite(values)).sum()):
+                raise DataError(
+                    f"{count} of {len(values)} subjects have no {name}: their head is too small to measure, such as a"
+                    " single slice; leave them out"
+                )
         return cls(
             of,
             len(subjects),
@@ -193,10 +201,11 @@ class KnownRange(JsonObject):
         return {name: max(reach * self.spreads[name], least[name]) for name in self.means}
 
     def distances(self, found: Measures) -> Measures:
-        """How far each measure lies from the mean, in halves of its range: above 1 it is out of range."""
-        return {
-            name: abs(found[name] - self.means[name]) / half for name, half in self.halves().items() if name in found
-        }
+        """How far each measure lies from the mean, in halves of its range: above 1 it is out of range. What is not a
+        number is infinitely far."""
+        halves = {name: half for name, half in self.halves().items() if name in found}
+        apart = {name: abs(found[name] - self.means[name]) / half for name, half in halves.items()}
+        return {name: math.inf if math.isnan(distance) else distance for name, distance in apart.items()}
 
     def reasons(self, found: Measures) -> tuple[str, ...]:
         """A sentence for each WHAT that is out of range, of its measure that lies farthest out; none: in range."""

@@ -60,3 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"known range: of {known}")
     elif before is not None:
         print(f"known range: as before, of {before}")
+    else:
+        print(
+            f"warning: no known range: it takes {known_range.FEWEST} subjects, and there are {made.seen}; give --data"
+            " with more, or synthesize --strict has nothing to compare with",
+            file=sys.stderr,
+        )

@@ -166,6 +166,28 @@ def test_a_hospitals_own_subjects_leave_the_range_of_training(
     assert calibrate(data=hospital) == 0
     assert "known range: of 6 calibration subjects" in capsys.readouterr().out
 
+    for path in hospital.rglob("IXI10[4-9]*"):
+        path.unlink()
+    assert calibrate(data=hospital) == 0
+    printed = capsys.readouterr()
+    assert "of 4 subjects; of new ones it covers" in printed.out
+    assert "known range: as before, of 6 calibration subjects" in printed.out
+    assert "no known range" not in printed.err
+
+
+def test_single_slices_calibrate_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their errors can be told, and the tilt of their heads cannot: neither is written."""
+    finished_run(tmp_path / "run")
+    hospital = write_ixi(tmp_path / "hospital", {"A": 6})
+    for path in hospital.rglob("*.nii.gz"):
+        scan = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj)[:, :, 4:5], scan.affine), path)
+    place = ["--data", str(hospital), "--layout", "ixi", "--cache-dir", str(tmp_path / "cache")]
+    assert main(["calibrate", "--run", str(tmp_path / "run"), *place]) == 2
+    assert "6 of 6 subjects have no pose of the head: tilt in the sagittal plane" in capsys.readouterr().err
+    assert not (tmp_path / "run" / NAME).exists()
+    assert not (tmp_path / "run" / error_model.NAME).exists()
+
 
 @pytest.mark.parametrize(("train", "code"), [(2, 0), (1, 2)])
 def test_a_range_of_few_training_subjects(

@@ -229,3 +229,12 @@ def test_the_grid_of_the_output_is_no_reason_against_its_sources() -> None:
 def test_few_subjects_have_no_range() -> None:
     with pytest.raises(DataError, match="a range of 4 subjects says little"):
         KnownRange.over([{"a: b": 1.0}] * 4, of="training")
+
+
+def test_a_single_slice_has_no_tilt_and_is_in_no_range(known: KnownRange) -> None:
+    slices = [measured(with_data(subject(seed), lambda data: data[:, :, 12:13])) for seed in range(5)]
+    tilt = "pose of the head: tilt in the sagittal plane"
+    with pytest.raises(DataError, match=f"5 of 5 subjects have no {tilt}: their head is too small to measure"):
+        KnownRange.over(slices, of="training")
+    assert known.distances({tilt: np.nan}) == {tilt: np.inf}
+    assert known.reasons({tilt: np.nan})[0].startswith(f"{tilt} is nan, and ")
