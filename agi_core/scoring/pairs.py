@@ -1,7 +1,7 @@
 """Which synthetic volume belongs to which real one: by the names that the layout gives to both."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ Named = Mapping[tuple[str, str, str], list[Path]]
 @dataclass(frozen=True)
 class Pair:
     """A synthetic volume and the real scan of the same visit; `seg` is the tumour's segmentation, where there is one,
-    and `others` are the visit's real scans of other modalities.
+    `others` are the visit's real scans of other modalities, and `of_subject` all real files of all visits.
 
     The session is empty where the layout does not name visits.
     """
@@ -30,6 +30,7 @@ class Pair:
     real: Path
     seg: Path | None
     others: Mapping[str, Path]
+    of_subject: Sequence[Path]
 
     @property
     def name(self) -> str:
@@ -74,6 +75,7 @@ def find_pairs(
             real=only(real[key]),
             seg=only(seg) if seg else None,
             others={m: path for m, path in others.items() if m not in (modality, SEG)},
+            of_subject=[path for (its, *_), paths in real.items() if its == subject for path in paths],
         )
         if pair.synthetic.samefile(pair.real):
             raise DataError(f"{pair.synthetic} is the real scan itself. Give the folder of synthetic volumes.")

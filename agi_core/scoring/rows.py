@@ -22,7 +22,8 @@ def segmentation_rows(
         synthetic, real: (I, J, K) in [0, 1] on the real scan's scale; `grid` is theirs.
 
     Returns:
-        The figures; or none, and why: the visit has not all scans, or has trained the network.
+        The figures; or none, and why: the visit has not all scans, or the subject trained the network, at this visit
+        or another.
 
     Raises:
         DataError: another scan of the visit cannot be read, or lies on another grid.
@@ -31,8 +32,8 @@ def segmentation_rows(
         return {}, [f"not segmented: it has no {', '.join(lacking)}"]
     if pair.modality not in MODALITIES:
         return {}, [f"not segmented: the network knows no {pair.modality}"]
-    if fingerprint({**pair.others, pair.modality: pair.real}[MODALITIES[0]]) in segmenter.trained_on:
-        return {}, ["not segmented: it trained the segmentation network"]
+    if any(fingerprint(path) in segmenter.trained_on for path in pair.of_subject):
+        return {}, ["not segmented: the subject trained the segmentation network"]
     others = {modality: _read(pair, modality, grid=grid) for modality in MODALITIES if modality != pair.modality}
     given = {
         "ceiling": real,

@@ -54,10 +54,24 @@ def test_the_four_rows_and_the_recovered_share(trained: Segmenter, tmp_path: Pat
 def test_who_trained_the_network_is_not_segmented(trained: Segmenter, tmp_path: Path) -> None:
     result = evaluated(tmp_path, trained, numbers=(1, 11))
     assert result.means["dice_WT_ceiling"].subjects == 1
-    told = "not segmented: it trained the segmentation network"
+    told = "not segmented: the subject trained the segmentation network"
     assert result.notes == [f"BraTS-GLI-00001 000: {told}"]
     both = evaluated(tmp_path, trained, numbers=(1, 2))
     assert both.notes == [f"BraTS-GLI-00001 000, BraTS-GLI-00002 000: {told}"]
+
+
+def test_a_later_visit_of_who_trained_the_network_is_not_segmented(trained: Segmenter, tmp_path: Path) -> None:
+    """Also where the visit that trained it has no synthetic volume."""
+    name = write_subject(tmp_path / "data", 1)
+    for path in sorted((tmp_path / "data" / name).iterdir()):
+        later = read(path) if "seg" in path.name else read(path) + 3 * (read(path) > 0).astype(np.int16)
+        save(tmp_path / "data" / path.name.replace("-000-", "-001-"), later)
+    later_name = f"{name[:-3]}001"
+    synthetic = read(tmp_path / "data" / f"{later_name}-t2f.nii.gz")
+    save(tmp_path / "made" / f"{later_name}-t2f.nii.gz", synthetic.astype(np.float32))
+    pairs, _ = find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")
+    result = evaluate(pairs, notes=[], segmenter=trained)
+    assert result.notes == ["BraTS-GLI-00001 001: not segmented: the subject trained the segmentation network"]
 
 
 def test_a_doubt_of_many_volumes_names_the_first(tmp_path: Path) -> None:
