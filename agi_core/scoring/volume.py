@@ -22,7 +22,7 @@ from agi_core.scoring.ssim import brasyn_ssim, ssim_volume
 from agi_core.segmentation.labels import ENHANCING, OEDEMA, Labels, read_labels
 from agi_core.segmentation.segmenter import Segmenter
 
-_MIN_OVERLAP = 0.5
+_MIN_OVERLAP, _WHOLE_HEAD = 0.5, 0.99
 _BRIGHTEST = (0.2, 5.0)  # of the synthetic volume, where 1 is the brightest of the real one
 _SLACK = 0.01  # of values from 0 to 1, after interpolation
 _CONSTANT, _SATURATED = 0.005, 0.5
@@ -124,7 +124,7 @@ def image_fault(values: Image) -> str | None:
 
 
 def _on_grid(synthetic: Volume, real: Volume, head: BoolArray, pair: Pair) -> tuple[FloatArray, list[str]]:
-    """The synthetic voxels on the real scan's grid, and a doubt where they had to be interpolated."""
+    """The synthetic voxels on the real scan's grid, and doubts where they had to be interpolated or do not reach."""
     if same_grid(synthetic.grid, real.grid):
         return synthetic.data, []
     overlap = float(field_of_view(synthetic.grid, real.grid)[head].mean())
@@ -133,7 +133,10 @@ def _on_grid(synthetic: Volume, real: Volume, head: BoolArray, pair: Pair) -> tu
             f"{pair.synthetic} covers {overlap:.0%} of the head in {pair.real}: their headers place them apart."
             " Write it with the affine of the real scan."
         )
-    return resample(synthetic.data, synthetic.grid, real.grid), ["interpolated from another grid"]
+    doubts = ["interpolated from another grid"]
+    if overlap < _WHOLE_HEAD:
+        doubts.append(f"covers {overlap:.0%} of the head; the rest is scored as black")
+    return resample(synthetic.data, synthetic.grid, real.grid), doubts
 
 
 def _in_units(data: FloatArray, real: Values, *, head: BoolArray, pair: Pair) -> FloatArray:

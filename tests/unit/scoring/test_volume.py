@@ -148,6 +148,18 @@ def test_another_grid_is_interpolated_and_said(pair: Pair) -> None:
         score_pair(rewritten(pair, read(pair.synthetic), moved))
 
 
+def test_a_volume_of_a_part_of_the_head_is_scored_and_said(pair: Pair) -> None:
+    """The lower slices of the real scan: what lies above is as wrong as black."""
+    real = read(pair.real).astype(np.float32)
+    scored = score_pair(rewritten(pair, real[:, :, :14]))
+    voxels, scaled = np.count_nonzero(real), scale_intensity(real)[0]
+    covered = np.count_nonzero(real[:, :, :14]) / voxels
+    assert 0.5 < covered < 0.7
+    told = f"covers {covered:.0%} of the head; the rest is scored as black"
+    assert scored.doubts == ("interpolated from another grid", told)
+    assert scored.figures["mae_head"] == pytest.approx(scaled[:, :, 14:].sum() / voxels, rel=1e-4)
+
+
 def test_the_picture_is_the_slice_with_most_tumour(pair: Pair) -> None:
     assert pair.seg is not None
     picture, labels = score_pair(pair).picture, read(pair.seg)
