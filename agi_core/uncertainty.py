@@ -127,11 +127,11 @@ class Interval(NamedTuple):
 
         So the mean sum_i w_i e_i of the expected errors is a bound of the blend's expected error. With the largest
         factor f, a voxel lies within f sum_i w_i e_i wherever it lies in the intervals of all experts, so what lies
-        outside is at most the sum of what each leaves outside. Experts err alike, so it is far less: such an interval
-        is wide. Of subjects and sites, those of the expert with the fewest.
+        outside is at most the sum of what each leaves outside, and may be all. Experts err alike, so it is far less:
+        such an interval is wide. Of subjects and sites, those of the expert with the fewest.
         """
         factors, guarantees, subjects, sites = zip(*experts, strict=True)
-        return cls(max(factors), 1 - sum(1 - one for one in guarantees), min(subjects), min(sites))
+        return cls(max(factors), max(0.0, 1 - sum(1 - one for one in guarantees)), min(subjects), min(sites))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from agi_core.uncertainty import (
     LEAST,
     STRENGTHS,
     VOXELS,
+    Interval,
     Sample,
     WithError,
     calibrate,
@@ -95,6 +96,13 @@ def test_each_subject_is_scored_by_the_others_in_any_order() -> None:
 def test_one_subject_is_too_few() -> None:
     with pytest.raises(DataError, match="1 subjects are too few"):
         calibrate([subject(0)])
+
+
+def test_what_is_guaranteed_of_a_blend() -> None:
+    """Each expert leaves out its own voxels; more than all of them is nothing guaranteed."""
+    one, other = Interval(2.0, 0.8, 8, 3), Interval(3.0, 0.6, 2, 2)
+    assert Interval.of_blend([one, other]) == (3.0, pytest.approx(0.4), 2, 2)
+    assert Interval.of_blend([other, other, other]).guaranteed == 0
 
 
 def entry(path: Path, volumes: FloatArray, head: Any) -> CachedSession:
