@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agi_core.host import atomic
-from agi_core.scoring.figures import CONFIDENCE, FIGURES, SEGMENTED, Mean, means, recovered_shares, segmented_rows
+from agi_core.scoring.figures import CONFIDENCE, FIGURES, ROWS, SEGMENTED, Mean, means, recovered_shares, segmented_rows
 from agi_core.scoring.pairs import Pair
 from agi_core.scoring.volume import Intervals, Scored, score_pair
 from agi_core.segmentation.labels import TARGETS
@@ -17,6 +17,7 @@ from agi_core.segmentation.segmenter import Segmenter
 TABLE_NAME, SUMMARY_NAME = "subjects.csv", "summary.json"
 _PLACE = ("subject", "session", "modality")
 _NAMED = 3  # volumes with one doubt
+_LABEL = 1 + max(len(f"{row}: {given}") for row, given in ROWS.items())  # characters of the first column
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,19 +116,19 @@ def _summary(evaluation: Evaluation, *, of: str) -> dict[str, Any]:
 def text_of(evaluation: Evaluation) -> str:
     """The means with their intervals, a line each, what was segmented, then the notes."""
     by_name = evaluation.means
-    lines = [f"{'':40}{'mean':>10}   95 % interval over subjects"]
+    lines = [f"{'':{_LABEL}}{'mean':>10}   95 % interval over subjects"]
     for name, mean in by_name.items():
         if not FIGURES[name].segmented:
             value, interval = written(name, mean)
-            lines.append(f"{FIGURES[name].label:40}{value:>10}   {interval:20} n = {mean.subjects}")
+            lines.append(f"{FIGURES[name].label:{_LABEL}}{value:>10}   {interval:20} n = {mean.subjects}")
     if rows := segmented_rows(by_name):
         heads = "".join(f"{label:>24}" for label in SEGMENTED.values())
         lines += [
             "",
-            f"{'segmentation with':40}{heads}",
-            f"{'':40}{''.join(f'{t:>8}' for t in TARGETS) * len(SEGMENTED)}",
+            f"{'segmentation with':{_LABEL}}{heads}",
+            f"{'':{_LABEL}}{''.join(f'{t:>8}' for t in TARGETS) * len(SEGMENTED)}",
         ]
-        lines += [f"{row:40}{''.join(f'{cell:>8}' for cell in cells)}" for row, cells in rows]
+        lines += [f"{row:{_LABEL}}{''.join(f'{cell:>8}' for cell in cells)}" for row, cells in rows]
         lines += [f"recovered share, {name}: {share(mean)}" for name, mean in evaluation.recovered_shares.items()]
     return "\n".join([*lines, *(f"warning: {note}" for note in evaluation.notes)])
 

@@ -47,6 +47,8 @@ def test_the_four_rows_and_the_recovered_share(trained: Segmenter, tmp_path: Pat
     assert f"recovered share, dice_WT: {share.mean:.0%} ({share.low:.0%} to {share.high:.0%}), n = 3" in lines
     (row,) = (line for line in lines if line.startswith("ceiling: four real scans"))
     assert row.split()[4] == f"{ceiling:.3f}"
+    four = [line for line in lines if line.startswith(("ceiling:", "synthetic:", "regression:", "floor:"))]
+    assert len({len(line) for line in four}) == 1  # no label is longer than its column
     page = write_page(tmp_path, result, subject_ids=result.subject_ids).read_text()
     assert all(cell in page for cell in row.split()[4:])
 
