@@ -60,8 +60,7 @@ class Completion:
                 be made.
             RunError: `out_dir` cannot be written, or a model is missing or diverged.
         """
-        if self.out_dir.resolve().is_relative_to(self.scans.dir.resolve()):
-            raise ConfigError(f"{self.out_dir} lies among the real scans of {self.scans.dir}; choose another --out")
+        self.scans.check_apart(self.out_dir)
         if self.scans.layout == "bids":
             check_folder(self.out_dir)
         targets = self.models.targets

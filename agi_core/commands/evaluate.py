@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     config = None if arguments.run is None else run_folder.open_scenario(arguments.run)
     device = open_device(arguments.device, threads=arguments.threads)
     out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
+    if config is not None:
+        Scans.like(config.data, data_dir, layout=layout).check_apart(out_dir)
     segmenter = None if arguments.segmenter is None else read_segmenter(arguments.segmenter)
     left_out: list[str] = []
     notes: list[str] = []

@@ -59,6 +59,11 @@ class Scans:
         exclude = data.exclude if own else ()
         return cls(folder.resolve(), layout or data.layout, exclude=exclude, register=data.register)
 
+    def check_apart(self, folder: Path) -> None:
+        """Raise ConfigError where a folder lies among the scans: synthetic ones in it would be found as real ones."""
+        if folder.resolve().is_relative_to(self.dir.resolve()):
+            raise ConfigError(f"{folder} lies among the real scans of {self.dir}; choose another --out")
+
 
 @dataclass(frozen=True)
 class Session:

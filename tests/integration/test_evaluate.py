@@ -15,6 +15,7 @@ from agi_core.config.load import load_config
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
 from tests.support.brats_tree import AFFINE, labels_of, read, save, write_subject
+from tests.support.finished_run import finished_run
 from tests.support.small_data import SMALL
 from tests.support.small_federation import federate
 
@@ -158,6 +159,20 @@ def test_bad_arguments_are_refused(folders: tuple[Path, Path], refused: Callable
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").touch()
     assert "full is there already and not an empty folder" in refused("--out", str(tmp_path / "full"))
+
+
+def test_a_run_writes_no_volumes_among_the_real_scans(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would be second scans of their visits."""
+    finished_run(tmp_path / "run", scenario="t1n,t1c,t2w:t2f")
+    data, _ = folders
+    before = sorted(data.rglob("*"))
+    command = ["evaluate", "--run", str(tmp_path / "run"), "--data", str(data), "--layout", "brats", "--out"]
+    assert agi_core([*command, str(data / "scores" / "first")]) == 2
+    assert f"first lies among the real scans of {data}; choose another --out" in capsys.readouterr().err
+    assert sorted(data.rglob("*")) == before
+    assert agi_core([*command, str(tmp_path / "first")]) == 0
 
 
 def test_labels_of_2020_score_as_those_of_2023(folders: tuple[Path, Path], tmp_path: Path) -> None:
