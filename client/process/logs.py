@@ -12,6 +12,7 @@ import contextlib
 import copy
 import logging
 import os
+import sys
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -21,6 +22,7 @@ from agi_core.errors import AgiError
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 DETAILS_NAME = "details.log"
 DETAILS_BYTES = 10 * 2**20  # of one file; the part before it is kept as details.log.1
+NOT_WRITTEN = f"{DETAILS_NAME} cannot be written, so a line of it is lost; check the disk of state_dir"
 
 
 def keep_logs(state_dir: Path) -> None:
@@ -32,6 +34,7 @@ def keep_logs(state_dir: Path) -> None:
     printed.setFormatter(Redacting(LOG_FORMAT))
     printed.addFilter(logging.Filter("client"))
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a record that cannot be written would go to stderr with its arguments, unredacted
     logging.basicConfig(level=logging.INFO, handlers=[details, printed], force=True)
 
 
@@ -43,7 +46,14 @@ class Details(WatchedFileHandler):
         with contextlib.suppress(OSError):  # the other process has begun a new one at this moment
             if path.stat().st_size > DETAILS_BYTES:
                 path.replace(path.with_name(f"{DETAILS_NAME}.1"))
-        super().emit(record)
+        try:
+            super().emit(record)
+        except OSError:  # the new one cannot be opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging calls it so
+        with contextlib.suppress(OSError):
+            print(NOT_WRITTEN, file=sys.stderr, flush=True)
 
     def _open(self) -> TextIOWrapper:
         os.close(os.open(self.baseFilename, os.O_CREAT | os.O_APPEND, 0o600))

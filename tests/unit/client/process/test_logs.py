@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from client.process.logs import Details
+from client.process.logs import NOT_WRITTEN, Details
 
 SECRET = "sub-0042"
 PROGRAM = f"""
@@ -43,6 +43,15 @@ def test_what_is_printed_names_nobody_and_the_details_say_all(tmp_path: Path) ->
     assert path.read_text().count(SECRET) == 6
     assert "Traceback" in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_full_disk_lets_nobodys_name_out(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "details.log").symlink_to("/dev/full")
+    done = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path], capture_output=True, text=True, timeout=60)
+    assert SECRET not in done.stderr
+    assert "training: run 'first', round 3" in done.stderr
+    assert done.stderr.count(NOT_WRITTEN) == 6, done.stderr
 
 
 def test_a_large_file_makes_room(tmp_path: Path) -> None:
