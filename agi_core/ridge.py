@@ -98,7 +98,9 @@ def _possible(gram: Vector) -> bool:
     if squares.min() < 0:
         return False
     scale = np.sqrt(np.where(squares > 0, squares, 1.0))
-    return bool(np.linalg.eigvalsh(gram / scale / scale[:, None]).min() >= -ROUNDING)
+    with np.errstate(over="ignore"):  # a stranger's mean square may be 1e-320
+        scaled = gram / scale / scale[:, None]
+    return bool(np.isfinite(scaled).all() and np.linalg.eigvalsh(scaled).min() >= -ROUNDING)
 
 
 def solve_own(subjects: Sequence[Statistics], *, towards: Vector) -> Vector:

@@ -12,10 +12,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
-from agi_core.protocol import ARRAYS, METRICS, SCALARS, TRAIN
+from agi_core.protocol import ARRAYS, EVALUATE, METRICS, SCALARS, STATISTICS, TRAIN
 from agi_core.report.report import build_report
+from agi_core.ridge import Statistics
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_round
 from agi_core.run.event_log import events_of
@@ -23,6 +25,7 @@ from agi_core.run.events import (
     ModelRolledBack,
     ModelTested,
     ModelValidated,
+    PriorSolved,
     RoundFinished,
     SiteQuarantined,
     UpdateClipped,
@@ -40,11 +43,18 @@ Change = Callable[[RecordDict, RecordDict], None]  # (request, reply to change)
 
 
 class Hostile(ClientApp):
-    """The sites' real app, but the training replies of some sites are tampered with."""
+    """The sites' real app, but the training replies of some sites, or those of another action, are tampered with."""
 
-    def __init__(self, change: Change, *, sites: Iterable[str] = ("HH",), rounds: Iterable[int] = range(100)) -> None:
+    def __init__(
+        self,
+        change: Change,
+        *,
+        sites: Iterable[str] = ("HH",),
+        rounds: Iterable[int] = range(100),
+        action: str = TRAIN,
+    ) -> None:
         super().__init__()
-        self.change, self.sites, self.rounds, self.asked = change, {*sites}, {*rounds}, 0
+        self.change, self.sites, self.rounds, self.action, self.asked = change, {*sites}, {*rounds}, action, 0
 
     def __call__(self, message: Message, context: Context) -> Message:
         hostile = context.node_config["site"] in self.sites
@@ -52,7 +62,7 @@ class Hostile(ClientApp):
         request = copy.deepcopy(message.content)
         reply = client_app(message, context)
         round = request.config_records[SCALARS]["round"]
-        if hostile and round in self.rounds and message.metadata.message_type == TRAIN:
+        if hostile and round in self.rounds and message.metadata.message_type == self.action:
             self.change(request, reply.content)
         return reply
 
@@ -227,6 +237,24 @@ def test_quarantine_below_the_quorum_pauses_and_says_what_to_do(small_config: Ru
     federate(small_config, tmp_path / "whole")
     deploy(small_config, run_dir)
     assert_same_weights(tmp_path / "whole", run_dir)
+
+
+def tiny_squares(request: RecordDict, reply: RecordDict) -> None:
+    """Statistics whose mean squares are so small that mean products, scaled by them, are infinite."""
+    if request.config_records[SCALARS]["subjects"] == STATISTICS:
+        told = np.diag(np.repeat([1, 1e-320, 1], [1, 3, 6]))
+        told[1, 2] = told[2, 1] = told[2, 3] = told[3, 2] = 1
+        (numbers,) = Statistics(told, np.zeros(10)).arrays().values()
+        reply[ARRAYS] = ArrayRecord({"float64": Array(numbers)})
+
+
+def test_statistics_that_no_voxels_have_are_refused_by_name(config: RunConfig, tmp_path: Path) -> None:
+    config = load_config(None, overrides={}, assignments=["model.prior=cubic"], base=config)
+    federate(config, tmp_path / "run", app=Hostile(tiny_squares, rounds=[0], action=EVALUATE))
+    (refused,) = events_of(tmp_path / "run", UpdateRefused)
+    assert (refused.site, refused.reason) == ("HH", "the statistics cannot be means over voxels")
+    (solved,) = events_of(tmp_path / "run", PriorSolved)
+    assert [*solved.sites] == ["Guys", "IOP"]
 
 
 def worse(request: RecordDict, reply: RecordDict) -> None:

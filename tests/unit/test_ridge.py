@@ -119,6 +119,15 @@ def test_no_large_entry_hides_what_the_others_are() -> None:
         Statistics.from_arrays(Statistics(told, np.zeros(4)).arrays(), features=4, largest=1e3)
 
 
+@pytest.mark.parametrize("square", [5e-324, 1e-320, 1e-300, 1e-160])
+def test_no_tiny_mean_square_breaks_the_judgement(square: float) -> None:
+    """Scaled by it, a mean product is infinite; the eigenvalues of such a matrix end in an error of numpy's."""
+    told = np.diag([1.0, square, square, square])
+    told[1, 2] = told[2, 1] = told[2, 3] = told[3, 2] = 1.0
+    with pytest.raises(ProtocolError, match="cannot be means"):
+        Statistics.from_arrays(Statistics(told, np.zeros(4)).arrays(), features=4)
+
+
 def test_a_target_cannot_vary_where_no_feature_does() -> None:
     """Two features that are 1 everywhere have the same mean product with any target."""
     Statistics.from_arrays(Statistics(np.ones((2, 2)), np.array([0.5, 0.5])).arrays(), features=2)
