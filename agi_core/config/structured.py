@@ -86,6 +86,15 @@ def nested(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
+def flat(sections: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of sections by their dotted names, as `nested` takes them."""
+    for name, value in sections.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def typed(kind: type[T], *layers: Mapping[str, Any]) -> T:
     """An object of the dataclass `kind` from nested settings, each layer over the ones before it.
 
@@ -161,7 +170,7 @@ def _explain(error: Exception) -> str:
 
 def _first_misfit(kind: type, layers: Iterable[Mapping[str, Any]]) -> str:
     """The same of the first setting that cannot be merged by itself."""
-    for name, value in (setting for layer in layers for setting in _settings(layer)):
+    for name, value in (setting for layer in layers for setting in flat(layer)):
         try:
             OmegaConf.merge(_schema(kind), _marked(nested([(name, value)])))
         except _MERGE_ERRORS as error:
@@ -169,12 +178,3 @@ def _first_misfit(kind: type, layers: Iterable[Mapping[str, Any]]) -> str:
                 return f"setting {name}: {value} stands where settings of its own are expected, such as {name}.KEY"
             return f"setting {name}: {value} is of another type"
     return "some settings do not fit each other"
-
-
-def _settings(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of nested sections by their dotted names."""
-    for name, value in layer.items():
-        if isinstance(value, Mapping) and value:
-            yield from _settings(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

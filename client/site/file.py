@@ -105,6 +105,9 @@ class DeployedSite(Site):
         return self.runtime_port + 1
 
 
+UNLIMITED = ("cache_gb", "policy.answers_per_model", "policy.answers_per_day")
+"""The settings of a deployed site that may be null: any number."""
+
 S = TypeVar("S", bound=Site)
 B = TypeVar("B", bound=PrivacyBudget)
 
@@ -147,6 +150,8 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
+    if kind is DeployedSite:
+        _check_filled_in(path, settings)
     try:
         site = structured.typed(kind, settings)
     except ConfigError as error:
@@ -163,6 +168,13 @@ def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
     if isinstance(site, DeployedSite):
         _validate(path, site)
     return _with_absolute_paths(site, path.resolve())
+
+
+def _check_filled_in(path: Path, settings: dict[str, Any]) -> None:
+    """Whoever leaves `privacy:` empty hardly means a site without privacy, as a file by `to_yaml` does with null."""
+    for name, value in structured.flat(settings):
+        if value is None and name not in UNLIMITED:
+            raise ConfigError(f"site file {path}: {name} is empty; fill it in, or take the line out")
 
 
 def _validate(path: Path, site: DeployedSite) -> None:

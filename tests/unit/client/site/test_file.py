@@ -105,6 +105,34 @@ def test_a_broken_deployment(tmp_path: Path, before: str, after: str, cause: str
         read_deployed_site(tmp_path / "HH.yaml")
 
 
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("privacy:", "privacy"),
+        ("privacy: # all lines below are comments", "privacy"),
+        ("privacy: null", "privacy"),
+        ("privacy: {validation: }", "privacy.validation"),
+        ("policy:", "policy"),
+        ("policy: {metrics: }", "policy.metrics"),
+        ("policy: {scenarios: ~}", "policy.scenarios"),
+        ("policy: {secure_sum_with: }", "policy.secure_sum_with"),
+        ("policy: {settings: }", "policy.settings"),
+        ("policy: {settings: {rounds: }}", "policy.settings.rounds"),
+    ],
+)
+def test_an_empty_rule_of_a_deployed_site_is_no_missing_one(tmp_path: Path, section: str, name: str) -> None:
+    (tmp_path / "HH.yaml").write_text(f"{DEPLOYED}{section}\n")
+    with pytest.raises(ConfigError, match=f"HH.yaml: {name} is empty; fill it in, or take the line out"):
+        read_site(tmp_path / "HH.yaml")
+
+
+def test_null_is_any_number(tmp_path: Path) -> None:
+    unlimited = "cache_gb: null\npolicy: {answers_per_model: null, answers_per_day: null}\n"
+    (tmp_path / "HH.yaml").write_text(DEPLOYED + unlimited)
+    site = read_site(tmp_path / "HH.yaml")
+    assert (site.cache_gb, site.policy.answers_per_model, site.policy.answers_per_day) == (None, None, None)
+
+
 @pytest.mark.parametrize("name", ["001", "0012", "no", "1e3"])
 def test_a_site_keeps_the_name_that_looks_like_something_else(tmp_path: Path, name: str) -> None:
     (tmp_path / "HH.yaml").write_text(DEPLOYED.replace("site: HH", f"site: {name}"))

@@ -15,7 +15,7 @@ from agi_core.data import scans
 from agi_core.data.datasets import TrainingSlices
 from agi_core.errors import AbsentError, DataError, NoneHeldError, NotHeldError
 from client.site import opened
-from client.site.file import CoordinatorAddress, DeployedSite, Site, SiteData, read_site, to_yaml
+from client.site.file import Site, SiteData, read_site, to_yaml
 from client.site.opened import KEPT_TASKS, OpenSite, SiteScans, open_site
 from tests.support.requests_by_hand import deployed_site
 from tests.support.small_data import write_ixi
@@ -104,16 +104,11 @@ def test_an_edit_counts_although_size_and_time_stay(tmp_path: Path, small_config
 
 def test_a_deployed_site_notices_who_comes_and_goes(tmp_path: Path) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"HH": 4})
-    site = DeployedSite(
-        site="HH",
-        data=SiteData(dir=str(data_dir), layout="ixi"),
-        cache_dir="cache",
-        state_dir="state",
-        key_file="key",
-        coordinator=CoordinatorAddress(address="agi.example.org:443", ca_file="ca.crt"),
-    )
     path, task = tmp_path / "HH.yaml", Task(scenario="T1,T2:PD")
-    path.write_text(to_yaml(site))
+    path.write_text(
+        f"site: HH\ndata: {{dir: {data_dir}, layout: ixi}}\ncache_dir: cache\nstate_dir: state\nkey_file: key\n"
+        "coordinator: {address: 'agi.example.org:443', ca_file: ca.crt, public_key: key}\n"
+    )
     first = open_site(path).scans(task)
     withdrawn, *others = (subject.id for subject in first.subjects.all)
     assert open_site(path).scans(task) is first
