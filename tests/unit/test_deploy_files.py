@@ -1,8 +1,10 @@
 """The files of a deployment, read beside the code that they speak of."""
 
 import dataclasses
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,11 +16,14 @@ from flwr.proto import error_pb2, fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2
 from flwr.supercore import constant as flower_headers
 
 from agi_core import errors
+from agi_core.host import atomic
 from agi_core.protocol import ALLOWED_METRICS, PROTOCOL_VERSION, Packed, Reply, reply_scalars
 from client.border.egress import DECIMALS
-from client.site.file import read_deployed_site
+from client.site.file import DeployedSite, read_deployed_site
 from client.site.new_site import write_site
+from client.work.site_ledger import open_site_ledger
 from tests.support import runbook
+from tests.support.real_processes import with_changes
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
@@ -165,8 +170,8 @@ def test_the_node_unit_starts_what_the_client_starts(tmp_path: Path) -> None:
     assert options(settings("agi-fed-runner")["ExecStart"][0]) == options(" ".join(runner.command))
 
 
-def test_the_services_site_file_is_valid(tmp_path: Path) -> None:
-    """The command of the hospital's runbook makes the trial's site file into that of the two services."""
+def services_site(tmp_path: Path, *, private: bool = False) -> DeployedSite:
+    """The trial's site file, made into that of the two services by the command of the hospital's runbook."""
     (tmp_path / "sites").mkdir()
     write_site(
         tmp_path / "sites" / "hospitalA.yaml",
@@ -176,11 +181,50 @@ def test_the_services_site_file_is_valid(tmp_path: Path) -> None:
         address="coordinator.example.org:443",
         ca_path=Path("ca.crt"),
     )
+    if private:
+        path = tmp_path / "sites" / "hospitalA.yaml"
+        rules, privacy = path.read_text().split("# privacy:")
+        path.write_text(rules + "privacy:" + privacy.replace("\n# ", "\n"))
     command = runbook.commands("hospital.md")["services"]
     subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True, timeout=20)
-    site = read_deployed_site(tmp_path / "hospitalA-services.yaml")
+    return read_deployed_site(tmp_path / "hospitalA-services.yaml")
+
+
+def test_the_services_site_file_is_valid(tmp_path: Path) -> None:
+    site = services_site(tmp_path)
     assert site.state_dir == f"/var/lib/{settings('agi-fed-runner')['StateDirectory'][0]}"
     assert site.cache_dir == "/var/lib/agi-fed/cache"
     assert (site.key_file, site.coordinator.ca_file) == ("/etc/agi-fed/key/node", "/etc/agi-fed/ca.crt")
     for path in (site.key_file, site.coordinator.ca_file, f"--port {site.runtime_port}"):
         assert path in settings("agi-fed-node")["ExecStart"][0]
+
+
+def test_the_services_remember_what_the_trial_did(tmp_path: Path) -> None:
+    """The runbook's commands that need root, carried out in another place: its ledger is the one that was begun."""
+    there = tmp_path / "var"
+    site = services_site(tmp_path, private=True)
+    trial = read_deployed_site(tmp_path / "sites" / "hospitalA.yaml")
+    assert trial.privacy is not None
+    with open_site_ledger(trial, trial.privacy) as ledger:
+        identity = ledger.identity
+    state_dir = Path(trial.state_dir)
+    lasting = ("split.json", "told.json", "images.jsonl", "audit.jsonl", "studies/a.json")
+    for name in (*lasting, "cache/scan", "logs/node.log"):
+        atomic.write_text(state_dir / name, name)
+
+    (block,) = [text for text in runbook.blocks("hospital.md") if "useradd" in text]
+    lines = [line for line in block.splitlines() if "/var/lib/agi-fed" in line and "useradd" not in line]
+    places = {"sudo ": "", "/var/lib/agi-fed": str(there), "agi-runner:agi-fed": f"{os.getuid()}:{os.getgid()}"}
+    subprocess.run(["bash", "-euc", with_changes("\n".join(lines), places)], cwd=tmp_path, check=True, timeout=20)
+    kept = {"split.json", "told.json", "images.jsonl", "audit.jsonl", "studies", "privacy", "ledgers.json", "heads"}
+    assert {path.name for path in there.iterdir()} == kept
+    assert stat.S_IMODE(there.stat().st_mode) == 0o700
+
+    path = tmp_path / "hospitalA-services.yaml"
+    path.write_text(path.read_text().replace("/var/lib/agi-fed", str(there)))
+    moved = read_deployed_site(path)
+    assert site.privacy is not None
+    assert moved.privacy is not None
+    assert Path(site.privacy.ledger_head).is_relative_to(site.state_dir)  # all that the runner's unit can write
+    with open_site_ledger(moved, moved.privacy) as ledger:
+        assert ledger.identity == identity
