@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from agi_core.signatures import read_public_key
 from client.border import audit, consent
 from client.process.join import join
 from client.process.lock import only_client
-from client.site.file import read_deployed_site
+from client.site.file import is_address, read_deployed_site
 from client.site.keys import public_key, public_path, replace_key
 from client.site.new_site import write_site
 
@@ -194,7 +193,7 @@ def _public_key(path: str) -> str:
 
 
 def _address(text: str) -> str:
-    if not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", text):
+    if not is_address(text):
         raise argparse.ArgumentTypeError(f"write HOST:PORT, for example agi.example.org:443, not {text!r}")
     return text
 

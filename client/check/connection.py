@@ -19,10 +19,12 @@ from pathlib import Path
 
 from cryptography import x509
 
+from agi_core.errors import ConfigError
 from agi_core.host.keys import certificate_fingerprint
 from client.check.rows import CheckRow, failed, passed, warning
 from client.process.flower_errors import explain
 from client.site.file import CoordinatorAddress
+from client.site.keys import trusted_authority
 
 TIMEOUT_S = 10.0
 WARN_EXPIRY_DAYS = 30
@@ -92,12 +94,10 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def _trust(ca_path: Path) -> tuple[ssl.SSLContext | None, CheckRow]:
     what, fix = "CA file", "get ca.crt from the coordinator, by a way you trust, and name it in coordinator.ca_file"
     try:
-        context = ssl.create_default_context(cafile=str(ca_path))
-        return context, passed(what, f"{ca_path}, SHA256 {certificate_fingerprint(ca_path)}")
-    except (ssl.SSLError, ValueError):
-        return None, failed(what, f"{ca_path} holds no certificate in PEM format", fix=fix)
-    except OSError as error:
-        return None, failed(what, f"{ca_path}: {error.strerror}", fix=fix)
+        context = trusted_authority(ca_path)
+    except ConfigError as error:
+        return None, failed(what, str(error), fix=fix)
+    return context, passed(what, f"{ca_path}, SHA256 {certificate_fingerprint(ca_path)}")
 
 
 def _proxy(host: str) -> tuple[urllib.parse.SplitResult | None, str]:

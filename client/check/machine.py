@@ -77,20 +77,23 @@ def _user(uid: int) -> str:
 
 
 def _port(site: DeployedSite) -> CheckRow:
-    place = f"127.0.0.1:{site.runtime_port}"
+    what, place = "local ports", f"127.0.0.1:{site.runtime_port} and {site.health_port}"
     if client_runs(Path(site.state_dir)):
-        return passed("local port", f"{place} is used by this site's client, which is running")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", site.runtime_port))
-        except OSError as error:
-            if is_alive(site.health_port):
-                return passed("local port", f"{place} is used by a node that is alive (a service of this machine)")
-            return failed(
-                "local port", f"{place}: {error.strerror}", fix="set runtime_port in the site file to a free port"
-            )
-    return passed("local port", f"{place} is free")
+        return passed(what, f"{place} are this site's client's, which is running")
+    for port in (site.runtime_port, site.health_port):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if port == site.runtime_port and is_alive(site.health_port):
+                    return passed(what, f"{place} are used by a node that is alive (a service of this machine)")
+                return failed(
+                    what,
+                    f"127.0.0.1:{port}: {error.strerror}",
+                    fix="set runtime_port in the site file so that this port and the next are free",
+                )
+    return passed(what, f"{place} are free")
 
 
 def _state(state_dir: Path) -> CheckRow:

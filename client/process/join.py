@@ -26,7 +26,7 @@ from client.process.lock import only_client
 from client.process.supervisor import supervise
 from client.process.terminal import Terminal
 from client.site.file import DeployedSite, read_deployed_site
-from client.site.keys import check_owner, public_key, write_private
+from client.site.keys import check_owner, public_key, trusted_authority, write_private
 from client.site.policy import LAST_LAYER_IS
 
 SECRET_NAME = "runtime.secret"  # noqa: S105  a file name
@@ -43,10 +43,10 @@ def join(site_path: Path, console: Console) -> None:
     key_path, state_dir = Path(site.key_file), Path(site.state_dir)
     public = public_key(key_path)
     check_owner(key_path, site=site.site)
-    if not Path(site.coordinator.ca_file).is_file():
-        raise ConfigError(
-            f"{site_path}: coordinator.ca_file {site.coordinator.ca_file} is not there; copy ca.crt to it"
-        )
+    try:
+        trusted_authority(Path(site.coordinator.ca_file))
+    except ConfigError as error:
+        raise ConfigError(f"{site_path}: coordinator.ca_file {error}; copy the coordinator's ca.crt to it") from None
     read_public_key(site.coordinator.public_key)
     with only_client(state_dir):
         console.print(announcement(site, public))

@@ -1,13 +1,15 @@
-"""`python -m client.process.node` is Flower's `flower-supernode`, with its own arguments and four changes.
+"""`python -m client.process.node` is Flower's `flower-supernode`, with its own arguments and five changes.
 
 It looks for a request every second, not every three: a round waits for the last site to look.
+
+It ends when its main thread ends, however that ends: the thread of the Runtime API would keep the process alive.
 
 Three faults of flwr 1.41 are mended. All are in the part that talks to the coordinator, and all lose a site for good
 without a word:
 
-* An error that Flower does not try again ends the loop but not the process, because the Runtime API's thread keeps the
-  process alive. A TLS handshake that a firewall cuts is such an error, and so is an answer like 500. Here the process
-  ends, and whoever started it starts it again.
+* An error that Flower does not try again ends the loop but not the process, for the same reason. A TLS handshake that a
+  firewall cuts is such an error, and so is an answer like 500. Here the process ends, and whoever started it starts it
+  again.
 * A coordinator that is killed leaves a request half delivered. The node answers it, but sends that answer in the turn
   of the next request, and the next answer in the turn after it: each answer comes one request late. Here a waiting
   answer is sent when there is no request to fetch.
@@ -15,10 +17,13 @@ without a word:
   moment takes the site for absent from then on. Here the process ends, as above.
 """
 
+import contextlib
 import os
+import sys
 import threading
 import time
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli import flower_supernode
@@ -50,13 +55,30 @@ def run_of_waiting_answer(state: InMemoryNodeState) -> int | None:
 
 def end_process(failure: threading.ExceptHookArgs) -> None:
     """End the process, because a thread of it has failed."""
-    threading.__excepthook__(failure)  # prints it
-    os._exit(1)
+    try:
+        threading.__excepthook__(failure)  # prints it
+    finally:  # the disk of the log may be full
+        os._exit(1)
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run Flower's node, and end the process with it: with Flower's exit code, or 1 after anything else."""
     keep_files_private()
     threading.excepthook = end_process
     start_client_internal._pull_and_store_message = fetch_or_send  # type: ignore[assignment]
-    flower_supernode()  # returns only when its loop has ended; a stop by signal ends the process in there
-    os._exit(1)
+    code = 1  # Flower's function returns only when its loop has ended
+    try:
+        flower_supernode()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

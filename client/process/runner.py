@@ -33,7 +33,7 @@ from agi_core.run import progress
 from client.border.cause import cause
 from client.border.egress import printable, refuse
 from client.process.logs import keep_logs
-from client.process.runtime_api import HOST, NodeError, RuntimeApi
+from client.process.runtime_api import NodeError, RuntimeApi
 from client.process.status import StatusFile, doing
 from client.process.worker import Worker, now_s
 from client.site.file import DeployedSite, read_deployed_site
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site, secret = read_deployed_site(site_path), _read_secret(options.secret_file)
         keep_logs(Path(site.state_dir))
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        os.environ["NO_PROXY"] = os.environ["no_proxy"] = HOST  # all it speaks to; a proxy would see the weights
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):  # it speaks to this machine alone
+            os.environ.pop(name, None)
+            os.environ.pop(name.lower(), None)
         signal.signal(signal.SIGTERM, _stop)
         signal.signal(signal.SIGINT, _stop)
         Runner(site_path, site, secret=secret).run()

@@ -3,6 +3,7 @@ its coordinator."""
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,6 +129,12 @@ def read_deployed_site(path: Path) -> DeployedSite:
     return _read(path, _load(path), DeployedSite)
 
 
+def is_address(text: str) -> bool:
+    """Whether the text is HOST:PORT, for example agi.example.org:443 or [::1]:443."""
+    found = re.fullmatch(r"(?:[^\s:/]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", text)
+    return found is not None and 0 < int(found[1]) < 65536
+
+
 def edit_stamp(path: Path) -> tuple[int, ...] | None:
     """Another value after every edit of the file, even one that keeps its size and gives it its old time; None while
     the file is away."""
@@ -180,8 +187,7 @@ def _check_filled_in(path: Path, settings: dict[str, Any]) -> None:
 def _validate(path: Path, site: DeployedSite) -> None:
     if not is_site_name(site.site):
         raise ConfigError(f"site file {path}: site: {site.site!r} must be 1 to 64 letters (a to z), digits, - and _")
-    host, _, port = site.coordinator.address.rpartition(":")
-    if not host or not (port.isdecimal() and 0 < int(port) < 65536):
+    if not is_address(site.coordinator.address):
         raise ConfigError(
             f"site file {path}: coordinator.address={site.coordinator.address} must be HOST:PORT,"
             " for example agi.example.org:443"

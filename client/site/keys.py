@@ -1,6 +1,7 @@
-"""The site's key: it is made at the site, and only its public half ever leaves."""
+"""The site's key, of which the public half alone ever leaves the site, and the authority that the site trusts."""
 
 import os
+import ssl
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
+from agi_core.host.keys import certificate_fingerprint
 
 
 def make_key(key_path: Path, *, site: str) -> None:
@@ -48,6 +50,18 @@ def replace_key(key_path: Path, *, site: str) -> None:
         except OSError as error:
             raise RunError(f"{key_path} cannot be moved to {old_path} ({error.strerror})") from None
     make_key(key_path, site=site)
+
+
+def trusted_authority(ca_path: Path) -> ssl.SSLContext:
+    """TLS that trusts the coordinator's certificate authority, and no other. Raises ConfigError, which says what is
+    wrong with its file."""
+    try:
+        certificate_fingerprint(ca_path)  # of the forms that ssl takes, PEM is the one that all programs read
+        return ssl.create_default_context(cafile=str(ca_path))
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(f"{ca_path} holds no certificate in PEM format") from None
+    except OSError as error:
+        raise ConfigError(f"{ca_path}: {error.strerror}") from None
 
 
 def check_owner(key_path: Path, *, site: str) -> None:

@@ -25,8 +25,15 @@ def test_a_port_in_use_is_no_fault_of_a_node_that_is_alive(site: DeployedSite) -
     """Beside two services (docs/hospital.md, step 6) no client runs that would hold the lock."""
     states = []
     with socket.create_server(("127.0.0.1", site.runtime_port)):
-        states += [row.state for row in check_machine(site) if row.what == "local port"]
+        states += [row.state for row in check_machine(site) if row.what == "local ports"]
         with health_service(port=site.health_port):
-            states += [row.state for row in check_machine(site) if row.what == "local port"]
-    states += [row.state for row in check_machine(site) if row.what == "local port"]
+            states += [row.state for row in check_machine(site) if row.what == "local ports"]
+    states += [row.state for row in check_machine(site) if row.what == "local ports"]
     assert states == [CheckState.FAILED, CheckState.PASSED, CheckState.PASSED]
+
+
+def test_the_port_of_the_nodes_health_must_be_free_too(site: DeployedSite) -> None:
+    with socket.create_server(("127.0.0.1", site.health_port)):
+        (row,) = (row for row in check_machine(site) if row.what == "local ports")
+    assert (row.state, row.found) == (CheckState.FAILED, f"127.0.0.1:{site.health_port}: Address already in use")
+    assert "runtime_port" in row.fix

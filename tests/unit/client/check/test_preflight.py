@@ -394,7 +394,7 @@ def test_faults_of_the_machine(tmp_path: Path, authority: Authority) -> None:
         )
         preflight(path, scenario=None, on_row=shown.append)
     states = {(row.what, row.state) for row in shown}
-    for what in ("scans", "device", "key", "local port", "TCP", "registration"):
+    for what in ("scans", "device", "key", "local ports", "TCP", "registration"):
         assert (what, CheckState.FAILED) in states, what
     assert ("state folder", CheckState.WARNING) in states
     mode = next(row for row in shown if row.what == "key" and row.state == CheckState.FAILED)
@@ -408,7 +408,7 @@ def test_the_port_of_the_running_client_is_no_fault(tmp_path: Path, authority: A
     shown: list[CheckRow] = []
     with only_client(tmp_path / "state"):
         preflight(path, scenario=None, on_row=shown.append)
-    port_row = next(row for row in shown if row.what == "local port")
+    port_row = next(row for row in shown if row.what == "local ports")
     assert (port_row.state, "is running" in port_row.found) == (CheckState.PASSED, True)
     assert next(row for row in shown if row.what == "registration").state == CheckState.PASSED
 

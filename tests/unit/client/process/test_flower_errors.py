@@ -44,6 +44,11 @@ TLS = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {} (_ssl.c:10
             "does not speak TLS",
             "port",
         ),
+        (
+            EXIT_305.format("[SSL: HTTP_REQUEST] http request (_ssl.c:1006)"),
+            "does not speak TLS",
+            "port",
+        ),
         (EXIT_305.format("something new"), "305", "--check"),
         (RETRY, "cannot be reached", "--check"),
         ("INFO :      SuperNode terminated gracefully.", "401", "clock"),
@@ -61,6 +66,10 @@ def test_known_texts_become_a_sentence_and_a_next_step(text: str, cause: str, st
     assert cause in advice.sentence
     assert step in advice.next_step
     assert "\n" not in str(advice)
+
+
+def test_a_name_in_a_traceback_is_no_plain_http() -> None:
+    assert explain("  File starlette/routing.py, line 99, in http_request_response\nKeyError: 1\n") is None
 
 
 def test_ordinary_lines_need_no_advice() -> None:

@@ -104,7 +104,11 @@ def test_flowers_programs_get_a_home_in_the_state_folder_and_print_at_once(tmp_p
 
 
 def test_without_the_coordinators_certificate_nothing_starts(site_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"coordinator.ca_file .*ca.crt is not there; copy ca.crt to it"):
+    ca_path = Path(read_deployed_site(site_path).coordinator.ca_file)
+    with pytest.raises(ConfigError, match=r"coordinator.ca_file .*ca.crt: No such file .*; copy the coord"):
+        join(site_path, Console())
+    ca_path.write_text("not a certificate\n")
+    with pytest.raises(ConfigError, match=r"coordinator.ca_file .*ca.crt holds no certificate in PEM format; copy"):
         join(site_path, Console())
 
 

@@ -58,6 +58,24 @@ def test_flowers_loop_is_the_one_that_was_changed() -> None:
     assert "_push_messages(" in source
 
 
+@pytest.mark.parametrize(
+    ("end", "code", "said"), [("1 / 0", 1, "ZeroDivisionError"), ("sys.exit(3)", 3, ""), ("pass", 1, "")]
+)
+def test_the_process_ends_when_the_node_does(end: str, code: int, said: str) -> None:
+    """However it ends; the thread stands for that of the Runtime API, which goes on."""
+    program = (
+        "import sys, threading, client.process.node as node\n"
+        "def flower_supernode():\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        f"    {end}\n"
+        "node.flower_supernode = flower_supernode\n"
+        "node.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == code
+    assert said in ended.stderr
+
+
 def test_a_thread_that_fails_ends_the_process() -> None:
     """The heartbeats ended with one 500 of the coordinator, and the site was offline for good."""
     program = (

@@ -1,12 +1,15 @@
 """The runner's small parts. The runner itself runs in tests/integration/test_runner.py."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from client.process.runner import allowed_s, main
 from client.site.policy import Policy
+from tests.support.real_processes import free_port, until
 from tests.support.requests_by_hand import deployed_site
 
 
@@ -32,6 +35,26 @@ def test_a_secret_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_site_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--site-file", str(tmp_path / "no.yaml"), "--secret-file", str(tmp_path / "secret")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_no_proxy_stands_between_runner_and_node(tmp_path: Path) -> None:
+    """Not even one that no HTTP client takes: it ended the runner at its start, although NO_PROXY exempts loopback."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    site_path, out_path = deployed_site(tmp_path, tmp_path, port=free_port()), tmp_path / "out"
+    with out_path.open("wb") as out:
+        runner = subprocess.Popen(
+            [sys.executable, "-m", "client.process.runner", "--site-file", site_path, "--secret-file", "secret"],
+            cwd=tmp_path,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "127.0.0.1"},
+        )
+    try:
+        until(lambda: runner.poll() is not None or "waiting for it" in out_path.read_text(), "it looks for its node")
+        runner.terminate()
+        assert runner.wait(30) == 0, out_path.read_text()
+    finally:
+        runner.kill()
 
 
 def test_what_it_writes_is_for_its_user_alone(tmp_path: Path) -> None:
