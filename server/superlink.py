@@ -91,7 +91,7 @@ def wait_for_an_end(coordinator: CoordinatorDir, watched: Mapping[int, str]) -> 
     while True:
         if ended := [name for process, name in watched.items() if has_ended(process)]:
             return SUPERLINK if SUPERLINK in ended else ended[0]  # the others end with it
-        with contextlib.suppress(OSError):  # a full disk ends nothing here
+        with contextlib.suppress(OSError, RunError):  # a full disk ends nothing here
             if coordinator.output_path.stat().st_size > LOG_BYTES:
                 begin_anew(coordinator.output_path)
         time.sleep(LOOK_S)

@@ -141,6 +141,7 @@ class _Log:
             return ""
         self._read_bytes += len(new)
         if self._read_bytes > LOG_BYTES:
-            begin_anew(self.path)
-            self._read_bytes = 0
+            with contextlib.suppress(OSError, RunError):  # a full disk ends nothing here
+                begin_anew(self.path)
+                self._read_bytes = 0
         return new.decode(errors="replace")

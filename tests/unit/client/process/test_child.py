@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,32 @@ def test_a_long_log_is_moved_and_goes_on(
     assert not child.has_ended
     assert moved_path.read_text().startswith("of an earlier life\nline 0\n")
     assert "".join(heard).startswith("line 0\n")
+
+
+def test_a_long_log_ends_nothing_where_it_cannot_be_moved(
+    start: Callable[[str], Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of files stands for the full disk."""
+    monkeypatch.setattr(module, "LOG_BYTES", 2000)
+    child = start("import time\nfor n in range(100000): print(f'line {n}'); time.sleep(0.001)")
+    path, heard = tmp_path / "child.log", []
+
+    def hear() -> None:
+        heard.append(child.state().new_log)
+
+    wait_for(lambda: path.stat().st_size > 2000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        hear()
+        hear()
+        assert [file.name for file in tmp_path.iterdir()] == ["child.log"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    hear()
+    assert (tmp_path / "child.log.1").stat().st_size > 2000
+    lines = "".join(heard).splitlines()[:-1]  # the last may be half there
+    assert lines == [f"line {n}" for n in range(len(lines))]
 
 
 @given(failures=st.integers(1, 10_000), seed=st.integers(0, 1000))
