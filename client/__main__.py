@@ -17,7 +17,7 @@ from agi_core.names import is_site_name
 from agi_core.signatures import read_public_key
 from client.border import audit, consent
 from client.process.join import join
-from client.process.lock import only_client
+from client.process.lock import only_client, other_owner
 from client.site.file import is_address, read_deployed_site
 from client.site.keys import public_key, public_path, replace_key
 from client.site.new_site import write_site
@@ -39,7 +39,20 @@ def _dispatch(arguments: argparse.Namespace, console: Console) -> int | None:
     command: Callable[[argparse.Namespace, Path, Console], int | None] = arguments.command
     if arguments.gallery:
         command = _gallery
-    return command(arguments, _site_path(arguments), console)
+    site_path = _site_path(arguments)
+    if command is not _init:
+        _check_user(Path(read_deployed_site(site_path).state_dir))
+    return command(arguments, site_path, console)
+
+
+def _check_user(state_dir: Path) -> None:
+    """Raise ConfigError where the state folder is another user's: this one could not read its files, or would make some
+    that the other cannot read."""
+    if owner := other_owner(state_dir):
+        raise ConfigError(
+            f"{state_dir} belongs to user {owner}, who runs this site: type sudo -u {owner} {sys.executable} -m client,"
+            " then the same options"
+        )
 
 
 # The docstring of each command is its help. The command returns 0 or None when all is well.

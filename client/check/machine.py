@@ -1,7 +1,6 @@
 """The machine of the site: device, key, users, local port, state folder."""
 
 import os
-import pwd
 import socket
 import stat
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from agi_core.host.device import open_device
 from agi_core.host.keys import fingerprint
 from agi_core.host.liveness import is_alive
 from client.check.rows import CheckRow, failed, passed, warning
-from client.process.lock import client_runs
+from client.process.lock import client_runs, user_name
 from client.site.file import DeployedSite
 from client.site.keys import check_owner, public_key, public_path
 
@@ -42,7 +41,8 @@ def _key(key_path: Path, site: str) -> Iterator[CheckRow]:
         yield failed("key", f"{key_path}: {error.strerror}", fix="make a key with --new-key, or name it in key_file")
         return
     if not os.access(key_path, os.R_OK):
-        yield passed("key", f"{key_path} belongs to user {_user(status.st_uid)}, who runs the node; not readable here")
+        owner = user_name(status.st_uid)
+        yield passed("key", f"{key_path} belongs to user {owner}, who runs the node; not readable here")
         return
     open_to = stat.S_IMODE(status.st_mode) & 0o077
     if open_to:
@@ -61,19 +61,12 @@ def _key(key_path: Path, site: str) -> Iterator[CheckRow]:
 def _users(key_path: Path) -> CheckRow:
     me = os.geteuid()
     if key_path.exists() and not os.access(key_path, os.R_OK):
-        return passed("users", f"two: the node runs as the key's owner, this is {_user(me)}")
+        return passed("users", f"two: the node runs as the key's owner, this is {user_name(me)}")
     return warning(
         "users",
-        f"one: node and runner both run as {_user(me)}, so a fault in Flower's node could reach the scans",
+        f"one: node and runner both run as {user_name(me)}, so a fault in Flower's node could reach the scans",
         fix="fine for a trial; for real data use the two systemd units of docs/hospital.md, with two users",
     )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _port(site: DeployedSite) -> CheckRow:
@@ -102,7 +95,8 @@ def _state(state_dir: Path) -> CheckRow:
     except OSError as error:
         return failed("state folder", f"{state_dir}: {error.strerror}", fix="correct state_dir, or its permissions")
     if not os.access(state_dir, os.W_OK | os.X_OK):
-        return failed("state folder", f"{state_dir} cannot be written", fix=f"chown {_user(os.geteuid())} {state_dir}")
+        me = user_name(os.geteuid())
+        return failed("state folder", f"{state_dir} cannot be written", fix=f"chown {me} {state_dir}")
     if stat.S_IMODE(state_dir.stat().st_mode) & 0o007:
         return warning(
             "state folder", f"{state_dir} is open to every user of this machine", fix=f"chmod 700 {state_dir}"

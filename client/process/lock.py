@@ -1,14 +1,36 @@
-"""One client per site and machine: the lock of the state folder. It ends with the process, however the process ends."""
+"""One client per site and machine: the lock of the state folder, which ends with the process, however the process ends.
+And one user: whom the folder belongs to."""
 
 import contextlib
 import fcntl
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
 from agi_core.errors import RunError
 
 NAME = "client.lock"
+
+
+def other_owner(state_dir: Path) -> str | None:
+    """The user to whom the folder belongs, where that is not the one of this process; else None. A folder that is not
+    there yet belongs to nobody."""
+    try:
+        owner = state_dir.stat().st_uid
+    except PermissionError:  # a folder above it is closed, and its owner's
+        return other_owner(state_dir.parent)
+    except OSError:
+        return None
+    return None if owner == os.geteuid() else user_name(owner)
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or number where there is no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 @contextlib.contextmanager

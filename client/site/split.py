@@ -99,8 +99,12 @@ def _read(path: Path) -> _Record:
         if not {*images.values()} <= {*split.train, *split.validation, *split.test}:
             raise ValueError
         return _Record(split, images)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except OSError as error:
         raise DataError(
-            f"{path} cannot be read, so it is unknown who trained and who tested: put back its last copy; without one,"
+            f"{path} cannot be read: {error.strerror}; mend its permissions or its disk, and keep it"
+        ) from None
+    except (ValueError, TypeError, AttributeError):
+        raise DataError(
+            f"{path} is damaged, so it is unknown who trained and who tested: put back its last copy; without one,"
             " delete it, and let no figure of this site count that is measured on subjects of earlier runs"
         ) from None

@@ -147,9 +147,13 @@ def _read(path: Path) -> Told:
         sets = {part: [frozenset(map(str, one)) for one in sets] for part, sets in content["sets"].items()}
         slices = content["validation_slices"]
         return Told(sets, None if slices is None else int(slices))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except OSError as error:
         raise DataError(
-            f"{path} cannot be read, so it is unknown of whom figures were told: put back its last copy; without one,"
+            f"{path} cannot be read: {error.strerror}; mend its permissions or its disk, and keep it"
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DataError(
+            f"{path} is damaged, so it is unknown of whom figures were told: put back its last copy; without one,"
             " delete it, and let the site tell no figures (policy.metrics: []) and no statistics (policy.settings:"
             " {model.prior: [none]})"
         ) from None

@@ -56,8 +56,12 @@ def _read(site: Site) -> dict[str, dict[str, str]]:
     try:
         known = json.loads(path.read_bytes()) if path.exists() else {}
         return {what: {"ledger": str(one["ledger"]), "path": str(one["path"])} for what, one in known.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except OSError as error:
         raise PrivacyError(
-            f"{path} cannot be read, so it is unknown which ledgers are this site's: put back its last copy, or delete"
+            f"{path} cannot be read: {error.strerror}; mend its permissions or its disk, and keep it"
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise PrivacyError(
+            f"{path} is damaged, so it is unknown which ledgers are this site's: put back its last copy, or delete"
             " it if the ledgers of the site file are those that the site began with"
         ) from None

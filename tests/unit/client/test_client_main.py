@@ -171,6 +171,20 @@ def test_mistakes_are_sentences_and_code_2(capsys: pytest.CaptureFixture[str]) -
     assert "coordinator.ca_file" in capsys.readouterr().err
 
 
+def test_a_command_of_another_user_touches_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one of root, whose files the site's user could not read."""
+    state_dir = Path(read_deployed_site(init()).state_dir)
+    owner, before = state_dir.owner(), sorted(state_dir.rglob("*"))
+    monkeypatch.setattr("os.geteuid", lambda: state_dir.stat().st_uid + 1)
+    for option in ([], ["--check"], ["--dry-run"], ["--studies"], ["--audit"], ["--new-key"], ["--gallery", "a.zip"]):
+        assert main(["--site", "hospitalA", *option]) == 2
+        error = capsys.readouterr().err
+        assert f"{state_dir} belongs to user {owner}, who runs this site: type sudo -u {owner} " in error
+    assert sorted(state_dir.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

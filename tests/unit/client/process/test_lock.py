@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agi_core.errors import RunError
-from client.process.lock import NAME, client_runs, only_client
+from client.process.lock import NAME, client_runs, only_client, other_owner
 
 HOLDER = """
 import sys, time
@@ -41,6 +41,22 @@ def test_a_stale_lock_file_is_no_lock(tmp_path: Path) -> None:
         assert (tmp_path / NAME).read_text() == f"{os.getpid()}\n"
     assert not client_runs(tmp_path)
     assert not client_runs(tmp_path / "nowhere")
+
+
+def test_a_closed_folder_is_that_of_whoever_closed_it(tmp_path: Path) -> None:
+    """By a process of another user, as far as the tests may start one."""
+    assert other_owner(tmp_path) is None
+    assert other_owner(tmp_path / "nowhere") is None
+    if os.geteuid():
+        pytest.skip("only root can be somebody else")
+    (tmp_path / "closed").mkdir(mode=0o700)
+    program = (
+        "import os, sys; from pathlib import Path; from client.process.lock import other_owner;"
+        "os.setuid(65534); print(other_owner(Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "closed" / "state")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told.strip() == "root"
 
 
 def test_a_state_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -105,6 +105,12 @@ def test_a_file_of_an_earlier_release_knows_names_alone(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_stops_the_site(tmp_path: Path, content: str) -> None:
     (tmp_path / NAME).write_text(content)
-    with pytest.raises(DataError, match=r"split\.json cannot be read"):
+    with pytest.raises(DataError, match=r"split\.json is damaged"):
         lasting_split(tmp_path, images(IDS))
     assert (tmp_path / NAME).read_text() == content
+
+
+def test_a_file_that_this_user_cannot_read_is_not_damaged(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()  # root may read any file
+    with pytest.raises(DataError, match=r"split\.json cannot be read: Is a directory; mend its .* and keep it"):
+        lasting_split(tmp_path, images(IDS))

@@ -121,5 +121,5 @@ def test_the_number_of_slices_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[3", "[]", '{"sets": 3}', '{"T1:T2": [["a"]]}'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "told.json").write_text(content)
-    with pytest.raises(DataError, match=r"told\.json cannot be read"):
+    with pytest.raises(DataError, match=r"told\.json is damaged"):
         told(tmp_path, FIRST)

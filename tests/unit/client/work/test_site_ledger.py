@@ -41,7 +41,7 @@ def test_another_path_of_the_ledger_starts_no_new_budget(tmp_path: Path) -> None
         shutil.move(Path(first.ledger).with_suffix(suffix), tmp_path / f"moved{suffix}")
     assert spent_at(site, moved, subjects=["IXI1"], delta=1e-5)["epsilon"] > 8
     (tmp_path / "state" / NAME).write_text("[]")
-    with pytest.raises(PrivacyError, match="cannot be read"):
+    with pytest.raises(PrivacyError, match="is damaged"):
         spend(site, moved, ["IXI1"])
 
 
