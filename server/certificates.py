@@ -69,6 +69,16 @@ def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:
     atomic.write_bytes(certificates.server_path, certificate.public_bytes(Encoding.PEM))
 
 
+def names(certificates: Certificates) -> list[str]:
+    """The names and IP addresses that the server certificate is for; none where there is no certificate to read."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificates.server_path.read_bytes())
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return []
+    return [str(name.value) for name in found]
+
+
 def read_request_key(path: Path) -> Ed25519PrivateKey:
     """The key that signs requests. Raises ConfigError where the file cannot be used."""
     try:

@@ -27,19 +27,24 @@ def certs(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:
     """Make the certificate authority (once) and a new server certificate."""
     files = coordinator.certificates
     known = files.ca_path.exists() and files.request_key_path.exists()
+    before = certificates.names(files)
     certificates.issue(files, name=arguments.name, ips=arguments.ip)
-    end = certificates.expiry(files)
-    names = ", ".join([arguments.name, "localhost", "127.0.0.1", *arguments.ip])
-    print(f"server certificate for {names}, valid until {end:%Y-%m-%d}: {files.server_path}")
+    names, end = certificates.names(files), certificates.expiry(files)
+    print(f"server certificate for {', '.join(names)}, valid until {end:%Y-%m-%d}: {files.server_path}")
     public = files.public_path.read_text(encoding="utf-8")
     print(f"coordinator.pub {fingerprint(public)}\nca.crt SHA256 {certificate_fingerprint(files.ca_path)}")
-    if known:
-        print("authority and key are the same as before: nothing changes at the hospitals")
-        print("next: restart the coordinator and nginx, which have read the old certificate")
-    else:
+    if not known:
         print(f"give every hospital {files.ca_path} and {files.public_path}, and read the two fingerprints to it")
         print(f"keep {files.ca_key_path} and {files.request_key_path} secret, and back them up")
         print("next: the gateway (nginx, step 3 of docs/coordinator.md), then python -m server up")
+        return
+    if lost := [name for name in before if name not in names]:
+        print(f"authority and key are the same as before, but the last certificate was for {', '.join(lost)} too")
+        print("hospitals that connect there are cut off: type certs again with the same --name and --ip as then, or")
+        print("have them change coordinator.address in their site files")
+    else:
+        print("authority and key are the same as before: nothing changes at the hospitals")
+    print("next: restart the coordinator and nginx, which have read the old certificate")
 
 
 def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:

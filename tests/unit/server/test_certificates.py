@@ -1,6 +1,7 @@
 import datetime
 import ssl
 import stat
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from cryptography import x509
 
 from agi_core.errors import ConfigError
 from agi_core.signatures import public_line
-from server import certificates
+from server import certificates, commands
 from server.certificates import Certificates, read_request_key
+from server.coordinator import CoordinatorDir
 
 
 def handshake(files: Certificates, host: str) -> None:
@@ -56,6 +58,19 @@ def test_renewing_changes_nothing_at_the_hospitals(files: Certificates) -> None:
     assert public == f"{public_line(read_request_key(files.request_key_path))} coordinator\n"
     assert files.server_path.read_bytes() != server
     handshake(files, "other.example.org")
+
+
+def test_a_renewal_names_whom_it_cuts_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def certs(name: str, *ips: str) -> str:
+        commands.certs(CoordinatorDir(tmp_path), Namespace(name=name, ip=[*ips]))
+        return capsys.readouterr().out
+
+    assert "give every hospital" in certs("coord.example.org", "192.0.2.10", "2001:DB8::1")
+    assert "nothing changes at the hospitals" in certs("coord.example.org", "2001:db8::1", "192.0.2.10")
+    told = certs("coord.example.org", "192.0.2.10")
+    assert "but the last certificate was for 2001:db8::1 too" in told
+    assert "nothing changes" not in told
+    assert "was for coord.example.org, 192.0.2.10 too" in certs("other.example.org")
 
 
 def test_keys_are_for_the_owner_alone(files: Certificates) -> None:
