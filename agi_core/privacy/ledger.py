@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agi_core.errors import BudgetError, PolicyError, PrivacyError
+from agi_core.errors import BudgetError, PolicyError, PrivacyError, RunError
 from agi_core.host import atomic
 from agi_core.host.hash_chain import Record, seal, sha256, unseal
 from agi_core.privacy.accounting import Steps, epsilon
@@ -72,17 +72,24 @@ def open_ledger(path: Path, *, head_path: Path, site: str) -> Iterator["Ledger"]
 
     Raises:
         PrivacyError: another process holds it, it belongs to another site, or it is not all that was written there.
-        RunError: a file cannot be written.
+        RunError: a file cannot be read or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("wb") as lock:
+    with contextlib.ExitStack() as stack:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.with_suffix(".lock").open("wb"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ledger = Ledger(path, head_path=head_path, site=site)
         except BlockingIOError:
             raise PrivacyError(
                 f"{path} is in use by another process; two must not spend one budget: wait for it, or stop it"
             ) from None
-        yield Ledger(path, head_path=head_path, site=site)
+        except OSError as error:
+            raise RunError(
+                f"privacy ledger {error.filename or path}: {error.strerror}; keep it, and mend its permissions or its"
+                " disk"
+            ) from None
+        yield ledger
 
 
 class Ledger:

@@ -1,5 +1,6 @@
 """`--check`: everything that can be known before a site joins, as a table with a way to mend each fault."""
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,11 @@ def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence
         if site.privacy.validation:
             budgets.append(("validation", site.privacy.validation, subjects.validation))
         for what, budget, whose in budgets:
+            for path in map(Path, (budget.ledger, budget.ledger_head)):
+                if place := _closed(path):
+                    fix = "correct its path in the site file, or the permissions there"
+                    yield failed(f"{what} budget", f"{path} cannot be written: {place} does not allow it", fix=fix)
+                    return
             known, begun = subjects.identities(whose), has_begun(site, budget)
             spent = spent_at(site, budget, subjects=known, delta=budget.delta)["epsilon"] if begun else 0.0
             left = max(0.0, budget.epsilon - spent)
@@ -94,6 +100,13 @@ def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence
             yield passed(f"{what} budget", found) if left else warning(f"{what} budget", found, fix=fix)
     except AgiError as error:
         yield failed("privacy budget", str(error), fix="mend what is named; until then the site does not train")
+
+
+def _closed(path: Path) -> Path | None:
+    """The file, or else the nearest folder above it that is there, where this user cannot write it; else None."""
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    writable = os.access(nearest, os.W_OK) and (nearest == path or nearest.is_dir())
+    return None if writable else nearest
 
 
 def _last_layer(policy: Policy) -> CheckRow:

@@ -75,6 +75,22 @@ def spent(path: Path, head_path: Path, subjects: Iterable[str] = SUBJECTS, *, si
         return ledger.spent(tuple(subjects))
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, path: Path, head_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=rf"privacy ledger {tmp_path}/file: File exists; keep it"):
+        spend(tmp_path / "file" / "ledger.jsonl", head_path)
+    spend(path, head_path)
+    path.with_suffix(".key").unlink()
+    path.with_suffix(".key").mkdir()
+    with pytest.raises(RunError, match=r"privacy ledger .*/ledger\.key: Is a directory; keep it"):
+        spend(path, head_path)
+
+
+def test_an_error_of_the_block_is_no_error_of_the_ledger(path: Path, head_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), open_ledger(path, head_path=head_path, site="Guys"):
+        Path("/nowhere").read_bytes()
+
+
 def test_what_was_spent_is_there_after_reopening(path: Path, head_path: Path) -> None:
     with open_ledger(path, head_path=head_path, site="Guys") as ledger:
         first, _, third = (reserve(ledger, ONE._replace(steps=n), round=n) for n in (1, 2, 3))

@@ -297,6 +297,19 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
     assert (failed.what, failed.state) == ("privacy budget", CheckState.FAILED)
 
 
+@pytest.mark.parametrize("closed", ["l", "h"])
+def test_a_ledger_that_cannot_be_written(tmp_path: Path, authority: Authority, ixi_dir: Path, closed: str) -> None:
+    path = site_file(tmp_path, data_dir=ixi_dir, port=1, authority=authority)
+    budget = "{subjects: 9, epsilon: 8, delta: 1.0e-5, ledger: l/a/t.jsonl, ledger_head: h/b/t.json}"
+    path.write_text(f"{path.read_text()}privacy: {budget}\n")
+    (tmp_path / closed).write_text("")  # no folder; root may write into any
+    shown: list[CheckRow] = []
+    preflight(path, scenario=None, on_row=shown.append)
+    (row,) = [row for row in shown if "budget" in row.what]
+    assert (row.state, row.what) == (CheckState.FAILED, "training budget")
+    assert f"cannot be written: {tmp_path / closed} does not allow it" in row.found
+
+
 def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"Guys": 8})
 
