@@ -87,6 +87,7 @@ class Discovery:
     """What a data folder holds for one scenario, and what was left out."""
 
     subjects: tuple[Subject, ...]  # by id; each has at least one session
+    everybody: frozenset[str]  # ids of all who have a scan in the folder, whichever it is
     skipped: tuple[Skipped, ...]
     other_modalities: Mapping[str, int]  # scans outside of the scenario, by modality
     unmatched_rows: int  # rows of the site map that name nobody in the data folder
@@ -169,6 +170,7 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     _check_site_names(subjects)
     return Discovery(
         subjects=tuple(subjects),
+        everybody=frozenset(scan.subject for scan in found),
         skipped=tuple(skipped),
         other_modalities=Counter(scan.modality for scan in used if scan.modality not in modalities),
         unmatched_rows=site_map.rows_without({scan.subject for scan in found}) if site_map else 0,

@@ -25,7 +25,7 @@ from client.check.doubts import UNUSABLE, DoubtedScan, rows_of
 from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite
 from client.site.images import Images, remember
-from client.site.split import known_as, renamed
+from client.site.split import known_as, misspelt, renamed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ def check_data(
     listed = site.data.subjects
     subjects = [subject for subject in discovery.subjects if listed is None or subject.id in listed]
     yield from _found(discovery, listed)
+    yield from _misspelt(site, discovery)
     if is_vocabulary(scenario) or site.data.modalities is not None:
         held = held_by(subjects, modalities)
         yield _offered(site, scenario, held, others=discovery.other_modalities)
@@ -145,6 +146,16 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Check
         )
     for note in discovery.notes:
         yield warning("scans", note, fix="nothing to do if that is right; else correct the table or the names")
+
+
+def _misspelt(site: DeployedSite, discovery: Discovery) -> Iterator[CheckRow]:
+    try:
+        unknown = misspelt(Path(site.state_dir), site.data.test_subjects, everybody=discovery.everybody)
+    except DataError:  # a row about the subjects says what is wrong with their split
+        return
+    for subject_id in unknown:
+        fix = "correct it before the site trains: whoever has trained cannot be tested any more"
+        yield failed("scans", f"data.test_subjects names {subject_id}, who is not there", fix=fix)
 
 
 def _offered(site: DeployedSite, scenario: str, held: Mapping[str, int], *, others: Mapping[str, int]) -> CheckRow:

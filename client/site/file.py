@@ -15,7 +15,7 @@ from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError
 from agi_core.layouts import LayoutName
 from agi_core.names import is_site_name
-from client.site.policy import Policy, PrivacyBudget, SitePrivacy, limit, validate_rules
+from client.site.policy import Policy, PrivacyBudget, SitePrivacy, check_names, limit, validate_rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +169,8 @@ def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
         raise ConfigError(f"site file {path}: cache_gb={site.cache_gb} must be a positive number")
     try:
         check_threads(site.threads)
+        for name in ("exclude", "subjects", "test_subjects", "modalities"):
+            check_names(f"data.{name}", getattr(site.data, name))
         validate_rules(site.policy, site.privacy)
     except ConfigError as error:
         raise ConfigError(f"site file {path}: {error}") from None

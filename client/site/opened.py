@@ -27,7 +27,7 @@ from agi_core.run import progress
 from agi_core.scenario import parse_scenario
 from client.site.file import DeployedSite, Site, edit_stamp, read_site
 from client.site.images import Images, images_of
-from client.site.split import lasting_split, renamed
+from client.site.split import lasting_split, misspelt, renamed
 from client.site.told import digest_of
 
 MOST_SITES = 4096  # of one simulation
@@ -72,7 +72,7 @@ class SiteScans:
     """A site's scans as one task needs them. Each property is read when it is first asked for, and then kept.
 
     Raises, when a property is read:
-        DataError: no subject has one of the modalities, one that the site file lists is not there, one image is that of
+        DataError: no subject has one of the modalities, one whom the site file names is not there, one image is that of
             two subjects, or a scan is unusable.
         NotHeldError: the site does not offer a modality of the task, or has each of them and nobody has them all.
         RunError: the cache or the split cannot be written.
@@ -114,6 +114,11 @@ class SiteScans:
                 f" {found.summary()}"
             )
         everybody = [by_id[subject_id] for subject_id in chosen]
+        if unknown := misspelt(state_dir, file.data.test_subjects, everybody=found.everybody):
+            raise DataError(
+                f"site {file.site}: data.test_subjects names {', '.join(unknown)}, and nobody in {file.data.dir} is"
+                " called so; correct it first: whoever has trained cannot be tested any more"
+            )
         if isinstance(file, DeployedSite):
             images = images_of(state_dir, everybody, site=file.site)
         else:  # a simulation has compared the images, and its scans stay as they are

@@ -6,7 +6,7 @@ and both values, and the coordinator gets one public sentence.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
@@ -159,8 +159,7 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
         }
     )
     for name in ("scenarios", "metrics", "secure_sum_with"):
-        if odd := [value for value in getattr(policy, name) or () if not isinstance(value, str)]:
-            raise ConfigError(f"policy.{name}: {odd[0]} is no name; write a list such as [a, b]")
+        check_names(f"policy.{name}", getattr(policy, name))
     for text in policy.scenarios or ():
         wanted(text)
     if unknown := sorted(set(policy.metrics or ()) - ALLOWED_METRICS):
@@ -203,6 +202,12 @@ def validate_rules(policy: Policy, privacy: SitePrivacy | None) -> None:
                 f"privacy.validation.metrics: {name}: {bounds} must be a metric with its lowest and highest value, for"
                 " example psnr_db: [10, 40]"
             )
+
+
+def check_names(setting: str, values: Iterable[object] | None) -> None:
+    """Raise ConfigError unless the values of the setting are names, and no lists of these."""
+    if odd := [value for value in values or () if not isinstance(value, str)]:
+        raise ConfigError(f"{setting}: {odd[0]} is no name; write a list such as [a, b]")
 
 
 def _validate_budget(section: str, budget: PrivacyBudget) -> None:

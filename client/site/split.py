@@ -11,7 +11,7 @@ name}}; files of earlier releases have no images.
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +63,12 @@ def lasting_split(state_dir: Path, images: Images, *, tests: Sequence[str] = ())
 def known_as(state_dir: Path, images: Images) -> dict[str, str]:
     """{subject id: the name that it is known by}; nothing is written. Raises DataError as `lasting_split` does."""
     return _known_as(_read(state_dir / NAME), images)
+
+
+def misspelt(state_dir: Path, tests: Sequence[str], *, everybody: Collection[str]) -> list[str]:
+    """Those of `tests` who are not in the folder of scans and were never known as test subjects: the person who is
+    meant would train. Raises DataError as `lasting_split` does."""
+    return sorted({*tests} - {*everybody} - {*_read(state_dir / NAME).split.test})
 
 
 def renamed(known: dict[str, str]) -> str:

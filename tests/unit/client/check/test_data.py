@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from agi_core.config.schema import Task
+from agi_core.errors import DataError
 from client.check.data import check_data
-from client.check.rows import CheckState
+from client.check.rows import CheckRow, CheckState
 from client.site.file import read_deployed_site
 from client.site.images import images_of
+from client.site.opened import open_site
 from tests.support.requests_by_hand import deployed_site
 from tests.support.small_data import write_ixi
 
@@ -36,6 +39,32 @@ def test_each_byte_is_read_once_and_the_images_are_kept(tmp_path: Path, monkeypa
     monkeypatch.setattr("client.site.images.read_volume", None)  # a start after `--check` reads no scan again
     assert len(images_of(Path(site.state_dir), subjects, site=site.site)) == 4
     assert len(scans) == 12
+
+
+def test_a_test_subject_who_is_not_there_would_train(tmp_path: Path) -> None:
+    """Whoever lacks a modality is there, and so is who was tested before and is withdrawn or has another name."""
+    data_dir = write_ixi(tmp_path / "ixi", {"Guys": 4})
+    for modality in ("T1", "T2"):
+        (data_dir / f"IXI-{modality}" / f"IXI100-Guys-1100-{modality}.nii.gz").unlink()
+    path = deployed_site(tmp_path, data_dir, rules="policy: {minimum_subjects: 1}\n")
+    text = path.read_text()
+
+    def rows() -> list[CheckRow]:
+        return [row for row in check_data(read_deployed_site(path), "T1,T2:PD") if row.state == CheckState.FAILED]
+
+    path.write_text(text.replace("layout: ixi", "layout: ixi, test_subjects: [IXI100, IXI102, IXl103]"))
+    (row,) = rows()
+    assert row.found == "data.test_subjects names IXl103, who is not there"
+    with pytest.raises(DataError, match=r"data.test_subjects names IXl103, and nobody in .* is called so; correct it"):
+        _ = open_site(path).scans(Task(scenario="T1,T2:PD")).subjects
+    assert not (tmp_path / "state" / "split.json").exists()
+
+    path.write_text(text.replace("layout: ixi", "layout: ixi, test_subjects: [IXI100, IXI102, IXI103]"))
+    assert not rows()
+    assert {"IXI102", "IXI103"} <= {s.id for s in open_site(path).scans(Task(scenario="T1,T2:PD")).subjects.test}
+    for scan in data_dir.glob("*/IXI103-*"):
+        scan.unlink()
+    assert not rows()
 
 
 VOCABULARY, SINGLE = "T1,T2,PD,FLAIR:any", "T1:T2"

@@ -129,6 +129,13 @@ def test_an_empty_rule_of_a_deployed_site_is_no_missing_one(tmp_path: Path, sect
         read_site(tmp_path / "HH.yaml")
 
 
+@pytest.mark.parametrize("name", ["exclude", "subjects", "test_subjects", "modalities"])
+def test_a_list_in_a_list_is_no_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "HH.yaml").write_text(DEPLOYED.replace("layout: ixi", f"layout: ixi, {name}: [[IXI1]]"))
+    with pytest.raises(ConfigError, match=rf"HH.yaml: data.{name}: \['IXI1'\] is no name; write a list such as"):
+        read_site(tmp_path / "HH.yaml")
+
+
 def test_null_is_any_number(tmp_path: Path) -> None:
     unlimited = "cache_gb: null\npolicy: {answers_per_model: null, answers_per_day: null}\n"
     (tmp_path / "HH.yaml").write_text(DEPLOYED + unlimited)
