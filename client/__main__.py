@@ -159,11 +159,18 @@ def _studies(arguments: argparse.Namespace, site_path: Path, console: Console) -
             console.print(line)
         if study.agreed:
             console.print("  agreed to")
-        elif _says_yes("  take part? Type yes, or Enter for not now: "):
-            consent.agree(state_dir, study)
-            console.print("  agreed; tell the coordinator, who asks again when the run is resumed")
-        else:
-            waiting += 1
+            continue
+        match _answer("  take part? Type yes, no to forget it, or Enter for not now: "):
+            case "yes":
+                consent.agree(state_dir, study)
+                console.print("  agreed; tell the coordinator, who asks again when the run is resumed")
+            case "no":
+                consent.forget(state_dir, study)
+                console.print("  forgotten; it is shown again if the coordinator asks again")
+            case _:
+                waiting += 1
+    for path in consent.unreadable(state_dir):
+        console.print(f"{path} cannot be read: it is damaged, or of another release; delete it")
     console.print(f"{waiting} studies wait for an answer" if waiting else "no study waits for an answer")
 
 
@@ -176,11 +183,11 @@ def _gallery(arguments: argparse.Namespace, site_path: Path, console: Console) -
     console.print(f"wrote {path}: the common model, {has}\nIt shows patients' scans: it stays here.", markup=False)
 
 
-def _says_yes(question: str) -> bool:
+def _answer(question: str) -> str:
     try:
-        return input(question).strip() == "yes"
+        return input(question).strip()
     except EOFError:  # nobody is there to answer
-        return False
+        return ""
 
 
 def _site_path(arguments: argparse.Namespace) -> Path:

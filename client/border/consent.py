@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agi_core.cells import is_vocabulary
 from agi_core.config.load import read_task, task_json
-from agi_core.errors import PolicyError
+from agi_core.errors import AgiError, PolicyError
 from agi_core.host import atomic
 from agi_core.protocol import CALIBRATION_SUBJECTS, RANGE_SUBJECTS, Request
 from agi_core.run.json_objects import JsonObject
@@ -60,14 +60,24 @@ def check_agreed(state_dir: Path, request: Request) -> None:
 
 
 def studies(state_dir: Path) -> list[Study]:
-    """All that were asked about, in the order of names. Raises RunError where a file is damaged."""
-    found = (Study.read(path) for path in (state_dir / "studies").glob("*.json"))
+    """All that were asked about and can be read, in the order of names."""
+    found = map(_readable, (state_dir / "studies").glob("*.json"))
     return sorted((study for study in found if study is not None), key=lambda study: study.run)
+
+
+def unreadable(state_dir: Path) -> list[Path]:
+    """The files of studies that cannot be read: they are damaged, or of a release with other settings."""
+    return [path for path in sorted((state_dir / "studies").glob("*.json")) if _readable(path) is None]
 
 
 def agree(state_dir: Path, study: Study) -> None:
     """From the next request on the study is answered."""
     atomic.write_json(_path(state_dir, study), replace(study, agreed=True).to_json())
+
+
+def forget(state_dir: Path, study: Study) -> None:
+    """The study is noted anew when it is asked about again."""
+    _path(state_dir, study).unlink(missing_ok=True)
 
 
 def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
@@ -105,6 +115,16 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
     if cells and not (privacy.on or private):
         yield "  leaves    how large errors of cells are, and how far two cells lie apart, for blends (docs/egress.md)"
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"
+
+
+def _readable(path: Path) -> Study | None:
+    try:
+        study = Study.read(path)
+        if study is not None:
+            read_task(study.task)
+    except AgiError:
+        return None
+    return study
 
 
 def _path(state_dir: Path, study: Study) -> Path:

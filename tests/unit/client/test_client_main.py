@@ -147,6 +147,22 @@ def test_a_study_waits_for_a_yes(capsys: pytest.CaptureFixture[str], monkeypatch
     consent.check_agreed(Path(site.state_dir), request)
 
 
+def test_a_no_forgets_a_study_and_an_old_one_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_dir = Path(read_deployed_site(init()).state_dir)
+    with pytest.raises(PolicyError):
+        consent.check_agreed(state_dir, training_request(*small_task()))
+    old_path = state_dir / "studies" / "old.json"
+    old_path.write_text('{"run": "old", "task": "{}x"}')
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    assert main(["--site", "hospitalA", "--studies"]) == 0
+    out = capsys.readouterr().out
+    assert "forgotten; it is shown again if the coordinator asks again" in out
+    assert f"{old_path} cannot be read: it is damaged, or of another release; delete it" in out
+    assert consent.studies(state_dir) == []
+
+
 def test_init_alone_gives_placeholders_that_the_check_names(capsys: pytest.CaptureFixture[str]) -> None:
     init("--ca", "ca.crt")
     assert "Next: fill in data.dir, coordinator.address, coordinator.public_key, read" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from agi_core.errors import PolicyError, ProtocolError
+from agi_core.host import atomic
 from agi_core.study import WholeStudy
 from client.border import consent
 from client.site.policy import Policy
@@ -29,6 +30,27 @@ def test_another_run_and_other_settings_are_asked_about_again(tmp_path: Path, ch
     with pytest.raises(PolicyError):
         consent.check_agreed(tmp_path, replace(REQUEST, **change))  # type: ignore[arg-type]
     assert sorted(study.agreed for study in consent.studies(tmp_path)) == [False, True]
+
+
+def test_a_study_of_another_release_blocks_no_other(tmp_path: Path) -> None:
+    """Its settings may have other names; nor does a file that a crash of the machine has emptied."""
+    old = consent.Study("old", small_task()[0].replace("local_steps", "steps_of_old"))
+    atomic.write_json(tmp_path / "studies" / "a.json", old.to_json())
+    (tmp_path / "studies" / "b.json").write_text("")
+    with pytest.raises(PolicyError):
+        consent.check_agreed(tmp_path, REQUEST)
+    (study,) = consent.studies(tmp_path)
+    assert study.run == REQUEST.run_id
+    assert consent.unreadable(tmp_path) == [tmp_path / "studies" / name for name in ("a.json", "b.json")]
+
+
+def test_a_study_that_is_forgotten_is_noted_when_it_is_asked_about_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(PolicyError):
+            consent.check_agreed(tmp_path, REQUEST)
+        (study,) = consent.studies(tmp_path)
+        consent.forget(tmp_path, study)
+        assert consent.studies(tmp_path) == []
 
 
 def test_nobody_outside_can_fill_the_disk_with_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
