@@ -107,6 +107,8 @@ class Exchange:
         # waiting before it expires, so that the events name a late site in our words and not in Flower's. A simulation
         # needs no lifetime: its sites answer while the request is sent.
         self._lifetime_s = self._deadline_s + 2 * GRACE_S if config.engine == DEPLOYMENT else None
+        # Nor has it a deadline: on Ray, sites wait in one queue until there is room for them, however long that takes.
+        self._patience_s = self._deadline_s + GRACE_S if config.engine == DEPLOYMENT else math.inf
 
     def request(self, action: str, *, round: int, weights: Weights, subjects: str = "") -> Request:
         """A request for any site; `ask` gives each site's copy its own nonce and signature.
@@ -147,8 +149,8 @@ class Exchange:
     def ask(
         self, nodes: Mapping[str, int], request: Request, *, of_site: Mapping[str, Packed] | None = None
     ) -> Outcome:
-        """Send the request to {site: node id}, and collect the answers until the deadline. A site of `of_site` gets
-        these weights in place of the request's.
+        """Send the request to {site: node id}, and collect the answers until the deadline, in a simulation all. A site
+        of `of_site` gets these weights in place of the request's.
 
         The events name each site that fails or does not answer.
 
@@ -162,7 +164,7 @@ class Exchange:
         waiting = self._send(nodes, requests)
         self._note_missing(sorted(set(nodes) - set(waiting.values())), request, "the request could not be delivered")
 
-        deadline = time.monotonic() + self._deadline_s + GRACE_S
+        deadline = time.monotonic() + self._patience_s
         while waiting:
             before = len(waiting)
             ids = [*waiting]

@@ -424,6 +424,25 @@ def test_a_silent_site_is_missing_after_the_deadline(tmp_path: Path, monkeypatch
     assert troubles(tmp_path, SiteMissing) == [("B", 4, TRAIN, "no answer to train within 1 s")]
 
 
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_simulated_sites_may_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    """One at a time, each within its deadline, and the last ones long after it."""
+
+    class Queue(Grid):
+        done_s = 0.0  # when the site now at work will have answered
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            if not (asked := [*message_ids]) or time.monotonic() < self.done_s:
+                return []
+            self.done_s = time.monotonic() + 0.2
+            return super().pull_messages(asked)
+
+    monkeypatch.setattr(exchange, "GRACE_S", 0.0)
+    talk = exchange_over(Queue(Sites()), tmp_path, "federation.deadline_s=0.3", f"engine={engine}")
+    assert set(talk.ask(NODES, talk.request(TRAIN, round=4, weights=WEIGHTS)).replies) == set(SITES)
+    assert troubles(tmp_path, SiteMissing) == []
+
+
 def test_a_request_that_is_not_delivered_is_not_waited_for(tmp_path: Path) -> None:
     class Dropping(Grid):
         def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
