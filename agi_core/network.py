@@ -143,7 +143,9 @@ class Network:
         weights = torch.from_numpy(layers).float().to(self.device).reshape(*layers.shape, *[1] * dims)
 
         def function(sources: Tensor) -> Tensor:
-            return CONVOLVE[dims](self.module.features(sources).float(), weights)
+            features = self.module.features(sources).float()
+            with torch.autocast(self.device.type, enabled=False):  # the prior's large terms cancel, in float32 alone
+                return CONVOLVE[dims](features, weights)
 
         return self._through(function, sources)
 

@@ -85,6 +85,19 @@ def test_prediction_is_in_evaluation_mode_and_without_gradients() -> None:
     torch.testing.assert_close(prediction, module[0](x).detach())
 
 
+def test_several_last_layers_at_once_are_as_exact_as_one_in_the_precision_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An image with its expected error was another image: the prior's terms are large, and were rounded."""
+    monkeypatch.setattr("agi_core.network.autocast", lambda _: torch.autocast("cpu", torch.bfloat16))
+    network = Network(Task(scenario="T1,T2:PD", model=ModelConfig(conv="plain", widths=(4, 8), prior="cubic")))
+    network.set_prior(np.random.default_rng(0).normal(scale=3, size=10))
+    sources = torch.rand(2, 2, 13, 18)
+    both = network.read_out(np.stack([network.readout, 2 * network.readout]), sources)
+    prediction = network.predict(sources)
+    torch.testing.assert_close(both, torch.cat([prediction, 2 * prediction], dim=1), rtol=0, atol=1e-4)
+
+
 def test_a_window_that_covers_the_volume_is_one_direct_pass() -> None:
     """Centred in zeros, without the empty slices at both ends."""
     task = Task(scenario="T1,T2:PD", model=ModelConfig(dims=3, widths=(4, 8)), grid=GridConfig(crop=(16, 16, 8)))
