@@ -14,8 +14,9 @@ def open_device(name: str, *, threads: int, deterministic: bool = False, compile
     """The device called `name`, such as `cpu`, `cuda` or `cuda:1`; `auto` is a GPU where there is one.
 
     PyTorch's number of CPU threads is set to `threads`, and this process keeps the memory that it frees
-    (`agi_core.host.allocator`). `deterministic` holds for the rest of the process: a GPU then gives the same results
-    bit for bit whenever it is asked the same, and is slower. On a CPU it changes nothing.
+    (`agi_core.host.allocator`). On a GPU, convolutions in float32 are not rounded to TF32, which PyTorch's default
+    allows. `deterministic` holds for the rest of the process: a GPU then gives the same results bit for bit whenever it
+    is asked the same, and is slower. On a CPU it changes nothing.
 
     Raises:
         ConfigError: this machine has no such device, or networks are to be `compiled` and it has no compiler.
@@ -24,6 +25,7 @@ def open_device(name: str, *, threads: int, deterministic: bool = False, compile
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.allow_tf32 = False  # what autocast leaves in float32 needs its digits
     keep_freed_memory()
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     if wanted.startswith("cuda") and not torch.cuda.is_available():

@@ -23,6 +23,12 @@ def test_a_device_with_its_threads() -> None:
     assert torch.get_num_threads() == 2
 
 
+def test_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # as PyTorch has it
+    open_device("cpu", threads=1)
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_auto_is_a_gpu_where_there_is_one() -> None:
     assert open_device("auto", threads=1).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
