@@ -39,7 +39,8 @@ class Network:
         multiple: what rows and columns are padded to, and cut back from.
     """
 
-    def __init__(self, task: Task, *, device: torch.device = CPU) -> None:
+    def __init__(self, task: Task, *, device: torch.device = CPU, compiled: bool = False) -> None:
+        """`compiled`: see `compile`."""
         self.scenario = parse_scenario(task.scenario)
         self.reference = self.scenario.reference(task.reference)
         self.module: ResUNet = build_model(
@@ -53,6 +54,8 @@ class Network:
         self.on_reference = TargetAlignment.of(task)
         self.pairs = None if task.model.alignment == "none" else pair_alignment(task.model)
         self.multiple = spatial_multiple(task.model)
+        if compiled:
+            self.compile()
 
     @property
     def weights(self) -> Weights:

@@ -43,7 +43,7 @@ def pretrain(config: RunConfig, out_path: Path, *, device: torch.device) -> None
     cache_dir = Path(config.data.cache_dir)
     preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=False, threads=config.threads)
     sessions = preparation.open(found.subjects, on_session=progress.steps_of("reading public scans"))
-    network, slices = Network(task, device=device), TrainingSlices.of(task, sessions)
+    network, slices = Network(task, device=device, compiled=config.compile), TrainingSlices.of(task, sessions)
     if network.prior is not None:
         statistics = Statistics.mean([*readout_statistics(network, sessions, prior_alone=True).values()])
         network.set_prior(statistics.solve(strength=STRENGTH), gram=statistics.gram)

@@ -292,7 +292,7 @@ def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
 
 
 def _initial_network(config: RunConfig, device: torch.device) -> Network:
-    network = Network(config, device=device)
+    network = Network(config, device=device, compiled=config.compile)
     network.load(initial_weights(config))
     return network
 

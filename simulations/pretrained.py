@@ -31,7 +31,7 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
         return config
     data = replace(PRETRAINING.data, layout=config.data.layout, cache_dir=config.data.cache_dir)
     model = replace(PRETRAINING, scenario=config.scenario, reference=config.reference, model=config.model)
-    pretraining = replace(model, grid=config.grid, data=data, seed=config.seed)
+    pretraining = replace(model, grid=config.grid, data=data, seed=config.seed, compile=config.compile)
     inputs = [task_json(pretraining.task), data.layout, data.phantom_sites, PUBLIC.seed, VERSION]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
     path = (work_dir / f"pretrained-{key}.safetensors").resolve()

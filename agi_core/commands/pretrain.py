@@ -16,7 +16,9 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_config(None, overrides={}, assignments=arguments.settings, defaults=PRETRAINING)
     if config.privacy.on:
         raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
-    device = open_device(config.device, threads=config.threads, deterministic=config.deterministic)
+    device = open_device(
+        config.device, threads=config.threads, deterministic=config.deterministic, compiled=config.compile
+    )
     with showing_steps():
         config = with_built_in_data(config, PUBLIC, work_dir=Path(".cache"))
         pretrain(config, arguments.out, device=device)

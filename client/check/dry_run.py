@@ -41,7 +41,7 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     """
     task = dataclasses.replace(task, training=dataclasses.replace(task.training, local_steps=2))
     site = read_deployed_site(site_path)
-    device = open_device(site.device, threads=site.threads)
+    device = open_device(site.device, threads=site.threads, deterministic=site.deterministic, compiled=site.compile)
     scans = OpenSite(site).scans(task)
     scored = scans.subjects.validation or scans.subjects.test or scans.subjects.train
 
@@ -57,7 +57,8 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     many = len(training.sessions) + len(slices)
     yield Measured(f"reading {many} sessions (from then on cached)", time.monotonic() - started, _peak_bytes(device))
 
-    network, ends = Network(task, device=device), [time.monotonic()]
+    private = task.privacy.on or site.privacy is not None
+    network, ends = Network(task, device=device, compiled=site.compile and not private), [time.monotonic()]
 
     def end(*_: object) -> None:
         if device.type == "cuda":

@@ -12,10 +12,7 @@ from agi_core.network import Network
 @lru_cache(maxsize=2)
 def network_of(task: Task, device: torch.device, *, compiled: bool) -> Network:
     """The task's network on this device; one for all requests, and in a simulation for all sites in turn."""
-    network = Network(task, device=device)
-    if compiled:
-        network.compile()
-    return network
+    return Network(task, device=device, compiled=compiled)
 
 
 def release_memory() -> None:

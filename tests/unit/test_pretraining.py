@@ -1,12 +1,14 @@
 """Pre-training on a small public folder and on built-in data, and its command."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from torch import nn
 
 from agi_core.__main__ import main
 from agi_core.config.load import load_config, task_hash, task_json
@@ -34,6 +36,17 @@ def test_the_command_writes_weights_that_a_run_starts_from(
     random = initial_weights(load_config(None, overrides={}, assignments=SMALL))
     trained = initial_weights(config)
     assert all(np.isfinite(array).all() and (array != random[name]).any() for name, array in trained.items())
+
+
+def test_pretraining_is_compiled_where_it_is_asked(
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: asked.append(module))
+    monkeypatch.setenv("CXX", sys.executable)  # a compiler that is there
+    settings = [*SMALL, f"data.dir={ixi_dir}", f"data.cache_dir={cache_dir}", "compile=true"]
+    assert main(["pretrain", "--out", str(tmp_path / "w"), *settings]) == 0
+    assert len(asked) == 1
 
 
 def test_the_same_settings_give_the_same_weights(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:

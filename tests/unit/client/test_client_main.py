@@ -3,9 +3,11 @@
 import io
 import re
 import stat
+import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from agi_core.config.load import load_config
 from agi_core.errors import PolicyError
@@ -233,6 +235,19 @@ def test_a_dry_run_measures_and_needs_no_network(tmp_path: Path, capsys: pytest.
     for what in ("reading", "first training step", "next training step", "own prior and last layer", "evaluation of"):
         assert re.search(rf"{what}.* \d+\.\d\d s  peak +\d+\.\d\d GB", out), out
     assert re.search(r"a round of 40 steps trains for \d+ s", out)
+
+
+@pytest.mark.parametrize(("settings", "networks"), [((), 1), (("privacy.epsilon=8",), 0)])
+def test_a_dry_run_is_compiled_where_the_sites_training_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], networks: int
+) -> None:
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: asked.append(module))
+    monkeypatch.setenv("CXX", sys.executable)  # a compiler that is there
+    path = init("--data", str(write_ixi(tmp_path / "ixi", {"Guys": 3})))
+    path.write_text(f"{path.read_text()}\ncompile: true\n")
+    assert main(["--site", "hospitalA", "--dry-run", "model.widths=[4,8]", *settings]) == 0
+    assert len(asked) == networks
 
 
 def test_a_dry_run_takes_the_coordinators_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

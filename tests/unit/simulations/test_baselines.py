@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from torch import nn
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
@@ -82,6 +83,17 @@ def test_local_only_has_one_model_per_site_and_their_mean_at_unseen_ones(
     psnrs = [scores["IOP"].psnr_db for scores in local.unseen_by_model.values()]
     assert psnrs[0] != psnrs[1]
     assert local.unseen_sites["IOP"].psnr_db == pytest.approx(np.mean(psnrs))
+
+
+@pytest.mark.parametrize(("compiled", "networks"), [(True, 3), (False, 0)])
+def test_baselines_are_compiled_where_the_federation_is(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool, networks: int
+) -> None:
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: asked.append(module))
+    config, data = opened(dataclasses.replace(small_config, clients=2, rounds=1, compile=compiled), tmp_path)
+    run_baselines(["local_only", "centralised"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
+    assert len(asked) == networks
 
 
 def test_a_last_layer_of_ones_own_is_solved_at_each_site_and_leaves_the_model_as_it_was(
