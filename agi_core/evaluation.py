@@ -9,7 +9,7 @@ from torch import Tensor
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import WholeSlices, evaluation_slices, whole_images
 from agi_core.metrics import SubjectScore
-from agi_core.network import Network
+from agi_core.network import CPU, Network
 from agi_core.prediction import Predictor, predict_whole
 
 OnSession = Callable[[int, int], None]  # (sessions done, all sessions)
@@ -36,10 +36,11 @@ def evaluate(
         {subject id: {metric: value}}
     """
     scores: dict[str, SubjectScore] = {}
+    device = predictor.device if isinstance(predictor, Network) else CPU  # SSIM on the CPU would keep a GPU waiting
     for done, (session, indices) in enumerate(slices, start=1):
         score, volumes = scores.setdefault(session.subject_id, SubjectScore()), []
         for prediction, batch in predict_session(predictor, session, indices=indices):
-            score.add(prediction, batch.target, batch.foreground)
+            score.add(prediction.to(device), batch.target.to(device), batch.foreground.to(device))
             if on_volume is not None:
                 volumes.append((prediction, batch.target, batch.foreground))
         if on_volume is not None and volumes:

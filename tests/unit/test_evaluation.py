@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from agi_core.config.load import load_config
 from agi_core.evaluation import disagreement, evaluate, squared_error
 from agi_core.metric_table import psnr_db
+from agi_core.metrics import SubjectScore
 from agi_core.network import Network
 from tests.support.cache_entries import write_entry
 from tests.support.predictors import Made
@@ -40,6 +42,26 @@ def test_evaluate_scores_chosen_slices_only(tmp_path: Path) -> None:
     chosen = evaluate(Made(lambda x: x[:, :1]), [(session, (0, 3))])["IXI002"]["mae"]
     assert all_slices == pytest.approx(0.125)
     assert chosen == 0
+
+
+def test_a_networks_scores_are_computed_on_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches the volumes gets them on the CPU."""
+
+    class Elsewhere(Network):
+        def predict(self, sources: Tensor) -> Tensor:
+            return sources[:, :1]
+
+    class Score(SubjectScore):
+        def add(self, *images: Tensor) -> None:
+            scored.extend(image.device.type for image in images)
+
+    scored, watched = list[str](), list[str]()
+    monkeypatch.setattr("agi_core.evaluation.SubjectScore", Score)
+    network = Elsewhere(load_config(None, overrides={"scenario": "T1:PD"}, assignments=SMALL))
+    network.device = torch.device("meta")
+    session = write_entry(tmp_path / "IXI001", np.ones((3, 2, 16, 16), np.float32))
+    evaluate(network, [(session, None)], on_volume=lambda _, *images: watched.extend(i.device.type for i in images))
+    assert (scored, watched) == (["meta"] * 3, ["cpu"] * 3)
 
 
 @pytest.mark.parametrize("volumetric", [False, True])
