@@ -69,8 +69,7 @@ def train_round(
     for step in range(training.local_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, rounds=task.rounds, round=round, step=step)
-        batch = draw(generator, training.batch_size)
-        sources, target = batch.sources.to(device, non_blocking=True), batch.target.to(device, non_blocking=True)
+        sources, target = draw(generator, training.batch_size).on(device)
         optimizer.zero_grad()
         with autocast(device):
             prediction = model(sources)
@@ -156,10 +155,8 @@ def rehearse_privately(model: nn.Module, *, task: Task) -> float:
     sources, space = len(parse_scenario(task.scenario).sources), (*slices, rows, columns)
     slab = (2 * task.model.neighbours + 1,) if task.model.neighbours else ()
     count, generator = task.privacy.slices_per_subject, torch.Generator().manual_seed(task.seed)
-    batch = Batch(
-        torch.rand(count, sources, *slab, *space, generator=generator),
-        torch.rand(count, 1, *space, generator=generator),
-    )
+    images = torch.rand(count, sources + 1, *slab, *space, generator=generator).half()
+    batch = Batch(images, task.model.neighbours)
     model.train()
     with training_only(task.privacy.trainable, model) as parameters:
         started = time.monotonic()
@@ -173,7 +170,7 @@ def _loss_of_batch(model: nn.Module, task: Task) -> Callable[[Batch], Tensor]:
     on_reference = TargetAlignment.of(task)
 
     def loss(batch: Batch) -> Tensor:
-        sources, target = batch.sources.to(device), batch.target.to(device)
+        sources, target = batch.on(device)
         with autocast(device):
             prediction = model(sources)
         if on_reference is not None:

@@ -8,7 +8,7 @@ are kept here. The results are compared too: they are equal, bit for bit.
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -16,18 +16,25 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from agi_core.data.datasets import TrainingSlices, _overlap
+from agi_core.data.datasets import Batch, TrainingSlices, _overlap
 from agi_core.data.intensity import BoolArray, _fill_holes
 from agi_core.data.slabs import around
+from agi_core.network import CPU
 from benchmarks.data_wait import open_entries, write_entries
 
 TURNS, BATCH = 7, 8
 
 
 class WholeSlicesFirst(TrainingSlices):
-    """Reads and converts whole slices, one after the other, and cuts the crop afterwards."""
+    """Reads and converts whole slices, one after the other, cuts the crop afterwards, and stacks the crops."""
 
-    def _read_crop(self, number: int, corner: tuple[float, float], seed: int) -> np.ndarray:
+    def _draw(self, among: Sequence[int], generator: torch.Generator, batch_size: int) -> Batch:
+        numbers = torch.randint(len(among), (batch_size,), generator=generator).tolist()
+        corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
+        crops = [self._read_crop(among[n], corner) for n, corner in zip(numbers, corners, strict=True)]
+        return Batch(torch.from_numpy(np.stack(crops)), self.neighbours)
+
+    def _read_crop(self, number: int, corner: tuple[float, float]) -> np.ndarray:
         session, k = self.sessions[self.session_of_slice[number]], int(self.slice_number[number])
         numbers = around(k, depth=session.shape[0], neighbours=self.neighbours)
         slab = np.stack([session.read_slice(j)[0] for j in numbers], axis=1).astype(np.float32)
@@ -60,8 +67,8 @@ def main() -> None:
             ways = [
                 kind(entries, crop=(crop, crop), neighbours=neighbours) for kind in (WholeSlicesFirst, TrainingSlices)
             ]
-            draws = [lambda way=way: way.draw(torch.Generator().manual_seed(0), BATCH) for way in ways]
-            assert torch.equal(draws[0]().sources, draws[1]().sources)
+            draws = [lambda way=way: way.draw(torch.Generator().manual_seed(0), BATCH).on(CPU) for way in ways]
+            assert torch.equal(draws[0]()[0], draws[1]()[0])
             compare(f"draw of {BATCH} x {crop}x{crop}, neighbours={neighbours}", *draws)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (240, 240, 155)], indexing="ij"))
     radius = np.sqrt((grid**2).sum(axis=0)) + 0.1 * np.random.default_rng(0).random(grid.shape[1:])

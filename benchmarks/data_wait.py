@@ -21,6 +21,7 @@ from agi_core.data.cached_session import CachedSession, open_entry
 from agi_core.data.datasets import TrainingSlices
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
+from agi_core.network import CPU
 
 SHAPE = (20, 3, 120, 112)  # D, M, H, W of a head box in the built-in data
 BATCH_SIZE = 8
@@ -73,9 +74,9 @@ def measure_wait(entries: list[CachedSession]) -> None:
     wait_s, step_s = [], []
     for _ in range(STEPS):
         start = time.perf_counter()
-        batch = slices.draw(generator, BATCH_SIZE)
+        sources, target = slices.draw(generator, BATCH_SIZE).on(CPU)
         drawn = time.perf_counter()
-        loss = (model(batch.sources) - batch.target).abs().mean()
+        loss = (model(sources) - target).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

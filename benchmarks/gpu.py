@@ -155,7 +155,7 @@ def trained(
             for parameter in model.parameters():
                 parameter.add_(0.01 * torch.randn(parameter.shape).to(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    sources, target = batch.sources.to(device), batch.target.to(device)
+    sources, target = batch.on(device)
     output, losses = torch.empty(0), list[float]()
     for _ in range(size.equal_steps):
         with autocast(device if mixed else torch.device("cpu")):
@@ -185,7 +185,7 @@ def steps(device: torch.device, size: Size, until: float) -> list[Row]:
         rows_columns = (size.pixels, size.pixels)
         crop = size.patch if config.dims == 3 else rows_columns
         count = max(1, size.batch // 4) if config.dims == 3 else size.batch
-        batch = random_batch(config, count=count, space=[*crop[2:], *crop[:2]], pinned=device.type == "cuda")
+        batch = random_batch(config, count=count, space=[*crop[2:], *crop[:2]])
         work = partial(private if kind == "private" else plain, config, batch, crop, device)
         rows.append({"step": kind, **cost(work, device, count=count, size=size, peaks=(peak_flops, peak_bytes))})
     return rows
@@ -196,7 +196,7 @@ def plain(config: ModelConfig, batch: Batch, crop: tuple[int, ...], device: torc
     model = build_model(config, sources=SOURCES).to(device)
 
     def work(local_steps: int) -> object:
-        training = TrainingConfig(local_steps=local_steps, batch_size=len(batch.sources))
+        training = TrainingConfig(local_steps=local_steps, batch_size=len(batch.images))
         task = Task("T1,T2:PD", model=config, training=training, grid=GridConfig(crop=crop))
         return train_round(model, lambda generator, size: batch, task=task, site="A", round=1)
 
@@ -206,8 +206,8 @@ def plain(config: ModelConfig, batch: Batch, crop: tuple[int, ...], device: torc
 def private(config: ModelConfig, batch: Batch, crop: tuple[int, ...], device: torch.device) -> Callable[[int], None]:
     """The same with privacy, with all weights trained: the batch's slices are of subjects who are all in each lot."""
     model = build_model(config, sources=SOURCES).to(device)
-    count = len(batch.sources) // SLICES_OF_SUBJECT
-    slices = Batch(*(tensor[:SLICES_OF_SUBJECT] for tensor in (batch.sources, batch.target)))
+    count = len(batch.images) // SLICES_OF_SUBJECT
+    slices = Batch(batch.images[:SLICES_OF_SUBJECT], batch.neighbours)
 
     def work(local_steps: int) -> None:
         privacy = PrivacyConfig(epsilon=8.0, trainable="all", lot_rate=1.0, slices_per_subject=SLICES_OF_SUBJECT)
@@ -299,18 +299,22 @@ def peaks(device: torch.device, size: Size) -> tuple[float, float]:
 
 
 def throughput(device: torch.device, size: Size, until: float) -> list[Row]:
-    """Slices per second of the loader, on one core, and of the metrics, on the device."""
+    """Slices per second of the loader, on one core, until the device has them, and of the metrics, on the device."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         entries = open_entries(write_entries(Path(folder), 4, shape=(20, 3, size.pixels + 32, size.pixels + 32)))
         for neighbours in (0, 1):
             slices = TrainingSlices(entries, crop=(size.pixels, size.pixels), neighbours=neighbours)
-            draw = partial(slices.draw, torch.Generator().manual_seed(0), size.batch)
-            rows.append({"work": f"loader, neighbours={neighbours}", **rate(draw, device, count=size.batch)})
+            work = partial(loaded, slices, torch.Generator().manual_seed(0), size.batch, device)
+            rows.append({"work": f"loader, neighbours={neighbours}", **rate(work, device, count=size.batch)})
     images = torch.rand(2, size.batch, 1, size.pixels, size.pixels, device=device)
     add = partial(SubjectScore().add, images[0], images[1], images[1] > 0.1)
     rows.append({"work": "metrics", **rate(add, device, count=size.batch)})
     return rows
+
+
+def loaded(slices: TrainingSlices, generator: torch.Generator, count: int, device: torch.device) -> object:
+    return slices.draw(generator, count).on(device)
 
 
 def rate(work: Callable[[], object], device: torch.device, *, count: int) -> Row:
@@ -360,15 +364,16 @@ PARTS: dict[str, Callable[[torch.device, Size, float], list[Row]]] = {
 }
 
 
-def random_batch(config: ModelConfig, *, count: int, space: Sequence[int], pinned: bool = False) -> Batch:
-    """Smooth random sources, and their mean as the target: a network can learn it."""
+def random_batch(config: ModelConfig, *, count: int, space: Sequence[int]) -> Batch:
+    """Smooth random sources, and their mean as the target: a network can learn it. As `TrainingSlices` draws them."""
     generator = torch.Generator().manual_seed(0)
     slab = [2 * config.neighbours + 1] if config.neighbours else []
     coarse = torch.rand(count, SOURCES, *[max(1, length // 8) for length in space], generator=generator)
     smooth = F.interpolate(coarse, size=[*space], mode="trilinear" if config.dims == 3 else "bilinear")
-    target = smooth.mean(1, keepdim=True)
-    sources = smooth[:, :, None].expand(-1, -1, *slab, *space).contiguous() if slab else smooth
-    return Batch(sources.pin_memory(), target.pin_memory()) if pinned else Batch(sources, target)
+    images = torch.cat([smooth, smooth.mean(1, keepdim=True)], dim=1).half()
+    if slab:
+        images = images[:, :, None].expand(-1, -1, *slab, *space).contiguous()
+    return Batch(images, config.neighbours)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

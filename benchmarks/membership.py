@@ -145,7 +145,7 @@ def drawing(subjects: Tensor) -> Draw:
 
     def draw(generator: torch.Generator, batch_size: int) -> Batch:
         chosen = slices[torch.randint(len(slices), (batch_size,), generator=generator)]
-        return Batch(chosen[:, :-1], chosen[:, -1:])
+        return Batch(chosen)
 
     return draw
 

@@ -19,6 +19,7 @@ from agi_core.data.cached_session import CachedSession, Float16Array
 from agi_core.data.misalignment import Perturb, perturbation
 from agi_core.data.slabs import SliceBox, around
 from agi_core.errors import DataError
+from agi_core.host.device import sent
 from agi_core.scenario import parse_scenario
 
 Crop = npt.NDArray[np.floating]
@@ -29,11 +30,21 @@ WHOLE: SliceBox = slice(None), slice(None)
 
 @dataclass(frozen=True)
 class Batch:
-    """Training crops, float32 in [0, 1]: sources (B, M, h, w), or with n neighbours (B, M, 2n + 1, h, w), and target
-    (B, 1, h, w); in 3-D (B, M, d, h, w) and (B, 1, d, h, w)."""
+    """Training crops in [0, 1], on the CPU.
 
-    sources: Tensor
-    target: Tensor
+    Attributes:
+        images: the sources and behind them the target, (B, M + 1, h, w), or with n neighbours (B, M + 1, 2n + 1, h, w);
+            in 3-D (B, M + 1, d, h, w). Float16 as in the cache, or float32 where a source was moved.
+        neighbours: slices on either side that come with each slice.
+    """
+
+    images: Tensor
+    neighbours: int = 0
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Sources (B, M, h, w), or with n neighbours (B, M, 2n + 1, h, w), and target (B, 1, h, w), float32 on the
+        device; in 3-D (B, M, d, h, w) and (B, 1, d, h, w)."""
+        return _sources_and_target(sent(self.images, device).float(), self.neighbours)
 
 
 @dataclass(frozen=True)
@@ -121,42 +132,41 @@ class TrainingSlices:
         numbers = torch.randint(len(among), (batch_size,), generator=generator).tolist()
         corners = torch.rand((batch_size, 2), generator=generator, dtype=torch.float64).tolist()
         seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist() if self.perturb else numbers
-        drawn = zip(numbers, corners, seeds, strict=True)
-        crops = [self._read_crop(among[n], corner, seed) for n, corner, seed in drawn]
-        images = torch.from_numpy(np.stack(crops)).float()  # torch is several times faster at it than NumPy
-        return Batch(*_sources_and_target(images, self.neighbours))
+        rows, columns, *depth = self.crop
+        slab = (2 * self.neighbours + 1,) if self.neighbours else ()
+        shape = (batch_size, self.sessions[0].shape[1], *slab, *depth, rows, columns)
+        images = torch.zeros(shape, dtype=torch.float32 if self.perturb else torch.float16)
+        for crop, n, corner, seed in zip(images.numpy(), numbers, corners, seeds, strict=True):
+            self._paste_crop(crop, among[n], corner, seed)
+        return Batch(images, self.neighbours)
 
-    def _read_crop(self, number: int, corner: tuple[float, float], seed: int) -> Crop:
-        """The crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners): (M + 1, h, w), or with
-        neighbours (M + 1, 2n + 1, h, w). Neighbours are moved alike: by what `seed` draws. In 3-D `_read_patch`."""
+    def _paste_crop(self, crop: Crop, number: int, corner: tuple[float, float], seed: int) -> None:
+        """Put the crop of slice `number` at `corner` (in [0, 1)^2 of the possible corners) into zeros: (M + 1, h, w),
+        or with neighbours (M + 1, 2n + 1, h, w). Neighbours are moved alike: by what `seed` draws."""
         session, k = self.sessions[self.session_of_slice[number]], int(self.slice_number[number])
         if len(self.crop) == 3:
-            return self._read_patch(session, k, corner[0])
+            self._paste_patch(crop, session, k, corner[0])
+            return
         (height, width), (h, w) = session.shape[2:], self.crop
         start = int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1))
         cut, paste = zip(*map(_overlap, (height, width), (h, w), start), strict=True)
         if self.perturb is None:
-            volumes: Crop = _read_slab(session, k, self.neighbours, cut)
-        else:
-            slab = _read_slab(session, k, self.neighbours).astype(np.float32)
-            slices = np.moveaxis(slab, 1, 0) if self.neighbours else [slab]
-            moved = [self.perturb(s, session.spacing_mm, np.random.default_rng(seed)) for s in slices]
-            volumes = (np.stack(moved, axis=1) if self.neighbours else moved[0])[..., *cut]
-        crop = np.zeros((*volumes.shape[:-2], h, w), dtype=volumes.dtype)
-        crop[..., *paste] = volumes
-        return crop
+            crop[..., *paste] = _read_slab(session, k, self.neighbours, cut)
+            return
+        slab = _read_slab(session, k, self.neighbours).astype(np.float32)
+        slices = np.moveaxis(slab, 1, 0) if self.neighbours else [slab]
+        moved = [self.perturb(s, session.spacing_mm, np.random.default_rng(seed)) for s in slices]
+        crop[..., *paste] = (np.stack(moved, axis=1) if self.neighbours else moved[0])[..., *cut]
 
-    def _read_patch(self, session: CachedSession, k: int, part: float) -> Crop:
-        """The patch around one of the head's voxels in slice `k` (`part` of them all), float16 (M + 1, d, h, w)."""
-        depth, modalities, height, width = session.shape
+    def _paste_patch(self, patch: Crop, session: CachedSession, k: int, part: float) -> None:
+        """The same for the patch around a voxel of the head in slice `k` (`part` of them all): (M + 1, d, h, w)."""
+        depth, _, height, width = session.shape
         h, w, d = self.crop
         head = np.argwhere(session.read_slice(k)[1])
         row, column = head[int(part * len(head))].tolist()
         start = k - d // 2, row - h // 2, column - w // 2
         cut, (in_d, in_h, in_w) = zip(*map(_overlap, (depth, height, width), (d, h, w), start), strict=True)
-        patch = np.zeros((d, modalities, h, w), dtype=np.float16)
-        patch[in_d, :, in_h, in_w] = session.read_block(*cut)
-        return patch.swapaxes(0, 1)
+        patch[:, in_d, in_h, in_w] = session.read_block(*cut).swapaxes(0, 1)
 
 
 def evenly_spaced(session: CachedSession, count: int) -> list[int]:
@@ -188,7 +198,9 @@ def _read_slab(session: CachedSession, k: int, neighbours: int, cut: SliceBox = 
     numbers = around(k, depth=session.shape[0], neighbours=neighbours)
     first = min(numbers)
     block = session.read_block(slice(first, max(numbers) + 1), *cut)
-    return block[[j - first for j in numbers]].swapaxes(0, 1) if neighbours else block[0]
+    if len(block) < len(numbers):  # some are mirrored
+        block = block[[j - first for j in numbers]]
+    return block.swapaxes(0, 1) if neighbours else block[0]
 
 
 def _sources_and_target(images: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

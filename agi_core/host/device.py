@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from agi_core.errors import ConfigError
 from agi_core.host.allocator import keep_freed_memory
@@ -37,6 +38,12 @@ def open_device(name: str, *, threads: int, deterministic: bool = False, compile
     if compiled and (missing := _missing_compiler(device)):
         raise ConfigError(f"compile: this machine has no {missing}; install it, or leave compile out")
     return device
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device. The program does not wait until a GPU has it: the memory is pinned first."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 def _missing_compiler(device: torch.device) -> str:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from agi_core.errors import PrivacyError
+from agi_core.host.device import sent
 from agi_core.privacy.noise import NoiseSource, poisson_lot
 
 log = logging.getLogger("agi_core")
@@ -104,8 +105,10 @@ def private_step(
 
     scale = mechanism.noise_multiplier * mechanism.max_grad_norm
     sizes = [parameter.numel() for parameter in parameters]
-    noises = torch.from_numpy(np.concatenate([noise.normal(size) for size in sizes])).to(parameters[0].device)
-    for parameter, total, z in zip(parameters, sums, torch.split(noises, sizes), strict=True):
+    drawn = torch.empty(sum(sizes), dtype=torch.float64)
+    np.concatenate([noise.normal(size) for size in sizes], out=drawn.numpy())
+    noises = torch.split(sent(drawn, parameters[0].device), sizes)
+    for parameter, total, z in zip(parameters, sums, noises, strict=True):
         noised = total + scale * z.view_as(parameter)
         parameter.grad = (noised / (mechanism.lot_rate * mechanism.subjects)).to(parameter.dtype)
     optimizer.step()

@@ -23,26 +23,26 @@ CPU = torch.device("cpu")
 def batch(generator: torch.Generator, size: int) -> Batch:
     """Rough sources; the target is their product, rough too."""
     sources = torch.rand(size, 2, 32, 32, generator=generator)
-    return Batch(sources, sources[:, :1] * sources[:, 1:])
+    return Batch(torch.cat([sources, sources[:, :1] * sources[:, 1:]], dim=1))
 
 
 def test_one_call_is_a_step_of_the_discriminator_then_its_verdict() -> None:
     """Against the same two steps by hand."""
-    images = batch(torch.Generator().manual_seed(0), 2)
-    prediction = (0.5 * images.target).requires_grad_()
-    value = adversarial_loss(sources=2, dims=2, device=CPU, seed=3)(images.sources, prediction, images.target)
+    sources, target = batch(torch.Generator().manual_seed(0), 2).on(CPU)
+    prediction = (0.5 * target).requires_grad_()
+    value = adversarial_loss(sources=2, dims=2, device=CPU, seed=3)(sources, prediction, target)
     value.backward()  # type: ignore[no-untyped-call]
 
     torch.manual_seed(3)
     discriminator = PatchDiscriminator(2, in_channels=3, channels=CHANNELS, num_layers_d=3, norm="INSTANCE")
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
-    by_hand = (0.5 * images.target).requires_grad_()
+    by_hand = (0.5 * target).requires_grad_()
 
     def probability(image: Tensor) -> Tensor:
-        logits: Tensor = discriminator(torch.cat([images.sources, image], 1))[-1]
+        logits: Tensor = discriminator(torch.cat([sources, image], 1))[-1]
         return torch.sigmoid(logits)
 
-    verdict = -probability(images.target).log().mean() - (1 - probability(by_hand.detach())).log().mean()
+    verdict = -probability(target).log().mean() - (1 - probability(by_hand.detach())).log().mean()
     (verdict / 2).backward()
     optimizer.step()
     expected = -GAN_WEIGHT * probability(by_hand).log().mean()
@@ -56,9 +56,9 @@ def test_one_call_is_a_step_of_the_discriminator_then_its_verdict() -> None:
 def test_its_seed_alone_decides() -> None:
     def first(seed: int) -> Tensor:
         torch.manual_seed(torch.seed())  # the global generator is in no known state
-        images = batch(torch.Generator().manual_seed(0), 2)
+        sources, target = batch(torch.Generator().manual_seed(0), 2).on(CPU)
         loss = adversarial_loss(sources=2, dims=2, device=CPU, seed=seed)
-        return loss(images.sources, images.target * 0.5, images.target)
+        return loss(sources, target * 0.5, target)
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))

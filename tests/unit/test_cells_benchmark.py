@@ -44,7 +44,7 @@ def test_a_weight_is_averaged_over_those_who_train_it(tmp_path: Path) -> None:
         def draw(generator: torch.Generator, batch_size: int, cell: object = cell) -> Batch:
             network.cell = cell  # type: ignore[assignment]
             images = torch.rand((batch_size, 4, 16, 16), generator=generator)
-            return Batch(images[:, : len(network.cell.sources)], images[:, 3:])
+            return Batch(torch.cat([images[:, : len(network.cell.sources)], images[:, 3:]], dim=1))
 
         members.append(Member(name, draw, steps=2, subjects=subjects, cells=frozenset({cell})))
         network.load_state_dict(before)

@@ -124,7 +124,7 @@ def test_compiled_training_is_one_graph_and_ends_with_the_same_weights() -> None
 
     def draw(generator: torch.Generator, batch_size: int) -> Batch:
         sources = torch.rand((batch_size, 2, 16, 16), generator=generator)
-        return Batch(sources, sources.mean(dim=1, keepdim=True))
+        return Batch(torch.cat([sources, sources.mean(dim=1, keepdim=True)], dim=1))
 
     config = ModelConfig(conv="plain", widths=(4,), prior="cubic")
     task = Task(scenario="T1,T2:PD", model=config, training=TrainingConfig(local_steps=2, batch_size=2))

@@ -8,7 +8,7 @@ import torch
 from agi_core.config.load import load_config
 from agi_core.config.schema import Task
 from agi_core.data.datasets import Batch
-from agi_core.network import Network
+from agi_core.network import CPU, Network
 from agi_core.readout import features_and_target
 from agi_core.target_alignment import TargetAlignment
 from agi_core.training import seen_part, train_round
@@ -73,12 +73,13 @@ def test_what_was_not_imaged_costs_nothing_and_has_no_gradient() -> None:
 
 def test_training_takes_the_loss_where_the_target_lies_on_the_reference() -> None:
     image = texture(64, 64, detail=10).float()
-    batch = Batch(torch.cat([image, image], dim=1), torch.roll(image, (6, 0), dims=(2, 3)))
+    batch = Batch(torch.cat([image, image, torch.roll(image, (6, 0), dims=(2, 3))], dim=1))
+    sources, target = batch.on(CPU)
     its = task("training.local_steps=1", "model.conv=plain", "rounds=1")
     network, alignment = Network(its), TargetAlignment.of(its)
     assert alignment is not None
-    aligned, imaged = alignment(batch.sources, batch.target)
-    expected = ((network.predict(batch.sources) - aligned).abs() * imaged).mean()
+    aligned, imaged = alignment(sources, target)
+    expected = ((network.predict(sources) - aligned).abs() * imaged).mean()
     (loss,) = train_round(network.module, lambda generator, size: batch, task=its, site="A", round=1)
     assert loss == pytest.approx(float(expected), rel=1e-5)
     assert not imaged.all()
@@ -87,9 +88,10 @@ def test_training_takes_the_loss_where_the_target_lies_on_the_reference() -> Non
 def test_the_last_layer_is_solved_there_too() -> None:
     """From voxels that were imaged alone: of a target that is the moved reference, the reference itself remains."""
     image = texture(64, 64, detail=10).float()
-    batch = Batch(torch.cat([image, image], dim=1), torch.roll(image, (6, 0), dims=(2, 3)))
+    batch = Batch(torch.cat([image, image, torch.roll(image, (6, 0), dims=(2, 3))], dim=1))
+    sources, target = batch.on(CPU)
     network = Network(task("model.prior=cubic", "personal=head", "model.alignment=affine", "model.neighbours=0"))
-    features, target = features_and_target(network, batch.sources, batch.target)
+    features, target = features_and_target(network, sources, target)
     assert features.shape[1] == len(target) < 64 * 64
     reference = features[2]  # 1, T2, PD, ... : the monomials of the aligned sources
     assert (reference - target).abs().mean() < 0.03

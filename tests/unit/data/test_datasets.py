@@ -17,6 +17,7 @@ from agi_core.data import datasets
 from agi_core.data.cached_session import CachedSession, open_entry
 from agi_core.data.misalignment import perturbation
 from agi_core.errors import DataError
+from agi_core.network import CPU
 from agi_core.scenario import Scenario
 
 
@@ -71,9 +72,9 @@ def test_one_subjects_batch_holds_its_slices_alone(tmp_path: Path, sessions: lis
     slices = datasets.TrainingSlices(visits, crop=(8, 8))
     assert slices.subjects == ("a", "b")
     for subject, own in (("a", {2, 3, 5, 6}), ("b", {1, 2, 3})):  # counted from 1, over both visits
-        batch = slices.draw_subject(subject, generator(1), 100)
-        assert batch.sources.shape == (100, 2, 8, 8)
-        assert set((64 * batch.sources[:, 0]).flatten().tolist()) == own
+        sources, _ = slices.draw_subject(subject, generator(1), 100).on(CPU)
+        assert sources.shape == (100, 2, 8, 8)
+        assert set((64 * sources[:, 0]).flatten().tolist()) == own
 
 
 def test_no_usable_slice_is_an_error(sessions: list[CachedSession]) -> None:
@@ -85,11 +86,11 @@ def test_no_usable_slice_is_an_error(sessions: list[CachedSession]) -> None:
 
 
 def test_a_batch_holds_aligned_crops_inside_the_slices(sessions: list[CachedSession]) -> None:
-    batch = datasets.TrainingSlices(sessions[:1], crop=(8, 6)).draw(generator(0), 200)
-    assert batch.sources.shape == (200, 2, 8, 6)
-    assert batch.target.shape == (200, 1, 8, 6)
-    assert batch.sources.dtype == batch.target.dtype == torch.float32
-    k, row, column = (64 * x for x in (batch.sources[:, 0], batch.sources[:, 1], batch.target[:, 0]))
+    sources, target = datasets.TrainingSlices(sessions[:1], crop=(8, 6)).draw(generator(0), 200).on(CPU)
+    assert sources.shape == (200, 2, 8, 6)
+    assert target.shape == (200, 1, 8, 6)
+    assert sources.dtype == target.dtype == torch.float32
+    k, row, column = (64 * x for x in (sources[:, 0], sources[:, 1], target[:, 0]))
     assert set(k.flatten().tolist()) == {2, 3}  # counted from 1
     assert (k == k[:, :1, :1]).all()
     torch.testing.assert_close(row, row[:, :1, :1] + torch.arange(8)[:, None].expand(200, 8, 6))
@@ -99,9 +100,24 @@ def test_a_batch_holds_aligned_crops_inside_the_slices(sessions: list[CachedSess
     assert set(column[:, 0, 0].tolist()) == set(range(1, 26))
 
 
+@pytest.mark.parametrize(("crop", "neighbours"), [((8, 6), 0), ((8, 6), 1), ((8, 6, 4), 0)])
+def test_a_batch_is_one_array_in_the_precision_of_the_cache(
+    sessions: list[CachedSession], crop: tuple[int, ...], neighbours: int
+) -> None:
+    """A device is sent it as it is, and makes float32 of it."""
+    batch = datasets.TrainingSlices(sessions[:1], crop=crop, neighbours=neighbours).draw(generator(0), 5)
+    assert batch.images.dtype == torch.float16
+    assert batch.images.is_contiguous()
+    sources, target = batch.on(CPU)
+    assert sources.dtype == target.dtype == torch.float32
+    assert torch.equal(sources, batch.images[:, :2].float())
+    middle = batch.images[:, 2:, neighbours] if neighbours else batch.images[:, 2:]
+    assert torch.equal(target, middle.float())
+
+
 def test_small_slices_are_centred_in_zeros(sessions: list[CachedSession]) -> None:
-    batch = datasets.TrainingSlices(sessions[1:], crop=(16, 16)).draw(generator(0), 3)
-    target = batch.target[:, 0] * 64
+    _, target = datasets.TrainingSlices(sessions[1:], crop=(16, 16)).draw(generator(0), 3).on(CPU)
+    target = target[:, 0] * 64
     torch.testing.assert_close(target[:, 3:13, 2:14], torch.arange(1.0, 13).expand(3, 10, 12))
     target[:, 3:13, 2:14] = 0
     assert not target.any()
@@ -115,19 +131,19 @@ def test_the_generator_alone_decides(
     entry = make_entry(tmp_path_factory.mktemp("d") / "a", shape=(4, 3, 20, 30), fraction=[1, 1, 1, 1])
     slices = datasets.TrainingSlices([entry], crop=crop)
     ours, theirs = generator(seed), generator(seed)
-    first = [slices.draw(ours, batch_size).target for _ in range(2)]
+    first = [slices.draw(ours, batch_size).images for _ in range(2)]
     torch.manual_seed(0)
     np.random.seed(0)
-    second = [slices.draw(theirs, batch_size).target for _ in range(2)]
+    second = [slices.draw(theirs, batch_size).images for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_patches_are_aligned_boxes_with_head(tmp_path: Path) -> None:
     entry = make_entry(tmp_path / "a", shape=(12, 3, 20, 30), fraction=[0, 0] + [1] * 10)
-    batch = datasets.TrainingSlices([entry], crop=(8, 6, 4)).draw(generator(0), 400)
-    assert batch.sources.shape == (400, 2, 4, 8, 6)
-    assert batch.target.shape == (400, 1, 4, 8, 6)
-    k, row, column = (64 * x for x in (batch.sources[:, 0], batch.sources[:, 1], batch.target[:, 0]))
+    sources, target = datasets.TrainingSlices([entry], crop=(8, 6, 4)).draw(generator(0), 400).on(CPU)
+    assert sources.shape == (400, 2, 4, 8, 6)
+    assert target.shape == (400, 1, 4, 8, 6)
+    k, row, column = (64 * x for x in (sources[:, 0], sources[:, 1], target[:, 0]))
     torch.testing.assert_close(k, k[:, :1, :1, :1] + torch.arange(4)[:, None, None].expand_as(k))
     torch.testing.assert_close(row, row[:, :1, :1, :1] + torch.arange(8)[:, None].expand_as(k))
     torch.testing.assert_close(column, column[:, :1, :1, :1] + torch.arange(6).expand_as(k))
@@ -138,8 +154,8 @@ def test_patches_are_aligned_boxes_with_head(tmp_path: Path) -> None:
 
 
 def test_thin_volumes_are_centred_in_zeros(sessions: list[CachedSession]) -> None:
-    batch = datasets.TrainingSlices(sessions[1:], crop=(16, 16, 8)).draw(generator(0), 3)
-    k = batch.sources[:, 0] * 64
+    sources, _ = datasets.TrainingSlices(sessions[1:], crop=(16, 16, 8)).draw(generator(0), 3).on(CPU)
+    k = sources[:, 0] * 64
     torch.testing.assert_close(k[:, 2:5, 3:13, 2:14], torch.arange(1.0, 4)[:, None, None].expand(3, 3, 10, 12))
     k[:, 2:5, 3:13, 2:14] = 0
     assert not k.any()
@@ -147,14 +163,13 @@ def test_thin_volumes_are_centred_in_zeros(sessions: list[CachedSession]) -> Non
 
 def test_one_source_is_moved_and_nothing_else_changes(sessions: list[CachedSession]) -> None:
     perturb = perturbation(MisalignConfig("T2", "translation", 3), Scenario(("T1", "T2"), "PD"))
-    still = datasets.TrainingSlices(sessions[:1], crop=(16, 16)).draw(generator(0), 100)
+    still = datasets.TrainingSlices(sessions[:1], crop=(16, 16)).draw(generator(0), 100).images.float()
     slices = datasets.TrainingSlices(sessions[:1], crop=(16, 16), perturb=perturb)
-    moved = slices.draw(generator(0), 100)
-    assert torch.equal(moved.target, still.target)
-    assert torch.equal(moved.sources[:, 0], still.sources[:, 0])
-    rows = 64 * (still.sources[:, 1] - moved.sources[:, 1]).flatten(1).median(dim=1).values  # edges are mirrored
+    moved = slices.draw(generator(0), 100).images
+    assert torch.equal(moved[:, [0, 2]], still[:, [0, 2]])
+    rows = 64 * (still[:, 1] - moved[:, 1]).flatten(1).median(dim=1).values  # edges are mirrored
     assert set(rows.round(decimals=3).tolist()) == set(range(-3, 4))
-    assert torch.equal(slices.draw(generator(0), 100).sources, moved.sources)
+    assert torch.equal(slices.draw(generator(0), 100).images, moved)
 
 
 def test_neighbours_come_with_each_slice(sessions: list[CachedSession]) -> None:
@@ -163,21 +178,25 @@ def test_neighbours_come_with_each_slice(sessions: list[CachedSession]) -> None:
     assert batch.sources.shape == (4, 2, 3, 20, 30)
     assert (64 * batch.sources[:, 0, :, 0, 0]).tolist() == [[2, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 3]]
     assert batch.target.shape == batch.foreground.shape == (4, 1, 20, 30)
-    crops = datasets.TrainingSlices(sessions[:1], crop=(8, 32), neighbours=2).draw(generator(0), 50)
-    assert crops.sources.shape == (50, 2, 5, 8, 32)
-    assert crops.target.shape == (50, 1, 8, 32)
-    slices = {tuple(slab) for slab in (64 * crops.sources[:, 0, :, 0, 1]).tolist()}
+    sources, target = datasets.TrainingSlices(sessions[:1], crop=(8, 32), neighbours=2).draw(generator(0), 50).on(CPU)
+    assert sources.shape == (50, 2, 5, 8, 32)
+    assert target.shape == (50, 1, 8, 32)
+    slices = {tuple(slab) for slab in (64 * sources[:, 0, :, 0, 1]).tolist()}
     assert slices == {(2, 1, 2, 3, 4), (1, 2, 3, 4, 3)}
-    torch.testing.assert_close(64 * crops.target[:, 0, :, 1:31], torch.arange(1.0, 31).expand(50, 8, 30))
+    torch.testing.assert_close(64 * target[:, 0, :, 1:31], torch.arange(1.0, 31).expand(50, 8, 30))
 
 
 def test_neighbours_are_moved_alike(sessions: list[CachedSession]) -> None:
     perturb = perturbation(MisalignConfig("T2", "translation", 3), Scenario(("T1", "T2"), "PD"))
-    alone = datasets.TrainingSlices(sessions[:1], crop=(16, 16), perturb=perturb).draw(generator(0), 20)
-    slabs = datasets.TrainingSlices(sessions[:1], crop=(16, 16), neighbours=1, perturb=perturb).draw(generator(0), 20)
-    for neighbour in slabs.sources[:, 1].unbind(1):  # T2 holds the row, which is the same in every slice
-        assert torch.equal(neighbour, alone.sources[:, 1])
-    assert torch.equal(slabs.target, alone.target)
+    alone, slabs = (
+        datasets.TrainingSlices(sessions[:1], crop=(16, 16), neighbours=n, perturb=perturb)
+        .draw(generator(0), 20)
+        .on(CPU)
+        for n in (0, 1)
+    )
+    for neighbour in slabs[0][:, 1].unbind(1):  # T2 holds the row, which is the same in every slice
+        assert torch.equal(neighbour, alone[0][:, 1])
+    assert torch.equal(slabs[1], alone[1])
 
 
 def test_evaluation_keeps_every_slice_whole(sessions: list[CachedSession]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agi_core.errors import ConfigError
-from agi_core.host.device import open_device
+from agi_core.host.device import open_device, sent
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig
 
@@ -27,6 +27,18 @@ def test_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # as PyTorch has it
     open_device("cpu", threads=1)
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
+def test_the_program_does_not_wait_until_a_gpu_has_a_tensor(
+    monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool
+) -> None:
+    tensor, in_pinned_memory = torch.zeros(2), torch.ones(2)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda _: in_pinned_memory)
+    monkeypatch.setattr(torch.Tensor, "to", lambda *arguments, **options: (*arguments, options))
+    copied, where, options = sent(tensor, torch.device(device))
+    assert copied is (in_pinned_memory if pinned else tensor)
+    assert (where, options) == (torch.device(device), {"non_blocking": True})
 
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:

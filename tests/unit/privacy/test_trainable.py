@@ -21,7 +21,7 @@ from tests.support.small_data import SMALL
 
 def draw(generator: torch.Generator, batch_size: int) -> Batch:
     sources = torch.rand((batch_size, 2, 16, 16), generator=generator)
-    return Batch(sources, sources[:, :1])
+    return Batch(torch.cat([sources, sources[:, :1]], dim=1))
 
 
 def draw_subject(subject: str, generator: torch.Generator, batch_size: int) -> Batch:

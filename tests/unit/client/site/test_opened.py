@@ -54,10 +54,9 @@ def test_a_task_moves_its_source_in_training(tmp_path: Path, small_config: RunCo
     site_path, task = write_site(tmp_path, data_of(small_config)), small_config.task
     misalign = dataclasses.replace(task.training.misalign, source="T2", size=3)
     moving = dataclasses.replace(task, training=dataclasses.replace(task.training, misalign=misalign))
-    still, moved = (training(site_path, t).draw(torch.Generator().manual_seed(0), 8) for t in (task, moving))
-    assert torch.equal(still.target, moved.target)
-    assert torch.equal(still.sources[:, 0], moved.sources[:, 0])
-    assert not torch.equal(still.sources[:, 1], moved.sources[:, 1])
+    still, moved = (training(site_path, t).draw(torch.Generator().manual_seed(0), 8).images for t in (task, moving))
+    assert torch.equal(still[:, [0, 2]].float(), moved[:, [0, 2]])
+    assert not torch.equal(still[:, 1].float(), moved[:, 1])
 
 
 def test_in_a_private_run_a_subjects_statistics_depend_on_no_other(tmp_path: Path, small_config: RunConfig) -> None:
