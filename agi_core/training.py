@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agi_core.adversary import adversarial_loss
-from agi_core.config.schema import Task, TrainingConfig
+from agi_core.config.schema import Task
 from agi_core.data.datasets import Batch
 from agi_core.errors import RunError
 from agi_core.prediction import autocast
@@ -20,6 +20,7 @@ from agi_core.privacy.patient_sgd import Mechanism, private_step
 from agi_core.privacy.trainable import training_only
 from agi_core.scenario import parse_scenario
 from agi_core.schedule import learning_rate
+from agi_core.ssim_loss import ssim_loss
 from agi_core.target_alignment import TargetAlignment
 
 Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
@@ -57,7 +58,7 @@ def train_round(
     training, device = task.training, next(model.parameters()).device
     generator = site_generator(seed=task.seed, site=site, round=round)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
-    loss_of, on_reference, adversary = _loss(training, dims=task.model.dims), TargetAlignment.of(task), None
+    loss_of, on_reference, adversary = _loss(task, device), TargetAlignment.of(task), None
     if training.adversarial:
         scenario = parse_scenario(task.scenario)
         adversary = adversarial_loss(
@@ -166,8 +167,8 @@ def rehearse_privately(model: nn.Module, *, task: Task) -> float:
 
 
 def _loss_of_batch(model: nn.Module, task: Task) -> Callable[[Batch], Tensor]:
-    device, loss_of = next(model.parameters()).device, _loss(task.training, dims=task.model.dims)
-    on_reference = TargetAlignment.of(task)
+    device = next(model.parameters()).device
+    loss_of, on_reference = _loss(task, device), TargetAlignment.of(task)
 
     def loss(batch: Batch) -> Tensor:
         sources, target = batch.on(device)
@@ -185,10 +186,9 @@ def seen_part(prediction: Tensor, target: Tensor, imaged: Tensor) -> Tensor:
     return torch.where(imaged, target, prediction.detach())
 
 
-def _loss(training: TrainingConfig, *, dims: int) -> Callable[[Tensor, Tensor], Tensor]:
-    if training.ssim_weight == 0:
+def _loss(task: Task, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    weight = task.training.ssim_weight
+    if weight == 0:
         return F.l1_loss
-    from monai.losses import SSIMLoss  # here, because MONAI takes seconds to import and is an option
-
-    ssim = SSIMLoss(spatial_dims=dims, data_range=1.0)
-    return lambda prediction, target: F.l1_loss(prediction, target) + training.ssim_weight * ssim(prediction, target)
+    ssim = ssim_loss(dims=task.model.dims, device=device)
+    return lambda prediction, target: F.l1_loss(prediction, target) + weight * ssim(prediction, target)

@@ -297,10 +297,11 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
-def test_nothing_makes_a_gpu_wait_between_batch_and_optimiser(config: ModelConfig) -> None:
+@pytest.mark.parametrize(("name", "ssim_weight"), [*((name, 0.0) for name in NETWORKS), ("plain", 0.5)])
+def test_nothing_makes_a_gpu_wait_between_batch_and_optimiser(name: str, ssim_weight: float) -> None:
+    config = NETWORKS[name]
     shape = (2, 3, 32, 32) if config.neighbours else (2, 32, 32)
-    one = Task(model=config, training=TrainingConfig(local_steps=2, batch_size=2))
+    one = Task(model=config, training=TrainingConfig(local_steps=2, batch_size=2, ssim_weight=ssim_weight))
     with waits() as found:
         train_round(build_model(config, sources=2), partial(found.draw, shape), task=one, site="Guys", round=1)
     assert found.found == []
