@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
-import torch
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -46,7 +45,7 @@ def run_on_ray(
 ) -> None:
     """As `simulations.local_grid.run_in_process`, with clients side by side in Ray's workers.
 
-    Each client takes `threads` CPUs, and `gpus` GPUs, or such a part of one, where this machine has any.
+    Each client takes `threads` CPUs and `gpus` GPUs, or such a part of one.
     """
     failures: list[BaseException] = []
     configured = ServerApp()
@@ -65,7 +64,7 @@ def run_on_ray(
             _SiteApp(client_app, node_configs),
             num_supernodes=len(node_configs),
             backend_config={
-                "client_resources": {"num_cpus": threads, "num_gpus": gpus if torch.cuda.is_available() else 0.0},
+                "client_resources": {"num_cpus": threads, "num_gpus": gpus},
                 "init_args": {"include_dashboard": False},
             },
         )

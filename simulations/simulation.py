@@ -166,7 +166,9 @@ def engine_of(config: RunConfig) -> Engine:
         from simulations.ray_engine import check_ray, run_on_ray  # here, because Ray is an extra
 
         check_ray()
-        return partial(run_on_ray, server_app, client_app, threads=config.threads, gpus=config.gpus_per_client)
+        device = open_device(config.device, threads=config.threads)
+        gpus = config.gpus_per_client if device.type == "cuda" else 0.0
+        return partial(run_on_ray, server_app, client_app, threads=config.threads, gpus=gpus)
 
     def run(*, node_configs: Sequence[Mapping[str, str]], run_config: Mapping[str, str]) -> None:
         if (processes := processes_for(config, sites=len(node_configs))) > 1:

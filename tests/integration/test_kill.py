@@ -106,7 +106,7 @@ def test_both_engines_end_with_the_same_weights(small_config: RunConfig, tmp_pat
         node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
         run_config = {"run-dir": str(tmp_path / engine)}
         if engine == "ray":
-            run_on_ray(server_app, client_app, node_configs=node_configs, run_config=run_config, threads=1, gpus=1.0)
+            run_on_ray(server_app, client_app, node_configs=node_configs, run_config=run_config, threads=1, gpus=0.0)
         else:
             run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)
     last = load_last(tmp_path / "ray")
