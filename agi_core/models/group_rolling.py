@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from agi_core.models.cross_group_attention import mean_over_space
 from agi_core.models.model_config import ModelConfig
-from agi_core.models.resunet import AVERAGE_POOL, CONV, CONVOLVE
+from agi_core.models.resunet import AVERAGE_POOL, CONV, CONVOLVE, GroupNorm
 
 TAPS = 3
 
@@ -70,7 +70,7 @@ class Routing(nn.Module):
         super().__init__()
         self.dims, self.groups, self.max_offset, self.pool = config.dims, groups, config.max_offset, config.routing_pool
         self.depthwise = CONV[self.dims](channels, channels, TAPS, padding=1, groups=channels, bias=False)
-        self.norm = nn.GroupNorm(1, channels)
+        self.norm = GroupNorm(1, channels)
         self.scale = zeros_linear(channels, groups) if config.scaling else None
         self.offset = zeros_linear(channels, groups * self.dims) if config.shift != "none" else None
 

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import ModelConfig, spatial_multiple
-from agi_core.models.resunet import average_pool_3d, average_pool_by_planes, to_channels_last
+from agi_core.models.resunet import GroupNorm, average_pool_3d, average_pool_by_planes, to_channels_last
 
 
 @pytest.mark.parametrize(("dims", "space"), [(2, (24, 40)), (3, (8, 12, 4))])
@@ -28,6 +30,34 @@ def test_the_coarsest_scale_reaches_the_output() -> None:
     model(x)[0, 0, 32, 32].backward()
     assert x.grad is not None
     assert x.grad[0, 0, 32, 32 + 5 :].any()
+
+
+def test_a_gpus_autocast_does_not_widen_what_is_normalised() -> None:
+    """On tensors of a GPU that hold no numbers. `torch.autocast` itself is off where there is no GPU."""
+    with FakeTensorMode(), torch.no_grad():
+        norm, x = GroupNorm(8, 16, device="cuda"), torch.empty(2, 16, 8, 8, device="cuda", dtype=torch.bfloat16)
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            assert norm(x).dtype == torch.bfloat16
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+    networks = [build_model(ModelConfig(conv=conv, stem=4), sources=2) for conv in ("plain", "cagr")]
+    norms = [module for network in networks for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    assert {type(norm) for norm in norms} == {GroupNorm}
+
+
+def test_a_norm_in_bfloat16_is_the_one_in_float32_but_for_rounding() -> None:
+    norm, oracle = GroupNorm(8, 16), nn.GroupNorm(8, 16)
+    for parameter, same in zip(norm.parameters(), oracle.parameters(), strict=True):
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+        same.data.copy_(parameter.data)
+    x = torch.rand((2, 16, 24, 24), generator=torch.Generator().manual_seed(1)).bfloat16()
+    assert torch.equal(norm(x.float()), oracle(x.float()))
+    with torch.autocast("cpu", torch.bfloat16):
+        normalised = norm(x)
+    torch.testing.assert_close(normalised.float(), oracle(x.float()), rtol=2**-7, atol=2**-6)
+    normalised.float().square().mean().backward()
+    assert {parameter.grad.dtype for parameter in norm.parameters() if parameter.grad is not None} == {torch.float32}
 
 
 @pytest.mark.parametrize("space", [(4, 6), (3, 4, 5)])
