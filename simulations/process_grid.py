@@ -9,10 +9,12 @@ from client.app import app as client_app
 from simulations.local_grid import LocalGrid, answer, run_over
 from simulations.workers import Workers
 
+POLL_S = 0.2  # that a pull waits where nobody has answered
+
 
 class ProcessGrid(LocalGrid):
-    """Gives each message to the process of its node when it is pushed; pulling the answer waits for it. The answers of
-    sites that are faster than those before them are in memory."""
+    """Gives each message to the process of its node when it is pushed. A pull gives what is answered by now, so that no
+    answer stays in memory while another site is slow."""
 
     def __init__(self, workers: Workers, node_configs: Sequence[Mapping[str, str]]) -> None:
         super().__init__(client_app, node_configs)
@@ -29,7 +31,8 @@ class ProcessGrid(LocalGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         known = [message_id for message_id in message_ids if message_id in self._jobs]
-        return (self._workers.result(self._jobs.pop(message_id)) for message_id in known)
+        done = [name for name in known if self._workers.is_done(self._jobs[name], within_s=POLL_S)]
+        return (self._workers.result(self._jobs.pop(message_id)) for message_id in done)
 
 
 def _answer(message: Message, context: Context) -> Message:

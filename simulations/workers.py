@@ -75,16 +75,30 @@ class Workers:
             RuntimeError: the job raised any other; the text is its traceback.
         """
         while job not in self._answers:
-            ready = wait([worker.connection for worker in self._workers if worker.busy])
-            for worker in self._workers:
-                if worker.connection in ready and (answer := worker.hear()):
-                    self._answers[answer.job] = answer
+            self._hear(within_s=None)
         answer = self._answers.pop(job)
         if answer.mistake:
             raise RunError(answer.mistake)
         if answer.fault:
             raise RuntimeError(answer.fault)
         return answer.result
+
+    def is_done(self, job: int, *, within_s: float) -> bool:
+        """Whether `result` would return at once. Where it would for no job, this one or another, waits so long at most
+        until something is heard.
+
+        Raises:
+            RunError: a process has been killed.
+        """
+        self._hear(within_s=0 if self._answers else within_s)
+        return job in self._answers
+
+    def _hear(self, *, within_s: float | None) -> None:
+        """What the processes say, as soon as one of them says anything."""
+        ready = wait([worker.connection for worker in self._workers if worker.busy], within_s)
+        for worker in self._workers:
+            if worker.connection in ready and (answer := worker.hear()):
+                self._answers[answer.job] = answer
 
 
 class _Worker:
