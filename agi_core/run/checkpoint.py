@@ -2,8 +2,8 @@
 
 `checkpoints/state-00007.safetensors` holds the arrays after round 7, `state-00007.json` everything else and the arrays'
 checksum. The JSON is written last and by rename, which is the commit: a crash before it leaves in force what was. So a
-second save of one round writes its arrays beside those in force, as `state-00007-again.safetensors`. The last two
-rounds are kept, and the best so far.
+second save of one round writes its arrays beside those in force, as `state-00007-again.safetensors`, and gives them
+their name when they are in force. The last two rounds are kept, and the best so far.
 """
 
 import hashlib
@@ -31,12 +31,14 @@ def save_checkpoint(
     """Commit the state after `round`; drop older checkpoints but the one before and that of round `keep`."""
     folder = run_dir / "checkpoints"
     data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    path, other = _arrays_paths(folder, round)
-    if (in_force := _load(folder, round)) is not None and in_force[0] == path:
-        path, other = other, path
-    atomic.write_bytes(path, data)
+    path, again_path = _arrays_paths(folder, round)
+    is_second = (in_force := _load(folder, round)) is not None and in_force[0] == path
+    atomic.write_bytes(again_path if is_second else path, data)
     commit_state(run_dir, round=round, state={**state, "arrays_sha256": hashlib.sha256(data).hexdigest()})
-    other.unlink(missing_ok=True)
+    if is_second:
+        again_path.replace(path)
+    else:
+        again_path.unlink(missing_ok=True)
     for old in _rounds(folder):
         if old < round - 1 and old != keep:
             _state_path(folder, old).unlink()

@@ -335,7 +335,7 @@ def test_the_secret_stays_at_the_hospitals(story: Story) -> None:
     assert secret not in story.received
     kept = [path for path in story.coordinator.folder.rglob("*") if path.is_file()]
     names = {path.name for path in kept}
-    assert {"state.db", "superlink.log", "events.jsonl", "report.html", "state-00003-again.safetensors"} <= names
+    assert {"state.db", "superlink.log", "events.jsonl", "report.html", "state-00003.safetensors"} <= names
     assert [path for path in kept if secret in path.read_bytes() or story.secret in path.name] == []
 
 
