@@ -1,5 +1,6 @@
 """Collecting the answers to one request: which sites are asked, again and again, until enough have answered usably."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -86,7 +87,8 @@ class Collector:
             nodes = self._connected(asking, request, enough=None if wait_for_all and not attempt else lacking())
             if len(nodes) < lacking():
                 break
-            outcome = self._exchange.ask(nodes, request, of_site=of_site)
+            enough = math.inf if request.action != TRAIN or quorum is None else lacking()
+            outcome = self._exchange.ask(nodes, request, of_site=of_site, enough=enough)
             self._note_sitting_out(outcome, request)
             self._note_late(outcome, request)
             replies |= outcome.replies

@@ -103,6 +103,7 @@ class Exchange:
         self._task, self._registered = task_json(config.task), config.federation.subjects
         self._transport = config.federation.transport
         self._deadline_s, self._wait_s = config.federation.deadline_s, config.federation.wait_s
+        self._grace_s = config.federation.grace_s if config.engine == DEPLOYMENT else None
         # A request expires soon after the deadline, so that a site that comes back later does not work in vain. We stop
         # waiting before it expires, so that the events name a late site in our words and not in Flower's. A simulation
         # needs no lifetime: its sites answer while the request is sent.
@@ -147,10 +148,16 @@ class Exchange:
             time.sleep(CONNECTION_POLL_S)
 
     def ask(
-        self, nodes: Mapping[str, int], request: Request, *, of_site: Mapping[str, Packed] | None = None
+        self,
+        nodes: Mapping[str, int],
+        request: Request,
+        *,
+        of_site: Mapping[str, Packed] | None = None,
+        enough: float = math.inf,
     ) -> Outcome:
         """Send the request to {site: node id}, and collect the answers until the deadline, in a simulation all. A site
-        of `of_site` gets these weights in place of the request's.
+        of `of_site` gets these weights in place of the request's. When `enough` have replied, the others have
+        `federation.grace_s` more.
 
         The events name each site that fails or does not answer.
 
@@ -164,7 +171,7 @@ class Exchange:
         waiting = self._send(nodes, requests)
         self._note_missing(sorted(set(nodes) - set(waiting.values())), request, "the request could not be delivered")
 
-        deadline = time.monotonic() + self._patience_s
+        deadline, in_time = time.monotonic() + self._patience_s, f"within {self._deadline_s:.0f} s"
         while waiting:
             before = len(waiting)
             ids = [*waiting]
@@ -172,6 +179,9 @@ class Exchange:
                 for message_id, answer in self._pull(some).items():
                     site = waiting.pop(message_id)
                     self._receive(answer, site, requests[site], outcome, spool)
+            if self._grace_s is not None and len(outcome.replies) >= enough:
+                deadline, enough = min(deadline, time.monotonic() + self._grace_s), math.inf
+                in_time = f"within {self._grace_s:g} s after the quorum"
             if len(waiting) < before:
                 left, answered = sorted(waiting.values()), sorted(outcome.replies)
                 progress.report(exchanging(waiting_for=left, answered=answered, failed=[*outcome.failed]))
@@ -180,7 +190,7 @@ class Exchange:
             else:
                 time.sleep(POLL_S)
         self._pulls.forget()
-        no_answer, silent = f"no answer to {request.action} within {self._deadline_s:.0f} s", sorted(waiting.values())
+        no_answer, silent = f"no answer to {request.action} {in_time}", sorted(waiting.values())
         self._note_missing(silent, request, no_answer)
         connected = self._nodes.connected() if silent else {}
         outcome.late += [site for site in silent if site in connected]

@@ -264,7 +264,8 @@ class FederationConfig:
     per round (None = every training site that does not sit out by right: budget spent, policy).
 
     A deployed run waits `wait_s` for sites to connect and `deadline_s` for their replies; a round below the quorum is
-    repeated `retries` times with the same weights before the run pauses. With `transport` float16, weights are rounded
+    repeated `retries` times with the same weights before the run pauses. Once a `quorum` has replied to a training
+    request, the others have `grace_s` more (None = until the deadline). With `transport` float16, weights are rounded
     while they travel, in half the bytes. Server momentum 0 and server learning rate 1 are plain FedAvg;
     `server_optimizer` adam is FedAdam, which wants a learning rate of 1e-3 or so (`server.server_step`).
 
@@ -283,6 +284,7 @@ class FederationConfig:
     keys: dict[str, str] = field(default_factory=dict)
     quorum: int | None = None
     deadline_s: float = 3600.0
+    grace_s: float | None = None
     wait_s: float = 600.0
     retries: int = 1
     transport: Transport = "float32"
@@ -310,7 +312,12 @@ class FederationConfig:
             )
         if self.secure_sum and self.transport != "float32":
             raise ConfigError("federation.secure_sum=true sums 64-bit numbers; leave federation.transport at float32")
-        names = ("deadline_s", "server_learning_rate", "max_update_norm")
+        if self.grace_s is not None and (self.quorum is None or self.secure_sum):
+            raise ConfigError(
+                "federation.grace_s is what others may take once a quorum has replied: set federation.quorum, and leave"
+                " federation.secure_sum off, whose sums need every reply"
+            )
+        names = ("deadline_s", "grace_s", "server_learning_rate", "max_update_norm")
         _positive(**{f"federation.{name}": getattr(self, name) for name in names})
 
 

@@ -176,6 +176,15 @@ def test_crops_follow_the_dimensions(assignments: tuple[str, ...], crop: tuple[i
     assert load(*assignments).crop == crop
 
 
+def test_a_grace_is_of_a_quorum() -> None:
+    assert load("federation.quorum=2", "federation.grace_s=60").federation.grace_s == 60
+    for assignments in (["federation.grace_s=60"], ["federation.quorum=2", "federation.grace_s=0"]):
+        with pytest.raises(ConfigError, match="grace_s"):
+            load(*assignments)
+    with pytest.raises(ConfigError, match="whose sums need every reply"):
+        load("federation.quorum=3", "federation.grace_s=60", "federation.secure_sum=true")
+
+
 def test_a_server_with_adam_takes_small_steps_unless_told_otherwise() -> None:
     adam = "federation.server_optimizer=adam"
     assert load().federation.server_learning_rate == 1

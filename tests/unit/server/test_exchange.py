@@ -212,6 +212,15 @@ def test_a_request_expires_after_we_have_stopped_waiting_for_it(tmp_path: Path) 
         assert sites.asked["A"].metadata.ttl == pytest.approx(lifetime_s)
 
 
+def test_once_enough_have_replied_the_others_have_the_grace_alone(tmp_path: Path) -> None:
+    """C is connected and says nothing; the deadline is an hour away."""
+    settings = ("federation.quorum=2", "federation.grace_s=0.1")
+    talk = exchange_over(Grid(Sites(), silent="C"), tmp_path, *settings)
+    outcome = talk.ask(NODES, talk.request(TRAIN, round=1, weights=WEIGHTS), enough=2)
+    assert (sorted(outcome.replies), outcome.late) == (["A", "B"], ["C"])
+    assert troubles(tmp_path, SiteMissing) == [("C", 1, TRAIN, "no answer to train within 0.1 s after the quorum")]
+
+
 # THE ANSWERS
 
 
