@@ -6,11 +6,13 @@ statistics of subject i's own voxels (`agi_core.ridge`), and W = (G + 1e-5 I)^-1
     g_i  = W (b_i - A_i c)
     told = (sum over all i of g_i min(1, C / |g_i|) + sigma C z) / N,      z ~ N(0, 1) per coefficient
     t    = mean over sites of told, weighted by N;      v = noise of t, known: S (sigma C)^2 / (sum of N)^2, S sites
-    c'   = c + W t max(0, 1 - K v / |t|^2)
+    c'   = c + W t min(max(0, 1 - K v / |t|^2), C^2 / (C^2 + K v))
 
 g_i is half the descent direction of subject i's mean squared error, in coordinates in which G is the identity: c' is
-one Newton step with G in place of the true A. The last factor is the positive part of James and Stein (1961): a step
-that is no longer than its noise is not taken, so that much noise leaves the public prior as it was.
+one Newton step with G in place of the true A. The factor behind t is the positive part of James and Stein (1961): a
+step that is no longer than its noise is not taken. It is at most the gain of Wiener's filter for the longest step that
+there can be without noise, C: by chance noise is half as long again as it is on average, and was taken for a step. So
+much noise leaves the public prior as it was.
 
 Sensitivity: g_i is a function of subject i's scans and of public values alone. So to add or remove a subject adds or
 removes one term of norm at most C, and changes no other. The sum is released once, with noise sigma C: the Gaussian
@@ -90,7 +92,8 @@ def common_step(told: Sequence[tuple[Vector, int]], *, noise_multiplier: float) 
     counts = [count for _, count in told]
     mean = np.average(steps, axis=0, weights=counts)
     noise = len(mean) * len(told) * (noise_multiplier * CLIP / sum(counts)) ** 2
-    return np.asarray(mean * max(0.0, 1 - noise / max(float(mean @ mean), noise)))
+    kept = max(0.0, 1 - noise / max(float(mean @ mean), noise))
+    return np.asarray(mean * min(kept, CLIP**2 / (CLIP**2 + noise)))
 
 
 def whitening(gram: Vector) -> Vector:

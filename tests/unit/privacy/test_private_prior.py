@@ -80,6 +80,25 @@ def test_the_common_step_by_hand() -> None:
     np.testing.assert_array_equal(common_step(told, noise_multiplier=400.0), [0, 0])  # all noise: the prior stays
 
 
+def test_what_is_mostly_noise_moves_the_prior_by_little_however_long_it_is() -> None:
+    """The root mean square of the noise is 4 C here, and a step of 6 C by chance nothing unusual."""
+    noise_multiplier = 4 * 10 / np.sqrt(2)
+    step = common_step([(np.array([6 * CLIP, 0.0]), 10)], noise_multiplier=noise_multiplier)
+    np.testing.assert_allclose(step, [6 * CLIP / (1 + 4**2), 0])  # and not 6 C (1 - 16 / 36)
+
+
+@pytest.mark.parametrize("signal", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("noise", [0.3, 1.0, 5.0])
+def test_a_step_is_hardly_ever_worse_than_none(signal: float, noise: float) -> None:
+    """Signal and root mean square noise in C: the mean squared error is at most that of staying, and a little more."""
+    rng = np.random.default_rng(0)
+    truth = np.full(10, signal * CLIP / np.sqrt(10))
+    sigma = noise * 10 / np.sqrt(10)
+    told = truth + rng.normal(size=(2000, 10)) * sigma * CLIP / 10
+    errors = [((common_step([(one, 10)], noise_multiplier=sigma) - truth) ** 2).sum() for one in told]
+    assert np.sqrt(np.mean(errors)) / CLIP < signal + 0.3
+
+
 @pytest.mark.parametrize("size", [1e3, 1e9])
 def test_a_share_that_noise_does_not_explain_is_cut_down(size: float) -> None:
     step = common_step([(np.array([size, 0.0]), 100)], noise_multiplier=1.0)
