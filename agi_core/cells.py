@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 from agi_core.errors import ConfigError
-from agi_core.layouts import LAYOUTS
+from agi_core.layouts import LAYOUTS, telling
 from agi_core.scenario import Scenario, modality_parts, parse_scenario
 
 ANY = "any"
@@ -75,8 +75,7 @@ def parse_vocabulary(text: str) -> Vocabulary:
 def _shown(modality: str) -> tuple[str, frozenset[str]]:
     """A modality without the entities of BIDS that do not change what a scan shows."""
     name, entities = modality_parts(modality)
-    neutral = LAYOUTS["bids"].neutral
-    return name, frozenset(one for one in entities if one not in neutral and one.partition("-")[0] not in neutral)
+    return name, frozenset(telling(entities, neutral=LAYOUTS["bids"].neutral))
 
 
 def wanted(scenario: str) -> tuple[tuple[str, ...], int]:

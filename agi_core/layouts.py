@@ -10,7 +10,7 @@ Standard library only, so that a configuration can be read and checked where not
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,6 +38,11 @@ class Layout:
     default_scenario: str
     modalities: Mapping[str, str] = field(default_factory=dict)
     neutral: frozenset[str] = frozenset()
+
+
+def telling(entities: Iterable[str], *, neutral: Collection[str]) -> list[str]:
+    """Those entities that change what a scan shows: not `Layout.neutral`, with or without a value."""
+    return [entity for entity in entities if entity not in neutral and entity.partition("-")[0] not in neutral]
 
 
 _FOLDERS, _NIFTI = r"(?:[^/]+/)*", r"\.(?i:nii(?:\.gz)?)"

@@ -13,7 +13,7 @@ from agi_core.config.schema import DataConfig, Registration
 from agi_core.data.scan_files import MAX_DEPTH, Skipped, scan_files
 from agi_core.data.site_map import SiteMap, columns, read_site_map
 from agi_core.errors import AbsentError, ApartError, ConfigError, DataError
-from agi_core.layouts import LAYOUTS, Layout
+from agi_core.layouts import LAYOUTS, Layout, telling
 from agi_core.names import shown
 from agi_core.scenario import modality_parts
 
@@ -125,13 +125,13 @@ class _Scan:
 def full_modality(name: str, entities: Sequence[str], asked: Iterable[str], *, neutral: frozenset[str]) -> str:
     """What a file of this name and these entities is: the one of the modalities that are asked for that says most of
     it, else its name with all entities that are not neutral."""
-    telling = [entity for entity in entities if entity not in neutral and entity.partition("-")[0] not in neutral]
+    told = telling(entities, neutral=neutral)
     fitting = [
         (len(chosen), modality)
         for modality, (its_name, chosen) in ((modality, modality_parts(modality)) for modality in asked)
-        if its_name == name and chosen.issuperset(telling) and chosen.issubset(entities)
+        if its_name == name and chosen.issuperset(told) and chosen.issubset(entities)
     ]
-    own = f"{name}[{'_'.join(telling)}]" if telling else name
+    own = f"{name}[{'_'.join(told)}]" if told else name
     return max(fitting)[1] if fitting else own
 
 
