@@ -66,7 +66,7 @@ def parse_vocabulary(text: str) -> Vocabulary:
     for one, other in combinations(names, 2):
         if _shown(one) == _shown(other):
             raise ConfigError(
-                f"scenario '{text}': {one} and {other} differ in how they were acquired alone, so a cell without one of"
+                f"scenario '{text}': {one} and {other} differ only in how they were acquired, so a cell without one of"
                 " them would take its scans for the other; keep one"
             )
     return Vocabulary(names)

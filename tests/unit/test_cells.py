@@ -45,7 +45,7 @@ def test_vocabulary_ends_in_any(text: str, expected: bool) -> None:
         ("T1,T1:any", "a source twice"),
         ("T1,any:any", "among its sources"),
         ("T1,:any", "'' is not the name"),
-        ("T1w,T1w[acq-fast],T2w:any", r"T1w and T1w\[acq-fast\] differ in how they were acquired alone"),
+        ("T1w,T1w[acq-fast],T2w:any", r"T1w and T1w\[acq-fast\] differ only in how they were acquired"),
     ],
 )
 def test_malformed_vocabularies_are_refused(text: str, cause: str) -> None:
