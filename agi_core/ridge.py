@@ -23,6 +23,8 @@ STRENGTH = 1e-6
 STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 ROUNDING = 1e-9
 """By how much what a site tells may be off, relatively."""
+RIDGE = 1e-5
+"""Of `whitening`: what monomials of values in [0, 1] hardly reach."""
 STRENGTH_ALONE = 1e-2
 """Of a site whose single subject leaves nobody out to choose by."""
 
@@ -101,6 +103,13 @@ def _possible(gram: Vector) -> bool:
     with np.errstate(over="ignore"):  # a stranger's mean square may be 1e-320
         scaled = gram / scale / scale[:, None]
     return bool(np.isfinite(scaled).all() and np.linalg.eigvalsh(scaled).min() >= -ROUNDING)
+
+
+def whitening(gram: Vector) -> Vector:
+    """(gram + RIDGE I)^-1/2, (F, F), symmetric: in its coordinates the gram matrix is the identity, but where it hardly
+    reaches. `gram` is positive semidefinite up to rounding."""
+    values, vectors = np.linalg.eigh(gram + RIDGE * np.eye(len(gram)))
+    return np.asarray((vectors / np.sqrt(np.maximum(values, RIDGE))) @ vectors.T)
 
 
 def solve_own(subjects: Sequence[Statistics], *, towards: Vector) -> Vector:

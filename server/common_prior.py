@@ -5,11 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from agi_core.config.schema import PrivacyConfig
+from agi_core.config.schema import FederationConfig, PrivacyConfig
 from agi_core.errors import ProtocolError
 from agi_core.network import Network
 from agi_core.protocol import Reply, Request, unpack
-from agi_core.ridge import STRENGTH, Statistics, Vector
+from agi_core.ridge import STRENGTH, Statistics, Vector, whitening
+from server.aggregation import SiteUpdate, aggregate
 from server.update_gate import Verdict, array_in
 
 Told = tuple[Statistics, int]  # of a site, and its training subjects
@@ -34,11 +35,28 @@ def judge_statistics(
     return Verdict(accepted, refused=refused)
 
 
-def set_common_prior(network: Network, told: Mapping[str, Told]) -> None:
-    """Give the network the prior that fits all sites best: each counts as often as it has training subjects."""
+def set_common_prior(network: Network, told: Mapping[str, Told], *, federation: FederationConfig) -> None:
+    """Give the network the prior that fits all sites best: each counts as often as it has training subjects.
+
+    With another rule of aggregation than the mean it is what that rule makes of each site's own solution, which no few
+    sites decide. Statistics of bright voxels outweigh all others in a mean. The rule compares coordinates in which the
+    median gram matrix of the sites is the identity: there, equal distances are equal errors of the prediction.
+
+    Raises:
+        RunError: fewer sites told statistics than the rule needs.
+    """
     statistics, subjects = zip(*told.values(), strict=True)
     common = Statistics.mean(statistics, subjects)
-    network.set_prior(common.solve(strength=STRENGTH), gram=common.gram)
+    prior, gram = common.solve(strength=STRENGTH), common.gram
+    if federation.aggregation != "mean":
+        gram = np.median([its.gram for its in statistics], axis=0)
+        white = whitening(gram)
+        updates = [
+            SiteUpdate(site, {"prior": np.linalg.solve(white, its.solve(strength=STRENGTH))}, count)
+            for site, (its, count) in told.items()
+        ]
+        prior = white @ aggregate(updates, config=federation)["prior"]
+    network.set_prior(prior, gram=gram)
 
 
 def judge_steps(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[ToldStep]:
@@ -58,7 +76,7 @@ def judge_steps(replies: Mapping[str, Reply], request: Request, *, features: int
 
 def take_private_step(network: Network, told: Mapping[str, ToldStep], *, privacy: PrivacyConfig) -> None:
     """Move the network's public prior by the sites' common step."""
-    from agi_core.privacy.private_prior import common_step, planned_release, whitening  # here: Opacus takes seconds
+    from agi_core.privacy.private_prior import common_step, planned_release  # here: Opacus takes seconds
 
     prior, gram = network.prior, network.prior_gram
     assert prior is not None and gram is not None  # noqa: S101, PT018  else nobody was asked

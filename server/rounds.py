@@ -162,7 +162,8 @@ class Rounds:
         it is the public one of the initial weights, moved by a private step.
 
         Raises:
-            RunError: fewer sites than the quorum are connected. They are asked when the run goes on.
+            RunError: fewer sites than the quorum are connected, or fewer tell than the aggregation needs. They are
+                asked when the run goes on.
         """
         state, network = self._state, Network(self._config)
         network.load(state.weights)
@@ -171,7 +172,7 @@ class Rounds:
         count = network.module.prior_count
         if not self._config.privacy.on:
             if statistics := collect(partial(judge_statistics, features=count)):
-                set_common_prior(network, statistics)
+                set_common_prior(network, statistics, federation=self._config.federation)
             told = [*statistics]
         elif network.prior_gram is not None:
             if steps := collect(partial(judge_steps, features=count)):

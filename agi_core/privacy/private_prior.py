@@ -29,13 +29,12 @@ from agi_core.config.schema import PrivacyConfig
 from agi_core.errors import PrivacyError
 from agi_core.privacy.accounting import Steps, calibrate
 from agi_core.privacy.noise import NoiseSource
-from agi_core.ridge import Statistics, Vector
+from agi_core.ridge import Statistics, Vector, whitening
 
 CLIP = 0.05
 SHARE = 0.3
 """Of the run's epsilon, if nothing else were released. A Gaussian's cost adds up by squares, so the steps of training
 are left with nearly all of it."""
-RIDGE = 1e-5
 NOISE_NORMS = 3.0
 
 
@@ -94,9 +93,3 @@ def common_step(told: Sequence[tuple[Vector, int]], *, noise_multiplier: float) 
     noise = len(mean) * len(told) * (noise_multiplier * CLIP / sum(counts)) ** 2
     kept = max(0.0, 1 - noise / max(float(mean @ mean), noise))
     return np.asarray(mean * min(kept, CLIP**2 / (CLIP**2 + noise)))
-
-
-def whitening(gram: Vector) -> Vector:
-    """W of the module, (K, K), symmetric; `gram` is positive semidefinite up to rounding."""
-    values, vectors = np.linalg.eigh(gram + RIDGE * np.eye(len(gram)))
-    return np.asarray((vectors / np.sqrt(np.maximum(values, RIDGE))) @ vectors.T)

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
+from agi_core.models.prior import monomials
 from agi_core.protocol import ARRAYS, EVALUATE, METRICS, SCALARS, STATISTICS, TRAIN
 from agi_core.report.report import build_report
 from agi_core.ridge import Statistics
@@ -255,6 +257,30 @@ def test_statistics_that_no_voxels_have_are_refused_by_name(config: RunConfig, t
     assert (refused.site, refused.reason) == ("HH", "the statistics cannot be means over voxels")
     (solved,) = events_of(tmp_path / "run", PriorSolved)
     assert [*solved.sites] == ["Guys", "IOP"]
+
+
+def bright_and_black(request: RecordDict, reply: RecordDict) -> None:
+    """Statistics of voxels that outweigh those of heads: sources of any brightness, and a target of 0."""
+    if request.config_records[SCALARS]["subjects"] == STATISTICS:
+        sources = torch.from_numpy(np.random.default_rng(0).random((1, 2, 100, 100)))
+        features = monomials(sources)[0].flatten(1).numpy()
+        (numbers,) = Statistics(features @ features.T / 10**4, np.zeros(10)).arrays().values()
+        reply[ARRAYS] = ArrayRecord({"float64": Array(numbers)})
+
+
+def test_statistics_of_one_site_do_not_decide_the_prior_of_a_robust_rule(config: RunConfig, tmp_path: Path) -> None:
+    first_db = {}
+    for rule in ("mean", "median"):
+        settings = ["model.prior=cubic", f"federation.aggregation={rule}", "federation.quorum=3"]
+        settings += ["training.local_steps=1"]
+        of_rule = load_config(None, overrides={}, assignments=settings, base=config)
+        for name, app in (("clean", client_app), ("hostile", Hostile(bright_and_black, rounds=[0], action=EVALUATE))):
+            federate(of_rule, tmp_path / rule / name, app=app)
+            assert not events_of(tmp_path / rule / name, UpdateRefused)
+            (validated, *_) = events_of(tmp_path / rule / name, ModelValidated)
+            first_db[rule, name] = validated.mean["psnr_db"]
+    assert first_db["mean", "hostile"] < first_db["mean", "clean"] - 3
+    assert first_db["median", "hostile"] > first_db["median", "clean"] - 1.5
 
 
 def worse(request: RecordDict, reply: RecordDict) -> None:

@@ -12,8 +12,8 @@ from agi_core.config.schema import PrivacyConfig
 from agi_core.errors import PrivacyError
 from agi_core.privacy.accounting import Steps, calibrate, epsilon
 from agi_core.privacy.noise import NoiseSource, system_noise
-from agi_core.privacy.private_prior import CLIP, common_step, noisy_newton_step, planned_release, whitening
-from agi_core.ridge import Statistics, Vector
+from agi_core.privacy.private_prior import CLIP, common_step, noisy_newton_step, planned_release
+from agi_core.ridge import Statistics, Vector, whitening
 
 SIZE = 3
 rng = np.random.default_rng(0)

@@ -1,13 +1,15 @@
 """The common prior from what sites tell, honest or not."""
 
 import numpy as np
+import pytest
 
-from agi_core.config.schema import PrivacyConfig, Task
+from agi_core.config.schema import FederationConfig, PrivacyConfig, Task
+from agi_core.errors import RunError
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
-from agi_core.privacy.private_prior import common_step, planned_release, whitening
+from agi_core.privacy.private_prior import common_step, planned_release
 from agi_core.protocol import EVALUATE, STATISTICS, Packed, Reply, Request, pack
-from agi_core.ridge import Statistics
+from agi_core.ridge import Statistics, whitening
 from server.common_prior import judge_statistics, judge_steps, set_common_prior, take_private_step
 
 TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4), prior="cubic"))
@@ -36,9 +38,21 @@ def test_each_site_counts_as_often_as_it_has_subjects() -> None:
     assert not verdict.refused
     network, expected = Network(TASK), Statistics.mean([sites["A"], *[sites["B"]] * 3])
     assert network.prior_gram is None
-    set_common_prior(network, verdict.accepted)
+    set_common_prior(network, verdict.accepted, federation=FederationConfig())
     np.testing.assert_allclose(network.prior, expected.solve(strength=1e-6), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(network.prior_gram, expected.gram, rtol=1e-6)
+
+
+def test_another_rule_than_the_mean_takes_what_sites_agree_on() -> None:
+    """The median of three sites of which two tell the same is theirs, whatever the third tells."""
+    honest, network = statistics(10), Network(TASK)
+    bright = np.ones(10)
+    told = {"A": (honest, 3), "B": (honest, 3), "C": (Statistics(np.outer(bright, bright), np.zeros(10)), 99)}
+    set_common_prior(network, told, federation=FederationConfig(aggregation="median"))
+    np.testing.assert_allclose(network.prior, honest.solve(strength=1e-6), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(network.prior_gram, honest.gram, rtol=1e-6)
+    with pytest.raises(RunError, match="median needs 3 replies to withstand 1 hostile, and 2 were accepted"):
+        set_common_prior(network, {"A": told["A"], "C": told["C"]}, federation=FederationConfig(aggregation="median"))
 
 
 def test_what_no_honest_site_tells_is_refused_and_the_others_count() -> None:
