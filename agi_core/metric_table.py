@@ -59,6 +59,12 @@ VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)
 
 
 def is_possible(name: str, value: float) -> bool:
-    """Whether one of METRIC_NAMES or VALIDATION_METRIC_NAMES can have this value; of another name nothing is known."""
-    metric = METRICS.get(name.removeprefix("validation_").removesuffix(REGIONS[-1]))
-    return metric is None or metric.lowest <= value <= metric.highest
+    """Whether a figure that a site tells can have this value. Root mean squares are of differences of values in [0, 1];
+    counts, losses and seconds are not negative."""
+    words = name.removeprefix("validation_").removeprefix("personal_").removeprefix("brasyn_")
+    for region in (REGIONS[-1], "_tumour", "_healthy"):
+        words = words.removesuffix(region)
+    metric = METRICS.get(words)
+    if metric is None:
+        return 0 <= value <= (1 if name.startswith("rms_") else math.inf)
+    return metric.lowest <= value <= metric.highest

@@ -147,6 +147,12 @@ def test_an_answer_to_another_request_is_refused(change: dict[str, Any]) -> None
         {"mae_foreground": 1.01},
         {"nmse": -1.0},
         {"seconds": -1e10},
+        {"train_loss": -1e9},
+        {"rms_error": 1.01},
+        {"rms_disagreement": -0.1},
+        {"personal_psnr_db": 1e8},
+        {"psnr_db_tumour": -1e8},
+        {"brasyn_ssim_healthy": 1.01},
         {"age": 70.0},
         {"\x1b[2J": 1.0},
     ],
@@ -161,7 +167,7 @@ def test_no_reply_counts_more_subjects_than_are_registered(count: int) -> None:
     with pytest.raises(ProtocolError, match=r"counts .* subjects, 24 are registered"):
         check_answer(dataclasses.replace(REPLY, num_examples=count), REQUEST, registered=24)
     metrics = {"validation_subjects": float(count)}
-    with pytest.raises(ProtocolError, match="validation subjects"):
+    with pytest.raises(ProtocolError, match=r"validation.subjects"):
         check_answer(dataclasses.replace(REPLY, metrics=metrics), REQUEST, registered=24)
 
 
