@@ -82,7 +82,9 @@ class Guard:
                 asked_bytes = sum(self._bytes.get(object_id, 0) for object_id in ids)
                 _keep(self._left, reply, TIMES * asked_bytes + SPARE_BYTES)
         response = _push_messages(request=request, state=state)
-        with self._lock:
+        with self._lock:  # one session per reply: who begins again and again pushes out nobody else's
+            for session in [session for session, its in self._sessions.items() if its == reply]:
+                del self._sessions[session]
             _keep(self._sessions, response.session_id, reply)
         return response
 

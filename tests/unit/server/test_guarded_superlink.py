@@ -121,3 +121,16 @@ def test_a_second_reply_is_refused(guard: Guard) -> None:
     begin(guard)
     with pytest.raises(FlowerError, match="a second reply to one request"):
         begin(guard, reply="another")
+
+
+def test_a_reply_that_is_begun_again_pushes_nobody_elses_out(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded_superlink, "KEPT", 4)
+    begin(guard)
+    guard.pull_messages(PullMessagesRequest(node=Node(node_id=OTHER)), STATE, STATE)
+    sessions = (PushMessagesResponse(session_id=f"of the other {number}") for number in range(9))
+    monkeypatch.setattr(guarded_superlink, "_push_messages", lambda **_: next(sessions))
+    for _ in range(9):
+        begin(guard, node=OTHER, source=OTHER, reply="another")
+    send(guard, SPARE_BYTES)
+    with pytest.raises(FlowerError, match="more bytes than the request"):
+        guard.push_object(part(0, session="of the other 7"), STATE)
