@@ -17,7 +17,7 @@ from agi_core.inference import synthesize
 from agi_core.layouts import LAYOUTS
 from agi_core.run_models import RunModels
 from agi_core.scenario import Scenario
-from agi_core.volume_note import spoken, write_note
+from agi_core.volume_note import check_note, spoken, write_note
 
 COMPLETE = "nothing is missing"
 THERE = "its file is there already"
@@ -107,6 +107,8 @@ class Completion:
             return THERE
         verdict = self.models.verdict(cell)
         try:
+            if self.scans.layout != "bids":
+                check_note(out_path)
             doubts = synthesize(
                 model,
                 source_paths=sources,

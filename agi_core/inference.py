@@ -12,7 +12,7 @@ from agi_core.data.nifti import FloatArray
 from agi_core.data.slabs import source_box
 from agi_core.prediction import Predictor, predict_volume
 from agi_core.scenario import Scenario
-from agi_core.synthesis import Judge, Second, synthesize_files
+from agi_core.synthesis import ERROR_VALUES, Judge, Second, synthesize_files
 from agi_core.uncertainty import Interval
 
 
@@ -59,7 +59,7 @@ def synthesize(
     second = None
     if error_map is not None:
         predictor, interval, path = error_map
-        second = Second(path, f"expected |error| e; 90% interval: +- {interval.factor:.2f} e")
+        second = Second(path, f"{ERROR_VALUES}; 90% interval: +- {interval.factor:.2f} e")
     return synthesize_files(
         partial(predict, predictor, batch_size=batch_size),
         scenario=model.scenario,

@@ -7,6 +7,7 @@ the 0.5th, 1 for the 99.5th percentile of a real scan of that modality (`agi_cor
 for physical units.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agi_core.data.header import Doubt
-from agi_core.data.nifti import FloatArray, Volume, check_name, read_volume, write_volumes
+from agi_core.data.nifti import FloatArray, Volume, check_name, read_descrip, read_volume, write_volumes
 from agi_core.data.preprocess import Prepared, align, field_of_view, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
@@ -23,6 +24,9 @@ from agi_core.scenario import Scenario
 
 _WHOLE_HEAD = 0.99
 OUT_OF_RANGE = "OUT OF KNOWN RANGE"  # in the header of what is made of sources unlike those of training
+_VALUES = "0..1 = p0.5..p99.5 of a real one"
+ERROR_VALUES = "expected |error| e"
+_OURS = re.compile(rf"({OUT_OF_RANGE}: )?(synthetic .+; {re.escape(_VALUES[:4])}|{re.escape(ERROR_VALUES)})")
 
 Judge = Callable[[Mapping[str, Volume], Prepared], Iterable[str]]
 """Sources as they were read, and prepared -> why they are unlike those of training; nothing if they are not."""
@@ -54,7 +58,7 @@ def synthesize_files(
         predict: sources (D, M, H, W) in [0, 1] -> (D, H, W); with a `second` (2, D, H, W), both from 0 to 1.
         grid: the source whose grid, orientation and header geometry the output has.
         source_paths: one NIfTI file per source modality.
-        out_path: ends in `.nii` or `.nii.gz`; replaced when it exists.
+        out_path: ends in `.nii` or `.nii.gz`; a file that is there is replaced if it was made here, as its header says.
         spacing_mm: the run's `grid.spacing_mm` (right, anterior, superior); the output goes back from it.
         register: lay the other sources on that one first, as the run's `data.register` did in training.
         judge: its sentences are noted in the header of what is written.
@@ -65,7 +69,8 @@ def synthesize_files(
 
     Raises:
         DataError: a source is missing, unknown, unreadable or covers less than half of the head in the grid's source,
-            two sources are the same image, or an output is one of the sources or the other output.
+            two sources are the same image, or an output is one of the sources, the other output or a file that was
+            not made here.
         RunError: an output cannot be written, or the prediction is not finite; then none is written.
     """
     if set(source_paths) != set(scenario.sources) or grid not in source_paths:
@@ -73,7 +78,7 @@ def synthesize_files(
             f"The model makes {scenario.target} from {', '.join(scenario.sources)}, but was given "
             f"{', '.join(source_paths) or 'nothing'} with {grid} as reference. Give one file for each."
         )
-    about = [f"synthetic {scenario.target}", "0..1 = p0.5..p99.5 of a real one", *([note] if note else [])]
+    about = [f"synthetic {scenario.target}", _VALUES, *([note] if note else [])]
     outputs = [Second(out_path, "; ".join(about))]
     outputs += [second] if second else []
     taken = {path.resolve(): "one of the sources" for path in source_paths.values()}
@@ -81,6 +86,8 @@ def synthesize_files(
         check_name(path)
         if path.resolve() in taken:
             raise DataError(f"{path} is {taken[path.resolve()]}. Choose another output file.")
+        if path.exists() and not _made_here(path):
+            raise DataError(f"{path} is there already, and is no synthetic volume. Choose another output file.")
         taken[path.resolve()] = "named for two outputs"
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
     doubts = session_doubts({modality: volume.grid for modality, volume in volumes.items()})
@@ -110,3 +117,11 @@ def synthesize_files(
     comment = "\n".join(f"out of known range: {reason}" for reason in reasons)
     write_volumes(written, like=source_paths[grid], comment=comment)
     return [*doubts, *prepared.doubts]
+
+
+def _made_here(path: Path) -> bool:
+    """Whether a file says in its header what is said of an output."""
+    try:
+        return _OURS.match(read_descrip(path)) is not None
+    except DataError:
+        return False

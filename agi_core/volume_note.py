@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from agi_core.conformal import WANTED
+from agi_core.errors import DataError
 from agi_core.host import atomic
 from agi_core.inference import ErrorMap
 from agi_core.known_range import BlendVerdict, Verdict
@@ -15,6 +16,13 @@ _OF_ERRORS = (
     *("ExpectedAbsoluteError", "IntervalFactor", "IntervalCoverage", "IntervalCoverageGuaranteed"),
     *("CalibrationSubjects", "CalibrationSites"),
 )
+
+
+def check_note(out_path: Path) -> None:
+    """Raise DataError where the note of a volume or folder would have the name of a file that is no note."""
+    path = _note_path(out_path)
+    if path.exists() and not _is_note(path):
+        raise DataError(f"{path} is there already, and is no note of a synthetic volume. Choose another output file.")
 
 
 def write_note(
@@ -33,11 +41,15 @@ def write_note(
         interval = error_map.interval
         told = (interval.factor, WANTED, interval.guaranteed, interval.subjects, interval.sites)
         note |= zip(_OF_ERRORS, (error_map.path.name, *told), strict=True)
-    path = out_path.with_name(out_path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    path = _note_path(out_path)
     if note:
         atomic.write_json(path, ((read_json(path) or {}) if sidecar else {}) | note)
     elif not sidecar and _is_note(path):
         path.unlink()
+
+
+def _note_path(out_path: Path) -> Path:
+    return out_path.with_name(out_path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def _is_note(path: Path) -> bool:

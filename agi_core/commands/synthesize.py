@@ -22,7 +22,7 @@ from agi_core.names import shown
 from agi_core.network import Network
 from agi_core.run_models import RunModels
 from agi_core.scenario import Scenario
-from agi_core.volume_note import OUT_OF_RANGE, spoken, write_note
+from agi_core.volume_note import OUT_OF_RANGE, check_note, spoken, write_note
 
 _VALUES = "stand for percentiles 0.5 to 99.5 of a real scan"
 
@@ -134,6 +134,8 @@ def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_
         )
     if arguments.layout == "bids":
         out_path = derivative_path(arguments.out, like=given_paths[grid], target=cell.target)
+    else:
+        check_note(out_path)
     with TemporaryDirectory() as folder:
         series = {m: read_series(path) for m, path in given_paths.items() if path.is_dir()}
         made_series = series.get(grid) if not out_path.name.endswith((".nii", ".nii.gz")) else None

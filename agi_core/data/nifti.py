@@ -89,6 +89,12 @@ def read_grid(path: Path) -> Grid:
         return read_header(path, file).grid
 
 
+def read_descrip(path: Path) -> str:
+    """The free text of a header that says what the values are. Raises DataError as `read_volume` does."""
+    with _open(path) as file:
+        return bytes(read_header(path, file).fields["descrip"].item()).decode("ascii", "replace")
+
+
 def read_content(path: Path) -> bytes:
     """All bytes of a file, as it is stored.
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agi_core.errors import RunError
+from agi_core.data.nifti import FloatArray
+from agi_core.errors import DataError, RunError
 from agi_core.scenario import Scenario
-from agi_core.synthesis import Second, synthesize_files
+from agi_core.synthesis import ERROR_VALUES, Second, synthesize_files
 from tests.support.small_data import write_head
 
 
@@ -47,3 +48,36 @@ def test_a_map_that_cannot_be_written_leaves_no_volume(tmp_path: Path) -> None:
             second=Second(tmp_path / "file" / "e.nii", "expected error"),
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "t1.nii"]
+
+
+@pytest.mark.parametrize("taken", ["pd.nii", "e.nii"])
+def test_only_what_was_made_here_is_replaced(tmp_path: Path, taken: str) -> None:
+    write_head(tmp_path / "t1.nii", seed=1, contrast=1)
+    predicted: list[int] = []
+
+    def make() -> None:
+        def predict(volumes: FloatArray) -> FloatArray:
+            predicted.append(1)
+            return np.stack([volumes[:, 0], 0.1 * volumes[:, 0]])
+
+        synthesize_files(
+            predict,
+            scenario=Scenario(("T1",), "PD"),
+            grid="T1",
+            source_paths={"T1": tmp_path / "t1.nii"},
+            out_path=tmp_path / "pd.nii",
+            spacing_mm=None,
+            judge=lambda volumes, prepared: ["it is another scanner"],
+            second=Second(tmp_path / "e.nii", f"{ERROR_VALUES}; 90% interval: +- 2.00 e"),
+        )
+
+    make()
+    made = (tmp_path / taken).read_bytes()
+    make()
+    assert (tmp_path / taken).read_bytes() == made
+    for other in (b"no scan", (tmp_path / "t1.nii").read_bytes()):
+        (tmp_path / taken).write_bytes(other)
+        with pytest.raises(DataError, match=rf"{taken} is there already, and is no synthetic volume"):
+            make()
+        assert (tmp_path / taken).read_bytes() == other
+    assert len(predicted) == 2

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from agi_core.config.schema import Task
+from agi_core.errors import DataError
 from agi_core.inference import ErrorMap
 from agi_core.known_range import KnownRange, Verdict
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
 from agi_core.uncertainty import ErrorModel, WithError
-from agi_core.volume_note import spoken, write_note
+from agi_core.volume_note import check_note, spoken, write_note
 
 NETWORK = Network(Task(scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4))))
 KNOWN = KnownRange("training", 9, {"a: b": 0.0}, {"a: b": 1.0})
@@ -37,9 +38,14 @@ def test_the_note_and_what_is_said(tmp_path: Path) -> None:
     assert "not compared" in spoken(None)[0]
 
 
-@pytest.mark.parametrize(("sidecar", "kept"), [(True, {"Units": "arbitrary"}), (False, {})])
-def test_a_sidecar_is_added_to_and_another_file_replaced(tmp_path: Path, sidecar: bool, kept: dict[str, str]) -> None:
-    (tmp_path / "pd.json").write_text('{"Units": "arbitrary"}')
+@pytest.mark.parametrize(
+    ("sidecar", "there", "kept"),
+    [(True, '{"Units": "arbitrary"}', {"Units": "arbitrary"}), (False, '{"IntervalFactor": 2}', {})],
+)
+def test_a_sidecar_is_added_to_and_an_older_note_replaced(
+    tmp_path: Path, sidecar: bool, there: str, kept: dict[str, str]
+) -> None:
+    (tmp_path / "pd.json").write_text(there)
     write_note(tmp_path / "pd.nii.gz", verdict=Verdict(KNOWN, NETWORK, None), error_map=None, sidecar=sidecar)
     note = json.loads((tmp_path / "pd.json").read_text())
     assert note == {"OutOfKnownRange": [], "KnownRange": "of 9 training subjects"} | kept
@@ -56,9 +62,11 @@ def test_nothing_to_say(tmp_path: Path) -> None:
 def test_a_note_of_an_older_volume_is_removed_and_another_file_kept(tmp_path: Path, content: str) -> None:
     path = tmp_path / "pd.json"
     write_note(tmp_path / "pd.nii.gz", verdict=Verdict(KNOWN, NETWORK, None), error_map=None, sidecar=False)
-    assert path.is_file()
+    check_note(tmp_path / "pd.nii.gz")
     write_note(tmp_path / "pd.nii.gz", verdict=None, error_map=None, sidecar=False)
     assert not path.exists()
     path.write_text(content)
+    with pytest.raises(DataError, match="is no note of a synthetic volume"):
+        check_note(tmp_path / "pd.nii.gz")
     write_note(tmp_path / "pd.nii.gz", verdict=None, error_map=None, sidecar=False)
     assert path.read_text() == content
