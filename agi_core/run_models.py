@@ -67,6 +67,7 @@ class RunModels:
     extras: Mapping[str, bytes] = field(default_factory=dict)
     finished: bool = True
     _read: dict[Scenario, Network] = field(default_factory=dict, init=False)
+    _styled: set[Scenario] = field(default_factory=set, init=False)  # trained cells with the weights of `load_style`
 
     @classmethod
     def of(cls, run_dir: Path, *, best: bool = False, device: torch.device = CPU) -> "RunModels":
@@ -214,7 +215,12 @@ class RunModels:
         return folder_of(self.place, cell) if self.any_to_any else self.place
 
     def note(self, cell: Scenario, *, style: str = "") -> str:
-        """Whose own weights the models have, and of what a cell is a blend, in a few words; "" for neither."""
+        """Whose own weights a cell has, or an expert of it, and of what it is a blend, in a few words; "" for neither.
+
+        Args:
+            style: the site of `load_style`.
+        """
+        style = style if self._styled & {*self._trained([cell])} else ""
         parts = self.blends.get(cell, {})
         blend = ", ".join(f"{weight:.0%} from {'+'.join(one.sources)}" for one, weight in parts.items())
         return "; ".join(filter(None, [style and f"style of {file_stem(style)}", blend]))
@@ -263,6 +269,7 @@ class RunModels:
             raise RunError(f"{self.place} has no weights of {name}'s own{why}; {kept}, or leave --style out")
         for one, own in fitting.items():
             networks[one].load({**networks[one].weights, **own})
+        self._styled.update(fitting)
         return [one for one in networks if one not in fitting]
 
     def _style_readers(self, cells: Collection[Scenario]) -> dict[str, list[Reader]]:

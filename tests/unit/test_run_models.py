@@ -12,7 +12,7 @@ from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.cells import folder_of
 from agi_core.conformal import EDGES
-from agi_core.data.nifti import WRITTEN_STEP, FloatArray, read_volume
+from agi_core.data.nifti import WRITTEN_STEP, FloatArray, read_descrip, read_volume
 from agi_core.errors import RunError
 from agi_core.known_range import KnownRange, names_of
 from agi_core.run.error_model import NAME as ERROR_MODEL
@@ -243,6 +243,10 @@ def test_what_real_sites_share_is_found_cell_by_cell(
     assert "in the style of B: with what it has solved for its own scans; T2:PD with the common last layer\n" in whose
     header = nibabel.load(tmp_path / "B.nii.gz").header
     assert b"style of B" in bytes(header["descrip"])
+    assert main([*command(run_dir, tmp_path / "all", scans, "T2"), "--style", "A"]) == 0
+    assert "style of A: with what it has solved for its own scans; T2:T1 with the common" in capsys.readouterr().out
+    described = [read_descrip(tmp_path / "all" / f"{target}.nii.gz") for target in ("PD", "T1")]
+    assert ["style of A" in text for text in described] == [True, False]
     assert (of_both - of_one).max() > 0.1
     assert (of_one - common).max() > 0.05
     path = tmp_path / "t1.nii.gz"
