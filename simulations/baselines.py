@@ -80,19 +80,28 @@ def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
     )
 
 
+def finished_baselines(run_dir: Path) -> list[str]:
+    """The names of those that this run folder holds."""
+    return [name for name in BASELINES if _path(run_dir, name).is_file()]
+
+
 def run_baselines(
     names: Sequence[str], *, config: RunConfig, data: SitesData, run_dir: Path, events: EventLog
 ) -> dict[str, Scores]:
     """Run the named baselines that this run folder does not hold yet; {name: scores} of all of them."""
     results = {}
     for name in names:
-        path = run_dir / "baselines" / f"{name}.json"
+        path = _path(run_dir, name)
         if not path.is_file():
             atomic.write_json(path, BASELINES[name](config, data).to_json())
         results[name] = its = Scores.from_json(json.loads(path.read_bytes()))
         event = BaselineFinished(name=name, final=its.final, sites=its.sites, unseen_sites=its.unseen_sites)
         events.append(event)
     return results
+
+
+def _path(run_dir: Path, name: str) -> Path:
+    return run_dir / "baselines" / f"{name}.json"
 
 
 def voxel_regression(config: RunConfig, data: SitesData) -> Scores:

@@ -105,7 +105,7 @@ def print_matrix(summary: StudySummary, run_dir: Path, report_path: Path, consol
     console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
 
 
-def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare: bool, console: Console) -> None:
+def print_results(summary: Summary, run_dir: Path, report_path: Path, *, console: Console) -> None:
     """The scores, what they are compared with, what privacy was spent, and what to do next."""
     scores, final, baselines = summary.scores, summary.scores.final, summary.baselines
     unseen = {f"{site} (unseen)": score for site, score in scores.unseen_sites.items()}
@@ -145,9 +145,10 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, compare
         console.print(f"patient-level privacy of the training subjects at delta {summary.delta:g}: epsilon {by_site}")
     console.print(f"report: {report_path}")
     console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
-    if not compare:
+    of_compare = {"local_only": "training alone", "centralised": "the centralised baseline"}
+    if lacking := [what for name, what in of_compare.items() if name not in baselines]:
         console.print(
-            "not run: the centralised baseline; add it to this run with"
+            f"not run: {' and '.join(lacking)}; add {'it' if len(lacking) == 1 else 'them'} to this run with"
             f" python simulations/run.py --out {run_dir} --resume --compare"
         )
     for flag in summary.flags:

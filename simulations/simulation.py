@@ -26,7 +26,7 @@ from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.summary import Summary
 from client.app import app as client_app
 from server.app import app as server_app
-from simulations.baselines import open_sites, run_baselines
+from simulations.baselines import finished_baselines, open_sites, run_baselines
 from simulations.display import Display
 from simulations.local_grid import run_in_process
 from simulations.milestones import watched
@@ -68,7 +68,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
         if run.poses:
             console.print(run.poses)
     summary, report_path = carry_out(run, run_engine, compare=compare, console=console)
-    print_results(summary, run_dir, report_path, compare=compare, console=console)
+    print_results(summary, run_dir, report_path, console=console)
 
 
 def with_data(config: RunConfig, console: Console) -> RunConfig:
@@ -142,6 +142,7 @@ def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: C
             names += ["without_privacy"]
         names += ["local_only"] if compare or not config.privacy.on else []
         names += ["centralised"] if compare else []
+        names += [name for name in finished_baselines(run_dir) if name not in names]
         baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
         events.append(RunFinished())
     return write_results(

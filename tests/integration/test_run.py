@@ -142,7 +142,7 @@ def test_the_report_follows_a_slice_of_each_site_from_round_to_round(compared: P
 
 
 def test_resume_of_a_finished_run_adds_the_baselines_without_training(
-    ixi_dir: Path, cache_dir: Path, tmp_path: Path
+    ixi_dir: Path, cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "1", "rounds=1", "--seed", "3")
     assert main(command) == 0
@@ -152,6 +152,10 @@ def test_resume_of_a_finished_run_adds_the_baselines_without_training(
     assert len(events_of(tmp_path / "run", RoundStarted)) == 1
     assert set(summary_of(tmp_path / "run")["baselines"]) == BASELINES
     assert summary_of(tmp_path / "run")["final"] == final
+    capsys.readouterr()
+    assert main(["--resume", "--out", str(tmp_path / "run")]) == 0
+    assert set(summary_of(tmp_path / "run")["baselines"]) == BASELINES
+    assert "not run" not in capsys.readouterr().out
 
 
 def test_iid_partition_mixes_the_hospitals(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:

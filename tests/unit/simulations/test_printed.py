@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from agi_core.run.scores import Scores, SiteScore
@@ -32,9 +33,29 @@ def test_what_is_suspicious_is_said_last() -> None:
         **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
     )
     console = Console(file=io.StringIO(), width=80)
-    print_results(summary, Path("run"), Path("report"), compare=True, console=console)
+    print_results(summary, Path("run"), Path("report"), console=console)
     last = console.file.getvalue().splitlines()[-2:]  # type: ignore[attr-defined]
     assert last == ["warning: [a] is far below", "warning: black"]
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (["local_only", "centralised"], ""),
+        (["local_only"], "not run: the centralised baseline; add it to this run with"),
+        ([], "not run: training alone and the centralised baseline; add them to this run with"),
+    ],
+)
+def test_what_was_not_compared_is_said_of_what_the_summary_lacks(there: list[str], said: str) -> None:
+    summary = Summary(
+        scores=Scores({}),
+        baselines=dict.fromkeys(there, Scores({})),
+        **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
+    )
+    console = Console(file=io.StringIO(), width=200)
+    print_results(summary, Path("run"), Path("report"), console=console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said in printed if said else "not run" not in printed
 
 
 def test_where_nobody_can_be_tested_but_those_who_took_no_part_they_are_compared() -> None:
@@ -50,7 +71,7 @@ def test_where_nobody_can_be_tested_but_those_who_took_no_part_they_are_compared
         **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
     )
     console = Console(file=io.StringIO(), width=100)
-    print_results(summary, Path("run"), Path("report"), compare=True, console=console)
+    print_results(summary, Path("run"), Path("report"), console=console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
     assert ["global", "23.00", "24.00", "23.50"] in rows
