@@ -104,7 +104,7 @@ def load(run_dir: Path) -> tuple[RunState, EventLog] | None:
 
 
 def keep_events(run_dir: Path, events: EventLog) -> None:
-    """Let the events written since the newest checkpoint survive a resume: they say why the run paused."""
+    """Let the events written since the newest checkpoint survive a resume, as those that say why the run paused."""
     last = checkpoint.load_last(run_dir)
     if last is not None:
         round, _, values = last

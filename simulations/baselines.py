@@ -38,7 +38,7 @@ from agi_core.prediction import Predictor
 from agi_core.readout import readout_statistics
 from agi_core.ridge import STRENGTH, Statistics, Vector, solve_own
 from agi_core.run import progress
-from agi_core.run.event_log import EventLog
+from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import BaselineFinished
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.scores import Scores, SiteScore, SiteScores
@@ -46,6 +46,7 @@ from agi_core.training import train_round
 from agi_core.voxel_regression import VoxelRegression
 from client.site.opened import open_site
 from server.aggregation import SiteUpdate
+from server.run_state import keep_events
 from server.server_step import next_weights
 from simulations.workers import Workers, processes_for
 
@@ -88,15 +89,19 @@ def finished_baselines(run_dir: Path) -> list[str]:
 def run_baselines(
     names: Sequence[str], *, config: RunConfig, data: SitesData, run_dir: Path, events: EventLog
 ) -> dict[str, Scores]:
-    """Run the named baselines that this run folder does not hold yet; {name: scores} of all of them."""
+    """Run the named baselines that this run folder does not hold yet; {name: scores} of all of them. The event of each
+    outlives a resume: its seconds are part of the run's."""
     results = {}
+    told = {event.name for event in events_of(run_dir, BaselineFinished)} if events.size_bytes else set()
     for name in names:
         path = _path(run_dir, name)
-        if not path.is_file():
+        if is_new := not path.is_file():
             atomic.write_json(path, BASELINES[name](config, data).to_json())
         results[name] = its = Scores.from_json(json.loads(path.read_bytes()))
-        event = BaselineFinished(name=name, final=its.final, sites=its.sites, unseen_sites=its.unseen_sites)
-        events.append(event)
+        if is_new or name not in told:
+            event = BaselineFinished(name=name, final=its.final, sites=its.sites, unseen_sites=its.unseen_sites)
+            events.append(event)
+            keep_events(run_dir, events)
     return results
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from agi_core.network import Network
 from agi_core.report.examples import read_examples
 from agi_core.run import progress, run_folder
 from agi_core.run.event_log import events_of
-from agi_core.run.events import RoundFinished, RoundStarted
+from agi_core.run.events import BaselineFinished, RoundFinished, RoundStarted
 from client.site.opened import open_site
 from simulations.milestones import read_milestones, shown_slice
 from simulations.run import main
@@ -50,6 +51,10 @@ def arguments(data_dir: Path, out_dir: Path, cache_dir: Path, *more: str) -> lis
 def summary_of(run_dir: Path) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
     return summary
+
+
+def weights_hashes(run_dir: Path) -> dict[str, str]:
+    return {name: its for name, its in checkpoint_hashes(run_dir).items() if name.endswith(".safetensors")}
 
 
 def checkpoint_hashes(run_dir: Path) -> dict[str, str]:
@@ -146,9 +151,11 @@ def test_resume_of_a_finished_run_adds_the_baselines_without_training(
 ) -> None:
     command = arguments(ixi_dir, tmp_path / "run", cache_dir, "--clients", "1", "rounds=1", "--seed", "3")
     assert main(command) == 0
-    before, final = checkpoint_hashes(tmp_path / "run"), summary_of(tmp_path / "run")["final"]
+    before, final = weights_hashes(tmp_path / "run"), summary_of(tmp_path / "run")["final"]
+    seconds = [summary_of(tmp_path / "run")["wall_s"]]
     assert main(["--resume", "--compare", "--out", str(tmp_path / "run")]) == 0
-    assert checkpoint_hashes(tmp_path / "run") == before
+    seconds.append(summary_of(tmp_path / "run")["wall_s"])
+    assert weights_hashes(tmp_path / "run") == before
     assert len(events_of(tmp_path / "run", RoundStarted)) == 1
     assert set(summary_of(tmp_path / "run")["baselines"]) == BASELINES
     assert summary_of(tmp_path / "run")["final"] == final
@@ -156,6 +163,9 @@ def test_resume_of_a_finished_run_adds_the_baselines_without_training(
     assert main(["--resume", "--out", str(tmp_path / "run")]) == 0
     assert set(summary_of(tmp_path / "run")["baselines"]) == BASELINES
     assert "not run" not in capsys.readouterr().out
+    seconds.append(summary_of(tmp_path / "run")["wall_s"])
+    assert seconds == sorted(seconds)
+    assert Counter(event.name for event in events_of(tmp_path / "run", BaselineFinished)) == Counter(BASELINES)
 
 
 def test_iid_partition_mixes_the_hospitals(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:
