@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from agi_core.cells import is_vocabulary
-from agi_core.report import sections
+from agi_core.report import in_words, sections
 from agi_core.report.diagnostics import diagnostics
 from agi_core.report.examples import read_examples
 from agi_core.report.intervals import over_sites
@@ -183,7 +183,7 @@ def _in_short(record: RunRecord) -> str:
     parts = (
         _sites(record) + ("" if record.rounds else " invited"),
         *([plural(subjects, "training subject")] if subjects else []),
-        f"{rounds} of {steps} with {config.training.batch_size} crops",
+        f"{rounds} of {steps} with {in_words.each_step(config)}",
         f"seed {config.seed}",
         duration(record.wall_s),
         *([f"{moment(record.began)} to {moment(record.ended)}"] if record.began and record.ended else []),

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, TISSUE_METRIC_NAMES, psnr_db
-from agi_core.report import figures
+from agi_core.report import figures, in_words
 from agi_core.report.blocks import blocks, ranges
 from agi_core.report.examples import Example, Image
 from agi_core.report.intervals import Interval, over_sites
@@ -278,7 +278,7 @@ def comparison(record: RunRecord) -> str:
     methods = {"federated": (f"{record.model_name}, federated", scores)}
     methods |= {"personal": ("personal", record.personal)} if record.personal else {}
     methods |= {method: (name, baselines[method]) for method, name in BASELINES.items() if method in baselines}
-    trained = _how_trained(record)
+    trained = in_words.how_trained(record.config)
     rows: list[tuple[str, Sequence[str], Interval | None, str]] = []
     for method, (name, its) in methods.items():
         difference = "–" if its is scores else _mean_difference(scores, its)
@@ -319,27 +319,6 @@ def _differences(scores: Scores, its: Scores) -> list[float]:
 
 def _told(interval: Interval | None) -> str:
     return f"{signed_db(interval.low)} to {signed_db(interval.high)}" if interval else "–"
-
-
-def _how_trained(record: RunRecord) -> dict[str, str]:
-    config = record.config
-    n, batch = len(config.federation.sites), config.training.batch_size
-    rounds, steps = config.rounds, config.training.local_steps
-    budget = f"{rounds} x {steps} = {rounds * steps} steps"
-    return {
-        "federated": f"{rounds} rounds of {steps} local steps at each site, batch {batch}; scans stay at their sites",
-        "personal": "the same model with a last layer that each site solved on its own training subjects",
-        "initial_weights": "the weights that the run started from, before its first round",
-        "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
-        "regression_pooled": "the same of aligned sources: the federation's prior without a network",
-        "regression_per_site": "the same, each site's own, shrunk to the pooled one",
-        "public_own_last_layer": "the public initial weights, and a last layer that each site solved; no epsilon",
-        "local_only": f"one model per site, {budget} on its own scans, batch {batch}; scored on its own test subjects"
-        " and on the unseen sites' (mean over the models)",
-        "centralised": f"one model, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",
-        "without_privacy": "the same federation from the same weights: all of them trained, nothing clipped, no noise,"
-        " as many crops in a round",
-    }
 
 
 def _psnr_per_site(scores: Scores) -> str:
@@ -488,8 +467,6 @@ def what_was_run(record: RunRecord) -> str:
     """Subjects, settings, programs and machine."""
     config, environment = record.config, record.environment
     scenario, model, grid, training = parse_scenario(config.scenario), config.model, config.grid, config.training
-    loss = "L1" + (f" + {training.ssim_weight:g} (1 - SSIM)" if training.ssim_weight else "")
-    loss += f" + {training.proximal:g} / 2 |w - w0|^2 (FedProx)" if training.proximal else ""
     spacing = " x ".join(f"{mm:g}" for mm in grid.spacing_mm) + " mm" if grid.spacing_mm else "each target's own"
     packages = [f"{name} {version}" for name, version in environment.packages.items()]
     machine = [environment.platform, environment.gpu, environment.cpus and f"{environment.cpus} CPUs"]
@@ -499,8 +476,9 @@ def what_was_run(record: RunRecord) -> str:
         "Loss": f"where the target lies on {config.reference}, by alignment" if training.align_target else "",
         "Partition": "by hospital" if config.partition == "site" else "by chance (iid)",
         "Model": f"{record.model_name}, {model.dims}-D, {'-'.join(map(str, model.widths))} channels",
-        "Training": f"{config.rounds} rounds x {training.local_steps} local steps x {training.batch_size} crops of"
-        f" {' x '.join(map(str, config.crop))}; AdamW, peak learning rate {training.learning_rate:g}; loss {loss}",
+        "Training": f"{config.rounds} rounds x {training.local_steps} local steps x {in_words.each_step(config)} of"
+        f" {' x '.join(map(str, config.crop))}; {in_words.optimiser(config)}; loss {in_words.loss(config)}",
+        "Moved source": in_words.moved(config),
         "Grid": spacing,
         "Seed": str(config.seed),
         "Engine": f"{config.engine}: "

@@ -411,6 +411,21 @@ def test_what_each_site_has_spent_stands_beside_the_budget(tmp_path: Path) -> No
     assert "the budget of this run is 8" in page.text
 
 
+def test_a_private_run_says_how_it_was_trained(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[], **{"privacy.epsilon": 8.0, "training.proximal": 0.5})
+    run.train(rounds=2, validation=False)
+    run.finish()
+    page = Page(build_report(run.dir))
+    lots = "random lots of 50% of the subjects, each with 4 crops"
+    assert f"2 rounds of 16 local steps with {lots} ·" in page.text
+    (training,) = page.row("Training", number=1)[1:]
+    assert training.startswith(f"2 rounds x 16 local steps x {lots} of 96 x 96; private AdamW on the norms, biases,")
+    assert "clipped to norm 0.3 and noise is added; peak learning rate 0.001; loss L1" in training
+    assert "FedProx" not in training
+    assert f"16 local steps at each site, {lots};" in page.row("AGI-Net, federated")[0]
+    assert "one model per site, without privacy, 2 x 16 = 32 steps on its own scans, batch 8" in page.text
+
+
 @pytest.mark.parametrize("engine", ["deployment", "in-process"])
 def test_where_sites_do_not_tell_the_plan_is_shown(tmp_path: Path, engine: str) -> None:
     run = Run(tmp_path / "run", unseen=UNSEEN, **{"privacy.epsilon": 8.0, "engine": engine})

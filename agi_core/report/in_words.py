@@ -1,0 +1,65 @@
+"""How the models of a report were trained, in words: what a step looks at, what it changes, and its loss."""
+
+from agi_core.config.schema import RunConfig, Task
+from agi_core.privacy.trainable import PARTS
+
+_SIZES = {"translation": "voxels", "rotation": "degrees", "scale": "times its size", "elastic": "mm RMS"}
+
+
+def each_step(task: Task) -> str:
+    """What one step of training at a site looks at."""
+    if not task.privacy.on:
+        return f"{task.training.batch_size} crops"
+    privacy = task.privacy
+    return f"random lots of {privacy.lot_rate:.0%} of the subjects, each with {privacy.slices_per_subject} crops"
+
+
+def optimiser(task: Task) -> str:
+    """Which weights the steps change, and how fast."""
+    if not task.privacy.on:
+        return f"AdamW, peak learning rate {task.training.learning_rate:g}"
+    privacy = task.privacy
+    return (
+        f"private AdamW on the {PARTS[privacy.trainable]}: each subject's gradient is clipped to norm"
+        f" {privacy.max_grad_norm:g} and noise is added; peak learning rate {privacy.learning_rate:g}"
+    )
+
+
+def loss(task: Task) -> str:
+    """The loss of a step."""
+    training = task.training
+    told = "L1" + (f" + {training.ssim_weight:g} (1 - SSIM)" if training.ssim_weight else "")
+    if training.proximal and not task.privacy.on:
+        told += f" + {training.proximal:g} / 2 |w - w0|^2 (FedProx)"
+    return told + (" + adversarial (pix2pix)" if training.adversarial else "")
+
+
+def moved(task: Task) -> str:
+    """Which source is moved in training; "" for none."""
+    misalign = task.training.misalign
+    if misalign.source is None:
+        return ""
+    return f"{misalign.source}, {misalign.kind} of up to {misalign.size:g} {_SIZES[misalign.kind]} in each crop"
+
+
+def how_trained(config: RunConfig) -> dict[str, str]:
+    """{method of a comparison: how its model was made}."""
+    n, batch = len(config.federation.sites), config.training.batch_size
+    rounds, steps = config.rounds, config.training.local_steps
+    budget = f"{rounds} x {steps} = {rounds * steps} steps"
+    private = ", without privacy" if config.privacy.on else ""
+    looks_at = each_step(config) if config.privacy.on else f"batch {batch}"
+    return {
+        "federated": f"{rounds} rounds of {steps} local steps at each site, {looks_at}; scans stay at their sites",
+        "personal": "the same model with a last layer that each site solved on its own training subjects",
+        "initial_weights": "the weights that the run started from, before its first round",
+        "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
+        "regression_pooled": "the same of aligned sources: the federation's prior without a network",
+        "regression_per_site": "the same, each site's own, shrunk to the pooled one",
+        "public_own_last_layer": "the public initial weights, and a last layer that each site solved; no epsilon",
+        "local_only": f"one model per site{private}, {budget} on its own scans, batch {batch}; scored on"
+        " its own test subjects and on the unseen sites' (mean over the models)",
+        "centralised": f"one model{private}, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",
+        "without_privacy": "the same federation from the same weights: all of them trained, nothing clipped, no noise,"
+        " as many crops in a round",
+    }

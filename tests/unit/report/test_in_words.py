@@ -1,0 +1,36 @@
+"""How training is told; `test_report` has the whole page."""
+
+from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
+from agi_core.report.in_words import each_step, how_trained, loss, moved, optimiser
+
+
+def config(*assignments: str) -> RunConfig:
+    return load_config(None, overrides={}, assignments=assignments)
+
+
+def test_training_without_privacy() -> None:
+    plain = config("training.batch_size=8", "training.learning_rate=0.002", "training.proximal=0.5")
+    assert each_step(plain) == "8 crops"
+    assert optimiser(plain) == "AdamW, peak learning rate 0.002"
+    assert loss(plain) == "L1 + 0.5 / 2 |w - w0|^2 (FedProx)"
+    assert moved(plain) == ""
+    assert "batch 8;" in how_trained(plain)["federated"]
+
+
+def test_an_adversary_and_a_moved_source_are_named() -> None:
+    assert loss(config("training.adversarial=true", "training.ssim_weight=0.5")) == (
+        "L1 + 0.5 (1 - SSIM) + adversarial (pix2pix)"
+    )
+    turned = config("training.misalign.source=T2", "training.misalign.kind=rotation", "training.misalign.size=4")
+    assert moved(turned) == "T2, rotation of up to 4 degrees in each crop"
+
+
+def test_private_training() -> None:
+    private = config("privacy.epsilon=8", "privacy.lot_rate=0.25", "privacy.trainable=all", "training.proximal=0.5")
+    assert each_step(private) == "random lots of 25% of the subjects, each with 4 crops"
+    assert optimiser(private).startswith("private AdamW on the whole model: each subject's gradient is clipped")
+    assert loss(private) == "L1"
+    told = how_trained(private)
+    assert "random lots of 25%" in told["federated"]
+    assert told["centralised"].startswith("one model, without privacy, ")
