@@ -5,7 +5,8 @@ voxel regression   one cubic fit of the sources as they are, pooled over all tra
 regression pooled  the same of aligned sources: the federation's prior without a network
 regression per site   each site's own, shrunk to the pooled one as the site's own prior is
 local-only         R*K steps per site on its own subjects, with a prior and a last layer of its own if the federation's
-                   sites have them; scored on its own test subjects and on the unseen sites'
+                   sites have them, and (R+1)*K if these train one more round; scored on its own test subjects and on
+                   the unseen sites'
 centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
 own last layer     for a private run: each site's own last layer on the initial weights, which are public: no patient's
                    scan leaves a mark outside of the site, so it spends no epsilon

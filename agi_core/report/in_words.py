@@ -1,9 +1,14 @@
-"""How the models of a report were trained, in words: what a step looks at, what it changes, and its loss."""
+"""How the models of a report were trained, in words: what a step looks at, its loss, and what a site makes its own."""
 
 from agi_core.config.schema import RunConfig, Task
+from agi_core.keys import FINE_TUNED
 from agi_core.privacy.trainable import PARTS
 
 _SIZES = {"translation": "voxels", "rotation": "degrees", "scale": "times its size", "elastic": "mm RMS"}
+_ITS_OWN = {
+    "norms": "norms, biases, first and last convolution of its own",
+    "finetune": "a model fine-tuned on its own subjects",
+}
 
 
 def each_step(task: Task) -> str:
@@ -42,24 +47,44 @@ def moved(task: Task) -> str:
     return f"{misalign.source}, {misalign.kind} of up to {misalign.size:g} {_SIZES[misalign.kind]} in each crop"
 
 
+def its_own(task: Task) -> str:
+    """What a site has of its own in a run that lets each have something: "With ... each site has"."""
+    return _ITS_OWN.get(task.personal, "a last layer of its own")
+
+
+def personal_model(task: Task) -> str:
+    """What the model is that a site has made its own."""
+    if part := FINE_TUNED.get(task.personal):
+        return (
+            f"the common model after one more round of the {PARTS[part]} on the site's own training subjects, with a"
+            " last layer solved on them"
+        )
+    return "the common model with a last layer that the site solved on its own training subjects"
+
+
 def how_trained(config: RunConfig) -> dict[str, str]:
     """{method of a comparison: how its model was made}."""
     n, batch = len(config.federation.sites), config.training.batch_size
     rounds, steps = config.rounds, config.training.local_steps
-    budget = f"{rounds} x {steps} = {rounds * steps} steps"
+    alone = rounds + (config.personal in FINE_TUNED)  # as many as the personal model
     private = ", without privacy" if config.privacy.on else ""
     looks_at = each_step(config) if config.privacy.on else f"batch {batch}"
     return {
         "federated": f"{rounds} rounds of {steps} local steps at each site, {looks_at}; scans stay at their sites",
-        "personal": "the same model with a last layer that each site solved on its own training subjects",
+        "personal": personal_model(config),
         "initial_weights": "the weights that the run started from, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
         "regression_pooled": "the same of aligned sources: the federation's prior without a network",
         "regression_per_site": "the same, each site's own, shrunk to the pooled one",
         "public_own_last_layer": "the public initial weights, and a last layer that each site solved; no epsilon",
-        "local_only": f"one model per site{private}, {budget} on its own scans, batch {batch}; scored on"
+        "local_only": f"one model per site{private}, {_budget(alone, steps)} on its own scans, batch {batch}; scored on"
         " its own test subjects and on the unseen sites' (mean over the models)",
-        "centralised": f"one model{private}, {budget} on the pooled training scans, batch {n} x {batch} = {n * batch}",
+        "centralised": f"one model{private}, {_budget(rounds, steps)} on the pooled training scans, batch {n} x {batch}"
+        f" = {n * batch}",
         "without_privacy": "the same federation from the same weights: all of them trained, nothing clipped, no noise,"
         " as many crops in a round",
     }
+
+
+def _budget(rounds: int, steps: int) -> str:
+    return f"{rounds} x {steps} = {rounds * steps} steps"

@@ -114,7 +114,7 @@ def _sites(record: RunRecord) -> str:
 
 
 def _personal(record: RunRecord) -> Iterator[str]:
-    """What a site has of its own last layer, against what it could have without a federation."""
+    """What a site has of its own weights, against what it could have without a federation."""
     if record.personal is None:
         return
     psnr = record.personal.final["psnr_db"]
@@ -132,7 +132,7 @@ def _personal(record: RunRecord) -> Iterator[str]:
             against.append(f"{signed_db(gain)} against {what}{where}")
     of_all = record.federated is None or len(record.personal.sites) == len(record.federated.sites)
     whose = "each site has" if of_all else f"{words(record.personal.sites)} have"
-    yield f"With a last layer of its own {whose} {db(psnr)}" + (f": {words(against)}." if against else ".")
+    yield f"With {in_words.its_own(record.config)} {whose} {db(psnr)}" + (f": {words(against)}." if against else ".")
 
 
 def _unseen_over_regression(record: RunRecord) -> float | None:

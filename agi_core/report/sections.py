@@ -83,8 +83,7 @@ def columns(record: RunRecord) -> str:
     heads = ("Site", "Alone", "Global", "Personal", "Personal minus alone")
     meaning = (
         "PSNR on the same test subjects. Alone: the site's own model, trained as long without the others. Global: the"
-        " common model, as a hospital gets it that took no part. Personal: the common model with a last layer that the"
-        " site solved on its own training subjects."
+        f" common model, as a hospital gets it that took no part. Personal: {in_words.personal_model(record.config)}."
     )
     missing = " Nobody was trained alone in this run." if alone is None else ""
     if alone and set(shared.sites) - set(alone.sites):

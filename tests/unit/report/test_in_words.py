@@ -1,8 +1,10 @@
 """How training is told; `test_report` has the whole page."""
 
+import pytest
+
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
-from agi_core.report.in_words import each_step, how_trained, loss, moved, optimiser
+from agi_core.report.in_words import each_step, how_trained, its_own, loss, moved, optimiser, personal_model
 
 
 def config(*assignments: str) -> RunConfig:
@@ -34,3 +36,30 @@ def test_private_training() -> None:
     told = how_trained(private)
     assert "random lots of 25%" in told["federated"]
     assert told["centralised"].startswith("one model, without privacy, ")
+
+
+@pytest.mark.parametrize(
+    ("personal", "own", "told", "alone"),
+    [
+        ("head", "a last layer of its own", "with a last layer that the site solved", "6 x 40 = 240 steps"),
+        (
+            "norms",
+            "norms, biases, first and last convolution of its own",
+            "one more round of the norms",
+            "7 x 40 = 280",
+        ),
+        (
+            "finetune",
+            "a model fine-tuned on its own subjects",
+            "one more round of the whole model",
+            "7 x 40 = 280 steps",
+        ),
+    ],
+)
+def test_what_a_site_makes_its_own(personal: str, own: str, told: str, alone: str) -> None:
+    run = config(f"personal={personal}", "rounds=6", "training.local_steps=40")
+    assert its_own(run) == own
+    assert told in personal_model(run)
+    assert how_trained(run)["personal"] == personal_model(run)
+    assert alone in how_trained(run)["local_only"]
+    assert "6 x 40 = 240 steps" in how_trained(run)["centralised"]
