@@ -52,7 +52,7 @@ def model_card(
             f" {release} of AGI-Fed, without a scan leaving a site.",
             f"**{MUST_NOT}**",
             f"## Trained on\n\n{_sites(run_dir, config, summary)}",
-            f"## Scores\n\n{_scores(summary)}\n\n{_styles(styles)}",
+            f"## Scores\n\n{_scores(config, summary)}\n\n{_styles(styles)}",
             f"## Privacy\n\n{_privacy(config, summary)}",
             f"## Input and output\n\n{_preparation(config)}",
             f"## Settings\n\n{_settings(config)}",
@@ -72,11 +72,14 @@ def _sites(run_dir: Path, config: RunConfig, summary: Summary | None) -> str:
     took_part.update({site: 0 for solved in events_of(run_dir, PriorSolved) for site in solved.sites})
     if not took_part:
         return "No site took part in a finished round."
+    told = {site: str(count) for finished in rounds for site, count in finished.subjects.items()}
+    registered = {site: f"at most {count}" for site, count in config.federation.subjects.items()}
+    subjects = registered | told
     rows = [
-        f"| {shown(site)} | {config.federation.subjects.get(site, 'not told')} | {count} of {len(rounds)} |"
+        f"| {shown(site)} | {subjects.get(site, 'not told')} | {count} of {len(rounds)} |"
         for site, count in sorted(took_part.items())
     ]
-    text = "| site | subjects | rounds |\n|---|---|---|\n" + "\n".join(rows)
+    text = "| site | training subjects | rounds |\n|---|---|---|\n" + "\n".join(rows)
     if absent := sorted(set(config.federation.sites) - set(took_part)):
         text += f"\n\nInvited, but in no finished round: {', '.join(map(shown, absent))}."
     if summary is not None and summary.synthetic:
@@ -84,7 +87,7 @@ def _sites(run_dir: Path, config: RunConfig, summary: Summary | None) -> str:
     return text
 
 
-def _scores(summary: Summary | None) -> str:
+def _scores(config: RunConfig, summary: Summary | None) -> str:
     if summary is None or not summary.scores.sites:
         return "The run has no final test: nobody knows how good this model is."
     scores: Scores = summary.scores
@@ -103,10 +106,10 @@ def _scores(summary: Summary | None) -> str:
         text += f"\n\nWorst site: {shown(worst)}, {scores.sites[worst].psnr_db:.2f} dB."
     if summary.suppressed:
         text += f"\n\nHeld back by the site: {', '.join(map(shown, summary.suppressed))}."
-    return text + (
-        "\n\nFigures are those of the last model on whole volumes scaled to [0, 1], with the common last layer. A site"
-        " that has one of its own gets better ones there."
-    )
+    text += "\n\nFigures are those of the last model on whole volumes scaled to [0, 1]"
+    if config.personal == "none":
+        return f"{text}."
+    return f"{text}, with the common last layer. A site that has one of its own gets better ones there."
 
 
 def _styles(sites: Sequence[str]) -> str:
@@ -136,13 +139,14 @@ def _preparation(config: RunConfig) -> str:
     scenario = parse_scenario(config.scenario)
     reference = scenario.reference(config.reference)
     spacing = "its own" if config.spacing_mm is None else " x ".join(f"{size:g}" for size in config.spacing_mm)
+    seen = "Axial slices" if config.model.dims == 2 else f"Overlapping windows of {' x '.join(map(str, config.crop))}"
     register = ", after they were registered to it rigidly" if config.data.register == "rigid" else ""
     return (
         f"* Each source is scaled to [0, 1] between its 0.5th and 99.5th percentile. Values that lie far from all"
         " others do not count, nor do the zeros of a skull-stripped scan. The unit of a scan, and a factor on it,"
         " change nothing.\n"
         f"* The others are put on the grid of {reference} by their headers{register}; its spacing in mm: {spacing}.\n"
-        "* Axial slices, in the box around all non-zero voxels. Where every source is zero, the output is zero.\n"
+        f"* {seen}, in the box around all non-zero voxels. Where every source is zero, the output is zero.\n"
         f"* Output: {scenario.target} on the grid of {reference}; 0 stands for percentile 0.5 and 1 for 99.5 of a real"
         " scan. It has no physical unit."
     )

@@ -39,7 +39,7 @@ def finished_run(
     arrays = {f"{WEIGHTS}{name}": array for name, array in network.weights.items()}
     save_checkpoint(run_dir, round=1, arrays=arrays, state={"best": None})
     log = EventLog(run_dir)
-    log.append(RoundFinished(round=1, sites=["A", "B"], train_loss={}, seconds={}))
+    log.append(RoundFinished(round=1, sites=["A", "B"], train_loss={}, seconds={}, subjects={"A": 12}))
     log.append(ModelTested(scores=Scores.over(SITES, {}), suppressed=["C"]))
     write_summary(run_dir, summarise(run_dir, config, wall_s=1.0))
     return network

@@ -194,7 +194,10 @@ def test_the_bundle_has_what_monai_requires(exported: Path) -> None:
 def test_the_card_says_who_how_well_and_what_not(exported: Path) -> None:
     card = (exported / ROOT / "docs" / "README.md").read_text()
     for text in (
-        "| A | 20 | 1 of 1 |",
+        "| site | training subjects | rounds |",
+        "| A | 12 | 1 of 1 |",  # of 20 that are registered
+        "| B | at most 10 | 1 of 1 |",  # as is known of it
+        "Overlapping windows of 32 x 16 x 16, in the box",
         "Invited, but in no finished round: C.",
         "Worst site: B, 22.25 dB.",
         "Held back by the site: C.",
@@ -205,6 +208,7 @@ def test_the_card_says_who_how_well_and_what_not(exported: Path) -> None:
         "* ONNX: not in this zip: a 3-D model sees a volume through overlapping windows",
     ):
         assert text in card, text
+    assert "one of its own" not in card  # the run has personal=none
 
 
 def test_refusals_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
