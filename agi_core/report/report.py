@@ -91,13 +91,14 @@ def _result(record: RunRecord) -> Iterator[str]:
             yield f"against {db(other)} of a voxel-wise cubic regression ({signed_db(psnr - other)})."
         else:
             yield "(a voxel-wise regression was not run)."
+        if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
+            whose = "" if record.personal is None else " of the global model"
+            yield f"The worst site{whose} is {worst} with {db(scores.sites[worst].psnr_db)}."
         yield from _personal(record)
     elif record.suppressed:
         yield f"{trained} synthesises {task}. Its test figures are suppressed by the policies of the sites."
     else:
         yield f"{trained} synthesises {task}. No training site has a test subject."
-    if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
-        yield f"The worst site is {worst} with {db(scores.sites[worst].psnr_db)}."
     for site, score in scores.unseen_sites.items():
         yield f"{site}, which took no part in training, reaches {db(score.psnr_db)}."
     if (gain := _unseen_over_regression(record)) is not None:
@@ -162,7 +163,8 @@ def _tiles(record: RunRecord) -> str:
             of = f"mean of {plural(record.personal.subjects, 'test subject')}{where}"
             tiles.insert(0, ("Personal PSNR", db(record.personal.final["psnr_db"]), of))
     if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
-        tiles.append(("Worst site", db(scores.sites[worst].psnr_db), worst))
+        whose = "" if record.personal is None else ", global"
+        tiles.append((f"Worst site{whose}", db(scores.sites[worst].psnr_db), worst))
     if scores.unseen_sites:
         name, gain = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites", _unseen_over_regression(record)
         against = "" if gain is None else f"; {signed_db(gain)} against regression"

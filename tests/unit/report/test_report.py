@@ -182,11 +182,12 @@ def test_the_page_needs_nothing_from_outside(full: Page) -> None:
 def test_the_outcome_stands_in_words_on_top(full: Page) -> None:
     outcome = (
         "AGI-Net, trained federated over 2 sites, synthesises PD from T1 and T2 with a PSNR of 22.00 dB (mean over 3"
-        " test subjects) against 20.50 dB of a voxel-wise cubic regression (+1.50 dB). With a last layer of its own"
-        " each site has 22.50 dB: +1.50 dB against own regression and +1.25 dB against training alone. The worst site"
-        f" is {HOSTILE} with 21.00 dB. _IOP, which took no part in training, reaches 20.50 dB."
+        " test subjects) against 20.50 dB of a voxel-wise cubic regression (+1.50 dB). The worst site of the global"
+        f" model is {HOSTILE} with 21.00 dB. With a last layer of its own each site has 22.50 dB: +1.50 dB against own"
+        " regression and +1.25 dB against training alone. _IOP, which took no part in training, reaches 20.50 dB."
     )
     assert outcome in full.text
+    assert f"Worst site, global 21.00 dB {HOSTILE}" in full.text
     assert "SYNTHETIC DATA (2 anatomies)" in full.text
     assert "not finished" not in full.text
 
