@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             dry_run(_config(arguments), console)
             return
+        is_new = not (arguments.out or arguments.resume)
         arguments.out = arguments.out or _run_dir(resume=arguments.resume)
         try:
             config = _config(arguments)
@@ -52,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = study if is_vocabulary(config.scenario) else simulate
             run(config, arguments.out, resume=arguments.resume, compare=arguments.compare, console=console)
         finally:
-            with suppress(OSError):
-                arguments.out.rmdir()  # succeeds where it is empty: nothing was begun
+            if is_new:
+                with suppress(OSError):
+                    arguments.out.rmdir()  # succeeds where it is empty: nothing was begun
 
     def how_to_go_on() -> str:
         begun = arguments.out and (arguments.out / "checkpoints").is_dir()

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from agi_core.bids import check_folder, derivative_path, describe
 from agi_core.commands.bars import bars
 from agi_core.completion import Completion
-from agi_core.data.dicom import check_new_series, read_series, write_derived
+from agi_core.data.dicom import read_series, write_derived
 from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError, DataError
 from agi_core.export.archive import read_archive
@@ -142,7 +142,7 @@ def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_
         if arguments.mark and made_series is None:
             raise ConfigError("--mark is for DICOM series; give the source of the grid and --out as folders")
         if made_series is not None:
-            check_new_series(out_path)
+            atomic.check_new_folder(out_path)
         made_path = out_path if made_series is None else Path(folder) / "made.nii"
         source_paths = given_paths | {m: one.write_nifti(Path(folder) / f"{m}.nii") for m, one in series.items()}
         try:

@@ -133,12 +133,6 @@ def _volume(folder: Path, slices: list[Any]) -> Series:
     return Series(np.stack(planes, axis=2).astype(np.float32), _LPS_TO_RAS @ lps, slices)
 
 
-def check_new_series(out_dir: Path) -> None:
-    """Raise DataError unless a folder is empty or does not exist, so that a new series can be written there."""
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise DataError(f"{out_dir} is not an empty folder. Choose another --out.")
-
-
 def write_derived(
     series: Series,
     made_path: Path,
@@ -154,16 +148,15 @@ def write_derived(
     Args:
         series: whose patient, study and geometry are copied.
         made_path: the volume as NIfTI, on the grid of `series.write_nifti`, values in [0, 1].
-        out_dir: as `check_new_series` wants it.
+        out_dir: as `atomic.new_folder` wants it.
         target, sources: modalities, for the derivation's description.
         mark: write SYNTHETIC into the pixels of every slice too.
         reasons: why the sources are out of the known range, if they are; then the series' description begins with it.
 
     Raises:
-        DataError: `out_dir` is not empty. RunError: it cannot be written; nothing is left there.
+        ConfigError: `out_dir` is not empty. RunError: it cannot be written; nothing is left there.
     """
     pydicom = _pydicom()
-    check_new_series(out_dir)
     values = _in_order_of(series, made_path)
     uid = pydicom.uid.generate_uid
     described = f"{OUT_OF_RANGE}: {NOT_FOR_DIAGNOSIS} {target}" if reasons else f"{NOT_FOR_DIAGNOSIS} {target}"

@@ -86,17 +86,25 @@ def append_line(path: Path, line: str) -> None:
         raise _write_error(path, error) from error
 
 
+def check_new_folder(path: Path) -> None:
+    """Raise ConfigError unless `new_folder` can put a folder there: where nothing is yet, or in place of an empty one
+    that is neither the working folder nor a drive's own."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"{path} is there already and not an empty folder; choose another --out, or remove it")
+    if not path.name or path.is_mount():
+        raise ConfigError(f"{path} cannot be replaced by a new folder; give --out a name in it")
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`, which becomes `path` when the block ends; when it raises, nothing
     is left behind.
 
     Raises:
-        ConfigError: `path` holds something already.
+        ConfigError: as `check_new_folder`.
         RunError: it cannot be written or the disk is full.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(f"{path} is there already and not an empty folder; choose another --out, or remove it")
+    check_new_folder(path)
     temporary_dir = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         temporary_dir.mkdir(parents=True)

@@ -32,7 +32,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -90,14 +90,19 @@ def create(run_dir: Path, config: RunConfig) -> None:
 
 @contextmanager
 def begun(run_dir: Path, config: RunConfig) -> Iterator[None]:
-    """As `create`, for a block in which the run begins: if it fails there, the folder is gone."""
+    """As `create`, for a block in which the run begins: if it fails there, the folder is gone, or empty as it was."""
+    is_new = not run_dir.exists()
     _claim(run_dir)
     try:
         write_config(run_dir, config)
         atomic.write_json(run_dir / "environment.json", environment(config).to_json())
         yield
     except BaseException:
-        shutil.rmtree(run_dir)
+        with suppress(OSError):  # what went wrong before is what the user must know
+            for path in run_dir.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if is_new:
+                run_dir.rmdir()
         raise
 
 

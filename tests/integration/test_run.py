@@ -369,6 +369,9 @@ def test_a_run_that_fails_as_it_begins_leaves_no_folder(
     assert main(["device=tpu"]) == 2
     assert not list((tmp_path / "runs").iterdir())
     assert "nowhere" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    assert main(["device=tpu", "--out", "mine"]) == 2
+    assert (tmp_path / "mine").is_dir()
 
 
 def test_an_interrupted_baseline_is_trained_anew(

@@ -12,7 +12,7 @@ from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.data.dicom import STORED_ONE, marked, read_series, write_derived
 from agi_core.data.nifti import read_volume, write_volume
-from agi_core.errors import DataError, RunError
+from agi_core.errors import ConfigError, DataError, RunError
 from agi_core.known_range import KnownRange, names_of
 from agi_core.run.error_model import NAME as ERROR_MODEL
 from agi_core.run.error_model import write_error_model
@@ -77,7 +77,7 @@ def test_what_is_written_lies_where_it_was_read(tmp_path: Path) -> None:
         assert image.SourceImageSequence[0].ReferencedSOPInstanceUID in source_uids
         assert (image.WindowCenter, image.WindowWidth) == (5000, 10000)
         assert "OperatorsName" not in image
-    with pytest.raises(DataError, match="not an empty folder"):
+    with pytest.raises(ConfigError, match="not an empty folder"):
         write_derived(series, tmp_path / "made.nii", tmp_path / "out", target="PD", sources="T1", mark=False)
 
 
@@ -234,7 +234,7 @@ def test_a_folder_that_holds_something_is_refused_before_anything_is_written(
     sources = [f"--source={m}={write_series(tmp_path / m, head(seed))}" for seed, m in enumerate(("T1", "T2"))]
     command = ["synthesize", "--run", str(tmp_path / "run"), *sources, "--uncertainty", str(tmp_path / "e.nii")]
     assert main([*command, "--out", str(tmp_path / "T1")]) == 2
-    assert f"{tmp_path / 'T1'} is not an empty folder" in capsys.readouterr().err
+    assert f"{tmp_path / 'T1'} is there already and not an empty folder" in capsys.readouterr().err
     assert not (tmp_path / "e.nii").exists()
 
 

@@ -66,6 +66,12 @@ def test_a_folder_is_there_with_all_of_its_files_or_not_at_all(tmp_path: Path) -
         write(fail=False)
 
 
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"\. cannot be replaced by a new folder; give --out a name in it"):
+        atomic.new_folder(Path(".")).__enter__()
+
+
 def test_append_line(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     atomic.append_line(path, '{"round": 1}')

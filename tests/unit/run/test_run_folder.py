@@ -77,6 +77,17 @@ def test_a_run_that_fails_as_it_begins_leaves_nothing(tmp_path: Path, config: Ru
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("working", [True, False])
+def test_a_users_empty_folder_is_left_as_it_was(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch, working: bool
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine" if working else tmp_path)
+    with pytest.raises(DataError, match="broken scan"), run_folder.begun(Path("." if working else "mine"), config):
+        raise DataError("broken scan")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
+
+
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"config\.yaml is missing"):
         run_folder.open_existing(tmp_path)
