@@ -13,11 +13,10 @@ own last layer     for a private run: each site's own last layer on the initial 
 without privacy    for a private run: the same federation, with all weights trained by plain AdamW on as many crops
 
 Every network starts from the federation's own initial weights. A finished baseline is kept in `baselines/NAME.json`; an
-interrupted one is trained anew.
+interrupted one is trained anew, and so is one whose file is damaged.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
@@ -28,6 +27,7 @@ from torch import Tensor
 from agi_core.config.schema import FederationConfig, PrivacyConfig, RunConfig, Task
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import TrainingSlices
+from agi_core.errors import RunError
 from agi_core.evaluation import evaluate
 from agi_core.host import atomic
 from agi_core.host.device import open_device
@@ -96,10 +96,12 @@ def run_baselines(
     told = {event.name for event in events_of(run_dir, BaselineFinished)} if events.size_bytes else set()
     for name in names:
         path = _path(run_dir, name)
-        if is_new := not path.is_file():
-            atomic.write_json(path, BASELINES[name](config, data).to_json())
-        results[name] = its = Scores.from_json(json.loads(path.read_bytes()))
-        if is_new or name not in told:
+        kept = _kept(path)
+        if (its := kept) is None:
+            its = BASELINES[name](config, data)
+            atomic.write_json(path, its.to_json())
+        results[name] = its
+        if kept is None or name not in told:
             event = BaselineFinished(name=name, final=its.final, sites=its.sites, unseen_sites=its.unseen_sites)
             events.append(event)
             keep_events(run_dir, events)
@@ -108,6 +110,14 @@ def run_baselines(
 
 def _path(run_dir: Path, name: str) -> Path:
     return run_dir / "baselines" / f"{name}.json"
+
+
+def _kept(path: Path) -> Scores | None:
+    """What an earlier process has kept; None where there is nothing, or a damaged file, which is made again."""
+    try:
+        return Scores.read(path)
+    except RunError:
+        return None
 
 
 def voxel_regression(config: RunConfig, data: SitesData) -> Scores:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from agi_core.config.schema import RunConfig
@@ -41,6 +42,18 @@ def watched(run_dir: Path, config: RunConfig, site_paths: Mapping[str, Path]) ->
         return
     with progress.listening(hear):
         yield
+
+
+def drop_damaged(run_dir: Path) -> list[int]:
+    """Delete the files that cannot be read, as after a crash of the machine; their rounds."""
+    dropped = []
+    for path in sorted((run_dir / "milestones").glob("*.safetensors")):
+        try:
+            load(path.read_bytes())
+        except SafetensorError:
+            path.unlink()
+            dropped.append(int(path.stem))
+    return dropped
 
 
 def read_milestones(run_dir: Path, site: str) -> dict[int, Image]:

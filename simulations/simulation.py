@@ -29,7 +29,7 @@ from server.app import app as server_app
 from simulations.baselines import finished_baselines, open_sites, run_baselines
 from simulations.display import Display
 from simulations.local_grid import run_in_process
-from simulations.milestones import watched
+from simulations.milestones import drop_damaged, watched
 from simulations.poses import with_measured_poses
 from simulations.pretrained import with_pretrained_weights
 from simulations.printed import print_plan, print_results
@@ -128,6 +128,8 @@ def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: C
         AgiError: the run cannot go on; what was finished is kept.
     """
     config, run_dir = run.config, run.run_dir
+    for round in drop_damaged(run_dir):
+        console.print(f"warning: the slices kept after round {round} are damaged, and dropped")
     with Display(console, config).showing():
         node_configs = [{"site": site, "site-config": str(path)} for site, path in run.site_paths.items()]
         run_config = {"run-dir": str(run_dir.resolve())}

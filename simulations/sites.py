@@ -1,7 +1,6 @@
 """From a folder of scans to sites: discover, partition, write one site file per client, and `splits.json`."""
 
 import dataclasses
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from agi_core.names import file_stem
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import DataFound, Warned
+from agi_core.run.json_objects import read_json
 from agi_core.scenario import Scenario, parse_scenario
 from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
@@ -262,17 +262,18 @@ def write_sites(
     what this run is a part of.
 
     Raises:
-        RunError: the run's `splits.json` is of other subjects, or its `fingerprints.json` of other scans.
+        RunError: the run's `splits.json` is of other subjects, its `fingerprints.json` of other scans, or one of them
+            is damaged.
     """
     splits_path, splits = run_dir / "splits.json", _splits(config, federation)
-    if splits_path.is_file() and json.loads(splits_path.read_bytes()) != splits:
+    if read_json(splits_path) not in (None, splits):
         raise RunError(
             f"the subjects in {config.data.dir} are not those of {splits_path}: scans were added, removed or renamed"
             " since the run began; put them back as they were, or start a new run"
         )
     fingerprints_path = run_dir / "fingerprints.json"
     now = federation.fingerprints
-    begun_with = json.loads(fingerprints_path.read_bytes()) if fingerprints_path.is_file() else now
+    begun_with = read_json(fingerprints_path) or now
     an_earlier_release = any(isinstance(scans, str) for scans in begun_with.values())  # one text of each subject
     changed = [subject for subject, scans in now.items() if begun_with.get(subject) != scans]
     if changed and not an_earlier_release:

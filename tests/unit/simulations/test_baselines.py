@@ -17,6 +17,7 @@ from agi_core.network import Network
 from agi_core.readout import own_readout
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import BaselineFinished
+from agi_core.run.scores import Scores
 from agi_core.voxel_regression import VoxelRegression
 from simulations.baselines import SitesData, open_sites, run_baselines, with_own_weights
 from simulations.sites import find_sites, write_sites
@@ -52,6 +53,21 @@ def test_a_finished_baseline_is_kept(small_config: RunConfig, tmp_path: Path) ->
     (tmp_path / "baselines" / "centralised.json").write_text(json.dumps(kept))
     results = run_baselines(["centralised"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
     assert results["centralised"].final == {"psnr_db": 99.0}
+
+
+def test_a_damaged_baseline_is_made_again(small_config: RunConfig, tmp_path: Path) -> None:
+    config, data = opened(small_config, tmp_path)
+    path, made = tmp_path / "baselines" / "voxel_regression.json", []
+    for content in ("", "{", '{"final": 3}'):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+        scores = run_baselines(
+            ["voxel_regression"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path)
+        )
+        made.append(scores["voxel_regression"])
+        assert Scores.read(path) == made[-1]
+    assert made[0].sites
+    assert made[0] == made[1] == made[2]
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -149,6 +149,18 @@ def test_a_run_goes_on_with_the_scans_that_it_began_with(tmp_path: Path) -> None
         write_sites(tmp_path / "run", *find_sites(config))
 
 
+@pytest.mark.parametrize("name", ["splits.json", "fingerprints.json"])
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_what_a_run_began_with_and_is_damaged_is_named(
+    small_config: RunConfig, tmp_path: Path, name: str, content: str
+) -> None:
+    config, federation = find_sites(small_config)
+    write_sites(tmp_path, config, federation)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunError, match=rf"{name} is damaged"):
+        write_sites(tmp_path, config, federation)
+
+
 def held_back(data_dir: Path, anatomy: str) -> RunConfig:
     overrides = {"data.dir": str(data_dir), "clients": 2, "data.unseen_anatomy": anatomy}
     return load_config(None, overrides=overrides, assignments=[*SMALL])
