@@ -1,15 +1,18 @@
 """A whole folder completed: of every visit what it lacks, one file each, as far as a run's models make it.
 
 Files are called as the layout calls scans, `BraTS-GLI-00000-000-t2f.nii.gz`, in one flat folder, as BraSyn wants them;
-in BIDS they are derivatives. What is there already stays as it is, so an interrupted command is simply given again.
+in BIDS they are derivatives. What is there already stays as it is, so an interrupted command is simply given again:
+what is said of a volume is there before the volume.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agi_core.bids import check_folder, derivative_path, describe, sidecar_path
+from agi_core.data.nifti import Volume
+from agi_core.data.preprocess import Prepared
 from agi_core.data.scan_files import Skipped
 from agi_core.data.scans import Scans, Session, discover
 from agi_core.errors import ConfigError, DataError
@@ -102,10 +105,19 @@ class Completion:
         model, sources = self.models.model(cell), {name: visit.paths[name] for name in cell.sources}
         out_path = self._out_path(sources[model.reference], target)
         if out_path.exists():
-            if self.scans.layout == "bids" and not sidecar_path(out_path).exists():  # interrupted between the two
+            if self.scans.layout == "bids" and not sidecar_path(out_path).exists():  # as an earlier release left it
                 self._describe(out_path, sources, target)
             return THERE
         verdict = self.models.verdict(cell)
+
+        def judge(volumes: Mapping[str, Volume], prepared: Prepared) -> Iterable[str]:
+            """The verdict, written down before the volume is there: a volume that is there is not made again."""
+            reasons = () if verdict is None else verdict(volumes, prepared)
+            if self.scans.layout == "bids":
+                self._describe(out_path, sources, target)
+            write_note(out_path, verdict=verdict, error_map=None, sidecar=self.scans.layout == "bids")
+            return reasons
+
         try:
             if self.scans.layout != "bids":
                 check_note(out_path)
@@ -117,13 +129,10 @@ class Completion:
                 register=self.models.register,
                 note=self.models.note(cell, style=self.style),
                 batch_size=self.batch_size,
-                judge=verdict,
+                judge=judge,
             )
         except DataError as error:
             return str(error)
-        if self.scans.layout == "bids":
-            self._describe(out_path, sources, target)
-        write_note(out_path, verdict=verdict, error_map=None, sidecar=self.scans.layout == "bids")
         self.made[cell] += 1
         self.doubts += [f"{place}: {name}: {doubt}" for name, doubt in doubts]
         if verdict is None:

@@ -12,6 +12,7 @@ from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.data.nifti import read_volume
 from agi_core.known_range import KnownRange, names_of
+from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head, write_ixi
 from tests.support.vocabulary_run import vocabulary_run
@@ -136,6 +137,25 @@ def test_each_volume_is_compared_with_what_the_model_knows(tmp_path: Path, capsy
     made = tmp_path / "second" / "BraTS-GLI-00001-000-t2f.nii.gz"
     assert nibabel.load(made).header["descrip"].tobytes().startswith(b"OUT OF KNOWN RANGE: synthetic t2f")
     assert json.loads(made.with_name("BraTS-GLI-00001-000-t2f.json").read_text())["OutOfKnownRange"]
+
+
+def test_what_is_said_of_a_volume_is_there_before_it(tmp_path: Path) -> None:
+    """A model that has diverged stops the command where a kill may: after the verdict, and before the volume."""
+    run_dir, data, out = tmp_path / "run", tmp_path / "data", tmp_path / "out"
+    network = finished_run(run_dir, scenario="T1w:FLAIR")
+    write_head(data / "sub-01" / "anat" / "sub-01_T1w.nii.gz", seed=1, contrast=1)
+    KnownRange("training", 9, dict.fromkeys(names_of(network), 0.5), dict.fromkeys(names_of(network), 1e4)).write(
+        run_dir / known_range.NAME
+    )
+    made = out / "sub-01" / "anat" / "sub-01_desc-synth_FLAIR.nii.gz"
+    for weight, code in ((np.nan, 2), (0.5, 0)):
+        bias = {"head.bias": np.full(1, weight, dtype=np.float32)}
+        arrays = {f"{WEIGHTS}{name}": array for name, array in (network.weights | bias).items()}
+        save_checkpoint(run_dir, round=1, arrays=arrays, state={"best": None})
+        assert complete(run_dir, data, out, "bids") == code
+        assert made.exists() == (code == 0)
+        sidecar = json.loads(made.with_name("sub-01_desc-synth_FLAIR.json").read_text())
+        assert {"Sources", "KnownRange", "OutOfKnownRange"} <= sidecar.keys()
 
 
 @pytest.mark.parametrize(
