@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agi_core.data.header import Doubt
+from agi_core.data.header import Doubt, one_line
 from agi_core.data.nifti import FloatArray
 from agi_core.data.slabs import around, source_box
 from agi_core.errors import DataError, RunError
@@ -44,13 +44,10 @@ def main() -> int:
 
 
 def _synthesize(arguments: argparse.Namespace) -> None:
-    description = read_description(arguments.graph.parent.parent)
-    open_graph = {".pt2": open_pt2, ".onnx": open_onnx}.get(arguments.graph.suffix)
-    if open_graph is None:
-        raise RunError(f"{arguments.graph} is neither .pt2 nor .onnx")
-    if not arguments.graph.is_file():
-        raise RunError(f"{arguments.graph} does not exist; docs/README.md of the zip says which graphs it has, and why")
-    graph = open_graph(arguments.graph)
+    description, given = read_description(arguments.graph.parent.parent), [name for name, _ in arguments.source]
+    if twice := [name for name in dict.fromkeys(given) if given.count(name) > 1]:
+        raise DataError(f"--source {twice[0]} is given {given.count(twice[0])} times; give one file for each")
+    graph = _open(arguments.graph)
     doubts = synthesize_files(
         lambda volumes: predict_by(graph, volumes, description),
         **settings_of(description),
@@ -59,6 +56,23 @@ def _synthesize(arguments: argparse.Namespace) -> None:
     )
     _warn(doubts)
     print(f"synthetic {description.sources_and_target.target} in {arguments.out}")
+
+
+def _open(path: Path) -> Graph:
+    """A graph by its suffix. Raises RunError: it cannot be used, and why."""
+    open_graph = {".pt2": open_pt2, ".onnx": open_onnx}.get(path.suffix)
+    if open_graph is None:
+        raise RunError(f"{path} is neither .pt2 nor .onnx")
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; docs/README.md of the zip says which graphs it has, and why")
+    try:
+        return open_graph(path)
+    except ImportError as error:
+        raise RunError(f"a graph {path.suffix} needs {error.name}: pip install {error.name}") from None
+    except Exception as error:  # of classes that torch, zipfile and onnxruntime do not share
+        raise RunError(
+            f"{path} cannot be opened ({one_line(error)}); unpack the zip again, and compare checksums.sha256"
+        ) from None
 
 
 def _warn(doubts: Iterable[tuple[str, Doubt]], place: str = "") -> None:
@@ -142,6 +156,8 @@ class FolderEvaluator:
         if not self.dataset_dir.is_dir():
             raise DataError(f"{self.dataset_dir} is no folder; give --dataset_dir with a folder for each subject")
         folders = sorted(path for path in self.dataset_dir.iterdir() if path.is_dir())
+        if not folders:
+            raise DataError(f"{self.dataset_dir} holds no folder; give --dataset_dir with a folder for each subject")
         for folder in folders:
             sources = {m: self._file(folder, m) for m in settings["scenario"].sources}
             doubts = synthesize_files(

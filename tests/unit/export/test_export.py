@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,9 +18,11 @@ from safetensors.numpy import load
 from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.config.schema import PrivacyConfig
+from agi_core.errors import DataError
 from agi_core.export import bundle
 from agi_core.export.archive import ROOT, read_archive
 from agi_core.known_range import KnownRange, names_of
+from agi_core.network import CPU
 from agi_core.run import error_model, run_folder
 from agi_core.run.own_weights import style_path, write_own_weights
 from agi_core.run.summary import read_summary, write_summary
@@ -81,6 +84,44 @@ def test_a_graph_that_the_zip_does_not_have(
     monkeypatch.setattr(sys, "argv", ["bundle", graph, *sources(exported), f"--out={tmp_path / 'o.nii'}"])
     assert bundle.main() == 2
     assert "model.pt2 does not exist; docs/README.md of the zip says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "module"), [("model.pt2", "torch"), ("model.onnx", "onnxruntime")])
+def test_a_graph_that_cannot_be_opened_is_named(
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    module: str,
+) -> None:
+    pytest.importorskip(module)
+    shutil.copytree(exported / ROOT / "configs", tmp_path / "zip" / "configs")
+    path = tmp_path / "zip" / "models" / name
+    path.parent.mkdir()
+    path.write_bytes(b"cut off")
+    command = ["bundle", f"--graph={path}", *sources(exported), f"--out={tmp_path / 'o.nii'}"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert bundle.main() == 2
+    assert f"error: {path} cannot be opened (" in (message := capsys.readouterr().err)
+    assert message.count("\n") == 1
+    monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    assert bundle.main() == 2
+    assert f"needs {module}: pip install {module}" in capsys.readouterr().err
+
+
+def test_what_a_user_of_an_unpacked_zip_gets_wrong(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = exported / ROOT
+    twice = [f"--graph={root / 'models' / 'model.onnx'}", *sources(exported), *sources(exported)[:1], "--out=o.nii"]
+    monkeypatch.setattr(sys, "argv", ["bundle", *twice])
+    assert bundle.main() == 2
+    assert "--source T1 is given 2 times" in capsys.readouterr().err
+    network, given = bundle.open_network(str(root), CPU), exported / "subjects" / "one"
+    evaluator = bundle.FolderEvaluator(network, bundle_root=str(root), dataset_dir=str(given), output_dir=str(tmp_path))
+    with pytest.raises(DataError, match="one holds no folder; give --dataset_dir with a folder for each subject"):
+        evaluator.run()
 
 
 def test_what_doubts_a_volume_travels_without_those_it_was_learnt_of(
