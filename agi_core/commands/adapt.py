@@ -5,6 +5,7 @@ import argparse
 from agi_core.adaptation import adapt
 from agi_core.commands.bars import showing_steps
 from agi_core.data.scans import Scans
+from agi_core.host import atomic
 from agi_core.host.device import open_device
 from agi_core.network import Network
 from agi_core.run import run_folder
@@ -15,6 +16,7 @@ from agi_core.run.own_weights import write_own_weights
 def run(arguments: argparse.Namespace) -> None:
     """Solve the layer, say what it gains, and write it."""
     config = run_folder.open_scenario(arguments.run)
+    atomic.check_file(arguments.out, suffix=".safetensors")
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
     scans = Scans.like(config.data, arguments.data, layout=arguments.layout)

@@ -7,6 +7,7 @@ from agi_core.commands.bars import showing_steps
 from agi_core.config.load import load_config
 from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
 from agi_core.errors import ConfigError
+from agi_core.host import atomic
 from agi_core.host.device import open_device
 from agi_core.pretraining import PRETRAINING, pretrain
 
@@ -16,6 +17,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_config(None, overrides={}, assignments=arguments.settings, defaults=PRETRAINING)
     if config.privacy.on:
         raise ConfigError("pre-training has no privacy and is for public data only; leave privacy.epsilon out")
+    atomic.check_file(arguments.out, suffix=".safetensors")
     device = open_device(
         config.device, threads=config.threads, deterministic=config.deterministic, compiled=config.compile
     )

@@ -5,6 +5,7 @@ import sys
 
 from rich.progress import Progress
 
+from agi_core.host import atomic
 from agi_core.host.device import open_device
 from agi_core.segmentation.segmenter import SegmenterSettings
 from agi_core.segmentation.training import train_segmenter
@@ -12,6 +13,7 @@ from agi_core.segmentation.training import train_segmenter
 
 def run(arguments: argparse.Namespace) -> None:
     """Train it on real scans, and write it."""
+    atomic.check_file(arguments.out, suffix=".safetensors")
     open_device("cpu", threads=arguments.threads)
     settings = SegmenterSettings(steps=arguments.steps, seed=arguments.seed)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:

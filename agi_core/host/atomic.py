@@ -63,6 +63,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def check_file(path: Path, *, suffix: str) -> None:
+    """Raise ConfigError, before long work, where its result could not be written to a file of this suffix. Nothing is
+    written, so a full disk is not found."""
+    if path.suffix != suffix:
+        raise ConfigError(f"{path}: let --out end in {suffix}")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give --out the name of a file")
+    folder_dir = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder_dir.is_dir() and os.access(folder_dir, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            f"{path} cannot be written: {folder_dir} is no folder that you may write to; choose another --out"
+        )
+
+
 def append_line(path: Path, line: str) -> None:
     """Append one line to `path` and return when it is on the disk; a line that does not fit is taken back.
 

@@ -441,6 +441,21 @@ def test_synthesize(
     assert scan(tree, "T1").read_bytes() == before
 
 
+@pytest.mark.parametrize("words", [["adapt", "--run", "{run}", "--data"], ["segment", "--train"], ["pretrain"]])
+@pytest.mark.parametrize(("out", "cause"), [("own.nii.gz", "end in .safetensors"), ("f.safetensors", "is a folder")])
+def test_an_output_that_cannot_be_is_found_before_the_work(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], out: str, cause: str
+) -> None:
+    """There are no scans either, and they are not what is complained of."""
+    (tmp_path / "f.safetensors").mkdir()
+    nowhere = str(tmp_path / "nowhere")
+    data = f"data.dir={nowhere}" if words == ["pretrain"] else nowhere
+    command = [word.format(run=finished) for word in words]
+    assert agi_core([*command, data, "--out", str(tmp_path / out)]) == 2
+    assert cause in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["f.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("options", "cause"),
     [

@@ -45,21 +45,21 @@ def test_pretraining_is_compiled_where_it_is_asked(
     monkeypatch.setattr(nn.Module, "compile", lambda module, **_: asked.append(module))
     monkeypatch.setenv("CXX", sys.executable)  # a compiler that is there
     settings = [*SMALL, f"data.dir={ixi_dir}", f"data.cache_dir={cache_dir}", "compile=true"]
-    assert main(["pretrain", "--out", str(tmp_path / "w"), *settings]) == 0
+    assert main(["pretrain", "--out", str(tmp_path / "w.safetensors"), *settings]) == 0
     assert len(asked) == 1
 
 
 def test_the_same_settings_give_the_same_weights(ixi_dir: Path, cache_dir: Path, tmp_path: Path) -> None:
     settings = [*SMALL, f"data.dir={ixi_dir}", f"data.cache_dir={cache_dir}"]
-    for name in ("a", "b"):
+    for name in ("a.safetensors", "b.safetensors"):
         assert main(["pretrain", "--out", str(tmp_path / name), *settings]) == 0
-    first, again = (load_file(tmp_path / name) for name in ("a", "b"))
+    first, again = (load_file(tmp_path / name) for name in ("a.safetensors", "b.safetensors"))
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
 
 
 def test_privacy_is_not_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pretrain", "--out", str(tmp_path / "w"), "privacy.epsilon=8"]) == 2
+    assert main(["pretrain", "--out", str(tmp_path / "w.safetensors"), "privacy.epsilon=8"]) == 2
     assert "is for public data only" in capsys.readouterr().err
 
 

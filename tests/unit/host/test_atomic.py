@@ -72,6 +72,21 @@ def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.
         atomic.new_folder(Path(".")).__enter__()
 
 
+def test_a_file_that_could_not_be_written_is_found_without_writing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.zip").mkdir()
+    atomic.check_file(tmp_path / "new" / "folder" / "x.zip", suffix=".zip")
+    for name, cause in (
+        ("x.nii.gz", r"let --out end in \.zip"),
+        ("folder.zip", "is a folder; give --out the name of a file"),
+        ("file/x.zip", "file is no folder that you may write to"),
+        ("file/new/x.zip", "file is no folder that you may write to"),
+    ):
+        with pytest.raises(ConfigError, match=cause):
+            atomic.check_file(tmp_path / name, suffix=".zip")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.zip"}
+
+
 def test_append_line(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     atomic.append_line(path, '{"round": 1}')
