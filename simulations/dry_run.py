@@ -1,9 +1,13 @@
 """`--dry-run`: what a run would train where, from the names and headers of the scans alone."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from agi_core.cells import is_vocabulary
 from agi_core.config.schema import RunConfig
+from agi_core.host.device import open_device
+from agi_core.run import run_folder
 from server.study_plan import cell_config
 from simulations.holders import find_holders, plan_of, sites_of
 from simulations.poses import measures_poses
@@ -12,13 +16,19 @@ from simulations.simulation import engine_of, with_data
 from simulations.sites import find_sites
 
 
-def dry_run(config: RunConfig, console: Console) -> None:
+def dry_run(config: RunConfig, console: Console, *, run_dir: Path | None) -> None:
     """Print what a run prints before it trains. Nothing is written but built-in data, where that is not there yet.
 
+    Args:
+        run_dir: the folder that the run is to have; None = not named.
+
     Raises:
-        DataError, ConfigError: the run would end before it trained.
+        DataError, ConfigError, RunError: the run would end before it trained.
     """
+    open_device(config.device, threads=config.threads, deterministic=config.deterministic, compiled=config.compile)
     engine_of(config)
+    if run_dir is not None:
+        run_folder.check_empty(run_dir)
     chosen = config.reference is not None
     config = with_data(config, console)
     if is_vocabulary(config.scenario):

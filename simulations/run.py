@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             from simulations.dry_run import dry_run
 
-            dry_run(_config(arguments), console)
+            dry_run(_config(arguments), console, run_dir=arguments.out)
             return
         is_new = not (arguments.out or arguments.resume)
         arguments.out = arguments.out or _run_dir(resume=arguments.resume)

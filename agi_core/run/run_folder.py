@@ -108,17 +108,25 @@ def begun(run_dir: Path, config: RunConfig) -> Iterator[None]:
 
 def _claim(run_dir: Path) -> None:
     """Make the folder this process's own; mkdir succeeds for one process alone."""
-    taken = RunError(f"{run_dir} is not empty; choose another --out, or continue the run in it with --resume")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        if any(run_dir.iterdir()):
-            raise taken
+        check_empty(run_dir)
         try:
             (run_dir / "checkpoints").mkdir()
         except FileExistsError:
-            raise taken from None
+            raise _taken(run_dir) from None
     except OSError as error:
         raise _write_error(run_dir, error) from None
+
+
+def check_empty(run_dir: Path) -> None:
+    """Raise RunError where a new run cannot have the folder, because it holds something already."""
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        raise _taken(run_dir)
+
+
+def _taken(run_dir: Path) -> RunError:
+    return RunError(f"{run_dir} is not empty; choose another --out, or continue the run in it with --resume")
 
 
 def write_config(run_dir: Path, config: RunConfig) -> None:

@@ -46,6 +46,15 @@ def test_a_cell_that_the_run_would_refuse_is_refused(folder: Path, capsys: pytes
     assert "cell T2:T1: federation.secure_sum=true needs 3 sites" in capsys.readouterr().err
 
 
+def test_what_the_run_would_refuse_at_once_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry_run("device=tpu") == 2
+    assert "device=tpu cannot be used on this machine" in capsys.readouterr().err
+    assert dry_run("--out", "ixi") == 2
+    assert "ixi is not empty; choose another --out" in capsys.readouterr().err
+    assert dry_run("--out", "new/run") == 0
+    assert [path.name for path in folder.iterdir()] == ["ixi"]
+
+
 def test_what_cannot_be_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dry_run("--scenario", "T1,T2,FLAIR:any") == 2
     assert "FLAIR" in capsys.readouterr().err
