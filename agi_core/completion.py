@@ -15,7 +15,7 @@ from agi_core.data.nifti import Volume
 from agi_core.data.preprocess import Prepared
 from agi_core.data.scan_files import Skipped
 from agi_core.data.scans import Scans, Session, discover
-from agi_core.errors import ConfigError, DataError
+from agi_core.errors import DataError
 from agi_core.inference import synthesize
 from agi_core.layouts import LAYOUTS
 from agi_core.run_models import RunModels
@@ -66,9 +66,8 @@ class Completion:
         self.scans.check_apart(self.out_dir)
         if self.scans.layout == "bids":
             check_folder(self.out_dir)
+        self.models.check_target(target)
         targets = self.models.targets
-        if target not in (None, *targets):
-            raise ConfigError(f"the run in {self.models.place} makes {', '.join(targets)}, not {target}; choose one")
         found = discover(self.scans, self.models.modalities, least=1)
         self.left_out += found.skipped
         unclear = {skipped.place.partition(":")[0] for skipped in found.skipped if skipped.reason.startswith("several")}

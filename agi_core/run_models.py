@@ -112,6 +112,11 @@ class RunModels:
         ordered = Scenario(tuple(name for name in self.modalities if name in sources), target)
         return next((cell for cell in (*self.networks, *self.blends) if cell == ordered), None)
 
+    def check_target(self, target: str | None) -> None:
+        """Raise ConfigError where the run makes others than this one; None = all that it makes."""
+        if target not in (None, *self.targets):
+            raise ConfigError(f"the run in {self.place} makes {', '.join(self.targets)}, not {target}; choose one")
+
     def asked(self, given: Sequence[str], target: str | None) -> list[Scenario]:
         """The cells of a target, or of each that is missing, from the given sources.
 

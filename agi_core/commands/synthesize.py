@@ -100,6 +100,7 @@ def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
             raise ConfigError(f"--data is a whole folder, and --{option} is of one volume: leave --{option} out")
     if arguments.layout is None:
         raise ConfigError(f"how does {arguments.data} name scans? Pass --layout {', '.join(LAYOUTS)}")
+    models.check_target(arguments.target)
     wanted = [cell for cell in (*models.networks, *models.blends) if arguments.target in (None, cell.target)]
     _load_own(arguments, models, wanted)
     scans = Scans(arguments.data.resolve(), arguments.layout)

@@ -93,12 +93,18 @@ def trained_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     """As `load_weights`, for whoever uses the model.
 
     Raises:
-        RunError: also where no round has finished: the weights are those that the run began with.
+        RunError: also where no round has finished: the weights are those that the run began with; or where the best
+            model is asked for and nothing was validated.
     """
     weights, last = load_weights(run_dir, best=best), load_last(run_dir)
     if last is not None and last[0] == 0:
         raise RunError(
             f"no round of the run in {run_dir} has finished, so it has no model yet; go on with the run first"
+        )
+    if best and last is not None and not last[2]["best"]:
+        raise RunError(
+            f"the run in {run_dir} has no best round, because no site told of its validation, as in a private run;"
+            " leave --weights best out"
         )
     return weights
 

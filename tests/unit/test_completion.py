@@ -164,6 +164,7 @@ def test_what_is_said_of_a_volume_is_there_before_it(tmp_path: Path) -> None:
         ("brats", "data/out", [], "lies among the real scans"),
         ("ixi", "out", [], "its names fit --layout brats"),
         ("brats", "out", ["--target", "t1n"], "makes t2f, not t1n"),
+        ("brats", "out", ["--target", "t1n", "--style", "HH"], "makes t2f, not t1n"),
         ("brats", "out", ["--source", "t1n=x.nii"], "leave --source out"),
         ("brats", "out", ["--uncertainty", "e.nii.gz"], "leave --uncertainty out"),
         ("brats", "out", ["--strict"], "leave --strict out"),

@@ -207,3 +207,12 @@ def test_a_run_without_a_finished_round_has_no_model_to_use(tmp_path: Path) -> N
         trained_weights(tmp_path)
     save_checkpoint(tmp_path, round=1, arrays=arrays, state={"best": None})
     assert trained_weights(tmp_path)["w"].tolist() == [1, 1, 1]
+
+
+def test_where_nothing_was_validated_no_model_is_called_the_best(tmp_path: Path) -> None:
+    arrays = {"weights/w": np.ones(3, np.float32)}
+    save_checkpoint(tmp_path, round=1, arrays=arrays, state={"best": None})
+    with pytest.raises(RunError, match=r"has no best round, .*; leave --weights best out"):
+        trained_weights(tmp_path, best=True)
+    save_checkpoint(tmp_path, round=1, arrays=arrays, state={"best": {"round": 1, "psnr_db": 20.0}})
+    assert trained_weights(tmp_path, best=True)["w"].tolist() == [1, 1, 1]
