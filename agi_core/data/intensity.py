@@ -20,32 +20,24 @@ BoolArray = npt.NDArray[np.bool_]
 
 _PERCENTILES = (0.5, 99.5)
 _WIDTHS = 3  # between the percentiles; `test_no_honest_scan_is_doubted` shows that scans of heads stay within
-_STRIPPED_ZERO_FRACTION = 0.3
+MANY_ZEROS = 0.3  # of the voxels
 _FILLED_FACE = 0.9  # a head that is cut off fills half of a face of its box, an ellipse 0.79
-
-
-def is_stripped(data: FloatArray) -> bool:
-    """Whether zero is the background: more than 30 % of the voxels are exactly zero, and the others have the shape of a
-    head. They do not where they fill a face of the box around them: then they hold noise, and the zeros are padding."""
-    head = data != 0
-    if data.size - np.count_nonzero(head) <= _STRIPPED_ZERO_FRACTION * data.size:
-        return False
-    for axis in range(3):
-        occupied = np.flatnonzero(head.any(axis=tuple(other for other in range(3) if other != axis)))
-        head = head.take(range(occupied[0], occupied[-1] + 1), axis=axis) if occupied.size else head
-    return all(head.take(end, axis=axis).mean() < _FILLED_FACE for axis in range(3) for end in (0, -1))
+_DARK_RIM = 0.05  # of the range; up to 0.04 where air lies beside zeros, 0.07 and more around a stripped brain
 
 
 class Values(NamedTuple):
-    """What one pass over a volume's values tells; a stripped volume's zeros do not count.
+    """What one pass over a volume's values tells.
 
     Attributes:
-        stripped: see `is_stripped`.
+        blank: whether zeros are no signal, and do not count: more than 30 % of the voxels are exactly zero.
+        stripped: whether they are blank, and all else is the head: see `_is_head`. If not, zeros are padding, or the
+            darkest air.
         least, greatest: the range of what is believed: see `values_of`.
         low, high: the 0.5th and the 99.5th percentile of what is believed.
-        threshold: Otsu's, of what is believed.
+        threshold: Otsu's, of what is believed; of a stripped volume, whose head is all that counts, minus infinity.
     """
 
+    blank: bool
     stripped: bool
     least: float
     greatest: float
@@ -61,12 +53,32 @@ def values_of(data: FloatArray) -> Values:
     one value that half a percent of the voxels or more have would be such a percentile itself; where it lies that far
     from all others, it is left out first.
     """
-    stripped = is_stripped(data)
-    believed = _believed(data[data != 0] if stripped else data)
+    blank = bool(data.size - np.count_nonzero(data) > MANY_ZEROS * data.size)
+    believed = _believed(data[data != 0] if blank else data)
     low, high = (_percentile(believed, percent) for percent in _PERCENTILES)
     least, greatest = float(believed[0]), float(believed[-1])
-    threshold = otsu_threshold(believed) if least < greatest else -math.inf  # all of one value is head
-    return Values(stripped, least, greatest, low, high, threshold)
+    stripped = blank and _is_head(data, low, high)
+    threshold = -math.inf
+    if least < greatest and not stripped:  # all of one value is head
+        # Zeros help to tell air from the head: what is left of the air may be few voxels.
+        threshold = otsu_threshold(_believed(data) if blank else believed)
+    return Values(blank, stripped, least, greatest, low, high, threshold)
+
+
+def _is_head(data: FloatArray, low: float, high: float) -> bool:
+    """Whether all that is not zero is the head, as in a stripped volume.
+
+    It is not where it fills a face of the box around it: then it holds noise, and the zeros are padding. Nor is it
+    where it is dark beside the zeros: then it ends in air, as in a scan that was turned on a larger grid, or whose
+    darkest air is zero. Around a brain lie cortex and CSF.
+    """
+    head = data != 0
+    box = ndimage.find_objects(head.view(np.int8))[0]
+    head = head[box]
+    if any(head.take(end, axis=axis).mean() >= _FILLED_FACE for axis in range(3) for end in (0, -1)):
+        return False
+    rim = data[box][head & ~ndimage.binary_erosion(head, border_value=1)]
+    return bool(np.median(rim) >= low + _DARK_RIM * (high - low))
 
 
 def _believed(data: FloatArray) -> FloatArray:
@@ -108,7 +120,7 @@ def _ends(ordered: FloatArray) -> tuple[float, float]:
 def scale_intensity(data: FloatArray, values: Values | None = None) -> tuple[FloatArray, float, float]:
     """Scale a volume to [0, 1] between the 0.5th and 99.5th percentiles of its believed values, clipped.
 
-    A stripped volume's zeros do not count, and stay 0.
+    Blank zeros do not count, and stay 0.
 
     Args:
         values: the volume's, where they are known already.
@@ -127,18 +139,20 @@ def scale_intensity(data: FloatArray, values: Values | None = None) -> tuple[Flo
     scaled = data - np.float32(lo)
     scaled /= np.float32(hi - lo)
     np.clip(scaled, 0, 1, out=scaled)
-    if values.stripped:
+    if values.blank:
         scaled[data == 0] = 0
     return scaled, lo, hi
 
 
 def foreground_mask(data: FloatArray, values: Values | None = None) -> BoolArray:
-    """The head in a volume (I, J, K): of the believed voxels, those that are not zero if stripped, else those above
-    Otsu's threshold; of these the largest component, with its holes filled in every axial slice and in 3-D.
+    """The head in a volume (I, J, K): of the believed voxels that count, all if it is stripped, else those above Otsu's
+    threshold; of these the largest component, with its holes filled in every axial slice and in 3-D.
     `values`: the volume's, where they are known already."""
     values = values or values_of(data)
     believed = (data >= values.least) & (data <= values.greatest)
-    head = believed & ((data != 0) if values.stripped else (data > values.threshold))
+    head = believed & (data > values.threshold)
+    if values.blank:
+        head &= data != 0
     components, count = ndimage.label(head)
     if count > 1:
         head = components == 1 + np.argmax(np.bincount(components.ravel())[1:])

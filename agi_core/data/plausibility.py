@@ -3,7 +3,7 @@
 import numpy as np
 
 from agi_core.data.header import Doubt
-from agi_core.data.intensity import BoolArray, Values, is_stripped, values_of
+from agi_core.data.intensity import MANY_ZEROS, BoolArray, Values, values_of
 from agi_core.data.nifti import FloatArray
 
 _CUT_OFF = 0.02  # of the voxels; in honest scans less than 0.001 have the greatest value
@@ -17,14 +17,14 @@ def value_doubts(data: FloatArray, values: Values | None = None) -> list[Doubt]:
     """What is odd about the values of one volume (I, J, K), not constant: range and dynamic. `values`: the volume's,
     where they are known already."""
     doubts = []
-    stripped, least, greatest, low, *_ = values or values_of(data)
-    counted = data[data != 0] if stripped else data
+    blank, _, least, greatest, low, *_ = values or values_of(data)
+    counted = data[data != 0] if blank else data
     far = counted[(counted < least) | (counted > greatest)]
     if far.size:
         found = f"{far.size} of {data.size} voxels, such as {far[0]:g}; the others are {least:g} to {greatest:g}"
         doubts.append(Doubt("some values lie far from all others, and are not believed", found))
     lowest = float(np.mean(data == low))
-    if not stripped and lowest > _CUT_OFF and is_stripped(data - np.float32(low)):
+    if not blank and lowest > MANY_ZEROS and values_of(data - np.float32(low)).stripped:
         found = f"{lowest:.0%} of the voxels are {low:g}"
         doubts.append(Doubt("the background is a constant other than 0, and is scaled as if it were head", found))
     cut_off = np.count_nonzero(counted == greatest) / counted.size

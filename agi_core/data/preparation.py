@@ -29,7 +29,7 @@ from agi_core.host import atomic
 from agi_core.scenario import Scenario, parse_scenario
 
 MOST_AT_ONCE = 4  # sessions; each is in memory as a whole
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raised whenever the same scans and settings give other arrays."""
 
 

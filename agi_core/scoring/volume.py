@@ -140,8 +140,8 @@ def _on_grid(synthetic: Volume, real: Volume, head: BoolArray, pair: Pair) -> tu
 
 
 def _in_units(data: FloatArray, real: Values, *, head: BoolArray, pair: Pair) -> FloatArray:
-    """Voxels in the units of the real scan on its scale. Where it is stripped, zeros are background and thus black, as
-    in `scale_intensity`, however negative the darkest tissue is."""
+    """Voxels in the units of the real scan on its scale. Its blank zeros are black, as in `scale_intensity`,
+    however negative the darkest tissue is."""
     low, high = real.low, real.high
     scaled = (data - np.float32(low)) / np.float32(high - low)
     brightest = float(np.percentile(scaled[head], 99.5))
@@ -151,7 +151,7 @@ def _in_units(data: FloatArray, real: Values, *, head: BoolArray, pair: Pair) ->
             f" the value of the real ones ({data.min():g} to {data.max():g} against {low:g} to {high:g}). Write it in"
             " the units of the real scan, or from 0 to 1 for the 0.5th and 99.5th percentile of that."
         )
-    if real.stripped:
+    if real.blank:
         scaled[data == 0] = 0
     return np.asarray(scaled)
 

@@ -37,9 +37,9 @@ def test_up_to_30_percent_of_zeros_is_no_stripping() -> None:
     data = np.ones((10, 10, 10), dtype=np.float32)
     scattered = np.random.default_rng(0).permutation(1000)
     data.ravel()[scattered[:300]] = 0
-    assert not intensity.is_stripped(data)
+    assert not intensity.values_of(data).stripped
     data.ravel()[scattered[300]] = 0
-    assert intensity.is_stripped(data)
+    assert intensity.values_of(data).stripped
 
 
 @pytest.mark.parametrize("padding", [np.s_[:, :, :6], np.s_[:14], np.s_[:18, :22, :12]])
@@ -48,10 +48,31 @@ def test_zeros_beside_noise_are_padding_and_no_stripping(padding: Any) -> None:
     data[padding] = 0
     head[padding] = False
     assert (data == 0).mean() > 0.3
-    assert not intensity.is_stripped(data)
+    assert not intensity.values_of(data).stripped
     found = intensity.foreground_mask(data)
     assert found[head].mean() > 0.95
     assert found[~head].mean() < 0.1
+
+
+@pytest.mark.parametrize("air", ["turned on a larger grid", "mostly zero"])
+def test_a_head_in_dark_air_beside_zeros_is_found_without_the_air(air: str) -> None:
+    shape, radius = (48, 56, 40), 12
+    head = ball(shape, radius)
+    rng = np.random.default_rng(0)
+    data = np.where(head, rng.uniform(600, 1000, shape), rng.uniform(1, 30, shape)).astype(np.float32)
+    if air == "mostly zero":
+        data[~head] = np.floor(rng.rayleigh(0.8, int((~head).sum())))
+    else:
+        i, j, _ = np.indices(shape) - (np.array(shape)[:, None, None, None] - 1) / 2
+        data[(abs(i + j) > 24) | (abs(i - j) > 24)] = 0
+    values = intensity.values_of(data)
+    assert values.blank
+    assert not values.stripped
+    found = intensity.foreground_mask(data)
+    assert found[head].mean() > 0.99
+    assert found[~head].mean() < 0.01
+    assert (values.low, values.high) == tuple(np.percentile(data[data != 0], (0.5, 99.5)))
+    assert intensity.values_of(data * head).stripped
 
 
 OUTLIERS: dict[str, Any] = {
