@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+SSIM_WINDOW = 11  # voxels along each axis of a slice
 PSNR_CEILING_DB = 100.0  # of two equal volumes, instead of infinity
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, Sums
+from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, SSIM_WINDOW, Sums
 
 SSIM_SIGMA = 1.5  # Gaussian window of Wang et al. 2004: sigma 1.5, 11 voxels on each axis; K1 = 0.01, K2 = 0.03
-SSIM_RADIUS = 5
+SSIM_RADIUS = SSIM_WINDOW // 2
 
 
 class SubjectScore:

@@ -19,6 +19,7 @@ from agi_core.data.plausibility import contrast_doubts, share_doubts, value_doub
 from agi_core.data.registration import register_sources
 from agi_core.data.scans import Session
 from agi_core.errors import DataError
+from agi_core.metric_table import SSIM_WINDOW
 from agi_core.scenario import Scenario
 
 VolumeBox = tuple[slice, slice, slice]
@@ -90,7 +91,8 @@ def align(
         place: subject and session, for messages.
 
     Raises:
-        DataError: a volume has nearly one value only, or covers less than half of the head in `to`.
+        DataError: a volume has nearly one value only, or covers less than half of the head in `to`; the grid's axial
+            slices are smaller than the window of SSIM, so no prediction on it could be scored.
     """
     own_grid = volumes[to].grid
     grid = own_grid if spacing_mm is None else respaced(own_grid, spacing_mm)
@@ -102,6 +104,12 @@ def align(
     if not head.any():
         raise DataError(
             f"{place}: no head is left of {to} on a grid of {grid.shape} voxels. Set a finer grid.spacing_mm."
+        )
+    if min(grid.shape[:2]) < SSIM_WINDOW:
+        coarse, thick = "Set a finer grid.spacing_mm.", "Resample a thick sagittal or coronal scan, or leave it out."
+        raise DataError(
+            f"{place}: an axial slice of {to} has {grid.shape[0]} x {grid.shape[1]} voxels; at least {SSIM_WINDOW} x "
+            f"{SSIM_WINDOW} are needed to score it. {thick if spacing_mm is None else coarse}"
         )
     stack = np.empty((grid.shape[2], len(volumes), *grid.shape[1::-1]), dtype=np.float32)
     for index, (modality, volume) in enumerate(volumes.items()):

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from agi_core.data.intensity import BoolArray
+from agi_core.metric_table import SSIM_WINDOW
 from agi_core.metrics import SSIM_RADIUS, ssim_map
 from agi_core.segmentation.box import box_of
 
-_WINDOW = 2 * SSIM_RADIUS + 1
 _AXES = (-3, -2, -1)
 
 
@@ -28,7 +28,7 @@ def brasyn_ssim(synthetic: NDArray[np.floating], real: NDArray[np.floating], mas
     """
     a, b = (_scaled_by_itself(volume) * mask for volume in (synthetic, real))
     data_range = float(max(np.ptp(a), np.ptp(b)))
-    if data_range == 0 or min(a.shape) < _WINDOW:
+    if data_range == 0 or min(a.shape) < SSIM_WINDOW:
         return None
     windows = np.prod(np.array(a.shape) - 2 * SSIM_RADIUS)
     box = box_of((a != 0) | (b != 0), margin=2 * SSIM_RADIUS)  # no window beyond it holds anything: SSIM 1
@@ -39,7 +39,7 @@ def brasyn_ssim(synthetic: NDArray[np.floating], real: NDArray[np.floating], mas
 def ssim_volume(synthetic: NDArray[np.floating], real: NDArray[np.floating]) -> NDArray[np.float64]:
     """The map of SSIM of two volumes (I, J, K) in [0, 1]; NaN where the window does not lie inside."""
     result = np.full(real.shape, np.nan)
-    if min(real.shape) >= _WINDOW:
+    if min(real.shape) >= SSIM_WINDOW:
         inner = tuple(slice(SSIM_RADIUS, n - SSIM_RADIUS) for n in real.shape)
         result[inner] = _map(synthetic, real, data_range=1.0)
     return result

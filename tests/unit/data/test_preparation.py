@@ -185,7 +185,7 @@ def test_whatever_changes_the_result_changes_the_entry(tmp_path: Path) -> None:
     subjects = make_subjects(tmp_path / "data", 1)
     (path,) = (entry.path for entry in build(subjects, tmp_path))
     variants = [
-        build(subjects, tmp_path, spacing_mm=(3.0, 3.5, 5.0)),
+        build(subjects, tmp_path, spacing_mm=(2.5, 3.0, 5.0)),
         build(subjects, tmp_path, scenario=Scenario(("T2", "T1"), "PD")),
         build(subjects, tmp_path, scenario=Scenario(("T1", "PD"), "T2")),
         build(subjects, tmp_path, whole=False),

@@ -8,7 +8,7 @@ import pytest
 
 from agi_core.data import preprocess
 from agi_core.data.header import Grid
-from agi_core.data.nifti import write_scan
+from agi_core.data.nifti import Volume, write_scan
 from agi_core.data.scans import Session
 from agi_core.errors import DataError
 from agi_core.scenario import Scenario
@@ -144,6 +144,18 @@ def test_a_grid_that_is_too_coarse_is_refused(tmp_path: Path) -> None:
         preprocess.prepare_session(
             session_on_disk(tmp_path), scenario=Scenario(("T1",), "PD"), spacing_mm=(50, 50, 50), subject_id="012"
         )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_target_whose_slices_are_too_small_to_score_is_refused(axis: int) -> None:
+    def cut_to(voxels: int) -> dict[str, Volume]:
+        part = [slice(None)] * 3
+        part[axis] = slice(6, 6 + voxels)
+        return {"PD": Volume(head_scan()[tuple(part)], np.eye(4))}
+
+    preprocess.align(cut_to(11), to="PD", spacing_mm=None, place="subject 012")
+    with pytest.raises(DataError, match=r"subject 012: an axial slice of PD has .*10.* voxels; at least 11 x 11"):
+        preprocess.align(cut_to(10), to="PD", spacing_mm=None, place="subject 012")
 
 
 def test_a_source_elsewhere_is_refused_by_name(tmp_path: Path) -> None:
