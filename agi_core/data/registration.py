@@ -21,6 +21,11 @@ STEP, MIN_STEP, MAX_STEPS = 1.0, 1e-3, 100
 SEED = 1
 
 
+def check_installed() -> None:
+    """Raise ConfigError where SimpleITK is not installed."""
+    _simple_itk()
+
+
 def register(moving: Volume, fixed: Volume, *, place: str) -> Volume:
     """The moving scan with the affine that lays it on the fixed one.
 

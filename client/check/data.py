@@ -272,10 +272,11 @@ def _enough(subjects: int, minimum: int) -> CheckRow:
 
 
 def _disk(site: DeployedSite, subjects: list[Subject], scenario: str, scans: Mapping[Path, Scan]) -> CheckRow:
-    """Whether the disk holds the prepared scans of the scenario, or of all cells of the vocabulary."""
+    """Whether the disk holds the prepared scans of the scenario, or of all cells of the vocabulary, and the quota each
+    part of them."""
     split = split_subjects((subject.id for subject in subjects), before=Split(test=site.data.test_subjects))
     cells = parse_vocabulary(scenario).cells if is_vocabulary(scenario) else [parse_scenario(scenario)]
-    cache_dir, needed = Path(site.cache_dir), []
+    cache_dir, most, needed = Path(site.cache_dir), site.cache_bytes, []
     for cell in cells:
         parts: dict[bool, list[Subject]] = {False: [], True: []}  # by whether whole slices are kept
         for subject in subjects:
@@ -283,11 +284,11 @@ def _disk(site: DeployedSite, subjects: list[Subject], scenario: str, scans: Map
                 parts[subject.id not in split.train].append(replace(subject, sessions=sessions))
         task = Task(scenario=str(cell))
         needed += [
-            (Preparation.of(task, site.data.scans, cache_dir=cache_dir, whole=whole), part)
+            (Preparation.of(task, site.data.scans, cache_dir=cache_dir, whole=whole, most_bytes=most), part)
             for whole, part in parts.items()
         ]
     try:
         check_disk(needed, fingerprint=lambda path: scans[path].content, read_grid=lambda path: scans[path].grid)
     except AgiError as error:
-        return failed("disk", str(error), fix="free some space, or move cache_dir to a larger disk")
+        return failed("disk", str(error), fix="free some space, move cache_dir to a larger disk, or raise cache_gb")
     return passed("disk", f"the prepared scans fit into {site.cache_dir}")

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from agi_core.data.registration import check_installed
 from agi_core.errors import ConfigError
 from agi_core.host.device import open_device
 from agi_core.host.keys import fingerprint
@@ -19,6 +20,8 @@ from client.site.keys import check_owner, public_key, public_path
 def check_machine(site: DeployedSite) -> Iterator[CheckRow]:
     """Rows about the machine."""
     yield _device(site)
+    if site.data.register == "rigid":
+        yield _registration()
     key_path = Path(site.key_file)
     yield from _key(key_path, site.site)
     yield _users(key_path)
@@ -32,6 +35,14 @@ def _device(site: DeployedSite) -> CheckRow:
         return passed("device", f"device={site.device}: {device} is usable, with {site.threads} CPU threads")
     except ConfigError as error:
         return failed("device", str(error), fix="set device in the site file")
+
+
+def _registration() -> CheckRow:
+    try:
+        check_installed()
+    except ConfigError as error:
+        return failed("register", str(error), fix="install the extra, or set data.register: none")
+    return passed("register", "rigid: SimpleITK is installed")
 
 
 def _key(key_path: Path, site: str) -> Iterator[CheckRow]:

@@ -50,6 +50,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
         yield passed("site file", f"{site_path}, site {site.site}, scenario {scenario}")
         summary, subjects, scans = yield from check_data(site, scenario)
         yield from check_budgets(site, subjects, scans)
+        yield _cache(Path(site.cache_dir))
         yield _last_layer(site.policy)
         yield from check_machine(site)
         yield _request_key(site)
@@ -107,6 +108,13 @@ def _closed(path: Path) -> Path | None:
     nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
     writable = os.access(nearest, os.W_OK) and (nearest == path or nearest.is_dir())
     return None if writable else nearest
+
+
+def _cache(cache_dir: Path) -> CheckRow:
+    if place := _closed(cache_dir / "train"):  # in a folder of it the prepared scans lie
+        fix = "correct cache_dir in the site file, or the permissions there"
+        return failed("cache", f"{cache_dir} cannot be written: {place} does not allow it", fix=fix)
+    return passed("cache", f"{cache_dir} can be written")
 
 
 def _last_layer(policy: Policy) -> CheckRow:

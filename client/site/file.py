@@ -88,6 +88,11 @@ class Site:
     policy: Policy = field(default_factory=Policy)
     state_dir: str = ""
 
+    @property
+    def cache_bytes(self) -> int | None:
+        """The quota of the cache; None = no quota."""
+        return None if self.cache_gb is None else round(self.cache_gb * 1e9)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeployedSite(Site):

@@ -174,7 +174,7 @@ class SiteScans:
 
     def preparation(self, *, whole: bool) -> Preparation:
         """How this site prepares its scans for the task."""
-        cache_dir, quota = Path(self._file.cache_dir), self._quota_bytes
+        cache_dir, quota = Path(self._file.cache_dir), self._file.cache_bytes
         most = None if quota is None else quota - cached_bytes(self._entries)
         return Preparation.of(
             self._task,
@@ -184,10 +184,6 @@ class SiteScans:
             threads=self._file.threads,
             most_bytes=most,
         )
-
-    @property
-    def _quota_bytes(self) -> int | None:
-        return None if self._file.cache_gb is None else round(self._file.cache_gb * 1e9)
 
     @cached_property
     def _found(self) -> Discovery:
@@ -199,7 +195,7 @@ class SiteScans:
 
         sessions = self.preparation(whole=whole).open(subjects, on_session=on_session)
         self._entries.update(session.path for session in sessions)
-        if (quota := self._quota_bytes) is not None:
+        if (quota := self._file.cache_bytes) is not None:
             dropped = drop_oldest(Path(self._file.cache_dir), most_bytes=quota, keep=self._entries)
             if dropped:
                 log.warning("cache_gb: %d prepared scans were dropped, those that were not used for longest", dropped)

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -308,6 +309,46 @@ def test_a_ledger_that_cannot_be_written(tmp_path: Path, authority: Authority, i
     (row,) = [row for row in shown if "budget" in row.what]
     assert (row.state, row.what) == (CheckState.FAILED, "training budget")
     assert f"cannot be written: {tmp_path / closed} does not allow it" in row.found
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "found", "fix"),
+    [
+        ("cache_gb: 0.0001", "disk", "its quota leaves 0.0 GB. Raise cache_gb", "or raise cache_gb"),
+        ("cache_dir: file/cache", "cache", "file does not allow it", "correct cache_dir"),
+        ("cache_dir: file", "cache", "file does not allow it", "correct cache_dir"),
+    ],
+)
+def test_a_cache_that_the_first_request_could_not_fill(
+    tmp_path: Path, authority: Authority, ixi_dir: Path, line: str, what: str, found: str, fix: str
+) -> None:
+    path = site_file(tmp_path, data_dir=ixi_dir, port=1, authority=authority)
+    text = path.read_text()
+    path.write_text(text.replace("cache_dir: cache", line) if "cache_dir" in line else f"{text}{line}\n")
+    (tmp_path / "file").write_text("")  # no folder; root may write into any
+    shown: list[CheckRow] = []
+    preflight(path, scenario=None, on_row=shown.append)
+    (row,) = [row for row in shown if row.what == what]
+    assert row.state == CheckState.FAILED
+    assert found in row.found
+    assert fix in row.fix
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_scans_that_are_to_be_registered_need_simpleitk(
+    tmp_path: Path, authority: Authority, ixi_dir: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    if installed:
+        pytest.importorskip("SimpleITK")
+    else:
+        monkeypatch.setitem(sys.modules, "SimpleITK", None)  # what an import finds where it is not installed
+    path = site_file(tmp_path, data_dir=ixi_dir, port=1, authority=authority)
+    path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, register: rigid"))
+    shown: list[CheckRow] = []
+    preflight(path, scenario=None, on_row=shown.append)
+    (row,) = [row for row in shown if row.what == "register"]
+    assert row.state == (CheckState.PASSED if installed else CheckState.FAILED)
+    assert "SimpleITK" in row.found
 
 
 def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> None:
