@@ -17,12 +17,11 @@ import numpy as np
 
 from agi_core.data.header import Doubt
 from agi_core.data.nifti import FloatArray, Volume, check_name, read_descrip, read_volume, write_volumes
-from agi_core.data.preprocess import Prepared, align, field_of_view, resample, session_doubts
+from agi_core.data.preprocess import Prepared, align, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
 from agi_core.scenario import Scenario
 
-_WHOLE_HEAD = 0.99
 OUT_OF_RANGE = "OUT OF KNOWN RANGE"  # in the header of what is made of sources unlike those of training
 _VALUES = "0..1 = p0.5..p99.5 of a real one"
 ERROR_VALUES = "expected |error| e"
@@ -100,12 +99,6 @@ def synthesize_files(
     if register:
         volumes = register_sources(volumes, to=grid, place=str(out_path))
     prepared = align(volumes, to=grid, spacing_mm=spacing_mm, place=str(source_paths[grid]))
-    for modality, volume in volumes.items():
-        covered = float(field_of_view(volume.grid, prepared.grid)[prepared.foreground.transpose(2, 1, 0)].mean())
-        if covered < _WHOLE_HEAD:
-            doubts.append(
-                (modality, Doubt("it does not cover the whole head; there the output is a guess", f"{covered:.0%}"))
-            )
     reasons = () if judge is None else tuple(judge(volumes, prepared))
     made = predict(prepared.volumes)
     if not np.isfinite(made).all():

@@ -25,7 +25,7 @@ from agi_core.scenario import Scenario
 VolumeBox = tuple[slice, slice, slice]
 """Part of a (D, H, W) volume."""
 
-_MIN_OVERLAP = 0.5
+_MIN_OVERLAP, _WHOLE_HEAD = 0.5, 0.99
 _SAME_GRID_MM = 1e-3
 _FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
@@ -124,6 +124,9 @@ def align(
                     f"{place}: {modality} covers {overlap:.0%} of the head in {to}; at least {_MIN_OVERLAP:.0%} is "
                     "needed. Check that both scans belong together and that their headers are right, or leave them out."
                 )
+            if overlap < _WHOLE_HEAD:
+                cause = "it does not cover the whole head; where it is missing the model can only guess"
+                doubts.append((modality, Doubt(cause, f"{overlap:.0%}")))
         aligned = resample(scaled, volume.grid, grid)
         stack[:, index] = aligned.transpose(2, 1, 0)
         odd = (*value_doubts(volume.data, values[modality]), *contrast_doubts(aligned, head))

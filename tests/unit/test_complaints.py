@@ -114,7 +114,7 @@ def test_what_lies_outside_a_sources_field_of_view_is_told(tmp_path: Path, sourc
     """SlicerModalityConverter#21: artefacts outside of the field of view, without a word."""
     cut = save(tmp_path / "cut.nii.gz", head(1)[:, :, :7])
     _, doubts = synthesize(tmp_path, cut, sources[1])
-    ((modality, doubt),) = [each for each in doubts if "the output is a guess" in each[1].cause]
+    ((modality, doubt),) = [each for each in doubts if "can only guess" in each[1].cause]
     assert modality == "T1"
     assert 60 <= int(doubt.found.rstrip("%")) <= 90
     assert not [each for each in synthesize(tmp_path, *sources)[1] if "guess" in each[1].cause]

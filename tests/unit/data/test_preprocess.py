@@ -158,11 +158,15 @@ def test_a_target_whose_slices_are_too_small_to_score_is_refused(axis: int) -> N
         preprocess.align(cut_to(10), to="PD", spacing_mm=None, place="subject 012")
 
 
-def test_a_source_elsewhere_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_source_elsewhere_is_doubted_or_refused_by_name(tmp_path: Path) -> None:
     scenario = Scenario(("T2", "T1"), "PD")
-    preprocess.prepare_session(
+    prepared = preprocess.prepare_session(
         session_on_disk(tmp_path, t1_shift_mm=20), scenario=scenario, spacing_mm=None, subject_id="012"
     )
+    cause = "it does not cover the whole head; where it is missing the model can only guess"
+    assert [modality for modality, doubt in prepared.doubts if doubt.cause == cause] == ["T1"]
+    whole = preprocess.prepare_session(session_on_disk(tmp_path), scenario=scenario, spacing_mm=None, subject_id="012")
+    assert cause not in [doubt.cause for _, doubt in whole.doubts]
     session = session_on_disk(tmp_path, t1_shift_mm=30)
     with pytest.raises(DataError, match=r"subject 012: T1 covers \d+% of the head in PD; at least 50%"):
         preprocess.prepare_session(session, scenario=scenario, spacing_mm=None, subject_id="012")
