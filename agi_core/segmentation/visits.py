@@ -1,5 +1,6 @@
 """The files of a folder by subject, visit and modality, segmentations among them."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def read_visits(folder_dir: Path, layout: str) -> dict[tuple[str, str], dict[str
 
 
 def named_scans(folder_dir: Path, layout: str, *, asked: Iterable[str] = ()) -> dict[tuple[str, str, str], list[Path]]:
-    """{(subject, session, modality): files} of what fits the layout's names; a file and a link to it are one.
+    """{(subject, session, modality): files} of what fits the layout's names and is a file; it and a link to it are one.
 
     The modality is the full one, `T1w[ce-gadolinium]`, as `agi_core.data.scans.discover` names it where `asked` are the
     modalities of the scenario. That a volume is synthetic (`desc-synth`) is no part of it.
@@ -34,7 +35,8 @@ def named_scans(folder_dir: Path, layout: str, *, asked: Iterable[str] = ()) -> 
     found: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
     names = LAYOUTS[layout]
     for path in scan_files(folder_dir)[0]:
-        if match := names.scan.fullmatch(path):
+        match = names.scan.fullmatch(path)
+        if match and os.path.isfile(folder_dir / path):  # a link may lead to nothing, or to itself
             groups = match.groupdict()
             name = names.modalities.get(groups["modality"], groups["modality"])
             entities = [e for e in (groups.get("entities") or "").split("_")[1:] if e != f"desc-{DESCRIPTION}"]

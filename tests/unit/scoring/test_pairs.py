@@ -93,6 +93,14 @@ def test_a_scan_with_contrast_is_no_counterpart_of_one_without(tmp_path: Path) -
     assert {pair.synthetic: pair.real for pair in pairs}.keys() == {made, also}
 
 
+def test_a_link_to_itself_or_to_nothing_is_no_scan(tmp_path: Path) -> None:
+    made, real = scan(tmp_path / "made", "desc-synth", "T1w"), scan(tmp_path / "real", "T1w")
+    for number, target in ((2, "sub-01_run-2_T1w.nii.gz"), (3, "nothing.nii.gz")):
+        real.with_name(f"sub-01_run-{number}_T1w.nii.gz").symlink_to(target)
+    (pair,), _ = find_pairs(tmp_path / "real", tmp_path / "made", layout="bids")
+    assert (pair.synthetic, pair.real) == (made, real)
+
+
 def test_a_synthetic_scan_stands_for_one_that_was_made_from_others(tmp_path: Path) -> None:
     """fMRIPrep calls real scans `desc-preproc`; a synthetic one is `desc-synth` instead, or named like the real one."""
     real, synthetic = tmp_path / "real", tmp_path / "synthetic"
