@@ -112,7 +112,7 @@ def check_new_folder(path: Path) -> None:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`, which becomes `path` when the block ends; when it raises, nothing
-    is left behind.
+    is left behind. An error of the block about another file is raised as it is.
 
     Raises:
         ConfigError: as `check_new_folder`.
@@ -126,6 +126,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary_dir.replace(path)
         _fsync(path.parent)
     except OSError as error:
+        about = Path(error.filename or temporary_dir)
+        if not about.is_relative_to(temporary_dir) and not temporary_dir.is_relative_to(about):
+            raise
         raise _write_error(path, error) from error
     finally:
         shutil.rmtree(temporary_dir, ignore_errors=True)

@@ -87,6 +87,21 @@ def test_a_file_that_could_not_be_written_is_found_without_writing(tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.zip"}
 
 
+def test_a_new_folder_is_not_blamed_for_another_file(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        with atomic.new_folder(tmp_path / "out") as temporary_dir:
+            (temporary_dir / name).read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r"scan\.nii"):
+        write(str(tmp_path / "scan.nii"))
+    with pytest.raises(RunError, match="out could not be written"):
+        write("scan.nii")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file/out could not be written"), atomic.new_folder(tmp_path / "file" / "out"):
+        pass
+    assert not (tmp_path / "out").exists()
+
+
 def test_append_line(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     atomic.append_line(path, '{"round": 1}')
