@@ -103,7 +103,7 @@ def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
     models.check_target(arguments.target)
     wanted = [cell for cell in (*models.networks, *models.blends) if arguments.target in (None, cell.target)]
     _load_own(arguments, models, wanted)
-    scans = Scans(arguments.data.resolve(), arguments.layout)
+    scans = Scans(arguments.data.resolve(), arguments.layout, one_site=True)
     completion = Completion(
         models,
         scans,

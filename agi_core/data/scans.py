@@ -32,6 +32,7 @@ class Scans:
         sites: a table of sites, see `site_map`; None: sites follow from names, or from `participants.tsv`.
         exclude: ids of subjects to leave out.
         register: whether every source is laid on the reference before anything else sees it.
+        one_site: whether all subjects are one hospital's, so that `participants.tsv` is not asked for sites.
     """
 
     dir: Path
@@ -39,6 +40,7 @@ class Scans:
     sites: Path | None = None
     exclude: tuple[str, ...] = ()
     register: Registration = "none"
+    one_site: bool = False
 
     @classmethod
     def of(cls, data: DataConfig) -> Self:
@@ -57,7 +59,7 @@ class Scans:
         """
         own = data.dir is not None and Path(data.dir).resolve() == folder.resolve()
         exclude = data.exclude if own else ()
-        return cls(folder.resolve(), layout or data.layout, exclude=exclude, register=data.register)
+        return cls(folder.resolve(), layout or data.layout, exclude=exclude, register=data.register, one_site=True)
 
     def check_apart(self, folder: Path) -> None:
         """Raise ConfigError where a folder lies among the scans: synthetic ones in it would be found as real ones."""
@@ -140,8 +142,9 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     `least`, those that have so many of them: what a session lacks is not in its `paths`, and nobody may have it.
 
     A site is read from `scans.sites` if given, else from the file names (ixi), else from a site column of
-    `participants.tsv` (bids); otherwise all subjects are at the one site `site`. A scan whose name has an entity that
-    changes what it shows, such as `ce-gadolinium`, is not of the plain modality: `T1w[ce-gadolinium]` chooses it.
+    `participants.tsv` (bids, not with `scans.one_site`); otherwise all subjects are at the one site `site`. A scan
+    whose name has an entity that changes what it shows, such as `ce-gadolinium`, is not of the plain modality:
+    `T1w[ce-gadolinium]` chooses it.
 
     Raises:
         ConfigError: an unknown layout, an excluded subject that does not exist, a site file that cannot be read.
@@ -193,12 +196,14 @@ def _subjects(
     by_subject: dict[str, list[_Scan]] = defaultdict(list)
     for scan in scans:
         by_subject[scan.subject].append(scan)
+    in_rows = frozenset[str]().union(*(site_map.rows if site_map else ()))
     subjects: list[Subject] = []
     skipped: list[Skipped] = []
     for subject_id, its_scans in sorted(by_subject.items()):
         site = _site(its_scans, site_map)
         if site is None:
-            skipped.append(Skipped(subject_id, f"not in the site map {site_map.path if site_map else ''}"))
+            lacking = "no site in its row of" if subject_id in in_rows else "not in"
+            skipped.append(Skipped(subject_id, f"{lacking} the site map {site_map.path if site_map else ''}"))
             continue
         sessions, incomplete = _sessions(its_scans, modalities, least=least)
         skipped += incomplete
@@ -270,7 +275,8 @@ def _check_modalities(scans: Iterable[_Scan], modalities: Iterable[str], *, data
 def _site_map(scans: Scans, layout: Layout, *, like: str) -> tuple[SiteMap | None, list[str]]:
     """The table of sites, if there is one, and what the user should know of it. `like` is a subject of the folder."""
     sites, participants = scans.sites, scans.dir / "participants.tsv"
-    if sites is None and scans.layout == "bids" and (participants.exists() or participants.is_symlink()):
+    may_tell = scans.layout == "bids" and not scans.one_site
+    if sites is None and may_tell and (participants.exists() or participants.is_symlink()):
         titles = columns(participants)
         if not titles.site:
             note = f"participants.tsv has no column that gives the site ({', '.join(map(shown, titles.all))}), so all"

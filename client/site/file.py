@@ -25,7 +25,7 @@ class SiteData:
     Attributes:
         dir: folder of scans; it is only ever read.
         layout: how the folder is laid out.
-        sites: table that maps subjects to hospitals; None = the folder itself tells it.
+        sites: table that maps subjects to hospitals; who is not in it is left out. None = all are this site's.
         exclude: ids of subjects that are left out.
         subjects: ids of the subjects that are used; None = all. A simulated site lists its share.
         test_subjects: ids of subjects that are only ever tested on, beside those that the split chooses.
@@ -47,7 +47,7 @@ class SiteData:
     def scans(self) -> Scans:
         """The folder, for those who read it. Its paths are absolute when the site file was read from a disk."""
         sites = Path(self.sites) if self.sites else None
-        return Scans(Path(self.dir), self.layout, sites, self.exclude, self.register)
+        return Scans(Path(self.dir), self.layout, sites, self.exclude, self.register, one_site=True)
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def test_bids_sites_come_from_participants_unless_a_file_is_given(tmp_path: Path
     participants.write_text("participant_id\tage\tSite\nsub-01\t30\tOslo\nsub-02\t31\t2\nsub-03\t32\tn/a\n")
     discovery = discover(tmp_path, layout="bids", modalities=BIDS)
     assert sites_of(discovery) == {"sub-01": "Oslo", "sub-02": "site2"}
-    assert discovery.skipped == (Skipped("sub-03", f"not in the site map {participants}"),)
+    assert discovery.skipped == (Skipped("sub-03", f"no site in its row of the site map {participants}"),)
     other = tmp_path / "other.csv"
     other.write_text("participant_id,centre\nsub-01,A\nsub-02,A\nsub-03,B\n")
     discovery = discover(tmp_path, layout="bids", modalities=BIDS, sites_file=other)
@@ -334,6 +334,14 @@ def test_participants_without_a_known_site_column_are_told_so(tmp_path: Path) ->
         "participants.tsv has no column that gives the site (participant_id, age, scanned_at), so all subjects are at"
         " one site; call that column site, or pass a table with --sites",
     ]
+
+
+@pytest.mark.parametrize("table", ["participant_id\tsite\nsub-01\t\nsub-02\tn/a\n", "participant_id\tsite\n01\tA\n"])
+def test_one_hospitals_participants_are_not_asked_for_sites(tmp_path: Path, table: str) -> None:
+    tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02") for m in BIDS])
+    (tmp_path / "participants.tsv").write_text(table)
+    for way in (Scans(tmp_path, "bids", one_site=True), Scans.like(DataConfig(layout="bids"), tmp_path)):
+        assert sites_of(scans.discover(way, BIDS)) == {"sub-01": "site", "sub-02": "site"}
 
 
 def test_names_without_sub_are_told_from_those_of_the_folder(tmp_path: Path) -> None:

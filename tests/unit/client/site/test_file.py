@@ -70,6 +70,7 @@ def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "HH.yaml").write_text(DEPLOYED)
     site = read_site(tmp_path / "HH.yaml")
     assert site == read_deployed_site(tmp_path / "HH.yaml")
+    assert site.data.scans.one_site
     assert site == DeployedSite(
         site="HH",
         data=SiteData(dir=f"{tmp_path}/scans", layout="ixi", sites=f"{tmp_path}/map.csv"),
