@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from agi_core.data.scan_files import Skipped
 from agi_core.errors import ConfigError, DataError
@@ -65,7 +66,8 @@ def columns(path: Path) -> Columns:
 
 
 def read_site_map(path: Path, *, subject_of: Callable[[str], str | None], like: str) -> SiteMap:
-    """Read a table of sites: UTF-8, separated by commas, semicolons or tabs, with a header.
+    """Read a table of sites: UTF-8, separated by commas, semicolons or tabs, with a header. A `.tsv` is separated by
+    tabs, and a quote within a cell of it is a letter.
 
     Numbers become names: `1`, `01` and `1.0` are all `site1`. Other names become safe ones (`names.site_name`). A row
     without a site (empty or `n/a`) maps nobody. Several names in one row are names of one person.
@@ -156,10 +158,15 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ConfigError(f"cannot read the site map {path}: {error.strerror}; check --sites") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV (UTF-8)") from error
-    separator = max(",;\t", key=text.lstrip("\n").partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header, is_tsv = text.lstrip("\n").partition("\n")[0], path.suffix.lower() == ".tsv"
+    separator = "\t" if is_tsv and "\t" in header else max("\t,;", key=header.count)
+    # In BIDS's tables a quote is a letter like any other.
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
     try:
         for cells in reader:
+            if is_tsv:
+                cells = [re.sub(r'^"([^"]*)"$', r"\1", cell) for cell in cells]
             if any(cell.strip() for cell in cells):
                 yield reader.line_num, cells
     except csv.Error as error:

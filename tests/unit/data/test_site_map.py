@@ -39,6 +39,26 @@ def test_tables_of_every_kind_give_the_site_of_each_person(tmp_path: Path, text:
     assert read_site_map(table(tmp_path, text)).sites == {"P1": "site1", "P2": "site2"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "participant_id\tsite\tscore a, b, c and d (0,1,2)\nP1\t1\tx, y\nP2\t2\t\n",
+        'participant_id\thanded\tsite\nP1\t"left" handed\t1\nP2\t"right\t2\n',
+        '"participant_id"\t"site"\n"P1"\t"1"\n"P2"\t2\n',
+        "participant_id,site\nP1,1\nP2,2\n",
+    ],
+)
+def test_in_a_tsv_tabs_separate_and_quotes_are_letters(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "participants.tsv"
+    path.write_text(text)
+    assert read_site_map(path).sites == {"P1": "site1", "P2": "site2"}
+
+
+def test_tabs_win_where_a_title_has_as_many_commas(tmp_path: Path) -> None:
+    path = table(tmp_path, "id\tsite\tage, or, so\nP1\tOslo\t3\n")
+    assert read_site_map(path).sites == {"P1": "Oslo"}
+
+
 def test_a_row_may_name_one_person_in_several_columns(tmp_path: Path) -> None:
     path = table(tmp_path, f"BraTS2023,BraTS2021,{SITE_NO}\nP1-000,P501,Oslo\nP2-000,,Bergen\n")
     site_map = read_site_map(path)
