@@ -236,6 +236,7 @@ def _find_scans(scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
             f"{data_dir} has no scan of the {scans.layout} layout up to {MAX_DEPTH} folders deep: "
             f"{_count(len(files), 'NIfTI file')}{f', such as {files[0]}' if files else ''}; "
             f"expected are names like {layout.example}. Check --data and --layout"
+            f"{f'; {_reasons(skipped)}' if skipped else ''}"
         )
     return found, skipped
 

@@ -1,6 +1,7 @@
 """Trees of empty files: discovery reads names only."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -216,6 +217,25 @@ def test_bids_several_runs_are_not_chosen_from(tmp_path: Path) -> None:
     assert skipped.reason == "several T1w in one session"
     assert "run-1" in skipped.place
     assert "run-2" in skipped.place
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (
+            ["p1/IM0001", "p1/IM0002"],
+            "skipped 2: no .nii or .nii.gz file; convert it if it is a scan x2 (first: p1/IM0",
+        ),
+        (
+            ["sub-01/mri/orig.mgz"],
+            "skipped 1: no .nii or .nii.gz file; convert it if it is a scan x1 (first: sub-01/mri/",
+        ),
+        (["a/b/c/d/sub-01_T1w.nii.gz"], "skipped 1: more than 3 folders deep x1 (first: a/b/c/d)"),
+    ],
+)
+def test_a_folder_without_scans_is_refused_with_what_there_is(tmp_path: Path, names: list[str], why: str) -> None:
+    with pytest.raises(DataError, match=re.escape(why)):
+        discover(tree(tmp_path, names), layout="bids", modalities=BIDS)
 
 
 def test_bids_sites_come_from_participants_unless_a_file_is_given(tmp_path: Path) -> None:
