@@ -117,13 +117,16 @@ def _ends(ordered: FloatArray) -> tuple[float, float]:
     return float(ordered[lo]), float(ordered[hi])
 
 
-def scale_intensity(data: FloatArray, values: Values | None = None) -> tuple[FloatArray, float, float]:
+def scale_intensity(
+    data: FloatArray, values: Values | None = None, *, place: object = "the volume"
+) -> tuple[FloatArray, float, float]:
     """Scale a volume to [0, 1] between the 0.5th and 99.5th percentiles of its believed values, clipped.
 
     Blank zeros do not count, and stay 0.
 
     Args:
         values: the volume's, where they are known already.
+        place: the file, for messages.
 
     Returns:
         scaled: float32, shape of `data`.
@@ -135,7 +138,9 @@ def scale_intensity(data: FloatArray, values: Values | None = None) -> tuple[Flo
     values = values or values_of(data)
     lo, hi = values.low, values.high
     if not lo < hi:
-        raise DataError(f"nearly all voxels are {lo:g}, so intensities cannot be scaled. Check or leave out this scan.")
+        raise DataError(
+            f"{place}: nearly all voxels are {lo:g}, so intensities cannot be scaled. Check or leave out this scan."
+        )
     scaled = data - np.float32(lo)
     scaled /= np.float32(hi - lo)
     np.clip(scaled, 0, 1, out=scaled)

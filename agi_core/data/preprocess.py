@@ -113,10 +113,7 @@ def align(
         )
     stack = np.empty((grid.shape[2], len(volumes), *grid.shape[1::-1]), dtype=np.float32)
     for index, (modality, volume) in enumerate(volumes.items()):
-        try:
-            scaled, _, _ = scale_intensity(volume.data, values[modality])
-        except DataError as error:
-            raise DataError(f"{place}, {modality}: {error}") from error
+        scaled, _, _ = scale_intensity(volume.data, values[modality], place=f"{place}, {modality}")
         if modality != to and not same_grid(volume.grid, grid):
             overlap = float(field_of_view(volume.grid, grid)[head].mean())
             if overlap < _MIN_OVERLAP:

@@ -55,4 +55,4 @@ def _read(pair: Pair, modality: str, *, grid: Grid) -> FloatArray:
     volume = read_volume(pair.others[modality])
     if not same_grid(volume.grid, grid):
         raise DataError(f"{pair.others[modality]} lies on another grid than {pair.real}; the network needs one grid.")
-    return scale_intensity(volume.data)[0]
+    return scale_intensity(volume.data, place=pair.others[modality])[0]

@@ -86,10 +86,7 @@ def score_pair(
     real, synthetic = read_volume(pair.real), read_volume(pair.synthetic, constant=True)
     labels = None if pair.seg is None else read_labels(pair.seg, grid=real.grid, like=pair.real)
     values = values_of(real.data)
-    try:
-        scaled, _, high = scale_intensity(real.data, values)
-    except DataError as error:
-        raise DataError(f"{pair.real}: {error}") from error
+    scaled, _, high = scale_intensity(real.data, values, place=pair.real)
     head = foreground_mask(real.data, values)
     data, doubts = _on_grid(synthetic, real, head, pair)
     guessed = data.min() > -_SLACK and data.max() < 1 + _SLACK and high > 1 + _SLACK

@@ -97,7 +97,7 @@ def _read(paths: dict[str, Path], *, patch: tuple[int, int, int]) -> _Visit:
                 " one grid first."
             )
     labels = read_labels(paths[SEG], grid=first.grid, like=paths[MODALITIES[0]])
-    stack = np.stack([scale_intensity(volume.data)[0] for volume in volumes.values()])
+    stack = np.stack([scale_intensity(volume.data, place=paths[m])[0] for m, volume in volumes.items()])
     box = box_of((stack != 0).any(axis=0), margin=0)
     cut, cut_labels = stack[:, *box].transpose(0, 3, 2, 1), labels[box].transpose(2, 1, 0)
     lacking = [max(0, n - have) for n, have in zip((patch[2], patch[0], patch[1]), cut_labels.shape, strict=True)]

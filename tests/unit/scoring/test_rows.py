@@ -86,10 +86,17 @@ def test_a_doubt_of_many_volumes_names_the_first(tmp_path: Path) -> None:
     assert note.startswith(f"{first} and 1 more: its values, from 0 to 1, were taken")
 
 
-def test_a_visit_without_all_scans_is_not_segmented_and_a_moved_one_refused(trained: Segmenter, tmp_path: Path) -> None:
+def test_a_visit_without_all_scans_is_not_segmented_and_an_unusable_one_refused(
+    trained: Segmenter, tmp_path: Path
+) -> None:
     pair: Pair = evaluated(tmp_path, trained, numbers=(11,)).scored[0].pair
     save(pair.others["t2w"], read(pair.others["t2w"]), AFFINE * 1.1)
     with pytest.raises(DataError, match=r"t2w.nii.gz lies on another grid than .*t2f.nii.gz"):
+        evaluate([pair], notes=[], segmenter=trained)
+    flat = np.full(read(pair.real).shape, 3, np.int16)
+    flat[0, 0, 0] = 4
+    save(pair.others["t2w"], flat)
+    with pytest.raises(DataError, match=r"t2w\.nii\.gz: nearly all voxels are 3"):
         evaluate([pair], notes=[], segmenter=trained)
     pair.others["t2w"].unlink()
     pairs, _ = find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")

@@ -52,6 +52,15 @@ def test_it_learns(trained: Segmenter, losses: list[float], tmp_path: Path) -> N
     assert dice_of(masks["WT"], labels_of(7) > 0) > 0.6
 
 
+def test_a_scan_that_cannot_be_scaled_is_named(tmp_path: Path) -> None:
+    path = tmp_path / (name := write_subject(tmp_path, 1)) / f"{name}-t2w.nii.gz"
+    flat = np.full(read(path).shape, 3, np.int16)
+    flat[0, 0, 0] = 4
+    save(path, flat)
+    with pytest.raises(DataError, match=rf"^{path}: nearly all voxels are 3"):
+        train_segmenter(tmp_path, SegmenterSettings(channels=(8, 16), patch=(16, 16, 16), steps=1))
+
+
 def test_a_regression_is_that_of_the_training_subjects(trained: Segmenter, tmp_path: Path) -> None:
     volumes = scans(tmp_path, 8)
     made = trained.regressed("t2f", volumes)
