@@ -5,6 +5,7 @@ is written is a series of its own in the patient's study. It has the geometry of
 says in every file that it is synthetic.
 """
 
+import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,6 +38,11 @@ _COPIED = (
     *("PositionReferenceIndicator", "BodyPartExamined", "MRAcquisitionType", "Rows", "Columns", "PixelSpacing"),
     *("SliceThickness", "SpacingBetweenSlices", "SliceLocation", "ImagePositionPatient", "ImageOrientationPatient"),
 )
+_DAMAGED = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError),
+    struct.error,
+)
+"""What pydicom raises for a file that is no good, when it is opened or when a value is first asked for."""
 _LETTERS = {  # rows of three pixels
     "S": (7, 4, 7, 1, 7),
     "Y": (5, 5, 2, 2, 2),
@@ -68,10 +74,20 @@ def read_series(folder: Path) -> Series:
 
     Raises:
         ConfigError: pydicom is not installed.
-        DataError: there is none, it is enhanced MR or another kind of image, there are several series or volumes in it,
-            slices are missing, doubled or unevenly spaced, they are sheared (gantry tilt), or pixels cannot be read.
+        DataError: there is none, it is enhanced MR or another kind of image, its lowest value is white, there are
+            several series or volumes in it, slices are missing, doubled or unevenly spaced, they are sheared (gantry
+            tilt), or a file is damaged.
     """
-    slices = _images(_pydicom(), folder)
+    pydicom = _pydicom()
+    try:
+        slices = _images(pydicom, folder)
+        _check_one_volume(folder, slices)
+        return _volume(folder, slices)
+    except (pydicom.errors.BytesLengthException, *_DAMAGED) as error:
+        raise DataError(f"{folder} cannot be read ({one_line(error)}). Export it uncompressed, or again.") from None
+
+
+def _check_one_volume(folder: Path, slices: list[Any]) -> None:
     for image in slices:
         kind = getattr(image, "SOPClassUID", "")
         if kind == _ENHANCED_MR:
@@ -81,6 +97,16 @@ def read_series(folder: Path) -> Series:
             )
         if kind != _CLASSIC_MR:
             raise DataError(f"{folder} holds {getattr(kind, 'name', kind) or 'images'}, not MR. Give an MR series.")
+        if (told := image.PhotometricInterpretation) != "MONOCHROME2":
+            raise DataError(
+                f"{folder} is {told}: only images whose lowest value is black (MONOCHROME2) can be read. Export it so."
+            )
+        for name in (
+            *_COPIED,
+            "SeriesNumber",
+            "SOPInstanceUID",
+        ):  # pydicom decodes what is asked for; now and not later
+            image.get(name)
     if (count := len({image.get("SeriesInstanceUID") for image in slices})) > 1:
         raise DataError(f"{folder} holds slices of {count} series. Give each series a folder of its own.")
     for name in _ALIKE:
@@ -89,10 +115,6 @@ def read_series(folder: Path) -> Series:
                 f"{folder} mixes images: {name} is {' and '.join(sorted(values)[:2])}. Give one volume (one echo, one"
                 " orientation) a folder of its own."
             )
-    try:
-        return _volume(folder, slices)
-    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"{folder} cannot be read ({one_line(error)}). Export it uncompressed, or again.") from None
 
 
 def _volume(folder: Path, slices: list[Any]) -> Series:
@@ -127,7 +149,7 @@ def _volume(folder: Path, slices: list[Any]) -> Series:
     lps = np.eye(4)
     lps[:3] = np.stack([row * spacing_mm[1], column * spacing_mm[0], step, _position(slices[0])], axis=1)
     planes = [
-        image.pixel_array.T * np.float32(image.get("RescaleSlope", 1)) + np.float32(image.get("RescaleIntercept", 0))
+        image.pixel_array.T * _number(image, "RescaleSlope", 1) + _number(image, "RescaleIntercept", 0)
         for image in slices
     ]
     return Series(np.stack(planes, axis=2).astype(np.float32), _LPS_TO_RAS @ lps, slices)
@@ -227,7 +249,7 @@ def _images(pydicom: Any, folder: Path) -> list[Any]:
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:
             read = pydicom.dcmread(path)
-        except (pydicom.errors.InvalidDicomError, EOFError):
+        except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *_DAMAGED):
             read = None
         if read is not None and "PixelData" in read:
             images[path] = read
@@ -238,7 +260,9 @@ def _images(pydicom: Any, folder: Path) -> list[Any]:
     suffixes = {path.suffix for path in images}
     for path, read in others.items():
         if _was_an_image(path, read, suffixes=suffixes):
-            raise DataError(f"{path} is empty or cut off. Copy the series again: its volume would lack a slice.")
+            raise DataError(
+                f"{path} is empty, cut off or damaged. Copy the series again: its volume would lack a slice."
+            )
     return [*images.values()]
 
 
@@ -249,6 +273,12 @@ def _was_an_image(path: Path, read: Any, *, suffixes: Collection[str]) -> bool:
         return path.suffix in suffixes and (path.suffix != "" or any(map(str.isdigit, path.name)))
     told = (read.get("SOPClassUID"), getattr(read, "file_meta", {}).get("MediaStorageSOPClassUID"))
     return any(str(one) in (_CLASSIC_MR, _ENHANCED_MR) for one in told)
+
+
+def _number(image: Any, name: str, default: float) -> np.float32:
+    """A number of a slice; the default where it is missing or empty."""
+    value = image.get(name)
+    return np.float32(default if value in (None, "") else value)
 
 
 def _position(image: Any) -> Any:

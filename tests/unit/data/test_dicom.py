@@ -131,8 +131,32 @@ def test_a_slice_that_was_cut_off_is_named(tmp_path: Path, size: int) -> None:
     (tmp_path / "s" / "notes.txt").write_text("no image")
     assert len(read_series(tmp_path / "s").slices) == 9
     last.write_bytes(last.read_bytes()[:size])
-    with pytest.raises(DataError, match=rf"{last.name} is empty or cut off"):
+    with pytest.raises(DataError, match=rf"{last.name} is empty, cut off or damaged"):
         read_series(tmp_path / "s")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about values
+@pytest.mark.parametrize("part", range(5))
+def test_any_damage_is_refused_or_does_not_matter(tmp_path: Path, part: int) -> None:
+    path = sorted(write_series(tmp_path / "s", head(1, (12, 10, 4))).iterdir())[1]
+    whole, rng = path.read_bytes(), np.random.default_rng(part)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for place in rng.integers(128, len(whole) - 2 * 12 * 10, 3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            series = read_series(tmp_path / "s")
+        except DataError:
+            continue
+        assert series.data.shape == (10, 12, 4)
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_an_empty_slope_is_no_slope(tmp_path: Path, value: str | None) -> None:
+    plain = read_series(write_series(tmp_path / "plain", head(1)))
+    empty = read_series(write_series(tmp_path / "s", head(1), RescaleSlope=value, RescaleIntercept=value))
+    np.testing.assert_array_equal(empty.data, plain.data)
 
 
 def test_the_mark_is_in_the_pixels() -> None:
@@ -157,6 +181,7 @@ def moved(image: Any, number: int) -> None:
         (lambda image, n: setattr(image, "SeriesInstanceUID", f"1.2.{n % 2}"), "slices of 2 series"),
         (lambda image, n: setattr(image, "EchoTime", str(20 + 60 * (n % 2))), "mixes images: EchoTime is 20 and 80"),
         (lambda image, n: setattr(image, "PixelSpacing", [1, 1 + n % 2]), "mixes images: PixelSpacing"),
+        (lambda image, n: setattr(image, "PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1: only images whose"),
         (moved, "unevenly spaced, between image 4 and image 5"),
         (lambda image, n: delattr(image, "ImagePositionPatient"), "cannot be read"),
     ],
