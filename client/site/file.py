@@ -2,6 +2,7 @@
 its coordinator."""
 
 import dataclasses
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -170,8 +171,8 @@ def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
         raise ConfigError(f"site file {path}, {error}") from None
     policy = dataclasses.replace(site.policy, settings={name: limit(v) for name, v in site.policy.settings.items()})
     site = dataclasses.replace(site, policy=policy)
-    if site.cache_gb is not None and not site.cache_gb > 0:
-        raise ConfigError(f"site file {path}: cache_gb={site.cache_gb} must be a positive number")
+    if site.cache_gb is not None and not 0 < site.cache_gb < math.inf:
+        raise ConfigError(f"site file {path}: cache_gb={site.cache_gb} must be a positive number; null is no quota")
     try:
         check_threads(site.threads)
         for name in ("exclude", "subjects", "test_subjects", "modalities"):

@@ -91,6 +91,13 @@ def test_a_deployed_site_has_paths_from_its_own_folder(tmp_path: Path) -> None:
         ("state_dir: state", "policy: {max_deadline_s: 60}", "state_dir"),
         ("state_dir: state", "state_dir: state\npolicy: {max_deadline_s: 0}", "max_deadline_s"),
         ("state_dir: state", "state_dir: state\nruntime_port: 70000", "runtime_port"),
+        ("state_dir: state", "state_dir: state\ncache_gb: 0", "cache_gb=0.0 must be a positive number"),
+        (
+            "state_dir: state",
+            "state_dir: state\ncache_gb: inf",
+            "cache_gb=inf must be a positive number; null is no quota",
+        ),
+        ("state_dir: state", "state_dir: state\ncache_gb: nan", "cache_gb=nan must be a positive number"),
         ("state_dir: state", "state_dir: state\nthreads: 0", "threads=0 must lie between 1 and 1024"),
         ("agi.example.org:443", "agi.example.org:\u00b2", "HOST:PORT"),
         ("agi.example.org:443", "https://agi.example.org:443", "HOST:PORT"),
