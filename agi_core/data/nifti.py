@@ -211,9 +211,9 @@ def _open(path: Path, content: bytes | None = None) -> Iterator[Any]:
 
 
 def _open_stored(path: Path) -> BinaryIO:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Check the path, or that the drive is mounted.")
     with _told(path):
+        if not path.is_file():
+            raise DataError(f"{path} does not exist. Check the path, or that the drive is mounted.")
         return path.open("rb")
 
 

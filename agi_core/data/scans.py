@@ -3,6 +3,7 @@
 Files are found by their names (`agi_core.layouts`) and are not opened. What cannot be used is listed with its reason.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -220,8 +221,8 @@ def _find_scans(scans: Scans) -> tuple[list[_Scan], list[Skipped]]:
         path, match = data_dir / name, layout.scan.fullmatch(name)
         if match is None:
             skipped.append(Skipped(name, f"not named like {layout.example}"))
-        elif not path.is_file():
-            skipped.append(Skipped(name, "not a file (a link to nothing?)"))
+        elif not os.path.isfile(path):  # `Path.is_file` raises where a folder is closed
+            skipped.append(Skipped(name, "not a file (a link to nothing, or a folder that this user cannot enter?)"))
         elif match["modality"] not in _LABELS:
             groups = match.groupdict()
             modality = layout.modalities.get(groups["modality"], groups["modality"])

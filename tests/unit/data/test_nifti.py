@@ -309,3 +309,9 @@ def test_half_of_a_pair_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.hdr").rename(tmp_path / "a.nii")
     with pytest.raises(DataError, match=r"one half of a pair \.hdr and \.img"):
         nifti.read_grid(tmp_path / "a.nii")
+
+
+def test_a_path_that_the_system_does_not_look_at_is_refused(tmp_path: Path) -> None:
+    """A name that is too long, as a folder that cannot be entered."""
+    with pytest.raises(DataError, match=r"cannot be read \(File name too long\)|does not exist"):
+        nifti.read_volume(tmp_path / f"{'x' * 300}.nii")

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -120,7 +122,26 @@ def test_links_to_nothing_are_skipped(tmp_path: Path) -> None:
     tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI003-Guys-0900", ["T1", "T2"]))
     (tmp_path / "IXI003-Guys-0900-PD.nii.gz").symlink_to(tmp_path / "not-fetched")
     reasons = [item.reason for item in discover(tmp_path, layout="ixi", modalities=IXI).skipped]
-    assert reasons == ["not a file (a link to nothing?)", "no PD"]
+    assert reasons == ["not a file (a link to nothing, or a folder that this user cannot enter?)", "no PD"]
+
+
+def test_a_folder_that_cannot_be_entered_is_listed(tmp_path: Path) -> None:
+    """By a process of another user where root runs the tests: it may enter any folder."""
+    tree(tmp_path, [f"sub-{s}/anat/sub-{s}_{m}.nii.gz" for s in ("01", "02") for m in BIDS])
+    tmp_path.chmod(0o755)
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o755)
+    (tmp_path / "sub-02" / "anat").chmod(0o744)
+    program = (
+        "import os; from pathlib import Path; from agi_core.data.scans import Scans, discover;"
+        "os.getuid() or os.setuid(65534); found = discover(Scans(Path(), 'bids'), ('T1w', 'T2w'));"
+        "print([subject.id for subject in found.subjects], {skipped.reason for skipped in found.skipped})"
+    )
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path).stdout
+    (tmp_path / "sub-02" / "anat").chmod(0o755)
+    reason = "not a file (a link to nothing, or a folder that this user cannot enter?)"
+    assert told.strip() == f"['sub-01'] {{{reason!r}}}"
 
 
 # BraTS
