@@ -2,8 +2,10 @@
 wants beside them."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from agi_core.errors import DataError
@@ -14,6 +16,12 @@ from agi_core.scenario import modality_parts
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "synth"
 GENERATOR = "AGI-Fed"
+_ORDER = (
+    *("sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec", "dir", "run", "mod", "echo"),
+    *("flip", "inv", "mt", "part", "proc", "hemi", "space", "split", "recording", "chunk", "atlas", "seg", "scale"),
+    *("res", "den", "label"),
+)
+"""The entities between session and `desc-` in a name, as BIDS orders them; others come last."""
 _SCAN = re.compile(rf"(?:.*/)?(?P<inside>{LAYOUTS['bids'].scan.pattern})")
 
 
@@ -26,10 +34,16 @@ def derivative_path(folder: Path, *, like: Path, target: str) -> Path:
     """
     match = _scan(like)
     session, (suffix, entities) = match["session"], modality_parts(target)
-    kept = sorted(entity for entity in entities if not entity.startswith("desc-"))
+    kept = sorted((entity for entity in entities if not entity.startswith("desc-")), key=_place)
     parts = [match["subject"], *([session] if session else []), *kept, f"desc-{DESCRIPTION}", suffix]
     visit = folder / match["subject"] / session if session else folder / match["subject"]
     return visit / "anat" / f"{'_'.join(parts)}.nii.gz"
+
+
+def _place(entity: str) -> tuple[int, str]:
+    """What an entity is sorted by in a name."""
+    name = entity.partition("-")[0]
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER), entity
 
 
 def check_folder(folder: Path) -> None:
@@ -49,22 +63,49 @@ def check_folder(folder: Path) -> None:
 
 
 def describe(out_path: Path, *, folder: Path, sources: Mapping[str, Path], target: str, release: str) -> None:
-    """Write `dataset_description.json` of the folder and the sidecar of a scan in it. Raises RunError."""
+    """Write `dataset_description.json` of the folder and the sidecar of a scan in it. The description says where the
+    data sets are that the sidecar's sources lie in. Raises RunError."""
+    links, uris = _known_links(folder), []
+    for path in sources.values():
+        inside = _scan(path)["inside"]
+        root = Path(path.absolute().as_posix().removesuffix(inside))
+        uris.append(f"bids:{_link_to(root, folder=folder, links=links)}:{inside}")
     generated = {"Name": GENERATOR, "Version": release, "Description": "synthetic MR; not for diagnosis"}
     description = {
         "Name": "Synthetic MR by AGI-Fed",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generated],
+        "DatasetLinks": links,
     }
     atomic.write_json(folder / "dataset_description.json", description)
     sidecar = {
         "Description": f"synthetic {target} from {', '.join(sources)}; not for diagnosis",
-        "Sources": [f"bids:raw:{_scan(path)['inside']}" for path in sources.values()],
+        "Sources": uris,
         "Units": "arbitrary",
         "IntensityRange": "0 to 1 = percentiles 0.5 to 99.5 of a real scan",
     }
     atomic.write_json(sidecar_path(out_path), sidecar)
+
+
+def _known_links(folder: Path) -> dict[str, str]:
+    """{name: place} of the data sets that an earlier scan of the folder was made from."""
+    try:
+        return {**json.loads((folder / "dataset_description.json").read_bytes())["DatasetLinks"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _link_to(root: Path, *, folder: Path, links: dict[str, str]) -> str:
+    """The name of a data set among the links, to which it is added. Derivatives are called as their folder, others
+    `raw`."""
+    place = os.path.relpath(root, folder.absolute())
+    name = re.sub(r"[^A-Za-z0-9]", "", root.name) if root.parent.name == "derivatives" else ""
+    for number in count(1):
+        link = f"{name or 'raw'}{number if number > 1 else ''}"
+        if links.setdefault(link, place) == place:
+            break
+    return link
 
 
 def sidecar_path(scan: Path) -> Path:

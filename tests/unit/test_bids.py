@@ -1,12 +1,13 @@
 """Names and companions of BIDS derivatives."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from agi_core.__main__ import main
-from agi_core.bids import check_folder, derivative_path
+from agi_core.bids import check_folder, derivative_path, describe, sidecar_path
 from agi_core.errors import DataError
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
@@ -23,6 +24,11 @@ from tests.support.small_data import write_head
             "sub-a/anat/sub-a_ce-gadolinium_desc-synth_T1w.nii.gz",
         ),
         (
+            "sub-a/anat/sub-a_T1w.nii.gz",
+            "MESE[echo-1_rec-norm_zzz-1_ce-gd_part-real]",
+            "sub-a/anat/sub-a_ce-gd_rec-norm_echo-1_part-real_zzz-1_desc-synth_MESE.nii.gz",
+        ),
+        (
             "sub-a/anat/sub-a_space-MNI_desc-preproc_T1w.nii.gz",
             "FLAIR[space-MNI_desc-preproc]",
             "sub-a/anat/sub-a_space-MNI_desc-synth_FLAIR.nii.gz",
@@ -31,6 +37,29 @@ from tests.support.small_data import write_head
 )
 def test_names(like: str, target: str, expected: str) -> None:
     assert derivative_path(Path("d"), like=Path("/data/raw") / like, target=target) == Path("d") / expected
+
+
+def test_each_source_is_found_in_the_data_set_that_its_uri_names(tmp_path: Path) -> None:
+    study, folder = tmp_path / "study", tmp_path / "study" / "derivatives" / "agifed"
+
+    def sources_of(out_path: Path, *sources: Path) -> list[str]:
+        describe(
+            out_path, folder=folder, sources={str(n): path for n, path in enumerate(sources)}, target="PD", release=""
+        )
+        uris: list[str] = json.loads(sidecar_path(out_path).read_bytes())["Sources"]
+        links = json.loads((folder / "dataset_description.json").read_bytes())["DatasetLinks"]
+        for uri, path in zip(uris, sources, strict=True):
+            _, name, inside = uri.split(":")
+            assert Path(os.path.normpath(folder / links[name] / inside)) == path
+        return uris
+
+    raw, other = (root / "sub-01/anat/sub-01_T1w.nii.gz" for root in (study, tmp_path / "other"))
+    fmriprep = study / "derivatives/fMRI-prep/sub-01/anat/sub-01_desc-preproc_T2w.nii.gz"
+    first = sources_of(folder / "sub-01/anat/sub-01_desc-synth_PD.nii.gz", raw, fmriprep)
+    assert first == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz", f"bids:fMRIprep:sub-01/anat/{fmriprep.name}"]
+    second = sources_of(folder / "sub-02/anat/sub-02_desc-synth_PD.nii.gz", other, raw)
+    assert second == ["bids:raw2:sub-01/anat/sub-01_T1w.nii.gz", "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
+    assert sources_of(folder / "sub-01/anat/sub-01_desc-synth_PD.nii.gz", raw, fmriprep) == first
 
 
 def test_a_name_that_is_not_of_bids_is_refused() -> None:
