@@ -35,8 +35,9 @@ class _Text(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.MarkedYAMLError(problem=f"{twice[0]} is set twice", problem_mark=node.start_mark)
+        for number, (key, _) in enumerate(node.value):
+            if key.value in names[:number]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is set twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -112,8 +112,11 @@ def read_header(path: Path, file: Any) -> Header:
             (kind for kind in (nib.Nifti2Image, nib.Nifti1Image) if kind.header_class.may_contain_header(block)), None
         )
         if image_class is None:
+            markup = block.lstrip().startswith(b"<")
+            what = "is a web page" if markup else "has no header of NIfTI-1 or NIfTI-2" if block else "is empty"
             raise DataError(
-                f"{path} is not a readable NIfTI file (it has no header of NIfTI-1 or NIfTI-2). Convert it to .nii.gz."
+                f"{path} is not a readable NIfTI file (it {what}). Copy or download it again; a scan in another format"
+                " has to be converted to .nii.gz."
             )
         block = block[: image_class.header_class.sizeof_hdr]
         stored, fields = (image_class.header_class(block, check=check) for check in (False, True))

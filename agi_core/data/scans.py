@@ -148,7 +148,8 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     `T1w[ce-gadolinium]` chooses it.
 
     Raises:
-        ConfigError: an unknown layout, an excluded subject that does not exist, a site file that cannot be read.
+        ConfigError: an unknown layout, an excluded subject that does not exist, nobody is left, a site file that cannot
+            be read.
         DataError: no folder, no scans, another layout, a modality that no subject has, no complete session, a subject
             at two sites, no subject in the site map, one person under two names, two sites with almost one name.
     """
@@ -251,6 +252,8 @@ def _exclude(found: Sequence[_Scan], scans: Scans) -> tuple[list[_Scan], list[Sk
                 f"ids in the {scans.layout} layout look like {min(known)}"
             )
     kept = [scan for scan in found if scan.subject not in excluded]
+    if not kept:
+        raise ConfigError(f"data.exclude leaves nobody: it names all {_count(len(known), 'subject')} of {scans.dir}")
     return kept, [Skipped(subject_id, "excluded by data.exclude") for subject_id in excluded]
 
 

@@ -111,9 +111,11 @@ def images_of_scans(subjects: Sequence[Subject], scans: Sequence[Scan]) -> Image
 
 
 def summarise(subjects: list[Subject], scans: list[Scan]) -> dict[str, Any]:
-    """Subjects, sessions and, per modality, scans with their median spacing (mm) and voxel counts."""
+    """Subjects, sessions and, per modality, their scans with median spacing (mm) and voxel counts. Scans of others are
+    left out."""
     by_modality: dict[str, list[Scan]] = defaultdict(list)
-    for scan in scans:
+    theirs = {subject.id for subject in subjects}
+    for scan in (scan for scan in scans if scan.subject in theirs):
         by_modality[scan.modality].append(scan)
     return {
         "subjects": len(subjects),

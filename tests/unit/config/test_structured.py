@@ -79,7 +79,8 @@ def test_nul_is_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (b"name: a\nname: b\n", "name is set twice"),
+        (b"name: a\nname: b\n", r"name is set twice .*line 2, column 1"),
+        (b"name: a\npart:\n  x: 1\n  x: 2\n", r"x is set twice .*line 4, column 3"),
         (b"name: \xff\n", "codec can't decode"),
         (b"- a\n", "is a list"),
         (b"hello\n", "is a list or one text"),

@@ -118,6 +118,12 @@ def test_a_subject_in_two_sites_is_refused_with_both_files_and_can_be_excluded(t
     assert sites_of(discover(tmp_path, layout="ixi", modalities=IXI, exclude=["IXI002"])) == {"IXI003": "HH"}
 
 
+def test_whoever_leaves_out_everybody_is_told_so(tmp_path: Path) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI003-HH-1235"))
+    with pytest.raises(ConfigError, match=r"data\.exclude leaves nobody: it names all 2 subjects of"):
+        discover(tmp_path, layout="ixi", modalities=IXI, exclude=["IXI002", "IXI003"])
+
+
 def test_links_to_nothing_are_skipped(tmp_path: Path) -> None:
     tree(tmp_path, ixi("IXI002-Guys-0828") + ixi("IXI003-Guys-0900", ["T1", "T2"]))
     (tmp_path / "IXI003-Guys-0900-PD.nii.gz").symlink_to(tmp_path / "not-fetched")
