@@ -101,12 +101,8 @@ def _check_one_volume(folder: Path, slices: list[Any]) -> None:
             raise DataError(
                 f"{folder} is {told}: only images whose lowest value is black (MONOCHROME2) can be read. Export it so."
             )
-        for name in (
-            *_COPIED,
-            "SeriesNumber",
-            "SOPInstanceUID",
-        ):  # pydicom decodes what is asked for; now and not later
-            image.get(name)
+        for name in (*_COPIED, "SeriesNumber", "SOPInstanceUID"):
+            image.get(name)  # pydicom decodes a value when it is first asked for: a damaged one is found here
     if (count := len({image.get("SeriesInstanceUID") for image in slices})) > 1:
         raise DataError(f"{folder} holds slices of {count} series. Give each series a folder of its own.")
     for name in _ALIKE:
