@@ -45,7 +45,8 @@ def write_results(
     network.load(load_weights(run_dir))
     examples = _examples(network, config, data, run_dir=run_dir)
     summary = summarise(run_dir, config, wall_s=wall_s, baselines=baselines, faults=faults_of(examples))
-    if config.privacy.on and not network.volumetric:  # a private site tells no such figure; this one is simulated
+    own = config.personal != "none" and not network.volumetric
+    if config.privacy.on and own:  # a private site tells no such figure; this one is simulated
         summary = dataclasses.replace(summary, personal=with_own_weights(network, data, task=config.task))
     summary = dataclasses.replace(
         summary,

@@ -381,7 +381,7 @@ def test_the_command_prints_what_was_spent(
     """And starts from weights that were pre-trained on public data, of which it moves only the part to be trained."""
     run_dir = tmp_path / "run"
     command = ["--data", str(ixi_dir), "--out", str(run_dir), "--clients", "2", f"data.cache_dir={cache_dir}", *SMALL]
-    command += ["--dp", "epsilon=8", "--dp", "slices_per_subject=2"]
+    command += ["--dp", "epsilon=8", "--dp", "slices_per_subject=2", "personal=head"]
     monkeypatch.chdir(tmp_path)  # where `.cache` is made
     monkeypatch.setattr(pretrained, "PRETRAINING", TINY_PRETRAINING)
     assert main(command) == 0
@@ -414,8 +414,9 @@ def test_the_command_prints_what_was_spent(
     assert moved == set(parameters_of("norms", model))
 
     again = ["--out", str(tmp_path / "again"), *(part for part in command if part != "--out" and part != str(run_dir))]
-    assert main(again) == 0
+    assert main([*again, "personal=none"]) == 0
     assert "pre-training" not in capsys.readouterr().out
+    assert "personal" not in json.loads((tmp_path / "again" / "summary.json").read_text())
 
 
 def test_a_run_without_privacy_may_start_from_public_data_too(
