@@ -56,6 +56,7 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
         AgiError: the request does not fit this site's data, configuration or model.
     """
     check_task(task, site.file.policy)
+    _check_round(request, task)
     if request.action == EVALUATE and request.subjects.startswith((DISAGREEMENT, BLEND)):  # it brings several models
         tell = tell_blend if request.subjects.startswith(BLEND) else tell_disagreement
         return tell(site, request, task, device=device)
@@ -90,6 +91,17 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
         }
         return answers.get(request.subjects, evaluate)(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")
+
+
+def _check_round(request: Request, task: Task) -> None:
+    """Raise ProtocolError unless the task has such a round: by its number go the rates of the steps
+    (`agi_core.schedule`). What is evaluated may come before the first round and after the last: a site that trains
+    alone is asked once more than the task has rounds."""
+    first, last = (1, task.rounds) if request.action == TRAIN else (0, 2 * task.rounds + 1)
+    if not first <= request.round <= last:
+        raise ProtocolError(
+            f"the task has rounds 1 to {task.rounds}, and the request to {request.action} is of round {request.round}"
+        )
 
 
 def _train(job: Job) -> Reply:

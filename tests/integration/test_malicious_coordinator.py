@@ -60,7 +60,7 @@ def site_path(tmp_path_factory: pytest.TempPathFactory, ixi_dir: Path) -> Path:
 
 def asking(*settings: str) -> Callable[[], Message]:
     """A training request whose task has these settings as well; a later one wins."""
-    return lambda: as_message(training_request(small_task(*PRIVATE, *settings)[0], WEIGHTS, round=2))
+    return lambda: as_message(training_request(small_task(*PRIVATE, *settings)[0], WEIGHTS))
 
 
 def task_with(**changed: Any) -> Callable[[], Message]:
@@ -121,6 +121,22 @@ def test_what_is_refused_is_counted_and_changes_nothing(
     assert earlier == rows
     assert (refused.decision, refused.reason, refused.left) == ("refused", error.public, {})
     assert ledger_path.read_bytes() == before
+
+
+def test_a_round_is_one_of_the_task(site_path: Path) -> None:
+    """Of two. In round -1000 a step has a rate of any size. Questions come before round 1, and about the model that the
+    site trains alone: one more than the task has rounds, after the last."""
+    site = read_site(site_path)
+    assert site.privacy is not None
+    before = Path(site.privacy.ledger).read_bytes()
+    training, question = training_request(TASK, WEIGHTS), evaluation(VALIDATION)
+    for request, round in ((training, -1000), (training, 0), (training, 3), (question, -1), (question, 6)):
+        reply = ask(site_path, as_message(dataclasses.replace(request, round=round)))
+        assert reply.has_error(), round
+        assert reason(reply) == ProtocolError.public
+    assert Path(site.privacy.ledger).read_bytes() == before
+    for round in (0, 5):
+        assert not ask(site_path, as_message(dataclasses.replace(question, round=round))).has_error()
 
 
 def test_a_test_is_told_once_per_run_and_model_and_validation_never(

@@ -271,8 +271,8 @@ def group(pid: int) -> list[int]:
 
 @pytest.mark.slow
 def test_a_site_answers_with_its_own_code_whatever_is_asked(tmp_path: Path, ixi_dir: Path) -> None:
-    task, weights = small_task("training.batch_size=5")
-    slow_task, _ = small_task("training.local_steps=1000000")
+    task, weights = small_task("training.batch_size=5", "rounds=4")
+    slow_task, _ = small_task("training.local_steps=1000000", "rounds=4")
     save_file(weights, tmp_path / "weights.safetensors")
     manifest = pack(weights).manifest
     other_manifest = manifest.replace("[8,", "[4,2,", 1)
