@@ -1,7 +1,8 @@
 """The study that a request belongs to, where that is a run over a vocabulary (`agi_core.cells`).
 
 Each cell of such a run has a run and a task of its own. A request about a cell also names the whole, so that a person
-at a site agrees once, to the whole, and a site can tell what belongs to it.
+at a site agrees once, to the whole, and a site can tell what belongs to it. What the cell's run is called follows from
+the whole: so a yes covers each cell once, with its rounds and its epsilon, not as often as somebody makes up a name.
 """
 
 import json
@@ -12,9 +13,9 @@ from agi_core.cells import is_vocabulary, parse_vocabulary
 from agi_core.config.load import read_task
 from agi_core.config.schema import MisalignConfig, Task
 from agi_core.errors import ProtocolError
-from agi_core.protocol import Request
+from agi_core.protocol import BLEND, DISAGREEMENT, EVALUATE, Request
 from agi_core.run.json_objects import JsonObject
-from agi_core.scenario import parse_scenario
+from agi_core.scenario import Scenario, parse_scenario
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,18 @@ class WholeStudy(JsonObject):
     def text(self) -> str:
         """As a request carries it."""
         return json.dumps(self.to_json(), sort_keys=True)
+
+    def run_of(self, cell: Scenario) -> str:
+        """What the sites call the run of a cell."""
+        return f"{self.run}/{cell}"
+
+    def check_run(self, request: Request, task: Task) -> None:
+        """Raise ProtocolError unless the request comes in the name of the run of the task's cell. A question about
+        several experts comes in the name of any cell's: it is that of the first of them."""
+        several = request.action == EVALUATE and request.subjects.startswith((DISAGREEMENT, BLEND))
+        whole, cell = parse_vocabulary(read_task(self.task).scenario), parse_scenario(task.scenario)
+        if request.run_id not in map(self.run_of, whole.cells if several else [cell]):
+            raise ProtocolError(f"a request about {cell} comes in the name of another run than that of this cell")
 
     def check_cell(self, task: Task) -> None:
         """Raise ProtocolError unless the task is that of one of the study's cells: its scenario is a cell, its steps

@@ -69,7 +69,7 @@ class Rounds:
         self._run_dir, self._config = run_dir, run_folder.open_existing(run_dir)
         self._study = study
         saved = run_state.load(run_dir)
-        self._state, self._events = saved or _new_run(run_dir, self._config)
+        self._state, self._events = saved or _new_run(run_dir, self._config, study)
         if saved and self._config.engine == DEPLOYMENT:
             self._events.append(events.RunResumed(round=self._state.round))
         self._grid, self._key, self._strikes_path = grid, key, strikes_path
@@ -353,10 +353,11 @@ class Rounds:
             ) from None
 
 
-def _new_run(run_dir: Path, config: RunConfig) -> tuple[RunState, EventLog]:
+def _new_run(run_dir: Path, config: RunConfig, study: WholeStudy | None) -> tuple[RunState, EventLog]:
     weights = initial_weights(config)
     KeyTable.of(config, {name: array.ndim for name, array in weights.items()}).write(run_dir)
-    state = RunState(weights, run_id=run_state.new_run_id(run_dir))
+    run_id = study.run_of(parse_scenario(config.scenario)) if study else run_state.new_run_id(run_dir)
+    state = RunState(weights, run_id=run_id)
     log, federation = EventLog(run_dir), config.federation
     log.append(events.RunStarted(run_id=state.run_id, sites=federation.sites, unseen_sites=federation.unseen_sites))
     run_state.save(run_dir, state, log)

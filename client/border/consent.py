@@ -39,12 +39,13 @@ def check_agreed(state_dir: Path, request: Request) -> None:
 
     Raises:
         PolicyError: nobody has agreed to it yet.
-        ProtocolError: the request is of no cell of the study that it names.
+        ProtocolError: the request is of no cell of the study that it names, or of another run of the cell.
     """
     run, task = request.run_id, read_task(request.task)
     if request.study:
         whole = WholeStudy.of(request)
         whole.check_cell(task)
+        whole.check_run(request, task)
         run, task = whole.run, read_task(whole.task)
     before = replace(task, reference=None, training=replace(task.training, align_target=None))
     study = Study(run, task_json(before))

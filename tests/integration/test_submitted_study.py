@@ -172,12 +172,13 @@ def test_a_finished_cell_is_not_trained_again(study: Study) -> None:
 
 @pytest.mark.slow
 def test_sites_are_asked_about_what_they_offer_alone(study: Study) -> None:
+    (whole,) = events_of(study.run_dir, RunStarted)
     for cell in (study.run_dir / "cells").iterdir():
         config, (begun,) = run_folder.open_existing(cell), events_of(cell, RunStarted)
         modalities = {*parse_scenario(config.scenario).modalities}
         assert [*begun.sites] == [site for site, names in OFFERS.items() if modalities <= {*names}]
         assert {*config.federation.subjects} == {*config.federation.keys} == {*begun.sites}
-        assert begun.run_id.startswith(f"first/cells/{cell.name}-")
+        assert begun.run_id == f"{whole.run_id}/{config.scenario}"
 
 
 @pytest.mark.slow

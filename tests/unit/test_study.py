@@ -1,4 +1,4 @@
-"""The study that a request about a cell names: which tasks are of it."""
+"""The study that a request about a cell names: which tasks and which runs are of it."""
 
 from dataclasses import replace
 
@@ -9,6 +9,8 @@ from agi_core.config.load import task_json
 from agi_core.config.schema import PrivacyConfig, Task, TrainingConfig
 from agi_core.errors import ProtocolError
 from agi_core.experts import pair_task
+from agi_core.protocol import EVALUATE
+from agi_core.scenario import parse_scenario
 from agi_core.study import WholeStudy
 from tests.support.requests_by_hand import small_task, training_request
 
@@ -45,6 +47,27 @@ def test_a_cell_has_a_share_of_the_studys_steps_and_budget_and_a_reference_of_it
 def test_any_other_task_is_none_of_the_study(other: Task) -> None:
     with pytest.raises(ProtocolError, match="is none of the study over T1,T2,PD:any"):
         STUDY.check_cell(other)
+
+
+def test_a_cell_has_one_run() -> None:
+    run = "first-0123/T1,T2:PD"
+    assert STUDY.run_of(parse_scenario(CELL.scenario)) == run
+    trains = training_request(*small_task())
+    STUDY.check_run(replace(trains, run_id=run), CELL)
+    for other in ("first-0123", "first-0123/T1:PD", "first-0124/T1,T2:PD", f"{run} again"):
+        with pytest.raises(ProtocolError, match="about T1,T2:PD comes in the name of another run"):
+            STUDY.check_run(replace(trains, run_id=other), CELL)
+
+
+def test_a_question_about_several_experts_comes_in_the_name_of_one_of_their_cells() -> None:
+    asks = replace(
+        training_request(*small_task()), run_id="first-0123/T1:PD", subjects="disagreement T1:PD@T1 T2:PD@T2"
+    )
+    STUDY.check_run(replace(asks, action=EVALUATE), CELL)
+    with pytest.raises(ProtocolError, match="another run"):
+        STUDY.check_run(asks, CELL)  # training is of one cell, whatever else it says
+    with pytest.raises(ProtocolError, match="another run"):
+        STUDY.check_run(replace(asks, action=EVALUATE, run_id="first-0123/T1:FLAIR"), CELL)
 
 
 def test_a_run_of_one_scenario_has_no_cells() -> None:

@@ -97,8 +97,8 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
 def test_who_agrees_to_a_study_over_a_vocabulary_agrees_to_its_cells_and_to_no_other(tmp_path: Path) -> None:
     whole = WholeStudy("first-0123", small_task("scenario=T1,T2,PD:any", "reference=null")[0])
     cells = [
-        replace(REQUEST, run_id=f"first-{number}", task=small_task(f"scenario={cell}", "reference=null")[0])
-        for number, cell in enumerate(("T1:PD", "T1,PD:T2"))
+        replace(REQUEST, run_id=f"first-0123/{cell}", task=small_task(f"scenario={cell}", "reference=null")[0])
+        for cell in ("T1:PD", "T1,PD:T2")
     ]
     asked = [replace(cell, study=whole.text) for cell in cells]
     for request in asked:
@@ -109,8 +109,12 @@ def test_who_agrees_to_a_study_over_a_vocabulary_agrees_to_its_cells_and_to_no_o
     consent.agree(tmp_path, study)
     for request in asked:
         consent.check_agreed(tmp_path, request)
+    for run in ("first-4567", asked[1].run_id):  # the same cell again, with a budget of its own
+        with pytest.raises(ProtocolError, match="in the name of another run"):
+            consent.check_agreed(tmp_path, replace(asked[0], run_id=run))
     other = WholeStudy("second-4567", whole.task)
-    for request in (cells[0], replace(cells[0], study=other.text)):  # alone, and of another run
+    of_other = replace(cells[0], run_id="second-4567/T1:PD", study=other.text)
+    for request in (cells[0], of_other):  # alone, and of another run
         with pytest.raises(PolicyError, match="nobody has agreed"):
             consent.check_agreed(tmp_path, request)
     outside = replace(asked[0], task=small_task("scenario=T1,T2:FLAIR", "reference=null")[0])
