@@ -14,13 +14,14 @@ def run(arguments: argparse.Namespace) -> None:
     overrides |= {f"privacy.{name}": getattr(arguments, name) for name in names}
     task = load_config(None, overrides=overrides).task
     plan = plan_privacy(task, subjects=arguments.subjects, target_epsilon=arguments.epsilon)
+    prv = f"{plan.epsilon:.2f} by PRV, " if plan.epsilon < plan.epsilon_rdp else "too many steps for PRV, "
     print(
         f"{arguments.subjects} training subjects, {task.rounds} rounds of {task.training.local_steps} steps,"
         f" epsilon {arguments.epsilon:g} at delta {task.privacy.delta:g}\n\n"
         f"  noise multiplier   {plan.noise_multiplier:.3f}\n"
         f"  lot size           {plan.lot_size:.1f} expected ({task.privacy.lot_rate:g} of the subjects)\n"
         f"  steps              {plan.steps}\n"
-        f"  epsilon            {plan.epsilon:.2f} by PRV, {plan.epsilon_rdp:.2f} by RDP\n\n"
+        f"  epsilon            {prv}{plan.epsilon_rdp:.2f} by RDP\n\n"
         "noise over signal     parameters   one step   whole run"
     )
     for part in plan.parts:

@@ -7,7 +7,7 @@ epsilon is the largest of its sites', never a mean. Both accountants are Opacus'
 mechanism:
 
     PRV  numerical composition of privacy loss random variables (Gopi, Lee, Wutschitz 2021); the upper bound of its
-         error interval, within 1 % of the truth
+         error interval, within 1 % of the truth (see `epsilon` for when it is not)
     RDP  Renyi differential privacy (Mironov 2017; conversion of Balle et al. 2020); looser, and never below the truth
 """
 
@@ -30,6 +30,11 @@ ORDERS = (*RDPAccountant.DEFAULT_ALPHAS, *LARGE_ORDERS)
 LARGEST_PRV_EPSILON = 64.0
 """Above it the RDP bound is returned. The numerical composition would need gigabytes there, only to tell one worthless
 guarantee from another."""
+MOST_POINTS = 2 * 10**6
+"""Of all grids of a numerical composition together, one for each kind of steps. They grow with the root of the number
+of steps and with 1 / epsilon, and whoever asks for steps chooses both; so many take seconds, and less than 1 GB. Where
+more would be needed, the composition is coarser, down to an error of `COARSEST`. Beyond, the RDP bound is returned."""
+COARSEST = 0.02  # of epsilon
 MOST_KINDS = 8
 """Of steps, by noise multiplier and lot rate, that are composed by PRV. Each takes half a second whenever epsilon is
 asked for, and whoever asks for steps chooses their kind."""
@@ -47,8 +52,9 @@ class Steps(NamedTuple):
 def epsilon(history: Iterable[Steps], *, delta: float) -> float:
     """Epsilon of all steps together, by PRV: an upper bound, at most 1 % above the truth; 0 for an empty history.
 
-    With more than `MOST_KINDS` kinds of steps it is looser: the costliest by PRV at nearly all of delta, plus the rest
-    by RDP at what remains (basic composition), or all by RDP, whichever is lower.
+    It is looser for many steps of a small cost, whose composition is coarser (`MOST_POINTS`), or left to RDP
+    (`COARSEST`, `LARGEST_PRV_EPSILON`). With more than `MOST_KINDS` kinds of steps it is the costliest by PRV at nearly
+    all of delta, plus the rest by RDP at what remains (basic composition), or all by RDP, whichever is lower.
 
     Raises:
         PrivacyError: a value for which there is no guarantee, such as no noise.
@@ -131,11 +137,25 @@ def _prv(history: tuple[Steps, ...], delta: float) -> float:
     bound = _rdp(history, delta, COARSE_ORDERS)
     if bound > LARGEST_PRV_EPSILON:
         return bound
+    error = min(0.01, 0.005 * bound)
+    error *= max(1.0, _points(history, delta=delta, error=error) / MOST_POINTS)
+    if error > COARSEST * bound:
+        return bound
     accountant = PRVAccountant()
     accountant.history = [tuple(steps) for steps in history]
     with _without_warnings():
-        value = float(accountant.get_epsilon(delta=delta, eps_error=min(0.01, 0.005 * bound)))
+        value = float(accountant.get_epsilon(delta=delta, eps_error=error))
     return min(value, bound) if math.isfinite(value) else bound
+
+
+def _points(history: tuple[Steps, ...], *, delta: float, error: float) -> float:
+    """About how many points the grids have by which Opacus composes these steps to within `error` of epsilon: the width
+    of its safe domain over its mesh (Gopi, Lee, Wutschitz 2021, Remark 5.6), for each kind."""
+    delta_error, steps = delta / 1000, sum(kind.steps for kind in history)
+    one_step = [_rdp((kind._replace(steps=1),), delta_error / (8 * steps), COARSE_ORDERS) for kind in history]
+    half_width = max(_rdp(history, delta_error / 4, COARSE_ORDERS), *one_step, error) + 3
+    mesh = error / math.sqrt(steps * math.log(12 / delta_error) / 2)
+    return len(history) * 2 * half_width / mesh
 
 
 @lru_cache(maxsize=256)

@@ -5,12 +5,13 @@ import math
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
-from opacus.accountants import PRVAccountant
+from opacus.accountants import PRVAccountant, prv
+from opacus.accountants.analysis.prv import Domain
 from scipy import optimize, stats
 
 from agi_core.errors import PrivacyError
 from agi_core.privacy import accounting
-from agi_core.privacy.accounting import Steps, calibrate, epsilon, epsilon_rdp
+from agi_core.privacy.accounting import MOST_POINTS, Steps, calibrate, epsilon, epsilon_rdp
 
 DELTA = 1e-5
 
@@ -103,6 +104,27 @@ def test_steps_of_many_kinds_are_not_composed_one_by_one(monkeypatch: pytest.Mon
     assert composed == [2, 2]
     equal = [Steps(sigma, 0.5, 10) for sigma in (4.0, 5.0, 6.0)]
     assert epsilon_pld(equal) < epsilon(equal, delta=DELTA) <= epsilon_rdp(equal, delta=DELTA)
+
+
+def test_many_steps_of_a_small_cost_take_a_coarser_grid_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a request within all limits whose grid takes gigabytes and minutes, each time it is charged."""
+    grids, discretized_by_opacus = list[int](), prv.discretize
+
+    def counting(one: object, domain: Domain) -> object:
+        grids.append(domain.size)
+        return discretized_by_opacus(one, domain)
+
+    monkeypatch.setattr(prv, "discretize", counting)
+    million = [Steps(300.0, 0.5, 10**6)]  # epsilon 8
+    truth = epsilon_pld(million)
+    assert 0.998 * truth < epsilon(million, delta=DELTA) < 1.02 * truth
+    assert 0.9 * MOST_POINTS < sum(grids) < 1.1 * MOST_POINTS
+    grids.clear()
+    small = [Steps(9000.0, 0.5, 100_000)]
+    assert epsilon(small, delta=DELTA) >= epsilon_rdp(small, delta=DELTA)
+    assert 0 < epsilon([Steps(9000.0 + n, 0.5, 10_000) for n in range(8)], delta=DELTA) < 0.1
+    assert calibrate(0.01, delta=DELTA, lot_rate=0.5, steps=4000) > 8000
+    assert not grids
 
 
 def test_a_void_guarantee_is_a_large_number_at_once() -> None:

@@ -73,6 +73,12 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None
     assert plan.advice in printed
 
 
+def test_the_command_says_where_steps_are_too_many_for_prv(capsys: pytest.CaptureFixture[str]) -> None:
+    many = ("privacy-plan", "--subjects", "200", "--epsilon", "0.05", "--rounds", "1000", "--local-steps", "4")
+    assert main([*many]) == 0
+    assert "epsilon            too many steps for PRV, 0.05 by RDP" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["--subjects=0", "--epsilon=-1", "--delta=x", "--lot-rate=nan", "--rounds=1.5"])
 def test_bad_numbers_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
