@@ -134,6 +134,21 @@ class Ledger:
         """All steps that count for one run."""
         return [r.steps for r in self._reservations.values() if r.run == run]
 
+    def check(
+        self,
+        subjects: Collection[str],
+        planned: Steps,
+        *,
+        run: str,
+        round: int,
+        budget: Budget,
+        run_budget: Budget | None = None,
+    ) -> None:
+        """Raise as `reserve` would; nothing is written."""
+        self._check_budget(self.spent(subjects), planned, budget, f"round {round}", "of the site")
+        if run_budget is not None:
+            self._check_budget(self.spent_by(run), planned, run_budget, f"round {round}", "of the run")
+
     def reserve(
         self,
         subjects: Collection[str],
@@ -156,10 +171,8 @@ class Ledger:
             BudgetError: spent and planned steps together exceed a budget; nothing is written.
             PrivacyError: the planned steps have no guarantee at all.
         """
+        self.check(subjects, planned, run=run, round=round, budget=budget, run_budget=run_budget)
         hashes = self._hashes(subjects)
-        self._check_budget(self.spent(subjects), planned, budget, f"round {round}", "of the site")
-        if run_budget is not None:
-            self._check_budget(self.spent_by(run), planned, run_budget, f"round {round}", "of the run")
         dataset = sha256(" ".join(hashes))[:16]
         if dataset not in self._datasets:
             self._append("subjects", dataset=dataset, hashes=hashes)

@@ -7,7 +7,6 @@ round is spent: asked again without a stored reply, it is a new round and costs 
 
 import hashlib
 from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,20 @@ from client.work.site_ledger import open_site_ledger
 
 
 def train_privately(
-    job: Job, privacy: SitePrivacy, *, training: TrainingSlices, on_step: Callable[[int, int], None]
+    job: Job,
+    privacy: SitePrivacy,
+    *,
+    training: TrainingSlices,
+    validate: Callable[[], None],
+    on_step: Callable[[int, int], None],
 ) -> Weights:
     """The weights after one private round; a repeated request gets the stored reply.
 
     The job's network is trained in place. The steps are charged on all training subjects of the site.
+
+    Args:
+        validate: tells of the model that came, at a cost of its own. It is called when no rule, budget or deadline
+            refuses the round, and not where the reply is stored.
 
     Raises:
         PolicyError: the task asks for less privacy than the site allows; nothing was trained.
@@ -61,7 +69,12 @@ def train_privately(
         )
         return job.network.weights
 
-    rehearse = partial(_rehearse, job, steps=planned.steps * mechanism.subjects)
+    def rehearse() -> None:
+        steps = planned.steps * mechanism.subjects
+        _rehearse(job, steps=steps)
+        validate()
+        _rehearse(job, steps=steps)  # the validation took time too
+
     return _release(job, privacy, planned=planned, rehearse=rehearse, make=train)
 
 
@@ -96,8 +109,9 @@ def _release(
 ) -> Weights:
     """What `make` makes with the planned steps: reserved before it is made, committed before it leaves. A repeated
     request gets what it got. `rehearse` fails before anything is spent where `make` could fail or take too long."""
-    request, run_budget = job.request, Budget(epsilon=job.task.privacy.epsilon or 0.0, delta=job.task.privacy.delta)
-    digest, subjects = stored_replies.digest(request), job.scans.subjects
+    request, digest, subjects = job.request, stored_replies.digest(job.request), job.scans.subjects
+    trained, budget = subjects.identities(subjects.train), Budget(privacy.epsilon, privacy.delta)
+    run_budget = Budget(epsilon=job.task.privacy.epsilon or 0.0, delta=job.task.privacy.delta)
     reply_path = Path(privacy.ledger).with_suffix(".reply.safetensors")
 
     with open_site_ledger(job.site, privacy) as ledger:
@@ -105,14 +119,15 @@ def _release(
             same = earlier.status == "committed" and earlier.request == digest
             if same and (stored := _stored(reply_path, earlier)) is not None:
                 return stored
+        ledger.check(trained, planned, run=request.run_id, round=request.round, budget=budget, run_budget=run_budget)
         rehearse()
         reservation = ledger.reserve(
-            subjects.identities(subjects.train),
+            trained,
             planned,
             run=request.run_id,
             round=request.round,
             request=digest,
-            budget=Budget(privacy.epsilon, privacy.delta),
+            budget=budget,
             run_budget=run_budget,
         )
         made = make()

@@ -159,8 +159,13 @@ def _train_privately(job: Job) -> Reply:
 
     privacy = job.privacy
     training = job.scans.training  # unusable scans are named before anything is spent
-    metrics = validate(job)
-    on_step = progress.steps_of(f"round {job.request.round}/{job.task.rounds}", job.site.site)
-    weights = train_privately(job, privacy, training=training, on_step=on_step)
+    metrics: dict[str, float] = {}
+    weights = train_privately(
+        job,
+        privacy,
+        training=training,
+        validate=lambda: metrics.update(validate(job)),
+        on_step=progress.steps_of(f"round {job.request.round}/{job.task.rounds}", job.site.site),
+    )
     # what rounding and masks do to them comes after the noise: it costs no privacy
     return _told(job, weights, subjects=privacy.subjects, metrics=metrics)

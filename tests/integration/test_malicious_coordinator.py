@@ -201,10 +201,15 @@ def test_tests_are_counted_for_the_life_of_the_data(tmp_path: Path, ixi_dir: Pat
     assert reason(told[2]) == BudgetError.public
 
 
-def test_private_validation_is_noisy_and_told_once_per_model(tmp_path: Path, ixi_dir: Path) -> None:
+def validating_site(folder: Path, data_dir: Path) -> Path:
+    """A hospital that trains privately, and validates so."""
     validation = "{epsilon: 50, delta: 1e-5, subjects: 1, noise_multiplier: 0.5, metrics: {psnr_db: [10, 40]}"
     rules = f"{RULES}  validation: {validation}, ledger: state/privacy/v.jsonl, ledger_head: v.json}}\n"
-    path = deployed_site(tmp_path, ixi_dir, rules=rules)
+    return deployed_site(folder, data_dir, rules=rules)
+
+
+def test_private_validation_is_noisy_and_told_once_per_model(tmp_path: Path, ixi_dir: Path) -> None:
+    path = validating_site(tmp_path, ixi_dir)
 
     def told(request: Request) -> dict[str, float]:
         reply = ask(path, as_message(request))
@@ -219,6 +224,21 @@ def test_private_validation_is_noisy_and_told_once_per_model(tmp_path: Path, ixi
     assert told(dataclasses.replace(evaluation(VALIDATION, weights=chosen), round=0)) == {}  # the same model's number
     assert set(told(evaluation(VALIDATION))) == set(first)
     assert told(evaluation(VALIDATION, weights=chosen)) == {}
+
+
+def test_a_refused_round_costs_no_validation(tmp_path: Path, ixi_dir: Path) -> None:
+    """By a rule, by the run's budget, and by the deadline."""
+    path = validating_site(tmp_path, ixi_dir)
+    for settings, error in (
+        (("privacy.noise_multiplier=0.1",), PolicyError),
+        (("privacy.epsilon=0.5",), BudgetError),
+        (("privacy.noise_multiplier=9000", "training.local_steps=100000"), DeadlineError),
+    ):
+        reply = ask(path, asking(*settings)())
+        assert reply.has_error(), settings
+        assert reason(reply) == error.public
+    assert not (tmp_path / "state/privacy/v.jsonl").exists()
+    assert "validation_psnr_db" in metrics(ask(path, as_message(training_request(TASK, WEIGHTS))))
 
 
 def test_no_figure_of_few_subjects_leaves_without_privacy_either(tmp_path: Path) -> None:
