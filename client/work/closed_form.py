@@ -15,6 +15,11 @@ from client.site.policy import require
 from client.site.told import told_subjects
 from client.work.job import Job
 
+MOST_KEPT = 1024
+"""Files of own weights: all cells of five runs over six modalities."""
+MOST_KEPT_BYTES = 2 * 10**9
+"""A last layer has some kilobytes, but with personal=finetune the file is a whole model."""
+
 
 def tell_statistics(job: Job) -> Reply:
     """The mean over training subjects of the statistics of the prior's features, always of the same ones
@@ -64,7 +69,7 @@ def over_own_prior(job: Job) -> Iterator[None]:
 @contextmanager
 def with_own_weights(job: Job) -> Iterator[None]:
     """Within the block the network is the site's own (`agi_core.personal`). What makes it so is kept in
-    `state_dir/heads`."""
+    `state_dir/heads`, and the oldest that are too many are dropped there."""
     network, scans, site = job.network, job.scans, job.site
     common = {name: array.copy() for name, array in network.weights.items()}
     own = own_weights(
@@ -77,8 +82,18 @@ def with_own_weights(job: Job) -> Iterator[None]:
     )
     path = own_weights_path(Path(site.state_dir), run_id=job.request.run_id)
     write_own_weights(path, own, network=network, made_of=scans.training_digest)
+    _drop_oldest(path.parent)
     network.load({**common, **own})
     try:
         yield
     finally:
         network.load(common)
+
+
+def _drop_oldest(folder: Path) -> None:
+    """Keep the newest own weights; the last one that was written stays, however large it is."""
+    total_bytes, files = 0, sorted(folder.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime_ns)
+    for number, file in enumerate(files):
+        total_bytes += file.stat().st_size
+        if number and (number >= MOST_KEPT or total_bytes > MOST_KEPT_BYTES):
+            file.unlink()

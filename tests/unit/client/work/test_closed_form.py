@@ -17,6 +17,7 @@ from agi_core.ridge import Statistics, solve_own
 from agi_core.run.own_weights import load_own_weights, own_weights_path
 from client.site.opened import open_site
 from client.site.policy import Policy
+from client.work import closed_form
 from client.work.closed_form import over_own_prior, tell_statistics, with_own_weights
 from client.work.evaluation import evaluate
 from client.work.job import Job
@@ -94,6 +95,25 @@ def test_an_own_last_layer_fits_the_training_subjects_better_and_is_kept(job: Jo
     np.testing.assert_array_equal(network.readout, common)
     load_own_weights(own_weights_path(Path(job.site.state_dir), run_id="run"), network=network)
     np.testing.assert_array_equal(network.readout, own)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "left"),
+    [("MOST_KEPT", 3, 3), ("MOST_KEPT_BYTES", 2500, 2), ("MOST_KEPT_BYTES", 0, 1)],  # of about 1000 bytes each
+)
+def test_the_newest_own_weights_are_kept(
+    job: Job, monkeypatch: pytest.MonkeyPatch, limit: str, most: int, left: int
+) -> None:
+    monkeypatch.setattr(closed_form, limit, most)
+    runs = [f"run {number}" for number in range(5)]
+    (heads := Path(job.site.state_dir) / "heads").mkdir(parents=True)
+    (heads / "ledger-head.json").touch()
+    for run in runs:
+        with with_own_weights(dataclasses.replace(job, request=dataclasses.replace(job.request, run_id=run))):
+            pass
+    kept = {own_weights_path(Path(job.site.state_dir), run_id=run) for run in runs[-left:]}
+    assert {*heads.iterdir()} == {*kept, heads / "ledger-head.json"}
+    assert 800 < next(iter(kept)).stat().st_size < 1200
 
 
 @pytest.mark.parametrize(("personal", "others_move"), [("head", False), ("norms", False), ("finetune", True)])
