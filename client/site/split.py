@@ -65,6 +65,12 @@ def known_as(state_dir: Path, images: Images) -> dict[str, str]:
     return _known_as(_read(state_dir / NAME), images)
 
 
+def ever_given(state_dir: Path) -> Split:
+    """The parts of all whom the site has ever known, whatever their modalities. Raises DataError as `lasting_split`
+    does."""
+    return _read(state_dir / NAME).split
+
+
 def misspelt(state_dir: Path, tests: Sequence[str], *, everybody: Collection[str]) -> list[str]:
     """Those of `tests` who are not in the folder of scans and were never known as test subjects: the person who is
     meant would train. Raises DataError as `lasting_split` does."""

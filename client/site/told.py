@@ -27,6 +27,7 @@ import numpy as np
 from agi_core.data.scans import Subject
 from agi_core.errors import DataError, PolicyError
 from agi_core.host import atomic
+from client.site.split import ever_given
 
 NAME = "told.json"
 MOST_SMALL_CELLS = 12  # of more, there are too many combinations to look at
@@ -53,7 +54,8 @@ def told_subjects(
         known_as: the name that each subject was first known by; see `lasting_split`.
 
     Raises:
-        PolicyError: every set that may be told of holds a subject that is gone.
+        PolicyError: every set that may be told of holds a subject that is gone, or the first one is small and the
+            site is not.
         DataError: the file cannot be read. RunError: it cannot be written.
     """
     if minimum <= 1:
@@ -63,8 +65,13 @@ def told_subjects(
     before, now = told.sets.get(part, []), frozenset(by_name)
     if now in before:
         return tuple(subjects)
-    apart = not before or min(len(now), *(len(earlier ^ now) for earlier in before)) >= minimum
     few = get_args(Few)
+    if not before and part not in few and len(now) < minimum <= (whole := _known(state_dir, part)):
+        raise PolicyError(
+            f"policy.minimum_subjects: of the {whole} {part} subjects of this site, {len(now)} are asked about, such as"
+            f" those who have a rare modality; the first figure is of {minimum} or more"
+        )
+    apart = not before or min(len(now), *(len(earlier ^ now) for earlier in before)) >= minimum
     others = before if part in few else [one for name, its in told.sets.items() if name not in few for one in its]
     if apart and not _tell_of_few([*others, now], minimum=minimum):
         _write(path, replace(told, sets={**told.sets, part: [*before, now]}))
@@ -106,6 +113,12 @@ def told_slices(state_dir: Path, asked: int, *, minimum: int) -> int:
 def digest_of(subjects: Collection[Subject], *, known_as: Mapping[str, str]) -> str:
     """The same for the same set of subjects, with the same visits, and for no other."""
     return hashlib.sha256(json.dumps(sorted(_name(subject, known_as) for subject in subjects)).encode()).hexdigest()
+
+
+def _known(state_dir: Path, part: Part) -> int:
+    """How many subjects the site knows of this part, in all scenarios."""
+    parts = vars(ever_given(state_dir))
+    return len(parts[part]) if part in parts else sum(map(len, parts.values()))
 
 
 def _name(subject: Subject, known_as: Mapping[str, str]) -> str:

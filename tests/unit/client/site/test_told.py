@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agi_core.data.scans import Session, Subject
 from agi_core.errors import DataError, PolicyError
+from client.site.split import ever_given, lasting_split
 from client.site.told import Few, Part, told_few, told_slices, told_subjects
 
 FIRST = [f"s{n}" for n in range(10)]
@@ -60,6 +61,18 @@ def test_the_difference_of_more_than_two_sets_is_of_enough_too(tmp_path: Path) -
     with pytest.raises(PolicyError):
         told(small, FIRST[:1], part="test", minimum=10)  # of a scenario that one of the two has
     assert told(small, FIRST[:3], part="test", minimum=10) == {*FIRST[:2]}
+
+
+def test_the_first_set_of_a_large_site_is_not_small(tmp_path: Path) -> None:
+    """The attack: after a round of a usual scenario, a test of one that a single test subject has."""
+    lasting_split(tmp_path, {f"s{n}": [str(n)] for n in range(15)})  # 3 test, 1 validates
+    split = ever_given(tmp_path)
+    with pytest.raises(PolicyError, match="of the 3 test subjects of this site, 1 are asked about"):
+        told(tmp_path, split.test[:1], part="test")
+    with pytest.raises(PolicyError, match="of the 15 all subjects"):
+        told(tmp_path, split.test[:2], part="all")
+    assert told(tmp_path, split.validation, part="validation") == {*split.validation}  # there are no more
+    assert told(tmp_path, split.test, part="test") == {*split.test}
 
 
 def test_a_subject_with_one_more_visit_is_another(tmp_path: Path) -> None:
