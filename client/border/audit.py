@@ -25,7 +25,9 @@ from pathlib import Path
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.hash_chain import seal, unseal
+from agi_core.protocol import POSES, STATISTICS
 
+OF_NO_MODEL = (STATISTICS, POSES)  # they count as figures too, and are the same whatever model came
 NAME, TIME_FORMAT = "audit.jsonl", "%Y-%m-%dT%H:%M:%S%z"
 Stamp = tuple[int, ...]
 
@@ -41,8 +43,9 @@ class Decision(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class AuditRow:
     """One message that left. `action` is what the request asked for, `request` its digest, and `model` the hash of the
-    weights that it brought ("" in a refusal). `left` holds the figures that left, `held_back` the names of those that
-    did not, and `reason` the public sentence of a refusal."""
+    weights that it brought ("" in a refusal). `left` holds the figures that left, and of arrays that count as figures
+    how many numbers they have; `held_back` the names of those that did not, and `reason` the public sentence of a
+    refusal."""
 
     run: str
     round: int
@@ -74,10 +77,11 @@ class Told:
 
     def add(self, row: AuditRow) -> None:
         """Count the row, if figures left."""
-        if row.request in self.requests or not {*row.left} - {"num_examples", "steps"}:
+        figures = {*row.left} - {"num_examples", "steps"}
+        if row.request in self.requests or not figures:
             return
         self.requests.add(row.request)
-        self.of_model[row.model] += 1
+        self.of_model[row.model] += not figures <= {*OF_NO_MODEL}
         bisect.insort(self.times_s, row.time_s)
 
     def since(self, time_s: float) -> int:

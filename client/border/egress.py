@@ -13,21 +13,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agi_core.errors import AgiError, ProtocolError, RunError
+from agi_core.errors import AgiError, PolicyError, ProtocolError, RunError
 from agi_core.protocol import (
     ALLOWED_METRICS,
     ERROR_COUNTS,
     ERROR_STATISTICS,
+    EVALUATE,
     LAST_LAYER,
     LAST_LAYER_ARRAY,
     RANGE,
     REFUSED,
+    Packed,
     Reply,
     Request,
     hash_of,
 )
 from client.border import audit, stored_replies
-from client.border.audit import AuditRow, Decision
+from client.border.audit import OF_NO_MODEL, AuditRow, Decision
 from client.site.file import Site
 
 DECIMALS = 5
@@ -51,13 +53,14 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     the number of subjects that an evaluation scored. So are all metrics of an answer too many on one model, or within a
     day. The names of what is held back are in `suppressed`. What a site tells of its errors and of its known range are
     figures in the place of weights: they leave with their metric, or not at all. Its last layer counts as a figure, and
-    leaves where `policy.share_last_layer` says so.
+    leaves where `policy.share_last_layer` says so. Statistics and poses without noise count as figures of the day.
 
     Args:
         subjects: how many the whole site has.
 
     Raises:
         ProtocolError: a metric is unknown, not finite, or may not leave with privately trained weights.
+        PolicyError: no more statistics and poses leave on this day.
         RunError: the audit cannot be written, or is damaged; nothing may leave.
     """
     for name, value in reply.metrics.items():
@@ -77,11 +80,19 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     }
     layer: dict[str, float] = {}
     if request.subjects == LAST_LAYER and reply.weights is not None and policy.share_last_layer and not small:
-        layer = {LAST_LAYER_ARRAY: sum(flat.size for flat in reply.weights.arrays.values())}
+        layer = {LAST_LAYER_ARRAY: _size(reply.weights)}
+    of_no_model: dict[str, float] = {}
+    asked = request.subjects if request.action == EVALUATE else ""
+    if asked in OF_NO_MODEL and reply.weights is not None and not site.privacy:
+        of_no_model = {asked: _size(reply.weights)}
     model = hash_of(request.weights)
-    if (allowed or layer) and (rule := _limit_reached(site, stored_replies.digest(request), model=model)):
-        log.warning("figures are held back: %s", rule)
-        allowed = layer = {}
+    if allowed or layer or of_no_model:
+        rule = _limit_reached(site, stored_replies.digest(request), model=None if of_no_model else model)
+        if rule and of_no_model:
+            raise PolicyError(f"{rule}: so many answers with figures have left today, and {asked} count as one")
+        if rule:
+            log.warning("figures are held back: %s", rule)
+            allowed = layer = {}
     held_back = sorted({*reply.metrics, *filter(None, reply.suppressed.split(","))} - {*allowed})
     if request.subjects in (ERROR_STATISTICS, ERROR_COUNTS, RANGE) and not allowed:
         reply = dataclasses.replace(reply, weights=None)
@@ -101,7 +112,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         decision=Decision.ANSWERED,
         request=stored_replies.digest(request),
         model=model,
-        left={"num_examples": num_examples, "steps": reply.steps, **allowed, **layer},
+        left={"num_examples": num_examples, "steps": reply.steps, **allowed, **layer, **of_no_model},
         held_back=held_back,
         weights_bytes=sum(flat.nbytes for flat in weights.arrays.values()) if weights else 0,
         weights_sha256=hash_of(weights) if weights else "",
@@ -110,9 +121,13 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     return reply
 
 
-def _limit_reached(site: Site, request: str, *, model: str) -> str:
-    """The rule by which no more answers with figures leave, of this model or on this day; "" while they may. An answer
-    that left before may leave again.
+def _size(weights: Packed) -> int:
+    return sum(flat.size for flat in weights.arrays.values())
+
+
+def _limit_reached(site: Site, request: str, *, model: str | None) -> str:
+    """The rule by which no more answers with figures leave, of this model (None = they are of no model) or on this day;
+    "" while they may. An answer that left before may leave again.
 
     Raises:
         RunError: the audit cannot be read, or is damaged.
@@ -124,7 +139,7 @@ def _limit_reached(site: Site, request: str, *, model: str) -> str:
     if request in told.requests:
         return ""
     for name, limit, count in (
-        ("answers_per_model", policy.answers_per_model, told.of_model[model]),
+        ("answers_per_model", policy.answers_per_model, 0 if model is None else told.of_model[model]),
         ("answers_per_day", policy.answers_per_day, told.since(now_s - DAY_S)),
     ):
         if limit is not None and count >= limit:

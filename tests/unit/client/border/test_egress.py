@@ -7,7 +7,19 @@ import pytest
 
 from agi_core.errors import AgiError, BudgetError, DataError, PolicyError, ProtocolError, RunError
 from agi_core.host.hash_chain import Record, unseal
-from agi_core.protocol import EVALUATE, FAILED, LAST_LAYER, REFUSED, TEST, TRAIN, Reply, Request, pack
+from agi_core.protocol import (
+    EVALUATE,
+    FAILED,
+    LAST_LAYER,
+    POSES,
+    REFUSED,
+    STATISTICS,
+    TEST,
+    TRAIN,
+    Reply,
+    Request,
+    pack,
+)
 from client.border import audit
 from client.border.egress import let_out, refuse
 from client.site.file import Site
@@ -105,6 +117,30 @@ def test_answers_within_a_day_are_counted(site: Site, tmp_path: Path) -> None:
         for most in (2, 3)
     )
     assert (held_back.metrics, told.metrics) == ({}, {"psnr_db": 20.0})
+
+
+@pytest.mark.parametrize("question", [STATISTICS, POSES])
+def test_statistics_and_poses_are_counted_as_figures_of_the_day(site: Site, tmp_path: Path, question: str) -> None:
+    """Of any number of grids and scenarios; of no model, because they are the same whatever model came."""
+    site = with_policy(site, Policy(answers_per_model=1, answers_per_day=3))
+
+    def left(round: int, *, site: Site = site) -> Reply:
+        request = dataclasses.replace(REQUEST, subjects=question, round=round)
+        return let_out(dataclasses.replace(reply(), weights=WEIGHTS), request=request, site=site, subjects=10)
+
+    assert [left(round).weights for round in (1, 2)] == [WEIGHTS, WEIGHTS]
+    assert let_out(reply(psnr_db=20.0), request=REQUEST, site=site, subjects=10).metrics == {"psnr_db": 20.0}
+    with pytest.raises(PolicyError, match=rf"policy.answers_per_day=3: .* {question} count"):
+        left(3)
+    assert left(1).weights == WEIGHTS  # it left before
+    assert audit.read(tmp_path)[0].left == {"num_examples": 3, "steps": 0, question: 2}
+    private = dataclasses.replace(site, privacy=PRIVACY)
+    assert left(4, site=private).weights == WEIGHTS  # it has noise, and the ledger counts it
+    trains = dataclasses.replace(REQUEST, action=TRAIN, subjects=question, round=5)
+    trained = let_out(
+        dataclasses.replace(reply(train_loss=0.1), weights=WEIGHTS), request=trains, site=site, subjects=10
+    )
+    assert (trained.metrics, trained.weights) == ({}, WEIGHTS)  # whatever else it says, it is training
 
 
 def test_an_answer_costs_as_much_however_many_left_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
