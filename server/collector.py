@@ -132,6 +132,7 @@ class Collector:
         """A site that is late again and again is left alone for a while, and takes part again when it answers."""
         for site in outcome.replies:
             self._misses.pop(site, None)
+            self._next_round.pop(site, None)
         for site in outcome.late:
             misses = self._misses[site] = self._misses.get(site, 0) + 1
             if misses < PATIENCE:

@@ -119,6 +119,12 @@ def test_who_answers_again_is_asked_in_every_round(tmp_path: Path) -> None:
     assert app.asked == [1, 2, 3, 5, 6, 7, 8, 9]
 
 
+def test_who_answers_while_it_is_left_alone_is_asked_in_every_round(tmp_path: Path) -> None:
+    app = Sites({1: LATE, 2: LATE, 3: LATE, 5: LATE})  # and would be asked again in round 8
+    collect(tmp_path, app, rounds=8, all_needed=[6])
+    assert app.asked == [1, 2, 3, 5, 6, 7, 8]
+
+
 def test_another_failure_takes_no_time_and_does_not_count(tmp_path: Path) -> None:
     app = Sites({}, others=BROKEN)
     collect(tmp_path, app, rounds=5)
