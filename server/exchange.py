@@ -9,9 +9,10 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -50,9 +51,11 @@ from server.pulls import Pulls
 from server.spool import Spool
 from server.update_gate import check_answer
 
+T = TypeVar("T")
 log = logging.getLogger("server")
 POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # between two looks: for replies, for sites that connect
 AT_ONCE = 4  # so many answers are in memory before they are in the spool
+AGAIN_S = (1.0, 2.0, 4.0, 8.0)  # before a SuperLink that is busy, or away for a moment, is asked again
 GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's own error reply
 SITS_OUT = frozenset(
     error.public for error in (BudgetError, NoneHeldError, NotHeldError, NotPrivateError, PolicyError, PrivacyError)
@@ -136,7 +139,7 @@ class Exchange:
         deadline = time.monotonic() + self._wait_s
         told: list[str] = []
         while True:
-            connected = self._nodes.connected()
+            connected = _persisting(self._nodes.connected)
             there = {site: connected[site] for site in sites if site in connected}
             if len(there) >= enough or time.monotonic() > deadline:
                 return there
@@ -192,7 +195,7 @@ class Exchange:
         self._pulls.forget()
         no_answer, silent = f"no answer to {request.action} {in_time}", sorted(waiting.values())
         self._note_missing(silent, request, no_answer)
-        connected = self._nodes.connected() if silent else {}
+        connected = _persisting(self._nodes.connected) if silent else {}
         outcome.late += [site for site in silent if site in connected]
         return outcome
 
@@ -207,12 +210,15 @@ class Exchange:
     def _send(self, nodes: Mapping[str, int], requests: Mapping[str, Request]) -> dict[str, str]:
         """{message id: site} of the messages that were delivered to the SuperLink."""
         records, lifetime_s = array_records([requests[site].weights for site in nodes]), self._lifetime_s
-        ids = self._grid.push_messages(
-            [
+
+        def push() -> list[str]:
+            messages = [
                 request_message(requests[site], arrays, node_id=nodes[site], lifetime_s=lifetime_s)
                 for site, arrays in zip(nodes, records, strict=True)
             ]
-        )
+            return [*self._grid.push_messages(messages)]
+
+        ids = _persisting(push)
         return {message_id: site for message_id, site in zip(ids, nodes, strict=True) if message_id}
 
     def _pull(self, message_ids: Sequence[str]) -> dict[str, Message | ProtocolError]:
@@ -273,3 +279,17 @@ class Exchange:
     def _note_missing(self, sites: Iterable[str], request: Request, reason: str) -> None:
         for site in sites:
             self._events.append(SiteMissing(site=site, round=request.round, action=request.action, reason=reason))
+
+
+def _persisting(work: Callable[[], T]) -> T:
+    """What the work gives; where the SuperLink fails it is done again, a few times. A site that gets a request twice
+    has one nonce for both, and answers once. A refusal (4xx: the run has ended) is raised at once."""
+    for pause_s in AGAIN_S:
+        try:
+            return work()
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
+                raise
+            log.warning("the SuperLink fails (%s); asking again", " ".join(str(error).split())[:100])
+            time.sleep(pause_s)
+    return work()

@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from flwr.common import DEFAULT_TTL
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 
 from agi_core.config.load import load_config, read_task
 from agi_core.errors import BudgetError, DataError, NotPrivateError, PolicyError, PrivacyError, TransportError
@@ -339,6 +340,40 @@ def test_an_answer_that_breaks_flower_is_kept_for_a_strike(tmp_path: Path, grid:
     assert set(outcome.replies) == {"A", "C"}
     assert outcome.malformed == {"B": f"the reply cannot be read: {name}"}
     assert outcome.failed == ["B"]
+
+
+def test_a_superlink_that_is_busy_for_a_moment_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(Grid):
+        calls = 0
+
+        def _sometimes(self) -> None:
+            self.calls += 1
+            if self.calls % 2:
+                request = httpx.Request("POST", "https://localhost")
+                raise httpx.HTTPStatusError("locked", request=request, response=httpx.Response(500))
+
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            self._sometimes()
+            return super().push_messages(messages)
+
+        def get_nodes(self) -> Iterable[NodeInfo]:
+            self._sometimes()
+            return super().get_nodes()
+
+    monkeypatch.setattr(exchange, "AGAIN_S", (0.0,))
+    talk = exchange_over(Busy(Sites()), tmp_path)
+    assert {*talk.wait_for(SITES, enough=3, round=4)} == {*SITES}
+    assert {*talk.ask(NODES, talk.request(TRAIN, round=4, weights=WEIGHTS)).replies} == {*SITES}
+
+
+def test_a_superlink_that_says_no_is_not_asked_again(tmp_path: Path) -> None:
+    class Over(Grid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            raise Refused.error
+
+    talk = exchange_over(Over(Sites()), tmp_path)
+    with pytest.raises(httpx.HTTPStatusError):
+        talk.ask(NODES, talk.request(TRAIN, round=4, weights=WEIGHTS))
 
 
 def test_an_answer_in_anothers_name_counts_against_who_was_asked(tmp_path: Path) -> None:
