@@ -51,6 +51,8 @@ def issue(certificates: Certificates, *, name: str, ips: Sequence[str]) -> None:
         _make_authority(certificates)
     authority, authority_key = _read_authority(certificates)
     if not certificates.request_key_path.exists():
+        if certificates.public_path.exists():
+            raise ConfigError(_lost(certificates))
         _write_key(certificates.request_key_path, Ed25519PrivateKey.generate())
     public = public_line(read_request_key(certificates.request_key_path))
     atomic.write_text(certificates.public_path, f"{public} coordinator\n")
@@ -90,6 +92,16 @@ def read_request_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
+def _lost(certificates: Certificates) -> str:
+    """A new key would cut off every hospital that has compared the old one's fingerprint."""
+    key, public = certificates.request_key_path, certificates.public_path
+    return (
+        f"{key} is missing, and {public}, which the hospitals have, belongs to it; restore {key.name} from a backup."
+        f" Without one, delete {public.name}, make both anew with python -m server certs, and send every hospital the"
+        f" new {public.name}"
+    )
+
+
 def expiry(certificates: Certificates) -> datetime.datetime:
     """When the server certificate ends (UTC).
 
@@ -100,7 +112,8 @@ def expiry(certificates: Certificates) -> datetime.datetime:
     needed = (certificates.ca_path, certificates.server_path, certificates.server_key_path)
     for path in (*needed, certificates.request_key_path):
         if not path.is_file():
-            raise ConfigError(f"{path} does not exist; {make}")
+            lost = path == certificates.request_key_path and certificates.public_path.exists()
+            raise ConfigError(_lost(certificates) if lost else f"{path} does not exist; {make}")
     try:
         end = x509.load_pem_x509_certificate(certificates.server_path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:

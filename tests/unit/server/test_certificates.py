@@ -84,6 +84,20 @@ def test_half_an_authority_is_not_replaced(files: Certificates) -> None:
         certificates.issue(files, name="coord.example.org", ips=[])
 
 
+def test_a_lost_key_of_requests_is_not_replaced(files: Certificates) -> None:
+    public = files.public_path.read_text()
+    files.request_key_path.unlink()
+    for act in (
+        lambda: certificates.issue(files, name="coord.example.org", ips=[]),
+        lambda: certificates.expiry(files),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"coordinator.pub, which the hospitals have, .* restore requests.key from"
+        ):
+            act()
+    assert files.public_path.read_text() == public
+
+
 def test_one_year(files: Certificates) -> None:
     end = certificates.expiry(files)
     left = end - datetime.datetime.now(datetime.UTC)
