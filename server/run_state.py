@@ -131,12 +131,12 @@ def holding(run_dir: Path) -> Iterator[None]:
 def is_held(run_dir: Path) -> bool:
     """Whether a process works on the run right now."""
     with (run_dir / LOCK).open("w", encoding="utf-8") as file:
-        return not _lock(file)
+        return not _lock(file, fcntl.LOCK_SH)  # who only looks does not see another who only looks
 
 
-def _lock(file: IO[str]) -> bool:
+def _lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

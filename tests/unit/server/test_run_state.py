@@ -1,4 +1,5 @@
 import dataclasses
+import fcntl
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,9 @@ def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert run_state.is_held(tmp_path)
         with pytest.raises(RunError, match="another process"), run_state.holding(tmp_path):
             pass
+    with (tmp_path / run_state.LOCK).open("w") as looking:  # as another `is_held` has it for a moment
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not run_state.is_held(tmp_path)
     with run_state.holding(tmp_path):
         pass
 
