@@ -10,7 +10,7 @@ from agi_core.cells import CELLS, is_vocabulary
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic
-from agi_core.run import run_folder
+from agi_core.run import checkpoint, run_folder
 from agi_core.run.event_log import read_events
 from agi_core.run.events import RunPaused
 from agi_core.run.initial_weights import PUBLIC, initial_weights, weights_file
@@ -83,7 +83,7 @@ def add_site(coordinator: CoordinatorDir, name: str, *, site: str) -> Path:
 
     Raises:
         RunError: no such run, it is running or finished, or the coordinator does not answer.
-        ConfigError: the site takes part already, is not registered, or has no number of subjects.
+        ConfigError: the site takes part already, is not registered, or has no number of subjects; or no round is left.
     """
     run_dir, registered = find_whole(coordinator, name), registry.read(coordinator)
     if (run_dir / "summary.json").is_file():
@@ -93,6 +93,8 @@ def add_site(coordinator: CoordinatorDir, name: str, *, site: str) -> Path:
     config = run_folder.open_existing(run_dir)
     if is_vocabulary(config.scenario):
         raise ConfigError(f"{name} is a run over a vocabulary, whose cells keep their sites; begin another with {site}")
+    if (last := checkpoint.load_last(run_dir)) is not None and last[0] >= config.rounds:
+        raise ConfigError(f"the last round of {name} is over, so {site} would not train; resume it, then begin another")
     federation = config.federation
     if site in _all_sites(federation):
         raise ConfigError(f"{site} takes part in {name} already")

@@ -304,6 +304,9 @@ def test_a_site_that_cannot_join(
 def test_nobody_joins_a_run_that_is_going_on_or_finished(coordinator: CoordinatorDir, run_dir: Path) -> None:
     with run_state.holding(run_dir), pytest.raises(RunError, match="first is running; first stop it"):
         runs.add_site(coordinator, "first", site="unsized")
+    save_checkpoint(run_dir, round=run_folder.open_existing(run_dir).rounds, arrays={}, state={})
+    with pytest.raises(ConfigError, match="the last round of first is over, so unsized would not train"):
+        runs.add_site(coordinator, "first", site="unsized")
     (run_dir / "summary.json").write_text("{}")
     with pytest.raises(RunError, match="begin another study with: python -m server submit --from-run first"):
         runs.add_site(coordinator, "first", site="unsized")
