@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from agi_core.errors import AgiError
@@ -29,12 +29,12 @@ class News:
 def watching(coordinator: CoordinatorDir, tell: Callable[[News], None]) -> threading.Thread:
     """Tell each change of a run to a state of `TOLD` from now on, in a thread that ends with the process. A run that
     has not begun yet is not interrupted."""
-    before = _states(coordinator)
+    before = _states(coordinator, {})
 
     def watch() -> None:
         nonlocal before
         while True:
-            now = _states(coordinator)
+            now = _states(coordinator, before)
             for name, news in now.items():
                 old = before.get(name)
                 begun = news.state != "interrupted" or (old is not None and old.state == "running")
@@ -68,9 +68,14 @@ def tell(target: str, news: News) -> None:
         print(f"warning: --notify {target} failed: {error}", flush=True)
 
 
-def _states(coordinator: CoordinatorDir) -> dict[str, News]:
+def _states(coordinator: CoordinatorDir, before: Mapping[str, News]) -> dict[str, News]:
+    """Of each run; a finished one stays so, and its events, which may be many, are not read again."""
     states = {}
     for run_dir in runs.by_start(coordinator):
+        known = before.get(run_dir.name)
+        if known is not None and known.state == "finished" and (run_dir / "summary.json").is_file():
+            states[run_dir.name] = known
+            continue
         try:
             run = run_status(run_dir)
         except (AgiError, OSError):  # a file that is being written, or a damaged one, which `status` names

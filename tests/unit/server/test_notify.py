@@ -15,6 +15,7 @@ from server import notify, run_state
 from server.coordinator import CoordinatorDir
 from server.notify import News, tell, watching
 from server.runs import FLOWER_RUN
+from server.status import RunStatus, run_status
 
 PAUSED = News("first", "paused", "round 2: 1 of 3 sites")
 
@@ -75,3 +76,15 @@ def test_each_change_is_told_once_and_nothing_that_was_so_before(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert told == [PAUSED, News("first", "finished", "")]
+
+    looked_at = list[str]()
+
+    def look(run_dir: Path) -> RunStatus:
+        looked_at.append(run_dir.name)
+        return run_status(run_dir)
+
+    monkeypatch.setattr(notify, "run_status", look)
+    while "new" not in looked_at[1:]:  # two whole looks: the events of a finished run are not read again
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "first" not in looked_at
