@@ -77,15 +77,15 @@ def _parser() -> argparse.ArgumentParser:
         help="one per scan of a subject: a NIfTI file, or a folder with one DICOM series (extra dicom)",
     )
     synthesis.add_argument("--data", type=Path, metavar="DIR", help="complete the subjects of a whole folder")
+    synthesis.add_argument(
+        "--layout", choices=[*LAYOUTS], help="how --data names scans; with --source, bids: derivatives in --out"
+    )
     synthesis.add_argument("--target", metavar="MODALITY", help="what to make (all that is missing)")
     synthesis.add_argument(
         "--out",
         type=Path,
         required=True,
         help="NIfTI file to write, .nii or .nii.gz, folder for a DICOM series, or folder for all that is missing",
-    )
-    synthesis.add_argument(
-        "--layout", choices=[*LAYOUTS], help="how --data names scans; with --source, bids: derivatives in --out"
     )
     synthesis.add_argument("--mark", action="store_true", help="write SYNTHETIC into the pixels of a DICOM series too")
     synthesis.add_argument("--grid", metavar="MODALITY", help="source whose grid the output has (the run's reference)")
@@ -94,10 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "--head",
         type=Path,
         metavar="PATH",
-        help="the site's own weights, a file or all of a folder: state_dir/heads or RUN/sites/NAME/heads (common ones)",
+        help="a site's own weights: a file, or a folder of them such as state_dir/heads or RUN/sites/NAME/heads"
+        " (the common ones)",
     )
     whose.add_argument(
-        "--style", metavar="SITE", help="a training site's own last layer, if it shares it, where there is no target"
+        "--style", metavar="SITE", help="the last layer that this training site shares, for whoever has no target"
     )
     synthesis.add_argument(
         "--uncertainty", type=Path, metavar="FILE", help="NIfTI file to write: the absolute error that is expected"

@@ -223,13 +223,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m client",
         description="A hospital's part of a federation: trains on the site's own scans, which never leave it.",
         epilog=(
-            "The usual order: --init once, send the public key to the coordinator, fill in the site file, --check,"
-            " --dry-run, then join: python -m client --site hospitalA. Ctrl-C (or SIGTERM) ends everything."
+            "The usual order: --init once, send node.pub to the coordinator, read the site file (fill in what --init"
+            " was not given), --check, --dry-run, then join: python -m client --site hospitalA. Ctrl-C (or SIGTERM)"
+            " ends everything."
             " Exit codes: 0 done, 1 a check failed, 2 a mistake that the message explains, 130 interrupted."
         ),
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--site", type=_site_name, help="name of the site; its file is sites/NAME.yaml")
+    which.add_argument("--site", type=_site_name, help="name of the site; its file is sites/SITE.yaml")
     which.add_argument("--site-file", type=Path, metavar="PATH", help="the site file itself, anywhere")
 
     action = parser.add_mutually_exclusive_group()

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("register", commands.register, "let a hospital in")
     sub.add_argument("--name", required=True, help="its name in the federation")
     sub.add_argument("key", type=Path, metavar="KEY.pub", help="the public key that it sent")
-    sub.add_argument("--subjects", type=int, help="how many subjects it has agreed to train on")
+    sub.add_argument("--subjects", type=int, help="how many subjects it may count at most; a run needs it")
     sub.add_argument(
         "--modalities", type=lambda text: text.split(","), help="that it offers to runs over a vocabulary: T1,T2"
     )

@@ -60,6 +60,8 @@ def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None
     print(f"{arguments.name} {outcome}, key {entry.fingerprint}{offers}")
     if outcome == "registered":
         print("next: compare this fingerprint with the hospital by telephone; then it may start its client")
+        if entry.subjects is None:
+            print(f"no run can begin with {arguments.name} until it is registered again with --subjects N")
     elif arguments.subjects or arguments.modalities:
         print("a run that goes on uses what has changed after: python -m server stop, then resume")
 

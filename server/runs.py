@@ -23,7 +23,7 @@ FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest pr
 LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # settings of a simulation, or of each hospital
 STOPPED = "stopped.txt"  # in the run folder: it was stopped by hand, and waits for `resume`
 STOP_S = 15.0
-REGISTER = "python -m server register --name NAME KEY.pub"
+REGISTER = "python -m server register --name NAME KEY.pub --subjects N"
 
 
 def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) -> Path:
@@ -115,7 +115,8 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
     """
     run_dir = find_whole(coordinator, name) if name else newest(coordinator)
     if run_dir is None or (process := flower_run(coordinator, run_dir)).is_finished:
-        raise RunError(f"{run_dir.name if run_dir else 'no run'} is not running; see: python -m server status")
+        said = f"{run_dir.name} is not running; see: python -m server status" if run_dir else "there is no run yet"
+        raise RunError(said)
     (run_dir / STOPPED).touch()
     flower_cli.stop(coordinator, process.id)
     deadline = time.monotonic() + STOP_S

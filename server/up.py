@@ -92,5 +92,6 @@ def _announce(coordinator: CoordinatorDir, host: str, port: int, *, until: str) 
             "  WARNING  whoever reaches this port can run programs here: Flower's control interface has no login."
             " Listen on 127.0.0.1 and let nginx (deploy/nginx.conf) forward /v1/fleet/ only"
         )
-    lines.append(f"next: python -m server {'submit' if sites else 'register --name hospitalA hospitalA.pub'}")
+    then = "submit" if sites else "register --name hospitalA hospitalA.pub --subjects N"
+    lines.append(f"next: python -m server {then}")
     print("\n".join(lines), "\nstop with Ctrl-C", sep="", flush=True)

@@ -168,8 +168,8 @@ def _offered(site: DeployedSite, scenario: str, held: Mapping[str, int], *, othe
         many = [name for name, count in held.items() if count >= minimum]
         fix = f"write modalities: [{', '.join(many)}] under data in the site file, and tell the coordinator the same"
         if len(many) < 2:
-            fix = "a site takes part with two modalities or more: complete the scans, or correct the names of the files"
-        found = f"{counts}; offered, since {minimum} subjects have it: {', '.join(many) or 'none'}"
+            fix = "write under data in the site file what it shall offer, modalities: [...], two or more"
+        found = f"{counts}; no data.modalities; of {minimum} subjects or more: {', '.join(many) or 'none'}"
         return warning(what, found, fix=fix)
     offered = ", ".join(declared)
     if absent := [name for name in declared if not held.get(name, others.get(name.partition("[")[0], 0))]:
@@ -265,10 +265,11 @@ def _names(state_dir: Path, images: Images) -> Iterator[CheckRow]:
 
 def _enough(subjects: int, minimum: int) -> CheckRow:
     if subjects < minimum:
-        return failed(
+        return warning(
             "number of subjects",
             f"{subjects} usable, and policy.minimum_subjects asks for {minimum}",
-            fix="add subjects; only whoever answers for data protection at the site may lower policy.minimum_subjects",
+            fix="the site may join: it trains, and tells no figure; else add subjects. Only whoever answers for data"
+            " protection at the site may lower policy.minimum_subjects",
         )
     return passed("number of subjects", f"{subjects} usable, at least {minimum} asked for by policy.minimum_subjects")
 

@@ -83,7 +83,8 @@ def _look_at_scans(site: DeployedSite, console: Console) -> None:
 STATISTICS_LEAVE = (
     "  - once per run that has a prior (model.prior), with the same minimum: 65 means, for two sources, over the",
     "    voxels of all training subjects (docs/egress.md)",
-    "  - once per run that leaves its reference open, with the same minimum: how far each source lies from the target",
+    "  - once per run that leaves its reference or training.align_target open, with the same minimum: how far each",
+    "    source lies from the target",
     "  - at a run's end, with the same minimum and if the figures have calibration_subjects: how large errors on",
     "    validation subjects are; if they have range_subjects: mean and spread of what sources of training subjects",
     "    are like (docs/egress.md)",

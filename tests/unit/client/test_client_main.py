@@ -224,7 +224,7 @@ def test_help_gives_the_usual_order(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("--init once", "send the public key", "Exit codes: 0 done, 1 a check failed", "Ctrl-C"):
+    for words in ("--init once", "send node.pub", "Exit codes: 0 done, 1 a check failed", "Ctrl-C"):
         assert words in out
 
 

@@ -373,7 +373,7 @@ def test_what_goes_on_by_itself_was_neither_paused_nor_stopped_nor_finished(
 
 
 def test_a_run_that_cannot_be_stopped(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
-    with pytest.raises(RunError, match="no run is not running"):
+    with pytest.raises(RunError, match="there is no run yet"):
         runs.stop(coordinator, None)
     with pytest.raises(RunError, match="first is not running"):  # it was never started
         runs.stop(coordinator, "first")

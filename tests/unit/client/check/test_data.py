@@ -111,7 +111,7 @@ def test_scans_of_a_modality_that_is_not_offered_are_not_read(tmp_path: Path) ->
             "",
             VOCABULARY,
             CheckState.WARNING,
-            "T1 4, T2 4, PD 0, FLAIR 0; offered, since 2 subjects have it: T1, T2",
+            "T1 4, T2 4, PD 0, FLAIR 0; no data.modalities; of 2 subjects or more: T1, T2",
             "write modalities: [T1, T2] under data in the site file",
         ),
         (
