@@ -18,6 +18,8 @@ CALL_S = 180.0
 BUNDLE_PATH = Path(__file__).with_name("bundle_template.toml")
 NOTHING = "N/A"  # in Flower's words
 ENDED, KNOWN_KEY = "[code: 18]", "[code: 23]"  # in Flower's words: the run has ended by itself, the key is registered
+UNKNOWN_RUN = "[code: 16]"  # in Flower's words, too: there is no such run
+LOST = "state.db has lost this run"
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,11 @@ def stop(coordinator: CoordinatorDir, flower_run_id: str) -> None:
 
 
 def run_status(coordinator: CoordinatorDir, flower_run_id: str) -> FlowerRun:
-    """The run with this id of Flower's."""
-    (row,) = _flwr(coordinator, "list", CONNECTION, "--run-id", flower_run_id)["runs"]
+    """The run with this id of Flower's. One that its database has lost counts as finished: nothing works on it."""
+    answer = _flwr(coordinator, "list", CONNECTION, "--run-id", flower_run_id, no_fault=UNKNOWN_RUN)
+    if not answer:
+        return FlowerRun(flower_run_id, "finished", LOST)
+    (row,) = answer["runs"]
     details = str(row["status-details"])
     return FlowerRun(flower_run_id, str(row["status"]), "" if details == NOTHING else details)
 

@@ -87,6 +87,11 @@ def test_a_run_without_a_reason_has_none(coordinator: CoordinatorDir, flwr: Flwr
     assert flower_cli.run_status(coordinator, "7").reason == ""
 
 
+def test_a_run_that_the_database_has_lost_is_finished(coordinator: CoordinatorDir, flwr: Flwr) -> None:
+    flwr.fails("list", "[code: 16] Run ID not found.")
+    assert flower_cli.run_status(coordinator, "7") == FlowerRun("7", "finished", flower_cli.LOST)
+
+
 def test_a_superlink_that_is_gone(coordinator: CoordinatorDir, flwr: Flwr) -> None:
     flwr.fails("list", "Connection to the SuperLink is unavailable.")
     with pytest.raises(RunError, match="does not answer; start it with: python -m server up"):

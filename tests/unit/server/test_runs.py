@@ -253,6 +253,19 @@ def test_a_process_that_only_flower_believes_in_is_stopped_first(
     assert run_folder.open_existing(run_dir).federation.quorum is None
 
 
+def test_a_run_that_the_database_has_lost_is_begun_anew(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    flwr.fails("list", "[code: 16] Run ID not found.")
+    main(["status", "--dir", str(coordinator.path)])
+    shown = capsys.readouterr().out
+    assert "state.db has lost this run" in shown
+    assert "does not answer" not in shown
+    runs.resume(coordinator, "first", quorum=None)
+    assert (run_dir / runs.FLOWER_RUN).read_text() == "7"
+
+
 def test_a_run_that_cannot_be_resumed(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
     def refused(match: str, *, quorum: int | None = None, error: type[Exception] = RunError) -> None:
         with pytest.raises(error, match=match):
