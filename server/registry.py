@@ -2,7 +2,7 @@
 `sites.json` keeps what that list lacks.
 
 `{name: {"public_key": OpenSSH line, "fingerprint": as ssh-keygen -lf, "subjects": n or null, "node_id": Flower's,
-"modalities": [...] or null}}`
+"modalities": [...] or null}}`. `sites.lock` beside it is held over each change, from the first look at the file on.
 """
 
 import json
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from agi_core.errors import ConfigError, RunError
-from agi_core.host import atomic
+from agi_core.host import atomic, lock
 from agi_core.host.keys import fingerprint
 from agi_core.names import is_site_name, skeleton
 from agi_core.scenario import modality_parts
@@ -67,7 +67,7 @@ def register(
     Raises:
         ConfigError: malformed name, key or modality, a name that looks like another site's, or the name or the key
             belongs to another registration.
-        RunError: the coordinator does not answer.
+        RunError: the coordinator does not answer, or its folder cannot be written.
     """
     if not is_site_name(name):
         raise ConfigError(f"--name {name!r} may hold letters (a to z), digits, - and _ only, at most 64")
@@ -79,6 +79,14 @@ def register(
         except ValueError as error:
             raise ConfigError(f"--modalities: {error}; write a list such as T1,T2") from None
     public_key = read_public_key(key_path)
+    with lock.alone(coordinator.sites_path.with_suffix(".lock")):
+        return _register(coordinator, name, public_key, subjects, modalities)
+
+
+def _register(
+    coordinator: CoordinatorDir, name: str, public_key: str, subjects: int | None, modalities: Sequence[str] | None
+) -> tuple[Entry, Literal["registered", "already registered"]]:
+    """With the lock held."""
     entries = read(coordinator)
     old = entries.get(name)
     if old is not None and old.public_key != public_key:
@@ -121,15 +129,16 @@ def unregister(coordinator: CoordinatorDir, name: str) -> None:
     """Shut a hospital out and forget its key.
 
     Raises:
-        ConfigError: no such site. RunError: the coordinator does not answer.
+        ConfigError: no such site. RunError: the coordinator does not answer, or its folder cannot be written.
     """
-    entries = read(coordinator)
-    if name not in entries:
-        raise ConfigError(f"{name} is not registered; registered: {', '.join(entries) or 'no site yet'}")
-    node_id = entries.pop(name).node_id
-    if node_id is not None and node_id in flower_cli.nodes(coordinator):
-        flower_cli.unregister(coordinator, node_id)
-    _write(coordinator, entries)
+    with lock.alone(coordinator.sites_path.with_suffix(".lock")):
+        entries = read(coordinator)
+        if name not in entries:
+            raise ConfigError(f"{name} is not registered; registered: {', '.join(entries) or 'no site yet'}")
+        node_id = entries.pop(name).node_id
+        if node_id is not None and node_id in flower_cli.nodes(coordinator):
+            flower_cli.unregister(coordinator, node_id)
+        _write(coordinator, entries)
 
 
 def read_public_key(path: Path) -> str:

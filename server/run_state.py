@@ -1,19 +1,19 @@
 """The state of a run after a round: what a checkpoint holds and how it is read back."""
 
 import contextlib
-import fcntl
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from agi_core.cells import name_of
 from agi_core.errors import RunError
+from agi_core.host import lock
 from agi_core.protocol import Weights
 from agi_core.run import checkpoint
 from agi_core.run.checkpoint import WEIGHTS
@@ -121,7 +121,7 @@ def holding(run_dir: Path) -> Iterator[None]:
     """
     with (run_dir / LOCK).open("w", encoding="utf-8") as file:
         deadline = time.monotonic() + PATIENCE_S  # `is_held` takes the lock for a moment
-        while not _lock(file):
+        while not lock.take(file):
             if time.monotonic() > deadline:
                 raise RunError(f"another process works on the run in {run_dir}; `python -m server status` shows it")
             time.sleep(0.05)
@@ -131,15 +131,7 @@ def holding(run_dir: Path) -> Iterator[None]:
 def is_held(run_dir: Path) -> bool:
     """Whether a process works on the run right now."""
     with (run_dir / LOCK).open("w", encoding="utf-8") as file:
-        return not _lock(file, fcntl.LOCK_SH)  # who only looks does not see another who only looks
-
-
-def _lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return not lock.take(file, shared=True)  # who only looks does not see another who only looks
 
 
 def _json(state: RunState, events: EventLog) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 stays there until the coordinator releases it.
 
 `strikes.json` is `{site: [{"run": name, "round": n, "reason": text}, ...]}`. In deployment it lies in the coordinator's
-folder, so that strikes hold across runs. A simulation keeps it in the run's folder.
+folder, so that strikes hold across runs. A simulation keeps it in the run's folder. `strikes.lock` beside it is held
+over each change: runs write it at the same time, and `release` too.
 """
 
 import json
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.errors import ConfigError, RunError
-from agi_core.host import atomic
+from agi_core.host import atomic, lock
 from agi_core.run.json_objects import JsonObject
 
 FILE = "strikes.json"
@@ -43,10 +44,11 @@ def read(path: Path) -> dict[str, list[Strike]]:
 def strike(path: Path, site: str, *, run: str, round: int, reason: str) -> int:
     """Note a strike and return how many the site has. Raises RunError as `read` does, or if the file cannot be
     written."""
-    struck = read(path)
-    struck.setdefault(site, []).append(Strike(run, round, reason))
-    _write(path, struck)
-    return len(struck[site])
+    with lock.alone(path.with_suffix(".lock")):
+        struck = read(path)
+        struck.setdefault(site, []).append(Strike(run, round, reason))
+        _write(path, struck)
+        return len(struck[site])
 
 
 def quarantined(path: Path) -> list[str]:
@@ -59,13 +61,15 @@ def release(path: Path, site: str) -> list[Strike]:
 
     Raises:
         ConfigError: it has none.
+        RunError: as `read` does, or the file cannot be written.
     """
-    struck = read(path)
-    if site not in struck:
-        raise ConfigError(f"{site} has no strikes; with strikes: {', '.join(struck) or 'no site'}")
-    forgotten = struck.pop(site)
-    _write(path, struck)
-    return forgotten
+    with lock.alone(path.with_suffix(".lock")):
+        struck = read(path)
+        if site not in struck:
+            raise ConfigError(f"{site} has no strikes; with strikes: {', '.join(struck) or 'no site'}")
+        forgotten = struck.pop(site)
+        _write(path, struck)
+        return forgotten
 
 
 def _write(path: Path, struck: dict[str, list[Strike]]) -> None:

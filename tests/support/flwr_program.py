@@ -16,8 +16,14 @@ class Flwr:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
-        program = folder / "flwr"
-        program.write_text(f'#!/bin/sh\necho "$*" >> {folder}/asked\ncat "{folder}/$1"\n')
+        self.takes(0)
+
+    def takes(self, seconds: float) -> None:
+        """For each answer, from now on."""
+        program = self._folder / "flwr"
+        program.write_text(
+            f'#!/bin/sh\necho "$*" >> {self._folder}/asked\nsleep {seconds:g}\ncat "{self._folder}/$1"\n'
+        )
         program.chmod(0o755)
 
     def answers(self, command: str, answer: dict[str, Any]) -> None:

@@ -1,3 +1,7 @@
+import contextlib
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,6 +69,35 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_unregistering_a_stranger(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="registered: no site yet"):
         registry.unregister(CoordinatorDir(tmp_path), "hospitalA")
+
+
+def test_two_who_register_at_once_lose_no_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator = CoordinatorDir(tmp_path)
+    flwr = stand_in(coordinator, tmp_path / "bin", monkeypatch)
+    flwr.answers("supernode", {"nodes": [], "node-id": "1"})
+    flwr.takes(0.3)
+    with contextlib.closing(sqlite3.connect(coordinator.database_path)) as flower:
+        flower.execute("CREATE TABLE node (public_key TEXT, status TEXT)")
+
+    def register(name: str) -> None:
+        key = ec.generate_private_key(ec.SECP384R1()).public_key()
+        key_path = tmp_path / f"{name}.pub"
+        key_path.write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+        registry.register(coordinator, name=name, key_path=key_path, subjects=9)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(register, ["A", "B"]))
+    assert list(registry.read(coordinator)) == ["A", "B"]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(partial(registry.unregister, coordinator), ["A", "B"]))
+    assert registry.read(coordinator) == {}
+
+
+def test_a_folder_that_is_misspelt_is_not_made(tmp_path: Path) -> None:
+    (tmp_path / "k.pub").write_bytes(PUBLIC)
+    with pytest.raises(RunError, match="has not been started yet"):
+        registry.register(CoordinatorDir(tmp_path / "co"), name="A", key_path=tmp_path / "k.pub", subjects=9)
+    assert not (tmp_path / "co").exists()
 
 
 def test_a_registration_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

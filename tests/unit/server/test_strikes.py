@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,18 @@ def test_three_strikes_quarantine_a_site_until_it_is_released(tmp_path: Path) ->
     assert [forgotten.run for forgotten in strikes.release(path, "B")] == ["run1", "run2", "run3"]
     assert strikes.read(path) == {"A": [Strike("run3", 2, "no weights")]}
     assert json.loads(path.read_text()) == {"A": [{"run": "run3", "round": 2, "reason": "no weights"}]}
+
+
+def test_two_runs_that_strike_at_once_lose_no_strike(tmp_path: Path) -> None:
+    path = tmp_path / strikes.FILE
+
+    def run(name: str) -> None:
+        for round in range(30):
+            strikes.strike(path, "A", run=name, round=round, reason="not finite")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(run, ["first", "second"]))
+    assert len(strikes.read(path)["A"]) == 60
 
 
 def test_a_site_without_strikes_cannot_be_released(tmp_path: Path) -> None:
