@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from agi_core.cells import is_vocabulary
 from agi_core.config.schema import DEPLOYMENT
 from agi_core.run import run_folder
-from server import strikes
+from server import run_state, runs, strikes
 from server.blending import Blending
 from server.certificates import read_request_key
 from server.rounds import Rounds
@@ -32,12 +32,14 @@ def main(grid: Grid, context: Context) -> None:
     key = read_request_key(Path(key_path)) if key_path else Ed25519PrivateKey.generate()
     config = run_folder.open_existing(run_dir)
     rounds = partial(Rounds, grid, run_dir, strikes_path=strikes_path, key=key)
-    match is_vocabulary(config.scenario), config.engine == DEPLOYMENT:
-        case True, True:
-            Study(grid, run_dir, strikes_path=strikes_path, key=key).run()
-        case True, False:  # a simulation has trained each cell as a run of its own
-            Blending(grid, run_dir, strikes_path=strikes_path, key=key).run()
-        case False, True:
-            carry_out(run_dir, rounds)
-        case False, False:
-            rounds().run()
+    if config.engine == DEPLOYMENT:
+        with run_state.holding(run_dir):
+            runs.note_process(run_dir, str(context.run_id))  # who started it may have been killed before that
+            if is_vocabulary(config.scenario):
+                Study(grid, run_dir, strikes_path=strikes_path, key=key).run()
+            else:
+                carry_out(run_dir, rounds)
+    elif is_vocabulary(config.scenario):  # a simulation has trained each cell as a run of its own
+        Blending(grid, run_dir, strikes_path=strikes_path, key=key).run()
+    else:
+        rounds().run()

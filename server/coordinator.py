@@ -14,6 +14,7 @@ class CoordinatorDir:
         self.certificates = Certificates(path / "certs")
         self.flwr_home = path / "flwr"
         self.runs_dir = path / "runs"
+        self.runs_lock_path = path / "runs.lock"
         self.sites_path = path / "sites.json"
         self.strikes_path = path / strikes.FILE
         self.database_path = path / "state.db"

@@ -1,4 +1,8 @@
-"""Runs of the coordinator: a run is submitted, stopped, and resumed."""
+"""Runs of the coordinator: a run is submitted, stopped, and resumed.
+
+`runs.lock` in the coordinator's folder is held over each of these, from the look at what a run does to the note of what
+works on it: operators and `up --resume` begin and end runs at the same time.
+"""
 
 import dataclasses
 import shutil
@@ -9,7 +13,7 @@ from pathlib import Path
 from agi_core.cells import CELLS, is_vocabulary
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
-from agi_core.host import atomic
+from agi_core.host import atomic, lock
 from agi_core.run import checkpoint, run_folder
 from agi_core.run.event_log import read_events
 from agi_core.run.events import RunPaused
@@ -19,7 +23,7 @@ from server.coordinator import CoordinatorDir
 from server.flower_cli import FlowerRun
 from server.study_plan import check_start, with_offers
 
-FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the newest process on the run
+FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the process on the run, or of the newest one
 LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # settings of a simulation, or of each hospital
 STOPPED = "stopped.txt"  # in the run folder: it was stopped by hand, and waits for `resume`
 STOP_S = 15.0
@@ -35,6 +39,11 @@ def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) 
         ConfigError: settings are refused or name sites that are not registered, or Flower does not know a site.
         RunError: the coordinator does not answer, or the folder exists. Nothing is left behind.
     """
+    with lock.alone(coordinator.runs_lock_path):
+        return _submit(coordinator, config, name)
+
+
+def _submit(coordinator: CoordinatorDir, config: RunConfig, name: str | None) -> Path:
     registered = registry.read(coordinator)
     config = resolved(config, registered)
     run_dir = coordinator.runs_dir / (name or time.strftime("%Y-%m-%d-%H%M%S"))
@@ -61,20 +70,21 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Pat
         ConfigError: the quorum does not fit the run's sites.
     """
     run_dir = find_whole(coordinator, name)
-    if (run_dir / "summary.json").is_file():
-        raise RunError(f"{name} is finished; its report is {run_dir / 'report.html'}")
-    if run_state.is_held(run_dir):
-        raise RunError(f"{name} is running; watch it with: python -m server status")
-    process = flower_run(coordinator, run_dir)
-    if process.is_starting:
-        raise RunError(f"{name} is about to start; watch it with: python -m server status")
-    if not process.is_finished:  # the process is gone; Flower notices that after a minute
-        flower_cli.stop(coordinator, process.id)
-    config = run_folder.open_existing(run_dir)
-    federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
-    federation = _with_registered(federation, registry.read(coordinator))
-    run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
-    _start(coordinator, run_dir)
+    with lock.alone(coordinator.runs_lock_path):
+        if (run_dir / "summary.json").is_file():
+            raise RunError(f"{name} is finished; its report is {run_dir / 'report.html'}")
+        if run_state.is_held(run_dir):
+            raise RunError(f"{name} is running; watch it with: python -m server status")
+        process = flower_run(coordinator, run_dir)
+        if process.is_starting:
+            raise RunError(f"{name} is about to start; watch it with: python -m server status")
+        if not process.is_finished:  # the process is gone; Flower notices that after a minute
+            flower_cli.stop(coordinator, process.id)
+        config = run_folder.open_existing(run_dir)
+        federation = dataclasses.replace(config.federation, quorum=quorum or config.federation.quorum)
+        federation = _with_registered(federation, registry.read(coordinator))
+        run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
+        _start(coordinator, run_dir)
     return run_dir
 
 
@@ -86,24 +96,29 @@ def add_site(coordinator: CoordinatorDir, name: str, *, site: str) -> Path:
         ConfigError: the site takes part already, is not registered, or has no number of subjects; or no round is left.
     """
     run_dir, registered = find_whole(coordinator, name), registry.read(coordinator)
-    if (run_dir / "summary.json").is_file():
-        raise RunError(f"{name} is finished; begin another study with: python -m server submit --from-run {name}")
-    if run_state.is_held(run_dir):
-        raise RunError(f"{name} is running; first stop it with: python -m server stop {name}")
-    config = run_folder.open_existing(run_dir)
-    if is_vocabulary(config.scenario):
-        raise ConfigError(f"{name} is a run over a vocabulary, whose cells keep their sites; begin another with {site}")
-    if (last := checkpoint.load_last(run_dir)) is not None and last[0] >= config.rounds:
-        raise ConfigError(f"the last round of {name} is over, so {site} would not train; resume it, then begin another")
-    federation = config.federation
-    if site in _all_sites(federation):
-        raise ConfigError(f"{site} takes part in {name} already")
-    if site not in registered:
-        raise _not_registered([site], registered)
-    _check_known(coordinator, {site: registered[site]})
-    federation = dataclasses.replace(federation, sites=tuple(sorted((*federation.sites, site))))
-    federation = _with_registered(federation, registered)
-    run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
+    with lock.alone(coordinator.runs_lock_path):
+        if (run_dir / "summary.json").is_file():
+            raise RunError(f"{name} is finished; begin another study with: python -m server submit --from-run {name}")
+        if run_state.is_held(run_dir):
+            raise RunError(f"{name} is running; first stop it with: python -m server stop {name}")
+        config = run_folder.open_existing(run_dir)
+        if is_vocabulary(config.scenario):
+            raise ConfigError(
+                f"{name} is a run over a vocabulary, whose cells keep their sites; begin another with {site}"
+            )
+        if (last := checkpoint.load_last(run_dir)) is not None and last[0] >= config.rounds:
+            raise ConfigError(
+                f"the last round of {name} is over, so {site} would not train; resume it, then begin another"
+            )
+        federation = config.federation
+        if site in _all_sites(federation):
+            raise ConfigError(f"{site} takes part in {name} already")
+        if site not in registered:
+            raise _not_registered([site], registered)
+        _check_known(coordinator, {site: registered[site]})
+        federation = dataclasses.replace(federation, sites=tuple(sorted((*federation.sites, site))))
+        federation = _with_registered(federation, registered)
+        run_folder.write_config(run_dir, dataclasses.replace(config, federation=federation))
     return run_dir
 
 
@@ -114,11 +129,12 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
         RunError: no such run, it is not running, or the coordinator does not answer.
     """
     run_dir = find_whole(coordinator, name) if name else newest(coordinator)
-    if run_dir is None or (process := flower_run(coordinator, run_dir)).is_finished:
-        said = f"{run_dir.name} is not running; see: python -m server status" if run_dir else "there is no run yet"
-        raise RunError(said)
-    (run_dir / STOPPED).touch()
-    flower_cli.stop(coordinator, process.id)
+    with lock.alone(coordinator.runs_lock_path):
+        if run_dir is None or (process := flower_run(coordinator, run_dir)).is_finished:
+            said = f"{run_dir.name} is not running; see: python -m server status" if run_dir else "there is no run yet"
+            raise RunError(said)
+        (run_dir / STOPPED).touch()
+        flower_cli.stop(coordinator, process.id)
     deadline = time.monotonic() + STOP_S
     while run_state.is_held(run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -166,10 +182,8 @@ def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:
     Raises:
         RunError: the coordinator does not answer.
     """
-    path = run_dir / FLOWER_RUN
-    if not path.is_file():
-        return FlowerRun("", "finished", "")
-    return flower_cli.run_status(coordinator, path.read_text(encoding="utf-8"))
+    noted = _noted(run_dir)
+    return FlowerRun("", "finished", "") if noted is None else flower_cli.run_status(coordinator, noted)
 
 
 def resolved(config: RunConfig, registered: Mapping[str, registry.Entry]) -> RunConfig:
@@ -228,9 +242,27 @@ def _is_paused(run_dir: Path) -> bool:
     return bool(log) and isinstance(log[-1].event, RunPaused)
 
 
+def note_process(run_dir: Path, flower_run_id: str) -> None:
+    """Note which process works on the run, by Flower's id of it. A note that is there keeps its time: it orders runs.
+
+    Raises:
+        RunError: it cannot be written, or the disk is full.
+    """
+    if _noted(run_dir) != flower_run_id:
+        atomic.write_text(run_dir / FLOWER_RUN, flower_run_id)
+
+
+def _noted(run_dir: Path) -> str | None:
+    path = run_dir / FLOWER_RUN
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
 def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
     (run_dir / STOPPED).unlink(missing_ok=True)
-    atomic.write_text(run_dir / FLOWER_RUN, flower_cli.run(coordinator, run_dir))
+    before = _noted(run_dir)
+    flower_run_id = flower_cli.run(coordinator, run_dir)
+    if _noted(run_dir) == before:  # else a process works on the run by now, which has noted itself
+        note_process(run_dir, flower_run_id)
 
 
 def _with_sites(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:

@@ -42,25 +42,24 @@ class Study:
         self._blending = partial(Blending, grid, run_dir, strikes_path=strikes_path, key=key)
 
     def run(self) -> None:
-        """All cells that are not finished, then the blends, then summary and report.
+        """All cells that are not finished, then the blends, then summary and report. This process holds the run.
 
         Raises:
             RunError: a cell cannot go on, which the message names. What was finished is saved.
         """
-        with run_state.holding(self._run_dir):
-            study = self._begun()
-            for cell in self._plan.trained:
-                with self._pausing(cell):
-                    self._train(cell, study)
-            with self._pausing(None), progress.listening(partial(follow, self._run_dir)):
-                if self._plan.blends:
-                    blending = self._blending(study=study)
-                    blending.run()
-                    blending.test()
-                offers, cells = self._config.federation.offers, cell_results(self._run_dir)
-                summary = StudySummary(scenario=self._config.scenario, cells=cells, offers=offers)
-                write_study_summary(self._run_dir, summary)
-            build_study_report(self._run_dir)
+        study = self._begun()
+        for cell in self._plan.trained:
+            with self._pausing(cell):
+                self._train(cell, study)
+        with self._pausing(None), progress.listening(partial(follow, self._run_dir)):
+            if self._plan.blends:
+                blending = self._blending(study=study)
+                blending.run()
+                blending.test()
+            offers, cells = self._config.federation.offers, cell_results(self._run_dir)
+            summary = StudySummary(scenario=self._config.scenario, cells=cells, offers=offers)
+            write_study_summary(self._run_dir, summary)
+        build_study_report(self._run_dir)
 
     def _begun(self) -> WholeStudy:
         """As sites know the whole run, for as long as it lives."""
@@ -82,7 +81,8 @@ class Study:
         else:
             shutil.rmtree(cell_dir, ignore_errors=True)  # of a process that was killed while it made the folder
             run_folder.create(cell_dir, config)
-        carry_out(cell_dir, partial(self._rounds, cell_dir, study=study))
+        with run_state.holding(cell_dir):
+            carry_out(cell_dir, partial(self._rounds, cell_dir, study=study))
 
     def _way_out(self, cell: Scenario) -> str:
         """What to type where the only site of a cell was not there, and may never be again; or where it has nobody with

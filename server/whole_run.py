@@ -13,18 +13,17 @@ from agi_core.run.event_log import events_of, read_events
 from agi_core.run.events import BaselineFinished
 from agi_core.run.scores import Scores
 from agi_core.run.summary import summarise, write_summary
-from server import run_state
 from server.follow import follow
 from server.rounds import Rounds
 
 
 def carry_out(run_dir: Path, rounds: Callable[[], Rounds]) -> None:
-    """Run what is left of the run, then write its summary and its report.
+    """Run what is left of the run, which this process holds, then write its summary and its report.
 
     Raises:
         AgiError: it cannot go on; its report is written all the same.
     """
-    with run_state.holding(run_dir), progress.listening(partial(follow, run_dir)):
+    with progress.listening(partial(follow, run_dir)):
         try:
             rounds().run()
             baselines = {event.name: Scores(event.final, event.sites) for event in events_of(run_dir, BaselineFinished)}

@@ -1,6 +1,8 @@
 import json
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import RoundStarted, RunPaused
 from agi_core.run.initial_weights import initial_weights
-from server import run_state, runs
+from server import flower_cli, run_state, runs
 from server.__main__ import main
 from server.coordinator import CoordinatorDir
 from server.registry import Entry
@@ -281,6 +283,49 @@ def test_a_run_that_cannot_be_resumed(coordinator: CoordinatorDir, run_dir: Path
     (run_dir / "summary.json").write_text("{}")
     refused(r"first is finished; its report is .*report\.html")
     assert flwr.asked("run") == []
+
+
+def test_two_who_resume_at_once_start_one_process(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
+        started.append(str(7 + len(started)))
+        time.sleep(0.5)
+        flwr.knows("pending")
+        return started[-1]
+
+    def resume(who: int) -> str:
+        try:
+            return runs.resume(coordinator, "first", quorum=None).name
+        except RunError as error:
+            return str(error)
+
+    monkeypatch.setattr(flower_cli, "run", run)
+    with ThreadPoolExecutor() as pool:
+        told = sorted(pool.map(resume, range(2)))
+    assert told == ["first", "first is about to start; watch it with: python -m server status"]
+    assert started == ["7"]
+
+
+def test_a_process_that_has_noted_itself_meanwhile_keeps_the_run(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
+        runs.note_process(run_dir, "7")  # of somebody who was killed before the note
+        return "8"
+
+    monkeypatch.setattr(flower_cli, "run", run)
+    runs.resume(coordinator, "first", quorum=None)
+    assert (run_dir / runs.FLOWER_RUN).read_text() == "7"
+
+
+def test_a_process_notes_itself_once_and_the_order_of_runs_stays(run_dir: Path) -> None:
+    runs.note_process(run_dir, "7")
+    os.utime(run_dir / runs.FLOWER_RUN, (2, 2))
+    runs.note_process(run_dir, "7")
+    assert (run_dir / runs.FLOWER_RUN).stat().st_mtime == 2
 
 
 # ADD A SITE
