@@ -21,6 +21,8 @@ class CoordinatorDir:
         self.log_path = path / "superlink.log"
         self.output_path = path / "superlink-output.log"
         """What the SuperLink and its runs print."""
+        self.up_lock_path = path / "up.lock"
+        """Held while `up` runs here."""
         self.health_port_path = path / "health-port.txt"
         """The port of the gRPC health service that was started last."""
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from agi_core.errors import RunError
+from agi_core.host import lock
 from agi_core.host.flower_environment import flower_environment
 from agi_core.host.logs import LOG_BYTES, begin_anew
 from agi_core.host.processes import adopt_orphans, descendants, die_with, end_descendants, has_ended
@@ -51,30 +52,32 @@ def running(coordinator: CoordinatorDir, *, host: str, port: int, health_port: i
     """`flower-superlink` runs in the block, healthy. At its end all children of this process are gone, and theirs.
 
     Raises:
-        RunError: a port is taken, or it does not become healthy; the message names the log.
+        RunError: one runs in this folder already, a port is taken, or it does not become healthy; the message names the
+            log.
     """
-    _check_free(host, port)
-    _check_free("127.0.0.1", health_port)
-    address = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  a comparison, not a bind
-    flower_cli.write_connection(coordinator, address=address)
-    _make_database(coordinator.database_path)
-    adopt_orphans()
-    with coordinator.output_path.open("ab") as output:
-        process = subprocess.Popen(
-            command(coordinator, host=host, port=port, health_port=health_port),
-            env=flower_environment(coordinator.flwr_home),
-            cwd=coordinator.path,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this program alone, which ends the others in order
-            preexec_fn=partial(die_with, os.getpid()),
-        )
-    try:
-        _wait_until_healthy(process, coordinator, address=address)
-        yield
-    finally:
-        end_descendants(within_s=STOP_S)
+    with _only_one(coordinator):
+        _check_free(host, port)
+        _check_free("127.0.0.1", health_port)
+        address = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  a comparison, not a bind
+        flower_cli.write_connection(coordinator, address=address)
+        _make_database(coordinator.database_path)
+        adopt_orphans()
+        with coordinator.output_path.open("ab") as output:
+            process = subprocess.Popen(
+                command(coordinator, host=host, port=port, health_port=health_port),
+                env=flower_environment(coordinator.flwr_home),
+                cwd=coordinator.path,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this program alone, which ends the others in order
+                preexec_fn=partial(die_with, os.getpid()),
+            )
+        try:
+            _wait_until_healthy(process, coordinator, address=address)
+            yield
+        finally:
+            end_descendants(within_s=STOP_S)
 
 
 def programs() -> dict[int, str]:
@@ -109,6 +112,18 @@ def _name_of(process: int) -> str:
     return next((name for name in programs if name.startswith("flower-")), words[0] or "a program")
 
 
+@contextlib.contextmanager
+def _only_one(coordinator: CoordinatorDir) -> Iterator[None]:
+    """On ports of its own a second one would start: on the same database, and with the connection of `flwr` to it."""
+    with coordinator.up_lock_path.open("a", encoding="utf-8") as file:
+        if not lock.take(file):
+            raise RunError(
+                f"a coordinator runs in {coordinator.path} already; stop it first: Ctrl-C in its terminal, or sudo"
+                " systemctl stop agi-fed-coordinator"
+            )
+        yield
+
+
 def _make_database(path: Path) -> None:
     """Make an empty database for Flower to fill, if there is none. Its pages are large, because it holds weights in
     pieces of 5 MiB. With SQLite's usual pages of 4 KiB, writing takes twice as long (`benchmarks/results.md`)."""
@@ -126,8 +141,8 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise RunError(
-                f"cannot listen on {host}:{port} ({error.strerror}); is a coordinator running already? Stop it, or"
-                " choose --port and --health-port"
+                f"cannot listen on {host}:{port} ({error.strerror}); does a coordinator of another folder run"
+                " there? Stop it, or choose --port and --health-port"
             ) from None
 
 

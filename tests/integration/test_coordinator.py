@@ -142,9 +142,12 @@ def test_up_says_where_it_listens_and_what_next(running: Running) -> None:
 def test_it_starts_once(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     config = (running.folder / "flwr" / "config.toml").read_text()
     port = config.split("127.0.0.1:")[1].split('"')[0]
-    assert running.call("up", "--port", port) == 2
-    assert "is a coordinator running already?" in capsys.readouterr().err
-    assert (running.folder / "flwr" / "config.toml").read_text() == config
+    for ports in ([port, "8001"], [str(free_port()), str(free_port())]):
+        assert running.call("up", "--port", ports[0], "--health-port", ports[1]) == 2
+        told = capsys.readouterr().err
+        assert f"a coordinator runs in {running.folder} already; stop it first" in told
+        assert "--port" not in told
+        assert (running.folder / "flwr" / "config.toml").read_text() == config
 
 
 def test_status_tells_alive_from_ready(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,4 @@
+import socket
 import sqlite3
 import subprocess
 import time
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agi_core.errors import RunError
+from agi_core.host import lock
 from agi_core.host.flower_environment import flower_environment
 from server import superlink
 from server.coordinator import CoordinatorDir
@@ -41,6 +44,29 @@ def test_the_database_is_made_with_large_pages_and_never_touched_again(tmp_path:
     with closing(sqlite3.connect(path)) as flower:
         assert flower.execute("SELECT number FROM kept").fetchall() == [(1,)]
         assert flower.execute("PRAGMA page_size").fetchone() == (superlink.PAGE_BYTES,)
+
+
+def test_a_folder_has_one_coordinator_at_a_time(tmp_path: Path) -> None:
+    coordinator = CoordinatorDir(tmp_path)
+    with (
+        lock.alone(coordinator.up_lock_path),
+        pytest.raises(RunError, match=f"a coordinator runs in {tmp_path} already; stop it first") as told,
+        superlink.running(coordinator, host="127.0.0.1", port=0, health_port=0),
+    ):
+        pass
+    assert "--port" not in str(told.value)
+    assert not coordinator.flwr_home.exists()
+
+
+def test_a_port_of_another_program_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        message = rf"cannot listen on 127.0.0.1:{port} \(Address already in use\); .* choose --port and --health-port"
+        with (
+            pytest.raises(RunError, match=message),
+            superlink.running(CoordinatorDir(tmp_path), host="127.0.0.1", port=0, health_port=port),
+        ):
+            pass
 
 
 def test_what_its_programs_print_is_kept_short_until_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
