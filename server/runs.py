@@ -24,6 +24,7 @@ from server.flower_cli import FlowerRun
 from server.study_plan import check_start, with_offers
 
 FLOWER_RUN = "flower-run.txt"  # in the run folder: Flower's id of the process on the run, or of the newest one
+BEGUN = "begun.txt"  # in the run folder: Flower's id of the newest process that has come to hold the run
 LOCAL = ("clients", "partition", "engine", "device", "threads", "data")  # settings of a simulation, or of each hospital
 STOPPED = "stopped.txt"  # in the run folder: it was stopped by hand, and waits for `resume`
 STOP_S = 15.0
@@ -76,7 +77,8 @@ def resume(coordinator: CoordinatorDir, name: str, *, quorum: int | None) -> Pat
         if run_state.is_held(run_dir):
             raise RunError(f"{name} is running; watch it with: python -m server status")
         process = flower_run(coordinator, run_dir)
-        if process.is_starting:
+        begun = _noted(run_dir, BEGUN) == process.id  # Flower says `running` seconds before
+        if process.is_starting or not (process.is_finished or begun):
             raise RunError(f"{name} is about to start; watch it with: python -m server status")
         if not process.is_finished:  # the process is gone; Flower notices that after a minute
             flower_cli.stop(coordinator, process.id)
@@ -182,7 +184,7 @@ def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:
     Raises:
         RunError: the coordinator does not answer.
     """
-    noted = _noted(run_dir)
+    noted = _noted(run_dir, FLOWER_RUN)
     return FlowerRun("", "finished", "") if noted is None else flower_cli.run_status(coordinator, noted)
 
 
@@ -243,26 +245,28 @@ def _is_paused(run_dir: Path) -> bool:
 
 
 def note_process(run_dir: Path, flower_run_id: str) -> None:
-    """Note which process works on the run, by Flower's id of it. A note that is there keeps its time: it orders runs.
+    """Note which process has come to hold the run, by Flower's id of it. The note of who started it keeps its time,
+    which orders runs.
 
     Raises:
         RunError: it cannot be written, or the disk is full.
     """
-    if _noted(run_dir) != flower_run_id:
+    if _noted(run_dir, FLOWER_RUN) != flower_run_id:
         atomic.write_text(run_dir / FLOWER_RUN, flower_run_id)
+    atomic.write_text(run_dir / BEGUN, flower_run_id)
 
 
-def _noted(run_dir: Path) -> str | None:
-    path = run_dir / FLOWER_RUN
+def _noted(run_dir: Path, name: str) -> str | None:
+    path = run_dir / name
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _start(coordinator: CoordinatorDir, run_dir: Path) -> None:
     (run_dir / STOPPED).unlink(missing_ok=True)
-    before = _noted(run_dir)
+    before = _noted(run_dir, FLOWER_RUN)
     flower_run_id = flower_cli.run(coordinator, run_dir)
-    if _noted(run_dir) == before:  # else a process works on the run by now, which has noted itself
-        note_process(run_dir, flower_run_id)
+    if _noted(run_dir, FLOWER_RUN) == before:  # else a process works on the run by now, which has noted itself
+        atomic.write_text(run_dir / FLOWER_RUN, flower_run_id)
 
 
 def _with_sites(federation: FederationConfig, registered: Mapping[str, registry.Entry]) -> FederationConfig:

@@ -248,7 +248,7 @@ def test_a_site_that_has_left_meanwhile_keeps_its_size_and_will_be_missing(
 def test_a_process_that_only_flower_believes_in_is_stopped_first(
     coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr
 ) -> None:
-    (run_dir / runs.FLOWER_RUN).write_text("6")
+    runs.note_process(run_dir, "6")
     flwr.knows("running")
     runs.resume(coordinator, "first", quorum=None)
     assert flwr.asked("stop") == ["6"]
@@ -274,8 +274,9 @@ def test_a_run_that_cannot_be_resumed(coordinator: CoordinatorDir, run_dir: Path
             runs.resume(coordinator, "first", quorum=quorum)
 
     refused("federation.quorum=3 is more than the 2 training sites", quorum=3, error=ConfigError)
+    runs.note_process(run_dir, "5")
     (run_dir / runs.FLOWER_RUN).write_text("6")
-    for status in ("pending", "starting"):
+    for status in ("pending", "starting", "running"):  # it does not hold the run as soon as it runs
         flwr.knows(status)
         refused("first is about to start")
     with run_state.holding(run_dir):
@@ -422,6 +423,7 @@ def test_what_goes_on_by_itself_was_neither_paused_nor_stopped_nor_finished(
     flwr.knows("running")
     runs.stop(coordinator, "first")
     assert runs.interrupted(coordinator) == []
+    flwr.knows("finished:stopped")
     runs.resume(coordinator, "first", quorum=None)
     assert runs.interrupted(coordinator) == [run_dir]
     EventLog(run_dir).append(RunPaused(round=1, reason="too few"))
