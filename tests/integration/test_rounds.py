@@ -271,11 +271,11 @@ def test_a_silent_site_is_given_up_at_the_deadline(
 
 
 def test_a_busy_superlink_is_asked_again(small_config: RunConfig, tmp_path: Path) -> None:
-    deploy(small_config, tmp_path / "run", refused={"pull": 500})
-    assert "site_missing" not in kinds_of(tmp_path / "run")
+    deploy(small_config, tmp_path / "run", refused={"nodes": 500, "push": 500, "pull": 500})
+    assert not {"site_missing", "run_paused"} & {*kinds_of(tmp_path / "run")}
 
 
-@pytest.mark.parametrize("refused", [{"nodes": 500}, {"push": 500}, {"pull": 401}])
+@pytest.mark.parametrize("refused", [{"nodes": 401}, {"push": 401}, {"pull": 401}])
 def test_a_superlink_that_fails_pauses_the_run(
     small_config: RunConfig, tmp_path: Path, refused: Mapping[str, int]
 ) -> None:
