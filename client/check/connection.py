@@ -175,12 +175,13 @@ def _answer(connection: http.client.HTTPConnection) -> Iterator[CheckRow]:
     else:
         yield passed("answer", f"an HTTP server answers ({response.status} to an empty request, as it should)")
     try:
-        yield _clock(now - (email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp() + 0.5))
+        yield clock_row(now - (email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp() + 0.5))
     except (TypeError, ValueError):  # no Date, or none that can be read
-        yield _clock(None)
+        yield clock_row(None)
 
 
-def _clock(ahead_s: float | None) -> CheckRow:
+def clock_row(ahead_s: float | None) -> CheckRow:
+    """The row of clocks that are so far apart; None = not known."""
     fix = "switch time synchronisation on: timedatectl set-ntp true, or chronyc makestep"
     if ahead_s is None:
         return warning("clock", "the answer has no readable Date, so the clocks could not be compared", fix=fix)
