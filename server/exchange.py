@@ -54,7 +54,7 @@ from server.update_gate import check_answer
 T = TypeVar("T")
 log = logging.getLogger("server")
 POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # between two looks: for replies, for sites that connect
-AT_ONCE = 4  # so many answers are in memory before they are in the spool
+AT_ONCE = 4  # so many answers are looked for before those that came go to the spool
 AGAIN_S = (1.0, 2.0, 4.0, 8.0)  # before a SuperLink that is busy, or away for a moment, is asked again
 GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's own error reply
 SITS_OUT = frozenset(
@@ -283,7 +283,8 @@ class Exchange:
 
 def _persisting(work: Callable[[], T]) -> T:
     """What the work gives; where the SuperLink fails it is done again, a few times. A site that gets a request twice
-    has one nonce for both, and answers once. A refusal (4xx: the run has ended) is raised at once."""
+    has one nonce for both and gives one answer to both; the one that nobody waits for is thrown away. A refusal (4xx:
+    the run has ended) is raised at once."""
     for pause_s in AGAIN_S:
         try:
             return work()
