@@ -61,6 +61,8 @@ def describe(event: events.Event) -> str | None:
             return event.said
         case events.BaselineFinished(final={"psnr_db": psnr_db}, sites=sites):
             return f"alone, a mean over {', '.join(sites)}: {psnr_db:.2f} dB"
+        case events.CellNotHeld(cell=cell):
+            return f"{cell}: {event.said}"
         case events.BlendSolved(cell=cell, weights=weights):
             return f"{cell} is a blend of {', '.join(f'{expert} {weight:.2f}' for expert, weight in weights.items())}"
         case events.BlendTested(cell=cell):

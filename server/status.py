@@ -17,13 +17,14 @@ from server import flower_cli, registry, run_state, runs, strikes
 from server.coordinator import CoordinatorDir
 from server.flower_cli import Node
 from server.follow import NOW, describe
-from server.study_plan import plan_of
+from server.study_plan import not_held, plan_of
 
 Reasoned = events.SiteMissing | events.SiteFailed | events.UpdateRefused
 _END = (
     *(events.BaselineFinished, events.ModelTested, events.IntervalSolved, events.RangeLearnt),
     *(events.LastLayersShared, events.BlendTested),
 )
+NOT_HELD = "that no site holds"
 IDLE = events.Exchanging(round=0, action="", waiting_for=[])
 
 
@@ -42,13 +43,13 @@ class SiteStatus:
 class RunStatus:
     """A run, as its folder shows it.
 
-    `state` is running, finished, paused, interrupted (stopped or killed), starting, or damaged. `validation_psnr_db` is
-    of the newest validation that has one. `suppressed` names the sites whose policy held figures back in the newest
-    validation. `waiting_for` and `answered` name sites of the current round; `failed` and `refused` are {site: why} of
-    that round, `sitting_out` of any. `action` is what the sites are asked to do now, and `reason` says why the run does
-    not go on. `cells` is {cell: done, now or next} of a run over a vocabulary, whose rounds and sites are those of the
-    cell of now. `end` tells in sentences what the final test and the questions after it have brought. None: nothing, or
-    not known.
+    `state` is running, finished, paused, interrupted (stopped or killed), starting, or damaged.
+    `validation_psnr_db` is of the newest validation that has one. `suppressed` names the sites whose policy held
+    figures back in the newest validation. `waiting_for` and `answered` name sites of the current round; `failed`
+    and `refused` are {site: why} of that round, `sitting_out` of any. `action` is what the sites are asked to do
+    now, and `reason` says why the run does not go on. `cells` is {cell: done, now, next, or `NOT_HELD`} of a run
+    over a vocabulary, whose rounds and sites are those of the cell of now. `end` tells in sentences what the final
+    test and the questions after it have brought. None: nothing, or not known.
     """
 
     name: str
@@ -136,8 +137,12 @@ def run_status(run_dir: Path) -> RunStatus:
     if not is_vocabulary(config.scenario):
         return _status_of(run_dir, config)
     whole, folders = _status_of(run_dir, config), {cell: folder_of(run_dir, cell) for cell in plan_of(config).trained}
-    left = [cell for cell, folder in folders.items() if not (folder / "summary.json").is_file()]
+    nobodys = not_held(run_dir)
+    left = [
+        cell for cell, folder in folders.items() if str(cell) not in nobodys and not (folder / "summary.json").is_file()
+    ]
     words = dict.fromkeys(map(str, folders), "done") | dict.fromkeys(map(str, left), "next")
+    words |= dict.fromkeys(nobodys, NOT_HELD)
     if not left:
         return replace(whole, cells=words)
     begun = (folders[left[0]] / "config.yaml").is_file()

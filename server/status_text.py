@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from server.status import CoordinatorStatus, RunStatus
+from server.status import NOT_HELD, CoordinatorStatus, RunStatus
 from server.strikes import QUARANTINED_AT
+
+LISTED = ("done", "next", NOT_HELD)
 
 
 def status_text(current: CoordinatorStatus) -> str:
@@ -43,7 +45,7 @@ def _run_lines(run: RunStatus | None) -> Iterator[str]:
     doing = f" ({run.action})" if run.action else ""
     cells = run.cells or {}
     for heading, names in (
-        *((f"cells {word}", [cell for cell, its in cells.items() if its == word]) for word in ("done", "next")),
+        *((f"cells {word}", [cell for cell, its in cells.items() if its == word]) for word in LISTED),
         (f"waiting for{doing}", run.waiting_for),
         ("answered", run.answered),
         ("failed", _with_reasons(run.failed)),
@@ -73,8 +75,10 @@ def _headline(run: RunStatus) -> str:
     rounds = f"round {run.round}/{run.rounds}{score}"
     if run.cells is None:
         return f"run {run.name}: {run.state}, {rounds}"
-    count, now = len(run.cells), next((n for n, word in enumerate(run.cells.values(), start=1) if word != "done"), None)
-    doing = f"cell {now} of {count}, {[*run.cells][now - 1]}, {rounds}" if now else f"{count} cells are trained"
+    count, words = len(run.cells), [*run.cells.values()]
+    now = words.index("now") if "now" in words else None
+    trained = f"{words.count('done')} cells are trained"
+    doing = trained if now is None else f"cell {now + 1} of {count}, {[*run.cells][now]}, {rounds}"
     return f"run {run.name}: {run.state}, {doing}"
 
 

@@ -20,13 +20,13 @@ from agi_core.run import events, progress, run_folder
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.study_summary import StudySummary, cell_results, write_study_summary
 from agi_core.run.summary import FILE_NAME
-from agi_core.scenario import Scenario
+from agi_core.scenario import Scenario, parse_scenario
 from agi_core.study import WholeStudy
 from server import run_state
 from server.blending import Blending
 from server.follow import follow
 from server.rounds import Rounds
-from server.study_plan import cell_config, plan_of
+from server.study_plan import cell_config, not_held, plan_of
 from server.whole_run import carry_out
 
 
@@ -50,9 +50,15 @@ class Study:
         study = self._begun()
         for cell in self._plan.trained:
             with self._pausing(cell):
-                self._train(cell, study)
+                if str(cell) not in not_held(self._run_dir):
+                    self._train(cell, study)
         with self._pausing(None), progress.listening(partial(follow, self._run_dir)):
-            if self._plan.blends:
+            left_out = not_held(self._run_dir)
+            for cell in map(parse_scenario, left_out):
+                shutil.rmtree(folder_of(self._run_dir, cell), ignore_errors=True)
+            if len(left_out) == len(self._plan.trained):
+                raise RunError("no site has a subject with two of the modalities that it offers; begin another run")
+            if self._plan.blends or left_out:
                 blending = self._blending(study=study)
                 blending.run()
                 blending.test()
@@ -82,23 +88,31 @@ class Study:
             shutil.rmtree(cell_dir, ignore_errors=True)  # of a process that was killed while it made the folder
             run_folder.create(cell_dir, config)
         with run_state.holding(cell_dir):
-            carry_out(cell_dir, partial(self._rounds, cell_dir, study=study))
+            try:
+                carry_out(cell_dir, partial(self._rounds, cell_dir, study=study))
+            except RunError:
+                if not self._is_held_nowhere(cell):
+                    raise
+                self._note(events.CellNotHeld(cell=str(cell), sites=self._plan.trained[cell]))
+
+    def _is_held_nowhere(self, cell: Scenario) -> bool:
+        """Whether each of its sites has said that none of its subjects has all modalities of the cell."""
+        cell_dir = folder_of(self._run_dir, cell)
+        said = {event.site: event.reason for event in events_of(cell_dir, events.SiteSatOut)}
+        begun = events_of(cell_dir, events.RoundFinished)
+        return not begun and all(said.get(site) == NoneHeldError.public for site in self._plan.trained[cell])
+
+    def _note(self, event: events.Event) -> None:
+        with progress.listening(partial(follow, self._run_dir)):
+            self._events.append(event)
 
     def _way_out(self, cell: Scenario) -> str:
-        """What to type where the only site of a cell was not there, and may never be again; or where it has nobody with
-        all modalities of the cell."""
+        """What to type where the only site of a cell was not there, and may never be again."""
         (site, *more), cell_dir = self._plan.trained[cell], folder_of(self._run_dir, cell)
         others = [other for other in self._config.federation.sites if other != site]
-        if more or not (cell_dir / "events.jsonl").is_file():
+        if more or not others or not (cell_dir / "events.jsonl").is_file():
             return ""
-        happened = [event for event in events_of(cell_dir, events.SiteEvent) if event.site == site]
-        if any(isinstance(one, events.SiteSatOut) and one.reason == NoneHeldError.public for one in happened):
-            return (
-                f"; {site} alone trains this cell, and none of its subjects has all of {', '.join(cell.modalities)};"
-                f" begin a run in which it offers less than {', '.join(self._plan.offers[site])}:"
-                f" python -m server submit scenario={self._config.scenario} federation.offers='{{{site}: [...]}}'"
-            )
-        if not others or not any(isinstance(one, events.SiteMissing) for one in happened):
+        if not any(event.site == site for event in events_of(cell_dir, events.SiteMissing)):
             return ""
         offered = {name for other in others for name in self._plan.offers[other]}
         names = ",".join(name for name in parse_vocabulary(self._config.scenario).modalities if name in offered)

@@ -3,11 +3,14 @@ sites alone know."""
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from agi_core.cell_plan import Offers, Plan, check_offers
 from agi_core.cells import parse_vocabulary
 from agi_core.config.schema import FederationConfig, MisalignConfig, RunConfig
 from agi_core.errors import ConfigError
+from agi_core.run.event_log import events_of
+from agi_core.run.events import CellNotHeld
 from agi_core.run.initial_weights import weights_file
 from agi_core.scenario import Scenario
 from server.aggregation import check_sites
@@ -59,6 +62,12 @@ def plan_of(config: RunConfig) -> Plan:
     offers = {site: federation.offers.get(site, ()) for site in federation.sites}
     holders = {cell: _offering(cell, offers) for cell in vocabulary.cells}
     return Plan.of(vocabulary, holders, offers=offers, local_steps=config.training.local_steps)
+
+
+def not_held(run_dir: Path) -> set[str]:
+    """The cells of the plan that nobody trains after all, because no site's scans hold them. So it was when the sites
+    were asked, and so it stays for this run."""
+    return {event.cell for event in events_of(run_dir, CellNotHeld)} if (run_dir / "events.jsonl").is_file() else set()
 
 
 def cell_config(config: RunConfig, cell: Scenario, plan: Plan) -> RunConfig:

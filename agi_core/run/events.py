@@ -83,6 +83,19 @@ class PriorSolved(Event, kind="prior_solved"):
     sites: Sequence[str]
 
 
+class CellNotHeld(Event, kind="cell_not_held"):
+    """Nobody trains `cell`: of the sites that offer all its modalities, none has a subject with them all."""
+
+    cell: str
+    sites: Sequence[str]
+
+    @property
+    def said(self) -> str:
+        """In a sentence."""
+        sites = " or ".join(self.sites)
+        return f"nobody trains it: no subject of {sites} has all its modalities, which are offered there"
+
+
 class BlendSolved(Event, kind="blend_solved"):
     """The weights of the trained cells that make `cell`, which nobody could train: from their mean squared errors and
     disagreements (by `FIRST SECOND`) as far as sites told them. `measured`: all errors are known; else the weights are

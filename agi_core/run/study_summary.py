@@ -8,7 +8,7 @@ from agi_core.cells import folder_of, parse_vocabulary
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run.event_log import events_of
-from agi_core.run.events import BlendSolved, BlendTested
+from agi_core.run.events import BlendSolved, BlendTested, CellNotHeld
 from agi_core.run.json_objects import JsonObject
 from agi_core.run.run_folder import open_existing
 from agi_core.run.sanity import sanity_flags
@@ -31,7 +31,7 @@ class CellResult(JsonObject):
         scores: of the final test. Sites that did not train the cell stand in it as unseen.
         regression: the same of the cubic regression of its sources; of a blend, of its experts' regressions.
         said: of a blend in a deployed run, what it reached at which site, or why at none.
-        flags: what is suspicious in the figures.
+        flags: what is suspicious in the figures, and why nobody trained it where that is not by what sites offer.
         privacy: of the cell's own summary: what each site had spent after it, on this and earlier cells.
     """
 
@@ -106,8 +106,9 @@ def cell_results(run_dir: Path, *, score: Callable[[BlendSolved], BlendScores] |
         RunError: a trained cell has no summary yet.
     """
     vocabulary = parse_vocabulary(open_existing(run_dir).scenario)
-    solved, tested = dict[str, BlendSolved](), dict[str, BlendTested]()
+    solved, tested, not_held = dict[str, BlendSolved](), dict[str, BlendTested](), dict[str, list[str]]()
     if (run_dir / "events.jsonl").is_file():
+        not_held = {event.cell: [event.said] for event in events_of(run_dir, CellNotHeld)}
         solved = {event.cell: event for event in events_of(run_dir, BlendSolved)}
         tested = {event.cell: event for event in events_of(run_dir, BlendTested)}
     results = {}
@@ -124,10 +125,10 @@ def cell_results(run_dir: Path, *, score: Callable[[BlendSolved], BlendScores] |
                 scores=scores,
                 regression=regression,
                 said=told.said if told else "",
-                flags=_blend_flags(scores, regression),
+                flags=[*not_held.get(event.cell, ()), *_blend_flags(scores, regression)],
             )
         else:
-            results[str(cell)] = CellResult(how=NOBODY)
+            results[str(cell)] = CellResult(how=NOBODY, flags=not_held.get(str(cell), ()))
     return results
 
 

@@ -127,16 +127,31 @@ def test_a_cell_whose_only_site_may_have_left_names_it_and_the_way_out(tmp_path:
     assert str(refused.value) in text_of(study.run_dir)
 
 
-def test_a_cell_whose_only_site_has_nobody_with_all_of_it_says_what_to_do(tmp_path: Path) -> None:
-    study = Study(tmp_path, "T1,T2,PD:any", {"A": ["T1", "T2", "PD"], "B": ["T1", "T2"]})
-    for number, modality in ((100, "PD"), (101, "T2"), (102, "T2")):
+def test_a_cell_that_no_site_holds_after_all_is_left_to_a_blend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A offers PD too, but each of its subjects lacks one of the three."""
+    study = Study(tmp_path, "T1,T2,PD:any", {"A": ["T1", "T2", "PD"]})
+    for number, modality in ((100, "PD"), (101, "T2"), (102, "T1")):
         (tmp_path / "scans-A" / f"IXI-{modality}" / f"IXI{number}-A-{1000 + number}-{modality}.nii.gz").unlink()
-    with pytest.raises(RunError, match=r"^cell T2,PD:T1: ") as refused:
+    study.go_on()
+    why = "nobody trains it: no subject of A has all its modalities, which are offered there"
+    assert f"first: T2,PD:T1: {why}" in capsys.readouterr().out
+    assert "cells that no site holds: T2,PD:T1, T1,PD:T2, T1,T2:PD\n" in text_of(study.run_dir)
+    summary = read_study_summary(study.run_dir)
+    assert summary is not None
+    blend = summary.cells["T2,PD:T1"]
+    assert (blend.how, [*blend.experts], blend.flags) == ("blend", ["T2:T1", "PD:T1"], [why])
+    assert why in (study.run_dir / "report.html").read_text()
+
+
+def test_a_run_of_which_no_site_holds_any_cell_pauses(tmp_path: Path) -> None:
+    study = Study(tmp_path, "T1,T2:any", {"A": ["T1", "T2"]})
+    for number, modality in ((100, "T1"), (101, "T2"), (102, "T1")):
+        (tmp_path / "scans-A" / f"IXI-{modality}" / f"IXI{number}-A-{1000 + number}-{modality}.nii.gz").unlink()
+    with pytest.raises(RunError, match=r"no site has a subject with two of the modalities that it offers"):
         study.go_on()
-    assert str(refused.value).endswith(
-        "; A alone trains this cell, and none of its subjects has all of T2, PD, T1; begin a run in which it offers"
-        " less than T1, T2, PD: python -m server submit scenario=T1,T2,PD:any federation.offers='{A: [...]}'"
-    )
+    assert "cells that no site holds: T2:T1, T1:T2" in text_of(study.run_dir)
 
 
 @pytest.fixture(scope="module")

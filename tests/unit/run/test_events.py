@@ -12,6 +12,7 @@ from agi_core.run.events import (
     BaselineFinished,
     BlendSolved,
     BlendTested,
+    CellNotHeld,
     DataFound,
     Event,
     Exchanging,
@@ -68,6 +69,10 @@ LINES: list[tuple[Event, str]] = [
         '"poses_measured", "sites": {"Guys": {"T1": 1.5}}, "chosen": "reference T1"',
     ),
     (PriorSolved(sites=["Guys"]), '"prior_solved", "sites": ["Guys"]'),
+    (
+        CellNotHeld(cell="T1,T2:PD", sites=["Guys"]),
+        '"cell_not_held", "cell": "T1,T2:PD", "sites": ["Guys"]',
+    ),
     (
         BlendSolved(
             cell="T1,T2:PD",
