@@ -98,6 +98,8 @@ class Study:
     def _is_held_nowhere(self, cell: Scenario) -> bool:
         """Whether each of its sites has said that none of its subjects has all modalities of the cell."""
         cell_dir = folder_of(self._run_dir, cell)
+        if not (cell_dir / "events.jsonl").is_file():
+            return False
         said = {event.site: event.reason for event in events_of(cell_dir, events.SiteSatOut)}
         begun = events_of(cell_dir, events.RoundFinished)
         return not begun and all(said.get(site) == NoneHeldError.public for site in self._plan.trained[cell])
