@@ -104,11 +104,12 @@ class Rounds:
                 self._solve_prior()
             first = self._state.round + 1
             for round in range(first, self._config.rounds + 1):
-                self._aggregate(round, *self._train(round, is_first=round == first and not asks))
-                run_state.save(self._run_dir, self._state, self._events)
+                told, updates = self._train(round, is_first=round == first and not asks)
+                with self._saving():
+                    self._aggregate(round, told, updates)
             if not self._state.tested:
-                self._test()
-                run_state.save(self._run_dir, self._state, self._events)
+                with self._saving():
+                    self._test()
             if not self._config.privacy.on:  # what sites tell of errors and sources has no noise
                 self._learn_once(events.IntervalSolved, solve_interval)
                 self._learn_once(events.RangeLearnt, learn_range)
@@ -181,13 +182,8 @@ class Rounds:
         else:
             told = []
         state.weights = {name: array.copy() for name, array in network.weights.items()}
-        before = self._events.size_bytes
-        self._events.append(events.PriorSolved(sites=told))
-        try:
-            run_state.save(self._run_dir, state, self._events)
-        except AgiError:
-            self._events.cut_back(before)  # else a resumed run would hold it for solved, and go on without
-            raise
+        with self._saving():
+            self._events.append(events.PriorSolved(sites=told))
 
     def _train(self, round: int, *, is_first: bool) -> tuple[dict[str, SiteUpdate], list[SiteUpdate]]:
         """What each site told, with the validation of the weights that were sent, and the updates to aggregate. These
@@ -333,6 +329,18 @@ class Rounds:
             return False
         state.consider_best(validated, of=sites)
         return True
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Save what the block has brought. Where the disk has no room for it, what the block has noted is forgotten:
+        else a resumed run would hold it for done, or do and note it a second time."""
+        before = self._events.size_bytes
+        yield
+        try:
+            run_state.save(self._run_dir, self._state, self._events)
+        except AgiError:
+            self._events.cut_back(before)
+            raise
 
     @contextlib.contextmanager
     def _pausing(self) -> Iterator[None]:

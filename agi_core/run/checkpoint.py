@@ -30,6 +30,7 @@ def save_checkpoint(
 ) -> None:
     """Commit the state after `round`; drop older checkpoints but the one before and that of round `keep`."""
     folder = run_dir / "checkpoints"
+    atomic.remove_stale(folder)
     data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     path, again_path = _arrays_paths(folder, round)
     is_second = (in_force := _load(folder, round)) is not None and in_force[0] == path

@@ -118,6 +118,25 @@ def test_a_prior_that_cannot_be_saved_is_asked_for_again(
     assert load_weights(tmp_path / "run")["prior.coefficients"].any()
 
 
+def test_a_round_that_cannot_be_saved_is_done_and_noted_once(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save_checkpoint
+
+    def full(run_dir: Path, *, round: int, **options: Any) -> None:
+        if round == 2:
+            raise RunError("The disk is full")
+        save(run_dir, round=round, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_checkpoint", full)
+        with pytest.raises(RunError, match="disk is full"):
+            federate(small_config, tmp_path / "run")
+    federate(small_config, tmp_path / "run")
+    noted = [[event.round for event in events_of(tmp_path / "run", kind)] for kind in (RoundFinished, ModelValidated)]
+    assert noted == [[1, 2], [0, 1, 2]]
+
+
 def test_a_site_that_tells_no_statistics_is_named_and_trains_on(small_config: RunConfig, tmp_path: Path) -> None:
     config = load_config(None, overrides={}, assignments=["model.prior=cubic"], base=small_config)
     federate(config, tmp_path / "run", Saboteur(fail_at=2, error=DataError("gone")))
