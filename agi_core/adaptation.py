@@ -1,10 +1,14 @@
 """A last layer for a hospital that took no part in a run, from its own complete subjects, in closed form."""
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from agi_core.config.schema import Task
 from agi_core.data.cached_session import CachedSession
+from agi_core.data.fingerprint import check_different
 from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, Subject, discover
@@ -14,22 +18,31 @@ from agi_core.keys import KeyTable
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.protocol import Weights
-from agi_core.readout import own_readout
-from agi_core.ridge import Vector
+from agi_core.readout import newcomers_readout, readout_statistics
+from agi_core.ridge import Statistics, Vector
 from agi_core.run import progress
 
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """The weights of a last layer of all `subjects`, and PSNR in dB of one of them with the common one and with one
-    solved on the others. Where there is only one, it is solved and scored on that subject. `found` says who was left
-    out of the folder, and why."""
+    """The weights of a last layer of all `subjects`.
+
+    Attributes:
+        part: how much of the way from the common last layer to that of these subjects it goes, in (0, 1].
+        scored, common_db, own_db: PSNR of one subject with the common layer, and with one of the others; where there is
+            only one, with its own.
+        gains_db: what each subject gains by a layer of all others, from the squared errors that the layers are solved
+            from; empty where there is only one.
+        found: who was left out of the folder, and why.
+    """
 
     own: Weights
     subjects: tuple[str, ...]
+    part: float
     scored: str
     common_db: float
     own_db: float
+    gains_db: Mapping[str, float]
     found: str
 
 
@@ -41,37 +54,71 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
         cache_dir: folder of prepared scans, which are patient data.
 
     Raises:
-        DataError: no subject has all modalities, a scan is unusable, or the last layer makes the scored subject worse.
+        DataError: no subject has all modalities, a scan is unusable, or one image stands for two; the subjects
+            differ from what the model has learnt by no more than scans of one scanner do, or they are worse
+            off with a layer of the others.
     """
     found = discover(scans, network.scenario.modalities)
     by_id = {subject.id: subject for subject in found.subjects}
     if not by_id:
         raise DataError(f"no subject in {scans.dir} has all of {', '.join(network.scenario.modalities)}")
-    *others, scored = [by_id[subject_id] for subject_id in stable_order(by_id)]
 
-    def opened(*subjects: Subject, whole: bool) -> list[CachedSession]:
+    def opened(subjects: Iterable[Subject], *, whole: bool) -> list[CachedSession]:
         preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=whole)
         return preparation.open(subjects, on_session=progress.steps_of("reading scans"))
 
-    test = [(session, None) for session in opened(scored, whole=True)]
+    sessions = opened(by_id.values(), whole=False)
+    paths = [session.paths for subject in by_id.values() for session in subject.sessions]
+    check_different(
+        (image, (session.subject_id, modality, its[modality]))
+        for session, its in zip(sessions, paths, strict=True)
+        for modality, image in session.images.items()
+    )
+    statistics_of = readout_statistics(network, sessions)
+    if not statistics_of:
+        raise DataError(f"no slice of the subjects in {scans.dir} holds a head")
+    readout, part = newcomers_readout(network, [*statistics_of.values()])
+    if not part:
+        raise DataError(
+            f"to the model {_count(statistics_of)} are no stranger than scans of one scanner are to each other, so a"
+            " last layer of theirs might make others worse; use the common model, or give more subjects"
+        )
+    gains_db = _left_out(network, statistics_of)
+    if gains_db and fmean(gains_db.values()) < 0:
+        worst = min(gains_db, key=lambda subject_id: gains_db[subject_id])
+        raise DataError(
+            f"a last layer of the others makes each of {_count(statistics_of)} {-fmean(gains_db.values()):.2f} dB worse"
+            f" on average, {worst} {-gains_db[worst]:.2f} dB; use the common model, or give more subjects"
+        )
+
+    *others, scored = stable_order(statistics_of)
+    test = [(session, None) for session in opened([by_id[scored]], whole=True)]
+    layer, _ = newcomers_readout(network, [statistics_of[subject_id] for subject_id in others or [scored]])
+    common, common_weights = network.readout, {name: array.copy() for name, array in network.weights.items()}
+    keys = KeyTable.of(replace(task, personal="head"), {name: array.ndim for name, array in common_weights.items()})
 
     def psnr_db(readout: Vector) -> float:
         network.set_readout(readout)
         return mean_over_subjects(evaluate(network, test).values())["psnr_db"]
 
-    common, common_weights = network.readout, {name: array.copy() for name, array in network.weights.items()}
     try:
-        own = own_readout(network, opened(*(others or [scored]), whole=False))
-        common_db, own_db = psnr_db(common), psnr_db(own)
+        common_db, own_db = psnr_db(common), psnr_db(layer)
+        network.set_readout(readout)
+        own = {name: network.weights[name].copy() for name in keys.personal}
     finally:
         network.load(common_weights)
-    if own_db < common_db:
-        raise DataError(
-            f"a last layer of these subjects makes {scored.id} worse: {own_db:.2f} dB, and {common_db:.2f} dB with the"
-            " common model; use the common model, or give more subjects"
-        )
-    keys = KeyTable.of(replace(task, personal="head"), {name: array.ndim for name, array in common_weights.items()})
-    network.set_readout(own_readout(network, opened(*others, scored, whole=False)))
-    weights = {name: network.weights[name].copy() for name in keys.personal}
-    network.load(common_weights)
-    return Adaptation(weights, tuple(by_id), scored.id, common_db, own_db, found.summary())
+    return Adaptation(own, tuple(statistics_of), part, scored, common_db, own_db, gains_db, found.summary())
+
+
+def _left_out(network: Network, statistics_of: Mapping[str, Statistics]) -> dict[str, float]:
+    """What each subject gains in dB by the layer of all others."""
+    gains_db = {}
+    for subject_id, its in statistics_of.items() if len(statistics_of) > 1 else ():
+        layer, _ = newcomers_readout(network, [one for other, one in statistics_of.items() if other != subject_id])
+        before, after = its.mean_square_error(network.readout), its.mean_square_error(layer)
+        gains_db[subject_id] = 10 * math.log10(before / after)
+    return gains_db
+
+
+def _count(subjects: Mapping[str, Statistics]) -> str:
+    return f"these {len(subjects)} subjects" if len(subjects) > 1 else f"the scans of {next(iter(subjects))}"

@@ -9,7 +9,7 @@ from torch import Tensor
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import evaluation_slices, subset_of_each
 from agi_core.network import Network
-from agi_core.ridge import Statistics, Vector, solve_own
+from agi_core.ridge import Statistics, Vector, adopted, solve_own
 
 SLICES, SLICES_OF_ALL = 4, 12
 """Of each subject, and of all subjects together, at least. Aligning a slice costs about as much as a training step on a
@@ -47,14 +47,31 @@ def own_readout(
     Args:
         prior_statistics: those of the sessions, where they are known.
     """
-    prior = network.prior
-    if prior is not None:
-        known = prior_statistics or readout_statistics(network, sessions, prior_alone=True)
-        network.set_prior(solve_own([*known.values()], towards=prior))
     towards = network.readout
-    if prior is not None:
-        network.set_prior(prior)
+    if network.prior is not None:
+        known = prior_statistics or readout_statistics(network, sessions, prior_alone=True)
+        towards = _over_own_prior(network, [*known.values()])
     return solve_own([*readout_statistics(network, sessions).values()], towards=towards)
+
+
+def newcomers_readout(network: Network, subjects: Sequence[Statistics]) -> tuple[Vector, float]:
+    """The last layer of a hospital that took no part, from the statistics of its subjects over all features, and how
+    much of the way from the common one to theirs it goes; see `agi_core.ridge.adopted`. The network is left as it was.
+    """
+    common = towards = network.readout
+    if network.prior is not None:
+        towards = _over_own_prior(network, [one.of_first(len(network.prior)) for one in subjects])
+    return adopted(solve_own(subjects, towards=towards), subjects, common=common)
+
+
+def _over_own_prior(network: Network, subjects: Sequence[Statistics]) -> Vector:
+    """The common last layer over the prior of these subjects, whose statistics are of its monomials."""
+    prior = network.prior
+    assert prior is not None  # noqa: S101  the caller has looked
+    network.set_prior(solve_own(subjects, towards=prior))
+    readout = network.readout
+    network.set_prior(prior)
+    return readout
 
 
 def _over_slices(

@@ -9,7 +9,7 @@ of sites are added, so nobody needs another's voxels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -27,6 +27,10 @@ RIDGE = 1e-5
 """Of `whitening`: what monomials of values in [0, 1] hardly reach."""
 STRENGTH_ALONE = 1e-2
 """Of a site whose single subject leaves nobody out to choose by."""
+
+DIFFERENCE = 0.5
+"""Of `adopted`: about what a fit of a single scan gains on it where the scanner is none of its own. Chosen on built-in
+data (docs/results.md, "A hospital that comes later")."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,10 @@ class Statistics:
         right = self.moment if towards is None else self.moment + penalty * towards
         solution, *_ = np.linalg.lstsq(self.gram + np.diag(penalty), right, rcond=1e-12)
         return np.asarray(solution)
+
+    def of_first(self, features: int) -> Self:
+        """The statistics of the first features alone."""
+        return replace(self, gram=self.gram[:features, :features], moment=self.moment[:features])
 
     def mean_square_error(self, w: Vector) -> float:
         """Of the prediction w . F, which nothing clips."""
@@ -110,6 +118,20 @@ def whitening(gram: Vector) -> Vector:
     reaches. `gram` is positive semidefinite up to rounding."""
     values, vectors = np.linalg.eigh(gram + RIDGE * np.eye(len(gram)))
     return np.asarray((vectors / np.sqrt(np.maximum(values, RIDGE))) @ vectors.T)
+
+
+def adopted(own: Vector, subjects: Sequence[Statistics], *, common: Vector) -> tuple[Vector, float]:
+    """How far to go from the common w to `own`, which is solved from n subjects of a place that nobody has trained on,
+    and where that leads: (w, part of the way in [0, 1]).
+
+    Scans of one scanner differ too, so a fit of a few of them is better on these by a part R of its own squared error
+    wherever they come from. As the positive-part James-Stein estimator (Baranchik 1964) does with what noise alone may
+    be, the part DIFFERENCE / (n R) of the way is left out: all of it where n subjects say no more than one scanner's.
+    """
+    before, after = (sum(subject.mean_square_error(w) for subject in subjects) for w in (common, own))
+    gain = before - after
+    part = max(0.0, 1 - DIFFERENCE * after / (len(subjects) * gain)) if gain > 0 else 0.0
+    return common + part * (own - common), part
 
 
 def solve_own(subjects: Sequence[Statistics], *, towards: Vector) -> Vector:

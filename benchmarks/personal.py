@@ -25,7 +25,7 @@ from agi_core.evaluation import evaluate
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.prediction import Predictor
-from agi_core.readout import own_readout, readout_statistics
+from agi_core.readout import newcomers_readout, readout_statistics
 from agi_core.ridge import solve_own
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
@@ -105,7 +105,7 @@ def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) 
         statistics_of = readout_statistics(network, given, prior_alone=True)
         assert network.prior is not None
         regression = Regression(network, solve_own([*statistics_of.values()], towards=network.prior))
-        network.set_readout(own_readout(network, given))
+        network.set_readout(newcomers_readout(network, [*readout_statistics(network, given).values()])[0])
         yield Gain(before, psnr_db(network, rest) - before, psnr_db(regression, rest) - before)
         network.set_readout(common)
 

@@ -64,12 +64,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_file(path: Path, *, suffix: str) -> None:
-    """Raise ConfigError, before long work, where its result could not be written to a file of this suffix. Nothing is
-    written, so a full disk is not found."""
+    """Raise ConfigError, before long work, where its result could not be written to a new file of this suffix. Nothing
+    is written, so a full disk is not found."""
     if path.suffix != suffix:
         raise ConfigError(f"{path}: let --out end in {suffix}")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give --out the name of a file")
+    if path.exists():
+        raise ConfigError(f"{path} is there already; choose another --out, or remove it")
     folder_dir = next(parent for parent in path.absolute().parents if parent.exists())
     if not (folder_dir.is_dir() and os.access(folder_dir, os.W_OK | os.X_OK)):
         raise ConfigError(

@@ -292,6 +292,9 @@ def test_a_site_gains_a_last_layer_of_its_own(
     told = capsys.readouterr().out
     assert "12 subjects at " in told
     assert "left out of the other 11: " in told
+    assert "each left out in turn gains " in told
+    assert agi_core([*command, "--cache-dir", str(cache_dir)]) == 2
+    assert f"{own_path} is there already; choose another --out" in capsys.readouterr().err
     head = ["--head", str(own_path)]
     assert agi_core(["synthesize", "--run", str(run_dir), *sources, "--out", str(tmp_path / "own.nii"), *head]) == 0
 

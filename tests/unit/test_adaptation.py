@@ -35,11 +35,15 @@ def test_a_subject_that_is_left_out_gains_and_the_network_is_left_as_it_was(
     assert adaptation.scored in adaptation.subjects
     assert len(adaptation.subjects) == 3
     assert adaptation.own_db > adaptation.common_db + 3
+    assert sorted(adaptation.gains_db) == sorted(adaptation.subjects)
+    assert min(adaptation.gains_db.values()) > 3
+    assert 0.9 < adaptation.part < 1
     assert {name.split(".")[0] for name in adaptation.own} == {"head", "prior"}
 
     alone = dataclasses.replace(hospital, exclude=adaptation.subjects[1:])
     single = adapt(network, alone, task=task, cache_dir=tmp_path / "cache")
     assert single.subjects == (single.scored,)
+    assert not single.gains_db
     assert "excluded by data.exclude x2" in single.found
     assert not np.array_equal(single.own["head.weight"], adaptation.own["head.weight"])
 
@@ -56,9 +60,32 @@ def test_what_makes_a_subject_worse_is_refused(task: Task, hospital: Scans, tmp_
         scan = nibabel.load(path)
         values = np.asarray(scan.dataobj)
         nibabel.save(nibabel.Nifti1Image(np.where(values > 100, 800 - values, values), scan.affine), path)
-    with pytest.raises(DataError, match=f"makes {adaptation.scored} worse: .* use the common model"):
+    with pytest.raises(
+        DataError, match=rf"these 3 subjects .* worse on average, {adaptation.scored} .* use the common"
+    ):
         adapt(network, hospital, task=task, cache_dir=tmp_path / "fresh")
     np.testing.assert_array_equal(network.readout, solved)
+
+
+def test_what_one_subject_says_of_a_scanner_that_the_model_knows_is_refused(
+    task: Task, hospital: Scans, tmp_path: Path
+) -> None:
+    """The model's layer is that of this subject and two others."""
+    network = Network(task)
+    adaptation = adapt(network, hospital, task=task, cache_dir=tmp_path / "cache")
+    network.load({**network.weights, **adaptation.own})
+    learnt, (known, *others) = network.readout, adaptation.subjects
+    with pytest.raises(DataError, match=f"to the model the scans of {known} are no stranger than"):
+        adapt(network, dataclasses.replace(hospital, exclude=(*others,)), task=task, cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(network.readout, learnt)
+
+
+def test_one_scan_under_two_modalities_is_refused(task: Task, hospital: Scans, tmp_path: Path) -> None:
+    for path in (hospital.dir / "IXI-PD").iterdir():
+        scan = nibabel.load(next((hospital.dir / "IXI-T2").glob(f"{path.name.partition('-')[0]}-*")))
+        nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj), scan.affine), path)
+    with pytest.raises(DataError, match="hold the same image"):
+        adapt(Network(task), hospital, task=task, cache_dir=tmp_path / "cache")
 
 
 def test_a_folder_without_complete_subjects(task: Task, tmp_path: Path) -> None:

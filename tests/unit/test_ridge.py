@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agi_core.errors import ProtocolError
-from agi_core.ridge import Statistics, Vector, solve_own
+from agi_core.ridge import Statistics, Vector, adopted, solve_own
 
 rng = np.random.default_rng(0)
 SIZE = 4
@@ -61,6 +61,25 @@ def test_subjects_that_agree_make_their_own_and_a_noisy_one_stays_with_the_commo
 def test_a_single_subject_is_shrunk_by_a_fixed_strength() -> None:
     single, common = statistics(*voxels()), np.zeros(SIZE)
     np.testing.assert_array_equal(solve_own([single], towards=common), single.solve(strength=1e-2, towards=common))
+
+
+@pytest.mark.parametrize(
+    ("energy", "subjects", "part"), [(1.25, 1, 0.875), (1.25, 2, 0.9375), (4.0, 1, 0.0), (3.0, 1, 0.0)]
+)
+def test_few_subjects_of_a_stranger_go_a_part_of_the_way(energy: float, subjects: int, part: float) -> None:
+    """One feature that is 1, and a target of mean 1: the common 0 has a squared error of `energy`, the own 1 one less,
+    so the gain is 4, 1/3 and 1/2 of what is left, and half of one gain may be of any scan."""
+    its = [Statistics(np.ones((1, 1)), np.ones(1), energy)] * subjects
+    w, reached = adopted(np.ones(1), its, common=np.zeros(1))
+    assert reached == pytest.approx(part)
+    assert w == pytest.approx([part])
+
+
+def test_a_layer_that_gains_nothing_is_not_adopted() -> None:
+    """What a stranger has solved may be worse than the common w, or as good to the last bit."""
+    its = [Statistics(np.ones((1, 1)), np.ones(1), 1.0)]
+    assert adopted(np.zeros(1), its, common=np.ones(1)) == (np.ones(1), 0.0)
+    assert adopted(np.ones(1), its, common=np.ones(1)) == (np.ones(1), 0.0)
 
 
 def test_what_a_site_tells_comes_back() -> None:

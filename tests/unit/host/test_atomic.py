@@ -74,17 +74,19 @@ def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_that_could_not_be_written_is_found_without_writing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "there.zip").touch()
     (tmp_path / "folder.zip").mkdir()
     atomic.check_file(tmp_path / "new" / "folder" / "x.zip", suffix=".zip")
     for name, cause in (
         ("x.nii.gz", r"let --out end in \.zip"),
+        ("there.zip", "is there already; choose another --out, or remove it"),
         ("folder.zip", "is a folder; give --out the name of a file"),
         ("file/x.zip", "file is no folder that you may write to"),
         ("file/new/x.zip", "file is no folder that you may write to"),
     ):
         with pytest.raises(ConfigError, match=cause):
             atomic.check_file(tmp_path / name, suffix=".zip")
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.zip"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.zip", "there.zip"}
 
 
 def test_a_new_folder_is_not_blamed_for_another_file(tmp_path: Path) -> None:
