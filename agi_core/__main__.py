@@ -93,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     whose.add_argument(
         "--head",
         type=Path,
-        metavar="PATH",
-        help="a site's own weights: a file, or a folder of them such as state_dir/heads or RUN/sites/NAME/heads"
+        metavar="PATH|SITE",
+        help="a site's own weights: a file, a folder of them, a site's state_dir, or the name of a site of a simulation"
         " (the common ones)",
     )
     whose.add_argument(

@@ -32,7 +32,6 @@ class Completion:
 
     Attributes:
         release: of this program, for BIDS.
-        style: the site whose own weights the models have; "" for the common ones.
         batch_size: slices that a 2-D network sees at once.
         made: volumes by cell.
         unjudged: those of `made` whose model has no known range.
@@ -45,7 +44,6 @@ class Completion:
     out_dir: Path
     release: str
     batch_size: int
-    style: str = ""
     made: Counter[Scenario] = field(default_factory=Counter)
     unjudged: Counter[Scenario] = field(default_factory=Counter)
     left_out: list[Skipped] = field(default_factory=list)
@@ -88,7 +86,7 @@ class Completion:
         """For the terminal: volumes by cell, then what was left out, by reason with the first example."""
         lines = []
         for cell, count in self.made.items():
-            note = self.models.note(cell)
+            note = self.models.blend_note(cell)
             lines.append(f"{count} x {cell.target} from {', '.join(cell.sources)}{note and f' (a blend: {note})'}")
             if cell in self.unjudged:
                 lines += [f"{cell.target} from {', '.join(cell.sources)}: {sentence}" for sentence in spoken(None)]
@@ -126,7 +124,7 @@ class Completion:
                 out_path=out_path,
                 spacing_mm=self.models.task.spacing_mm,
                 register=self.models.register,
-                note=self.models.note(cell, style=self.style),
+                note=self.models.note(cell),
                 batch_size=self.batch_size,
                 judge=judge,
             )

@@ -31,7 +31,8 @@ from agi_core.scenario import Scenario, parse_scenario
 from agi_core.uncertainty import ErrorModel, Interval, WithError
 
 Weights = Mapping[Scenario, float]
-Reader = Callable[..., Mapping[str, NDArray[Any]]]
+Own = Mapping[str, NDArray[Any]]
+Reader = Callable[..., Own]
 """network=... -> a site's own weights of it; RunError: they are of another one"""
 
 
@@ -67,7 +68,7 @@ class RunModels:
     extras: Mapping[str, bytes] = field(default_factory=dict)
     finished: bool = True
     _read: dict[Scenario, Network] = field(default_factory=dict, init=False)
-    _styled: set[Scenario] = field(default_factory=set, init=False)  # trained cells with the weights of `load_style`
+    _whose: dict[Scenario, str] = field(default_factory=dict, init=False)  # of trained cells with a site's own weights
 
     @classmethod
     def of(cls, run_dir: Path, *, best: bool = False, device: torch.device = CPU) -> "RunModels":
@@ -219,24 +220,35 @@ class RunModels:
     def _folder(self, cell: Scenario) -> Path:
         return folder_of(self.place, cell) if self.any_to_any else self.place
 
-    def note(self, cell: Scenario, *, style: str = "") -> str:
-        """Whose own weights a cell has, or an expert of it, and of what it is a blend, in a few words; "" for neither.
+    def blend_note(self, cell: Scenario) -> str:
+        """Of what a cell is a blend, in a few words; "" where it is none."""
+        parts = self.blends.get(cell, {})
+        return ", ".join(f"{weight:.0%} from {'+'.join(one.sources)}" for one, weight in parts.items())
+
+    def note(self, cell: Scenario) -> str:
+        """Whose own weights a cell or an expert of it has, and of what it is a blend, in few words; "" for neither."""
+        whose = next((self._whose[one] for one in self._trained([cell]) if one in self._whose), "")
+        return "; ".join(filter(None, [whose, self.blend_note(cell)]))
+
+    def load_own(self, head: Path, cells: Collection[Scenario]) -> tuple[Path, list[Scenario]]:
+        """Put a site's own weights in place of the common ones.
 
         Args:
-            style: the site of `load_style`.
-        """
-        style = style if self._styled & {*self._trained([cell])} else ""
-        parts = self.blends.get(cell, {})
-        blend = ", ".join(f"{weight:.0%} from {'+'.join(one.sources)}" for one, weight in parts.items())
-        return "; ".join(filter(None, [style and f"style of {file_stem(style)}", blend]))
+            head: a file, or a folder of which all is taken that belongs to networks of these cells: one of such files,
+                a site's state folder, or the name of a site of this simulation.
 
-    def load_own(self, path: Path, cells: Collection[Scenario]) -> None:
-        """Put a site's own weights in place of the common ones: a file, or all files of a folder that belong to
-        networks of these cells.
+        Returns:
+            The file or folder that was read, and the trained cells of these that it has none of.
 
         Raises:
             RunError: no file belongs to any of them.
         """
+        simulated = self.place / "sites" / file_stem(str(head))
+        path = simulated if simulated.is_dir() and not head.exists() else head
+        path = path / "heads" if (path / "heads").is_dir() else path
+        full_path = path.absolute()
+        owner = next((one.parent for one in (full_path, full_path.parent) if one.name == "heads"), full_path)
+        name = file_stem(shown(owner.name.removesuffix(".safetensors")))
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         if not files:
             raise RunError(f"{path} holds no weights of a site's own (.safetensors)")
@@ -244,8 +256,16 @@ class RunModels:
         fitting, refusal = _fitting([partial(read_own_weights, file) for file in files], networks)
         if refusal is not None and not fitting:
             raise refusal
+        return path, self._load(fitting, networks, whose=f"own weights: {name}")
+
+    def _load(
+        self, fitting: Mapping[Scenario, Own], networks: Mapping[Scenario, Network], *, whose: str
+    ) -> list[Scenario]:
+        """Put own weights in place of the common ones; the networks that stay as they are."""
         for one, own in fitting.items():
             networks[one].load({**networks[one].weights, **own})
+            self._whose[one] = whose
+        return [one for one in networks if one not in fitting]
 
     def styles(self, cells: Collection[Scenario]) -> list[str]:
         """The file stems of training sites that have own weights of a network of these cells, for a hospital that
@@ -272,10 +292,7 @@ class RunModels:
             kept = f"take one of {had}" if had else f"{none} and without privacy"
             name = shown(site) or "a site without a name"
             raise RunError(f"{self.place} has no weights of {name}'s own{why}; {kept}, or leave --style out")
-        for one, own in fitting.items():
-            networks[one].load({**networks[one].weights, **own})
-        self._styled.update(fitting)
-        return [one for one in networks if one not in fitting]
+        return self._load(fitting, networks, whose=f"style of {file_stem(site)}")
 
     def _style_readers(self, cells: Collection[Scenario]) -> dict[str, list[Reader]]:
         """{file stem of a site: how its files are read}: what real sites have shared, and what the sites of a
@@ -319,9 +336,9 @@ class RunModels:
 
 def _fitting(
     readers: Collection[Reader], networks: Mapping[Scenario, Network]
-) -> tuple[dict[Scenario, Mapping[str, NDArray[Any]]], RunError | None]:
+) -> tuple[dict[Scenario, Own], RunError | None]:
     """The own weights of each network that a file belongs to, and why the last other file belongs to none."""
-    found, refusal = dict[Scenario, Mapping[str, NDArray[Any]]](), None
+    found, refusal = dict[Scenario, Own](), None
     for read in readers:
         for cell, network in networks.items():
             try:

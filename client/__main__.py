@@ -178,9 +178,13 @@ def _gallery(arguments: argparse.Namespace, site_path: Path, console: Console) -
     """write a page with this model's slices of the site's own test subjects; it stays here"""
     from client.work.gallery import gallery  # here, because it brings torch and matplotlib
 
-    path, own = gallery(read_deployed_site(site_path), arguments.gallery)
+    site = read_deployed_site(site_path)
+    path, own = gallery(site, arguments.gallery)
     has = "and with this site's own last layer" if own else "this site has no last layer of its own for this model"
     console.print(f"wrote {path}: the common model, {has}\nIt shows patients' scans: it stays here.", markup=False)
+    if own:
+        use = f"python -m agi_core synthesize --model {arguments.gallery} --head {site.state_dir} --help"
+        console.print(f"To use it: {use}", markup=False, soft_wrap=True)
 
 
 def _answer(question: str) -> str:

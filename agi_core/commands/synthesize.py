@@ -81,16 +81,20 @@ def _models(arguments: argparse.Namespace) -> RunModels:
 def _load_own(arguments: argparse.Namespace, models: RunModels, cells: Sequence[Scenario]) -> None:
     """Put the weights of --head or --style in place of the common ones, and say whose are used."""
     if arguments.head is not None:
-        models.load_own(arguments.head, cells)
+        path, others = models.load_own(arguments.head, cells)
+        print(f"with a site's own weights, in {shown(str(path))}{_common(others)}")
     elif arguments.style is not None:
         if arguments.uncertainty is not None:
             raise ConfigError("errors are known of the common last layer alone: leave --style or --uncertainty out")
         others = models.load_style(arguments.style, cells)
-        common = f"; {'; '.join(map(str, others))} with the common last layer" if others else ""
-        print(f"in the style of {shown(arguments.style)}: with what it has solved for its own scans{common}")
+        print(f"in the style of {shown(arguments.style)}: with what it has solved for its own scans{_common(others)}")
     else:
         styles = ", ".join(map(shown, models.styles(cells)))
-        print(f"common last layer; styles to be had: {styles}" if styles else "common last layer")
+        print(f"common last layer; --head takes a site's own{f'; styles to be had: {styles}' if styles else ''}")
+
+
+def _common(cells: Sequence[Scenario]) -> str:
+    return f"; {'; '.join(map(str, cells))} with the common last layer" if cells else ""
 
 
 def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
@@ -104,14 +108,7 @@ def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
     wanted = [cell for cell in (*models.networks, *models.blends) if arguments.target in (None, cell.target)]
     _load_own(arguments, models, wanted)
     scans = Scans(arguments.data.resolve(), arguments.layout, one_site=True)
-    completion = Completion(
-        models,
-        scans,
-        arguments.out,
-        release=version("agi-fed"),
-        batch_size=arguments.batch_size,
-        style=arguments.style or "",
-    )
+    completion = Completion(models, scans, arguments.out, release=version("agi-fed"), batch_size=arguments.batch_size)
     with bars() as bar:
         completion.run(arguments.target, on_visit=bar("making volumes"))
     for doubt in completion.doubts:
@@ -123,7 +120,7 @@ def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
 
 def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_path: Path) -> tuple[str, int]:
     """Make one cell from --source; what there is to say of it, and the exit code."""
-    model, note, about = models.model(cell), models.note(cell), models.note(cell, style=arguments.style or "")
+    model, note, about = models.model(cell), models.blend_note(cell), models.note(cell)
     verdict, error_map = models.verdict(cell, strict=arguments.strict), None
     if arguments.uncertainty is not None:
         error_map = ErrorMap(*models.with_error(cell), arguments.uncertainty)

@@ -97,7 +97,11 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     if request.subjects in (ERROR_STATISTICS, ERROR_COUNTS, RANGE) and not allowed:
         reply = dataclasses.replace(reply, weights=None)
     if request.subjects == LAST_LAYER and not layer:
-        log.info("this site's own last layer stays here")
+        from agi_core.run.own_weights import own_weights_path  # here, because it brings torch
+
+        kept = own_weights_path(Path(site.state_dir), run_id=request.run_id).exists()
+        use = f"; to use it: python -m agi_core synthesize --head {site.state_dir} --help" if kept else ""
+        log.info("this site's own last layer stays here%s", use)
         reply, held_back = dataclasses.replace(reply, weights=None), sorted({*held_back, LAST_LAYER_ARRAY})
     num_examples = reply.num_examples
     if small and reply.weights is None and num_examples:

@@ -176,6 +176,29 @@ def test_own_weights_of_a_cell_serve_its_blends(run_dir: Path, scans: dict[str, 
         expert.load_own(tmp_path / "heads" / "other.safetensors", [cell])
 
 
+def test_a_sites_own_weights_are_found_by_its_name_its_state_folder_and_their_place(
+    scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, out = tmp_path / "run", tmp_path / "pd.nii.gz"
+    network, heads = finished_run(run_dir), run_dir / "sites" / "xn--Gy-xka" / "heads"
+    own, file = {"head.bias": np.full(1, 0.9, dtype=np.float32)}, heads / "x.safetensors"
+    write_own_weights(file, own, network=network)
+    of_adapt = Path(shutil.copy(file, tmp_path / "own.safetensors"))
+
+    def made(*head: str) -> FloatArray:
+        assert main([*command(run_dir, out, scans, "T1", "T2"), *head]) == 0
+        return read_volume(out).data
+
+    common = made()
+    for head, read in (("Güy", heads), (heads.parent, heads), (heads, heads), (file, file), (of_adapt, of_adapt)):
+        capsys.readouterr()
+        assert (made("--head", str(head)) - common).max() > 0.1
+        assert capsys.readouterr().out.startswith(f"with a site's own weights, in {read}\n")
+        assert read_descrip(out).endswith(f"; own weights: {'own' if head == of_adapt else 'xn--Gy-xka'}")
+    assert main([*command(run_dir, tmp_path / "none.nii", scans, "T1", "T2"), "--head", "Guy"]) == 2
+    assert "Guy has no weights of a site's own" in capsys.readouterr().err
+
+
 def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +211,7 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     for name, style in (("common", []), ("HH", ["--style", "HH"]), ("Güy", ["--style", "Güy"])):
         path = tmp_path / f"{name}.nii.gz"
         assert main([*command(run_dir, path, scans, "T1", "T2"), *style]) == 0
-        said = f"in the style of {name}: " if style else "common last layer; styles to be had: HH, xn--Gy-xka\n"
+        said = f"in the style of {name}: " if style else "; styles to be had: HH, xn--Gy-xka\n"
         assert said in capsys.readouterr().out
         made[name] = read_volume(path).data
     assert (made["HH"] - made["common"]).max() > 0.1
@@ -211,7 +234,7 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     config.write_text(before.replace("epsilon: null", "epsilon: 8.0"))
     assert "is private, and a site's own weights have no noise" in refused("HH")
     assert main(command(run_dir, tmp_path / "private.nii.gz", scans, "T1", "T2")) == 0
-    assert capsys.readouterr().out.startswith("common last layer\n")
+    assert capsys.readouterr().out.startswith("common last layer; --head takes a site's own\n")
     config.write_text(before)
     shutil.rmtree(run_dir / "sites")
     assert "there is none: real sites share theirs by policy.share_last_layer" in refused("HH")
@@ -236,7 +259,7 @@ def test_what_real_sites_share_is_found_cell_by_cell(
         return read_volume(path).data
 
     common = made("common", "T1", "T2", "--target", "PD")
-    assert "common last layer; styles to be had: A, B\n" in capsys.readouterr().out
+    assert "common last layer; --head takes a site's own; styles to be had: A, B\n" in capsys.readouterr().out
     of_both, of_one = (made(site, "T1", "T2", "--target", "PD", "--style", site) for site in "AB")
     whose = capsys.readouterr().out
     assert "in the style of A: with what it has solved for its own scans\n" in whose
@@ -251,7 +274,7 @@ def test_what_real_sites_share_is_found_cell_by_cell(
     assert (of_one - common).max() > 0.05
     path = tmp_path / "t1.nii.gz"
     assert main([*command(run_dir, path, scans, "T2"), "--target", "T1"]) == 0
-    assert "common last layer\n" in capsys.readouterr().out
+    assert "common last layer; --head takes a site's own\n" in capsys.readouterr().out
     assert main([*command(run_dir, path, scans, "T2"), "--target", "PD", "--style", "B"]) == 2
     assert "has no weights of B's own; take one of A, or leave --style out" in capsys.readouterr().err
 

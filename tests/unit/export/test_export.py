@@ -190,7 +190,7 @@ def test_a_last_layer_that_a_site_shares_travels(tmp_path: Path, capsys: pytest.
         out_path = tmp_path / f"{len(made)}.nii.gz"
         assert main(["synthesize", *options, *sources(tmp_path), "--out", str(out_path)]) == 0
         made.append(nibabel.load(out_path).get_fdata())
-    assert capsys.readouterr().out.startswith("common last layer; styles to be had: A\n")
+    assert capsys.readouterr().out.startswith("common last layer; --head takes a site's own; styles to be had: A\n")
     np.testing.assert_array_equal(made[1], made[2])
     assert (made[1] - made[0]).max() > 0.1
     assert main(["synthesize", place, *sources(tmp_path), f"--out={tmp_path / 'o.nii'}", "--style=B"]) == 2

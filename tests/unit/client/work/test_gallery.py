@@ -58,7 +58,9 @@ def test_it_shows_the_sites_test_subjects_with_the_common_and_its_own_last_layer
     assert not gallery(site, tmp_path / "first.zip")[1]
     write_own_weights(heads / "1.safetensors", own, network=network)
     assert main(["--site-file", str(tmp_path / "Guys.yaml"), "--gallery", str(tmp_path / "first.zip")]) == 0
-    assert "the common model, and with this site's own last layer" in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr().out
+    assert "the common model, and with this site's own last layer" in " ".join(said.split())
+    assert f"synthesize --model {tmp_path / 'first.zip'} --head {site.state_dir} --help\n" in said
     page = path.read_text()
     assert page.count("<b>Own</b>") == page.count("<b>Global</b>") == len(tests) * SLICES
     black, common = ({*re.findall(f'src="([^"]+)" alt="{name}: [^"]*"', page)} for name in ("Own", "Global"))
