@@ -12,6 +12,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.data.scans import held_by
 from agi_core.keys import KeyTable
 from agi_core.models.model_config import name_of
+from agi_core.report.in_words import held_back
 from agi_core.report.markup import plural
 from agi_core.run.initial_weights import initial_weights, weights_file
 from agi_core.run.scores import Metrics, Scores
@@ -35,6 +36,7 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
         f"{model}, {config.scenario}, reference {config.reference}: {plural(config.rounds, 'round')} of"
         f" {plural(config.training.local_steps, 'step')} at {plural(len(federation.training), 'site')} ({sites})"
         + (f"; unseen: {unseen}" if unseen else "")
+        + (f"; the anatomy {anatomy} is for the test alone" if (anatomy := config.data.unseen_anatomy) else "")
         + (f"; starts from {path.name}" if (path := weights_file(config)) else "")
     )
     axes = {name: array.ndim for name, array in initial_weights(config).items()}
@@ -91,6 +93,8 @@ def print_matrix(summary: StudySummary, run_dir: Path, report_path: Path, consol
             table.add_row(*row)
         console.print(table, soft_wrap=False)
     console.print("over all sites, each cell is of those that can be scored on it: compare cells at one site")
+    if said := held_back(summary.unseen_anatomy):
+        console.print(said, markup=False)
     for name, result in summary.cells.items():
         if result.experts:
             parts = ", ".join(f"{expert} {weight:.2f}" for expert, weight in result.experts.items())
@@ -113,6 +117,8 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, console
     rows["all training sites"] = final
     rows |= {f"baseline: {name.replace('_', ' ')}": baseline.final for name, baseline in baselines.items()}
     console.print(result_table(f"{summary.scenario}, whole volume{_origin(summary)}", rows), soft_wrap=False)
+    if said := held_back(summary.unseen_anatomy):
+        console.print(said, markup=False)
     if summary.suppressed:
         console.print(f"figures suppressed by the site's policy: {', '.join(summary.suppressed)}")
     elif not final:

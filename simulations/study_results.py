@@ -43,6 +43,7 @@ def write_study_results(
         offers=config.federation.offers,
         synthetic=synthetic,
         anatomies=anatomies,
+        unseen_anatomy=config.data.unseen_anatomy,
         delta=config.privacy.delta if config.privacy.on else None,
     )
     write_study_summary(run_dir, summary)

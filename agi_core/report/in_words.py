@@ -47,6 +47,16 @@ def moved(task: Task) -> str:
     return f"{misalign.source}, {misalign.kind} of up to {misalign.size:g} {_SIZES[misalign.kind]} in each crop"
 
 
+def held_back(anatomy: str | None) -> str:
+    """Who is tested in a run with `data.unseen_anatomy`; "" in any other."""
+    if anatomy is None:
+        return ""
+    return (
+        f"Held back for the test: the anatomy {anatomy}, on which nobody trained or validated. A site with few such"
+        " subjects is tested on others too."
+    )
+
+
 def its_own(task: Task) -> str:
     """What a site has of its own in a run that lets each have something: "With ... each site has"."""
     return _ITS_OWN.get(task.personal, "a last layer of its own")

@@ -53,7 +53,7 @@ def build_report(run_dir: Path) -> Path:
         path,
         title=title,
         kicker=f"Federated training of MR image synthesis · run {run_dir.resolve().name}",
-        lead=" ".join(_result(record)),
+        lead=" ".join(filter(None, (*_result(record), in_words.held_back(record.config.data.unseen_anatomy)))),
         contents=contents,
         body_html="".join(body),
         notices_html=_notices(record),

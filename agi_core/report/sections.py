@@ -118,6 +118,8 @@ def sites(record: RunRecord) -> str:
             f" {db(interval.low)} to {db(interval.high)}. It is over sites, because no figure of one subject leaves a"
             " site."
         )
+    if held_back := in_words.held_back(config.data.unseen_anatomy):
+        notes.append(held_back)
     if record.suppressed:
         notes.append("Suppressed: the site's policy lets no figures of so few subjects leave, or none of this kind.")
     if untested := sorted(set(config.federation.sites) - set(scores.sites) - set(record.suppressed)):

@@ -9,6 +9,7 @@ from agi_core.cells import folder_of
 from agi_core.config.schema import DEPLOYMENT
 from agi_core.errors import RunError
 from agi_core.models.model_config import name_of
+from agi_core.report.in_words import held_back
 from agi_core.report.markup import NONE, Row, bullets, db, paragraph, plural, row, section, signed_db, table, words
 from agi_core.report.page import origin_notice, write_page
 from agi_core.run import run_folder
@@ -45,7 +46,7 @@ def build_study_report(run_dir: Path) -> Path:
         path,
         title=f"{name_of(config.model)}: {summary.scenario}",
         kicker=f"Federated training of MR image synthesis · run {run_dir.resolve().name}",
-        lead=result,
+        lead=" ".join(filter(None, (result, held_back(summary.unseen_anatomy)))),
         contents="The report holds no images, names or subject ids.",
         body_html="".join(body),
         notices_html=_notice(summary),

@@ -53,13 +53,14 @@ class CellResult(JsonObject):
 @dataclass(frozen=True, kw_only=True)
 class StudySummary(JsonObject):
     """`cells` are by their scenario, in the vocabulary's order; `offers` = {site: the modalities that it offers};
-    `delta` of the privacy, if there is any."""
+    `delta` of the privacy, if there is any; `unseen_anatomy` is one on which nobody trained or validated."""
 
     scenario: str
     cells: Mapping[str, CellResult]
     offers: Mapping[str, Sequence[str]]
     synthetic: bool | None = None
     anatomies: int | None = None
+    unseen_anatomy: str | None = None
     delta: float | None = None
 
     @property

@@ -41,6 +41,7 @@ class Summary(JsonObject):
     scenario: str
     reference: str | None
     model: str
+    unseen_anatomy: str | None = None  # on which nobody trained or validated
     synthetic: bool | None = None
     anatomies: int | None = None
     privacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Summary(JsonObject):
         values = super().to_json()
         if self.synthetic is None:
             values = {name: value for name, value in values.items() if name not in _OF_SIMULATIONS}
-        unasked = ("personal", "interval", "known_range", "styles")
+        unasked = ("personal", "interval", "known_range", "styles", "unseen_anatomy")
         values = {name: value for name, value in values.items() if value is not None or name not in unasked}
         values["columns"] = {name: scores.to_json() for name, scores in self.columns.items()}
         values["baselines"] = {name: {**scores.final, **scores.to_json()} for name, scores in self.baselines.items()}
@@ -99,6 +100,7 @@ def summarise(
         scenario=config.scenario,
         reference=config.reference,
         model=name_of(config.model),
+        unseen_anatomy=config.data.unseen_anatomy,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from agi_core.config.load import load_config
+from agi_core.config.schema import RunConfig
 from agi_core.report import sections
 from agi_core.report.examples import Example, write_examples
 from agi_core.report.report import build_report
@@ -41,6 +42,7 @@ from agi_core.run.events import (
     Warned,
 )
 from agi_core.run.scores import Best, Scores, SiteScore, over_subjects
+from agi_core.run.study_summary import StudySummary, write_study_summary
 from agi_core.run.summary import summarise, write_summary
 from tests.support.long_run import write_long_run
 
@@ -314,6 +316,22 @@ def test_sites_without_test_subjects_are_named(tmp_path: Path) -> None:
     page = Page(build_report(run.dir))
     assert "No training site has a test subject" in page.text
     assert f"without an answer to the test: {HOSTILE} and Guys." in page.text
+
+
+def test_an_anatomy_that_was_held_back_is_told_on_top_and_beside_the_figures(tmp_path: Path, full: Page) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN, **{"data.unseen_anatomy": "ms19"})
+    run.train(rounds=2)
+    run.finish()
+    told = "Held back for the test: the anatomy ms19, on which nobody trained or validated."
+    assert Page(build_report(run.dir)).text.count(told) == 2
+    assert "Held back" not in full.text
+
+
+def test_an_anatomy_that_was_held_back_from_all_cells_is_told_on_top(tmp_path: Path) -> None:
+    run_folder.create(tmp_path / "run", RunConfig(scenario="T1,PD:any"))
+    summary = StudySummary(scenario="T1,PD:any", cells={}, offers={}, unseen_anatomy="ms19")
+    write_study_summary(tmp_path / "run", summary)
+    assert "be made by anybody. Held back for the test: the anatomy ms19" in Page(build_report(tmp_path / "run")).text
 
 
 def test_where_only_unseen_sites_can_be_tested_they_are_compared(tmp_path: Path) -> None:

@@ -78,6 +78,13 @@ def test_whose_last_layers_the_run_has_is_told(run_dir: Path) -> None:
     assert summary.styles == LastLayersShared(sites=["A"], left_out=["B"])
 
 
+def test_an_anatomy_that_was_held_back_is_told(run_dir: Path) -> None:
+    config = load_config(None, overrides={"data.unseen_anatomy": "ms19"})
+    write_summary(run_dir, summary := summarise(run_dir, config, wall_s=1.0))
+    assert summarised(run_dir)["unseen_anatomy"] == "ms19"
+    assert read_summary(run_dir) == summary
+
+
 def test_no_summary_yet_and_a_damaged_one(tmp_path: Path) -> None:
     assert read_summary(tmp_path) is None
     (tmp_path / "summary.json").write_text("{")

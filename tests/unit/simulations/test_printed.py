@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -56,6 +57,20 @@ def test_what_was_not_compared_is_said_of_what_the_summary_lacks(there: list[str
     print_results(summary, Path("run"), Path("report"), console=console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert said in printed if said else "not run" not in printed
+
+
+@pytest.mark.parametrize("anatomy", [None, "ms19"])
+def test_an_anatomy_that_was_held_back_is_said(anatomy: str | None) -> None:
+    about: dict[str, Any] = {"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"}
+    of_one, of_all = (Console(file=io.StringIO(), width=200) for _ in range(2))
+    summary = Summary(scores=Scores({}), unseen_anatomy=anatomy, **about)
+    print_results(summary, Path("run"), Path("report"), console=of_one)
+    whole = StudySummary(scenario="T1,PD:any", offers={}, cells={}, unseen_anatomy=anatomy)
+    print_matrix(whole, Path("run"), Path("report"), of_all)
+    for console in (of_one, of_all):
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        said = "Held back for the test: the anatomy ms19, on which nobody trained or validated." in printed
+        assert said == (anatomy is not None)
 
 
 def test_where_nobody_can_be_tested_but_those_who_took_no_part_they_are_compared() -> None:
