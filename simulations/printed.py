@@ -151,7 +151,7 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, console
         console.print(f"patient-level privacy of the training subjects at delta {summary.delta:g}: epsilon {by_site}")
     console.print(f"report: {report_path}")
     console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
-    of_compare = {"local_only": "training alone", "centralised": "the centralised baseline"}
+    of_compare = {"local_only": "training alone (the column alone)", "centralised": "the centralised baseline"}
     if lacking := [what for name, what in of_compare.items() if name not in baselines]:
         console.print(
             f"not run: {' and '.join(lacking)}; add {'it' if len(lacking) == 1 else 'them'} to this run with"

@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="also train the centralised baseline (and local-only, if private)",
+        help="also train the centralised baseline (and local-only, if private: the column alone)",
     )
     parser.add_argument("--seed", type=int, help="of initial weights, crops and iid partition (default 0)")
     parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/)")

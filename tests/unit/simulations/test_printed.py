@@ -44,7 +44,7 @@ def test_what_is_suspicious_is_said_last() -> None:
     [
         (["local_only", "centralised"], ""),
         (["local_only"], "not run: the centralised baseline; add it to this run with"),
-        ([], "not run: training alone and the centralised baseline; add them to this run with"),
+        ([], "not run: training alone (the column alone) and the centralised baseline; add them to this run with"),
     ],
 )
 def test_what_was_not_compared_is_said_of_what_the_summary_lacks(there: list[str], said: str) -> None:
