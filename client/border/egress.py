@@ -100,7 +100,7 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         from agi_core.run.own_weights import own_weights_path  # here, because it brings torch
 
         kept = own_weights_path(Path(site.state_dir), run_id=request.run_id).exists()
-        use = f"; to use it: python -m agi_core synthesize --head {site.state_dir} --help" if kept else ""
+        use = "; to use it: synthesize --head with this site's state_dir" if kept else ""  # no path: this is printed
         log.info("this site's own last layer stays here%s", use)
         reply, held_back = dataclasses.replace(reply, weights=None), sorted({*held_back, LAST_LAYER_ARRAY})
     num_examples = reply.num_examples

@@ -87,9 +87,10 @@ def test_else_it_stays_and_that_is_no_fault(
         told = left(site, request_, **of_site)
     assert (told.weights, told.metrics, told.num_examples) == (None, {}, 0)
     assert told.suppressed.split(",")[0] == LAST_LAYER_ARRAY
-    assert "this site's own last layer stays here" in caplog.text
+    (said,) = [message for message in caplog.messages if message.startswith("this site's own last layer stays here")]
     kept = request_.run_id == asked(TEST).run_id
-    assert (f"python -m agi_core synthesize --head {site.file.state_dir} --help" in caplog.text) == kept
+    assert ("synthesize --head with this site's state_dir" in said) == kept
+    assert site.file.state_dir not in said
     row = audit.read(Path(site.file.state_dir))[-1]
     assert (row.decision, row.held_back[0], row.weights_bytes) == ("answered", LAST_LAYER_ARRAY, 0)
 
