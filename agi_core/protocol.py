@@ -37,6 +37,8 @@ RANGE_SUBJECTS = "range_subjects"  # as CALIBRATION_SUBJECTS
 LAST_LAYER, LAST_LAYER_ARRAY = "last layer", "last_layer"  # the site's own, where its policy lets it leave
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
 ALONE = "alone"  # the test subjects, by a model that the site trains alone from the weights that came
+REGRESSIONS = "regressions"  # the test subjects, by the prior that came without its network, and by the site's own
+REGRESSION_OF_ALL = "regressions of all"  # all subjects, by the prior that came
 KEYS = "keys"  # of a training request: the site's key for the secure sum that the next one asks for
 ALLOWED_METRICS = frozenset(
     (

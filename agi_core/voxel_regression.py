@@ -1,5 +1,5 @@
 """The simplest synthesis: each target voxel as a cubic polynomial of the source voxels at the same place, one
-least-squares fit for all.
+least-squares fit for all; of the sources as they are, or of aligned ones.
 
 It knows nothing of space, so it is the score that any network must beat.
 """
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
+from agi_core.network import Network
+from agi_core.ridge import Vector
 
 DEGREE = 3
 
@@ -51,6 +53,28 @@ class VoxelRegression:
         values = sources.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(modalities, -1)
         prediction = (self.coefficients @ _features(values)).reshape(batch, 1, height, width)
         return torch.from_numpy(prediction.astype(np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedRegression:
+    """A cubic polynomial of the aligned sources, as a `Predictor`: `coefficients` of the features of the network's
+    prior. Of the network nothing else is used but its alignment."""
+
+    network: Network
+    coefficients: Vector
+
+    @property
+    def neighbours(self) -> int:
+        return self.network.neighbours
+
+    @property
+    def volumetric(self) -> bool:
+        return self.network.volumetric
+
+    def predict(self, sources: Tensor) -> Tensor:
+        """See `Network.predict`."""
+        features = self.network.features(sources, prior_alone=True)
+        return torch.einsum("k,bkhw->bhw", torch.from_numpy(self.coefficients).float(), features)[:, None]
 
 
 def _features(sources: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -29,9 +29,10 @@ from agi_core.readout import newcomers_readout, readout_statistics
 from agi_core.ridge import solve_own
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
+from agi_core.voxel_regression import AlignedRegression
 from benchmarks.results import commit, interval
 from client.site.opened import open_site
-from simulations.baselines import Regression, SitesData, open_sites, with_own_weights
+from simulations.baselines import SitesData, open_sites, with_own_weights
 
 WAYS: tuple[Personal, ...] = ("head", "norms", "finetune")
 COUNTS, TURNS = (1, 2, 5), 3
@@ -104,7 +105,7 @@ def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) 
         before = psnr_db(network, rest)
         statistics_of = readout_statistics(network, given, prior_alone=True)
         assert network.prior is not None
-        regression = Regression(network, solve_own([*statistics_of.values()], towards=network.prior))
+        regression = AlignedRegression(network, solve_own([*statistics_of.values()], towards=network.prior))
         network.set_readout(newcomers_readout(network, [*readout_statistics(network, given).values()])[0])
         yield Gain(before, psnr_db(network, rest) - before, psnr_db(regression, rest) - before)
         network.set_readout(common)

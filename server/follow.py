@@ -59,8 +59,9 @@ def describe(event: events.Event) -> str | None:
             return said
         case events.LastLayersShared():
             return event.said
-        case events.BaselineFinished(final={"psnr_db": psnr_db}, sites=sites):
-            return f"alone, a mean over {', '.join(sites)}: {psnr_db:.2f} dB"
+        case events.BaselineFinished(name=name, final={"psnr_db": psnr_db}, sites=sites):
+            what = "alone" if name == "local_only" else name.replace("_", " ")
+            return f"{what}, a mean over {', '.join(sites)}: {psnr_db:.2f} dB"
         case events.CellNotHeld(cell=cell):
             return f"{cell}: {event.said}"
         case events.BlendSolved(cell=cell, weights=weights):

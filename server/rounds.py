@@ -21,6 +21,8 @@ from agi_core.protocol import (
     EVALUATE,
     LAST_LAYER,
     POSES,
+    REGRESSION_OF_ALL,
+    REGRESSIONS,
     STATISTICS,
     TEST,
     TRAIN,
@@ -89,7 +91,8 @@ class Rounds:
         )
 
     def run(self) -> None:
-        """All remaining rounds, then the final test, how far to trust the model, and what each site reaches alone.
+        """All remaining rounds, then the final test, how far to trust the model, what it is compared with, and what
+        each site reaches alone.
 
         Raises:
             RunError: fewer sites than the quorum connected or answered, or the state cannot be saved. The finished
@@ -116,6 +119,8 @@ class Rounds:
             if self._config.engine == DEPLOYMENT and not self._config.privacy.on:
                 if self._config.personal == "head" and not events_of(self._run_dir, events.LastLayersShared):
                     self._ask_for_last_layers()
+                if self._config.model.prior != "none" and not self._unanswered(events.PriorSolved):
+                    self._ask_for_regressions()
                 self._train_alone()
                 run_state.save(self._run_dir, self._state, self._events)
 
@@ -276,11 +281,34 @@ class Rounds:
         self._events.append(learn(self._run_dir, self._config, weights, sites=sites, ask=ask))
         run_state.save(self._run_dir, self._state, self._events)
 
+    def _ask_for_regressions(self) -> None:
+        """Have the sites that told test figures score the prior without its network, and each its own
+        (`client.work.regressions`). A site that does not lacks these figures and nothing else. A simulation does this
+        without messages (`simulations.baselines`)."""
+        if self._has_baseline("regression_pooled", "regression_per_site"):
+            return
+        tested = events_of(self._run_dir, events.ModelTested)[-1].scores
+        request = partial(self._exchange.request, EVALUATE, round=self._state.round, weights=self._state.weights)
+        collect = partial(self._collector.collect, judge=judge_figures, quorum=0)
+        told = collect([*tested.sites], request(subjects=REGRESSIONS))
+        told_unseen = collect([*tested.unseen_sites], request(subjects=REGRESSION_OF_ALL))
+        self._note_baseline("regression_pooled", Scores.over(site_scores(told), site_scores(told_unseen)))
+        self._note_baseline("regression_per_site", Scores.over(personal_scores(told), {}))
+        run_state.save(self._run_dir, self._state, self._events)
+
+    def _has_baseline(self, *names: str) -> bool:
+        return any(event.name in names for event in events_of(self._run_dir, events.BaselineFinished))
+
+    def _note_baseline(self, name: str, scores: Scores) -> None:
+        """Nothing where nobody told a figure."""
+        if scores.sites or scores.unseen_sites:
+            self._events.append(events.BaselineFinished.of(name, scores))
+
     def _train_alone(self) -> None:
         """The sites that told test figures train alone for as many steps as the run has, from its first weights
         (`client.work.alone`). A site that does not, or is late, lacks this figure and nothing else. A simulation does
         this without messages (`simulations.baselines`)."""
-        if events_of(self._run_dir, events.BaselineFinished):
+        if self._has_baseline("local_only"):
             return
         try:
             weights = initial_weights(self._config)
@@ -295,9 +323,7 @@ class Rounds:
             answered |= replies
             if not asked:
                 break
-        if scores := site_scores(answered):
-            alone = Scores.over(scores, {})
-            self._events.append(events.BaselineFinished(name="local_only", final=alone.final, sites=alone.sites))
+        self._note_baseline("local_only", Scores.over(site_scores(answered), {}))
 
     def _ask_for_last_layers(self) -> None:
         """Have the sites that answered the test tell their own last layers, as far as they share them. A simulated site

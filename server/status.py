@@ -194,8 +194,12 @@ def _sites(happened: Sequence[events.Event], kind: type[Reasoned], *, round: int
 
 
 def _end(happened: Sequence[events.Event]) -> list[str]:
-    """A resumed run may have come to its end twice, so the last of each kind, and of each blend, counts."""
-    last = {(event.kind, getattr(event, "cell", "")): event for event in happened if isinstance(event, _END)}
+    """A resumed run may have come to its end twice, so the last of each kind, blend and baseline counts."""
+    last = {
+        (event.kind, getattr(event, "cell", ""), getattr(event, "name", "")): event
+        for event in happened
+        if isinstance(event, _END)
+    }
     return [line for event in last.values() if (line := describe(event)) is not None]
 
 

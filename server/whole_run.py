@@ -11,7 +11,6 @@ from agi_core.report.report import build_report
 from agi_core.run import progress, run_folder
 from agi_core.run.event_log import events_of, read_events
 from agi_core.run.events import BaselineFinished
-from agi_core.run.scores import Scores
 from agi_core.run.summary import summarise, write_summary
 from server.follow import follow
 from server.rounds import Rounds
@@ -26,7 +25,7 @@ def carry_out(run_dir: Path, rounds: Callable[[], Rounds]) -> None:
     with progress.listening(partial(follow, run_dir)):
         try:
             rounds().run()
-            baselines = {event.name: Scores(event.final, event.sites) for event in events_of(run_dir, BaselineFinished)}
+            baselines = {event.name: event.scores for event in events_of(run_dir, BaselineFinished)}
             config = run_folder.open_existing(run_dir)
             summary = summarise(run_dir, config, wall_s=read_events(run_dir)[-1].t_s, baselines=baselines)
             write_summary(run_dir, summary)

@@ -19,10 +19,9 @@ interrupted one is trained anew, and so is one whose file is damaged.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from agi_core.config.schema import FederationConfig, PrivacyConfig, RunConfig, Task
 from agi_core.data.cached_session import CachedSession
@@ -44,7 +43,7 @@ from agi_core.run.events import BaselineFinished
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.scores import Scores, SiteScore, SiteScores
 from agi_core.training import train_round
-from agi_core.voxel_regression import VoxelRegression
+from agi_core.voxel_regression import AlignedRegression, VoxelRegression
 from client.site.opened import open_site
 from server.aggregation import SiteUpdate
 from server.run_state import keep_events
@@ -102,8 +101,7 @@ def run_baselines(
             atomic.write_json(path, its.to_json())
         results[name] = its
         if kept is None or name not in told:
-            event = BaselineFinished(name=name, final=its.final, sites=its.sites, unseen_sites=its.unseen_sites)
-            events.append(event)
+            events.append(BaselineFinished.of(name, its))
             keep_events(run_dir, events)
     return results
 
@@ -126,37 +124,9 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Scores:
     return _scored(fit, data)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Regression:
-    """A cubic polynomial of the aligned sources, as a `Predictor`: `coefficients` of the features of a network's
-    prior."""
-
-    network: Network
-    coefficients: Vector
-
-    @classmethod
-    def of(cls, config: RunConfig, data: SitesData, coefficients: Vector) -> Self:
-        """The polynomial behind the alignment of the run's network."""
-        with_prior = dataclasses.replace(config.task, model=dataclasses.replace(config.model, prior="cubic"))
-        return cls(Network(with_prior, device=data.device), coefficients)
-
-    @property
-    def neighbours(self) -> int:
-        return self.network.neighbours
-
-    @property
-    def volumetric(self) -> bool:
-        return self.network.volumetric
-
-    def predict(self, sources: Tensor) -> Tensor:
-        """See `Network.predict`."""
-        features = self.network.features(sources, prior_alone=True)
-        return torch.einsum("k,bkhw->bhw", torch.from_numpy(self.coefficients).float(), features)[:, None]
-
-
 def regression_pooled(config: RunConfig, data: SitesData) -> Scores:
     """The federation's prior alone."""
-    return _scored(Regression.of(config, data, _pooled(data)), data)
+    return _scored(_regression(config, data, _pooled(data)), data)
 
 
 def regression_per_site(config: RunConfig, data: SitesData) -> Scores:
@@ -164,9 +134,15 @@ def regression_per_site(config: RunConfig, data: SitesData) -> Scores:
     pooled = _pooled(data)
     sites: dict[str, SiteScore] = {}
     for site, statistics in data.prior_statistics.items():
-        own = Regression.of(config, data, solve_own(statistics, towards=pooled))
+        own = _regression(config, data, solve_own(statistics, towards=pooled))
         sites |= site_scores(own, {site: data.test[site]})
     return Scores.over(sites, {})
+
+
+def _regression(config: RunConfig, data: SitesData, coefficients: Vector) -> AlignedRegression:
+    """The polynomial behind the alignment of the run's network."""
+    with_prior = dataclasses.replace(config.task, model=dataclasses.replace(config.model, prior="cubic"))
+    return AlignedRegression(Network(with_prior, device=data.device), coefficients)
 
 
 def _pooled(data: SitesData) -> Vector:

@@ -19,7 +19,8 @@ from agi_core.run.events import BlendSolved
 from agi_core.run.scores import Scores
 from agi_core.run.study_summary import BlendScores, StudySummary, cell_results, write_study_summary
 from agi_core.scenario import Scenario, parse_scenario
-from simulations.baselines import Regression, site_scores
+from agi_core.voxel_regression import AlignedRegression
+from simulations.baselines import site_scores
 from simulations.holders import complete_for, scored_at
 from simulations.simulation import PreparedRun
 from simulations.sites import Federation, to_score
@@ -79,7 +80,7 @@ def _blend_scores(
     if not sessions:
         return None, None
     scores = Scores.over({}, site_scores(blend, sessions))
-    priors = [Regression(network, network.prior) for network in experts if network.prior is not None]
+    priors = [AlignedRegression(network, network.prior) for network in experts if network.prior is not None]
     if len(priors) < len(experts):
         return scores, None
     return scores, Scores.over({}, site_scores(blend.made_by(priors), sessions))

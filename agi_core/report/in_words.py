@@ -1,6 +1,6 @@
 """How the models of a report were trained, in words: what a step looks at, its loss, and what a site makes its own."""
 
-from agi_core.config.schema import RunConfig, Task
+from agi_core.config.schema import DEPLOYMENT, RunConfig, Task
 from agi_core.keys import FINE_TUNED
 from agi_core.privacy.trainable import PARTS
 
@@ -78,17 +78,19 @@ def how_trained(config: RunConfig) -> dict[str, str]:
     rounds, steps = config.rounds, config.training.local_steps
     alone = rounds + (config.personal in FINE_TUNED)  # as many as the personal model
     private = ", without privacy" if config.privacy.on else ""
+    unseen = "" if config.engine == DEPLOYMENT else " and on the unseen sites' (mean over the models)"
     looks_at = each_step(config) if config.privacy.on else f"batch {batch}"
     return {
         "federated": f"{rounds} rounds of {steps} local steps at each site, {looks_at}; scans stay at their sites",
         "personal": personal_model(config),
         "initial_weights": "the weights that the run started from, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
-        "regression_pooled": "the same of aligned sources: the federation's prior without a network",
-        "regression_per_site": "the same, each site's own, shrunk to the pooled one",
+        "regression_pooled": "one cubic polynomial of the aligned sources at each voxel, solved from statistics of all"
+        " training sites: the federation's prior without a network",
+        "regression_per_site": "the same of each site's own scans, shrunk to the pooled one",
         "public_own_last_layer": "the public initial weights, and a last layer that each site solved; no epsilon",
         "local_only": f"one model per site{private}, {_budget(alone, steps)} on its own scans, batch {batch}; scored on"
-        " its own test subjects and on the unseen sites' (mean over the models)",
+        f" its own test subjects{unseen}",
         "centralised": f"one model{private}, {_budget(rounds, steps)} on the pooled training scans, batch {n} x {batch}"
         f" = {n * batch}",
         "without_privacy": "the same federation from the same weights: all of them trained, nothing clipped, no noise,"

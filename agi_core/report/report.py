@@ -86,9 +86,10 @@ def _result(record: RunRecord) -> Iterator[str]:
         psnr = scores.final["psnr_db"]
         tested = f"mean over {plural(scores.subjects, 'test subject')}"
         yield f"{trained} synthesises {task} with a PSNR of {db(psnr)} ({tested})"
-        if (regression := record.baselines.get("regression_pooled")) is not None:
-            other = regression.final["psnr_db"]
-            yield f"against {db(other)} of a voxel-wise cubic regression ({signed_db(psnr - other)})."
+        regression = record.baselines.get("regression_pooled", Scores({}))
+        if (gain := scores.gain_db(regression)) is not None:
+            compared = f"{signed_db(gain)}{_at_few(scores, regression)}"
+            yield f"against {db(regression.final['psnr_db'])} of a voxel-wise cubic regression ({compared})."
         else:
             yield "(a voxel-wise regression was not run)."
         if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
@@ -101,9 +102,9 @@ def _result(record: RunRecord) -> Iterator[str]:
         yield f"{trained} synthesises {task}. No training site has a test subject."
     for site, score in scores.unseen_sites.items():
         yield f"{site}, which took no part in training, reaches {db(score.psnr_db)}."
-    if (gain := _unseen_over_regression(record)) is not None:
+    if over := _unseen_over_regression(record):
         where = "There" if len(scores.unseen_sites) == 1 else "At these sites"
-        yield f"{where} that is {signed_db(gain)} against a voxel-wise cubic regression of the training sites."
+        yield f"{where} that is {over} against a voxel-wise cubic regression of the training sites."
 
 
 def _sites(record: RunRecord) -> str:
@@ -126,21 +127,25 @@ def _personal(record: RunRecord) -> Iterator[str]:
     }
     against = []
     for what, name in others.items():
-        other = record.baselines.get(name, Scores.over({}, {}))
-        if both := {*record.personal.sites} & {*other.sites}:
-            gain = record.personal.among(both).final["psnr_db"] - other.among(both).final["psnr_db"]
-            where = "" if len(both) == len(record.personal.sites) else f" (at {plural(len(both), 'site')})"
-            against.append(f"{signed_db(gain)} against {what}{where}")
+        other = record.baselines.get(name, Scores({}))
+        if (gain := record.personal.gain_db(other)) is not None:
+            against.append(f"{signed_db(gain)} against {what}{_at_few(record.personal, other)}")
     of_all = record.federated is None or len(record.personal.sites) == len(record.federated.sites)
     whose = "each site has" if of_all else f"{words(record.personal.sites)} have"
     yield f"With {in_words.its_own(record.config)} {whose} {db(psnr)}" + (f": {words(against)}." if against else ".")
 
 
-def _unseen_over_regression(record: RunRecord) -> float | None:
-    """PSNR of the common model minus that of the pooled regression, at the unseen sites, in dB."""
-    theirs = record.baselines.get("regression_pooled", Scores({})).unseen_psnr_db
-    ours = record.federated.unseen_psnr_db if record.federated else None
-    return None if ours is None or theirs is None else ours - theirs
+def _at_few(scores: Scores, other: Scores) -> str:
+    """At how many sites a method is compared with another, where that was not scored at all of them."""
+    both, _ = scores.at_both(other)
+    return "" if len(both.sites) == len(scores.sites) else f" at {plural(len(both.sites), 'site')}"
+
+
+def _unseen_over_regression(record: RunRecord) -> str:
+    """PSNR of the common model minus that of the pooled regression, at the unseen sites; "" where it is not known."""
+    scores, regression = record.federated or Scores({}), record.baselines.get("regression_pooled", Scores({}))
+    gain = scores.unseen.gain_db(regression.unseen)
+    return "" if gain is None else signed_db(gain) + _at_few(scores.unseen, regression.unseen)
 
 
 def _tiles(record: RunRecord) -> str:
@@ -155,8 +160,9 @@ def _tiles(record: RunRecord) -> str:
         spread = f"; 95 % over sites: {db(interval.low)} to {db(interval.high)}" if interval else ""
         tiles.append(("PSNR" if record.personal is None else "Global PSNR", db(psnr), tested + spread))
         tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
-        if (regression := record.baselines.get("regression_pooled")) is not None:
-            tiles.append(("Over regression", signed_db(psnr - regression.final["psnr_db"]), "PSNR, same subjects"))
+        regression = record.baselines.get("regression_pooled", Scores({}))
+        if (gain := scores.gain_db(regression)) is not None:
+            tiles.append(("Over regression", signed_db(gain), f"PSNR, same subjects{_at_few(scores, regression)}"))
         if record.personal is not None:
             few = len(record.personal.sites) < len(scores.sites)
             where = f" at {len(record.personal.sites)} of {plural(len(scores.sites), 'site')}" if few else ""
@@ -166,8 +172,8 @@ def _tiles(record: RunRecord) -> str:
         whose = "" if record.personal is None else ", global"
         tiles.append((f"Worst site{whose}", db(scores.sites[worst].psnr_db), worst))
     if scores.unseen_sites:
-        name, gain = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites", _unseen_over_regression(record)
-        against = "" if gain is None else f"; {signed_db(gain)} against regression"
+        name = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites"
+        against = f"; {over} against regression" if (over := _unseen_over_regression(record)) else ""
         tiles.append((name, db(scores.unseen_psnr_db), words(scores.unseen_sites) + against))
     cells = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"

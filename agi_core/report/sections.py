@@ -266,14 +266,13 @@ def comparison(record: RunRecord) -> str:
     scores, baselines, not_run = record.federated, record.baselines, ""
     if record.deployed:
         not_run = paragraph(
-            "The other baselines are not run: they need all scans in one place, and here each stays at its site."
-            if baselines
-            else "Baselines are not run: they need all scans in one place, and here each stays at its site."
+            "Voxel regression and centralised training are not run: they need all scans in one place, and here each"
+            " stays at its site."
         )
     elif missing := [name for method, name in BASELINES.items() if method not in {*baselines, *optional}]:
         command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
         not_run = f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
-    if record.deployed or scores is None or not (scores.final or scores.unseen_sites) or not baselines:
+    if scores is None or not (scores.final or scores.unseen_sites) or not baselines:
         yet = "" if record.deployed else paragraph("There is nothing to compare yet.")
         return section("Comparison", yet + not_run)
     methods = {"federated": (f"{record.model_name}, federated", scores)}
@@ -294,7 +293,10 @@ def comparison(record: RunRecord) -> str:
         columns.append("95 % interval of the difference, over sites")
         rows = [(heading, (*cells, _told(interval)), interval, kind) for heading, cells, interval, kind in rows]
     alt = "Test PSNR per site. " + " ".join(f"{name}: {_psnr_per_site(its)}." for name, its in methods.values())
-    note = paragraph("All methods are scored on the same subjects. One seed: small differences may be chance.")
+    note = paragraph(
+        "At each site all methods are scored on the same subjects, and a difference is over the sites that have both."
+        " One seed: small differences may be chance."
+    )
     body = (
         table(columns, [row(heading, cells, kind=kind) for heading, cells, _, kind in rows], kind="methods")
         + note
@@ -305,9 +307,9 @@ def comparison(record: RunRecord) -> str:
 
 def _mean_difference(scores: Scores, its: Scores) -> str:
     """PSNR of the one method minus that of the other, on test subjects, or where there are none at unseen sites."""
-    for ours, theirs in ((scores.final, its.final), (scores.unseen.final, its.unseen.final)):
-        if ours and theirs:
-            return signed_db(ours["psnr_db"] - theirs["psnr_db"])
+    for ours, theirs in ((scores, its), (scores.unseen, its.unseen)):
+        if (gain := ours.gain_db(theirs)) is not None:
+            return signed_db(gain)
     return "–"
 
 

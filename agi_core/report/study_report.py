@@ -64,8 +64,9 @@ def _notice(summary: StudySummary) -> str:
 def _matrices(summary: StudySummary, *, deployed: bool) -> str:
     """Over all sites, then at each. In brackets: the cubic regression of the same sources on the same subjects."""
     figures = (
-        "PSNR in dB on the test subjects, as the sites told it. A blend is scored at unseen sites that offer all its"
-        " modalities. There is no regression beside: the coordinator holds no scans."
+        "PSNR in dB on the test subjects, as the sites told it, and in brackets that of a cubic regression of the same"
+        " sources where all of them told it too. A blend is scored at unseen sites that offer all its modalities, and"
+        " has no regression beside it."
         if deployed
         else "PSNR in dB on the test subjects, with a cubic regression of the same sources in brackets. A site is"
         " scored on a target that it does not offer where the folder has it."

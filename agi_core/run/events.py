@@ -217,6 +217,10 @@ class BaselineFinished(Event, kind="baseline_finished"):
     sites: SiteScores = field(default_factory=dict)
     unseen_sites: SiteScores = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, name: str, scores: Scores) -> Self:
+        return cls(name=name, final=scores.final, sites=scores.sites, unseen_sites=scores.unseen_sites)
+
     @property
     def scores(self) -> Scores:
         return Scores(self.final, self.sites, self.unseen_sites)

@@ -38,7 +38,8 @@ def _as_bad_as_black(scores: Scores) -> Iterator[str]:
 
 def _below(scores: Scores, baselines: Mapping[str, Scores]) -> Iterator[str]:
     for name, label in _REGRESSIONS.items():
-        ours, theirs = scores.final.get("psnr_db"), baselines[name].final.get("psnr_db") if name in baselines else None
+        both = scores.at_both(baselines.get(name, Scores({})))
+        ours, theirs = (its.final.get("psnr_db") for its in both)
         if ours is not None and theirs is not None and round(ours, 2) < round(theirs, 2):  # as told
             yield f"the model is below {label}: {ours:.2f} dB against {theirs:.2f} dB; use that, or train longer"
 

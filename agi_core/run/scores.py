@@ -62,6 +62,16 @@ class Scores(JsonObject):
         """The scores of those of its training sites that are among these."""
         return self.over({site: score for site, score in self.sites.items() if site in sites}, {})
 
+    def at_both(self, other: "Scores") -> "tuple[Scores, Scores]":
+        """This method and another over the training sites that have both: else a difference would be one of sites."""
+        both = {*self.sites} & {*other.sites}
+        return self.among(both), other.among(both)
+
+    def gain_db(self, over: "Scores") -> float | None:
+        """PSNR of this method minus that of another at the training sites that have both; None where there are none."""
+        ours, theirs = (its.final.get("psnr_db") for its in self.at_both(over))
+        return None if ours is None or theirs is None else ours - theirs
+
     @property
     def worst_site(self) -> str | None:
         """The training site with the lowest PSNR of the whole volume; None where none was scored."""

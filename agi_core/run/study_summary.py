@@ -12,7 +12,7 @@ from agi_core.run.events import BlendSolved, BlendTested, CellNotHeld
 from agi_core.run.json_objects import JsonObject
 from agi_core.run.run_folder import open_existing
 from agi_core.run.sanity import sanity_flags
-from agi_core.run.scores import Scores, over_subjects
+from agi_core.run.scores import Scores, SiteScores, over_subjects
 from agi_core.run.summary import FILE_NAME, read_summary
 from agi_core.scenario import Scenario, parse_scenario
 
@@ -46,8 +46,11 @@ class CellResult(JsonObject):
     privacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def psnr_db(self, site: str | None = None) -> tuple[float | None, float | None]:
-        """PSNR of the model and of the regression at a site; None: over all subjects of all sites that were scored."""
-        return _psnr_db(self.scores, site), _psnr_db(self.regression, site)
+        """PSNR of the model and of the regression at a site; None: over all subjects of all sites that were scored, and
+        of the regression where all of these told it."""
+        ours, theirs = _everywhere(self.scores), _everywhere(self.regression)
+        wanted = [*ours] if site is None else [site]
+        return _psnr_db(ours, wanted), _psnr_db(theirs, wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,7 @@ class StudySummary(JsonObject):
     @property
     def scored_sites(self) -> list[str]:
         """Every site at which some cell was scored."""
-        results = [cell.scores for cell in self.cells.values() if cell.scores]
-        return sorted({site for scores in results for site in (*scores.sites, *scores.unseen_sites)})
+        return sorted({site for cell in self.cells.values() for site in _everywhere(cell.scores)})
 
     def matrix(self, site: str | None = None) -> tuple[list[str], list[list[str]]]:
         """Targets, and for each subset of sources its name with the `entry` of its cell for each target; empty where
@@ -165,10 +167,12 @@ def read_study_summary(run_dir: Path) -> StudySummary | None:
     return StudySummary.read(run_dir / FILE_NAME)
 
 
-def _psnr_db(scores: Scores | None, site: str | None) -> float | None:
-    if scores is None:
+def _everywhere(scores: Scores | None) -> SiteScores:
+    return {**scores.sites, **scores.unseen_sites} if scores else {}
+
+
+def _psnr_db(scores: SiteScores, sites: Sequence[str]) -> float | None:
+    """Over all subjects of these sites; None where one of them was not scored."""
+    if not {*sites} <= {*scores}:
         return None
-    everywhere = {**scores.sites, **scores.unseen_sites}
-    if site is None:
-        return over_subjects(everywhere).get("psnr_db")
-    return everywhere[site].psnr_db if site in everywhere else None
+    return over_subjects({site: scores[site] for site in sites}).get("psnr_db")

@@ -21,6 +21,7 @@ _WORDS = {
     **dict.fromkeys((protocol.TEST, protocol.ALL), "testing"),
     protocol.BLEND: "testing a blend",
     protocol.ALONE: "training alone",
+    protocol.REGRESSIONS: "testing regressions",
     protocol.STATISTICS: "telling statistics",
     protocol.POSES: "measuring poses",
     **dict.fromkeys((protocol.ERROR, protocol.ERROR_STATISTICS, protocol.ERROR_COUNTS), "measuring errors"),

@@ -82,6 +82,11 @@ def means_of_all(job: Job, scores: SubjectScores, *, prefix: str = "") -> dict[s
     return means
 
 
+def personal_means(job: Job, scores: SubjectScores) -> dict[str, float]:
+    """`means_of_all` of what is the site's own, by the names of such figures."""
+    return {f"personal_{name}": value for name, value in means_of_all(job, scores, prefix="personal_").items()}
+
+
 def _told_as(means: Mapping[str, float], count: int) -> dict[str, float]:
     told = {f"validation_{name}": value for name, value in means.items()}
     return {**told, "validation_subjects": count} if told else {}
@@ -232,7 +237,7 @@ def _test(job: Job) -> Reply:
     elif job.task.personal != "none":
         with with_own_weights(job):
             own = evaluation.evaluate(job.network, whole, on_session=on_session)
-        metrics |= {f"personal_{name}": value for name, value in means_of_all(job, own, prefix="personal_").items()}
+        metrics |= personal_means(job, own)
     return job.reply(num_examples=count, metrics=metrics)
 
 

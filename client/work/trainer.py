@@ -22,6 +22,8 @@ from agi_core.protocol import (
     KEYS,
     LAST_LAYER,
     RANGE,
+    REGRESSION_OF_ALL,
+    REGRESSIONS,
     TRAIN,
     Reply,
     Request,
@@ -44,6 +46,7 @@ from client.work.known_range import tell_range
 from client.work.last_layer import tell_last_layer
 from client.work.networks import network_of
 from client.work.pooled_errors import tell_error_counts, tell_error_statistics
+from client.work.regressions import tell_regression_of_all, tell_regressions
 
 log = logging.getLogger("client")
 
@@ -88,6 +91,8 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
             ERROR_COUNTS: tell_error_counts,
             RANGE: tell_range,
             LAST_LAYER: tell_last_layer,
+            REGRESSIONS: tell_regressions,
+            REGRESSION_OF_ALL: tell_regression_of_all,
         }
         return answers.get(request.subjects, evaluate)(job)
     raise ProtocolError(f"no request is called {request.action} {request.subjects}")

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from safetensors.numpy import save
 from agi_core import known_range
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
-from agi_core.errors import DataError, PolicyError, RunError
+from agi_core.errors import DataError, PolicyError, ProtocolError, RunError
 from agi_core.known_range import KnownRange
 from agi_core.network import Network
-from agi_core.protocol import REFUSED
+from agi_core.protocol import REFUSED, REGRESSIONS, SCALARS, STATISTICS, TEST
 from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import load_last, trained_weights
 from agi_core.run.error_model import read_error_model
@@ -112,13 +113,19 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     deploy(one, run_dir, alone=["Guys", "IOP"], shares=["HH"])
     site_paths = {site: run_dir / "sites" / f"{site}.yaml" for site in config.federation.sites}
     data = open_sites(config, site_paths)
-    simulated = run_baselines(["local_only"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
+    names = ["local_only", "regression_pooled", "regression_per_site"]
+    simulated = run_baselines(names, config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
     summary = json.loads((run_dir / "summary.json").read_text())
     columns = summary["columns"]
     assert [*columns] == ["alone", "global", "personal"]
     assert [*columns["alone"]["sites"]] == ["Guys", "IOP"]
     for site, score in columns["alone"]["sites"].items():
         assert score == pytest.approx(simulated["local_only"].sites[site].to_json(), abs=1e-5)
+    for name in ("regression_pooled", "regression_per_site"):
+        told = summary["baselines"][name]["sites"]
+        assert [*told] == ["Guys", "HH", "IOP"]
+        for site, score in told.items():
+            assert score == pytest.approx(simulated[name].sites[site].to_json(), abs=1e-5)
     assert not {"site_sat_out", "site_failed", "site_missing"} & {*kinds_of(run_dir)}
 
     assert summary["styles"] == {"sites": ["HH"], "left_out": ["Guys", "IOP"]}
@@ -140,7 +147,62 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     assert [event.sites for event in events_of(run_dir, LastLayersShared)] == [["HH"]]
     page = (run_dir / "report.html").read_text()
     assert "A site without a figure under Alone" in page
-    assert "against training alone (at 2 sites)" in page
+    assert "against training alone at 2 sites" in page
+    assert "of a voxel-wise cubic regression" in page
+    assert "dB against own regression" in page
+
+
+def test_a_site_that_tells_no_regression_lacks_that_figure_alone(small_config: RunConfig, tmp_path: Path) -> None:
+    """A program that does not know the question refuses it. IOP did not train, and has no regression of its own."""
+
+    class Older(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            asked = message.content.config_records[SCALARS]["subjects"]
+            if context.node_config["site"] == "HH" and asked == REGRESSIONS:
+                return Message(Error(REFUSED, ProtocolError.public), reply_to=message)
+            return client_app(message, context)
+
+    model = dataclasses.replace(small_config.model, prior="cubic")
+    one, run_dir = dataclasses.replace(small_config, rounds=1, clients=2, model=model), tmp_path / "run"
+    deploy(one, run_dir, Older())
+    config = run_folder.open_existing(run_dir)
+    assert config.federation.unseen_sites == ("IOP",)
+    site_paths = {site: run_dir / "sites" / f"{site}.yaml" for site in ("Guys", "HH", "IOP")}
+    data, log = open_sites(config, site_paths), EventLog(tmp_path)
+    simulated = run_baselines(["regression_pooled"], config=config, data=data, run_dir=tmp_path, events=log)
+    pooled, own = events_of(run_dir, BaselineFinished)
+    assert (pooled.name, [*pooled.sites], [*pooled.unseen_sites]) == ("regression_pooled", ["Guys"], ["IOP"])
+    assert (own.name, [*own.sites], [*own.unseen_sites]) == ("regression_per_site", ["Guys"], [])
+    for site, score in {**pooled.sites, **pooled.unseen_sites}.items():
+        theirs = simulated["regression_pooled"]
+        expected = {**theirs.sites, **theirs.unseen_sites}[site]
+        assert score.to_json() == pytest.approx(expected.to_json(), abs=1e-5)
+    assert [(event.site, event.action) for event in events_of(run_dir, SiteFailed)] == [("HH", "evaluate")]
+    run = status.run_status(run_dir)
+    assert run.state == "finished"
+    assert [line.partition(",")[0] for line in run.end or () if "regression" in line] == [
+        "regression pooled",
+        "regression per site",
+    ]
+    page = (run_dir / "report.html").read_text()
+    assert "dB at 1 site)." in page
+    assert "Voxel regression and centralised training are not run" in page
+
+
+def test_where_nobody_tells_statistics_nobody_is_asked_for_regressions(small_config: RunConfig, tmp_path: Path) -> None:
+    class Refusing(ClientApp):
+        asked: ClassVar[list[str]] = []
+
+        def __call__(self, message: Message, context: Context) -> Message:
+            self.asked.append(str(message.content.config_records[SCALARS]["subjects"]))
+            if self.asked[-1] == STATISTICS:
+                return Message(Error(REFUSED, PolicyError.public), reply_to=message)
+            return client_app(message, context)
+
+    model = dataclasses.replace(small_config.model, prior="cubic")
+    deploy(dataclasses.replace(small_config, rounds=1, model=model), tmp_path / "run", Refusing())
+    assert TEST in Refusing.asked
+    assert REGRESSIONS not in Refusing.asked
 
 
 @pytest.mark.slow  # a whole run

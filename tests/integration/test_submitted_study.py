@@ -95,7 +95,7 @@ class Study:
 
 def test_a_run_goes_on_in_the_cell_where_it_stood(tmp_path: Path) -> None:
     """The first cell is finished."""
-    study = Study(tmp_path, "T1,T2:any", {"A": ["T1", "T2"]})
+    study = Study(tmp_path, "T1,T2:any", {"A": ["T1", "T2"]}, "model.prior=cubic")
     done, config = folder_of(study.run_dir, parse_scenario("T2:T1")), run_folder.open_existing(study.run_dir)
     run_folder.create(done, dataclasses.replace(config, scenario="T2:T1"))
     score = Scores({"psnr_db": 20.0, "subjects": 1})
@@ -111,7 +111,11 @@ def test_a_run_goes_on_in_the_cell_where_it_stood(tmp_path: Path) -> None:
     summary = read_study_summary(study.run_dir)
     assert summary is not None
     assert {name: cell.how for name, cell in summary.cells.items()} == {"T2:T1": "trained", "T1:T2": "trained"}
-    assert 'href="cells/T1-to-T2/report.html"' in (study.run_dir / "report.html").read_text()
+    ours, regression = summary.cells["T1:T2"].psnr_db()
+    assert ours is not None
+    assert regression is not None
+    assert f"{ours:.2f} ({regression:.2f})" in (page := (study.run_dir / "report.html").read_text())
+    assert 'href="cells/T1-to-T2/report.html"' in page
 
 
 def test_a_cell_whose_only_site_may_have_left_names_it_and_the_way_out(tmp_path: Path) -> None:

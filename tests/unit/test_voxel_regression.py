@@ -4,8 +4,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agi_core.voxel_regression import VoxelRegression
+from agi_core.config.load import load_config
+from agi_core.network import Network
+from agi_core.voxel_regression import AlignedRegression, VoxelRegression
 from tests.support.cache_entries import write_entry
+from tests.support.small_data import SMALL
 
 rng = np.random.default_rng(0)
 
@@ -47,3 +50,15 @@ def test_equal_sources_are_no_obstacle(tmp_path: Path) -> None:
     session = write_entry(tmp_path / "twins", np.concatenate([x, x, 0.5 * x], axis=1))
     twins = torch.from_numpy(np.concatenate([x, x], axis=1))
     np.testing.assert_allclose(VoxelRegression.fit([session]).predict(twins).numpy(), 0.5 * x, rtol=0, atol=1e-3)
+
+
+def test_a_cubic_of_aligned_sources_is_the_prior_without_its_network() -> None:
+    network = Network(load_config(None, overrides={}, assignments=[*SMALL, "model.prior=cubic"]).task)
+    x, coefficients = torch.from_numpy(sources(3, 2, 11, 8)), np.linspace(-0.2, 0.3, 10)
+    network.set_prior(coefficients)
+    network.module.head.get_parameter("weight").data.zero_()
+    network.module.head.get_parameter("bias").data.zero_()
+    torch.testing.assert_close(AlignedRegression(network, coefficients).predict(x), network.predict(x))
+    network.set_readout(np.ones(len(network.readout)))  # nothing else of it counts
+    expected = network.features(x, prior_alone=True).double().movedim(1, -1).numpy() @ coefficients
+    np.testing.assert_allclose(AlignedRegression(network, coefficients).predict(x)[:, 0], expected, atol=1e-6)

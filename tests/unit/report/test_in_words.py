@@ -1,9 +1,11 @@
 """How training is told; `test_report` has the whole page."""
 
+import dataclasses
+
 import pytest
 
 from agi_core.config.load import load_config
-from agi_core.config.schema import RunConfig
+from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.report.in_words import each_step, how_trained, its_own, loss, moved, optimiser, personal_model
 
 
@@ -18,6 +20,9 @@ def test_training_without_privacy() -> None:
     assert loss(plain) == "L1 + 0.5 / 2 |w - w0|^2 (FedProx)"
     assert moved(plain) == ""
     assert "batch 8;" in how_trained(plain)["federated"]
+    deployed = dataclasses.replace(plain, engine=DEPLOYMENT)
+    alone = [how_trained(its)["local_only"].endswith("its own test subjects") for its in (plain, deployed)]
+    assert alone == [False, True]
 
 
 def test_an_adversary_and_a_moved_source_are_named() -> None:

@@ -268,14 +268,19 @@ def test_a_deployed_run_answers_whether_it_is_better_than_a_sites_own(tmp_path: 
     run.train(rounds=2)
     alone = BASELINES["local_only"].among(["Guys"])
     tested = ModelTested(scores=scores(0.0, unseen=False), personal=scores(0.5, unseen=False))
-    run.finish(tested, baselines={"local_only": alone}, synthetic=None, anatomies=None)
+    regression = BASELINES["regression_pooled"].among([HOSTILE])
+    baselines = {"local_only": alone, "regression_pooled": regression}
+    run.finish(tested, baselines=baselines, synthetic=None, anatomies=None)
     page = Page(build_report(run.dir))
     assert page.row("Guys", number=1) == ["Guys", "23.25 dB", "24.00 dB", "24.50 dB", "+1.25 dB"]
     assert page.row(HOSTILE, number=1) == [HOSTILE, "–", "21.00 dB", "21.50 dB", "–"]
     assert page.row("sites with all figures")[1:] == ["23.25 dB", "24.00 dB", "24.50 dB", "+1.25 dB"]
-    assert "each site has 22.50 dB : +1.25 dB against training alone (at 1 site)." in page.text.replace("dB:", "dB :")
+    assert "each site has 22.50 dB : +1.25 dB against training alone at 1 site." in page.text.replace("dB:", "dB :")
     assert "does not allow it, or did not answer in time" in page.text
-    assert "The other baselines are not run" in page.text
+    assert "against 19.50 dB of a voxel-wise cubic regression (+1.50 dB at 1 site)." in page.text
+    assert page.row("regression, aligned")[1:3] == ["19.50 dB", "+1.50 dB"]
+    assert page.row("local-only")[1:3] == ["23.25 dB", "+0.75 dB"]
+    assert "Voxel regression and centralised training are not run" in page.text
 
 
 def test_text_is_escaped_and_no_subject_is_named(full: Page) -> None:
@@ -370,7 +375,7 @@ def test_a_run_that_ended_while_baselines_ran_shows_what_is_known(tmp_path: Path
     run = Run(tmp_path / "run", unseen=[])
     run.note(DataFound(text="", sites={}, unseen_sites={}, synthetic=True, anatomies=1))
     run.train(rounds=2)
-    run.note(ModelTested(scores=scores(0.0)), BaselineFinished(name="voxel_regression", final=scores(-1.5).final))
+    run.note(ModelTested(scores=scores(0.0)), BaselineFinished.of("voxel_regression", scores(-1.5)))
     page = Page(build_report(run.dir))
     assert page.row("voxel regression")[1:3] == ["20.50 dB", "+1.50 dB"]
     assert "SYNTHETIC DATA (1 anatomy)" in page.text

@@ -30,6 +30,8 @@ def test_a_model_below_a_regression() -> None:
     assert flag == f"the model is below regression on aligned sources: {figures}; use that, or train longer"
     assert flags(scores(20), voxel_regression=Scores({})) == []
     assert flags(scores(20), voxel_regression=scores(20.001)) == []  # both would be told as 20.00 dB
+    (flag,) = flags(scores(20, 24), regression_pooled=scores(20.5))  # which one site has not told
+    assert figures in flag
 
 
 def test_a_model_below_a_regression_where_nobody_trained() -> None:

@@ -27,7 +27,7 @@ SUMMARY = StudySummary(
             how=TRAINED,
             sites=["B"],
             scores=Scores.over(HERE, ELSEWHERE),
-            regression=Scores.over(HERE, {}),
+            regression=Scores.over({"B": SiteScore({"psnr_db": 19.0}, 1)}, {}),
         ),
     },
 )
@@ -35,8 +35,15 @@ SUMMARY = StudySummary(
 
 def test_the_matrix_is_over_all_subjects_and_at_each_site() -> None:
     assert SUMMARY.scored_sites == ["A", "B"]
-    assert SUMMARY.matrix() == (["T1", "PD"], [["PD", "nobody", ""], ["T1", "", "18.00 (20.00)"]])
+    assert SUMMARY.matrix() == (["T1", "PD"], [["PD", "nobody", ""], ["T1", "", "18.00"]])  # A has no regression
+    assert SUMMARY.matrix("B") == (["T1", "PD"], [["PD", "", ""], ["T1", "", "20.00 (19.00)"]])
     assert SUMMARY.matrix("A") == (["T1", "PD"], [["PD", "", ""], ["T1", "", "17.00"]])
+
+
+def test_beside_all_sites_the_regression_is_of_all_sites() -> None:
+    both = Scores.over(HERE, ELSEWHERE)
+    assert CellResult(how=TRAINED, scores=both, regression=both).psnr_db() == (18.0, 18.0)
+    assert CellResult(how=TRAINED, regression=both).psnr_db() == (None, None)
 
 
 def test_a_blend_without_figures_is_named() -> None:

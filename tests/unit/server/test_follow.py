@@ -56,6 +56,10 @@ from server.follow import NOW, describe, follow
             BaselineFinished(name="local_only", final={"psnr_db": 20.5}, sites={"A": SiteScore({"psnr_db": 20.5}, 1)}),
             "alone, a mean over A: 20.50 dB",
         ),
+        (
+            BaselineFinished(name="regression_pooled", final={"psnr_db": 19.5}, sites={"A": SiteScore({}, 1)}),
+            "regression pooled, a mean over A: 19.50 dB",
+        ),
         (RunPaused(round=1, reason="round 2: 1 of 3"), "paused: round 2: 1 of 3"),
         (RunResumed(round=1), "resumed after round 1"),
     ],

@@ -58,6 +58,7 @@ def test_a_request_from_arrival_to_answer(tmp_path: Path, monkeypatch: pytest.Mo
         ("", True, "training"),
         ("validation", False, "validating"),
         ("alone", False, "training alone"),
+        ("regressions of all", False, "testing regressions"),
         ("blend T1:PD*0.5 T2:PD*0.5", False, "testing a blend"),
         ("error", False, "measuring errors"),
         ("error counts", False, "measuring errors"),
