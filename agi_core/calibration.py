@@ -16,6 +16,7 @@ from agi_core.errors import DataError
 from agi_core.known_range import FEWEST, OF_CALIBRATION, OF_TRAINING, KnownRange, Measures, measure
 from agi_core.network import Network
 from agi_core.run import progress
+from agi_core.run.run_folder import read_namesakes, read_parts
 from agi_core.uncertainty import ErrorModel, calibrate, sample
 
 MOST = 64
@@ -39,25 +40,23 @@ class Calibration:
     notes: Sequence[str]
 
 
-def calibrate_on(
-    network: Network, scans: Scans, *, task: Task, parts: Mapping[str, str], cache_dir: Path
-) -> Calibration:
+def calibrate_on(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_dir: Path) -> Calibration:
     """Calibrate a model on the subjects of a folder. The network is left as it was.
 
     Subjects that trained it tell the known range alone, since its errors on them are too small; where they are too few
-    for a range, the others tell it with them. Its test subjects are left out: of them the coverage is reported. All
+    for a range, the others tell it with them. Its test subjects are left out: `evaluate` tells their coverage. All
     others, those that chose its best round included, tell the errors.
 
     Args:
         network: the trained model of `task`.
-        parts: {fingerprint of a scan: part} of the subjects of the run, as far as they are known.
+        run_dir: the run's folder, where the parts of its subjects are noted, as far as they are known.
         cache_dir: folder of prepared scans, which are patient data.
 
     Raises:
         DataError: fewer than two subjects are left, a scan is unusable, or a head is too small to measure.
     """
     found = discover(scans, network.scenario.modalities)
-    marks = fingerprints(found.subjects)
+    parts, marks = read_parts(run_dir), fingerprints(found.subjects)
     of_part: dict[str, list[Subject]] = {"train": [], "validation": [], "test": []}
     by_id = {subject.id: subject for subject in found.subjects}
     for subject_id in stable_order(by_id):
@@ -83,8 +82,13 @@ def calibrate_on(
         covered.setdefault(subject.site, []).append(share)
     if not parts:
         notes.append("which subjects trained the model is not known here; an interval of those would be too narrow")
+    if namesakes := read_namesakes(run_dir, marks, parts=("train",)):
+        notes.append(
+            "named like subjects that trained the model, but other files, and so calibrated on:"
+            f" {', '.join(namesakes)}; of the same people an interval is too narrow"
+        )
     if tests:
-        notes.append(f"{len(tests)} test subjects of the run are left out; coverage is reported of them")
+        notes.append(f"{len(tests)} test subjects of the run are left out; `evaluate` tells the coverage of them")
     of, seen = (OF_TRAINING, trained) if len(trained) >= FEWEST else (OF_CALIBRATION, [*trained, *chosen])
     known = None
     if len(seen) >= FEWEST:

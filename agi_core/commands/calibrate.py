@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
             network,
             scans,
             task=config.task,
-            parts=run_folder.read_parts(arguments.run),
+            run_dir=arguments.run,
             cache_dir=arguments.cache_dir,
         )
     errors, known, known_path = made.errors, made.known, arguments.run / known_range.NAME

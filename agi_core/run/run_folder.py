@@ -31,7 +31,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -199,6 +199,21 @@ def read_parts(run_dir: Path) -> dict[str, str]:
         if isinstance(scans := content.get(subject), list)
         for scan in scans
     }
+
+
+def read_namesakes(run_dir: Path, scans: Mapping[str, Sequence[str]], *, parts: Collection[str]) -> list[str]:
+    """Of subjects {id: fingerprints of scans}, those with the id of a subject that had one of these parts in a
+    simulation, and other files than the run has seen: the same person in files that were written anew, or another of
+    the same name. Raises RunError."""
+    known = read_parts(run_dir)
+    ids = {
+        subject
+        for split in read_splits(run_dir).values()
+        for part, subjects in split.items()
+        if part in parts
+        for subject in subjects
+    }
+    return [subject for subject, its in scans.items() if subject in ids and not known.keys() & {*its}]
 
 
 def _write_error(run_dir: Path, error: OSError) -> RunError:

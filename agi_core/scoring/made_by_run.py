@@ -12,7 +12,7 @@ from agi_core.evaluation import EVALUATION_BATCH
 from agi_core.inference import ErrorMap, synthesize
 from agi_core.network import Network
 from agi_core.run import error_model
-from agi_core.run.run_folder import read_parts
+from agi_core.run.run_folder import read_namesakes, read_parts
 from agi_core.scoring.volume import Intervals
 from agi_core.uncertainty import WithError
 
@@ -56,6 +56,11 @@ def make_volumes(
     notes = [] if parts else ["which subjects trained the model is not known here; scores of those would be too good"]
     notes += unfit
     notes += [f"used in training or validation, and so not scored: {', '.join(left_out)}"] if left_out else []
+    if namesakes := read_namesakes(run_dir, now, parts=("train", "validation")):
+        notes.append(
+            "named like subjects that trained or validated the model, but other files, and so scored:"
+            f" {', '.join(namesakes)}; of the same people scores are too good"
+        )
     if config.training.align_target:
         notes.append(
             f"trained for the target's place on {network.reference}; where real ones lie elsewhere, scores are too low"

@@ -1,6 +1,6 @@
 """What a segmentation network still finds where one of its four scans is synthetic, made by regression, or black."""
 
-from agi_core.data.fingerprint import fingerprint
+from agi_core.data.fingerprint import fingerprint, image_fingerprint
 from agi_core.data.header import Grid
 from agi_core.data.intensity import scale_intensity
 from agi_core.data.nifti import FloatArray, read_volume
@@ -34,6 +34,9 @@ def segmentation_rows(
         return {}, [f"not segmented: the network knows no {pair.modality}"]
     if any(fingerprint(path) in segmenter.trained_on for path in pair.of_subject):
         return {}, ["not segmented: the subject trained the segmentation network"]
+    first = {**pair.others, pair.modality: pair.real}[MODALITIES[0]]
+    if image_fingerprint(read_volume(first).data) in segmenter.trained_on:
+        return {}, ["not segmented: the visit trained the segmentation network, from another file"]
     others = {modality: _read(pair, modality, grid=grid) for modality in MODALITIES if modality != pair.modality}
     given = {
         "ceiling": real,

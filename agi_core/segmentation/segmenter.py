@@ -46,7 +46,7 @@ class SegmenterSettings:
 
 class Segmenter:
     """The network with its settings, `regressions` by the modality that they make, and the fingerprints of the visits
-    that trained it (`trained_on`)."""
+    that trained it, of the first scan's file and of its image (`trained_on`)."""
 
     def __init__(self, settings: SegmenterSettings) -> None:
         from monai.networks.nets.unet import UNet  # here, because MONAI takes seconds to import

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agi_core.data.fingerprint import fingerprint
+from agi_core.data.fingerprint import fingerprint, image_fingerprint
 from agi_core.data.intensity import scale_intensity
 from agi_core.data.nifti import read_volume
 from agi_core.data.preprocess import same_grid
@@ -55,7 +55,8 @@ def train_segmenter(
         raise DataError(f"no visit in {data_dir} has {', '.join(MODALITIES)} and {SEG}. Check the folder's names.")
     visits = [_read(paths, patch=settings.patch) for paths in whole.values()]
     segmenter = Segmenter(settings)
-    segmenter.trained_on = [fingerprint(paths[MODALITIES[0]]) for paths in whole.values()]
+    first = [paths[MODALITIES[0]] for paths in whole.values()]
+    segmenter.trained_on = [*map(fingerprint, first), *(image_fingerprint(read_volume(path).data) for path in first)]
     for m, target in enumerate(MODALITIES):
         segmenter.regressions[target] = VoxelRegression.fit_values(_without(visits, m))
     _train(segmenter, visits, on_step=on_step)

@@ -1,5 +1,6 @@
 """From complete subjects to doubts about a volume, as a user types it, on small real files."""
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -121,6 +122,21 @@ def test_a_follow_up_of_a_training_subject_tells_no_errors(
         nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj) + np.int16(1), scan.affine), later)
     assert calibrate() == 0
     assert "of 3 subjects; of new ones" in capsys.readouterr().out
+
+
+def test_files_of_training_subjects_that_were_written_anew_are_named(
+    run_dir: Path, data_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They cannot be told from others of the same name."""
+    for path in [*data_dir.rglob("IXI100-*"), *data_dir.rglob("IXI107-*")]:
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1))
+    assert calibrate() == 0
+    said = capsys.readouterr()
+    assert "named like subjects that trained the model, but other files, and so calibrated on: IXI100; of" in said.err
+    place = ["--data", str(data_dir), "--layout", "ixi", "--out", str(tmp_path / "scores")]
+    assert main(["evaluate", "--run", str(run_dir), *place]) == 0
+    told = "named like subjects that trained or validated the model, but other files, and so scored: IXI100, IXI107; of"
+    assert told in capsys.readouterr().out
 
 
 def test_out_of_range_is_said_noted_and_exit_code_3(

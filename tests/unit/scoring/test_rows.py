@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,16 @@ def test_a_later_visit_of_who_trained_the_network_is_not_segmented(trained: Segm
     pairs, _ = find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")
     result = evaluate(pairs, notes=[], segmenter=trained)
     assert result.notes == ["BraTS-GLI-00001 001: not segmented: the subject trained the segmentation network"]
+
+
+def test_another_compression_of_a_scan_that_trained_the_network_is_known(trained: Segmenter, tmp_path: Path) -> None:
+    name = write_subject(tmp_path / "data", 1)
+    for path in (tmp_path / "data" / name).iterdir():
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1))
+    save(tmp_path / "made" / f"{name}-t2f.nii.gz", read(tmp_path / "data" / name / f"{name}-t2f.nii.gz") + 1)
+    result = evaluate(find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")[0], notes=[], segmenter=trained)
+    told = "not segmented: the visit trained the segmentation network, from another file"
+    assert f"{name[:-4]} 000: {told}" in result.notes
 
 
 def test_a_doubt_of_many_volumes_names_the_first(tmp_path: Path) -> None:
