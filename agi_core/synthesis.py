@@ -85,7 +85,7 @@ def synthesize_files(
         check_name(path)
         if path.resolve() in taken:
             raise DataError(f"{path} is {taken[path.resolve()]}. Choose another output file.")
-        if path.exists() and not _made_here(path):
+        if path.exists() and not made_here(path):
             raise DataError(f"{path} is there already, and is no synthetic volume. Choose another output file.")
         taken[path.resolve()] = "named for two outputs"
     volumes = {modality: read_volume(source_paths[modality]) for modality in scenario.sources}
@@ -112,7 +112,7 @@ def synthesize_files(
     return [*doubts, *prepared.doubts]
 
 
-def _made_here(path: Path) -> bool:
+def made_here(path: Path) -> bool:
     """Whether a file says in its header what is said of an output."""
     try:
         return _OURS.match(read_descrip(path)) is not None

@@ -21,9 +21,11 @@ from agi_core.scoring.rows import segmentation_rows
 from agi_core.scoring.ssim import brasyn_ssim, ssim_volume
 from agi_core.segmentation.labels import ENHANCING, OEDEMA, Labels, read_labels
 from agi_core.segmentation.segmenter import Segmenter
+from agi_core.synthesis import made_here
 
 _MIN_OVERLAP, _WHOLE_HEAD = 0.5, 0.99
 _BRIGHTEST = (0.2, 5.0)  # of the synthetic volume, where 1 is the brightest of the real one
+_AS_BRIGHT = (0.8, 1.25)  # times the value of the brightest voxels
 _SLACK = 0.01  # of values from 0 to 1, after interpolation
 _CONSTANT, _SATURATED = 0.005, 0.5
 
@@ -74,8 +76,8 @@ def score_pair(
 
     Args:
         percentiles: whether its values are known to be on the scale of `synthesize`: 0 to 1 for the real scan's
-            percentiles. Otherwise they are if they lie from 0 to 1 and the real scan does not; else they are in the
-            units of the real scan.
+            percentiles. Otherwise they are if its header says so, or if they lie from 0 to 1 and the real scan does
+            not; else they are in the units of the real scan.
         segmenter: what to segment with the synthetic volume in the place of the real one.
         intervals: how large the error should be, for the coverage.
 
@@ -89,11 +91,20 @@ def score_pair(
     scaled, _, high = scale_intensity(real.data, values, place=pair.real)
     head = foreground_mask(real.data, values)
     data, doubts = _on_grid(synthetic, real, head, pair)
-    guessed = data.min() > -_SLACK and data.max() < 1 + _SLACK and high > 1 + _SLACK
-    if guessed and not percentiles and np.ptp(data) > 0:
-        doubts.append("its values, from 0 to 1, were taken for the real scan's 0.5th to 99.5th percentile")
-    on_scale = percentiles or guessed
-    ours = (data if on_scale else _in_units(data, values, head=head, pair=pair)).clip(0, 1)
+    times = _times_as_bright(data, real.data, head)
+    known = percentiles or made_here(pair.synthetic)
+    from_0_to_1 = data.min() > -_SLACK and data.max() < 1 + _SLACK
+    on_scale = known or (from_0_to_1 and high > 1 + _SLACK)
+    if not known and np.ptp(data) > 0:
+        if on_scale:
+            doubts.append("its values, from 0 to 1, were taken for the real scan's 0.5th to 99.5th percentile")
+        elif from_0_to_1 and high < 1 - _SLACK:
+            doubts.append("its values lie from 0 to 1 as the real scan's, and were taken for the same units")
+        if not (on_scale or _AS_BRIGHT[0] <= times <= _AS_BRIGHT[1]):
+            doubts.append(f"its brightest voxels have {times:.2g} times the value of the real ones: that is an error")
+    if np.array_equal(data, real.data):
+        doubts.append("it is the real scan, voxel for voxel")
+    ours = (data if on_scale else _in_units(data, values, times, head=head, pair=pair)).clip(0, 1)
     regions = {"head": head} | (_regions(labels, head) if labels is not None else {})
     figures = {}
     if labels is not None:
@@ -136,7 +147,7 @@ def _on_grid(synthetic: Volume, real: Volume, head: BoolArray, pair: Pair) -> tu
     return resample(synthetic.data, synthetic.grid, real.grid), doubts
 
 
-def _in_units(data: FloatArray, real: Values, *, head: BoolArray, pair: Pair) -> FloatArray:
+def _in_units(data: FloatArray, real: Values, times: float, *, head: BoolArray, pair: Pair) -> FloatArray:
     """Voxels in the units of the real scan on its scale. Its blank zeros are black, as in `scale_intensity`,
     however negative the darkest tissue is."""
     low, high = real.low, real.high
@@ -144,13 +155,19 @@ def _in_units(data: FloatArray, real: Values, *, head: BoolArray, pair: Pair) ->
     brightest = float(np.percentile(scaled[head], 99.5))
     if np.ptp(data) > 0 and not _BRIGHTEST[0] <= brightest <= _BRIGHTEST[1]:
         raise DataError(
-            f"{pair.synthetic} is on another scale than {pair.real}: its brightest voxels have {brightest:.3g} times"
-            f" the value of the real ones ({data.min():g} to {data.max():g} against {low:g} to {high:g}). Write it in"
-            " the units of the real scan, or from 0 to 1 for the 0.5th and 99.5th percentile of that."
+            f"{pair.synthetic} is on another scale than {pair.real}: its brightest voxels have {times:.3g} times the"
+            f" value of the real ones ({data.min():g} to {data.max():g} against {low:g} to {high:g}). Write it in the"
+            " units of the real scan, or from 0 to 1, clipped, for the 0.5th and 99.5th percentile of that."
         )
     if real.blank:
         scaled[data == 0] = 0
     return np.asarray(scaled)
+
+
+def _times_as_bright(data: FloatArray, real: FloatArray, head: BoolArray) -> float:
+    """The brightest voxels of a head over those of the real one; infinite where these are not positive."""
+    ours, theirs = (float(np.percentile(volume[head], 99.5)) for volume in (data, real))
+    return ours / theirs if theirs > 0 else np.inf
 
 
 def _regions(labels: Labels, head: BoolArray) -> dict[str, BoolArray]:

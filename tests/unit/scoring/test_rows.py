@@ -71,7 +71,7 @@ def test_a_later_visit_of_who_trained_the_network_is_not_segmented(trained: Segm
         save(tmp_path / "data" / path.name.replace("-000-", "-001-"), later)
     later_name = f"{name[:-3]}001"
     synthetic = read(tmp_path / "data" / f"{later_name}-t2f.nii.gz")
-    save(tmp_path / "made" / f"{later_name}-t2f.nii.gz", synthetic.astype(np.float32))
+    save(tmp_path / "made" / f"{later_name}-t2f.nii.gz", synthetic.astype(np.float32) + 1)
     pairs, _ = find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")
     result = evaluate(pairs, notes=[], segmenter=trained)
     assert result.notes == ["BraTS-GLI-00001 001: not segmented: the subject trained the segmentation network"]

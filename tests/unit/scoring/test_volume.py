@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -77,19 +78,44 @@ def test_both_scales_are_one(pair: Pair) -> None:
     assert in_units.doubts == score_pair(scaled, percentiles=True).doubts == ()
 
 
-@pytest.mark.parametrize(("factor", "offset"), [(20, 0), (0.05, 0), (1 / 600, -1)])
-def test_another_scale_is_refused(pair: Pair, factor: float, offset: float) -> None:
-    """The last one is from -1 to 1, as networks that end in tanh have it."""
-    with pytest.raises(DataError, match=r"is on another scale than .*t2f.nii.gz: its brightest voxels have"):
+@pytest.mark.parametrize(
+    ("factor", "offset", "said"),
+    [(20, 0, "2[01]"), (0.04, 0, r"0\.04"), (1 / 600, -1, r"0\.00"), (1 / 1200, -0.05, r"0\.00.*from 0 to 1, clipped")],
+)
+def test_another_scale_is_refused(pair: Pair, factor: float, offset: float, said: str) -> None:
+    """The third one is from -1 to 1, as networks that end in tanh have it, the fourth exceeds 0 to 1 a little."""
+    with pytest.raises(DataError, match=rf"is on another scale than .*: its brightest voxels have {said}"):
         score_pair(rewritten(pair, (read(pair.synthetic) * factor + offset).clip(-1)))
 
 
+@pytest.mark.parametrize(("factor", "told"), [(0.7, "0.7"), (1.0, ""), (1.4, "1.4")])
+def test_a_wrong_factor_of_the_units_is_said(pair: Pair, factor: float, told: str) -> None:
+    """Of the real scan itself, so that its own brightness counts as right."""
+    real = read(pair.real) * factor
+    real[0, 0, 0] = 1  # no copy
+    doubts = score_pair(rewritten(pair, real)).doubts
+    said = f"its brightest voxels have {told} times the value of the real ones: that is an error"
+    assert doubts[:1] == ((said,) if told else ())
+
+
+def test_a_copy_of_the_real_scan_is_said(pair: Pair) -> None:
+    assert score_pair(rewritten(pair, read(pair.real))).doubts == ("it is the real scan, voxel for voxel",)
+
+
 def test_a_real_scan_from_0_to_1_has_units_of_its_own(pair: Pair) -> None:
-    """Then values of `synthesize` cannot be told apart, but whoever made them knows."""
+    """Then values of `synthesize` cannot be told apart, but whoever made them knows, and so does their header."""
     real, synthetic = (read(path).astype(np.float32) / 2000 for path in (pair.real, pair.synthetic))
     save(pair.real, real)
-    in_units, known = (score_pair(rewritten(pair, synthetic), percentiles=known).figures for known in (False, True))
-    assert in_units["psnr_db_head"] > known["psnr_db_head"] + 3
+    in_units, known = (score_pair(rewritten(pair, synthetic), percentiles=known) for known in (False, True))
+    assert in_units.figures["psnr_db_head"] > known.figures["psnr_db_head"] + 3
+    told = "its values lie from 0 to 1 as the real scan's, and were taken for the same units"
+    assert (in_units.doubts, known.doubts) == ((told,), ())
+    descrip = b"synthetic t2f; 0..1 = p0.5..p99.5 of a real one"
+    image = nibabel.Nifti1Image(synthetic, AFFINE)
+    image.header["descrip"] = descrip
+    nibabel.save(image, pair.synthetic)
+    said_in_header = score_pair(pair)
+    assert (said_in_header.figures, said_in_header.doubts) == (known.figures, ())
 
 
 def test_the_background_of_a_scan_with_negative_values_is_black_in_both(pair: Pair) -> None:
