@@ -85,18 +85,32 @@ def find_pairs(
             f"no volume of {synthetic_dir} has a real counterpart in {data_dir}: {_listed(scored)} there,"
             f" {_listed(real)} here. Check --synthetic and --data"
         )
-    modalities = {pair.modality for pair in pairs}
-    done = {(pair.subject, pair.session) for pair in pairs}
-    expected = {key[:2] for key in real if key[2] in modalities and key[0] not in left_out}
     notes: list[tuple[str, Collection[tuple[str, ...]]]] = [
-        ("no synthetic volume, and so not scored", expected - done),
+        *_not_scored(pairs, {key for key in real if key[0] not in left_out}),
         ("no real scan to score the synthetic volume against", scored.keys() - real.keys()),
         (
             "no segmentation, and so no figures of tumour and healthy tissue",
             [(p.subject, p.session) for p in pairs if p.seg is None],
         ),
     ]
-    return pairs, [f"{what}: {_listed(which)}" for what, which in notes if which]
+    told = [f"{what}: {_listed(which)}" for what, which in notes if which]
+    modalities = sorted({pair.modality for pair in pairs})
+    told += [f"means over {' and '.join(modalities)} together; --target takes one"] if modalities[1:] else []
+    return pairs, told
+
+
+def _not_scored(
+    pairs: Sequence[Pair], real: Collection[tuple[str, str, str]]
+) -> list[tuple[str, Collection[tuple[str, ...]]]]:
+    """(what they lack, visits) of those of the real scans by subject, visit and modality. Where no visit has two
+    synthetic volumes, each may have another modality, as in the challenge."""
+    done = {(pair.subject, pair.session, pair.modality) for pair in pairs}
+    modalities = sorted({modality for *_, modality in done})
+    missing = {key for key in real if key[2] in modalities} - done
+    visits = {key[:2] for key in done}
+    if len(visits) == len(done):
+        return [("no synthetic volume, and so not scored", {key[:2] for key in missing} - visits)]
+    return [(f"no synthetic {m}, and so not scored", {key for key in missing if key[2] == m}) for m in modalities]
 
 
 def _standing_for(synthetic: Named, real: Named, target: str | None) -> dict[tuple[str, str, str], list[Path]]:

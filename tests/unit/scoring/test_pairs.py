@@ -48,7 +48,19 @@ def test_each_subject_may_miss_another_modality(folders: tuple[Path, Path]) -> N
     """As in the challenge."""
     data, made = folders
     (made / f"{NAMES[1]}-t2f.nii.gz").rename(made / f"{NAMES[1]}-t1n.nii.gz")
-    assert [p.modality for p in find_pairs(data, made, layout="brats")[0]] == ["t2f", "t1n"]
+    pairs, notes = find_pairs(data, made, layout="brats")
+    assert [p.modality for p in pairs] == ["t2f", "t1n"]
+    missing = "no synthetic volume, and so not scored: 1 (BraTS-GLI-00003 000)"
+    assert notes == [missing, "means over t1n and t2f together; --target takes one"]
+
+
+def test_a_modality_that_one_visit_lacks_is_told(folders: tuple[Path, Path]) -> None:
+    data, made = folders
+    save(made / f"{NAMES[0]}-t1n.nii.gz", read(made / f"{NAMES[0]}-t2f.nii.gz"))
+    assert find_pairs(data, made, layout="brats", left_out=["BraTS-GLI-00003"])[1] == [
+        "no synthetic t1n, and so not scored: 1 (BraTS-GLI-00002 000)",
+        "means over t1n and t2f together; --target takes one",
+    ]
 
 
 def test_what_cannot_be_paired_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
