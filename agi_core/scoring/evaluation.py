@@ -2,11 +2,12 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agi_core.conformal import WANTED
 from agi_core.host import atomic
 from agi_core.scoring.figures import CONFIDENCE, FIGURES, ROWS, SEGMENTED, Mean, means, recovered_shares, segmented_rows
 from agi_core.scoring.pairs import Pair
@@ -16,6 +17,7 @@ from agi_core.segmentation.segmenter import Segmenter
 
 TABLE_NAME, SUMMARY_NAME = "subjects.csv", "summary.json"
 _PLACE = ("subject", "session", "modality")
+_COVERED = 0.02  # of the coverage, around what is wanted
 _NAMED = 3  # volumes with one doubt
 _LABEL = 1 + max(len(f"{row}: {given}") for row, given in ROWS.items())  # characters of the first column
 
@@ -73,8 +75,18 @@ def evaluate(
         for doubt in its.doubts:
             names.setdefault(doubt, []).append(its.pair.name)
     doubts = [f"{_named(its)}: {doubt}" for doubt, its in names.items()]
+    if any(its.pair.seg for its in scored) and not any("mae_tumour" in its.figures for its in scored):
+        doubts.append("no segmentation holds a tumour, and so there are no figures of one")
+    if off := _off_coverage(means((its.pair.subject, its.figures) for its in scored)):
+        doubts.append(f"the 90 % interval covers not 90 % of the voxels, but {off}")
     scored.sort(key=lambda its: its.figures.get("psnr_db_tumour", its.figures["psnr_db_head"]))
     return Evaluation(scored, [*notes, *doubts], segmenter.hash if segmenter else None)
+
+
+def _off_coverage(by_name: Mapping[str, Mean]) -> str:
+    """The coverage of the regions where it is far from what it should be."""
+    covered = {name.removeprefix("coverage_"): its.mean for name, its in by_name.items() if "coverage_" in name}
+    return ", ".join(f"{mean:.0%} in {region}" for region, mean in covered.items() if abs(mean - WANTED) > _COVERED)
 
 
 def _named(volumes: Sequence[str]) -> str:
@@ -136,6 +148,8 @@ def text_of(evaluation: Evaluation) -> str:
 def share(mean: Mean) -> str:
     """A recovered share with its interval, in percent."""
     interval = "" if mean.low is None else f" ({mean.low:.0%} to {mean.high:.0%})"
+    if mean.low is None and mean.subjects > 1:
+        interval = " (no interval: the ceiling is hardly above the floor)"
     return f"{mean.mean:.0%}{interval}, n = {mean.subjects}"
 
 

@@ -1,7 +1,9 @@
 """The figures of a synthetic volume: their names, what a table calls them, and their means over subjects."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,38 +22,41 @@ ROWS = {
 }
 """What a segmentation network is given."""
 SEGMENTED = {"dice": "Dice", "lesion_dice": "Lesion-wise Dice", "lesion_hd95_mm": "Lesion-wise HD95 (mm)"}
-_RESAMPLED = 2000
+_RESAMPLED, _LEAST_DRAWN = 2000, (1 + CONFIDENCE) / 2
 
 
 class Figure(NamedTuple):
-    """What a table calls it, and how many decimals it shows; of a segmentation it stands in a table of its own."""
+    """What a table calls it, and how many decimals it shows; of a segmentation it stands in a table of its own. It is
+    never below `least` or above `most`."""
 
     label: str
     decimals: int
     segmented: bool = False
+    least: float = 0.0
+    most: float = math.inf
 
 
+_similarity, _part = partial(Figure, least=-1.0, most=1.0), partial(Figure, most=1.0)
 _REGIONS = ("head", "healthy", "tumour", "oedema", "enhancing")
 
 FIGURES: dict[str, Figure] = {
-    "brasyn_ssim_tumour": Figure("BraSyn's SSIM, tumour", 4),
-    "brasyn_ssim_healthy": Figure("BraSyn's SSIM, healthy", 4),
-    **{f"ssim_{region}": Figure(f"SSIM inside {region}", 3) for region in _REGIONS},
+    "brasyn_ssim_tumour": _similarity("BraSyn's SSIM, tumour", 4),
+    "brasyn_ssim_healthy": _similarity("BraSyn's SSIM, healthy", 4),
+    **{f"ssim_{region}": _similarity(f"SSIM inside {region}", 3) for region in _REGIONS},
     **{f"psnr_db_{region}": Figure(f"PSNR (dB), {region}", 2) for region in _REGIONS},
     **{f"mae_{region}": Figure(f"MAE, {region}", 4) for region in _REGIONS},
-    **{f"coverage_{region}": Figure(f"Within the 90 % interval, {region}", 3) for region in _REGIONS},
+    **{f"coverage_{region}": _part(f"Within the 90 % interval, {region}", 3) for region in _REGIONS},
     **{
-        f"neighbours_{whose}_{plane}": Figure(f"SSIM of neighbours, {plane}, {whose}", 3)
+        f"neighbours_{whose}_{plane}": _similarity(f"SSIM of neighbours, {plane}, {whose}", 3)
         for plane in PLANES
         for whose in ("real", "synthetic")
     },
     **{f"volume_ratio_{name}": Figure(f"Volume ratio, {name}", 3) for name in CLASSES},
     **{f"centroid_shift_mm_{name}": Figure(f"Centroid shift (mm), {name}", 2) for name in CLASSES},
     **{
-        f"{figure}_{target}_{row}": Figure(
-            f"{label}, {target}, {row}", 1 if figure.endswith("mm") else 3, segmented=True
-        )
+        f"{figure}_{target}_{row}": kind(f"{label}, {target}, {row}", decimals, segmented=True)
         for figure, label in SEGMENTED.items()
+        for kind, decimals in [(Figure, 1) if figure.endswith("mm") else (_part, 3)]
         for target in TARGETS
         for row in ROWS
     },
@@ -59,7 +64,8 @@ FIGURES: dict[str, Figure] = {
 
 
 class Mean(NamedTuple):
-    """Mean over subjects with its 95 % interval (Student's t), which one subject alone does not have."""
+    """Mean over subjects with its 95 % interval (Student's t, no farther than the figure can be), which one subject
+    alone does not have."""
 
     mean: float
     low: float | None
@@ -71,7 +77,7 @@ def means(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
     """The means of (subject, figures) of visits, in the order of `FIGURES`: visits of one subject are averaged first,
     because they are not independent. A figure that some lack is the mean of the others."""
     by_subject = _by_subject(rows)
-    return {name: _mean([*by_subject[name].values()]) for name in FIGURES if name in by_subject}
+    return {name: _mean([*by_subject[name].values()], figure) for name, figure in FIGURES.items() if name in by_subject}
 
 
 def segmented_rows(by_name: Mapping[str, Mean]) -> list[tuple[str, list[str]]]:
@@ -87,7 +93,8 @@ def segmented_rows(by_name: Mapping[str, Mean]) -> list[tuple[str, list[str]]]:
 def recovered_shares(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
     """Of `dice` and `lesion_dice` of each target: how much of what a missing scan costs the synthetic one gives back,
     (synthetic - floor) / (ceiling - floor) of the means over subjects, with an interval by bootstrap over subjects.
-    Left out where the ceiling is not above the floor, so that the scan is not needed."""
+    Left out where the ceiling is not above the floor, so that the scan is not needed; where it is hardly above it, so
+    that more draws are left out than lie on one side of the interval, there is no interval."""
     by_subject = _by_subject(rows)
     shares = {}
     for name in (f"{figure}_{target}" for figure in ("dice", "lesion_dice") for target in TARGETS):
@@ -96,8 +103,10 @@ def recovered_shares(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[st
         if len(table) and (share := _share(table)) is not None:
             rng = np.random.default_rng(0)
             drawn = [_share(table[rng.integers(0, len(table), len(table))]) for _ in range(_RESAMPLED)]
-            low, high = np.percentile([s for s in drawn if s is not None], [2.5, 97.5]).tolist()
-            shares[name] = Mean(share, low, high, len(table)) if len(table) > 1 else Mean(share, None, None, 1)
+            had = [s for s in drawn if s is not None]
+            told = len(table) > 1 and len(had) >= _LEAST_DRAWN * _RESAMPLED
+            low, high = np.percentile(had, [2.5, 97.5]).tolist() if told else (None, None)
+            shares[name] = Mean(share, low, high, len(table))
     return shares
 
 
@@ -115,9 +124,9 @@ def _by_subject(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, di
     return {name: {subject: float(np.mean(v)) for subject, v in its.items()} for name, its in values.items()}
 
 
-def _mean(values: list[float]) -> Mean:
+def _mean(values: list[float], figure: Figure) -> Mean:
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return Mean(mean, None, None, n)
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.std(values, ddof=1) / np.sqrt(n))
-    return Mean(mean, mean - half, mean + half, n)
+    return Mean(mean, max(mean - half, figure.least), min(mean + half, figure.most), n)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from agi_core.scoring.evaluation import share
 from agi_core.scoring.figures import FIGURES, means, recovered_shares
 
 
@@ -12,6 +13,17 @@ def test_the_interval_is_over_subjects_and_not_over_visits() -> None:
     assert mean.mean == pytest.approx(20)
     expected = stats.t.interval(0.95, 2, loc=20, scale=stats.sem([15, 21, 24]))
     np.testing.assert_allclose([mean.low, mean.high], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "end", "expected"),
+    [("mae_head", (0.0, 0.1), "low", 0), ("coverage_head", (0.9, 1.0), "high", 1), ("ssim_head", (0.9, 1), "high", 1)],
+)
+def test_an_interval_ends_where_the_figure_does(
+    name: str, values: tuple[float, float], end: str, expected: int
+) -> None:
+    mean = means((subject, {name: value}) for subject, value in zip("ab", values, strict=True))[name]
+    assert getattr(mean, end) == expected
 
 
 def test_a_figure_that_some_lack_is_the_mean_of_the_others() -> None:
@@ -33,3 +45,14 @@ def test_a_recovered_share_by_hand() -> None:
 
 def test_no_share_where_the_scan_is_not_needed() -> None:
     assert recovered_shares([("a", {f"dice_WT_{row}": 0.5 for row in ("ceiling", "floor", "synthetic")})]) == {}
+
+
+def test_a_share_without_interval_where_the_ceiling_is_hardly_above_the_floor() -> None:
+    """In a quarter of the draws it is below."""
+    rows = [
+        (subject, {"dice_WT_ceiling": ceiling, "dice_WT_floor": 0.5, "dice_WT_synthetic": 0.6})
+        for subject, ceiling in (("a", 0.4), ("b", 0.7))
+    ]
+    shares = recovered_shares(rows)["dice_WT"]
+    assert (shares.low, shares.high, shares.subjects) == (None, None, 2)
+    assert share(shares) == "200% (no interval: the ceiling is hardly above the floor), n = 2"

@@ -7,6 +7,7 @@ import pytest
 
 from agi_core.data.intensity import scale_intensity
 from agi_core.errors import DataError
+from agi_core.scoring.evaluation import evaluate
 from agi_core.scoring.pairs import Pair, find_pairs
 from agi_core.scoring.volume import Intervals, image_fault, score_pair
 from tests.support.brats_tree import AFFINE, read, save, write_subject
@@ -62,6 +63,9 @@ def test_coverage_by_hand(pair: Pair, tmp_path: Path) -> None:
     assert figures["coverage_oedema"] == figures["coverage_enhancing"] == 0
     assert 0 < figures["coverage_tumour"] == pytest.approx(inside.mean())
     assert not [name for name in score_pair(pair).figures if name.startswith("coverage")]
+    head, tumour = (f"{figures[f'coverage_{region}']:.0%}" for region in ("head", "tumour"))
+    told = f"{head} in head, 100% in healthy, {tumour} in tumour, 0% in oedema, 0% in enhancing"
+    assert evaluate([pair], notes=[], intervals=intervals).notes[-1].endswith(f"not 90 % of the voxels, but {told}")
 
 
 def test_both_scales_are_one(pair: Pair) -> None:
@@ -162,6 +166,7 @@ def test_an_empty_segmentation_has_no_tumour(pair: Pair) -> None:
     assert figures["psnr_db_healthy"] == figures["psnr_db_head"]
     assert {"brasyn_ssim_healthy", "ssim_healthy"} < set(figures)
     assert not [name for name in figures if name.endswith(("tumour", "oedema", "enhancing"))]
+    assert evaluate([pair], notes=[]).notes == ["no segmentation holds a tumour, and so there are no figures of one"]
 
 
 def test_another_grid_is_interpolated_and_said(pair: Pair) -> None:
