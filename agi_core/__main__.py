@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import get_args
 
 from agi_core.config.schema import Trainable
-from agi_core.host.command_line import count, named_path, positive, run_command, seed
+from agi_core.host.command_line import count, named_path, positive, run_command, seed, terminable
 from agi_core.layouts import LAYOUTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 interrupted."""
+    """The command line; returns the exit code: 0 done, 2 the user's mistake, 130 interrupted, 143 terminated."""
     arguments = _parser().parse_args(argv)
     name = arguments.command.replace("-", "_")
-    return run_command(lambda: import_module(f"agi_core.commands.{name}").run(arguments))
+    with terminable():  # so that temporary volumes, which are patient data, are removed
+        return run_command(lambda: import_module(f"agi_core.commands.{name}").run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

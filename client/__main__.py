@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agi_core.errors import ConfigError, RunError
-from agi_core.host.command_line import run_command
+from agi_core.host.command_line import run_command, terminable
 from agi_core.host.console import plain_console
 from agi_core.host.keys import certificate_fingerprint, fingerprint
 from agi_core.layouts import LAYOUTS
@@ -27,10 +27,12 @@ SITES_DIR = Path("sites")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted."""
+    """The command line; returns the exit code: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted,
+    143 terminated."""
     arguments = _parser().parse_intermixed_args(argv)
     console = plain_console()
-    return run_command(lambda: _dispatch(arguments, console))
+    with terminable():
+        return run_command(lambda: _dispatch(arguments, console))
 
 
 def _dispatch(arguments: argparse.Namespace, console: Console) -> int | None:

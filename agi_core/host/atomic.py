@@ -1,13 +1,14 @@
 """Files that are there completely or not at all: temporary file in the same folder, fsync, rename, fsync of the folder.
 
-A process that is killed leaves at most a file whose name starts with `.tmp-`; readers never look at those, and
-`remove_stale` deletes old ones.
+A process that is killed leaves at most a file or a folder whose name starts with `.tmp-`; readers never look at those,
+and `remove_stale` deletes old ones.
 """
 
 import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -19,6 +20,7 @@ from agi_core.errors import ConfigError, RunError
 
 STALE_S = 6 * 3600
 _TEMPORARY_PREFIX = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{8}-.+", re.DOTALL)  # no other program's
 
 
 @contextlib.contextmanager
@@ -124,6 +126,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary_dir = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         temporary_dir.mkdir(parents=True)
+        remove_stale(path.parent)
         yield temporary_dir
         temporary_dir.replace(path)
         _fsync(path.parent)
@@ -137,11 +140,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_stale(folder_dir: Path) -> None:
-    """Delete the temporary files that killed processes left in `folder_dir` more than `STALE_S` seconds ago."""
+    """Delete the temporary files and folders that killed processes left in `folder_dir`: nothing has been written to
+    them for more than `STALE_S` seconds."""
     for temporary_path in folder_dir.glob(f"{_TEMPORARY_PREFIX}*"):
+        if not _TEMPORARY.fullmatch(temporary_path.name):
+            continue
         with contextlib.suppress(OSError):  # another process may delete it first
-            if time.time() - temporary_path.stat().st_mtime > STALE_S:
-                temporary_path.unlink()
+            written = max(path.lstat().st_mtime for path in (temporary_path, *temporary_path.rglob("*")))
+            if time.time() - written > STALE_S:
+                shutil.rmtree(temporary_path) if temporary_path.is_dir() else temporary_path.unlink()
 
 
 def _fsync(path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,17 @@ def test_a_run_writes_no_volumes_among_the_real_scans(
     assert f"first lies among the real scans of {data}; choose another --out" in capsys.readouterr().err
     assert sorted(data.rglob("*")) == before
     assert agi_core([*command, str(tmp_path / "first")]) == 0
+
+
+def test_what_sigterm_ends_leaves_no_volumes(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch system sends it at the end of a job's time."""
+    finished_run(tmp_path / "run", scenario="t1n,t1c,t2w:t2f")
+    monkeypatch.setattr("agi_core.scoring.evaluation.score_pair", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    place = ["--data", str(folders[0]), "--layout", "brats", "--out", str(tmp_path / "scores" / "out")]
+    assert agi_core(["evaluate", "--run", str(tmp_path / "run"), *place]) == 143
+    assert not [*(tmp_path / "scores").iterdir()]
 
 
 def test_labels_of_2020_score_as_those_of_2023(folders: tuple[Path, Path], tmp_path: Path) -> None:

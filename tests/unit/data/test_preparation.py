@@ -269,7 +269,7 @@ def test_a_killed_build_is_completed_by_the_next(tmp_path: Path) -> None:
         os.sched_yield()
     builder.kill()
     builder.join(timeout=60)
-    abandoned = entries_dir / ".tmp-1-entry.safetensors"
+    abandoned = entries_dir / ".tmp-1-0123456f-entry.safetensors"
     abandoned.write_bytes(b"half")
     os.utime(abandoned, (1, 1))
     entries = build(subjects, tmp_path)

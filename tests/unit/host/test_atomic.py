@@ -149,14 +149,21 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         atomic.write_text(tmp_path / "file" / "a", "x")
 
 
-def test_remove_stale_takes_only_old_temporary_files(tmp_path: Path) -> None:
-    old, young, kept = tmp_path / ".tmp-1-a", tmp_path / ".tmp-2-b", tmp_path / "entry"
-    for path in (old, young, kept):
+def test_remove_stale_takes_only_old_temporary_files_and_folders(tmp_path: Path) -> None:
+    """A folder is as old as the newest file below it; another program's are left alone."""
+    names = (".tmp-1-0123456f-a", ".tmp-2-0123456f-b", "entry", ".tmp-x")
+    old, young, kept, others = (tmp_path / name for name in names)
+    abandoned, at_work = (tmp_path / f".tmp-{pid}-89abcdef-out" / "volumes" for pid in (3, 4))
+    for folder in (abandoned, at_work):
+        folder.mkdir(parents=True)
+    files = (old, young, kept, others, abandoned / "t1.nii.gz", at_work / "t1.nii.gz")
+    for path in files:
         path.write_text("")
-    for path in (old, kept):
+    for path in (old, kept, others, *abandoned.parent.rglob("*"), abandoned.parent, at_work, at_work.parent):
         os.utime(path, (time.time() - 7 * 3600,) * 2)
     atomic.remove_stale(tmp_path)
-    assert sorted(tmp_path.iterdir()) == [young, kept]
+    assert {*tmp_path.iterdir()} == {young, kept, others, at_work.parent}
+    assert (at_work / "t1.nii.gz").exists()
     atomic.remove_stale(tmp_path / "absent")
 
 
