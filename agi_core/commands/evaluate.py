@@ -18,6 +18,7 @@ from agi_core.scenario import parse_scenario
 from agi_core.scoring.evaluation import TABLE_NAME, evaluate, text_of, write_tables
 from agi_core.scoring.made_by_run import make_volumes
 from agi_core.scoring.pairs import find_pairs
+from agi_core.segmentation.labels import check_labels
 from agi_core.segmentation.segmenter import read_segmenter
 from agi_core.segmentation.visits import named_scans
 
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
             )
         target = arguments.target if config is None else parse_scenario(config.scenario).target
         pairs, unpaired = find_pairs(data_dir, synthetic_dir, layout=layout, target=target, left_out=left_out)
+        if config is None:
+            notes = check_labels({pair.seg: pair.real for pair in pairs if pair.seg})
         evaluation = evaluate(
             pairs,
             notes=[*notes, *unpaired],

@@ -13,7 +13,9 @@ from agi_core.inference import ErrorMap, synthesize
 from agi_core.network import Network
 from agi_core.run import error_model
 from agi_core.run.run_folder import read_namesakes, read_parts
+from agi_core.scoring.tissue import segmentations
 from agi_core.scoring.volume import Intervals
+from agi_core.segmentation.labels import check_labels
 from agi_core.uncertainty import WithError
 
 
@@ -38,7 +40,7 @@ def make_volumes(
         intervals, where the run has an error model.
 
     Raises:
-        DataError: a scan cannot be used, or every subject was used in training.
+        DataError: a scan or a segmentation cannot be used, or every subject was used in training.
     """
     found = discover(scans, network.scenario.modalities)
     parts, now = read_parts(run_dir), fingerprints(found.subjects)
@@ -53,8 +55,11 @@ def make_volumes(
     if not subjects:
         raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
     visits = [(subject.id, session) for subject in subjects for session in subject.sessions]
-    notes = [] if parts else ["which subjects trained the model is not known here; scores of those would be too good"]
-    notes += unfit
+    real = {(its, session.name): session.paths[network.scenario.target] for its, session in visits}
+    segs = segmentations(scans)
+    notes = check_labels({segs[visit]: path for visit, path in real.items() if visit in segs}) + unfit
+    if not parts:
+        notes.append("which subjects trained the model is not known here; scores of those would be too good")
     notes += [f"used in training or validation, and so not scored: {', '.join(left_out)}"] if left_out else []
     if namesakes := read_namesakes(run_dir, now, parts=("train", "validation")):
         notes.append(

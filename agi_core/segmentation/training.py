@@ -1,5 +1,6 @@
 """Training of the segmentation network on the real scans of a folder in BraTS's layout."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from agi_core.data.nifti import read_volume
 from agi_core.data.preprocess import same_grid
 from agi_core.errors import DataError
 from agi_core.segmentation.box import box_of
-from agi_core.segmentation.labels import TARGETS, Labels, read_labels, target_mask
+from agi_core.segmentation.labels import TARGETS, Labels, check_labels, read_labels, target_mask
 from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings
 from agi_core.segmentation.visits import SEG, read_visits
 from agi_core.voxel_regression import VoxelRegression
@@ -34,33 +35,38 @@ class _Visit:
 
 def train_segmenter(
     data_dir: Path, settings: SegmenterSettings, *, on_step: OnStep | None = None
-) -> tuple[Segmenter, list[str]]:
+) -> tuple[Segmenter, list[str], list[str]]:
     """Train on every visit of the folder that has all of `MODALITIES` and a segmentation; all stay in memory.
 
     Loss: binary cross-entropy and 1 - soft Dice of the three targets, on random patches, every second one around a
     voxel of the tumour.
 
     Returns:
-        The segmenter, and the visits (subject and session) that trained it.
+        The segmenter, the visits (subject and session) that trained it, and notes on what was left out or is odd.
 
     Raises:
-        DataError: there is no such visit, or one of its files cannot be used.
+        DataError: there is no such visit, none of them has a tumour, or one of its files cannot be used.
     """
-    whole = {
-        " ".join(filter(None, key)): paths
-        for key, paths in sorted(read_visits(data_dir, "brats").items())
-        if {*MODALITIES, SEG} <= paths.keys()
-    }
+    found = {" ".join(filter(None, key)): paths for key, paths in sorted(read_visits(data_dir, "brats").items())}
+    lacking = {name: [kind for kind in (*MODALITIES, SEG) if kind not in paths] for name, paths in found.items()}
+    whole = {name: paths for name, paths in found.items() if not lacking[name]}
     if not whole:
         raise DataError(f"no visit in {data_dir} has {', '.join(MODALITIES)} and {SEG}. Check the folder's names.")
+    left_out = Counter(f"no {', '.join(kinds)}" for kinds in lacking.values() if kinds)
+    notes = [f"left out {count} visit{'s' * (count > 1)}: {why}" for why, count in sorted(left_out.items())]
+    notes += check_labels({paths[SEG]: paths[MODALITIES[0]] for paths in whole.values()})
     visits = [_read(paths, patch=settings.patch) for paths in whole.values()]
+    if not any(visit.labels.any() for visit in visits):
+        raise DataError(
+            f"no segmentation in {data_dir} holds a tumour: there is nothing to learn. Check the seg files."
+        )
     segmenter = Segmenter(settings)
     first = [paths[MODALITIES[0]] for paths in whole.values()]
     segmenter.trained_on = [*map(fingerprint, first), *(image_fingerprint(read_volume(path).data) for path in first)]
     for m, target in enumerate(MODALITIES):
         segmenter.regressions[target] = VoxelRegression.fit_values(_without(visits, m))
     _train(segmenter, visits, on_step=on_step)
-    return segmenter, list(whole)
+    return segmenter, list(whole), notes
 
 
 def _train(segmenter: Segmenter, visits: Sequence[_Visit], *, on_step: OnStep | None) -> None:

@@ -139,6 +139,33 @@ def test_bad_segmentations_are_refused(folders: tuple[Path, Path], refused: Call
     assert f"{path} lies on another grid" in refused()
     save(path, labels_of(2) * 2)
     assert f"{path} holds the label 6" in refused()
+    other = data / NAMES[0] / f"{NAMES[0]}-seg.nii.gz"
+    save(other, labels_of(1) * 2)
+    assert (both := refused()).startswith(f"error: {other} holds the label 6")
+    assert f"Neither can these be used: {path}." in both
+
+
+def test_bad_segmentations_are_refused_before_volumes_are_made(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_run(tmp_path / "run", scenario="t1n,t1c,t2w:t2f")
+    data, _ = folders
+    for number in (1, 3):
+        save(data / NAMES[number] / f"{NAMES[number]}-seg.nii.gz", labels_of(number + 1) * 2)
+    monkeypatch.delattr("agi_core.scoring.made_by_run.synthesize")
+    place = ["--data", str(data), "--layout", "brats", "--out", str(tmp_path / "out")]
+    assert agi_core(["evaluate", "--run", str(tmp_path / "run"), *place]) == 2
+    said = capsys.readouterr().err
+    assert f"{NAMES[1]}-seg.nii.gz holds the label 6" in said
+    assert f"{NAMES[3]}-seg.nii.gz." in said
+
+
+def test_the_segmenter_replaces_no_other_file(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(b"weights of something else")
+    assert agi_core(["segment", "--train", str(tree), "--out", str(own), "--steps", "1"]) == 2
+    assert "own.safetensors is there already, and is no segmentation network" in capsys.readouterr().err
+    assert own.read_bytes() == b"weights of something else"
 
 
 def test_bad_volumes_are_refused(folders: tuple[Path, Path], refused: Callable[..., str]) -> None:

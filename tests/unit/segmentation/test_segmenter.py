@@ -75,7 +75,8 @@ def test_the_same_seed_gives_the_same_network_and_so_does_its_file(
     tree: Path, trained: Segmenter, tmp_path: Path
 ) -> None:
     few = SegmenterSettings(channels=(8, 16), patch=(16, 16, 16), steps=2)
-    (one, visits), (other, _) = (train_segmenter(tree, few) for _ in range(2))
+    (one, visits, notes), (other, *_) = (train_segmenter(tree, few) for _ in range(2))
+    assert notes == ["left out 1 visit: no seg", "left out 1 visit: no t1c"]
     assert visits == ["BraTS-GLI-00001 000", "BraTS-GLI-00002 000"]
     assert one.hash == other.hash != trained.hash
     trained.write(tmp_path / "net.safetensors")
@@ -90,7 +91,7 @@ def test_the_same_seed_gives_the_same_network_and_so_does_its_file(
 
 def test_a_patch_may_be_larger_than_the_head(tree: Path, tmp_path: Path) -> None:
     large = SegmenterSettings(channels=(4, 8), patch=(32, 32, 32), steps=1, batch_size=1)
-    segmenter, _ = train_segmenter(tree, large)
+    segmenter, *_ = train_segmenter(tree, large)
     assert segmenter.segment(scans(tmp_path, 1))["WT"].shape == labels_of(1).shape
 
 
@@ -103,6 +104,10 @@ def test_what_cannot_be_used_is_refused(tree: Path, tmp_path: Path) -> None:
     write_subject(tmp_path / "some", 1, seg=False)
     with pytest.raises(DataError, match=r"no visit in .*some has t1n, t1c, t2w, t2f and seg"):
         train_segmenter(tmp_path / "some", few)
+    name = write_subject(tmp_path / "healthy", 1)
+    save(tmp_path / "healthy" / name / f"{name}-seg.nii.gz", 0 * labels_of(1))
+    with pytest.raises(DataError, match=r"no segmentation in .*healthy holds a tumour: there is nothing to learn"):
+        train_segmenter(tmp_path / "healthy", few)
     name = write_subject(tmp_path / "moved", 1)
     path = tmp_path / "moved" / name / f"{name}-t2w.nii.gz"
     save(path, read(path), AFFINE * 1.1)
