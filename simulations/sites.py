@@ -27,10 +27,13 @@ from agi_core.run.event_log import EventLog
 from agi_core.run.events import DataFound, Warned
 from agi_core.run.json_objects import read_json
 from agi_core.scenario import Scenario, parse_scenario
+from agi_core.scoring.tissue import unusable_segmentations
 from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
 from server.aggregation import check_sites
 from simulations.poses import measures_poses
+
+_NO_TISSUE = "the site's final test has no figures of tumour and healthy tissue"
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,9 @@ def prepare_caches(config: RunConfig, federation: Federation) -> Federation:
             images += [(image, (entry.subject_id, m, session.paths[m])) for m, image in entry.images.items()]
     check_different(images)
     doubted = doubted_scans(doubts, scans.dir)
+    tested = [s for site, split in _splits(config, federation).items() for s in members[site] if s.id in split["test"]]
+    if not config.privacy.on and (bad := unusable_segmentations(scans, tested)):
+        doubted[f"{len(bad)} segmentation{'s' * (len(bad) > 1)} cannot be used: {_NO_TISSUE}"] = bad
     warnings = (*federation.warnings, *doubted)
     return dataclasses.replace(federation, warnings=warnings, doubted={**federation.doubted, **doubted})
 

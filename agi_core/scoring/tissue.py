@@ -1,6 +1,7 @@
 """How good a prediction is in the tumour and in healthy tissue of one prepared visit: the figures of `evaluate`, of
 volumes that are on no disk. The tumour is what a segmentation file beside the scans says."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,9 +10,10 @@ import numpy as np
 
 from agi_core.data.header import Grid
 from agi_core.data.intensity import BoolArray
-from agi_core.data.nifti import FloatArray, read_volume
+from agi_core.data.nifti import FloatArray, read_grid, read_volume
 from agi_core.data.preprocess import resample
-from agi_core.data.scans import Scans
+from agi_core.data.scans import Scans, Subject
+from agi_core.errors import DataError
 from agi_core.metric_table import TISSUE_METRIC_NAMES
 from agi_core.scoring.ssim import brasyn_ssim
 from agi_core.scoring.volume import region_figures
@@ -27,6 +29,21 @@ def segmentations(scans: Scans) -> dict[tuple[str, str], Path]:
         for (subject, session, kind), paths in named.items()
         if kind == SEG and not paths[1:]
     }
+
+
+def unusable_segmentations(scans: Scans, subjects: Iterable[Subject]) -> list[str]:
+    """A sentence for each segmentation of these subjects that `read_labels` refuses, beside the scan of the target,
+    which is the last one of a visit."""
+    segs, sentences = segmentations(scans), []
+    for subject in subjects:
+        for session in subject.sessions:
+            seg, like = segs.get((subject.id, session.name)), [*session.paths.values()][-1]
+            try:
+                if seg is not None:
+                    read_labels(seg, grid=read_grid(like), like=like)
+            except DataError as error:
+                sentences.append(str(error))
+    return sentences
 
 
 @dataclass(frozen=True, eq=False)

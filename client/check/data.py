@@ -21,6 +21,7 @@ from agi_core.data.scans import Discovery, Session, Subject, discover, held_by
 from agi_core.errors import AgiError, DataError, RunError
 from agi_core.run import progress
 from agi_core.scenario import parse_scenario
+from agi_core.scoring.tissue import unusable_segmentations
 from client.check.doubts import UNUSABLE, DoubtedScan, rows_of
 from client.check.rows import CheckRow, CheckState, failed, passed, warning
 from client.site.file import DeployedSite
@@ -80,6 +81,9 @@ def check_data(
         yield passed("scans", f"{len(good)} of {len(subjects)} subjects are readable and fit together")
     yield from rows_of(doubted)
     yield from _duplicates(scans)
+    if bad := unusable_segmentations(site.data.scans, good):
+        fix = "mend them, or nothing: the final test has figures of tumours only where all test subjects have one"
+        yield warning("segmentations", f"{len(bad)} cannot be used (first: {bad[0]})", fix=fix)
     yield _enough(len(good), site.policy.minimum_subjects)
     yield from _names(Path(site.state_dir), images_of_scans(good, scans))
     yield _disk(site, good, scenario, {scan.path: scan for scan in scans})

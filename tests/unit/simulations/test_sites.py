@@ -32,6 +32,7 @@ from agi_core.scenario import parse_scenario
 from client.site.opened import open_site
 from simulations.printed import print_plan
 from simulations.sites import choose_reference, find_sites, note_data, prepare_caches, read_headers, write_sites
+from tests.support.brats_tree import labels_of, save, write_subject
 from tests.support.small_data import AFFINE, SMALL, write_head, write_ixi
 
 
@@ -295,6 +296,22 @@ def test_one_voxel_changes_no_head_and_is_told(tmp_path: Path) -> None:
         (entry,) = whole.open([s for s in federation.discovery.subjects if s.id == "IXI101"])
         heads.append([entry.read_slice(k)[1] for k in range(8)])
     np.testing.assert_array_equal(heads[0], heads[1])
+
+
+def test_a_segmentation_of_a_test_subject_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        write_subject(tmp_path / "brats", number, modalities=("t1n", "t2f"))
+    overrides = {"data.dir": str(tmp_path / "brats"), "data.layout": "brats", "clients": 1, "scenario": "t1n:t2f"}
+    overrides["data.cache_dir"] = str(tmp_path / "cache")
+    config, federation = find_sites(load_config(None, overrides=overrides, assignments=SMALL))
+    assert not prepare_caches(config, federation).warnings
+    (tested,) = federation.splits["site"].test
+    for path in (tmp_path / "brats").rglob("*-seg.nii.gz"):
+        save(path, 2 * labels_of(1))
+    federation = prepare_caches(config, federation)
+    (told,) = federation.warnings
+    assert told == "1 segmentation cannot be used: the site's final test has no figures of tumour and healthy tissue"
+    assert tested in federation.doubted[told][0]
 
 
 def test_a_header_that_cannot_be_believed_is_refused_at_once(small_config: RunConfig, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from client.check.rows import CheckRow, CheckState
 from client.site.file import read_deployed_site
 from client.site.images import images_of
 from client.site.opened import open_site
+from tests.support.brats_tree import labels_of, save, write_subject
 from tests.support.requests_by_hand import deployed_site
 from tests.support.small_data import write_ixi
 
@@ -164,3 +165,18 @@ def test_the_site_offers_what_its_subjects_have(
     assert (row.state, row.found) == (state, found)
     assert fix in row.fix
     assert all(row.state != CheckState.FAILED for row in rows if row.what != "modalities")
+
+
+def test_a_segmentation_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    names = [write_subject(tmp_path / "brats", number, modalities=("t1n", "t2f")) for number in (1, 2)]
+    path = deployed_site(tmp_path, tmp_path / "brats", rules="policy: {minimum_subjects: 1}\n")
+    path.write_text(path.read_text().replace("layout: ixi", "layout: brats"))
+
+    def found() -> list[str]:
+        rows = [*check_data(read_deployed_site(path), "t1n:t2f")]
+        return [row.found for row in rows if row.what == "segmentations"]
+
+    assert found() == []
+    save(tmp_path / "brats" / names[1] / f"{names[1]}-seg.nii.gz", labels_of(2) * 2)
+    (told,) = found()
+    assert told.startswith(f"1 cannot be used (first: {tmp_path / 'brats' / names[1]}")
