@@ -39,6 +39,7 @@ FEWEST = 5
 """Subjects of a range: of fewer, hardly anything would lie outside."""
 _LEAST_HALF, _LEAST_HALF_SHARE = 0.05, 0.05  # of a range: of measures without unit; of sizes, as a share of the mean
 SIZES = ("mm", "litres")
+_SIGNED = ("correlation", "tilt", "likeness", "balance")  # from -1 to 1; others, but sizes, from 0 to 1
 _AXES = ("right", "anterior", "superior")
 _PLANES = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}  # of two axes
 _PERCENTILES = (5, 25, 50, 75, 95)
@@ -214,11 +215,17 @@ class KnownRange(JsonObject):
         for name, distance in sorted(self.distances(found).items(), key=lambda item: -item[1]):
             if distance > 1:
                 worst.setdefault(name.partition(":")[0], name)
-        return tuple(
-            f"{name} is {found[name]:.3g}, and {self.means[name] - halves[name]:.3g} to"
-            f" {self.means[name] + halves[name]:.3g} was expected"
-            for name in worst.values()
-        )
+        sentences = []
+        for name in worst.values():
+            low, high = _possible(name, self.means[name] - halves[name], self.means[name] + halves[name])
+            sentences.append(f"{name} is {found[name]:.3g}, and {low:.3g} to {high:.3g} was expected")
+        return tuple(sentences)
+
+
+def _possible(name: str, low: float, high: float) -> tuple[float, float]:
+    """The ends of a range as far as the measure goes: a size is not negative, a correlation at most 1."""
+    least = -1.0 if any(what in name for what in _SIGNED) else 0.0
+    return max(low, least), high if name.endswith(SIZES) else min(high, 1.0)
 
 
 def read_known_range(path: Path, *, network: Network) -> KnownRange | None:

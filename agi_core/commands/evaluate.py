@@ -26,11 +26,11 @@ from agi_core.segmentation.visits import named_scans
 def run(arguments: argparse.Namespace) -> None:
     """Score them, and write tables and a page."""
     data_dir, synthetic_dir, layout = arguments.data.resolve(), arguments.synthetic, arguments.layout
-    if arguments.run is not None and arguments.target is not None:
-        raise ConfigError("a run has one target: leave --target out, or give a folder with --synthetic")
-    if arguments.run is None and layout is None:
-        raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
     config = None if arguments.run is None else run_folder.open_scenario(arguments.run)
+    if config is not None and arguments.target is not None:
+        raise ConfigError("a run has one target: leave --target out, or give a folder with --synthetic")
+    if config is None and layout is None:
+        raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
     device = open_device(arguments.device, threads=arguments.threads)
     out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
     if config is not None:

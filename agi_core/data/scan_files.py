@@ -51,7 +51,9 @@ def scan_files(data_dir: Path) -> tuple[list[str], list[Skipped]]:
             entries = sorted(os.scandir(data_dir / below), key=lambda entry: entry.name)
         except OSError as error:
             place = shown(str(error.filename))
-            raise DataError(f"cannot read the folder {place}: {error.strerror}; check --data") from error
+            raise DataError(
+                f"cannot read the folder {place}: {error.strerror}; check its name and permissions"
+            ) from error
         if (status.st_dev, status.st_ino) in seen or (is_link and root.is_relative_to((data_dir / below).resolve())):
             skipped.append(Skipped(below, "a link to a folder that is looked into already"))
             continue

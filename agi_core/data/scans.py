@@ -96,13 +96,18 @@ class Discovery:
     unmatched_rows: int  # rows of the site map that name nobody in the data folder
     notes: tuple[str, ...]  # what was decided about names and tables that the user should know
 
+    @property
+    def skips(self) -> str:
+        """What was skipped, counted by reason with the first example; empty where nothing was."""
+        return _reasons(self.skipped) if self.skipped else ""
+
     def summary(self) -> str:
         """Subjects per site, then what was skipped, counted by reason with the first example. A few lines of text."""
         sites = Counter(subject.site for subject in self.subjects)
         per_site = ", ".join(f"{site} {count}" for site, count in sorted(sites.items()))
         lines = [f"{_count(len(self.subjects), 'subject')} at {_count(len(sites), 'site')}: {per_site}"]
         if self.skipped:
-            lines.append(_reasons(self.skipped))
+            lines.append(self.skips)
         if self.other_modalities:
             others = ", ".join(f"{modality} x{count}" for modality, count in sorted(self.other_modalities.items()))
             lines.append(f"scans not in the scenario: {others}")

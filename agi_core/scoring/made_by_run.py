@@ -58,6 +58,7 @@ def make_volumes(
     real = {(its, session.name): session.paths[network.scenario.target] for its, session in visits}
     segs = segmentations(scans)
     notes = check_labels({segs[visit]: path for visit, path in real.items() if visit in segs}) + unfit
+    notes += [found.skips] if found.skips else []
     if not parts:
         notes.append("which subjects trained the model is not known here; scores of those would be too good")
     notes += [f"used in training or validation, and so not scored: {', '.join(left_out)}"] if left_out else []

@@ -166,7 +166,7 @@ def test_a_missing_folder(tmp_path: Path, refused: Callable[..., str]) -> None:
 
 
 def test_a_file_as_data_folder(tree: Path, refused: Callable[..., str]) -> None:
-    assert "Not a directory; check --data" in refused(scan(tree, "T1"))
+    assert "Not a directory; check its name" in refused(scan(tree, "T1"))
 
 
 def test_the_wrong_layout(tree: Path, refused: Callable[..., str]) -> None:

@@ -126,6 +126,17 @@ def test_a_run(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     reached = events_of(run, ModelTested)[-1].scores.final["psnr_db_foreground"]
     assert float(row["psnr_db_head"]) == pytest.approx(reached, abs=0.02)  # the cache has float16, the file steps
 
+    partly = shutil.copytree(tree / name, tmp_path / "partly" / name).parent
+    other = shutil.copytree(tree / name, partly / "BraTS-GLI-00009-000", ignore=shutil.ignore_patterns("*t1n*"))
+    for path in other.iterdir():
+        path.rename(other / path.name.replace(name, other.name))
+    for path in other.glob("*-t*"):
+        save(path, read(path) + np.int16(1))  # another person
+    more = tmp_path / "more"
+    assert agi_core(["evaluate", "--run", str(run), "--data", str(partly), "--out", str(more)]) == 0
+    notes = json.loads((more / "summary.json").read_text())["notes"]
+    assert "skipped 1: no t1n x1 (first: BraTS-GLI-00009 000)" in notes
+
     shutil.copytree(tree, trained, ignore=shutil.ignore_patterns(name))
     assert agi_core(["evaluate", "--run", str(run), "--data", str(trained), "--out", str(tmp_path / "two")]) == 2
     assert f"every subject of {trained} trained the model of {run}" in capsys.readouterr().err
@@ -182,7 +193,7 @@ def test_bad_volumes_are_refused(folders: tuple[Path, Path], refused: Callable[.
 
 def test_bad_arguments_are_refused(folders: tuple[Path, Path], refused: Callable[..., str], tmp_path: Path) -> None:
     assert "has no synthetic t1c" in refused("--target", "t1c")
-    assert "cannot read the folder" in refused("--data", str(tmp_path / "nowhere"))
+    assert "nowhere: No such file or directory; check its name" in refused("--data", str(tmp_path / "nowhere"))
     assert "has no synthetic volume named as in the ixi layout" in refused("--layout", "ixi")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").touch()

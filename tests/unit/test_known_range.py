@@ -142,6 +142,19 @@ def test_the_range_by_hand_and_its_sentence() -> None:
     assert known.reasons({"another: measure": 1e9}) == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "spread", "found", "expected"),
+    [
+        ("T1 and T2: correlation in the head", 0.5, 0.25, -0.9, "-0.761 to 1"),
+        ("T1 and T2: mutual information in the head", 0.3, 0.1, 0.9, "0 to 0.804"),
+        ("head: volume, litres", 1.5, 0.5, 5.0, "0 to 4.02"),
+    ],
+)
+def test_no_more_is_expected_than_can_be(name: str, mean: float, spread: float, found: float, expected: str) -> None:
+    known = KnownRange("training", 5, {name: mean}, {name: spread})
+    assert known.reasons({name: found})[0].endswith(f", and {expected} was expected")
+
+
 def test_false_alarms_are_as_rare_as_promised() -> None:
     rng = np.random.default_rng(0)
     names = [f"{n}: measure" for n in range(30)]

@@ -296,7 +296,13 @@ def test_damaged_blends_are_named(tmp_path: Path, blends: str, cause: str) -> No
 
 
 @pytest.mark.parametrize(
-    "words", [["export", "--out", "m.zip"], ["evaluate", "--data", "d"], ["adapt", "--data", "d", "--out", "h"]]
+    "words",
+    [
+        ["export", "--out", "m.zip"],
+        ["evaluate", "--data", "d"],
+        ["evaluate", "--data", "d", "--target", "PD"],
+        ["adapt", "--data", "d", "--out", "h"],
+    ],
 )
 def test_commands_of_one_model_name_the_cells(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]

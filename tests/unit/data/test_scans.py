@@ -484,9 +484,9 @@ def test_folders_without_scans_are_refused(tmp_path: Path) -> None:
         discover(tmp_path, layout="ixi", modalities=IXI)
     with pytest.raises(DataError, match=r"1 NIfTI file, such as a\.nii\.gz"):
         discover(tree(tmp_path, ["a.nii.gz"]), layout="ixi", modalities=IXI)
-    with pytest.raises(DataError, match="No such file or directory; check --data"):
+    with pytest.raises(DataError, match="No such file or directory; check its name"):
         discover(tmp_path / "nowhere", layout="ixi", modalities=IXI)
-    with pytest.raises(DataError, match="Not a directory; check --data"):
+    with pytest.raises(DataError, match="Not a directory; check its name"):
         discover(tmp_path / "a.nii.gz", layout="ixi", modalities=IXI)
 
 
