@@ -96,6 +96,11 @@ def folder_of(run_dir: Path, cell: Scenario) -> Path:
     return run_dir / CELLS / f"{'+'.join(cell.sources)}-to-{cell.target}"
 
 
+def whole_of(run_dir: Path) -> Path:
+    """The folder of the run that a cell's folder is a part of; that of any other run is itself."""
+    return run_dir.parent.parent if run_dir.parent.name == CELLS else run_dir
+
+
 def name_of(run_dir: Path) -> str:
     """What a run is called: as its folder, and a cell `RUN/cells/T2-to-PD`."""
     return "/".join(run_dir.parts[-3:]) if run_dir.parent.name == CELLS else run_dir.name

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from agi_core.cells import CELLS, is_vocabulary
+from agi_core.cells import is_vocabulary, whole_of
 from agi_core.config.schema import DEPLOYMENT, FederationConfig, RunConfig
 from agi_core.errors import AgiError, ConfigError, RunError
 from agi_core.host import atomic, lock
@@ -162,8 +162,8 @@ def find(coordinator: CoordinatorDir, name: str) -> Path:
 def find_whole(coordinator: CoordinatorDir, name: str) -> Path:
     """As `find`. Raises RunError also where it is the folder of a cell: it is begun and ended with its run."""
     run_dir = find(coordinator, name)
-    if run_dir.parent.name == CELLS:
-        raise RunError(f"{name} is a cell of the run {run_dir.parent.parent.name}; name the whole run")
+    if (whole := whole_of(run_dir)) != run_dir:
+        raise RunError(f"{name} is a cell of the run {whole.name}; name the whole run")
     return run_dir
 
 

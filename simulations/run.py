@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agi_core.cells import is_vocabulary
+from agi_core.cells import is_vocabulary, whole_of
 from agi_core.config.explained import explained
 from agi_core.config.load import load_config
 from agi_core.config.presets import describe_presets
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         is_new = not (arguments.out or arguments.resume)
         arguments.out = arguments.out or _run_dir(resume=arguments.resume)
+        # A cell by itself would spend from a ledger of its own, which the whole run's report does not count.
+        if (whole := whole_of(arguments.out.resolve())) != arguments.out.resolve():
+            raise RunError(f"{arguments.out} is a cell of the run {whole}; name the whole run")
         try:
             config = _config(arguments)
             # Here, because torch, Flower and figures take seconds to import, and --help has no use for them.

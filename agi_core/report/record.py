@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from agi_core.cells import whole_of
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.models.model_config import name_of
 from agi_core.report.participation import Part, Participation, participation
@@ -77,10 +78,10 @@ class RunRecord:
 
     @property
     def resume_command(self) -> str:
-        """How to go on with an unfinished run."""
+        """How to go on with an unfinished run; a cell goes on with its whole run."""
         if self.deployed:
-            return f"python -m server resume {self.run_dir.name}"
-        return f"python simulations/run.py --out {self.run_dir} --resume"
+            return f"python -m server resume {whole_of(self.run_dir).name}"
+        return f"python simulations/run.py --out {whole_of(self.run_dir)} --resume"
 
     @property
     def model_name(self) -> str:

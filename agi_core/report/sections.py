@@ -270,7 +270,7 @@ def comparison(record: RunRecord) -> str:
             " stays at its site."
         )
     elif missing := [name for method, name in BASELINES.items() if method not in {*baselines, *optional}]:
-        command = f"python simulations/run.py --out {record.run_dir} --resume --compare"
+        command = f"{record.resume_command} --compare"
         not_run = f"<p><strong>Not run:</strong> {escape(words(missing))}. To add: <code>{escape(command)}</code></p>"
     if scores is None or not (scores.final or scores.unseen_sites) or not baselines:
         yet = "" if record.deployed else paragraph("There is nothing to compare yet.")

@@ -16,6 +16,7 @@ from agi_core.run.event_log import events_of
 from agi_core.run.events import SiteFailed
 from simulations.run import main
 from tests.support.small_data import AFFINE, SHAPE, SMALL, write_ixi
+from tests.support.vocabulary_run import vocabulary_run
 
 
 @pytest.fixture(scope="module")
@@ -383,6 +384,21 @@ def test_resume_on_other_subjects(
     scan(data_dir, "T1").unlink()
     message = refused(data_dir, "rounds=1", "--resume")
     assert "scans were added, removed or renamed" in message
+
+
+@pytest.mark.parametrize("more", [["--resume"], ["--resume", "--compare"], []])
+def test_a_cell_is_resumed_with_its_run_alone(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By itself it would open a second ledger, of which the whole run's report knows nothing."""
+    vocabulary_run(tmp_path / "run")
+    cell, before = tmp_path / "run" / "cells" / "T2-to-PD", contents(tmp_path / "run")
+    monkeypatch.chdir(cell)
+    for out in (str(cell), "."):
+        assert main(["--out", out, *more]) == 2
+        assert_one_message(message := capsys.readouterr().err, tmp_path)
+        assert f"is a cell of the run {tmp_path / 'run'}; name the whole run" in message
+    assert contents(tmp_path / "run") == before
 
 
 # PHANTOM AND SYNTHESIZE

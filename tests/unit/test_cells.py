@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from agi_core.cells import Vocabulary, folder_of, is_vocabulary, name_of, parse_vocabulary
+from agi_core.cells import Vocabulary, folder_of, is_vocabulary, name_of, parse_vocabulary, whole_of
 from agi_core.errors import ConfigError
 from agi_core.scenario import Scenario
 
@@ -61,3 +61,4 @@ def test_folder_of_a_cell() -> None:
     folder = folder_of(Path("run"), Scenario(("T1", "T2"), "PD"))
     assert folder == Path("run/cells/T1+T2-to-PD")
     assert (name_of(folder), name_of(Path("runs/run"))) == ("run/cells/T1+T2-to-PD", "run")
+    assert (whole_of(folder), whole_of(Path("runs/run"))) == (Path("run"), Path("runs/run"))

@@ -314,6 +314,17 @@ def test_a_plain_network_on_real_scans_without_unseen_sites_validation_and_compa
     assert f"python simulations/run.py --out {run.dir} --resume --compare" in page.text
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_cell_is_gone_on_with_by_its_whole_run(finished: bool, tmp_path: Path) -> None:
+    run = Run(tmp_path / "any" / "cells" / "T2-to-PD", unseen=[])
+    run.train(rounds=2)
+    if finished:
+        run.finish(baselines={})
+    page = Page(build_report(run.dir))
+    assert f"python simulations/run.py --out {tmp_path / 'any'} --resume" in page.text
+    assert f"--out {run.dir}" not in page.text
+
+
 def test_sites_without_test_subjects_are_named(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
     run.train(rounds=2)
