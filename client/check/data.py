@@ -179,6 +179,12 @@ def _offered(site: DeployedSite, scenario: str, held: Mapping[str, int], *, othe
     if absent := [name for name in declared if not held.get(name, others.get(name.partition("[")[0], 0))]:
         fix = "take it out of data.modalities in the site file, or correct the names of the files"
         return failed(what, f"data.modalities names {', '.join(absent)}, which no subject has ({counts})", fix=fix)
+    usable = [name for name, count in held.items() if count and name in declared]
+    if is_vocabulary(scenario) and len(usable) < 2:
+        told = ", ".join(usable) or "none"
+        found = f"data.modalities offers {told} of {', '.join(held)}; a site needs two to take part"
+        fix = "add one to data.modalities in the site file, or check the study you were told"
+        return failed(what, found, fix=fix)
     if not is_vocabulary(scenario) and (lacking := [name for name in held if name not in declared]):
         found = f"{scenario} needs {', '.join(lacking)}, and data.modalities offers {offered} alone"
         fix = "add it to data.modalities in the site file, or name the run's own scenario, such as --scenario T1,T2:any"

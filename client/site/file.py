@@ -31,7 +31,8 @@ class SiteData:
         subjects: ids of the subjects that are used; None = all. A simulated site lists its share.
         test_subjects: ids of subjects that are only ever tested on, beside those that the split chooses.
         modalities: those that the site offers to a run over a vocabulary, which is public; None = all that are found.
-            With it, a subject may lack some of them, and the site takes part in nothing that needs others.
+            They are two or more. A subject may then lack some of them, and the site takes part in nothing that needs
+            others.
         register: `rigid` lays every source on the run's reference first (`agi_core.data.registration`).
     """
 
@@ -177,6 +178,10 @@ def _read(path: Path, settings: dict[str, Any], kind: type[S]) -> S:
         check_threads(site.threads)
         for name in ("exclude", "subjects", "test_subjects", "modalities"):
             check_names(f"data.{name}", getattr(site.data, name))
+        offered = site.data.modalities
+        if offered is not None and len({*offered}) < 2:
+            told = ", ".join(offered) or "none"
+            raise ConfigError(f"data.modalities offers {told}; a site needs two to take part, or leave the line out")
         validate_rules(site.policy, site.privacy)
     except ConfigError as error:
         raise ConfigError(f"site file {path}: {error}") from None

@@ -143,13 +143,6 @@ def test_scans_of_a_modality_that_is_not_offered_are_not_read(tmp_path: Path) ->
             "data.modalities names PD, which no subject has (T2 4, T1 4)",
             "take it out of data.modalities in the site file",
         ),
-        (
-            ", modalities: [T1]",
-            SINGLE,
-            CheckState.FAILED,
-            "T1:T2 needs T2, and data.modalities offers T1 alone",
-            "add it to data.modalities in the site file",
-        ),
     ],
 )
 def test_the_site_offers_what_its_subjects_have(
@@ -180,3 +173,27 @@ def test_a_segmentation_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     save(tmp_path / "brats" / names[1] / f"{names[1]}-seg.nii.gz", labels_of(2) * 2)
     (told,) = found()
     assert told.startswith(f"1 cannot be used (first: {tmp_path / 'brats' / names[1]}")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "found", "fix"),
+    [
+        (
+            SINGLE,
+            "T1:T2 needs T2, and data.modalities offers T1, PD alone",
+            "add it to data.modalities in the site file",
+        ),
+        (
+            "T1,T2:any",
+            "data.modalities offers T1 of T1, T2; a site needs two to take part",
+            "add one to data.modalities in the site file, or check the study you were told",
+        ),
+    ],
+)
+def test_what_a_study_needs_is_offered(tmp_path: Path, scenario: str, found: str, fix: str) -> None:
+    path = deployed_site(tmp_path, write_ixi(tmp_path / "ixi", {"Guys": 4}), rules="policy: {minimum_subjects: 2}\n")
+    path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, modalities: [T1, PD]"))
+    (row,) = [row for row in check_data(read_deployed_site(path), scenario) if row.what == "modalities"]
+    assert row.state == CheckState.FAILED
+    assert found in row.found
+    assert fix in row.fix

@@ -144,6 +144,13 @@ def test_a_list_in_a_list_is_no_name(tmp_path: Path, name: str) -> None:
         read_site(tmp_path / "HH.yaml")
 
 
+@pytest.mark.parametrize(("offered", "told"), [("[T1]", "T1"), ("[]", "none"), ("[T1, T1]", "T1, T1")])
+def test_a_site_offers_two_modalities(tmp_path: Path, offered: str, told: str) -> None:
+    (tmp_path / "HH.yaml").write_text(DEPLOYED.replace("layout: ixi", f"layout: ixi, modalities: {offered}"))
+    with pytest.raises(ConfigError, match=f"HH.yaml: data.modalities offers {told}; a site needs two to take part"):
+        read_site(tmp_path / "HH.yaml")
+
+
 def test_null_is_any_number(tmp_path: Path) -> None:
     unlimited = "cache_gb: null\npolicy: {answers_per_model: null, answers_per_day: null}\n"
     (tmp_path / "HH.yaml").write_text(DEPLOYED + unlimited)
