@@ -26,7 +26,7 @@ from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import has_model, trained_weights
 from agi_core.run.json_objects import read_json
 from agi_core.run.own_weights import own_weights_in, read_own_weights, style_paths
-from agi_core.run.summary import FILE_NAME as SUMMARY
+from agi_core.run.study_summary import NOBODY, TRAINED, StudySummary, read_study_summary
 from agi_core.scenario import Scenario, parse_scenario
 from agi_core.uncertainty import ErrorModel, Interval, WithError
 
@@ -56,7 +56,8 @@ class RunModels:
         networks: how the network of each trained cell is read.
         blends: the weights of trained cells, for each cell that nobody could train.
         extras: of a zip, what else it has; see `agi_core.export.archive.read_archive`.
-        finished: whether all cells of a run over a vocabulary are there, and its blends.
+        finished: whether a run over a vocabulary has ended.
+        lost: what the folder lacks of a cell that was there when the run had ended.
     """
 
     place: Path
@@ -67,6 +68,7 @@ class RunModels:
     blends: Mapping[Scenario, Weights] = field(default_factory=dict)
     extras: Mapping[str, bytes] = field(default_factory=dict)
     finished: bool = True
+    lost: Mapping[Scenario, str] = field(default_factory=dict)
     _read: dict[Scenario, Network] = field(default_factory=dict, init=False)
     _whose: dict[Scenario, str] = field(default_factory=dict, init=False)  # of trained cells with a site's own weights
 
@@ -75,7 +77,7 @@ class RunModels:
         """The last or the best models of a run.
 
         Raises:
-            RunError: there is no such run, or its blends are damaged.
+            RunError: there is no such run, or its blends or its summary are damaged.
         """
         config = run_folder.open_existing(run_dir)
 
@@ -95,8 +97,10 @@ class RunModels:
         folders = {cell: folder_of(run_dir, cell) for cell in vocabulary.cells}
         networks = {cell: reader(folder) for cell, folder in folders.items() if has_model(folder)}
         blends = _read_blends(run_dir / BLENDS, trained=networks)
-        finished = (run_dir / SUMMARY).is_file()
-        return cls(run_dir, vocabulary.modalities, config, register, networks, blends, finished=finished)
+        summary = read_study_summary(run_dir)
+        lost = {} if summary is None else _lost(summary, there={*networks, *blends})
+        ended = summary is not None
+        return cls(run_dir, vocabulary.modalities, config, register, networks, blends, finished=ended, lost=lost)
 
     @property
     def any_to_any(self) -> bool:
@@ -127,15 +131,15 @@ class RunModels:
         if not self.any_to_any:
             return [self._only(given, target)]
         known = f"the run in {self.place} is about {', '.join(self.modalities)}"
-        for name in (*given, *([target] if target else [])):
+        for name in (*given, *([] if target is None else [target])):
             if name not in self.modalities:
-                raise ConfigError(f"{known}, and {name} is none of them; write one of them")
+                raise ConfigError(f"{known}, and {name!r} is none of them; write one of them")
         for name in given:
             if given.count(name) > 1:
                 raise ConfigError(f"--source {name} is given {given.count(name)} times; give one file for each")
         if target in given:
             raise ConfigError(f"{target} is to be made, and is among the sources; leave one of the two out")
-        targets = [target] if target else [name for name in self.modalities if name not in given]
+        targets = [target] if target is not None else [name for name in self.modalities if name not in given]
         if not targets:
             raise ConfigError(f"{known}, and all of them are given; nothing is missing")
         cells = [self.cell(given, name) for name in targets]
@@ -153,6 +157,8 @@ class RunModels:
         names = ",".join(name for name in self.modalities if name in given)
         if not self.finished:
             return f"the run is not finished, and nothing makes {target} from {names} yet; so far {can}"
+        if lost := self.lost.get(Scenario(tuple(names.split(",")), target)):
+            return f"there is no {lost}, which the run's summary names; copy the whole folder of the run"
         return f"no site of the run could train {target} from {names}, and it is no blend; {can}"
 
     def model(self, cell: Scenario) -> Model:
@@ -346,6 +352,16 @@ def _fitting(
             except RunError as error:
                 refusal = error
     return found, refusal
+
+
+def _lost(summary: StudySummary, *, there: Collection[Scenario]) -> dict[Scenario, str]:
+    """What the folder lacks of the cells that its summary names."""
+    cells = {parse_scenario(name): its.how for name, its in summary.cells.items() if its.how != NOBODY}
+    return {
+        cell: f"model in {folder_of(Path(), cell)}" if how == TRAINED else BLENDS
+        for cell, how in cells.items()
+        if cell not in there
+    }
 
 
 def _read_blends(path: Path, *, trained: Collection[Scenario]) -> dict[Scenario, Weights]:

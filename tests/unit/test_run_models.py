@@ -18,12 +18,14 @@ from agi_core.known_range import KnownRange, names_of
 from agi_core.run.error_model import NAME as ERROR_MODEL
 from agi_core.run.error_model import write_error_model
 from agi_core.run.own_weights import style_path, write_own_weights
+from agi_core.run.study_summary import BLEND, NOBODY, CellResult, StudySummary, write_study_summary
+from agi_core.run.study_summary import TRAINED as TRAINED_CELL
 from agi_core.run_models import RunModels
 from agi_core.scenario import parse_scenario
 from agi_core.uncertainty import ErrorModel
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_head
-from tests.support.vocabulary_run import BLENDED, vocabulary_run
+from tests.support.vocabulary_run import BLENDED, TRAINED, vocabulary_run
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +81,41 @@ def test_without_a_target_all_that_is_missing_is_made(
 
 
 @pytest.mark.parametrize(
+    ("lost", "sources", "target", "cause"),
+    [
+        (["cells/T2-to-T1"], ["T2"], "T1", "no model in cells/T2-to-T1"),
+        (["blends.json", "cells/T1-to-PD"], ["T1"], "PD", "no model in cells/T1-to-PD"),
+        (["blends.json"], ["T1", "T2"], "PD", "no blends.json"),
+    ],
+)
+def test_a_copy_that_lacks_something_says_what(
+    tmp_path: Path,
+    scans: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    lost: list[str],
+    sources: list[str],
+    target: str,
+    cause: str,
+) -> None:
+    copy = tmp_path / "run"
+    vocabulary_run(copy)
+    cells = {**dict.fromkeys(TRAINED, CellResult(how=TRAINED_CELL)), **dict.fromkeys(BLENDED, CellResult(how=BLEND))}
+    cells["T1:T2"] = CellResult(how=NOBODY)
+    write_study_summary(copy, StudySummary(scenario="T1,T2,PD:any", cells=cells, offers={}))
+    for name in lost:
+        (copy / name).rename(tmp_path / Path(name).name)
+    assert main([*command(copy, tmp_path / "out.nii.gz", scans, *sources), "--target", target]) == 2
+    assert f"{copy}: there is {cause}, which the run's summary names; copy the whole folder" in capsys.readouterr().err
+    assert main([*command(copy, tmp_path / "out.nii.gz", scans, "T1"), "--target", "T2"]) == 2
+    assert "no site of the run could train T2 from T1, and it is no blend" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("sources", "options", "cause"),
     [
         (["T1", "T1"], ["--target", "PD"], "--source T1 is given 2 times"),
-        (["T1", "T2"], ["--target", "FLAIR"], "is about T1, T2, PD, and FLAIR is none of them"),
+        (["T1", "T2"], ["--target", "FLAIR"], "is about T1, T2, PD, and 'FLAIR' is none of them"),
+        (["T2"], ["--target", ""], "is about T1, T2, PD, and '' is none of them"),
         (["T1", "T2"], ["--target", "T2"], "T2 is to be made, and is among the sources"),
         (["T1", "PD"], ["--target", "T2"], "could train T2 from T1,PD, and it is no blend; no subset"),
         (["PD"], ["--target", "T1"], "could train T1 from PD, and it is no blend; it can be made from T2\n"),
