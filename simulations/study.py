@@ -2,6 +2,7 @@
 those for the cells that no site can train (`agi_core.cells`, docs/any_to_any.md).
 """
 
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -64,6 +65,8 @@ def _prepared(
     for cell in plan.trained:
         cell_dir = folder_of(run_dir, cell)
         begun = (cell_dir / "config.yaml").is_file()
+        if not begun:
+            shutil.rmtree(cell_dir, ignore_errors=True)  # of a process that was killed while it made the folder
         its = run_folder.open_existing(cell_dir) if begun else cell_config(config, cell, plan)
         with nullcontext() if begun else run_folder.begun(cell_dir, its):
             initial_weights(its)

@@ -129,14 +129,16 @@ def test_report_has_the_matrix_and_links_to_the_cells(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("folder_was_made", [True, False])
 def test_an_interrupted_run_goes_on_with_the_cell_where_it_stood(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder_was_made: bool
 ) -> None:
     before, run = summary_of(folder / "run"), tmp_path / "run"
     shutil.copytree(folder / "run", run)
     for name in ("summary.json", "blends.json", "cells/T2-to-PD/summary.json"):
         (run / name).unlink()
-    shutil.rmtree(run / "cells" / "T2-to-PD" / "checkpoints")
+    shutil.rmtree(run / "cells" / "T2-to-PD" / ("checkpoints" if folder_was_made else ""))
+    (run / "cells" / "T2-to-PD" / "checkpoints").mkdir(parents=True, exist_ok=True)
     assert study(folder, "--resume", out=run) == 0
     assert summary_of(run)["cells"] == before["cells"]
     out = capsys.readouterr().out
