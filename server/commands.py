@@ -62,8 +62,11 @@ def register(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None
         print("next: compare this fingerprint with the hospital by telephone; then it may start its client")
         if entry.subjects is None:
             print(f"no run can begin with {arguments.name} until it is registered again with --subjects N")
-    elif arguments.subjects or arguments.modalities:
-        print("a run that goes on uses what has changed after: python -m server stop, then resume")
+        return
+    if arguments.subjects:
+        print("a run that goes on counts so many after: python -m server stop, then resume")
+    if arguments.modalities:
+        print("runs that were submitted keep what it offered; the next submit uses it")
 
 
 def unregister(coordinator: CoordinatorDir, arguments: argparse.Namespace) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agi_core.errors import ConfigError, RunError
 from server import registry
+from server.__main__ import main
 from server.coordinator import CoordinatorDir
 from tests.support.flwr_program import stand_in
 
@@ -107,3 +109,27 @@ def test_a_registration_that_fails_writes_nothing(tmp_path: Path, monkeypatch: p
     with pytest.raises(RunError, match=r"state\.db cannot be written"):  # nobody has made Flower's tables
         registry.register(coordinator, name="A", key_path=tmp_path / "k.pub", subjects=9)
     assert not coordinator.sites_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], []),
+        (["--subjects", "9"], ["a run that goes on counts so many after: python -m server stop, then resume"]),
+        (["--modalities", "T1,T2"], ["runs that were submitted keep what it offered; the next submit uses it"]),
+    ],
+)
+def test_it_is_said_which_runs_use_what_has_changed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    said: list[str],
+) -> None:
+    coordinator = CoordinatorDir(tmp_path)
+    (tmp_path / "k.pub").write_bytes(PUBLIC)
+    coordinator.sites_path.write_text(json.dumps({"A": vars(registry.Entry(PUBLIC.decode(), "SHA256:A", node_id=1))}))
+    flwr = stand_in(coordinator, tmp_path / "bin", monkeypatch)
+    flwr.answers("supernode", {"nodes": [{"node-id": 1, "status": "registered"}]})
+    assert main(["register", "--dir", str(tmp_path), "--name", "A", str(tmp_path / "k.pub"), *options]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == said
