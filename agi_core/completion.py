@@ -20,10 +20,12 @@ from agi_core.inference import synthesize
 from agi_core.layouts import LAYOUTS
 from agi_core.run_models import RunModels
 from agi_core.scenario import Scenario
+from agi_core.synthesis import made_here
 from agi_core.volume_note import check_note, spoken, write_note
 
 COMPLETE = "nothing is missing"
 THERE = "its file is there already"
+NOT_OURS = "a file is there that is no synthetic volume; remove it"
 
 
 @dataclass
@@ -102,6 +104,8 @@ class Completion:
         model, sources = self.models.model(cell), {name: visit.paths[name] for name in cell.sources}
         out_path = self._out_path(sources[model.reference], target)
         if out_path.exists():
+            if not made_here(out_path):
+                return NOT_OURS
             if self.scans.layout == "bids" and not sidecar_path(out_path).exists():  # as an earlier release left it
                 self._describe(out_path, sources, target)
             return THERE

@@ -102,6 +102,8 @@ def _complete(arguments: argparse.Namespace, models: RunModels) -> None:
     for option in ("source", "grid", "mark", "uncertainty", "strict"):
         if getattr(arguments, option):
             raise ConfigError(f"--data is a whole folder, and --{option} is of one volume: leave --{option} out")
+    if arguments.out.name.endswith((".nii", ".nii.gz")) or arguments.out.is_file():
+        raise ConfigError(f"{arguments.out}: --data is a whole folder, so --out is one, too; name a folder")
     if arguments.layout is None:
         raise ConfigError(f"how does {arguments.data} name scans? Pass --layout {', '.join(LAYOUTS)}")
     models.check_target(arguments.target)
@@ -174,7 +176,7 @@ def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_
     if arguments.layout == "bids":
         describe(out_path, folder=arguments.out, sources=given_paths, target=cell.target, release=version("agi-fed"))
     write_note(out_path, verdict=verdict, error_map=error_map, sidecar=arguments.layout == "bids")
-    compared = spoken(verdict)
+    compared = [f"{cell.target}: {sentence}" for sentence in spoken(verdict)]
     for sentence in (*(f"{given_paths[modality]}: {doubt}" for modality, doubt in doubts), *compared):
         print(f"warning: {sentence}", file=sys.stderr)
     blended = f"no site could train {cell.target} from {', '.join(cell.sources)}: a blend, {note}\n" if note else ""

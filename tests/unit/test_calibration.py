@@ -63,7 +63,7 @@ def test_from_subjects_to_a_map_a_verdict_and_coverage(
     assert "make it with python -m agi_core calibrate" in capsys.readouterr().err
     assert not made.exists()
     assert main(plain) == 0
-    assert "warning: not compared with the scans of training" in capsys.readouterr().err
+    assert "warning: PD: not compared with the scans of training" in capsys.readouterr().err
     before = nibabel.load(made).get_fdata()
 
     assert calibrate() == 0
@@ -152,7 +152,7 @@ def test_out_of_range_is_said_noted_and_exit_code_3(
     assert main(command) == 0
     assert main([*command, "--strict"]) == 3
     said = capsys.readouterr()
-    assert "warning: out of what the model knows: intensities of T1: percentile" in said.err
+    assert "warning: PD: out of what the model knows: intensities of T1: percentile" in said.err
     assert "synthetic PD in" in said.out
     made = nibabel.load(tmp_path / "pd.nii")
     assert made.header["descrip"].item().startswith(b"OUT OF KNOWN RANGE: synthetic PD; 0..1 = p0.5")

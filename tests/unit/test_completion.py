@@ -66,10 +66,17 @@ def test_brasyn_in_and_out(of_brats: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["synthesize", "--run", str(of_brats), *sources, "--out", str(first)]) == 0
     np.testing.assert_array_equal(read_volume(made).data, read_volume(first).data)
 
-    made.write_bytes(b"mine")
+    before = made.read_bytes()
     assert complete(of_brats, data, out, "brats") == 0
-    assert made.read_bytes() == b"mine"
+    assert made.read_bytes() == before
     assert "left out 2 x: its file is there already; first t2f of BraTS-GLI-00001 000" in capsys.readouterr().out
+    for other in (b"mine", b""):
+        made.write_bytes(other)
+        assert complete(of_brats, data, out, "brats") == 0
+        assert made.read_bytes() == other
+        told = capsys.readouterr().out
+        assert "left out 1 x: its file is there already; first t2f of BraTS2021_00005" in told
+        assert "left out 1 x: a file is there that is no synthetic volume; remove it; first t2f of BraTS-GLI-0" in told
 
 
 def test_a_vocabulary_makes_what_each_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,6 +175,8 @@ def test_what_is_said_of_a_volume_is_there_before_it(tmp_path: Path) -> None:
         ("brats", "out", ["--source", "t1n=x.nii"], "leave --source out"),
         ("brats", "out", ["--uncertainty", "e.nii.gz"], "leave --uncertainty out"),
         ("brats", "out", ["--strict"], "leave --strict out"),
+        ("brats", "out.nii.gz", [], "out.nii.gz: --data is a whole folder, so --out is one, too"),
+        ("brats", "taken", [], "taken: --data is a whole folder, so --out is one, too"),
         ("brats", "out", [], "nothing could be made"),
     ],
 )
@@ -181,6 +190,7 @@ def test_what_a_user_gets_wrong_is_said_and_nothing_is_written(
     cause: str,
 ) -> None:
     subject(tmp_path / "data", "BraTS-GLI-00004-000", BRATS[:2], seed=4)
+    (tmp_path / "taken").touch()
     before = sorted(tmp_path.rglob("*"))
     assert complete(of_brats, tmp_path / "data", tmp_path / out, layout, *options) == 2
     message = capsys.readouterr().err
