@@ -41,9 +41,13 @@ def parse_scenario(text: str) -> Scenario:
     Raises:
         ConfigError: the text is malformed, names a modality twice, or has the target among its sources.
     """
-    example = "write sources, a colon and one target, such as T1,T2:PD"
     sources, _, target = text.partition(":")
     scenario = Scenario(tuple(name.strip() for name in sources.split(",")), target.strip())
+    example = "write sources, a colon and one target, such as T1,T2:PD"
+    if scenario.target.lower() == "any":  # a vocabulary (`agi_core.cells`)
+        example = "write modalities, a colon and any, such as T1,T2,PD:any"
+        if scenario.target != "any":
+            raise ConfigError(f"scenario '{text}': '{scenario.target}' is written any; {example}")
     for name in scenario.modalities:
         if not _MODALITY.fullmatch(name):
             raise ConfigError(f"scenario '{text}': '{name}' is not the name of a modality; {example}")

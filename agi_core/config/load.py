@@ -21,6 +21,7 @@ from agi_core.errors import ConfigError
 from agi_core.layouts import LAYOUTS
 
 T = TypeVar("T", bound=Task)
+_OFFERS = "federation.offers='{SITE: [T1,T2]}'"
 
 
 def load_config(
@@ -85,7 +86,10 @@ def _typed(kind: type[T], *layers: Mapping[str, Any]) -> T:
     try:
         return structured.typed(kind, *layers)
     except ConfigError as error:
-        raise ConfigError(f"{error}; `python simulations/run.py --help-config` lists every setting") from None
+        said = str(error)
+        if f"{(setting := said.partition(':')[0])}.".startswith("setting federation.offers."):
+            said = f"{setting}: needs a list of modalities for each site, for example {_OFFERS}"
+        raise ConfigError(f"{said}; `python simulations/run.py --help-config` lists every setting") from None
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -46,6 +46,22 @@ def test_malformed_scenario_is_refused_with_an_example(text: str, cause: str) ->
     assert "T1,T2:PD" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("T1,T2,PD:ANY", "'ANY' is written any"),
+        ("T1,T1:any", "a source twice"),
+        (":any", "'' is not the name"),
+        ("T1,T2,any:any", "the target any is among its sources"),
+    ],
+)
+def test_malformed_vocabulary_is_refused_with_an_example_of_its_own(text: str, cause: str) -> None:
+    with pytest.raises(ConfigError, match=cause) as caught:
+        parse_scenario(text)
+    assert "T1,T2,PD:any" in str(caught.value)
+    assert "one target" not in str(caught.value)
+
+
 def test_entities_choose_among_the_scans_of_a_modality() -> None:
     scenario = parse_scenario("T1w[ce-gadolinium],T2w[acq-tse_run-1]:FLAIR")
     assert str(scenario) == "T1w[ce-gadolinium],T2w[acq-tse_run-1]:FLAIR"

@@ -275,3 +275,20 @@ def test_no_number_slips_through(value: float, name: str) -> None:
 )
 def test_a_last_layer_of_ones_own_costs_no_epsilon_and_is_the_default(settings: list[str], personal: str) -> None:
     assert load_config(None, overrides={}, assignments=settings).personal == personal
+
+
+@pytest.mark.parametrize(
+    ("offers", "setting"),
+    [
+        ("T1", "federation.offers"),
+        ("[T1,T2]", "federation.offers"),
+        ("", "federation.offers"),
+        ("{A: T1}", "federation.offers.A"),
+        ("{A: [[T1]]}", "federation.offers.A"),
+    ],
+)
+def test_offers_of_another_type_are_told_by_example(offers: str, setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides={}, assignments=[f"federation.offers={offers}"])
+    said = "needs a list of modalities for each site, for example federation.offers='{SITE: [T1,T2]}'"
+    assert str(caught.value).startswith(f"setting {setting}: {said}")
