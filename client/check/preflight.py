@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agi_core.cells import wanted
+from agi_core.cells import is_vocabulary, parse_vocabulary, wanted
 from agi_core.data.fingerprint import check_different
 from agi_core.data.scans import Subject
 from agi_core.errors import AgiError
 from agi_core.host import atomic
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
+from agi_core.scenario import parse_scenario
 from agi_core.signatures import read_public_key
 from client.check.connection import check_connection
 from client.check.data import Scan, check_data, images_of_scans
@@ -49,6 +50,7 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
         nonlocal summary
         yield passed("site file", f"{site_path}, site {site.site}, scenario {scenario}")
         summary, subjects, scans = yield from check_data(site, scenario)
+        yield from check_scenarios(site, scenario)
         yield from check_budgets(site, subjects, scans)
         yield _cache(Path(site.cache_dir))
         yield _last_layer(site.policy)
@@ -71,6 +73,25 @@ def preflight(site_path: Path, *, scenario: str | None, on_row: Callable[[CheckR
     if Path(site.state_dir).is_dir():  # else a row says why not
         atomic.write_json(Path(site.state_dir) / REPORT_NAME, report)
     return report
+
+
+def check_scenarios(site: DeployedSite, scenario: str) -> Iterator[CheckRow]:
+    """Which cells of the study the site's rules allow, among those that it offers the modalities of. There is no row
+    for a site without such a rule, nor where it offers nothing of the study."""
+    rules, offered = site.policy, site.data.modalities
+    every = parse_vocabulary(scenario).cells if is_vocabulary(scenario) else [parse_scenario(scenario)]
+    cells = [cell for cell in every if offered is None or {*cell.modalities} <= {*offered}]
+    if rules.scenarios is None or not cells:
+        return
+    what, allowed = "policy.scenarios", [str(cell) for cell in cells if rules.allows(str(cell))]
+    if len(allowed) == len(cells):
+        yield passed(what, f"{what} allows all that this site offers to {scenario}")
+    elif allowed:
+        found = f"{what} allows {'; '.join(allowed)} alone of the cells of {scenario}: this site refuses the others"
+        yield warning(what, found, fix=f"nothing to do if that is right; else add {scenario} to {what}")
+    else:
+        fix = f"add {scenario} to {what} in the site file, or check the study you were told"
+        yield failed(what, f"{what} allows {'; '.join(rules.scenarios)}, and not {scenario}", fix=fix)
 
 
 def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence[Scan]) -> Iterator[CheckRow]:

@@ -49,6 +49,10 @@ class Policy:
     secure_sum_with: list[str] | None = None
     share_last_layer: bool = False
 
+    def allows(self, scenario: str) -> bool:
+        """Whether the rules allow this scenario."""
+        return self.scenarios is None or any(_allows(text, scenario) for text in self.scenarios)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyBudget:
@@ -93,10 +97,9 @@ class SitePrivacy(PrivacyBudget):
 
 def check_task(task: Task, policy: Policy) -> None:
     """Raise PolicyError unless the site's rules allow scenario and settings of the task."""
-    allowed = policy.scenarios
-    if allowed is not None:
-        known = any(_allows(text, task.scenario) for text in allowed)
-        require(known, "policy.scenarios", asked=task.scenario, allowed=", ".join(allowed))
+    if policy.scenarios is not None:
+        known = policy.allows(task.scenario)
+        require(known, "policy.scenarios", asked=task.scenario, allowed=", ".join(policy.scenarios))
     for name, limit in policy.settings.items():
         value = setting(task, name)
         kept = value in limit if isinstance(limit, list) else _up_to(limit, value)

@@ -9,6 +9,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -22,14 +23,15 @@ from agi_core.privacy.accounting import Steps
 from agi_core.privacy.ledger import Budget
 from agi_core.signatures import public_line
 from client.check.connection import check_connection, clock_row
-from client.check.preflight import preflight
+from client.check.preflight import check_scenarios, preflight
 from client.check.rows import CheckRow, CheckState
 from client.process.lock import only_client
 from client.site.file import CoordinatorAddress, read_deployed_site
 from client.site.keys import make_key
 from client.site.opened import open_site
+from client.site.policy import Policy
 from client.work.site_ledger import open_site_ledger
-from tests.support.requests_by_hand import KEY
+from tests.support.requests_by_hand import KEY, deployed_site
 from tests.support.small_data import write_head, write_ixi
 from tests.support.tls_servers import Authority, serving
 
@@ -496,3 +498,25 @@ def test_a_head_can_be_read_on_another_grid(tmp_path: Path, authority: Authority
     shown: list[CheckRow] = []
     preflight(site_file(tmp_path, data_dir=data_dir, port=1, authority=authority), scenario=None, on_row=shown.append)
     assert [row.found for row in shown if row.what == "scans"] == ["3 of 3 subjects are readable and fit together"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "scenario", "state", "found"),
+    [
+        (["T1:T2"], "T1:T2", CheckState.PASSED, "policy.scenarios allows all that this site offers to T1:T2"),
+        (["T1:T2"], "T2:T1", CheckState.FAILED, "policy.scenarios allows T1:T2, and not T2:T1"),
+        (["T1,T2,PD:any"], "T1,T2:any", CheckState.PASSED, "offers to T1,T2:any"),
+        (["T1:T2", "T2:PD"], "T1,T2:any", CheckState.WARNING, "policy.scenarios allows T1:T2 alone of the cells of"),
+        (["T1:PD"], "T1,T2:any", CheckState.FAILED, "policy.scenarios allows T1:PD, and not T1,T2:any"),
+        (["T1,T2:any"], "T1,T2,PD:any", CheckState.PASSED, "offers to T1,T2,PD:any"),
+    ],
+)
+def test_the_rules_are_compared_with_the_study(
+    tmp_path: Path, allowed: list[str], scenario: str, state: CheckState, found: str
+) -> None:
+    site = read_deployed_site(deployed_site(tmp_path, tmp_path, rules=""))
+    data = replace(site.data, modalities=("T1", "T2"))
+    (row,) = check_scenarios(replace(site, data=data, policy=Policy(scenarios=allowed)), scenario)
+    assert (row.what, row.state) == ("policy.scenarios", state)
+    assert found in row.found
+    assert not [*check_scenarios(site, scenario)]
