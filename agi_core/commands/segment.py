@@ -5,23 +5,16 @@ import sys
 
 from rich.progress import Progress
 
-from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
 from agi_core.host.device import open_device
 from agi_core.report.markup import plural
-from agi_core.segmentation.segmenter import SegmenterSettings, read_segmenter
+from agi_core.segmentation.segmenter import SegmenterSettings
 from agi_core.segmentation.training import train_segmenter
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train it on real scans, and write it."""
     atomic.check_file(arguments.out, suffix=".safetensors")
-    if arguments.out.exists():
-        try:
-            read_segmenter(arguments.out)
-        except RunError:
-            there = f"{arguments.out} is there already, and is no segmentation network"
-            raise ConfigError(f"{there}; choose another --out") from None
     open_device("cpu", threads=arguments.threads)
     settings = SegmenterSettings(steps=arguments.steps, seed=arguments.seed)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as live:

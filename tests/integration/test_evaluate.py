@@ -175,7 +175,7 @@ def test_the_segmenter_replaces_no_other_file(tree: Path, tmp_path: Path, capsys
     own = tmp_path / "own.safetensors"
     own.write_bytes(b"weights of something else")
     assert agi_core(["segment", "--train", str(tree), "--out", str(own), "--steps", "1"]) == 2
-    assert "own.safetensors is there already, and is no segmentation network" in capsys.readouterr().err
+    assert "own.safetensors is there already; choose another --out" in capsys.readouterr().err
     assert own.read_bytes() == b"weights of something else"
 
 
