@@ -15,6 +15,8 @@ from agi_core.prediction import Predictor, predict_whole
 OnSession = Callable[[int, int], None]  # (sessions done, all sessions)
 OnVolume = Callable[[CachedSession, Tensor, Tensor, Tensor], None]  # prediction, target and foreground, (D, H, W)
 ChosenSlices = tuple[CachedSession, Sequence[int] | None]
+Compared = tuple[Tensor, Tensor, Tensor]
+"""What is made of slices (B, C, h, w), the target beside it (B, 1, h, w), and which voxels count: bool (B, 1, h, w)."""
 EVALUATION_BATCH = 8
 
 
@@ -62,24 +64,34 @@ def squared_error(network: Network, slices: Sequence[tuple[CachedSession, Sequen
     return {subject_id: total / voxels for subject_id, (total, voxels) in sums.items() if voxels}
 
 
-def _where_training_compares(
-    network: Network, session: CachedSession, indices: Sequence[int]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Predictions of the chosen slices, their target where training takes the loss, and which voxels count there:
-    (B, 1, H, W) each."""
-    bring = network.on_reference
-    if bring is not None and network.volumetric:  # a volume moves as a whole, whichever slices are asked for
-        parts = [(made, batch.sources, batch.target) for made, batch in predict_session(network, session)]
-        made, sources, target = (torch.cat(part) for part in zip(*parts, strict=True))
-        moved, imaged = bring(sources, target)
-        chosen = list(indices)
-        yield made[chosen], moved[chosen], imaged[chosen]
+def _where_training_compares(network: Network, session: CachedSession, indices: Sequence[int]) -> Iterator[Compared]:
+    """Predictions of the chosen slices, their target where training takes the loss, and which voxels count there."""
+
+    def compare(batch: WholeSlices) -> Compared:
+        made = predict_whole(network, batch.sources, box=session.source_box)
+        return made, *network.compared_target(batch.sources, batch.target)
+
+    return compared_slices(compare, network, session, indices, batch_size=EVALUATION_BATCH)
+
+
+def compared_slices(
+    compare: Callable[[WholeSlices], Compared],
+    predictor: Predictor,
+    session: CachedSession,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+) -> Iterator[Compared]:
+    """What `compare` makes of the chosen slices, `batch_size` at a time. For a volumetric predictor it sees the whole
+    volume, as in use, whichever slices are asked for."""
+    if not predictor.volumetric:
+        batches = evaluation_slices(session, batch_size=batch_size, indices=indices, neighbours=predictor.neighbours)
+        yield from map(compare, batches)
         return
-    for made, batch in predict_session(network, session, indices=indices):
-        if bring is None:
-            yield made, batch.target, torch.ones_like(batch.foreground)
-        else:
-            yield made, *bring(batch.sources, batch.target)
+    volume = compare(next(evaluation_slices(session, batch_size=session.shape[0])))
+    for start in range(0, len(indices), batch_size):
+        made, target, counted = (part[list(indices[start : start + batch_size])] for part in volume)
+        yield made, target, counted
 
 
 def disagreement(

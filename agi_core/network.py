@@ -131,6 +131,13 @@ class Network:
         """What the last, linear layer sees of the same sources: (B, K + C, h, w), or the prior's alone (B, K, h, w)."""
         return self._through(self.module.prior_features if prior_alone else self.module.features, sources)
 
+    def compared_target(self, sources: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The target (B, 1, h, w) of the same sources where training takes the loss, and which of its voxels count
+        there, bool (B, 1, h, w): where the task aligns it, those that were imaged on the reference."""
+        if self.on_reference is None:
+            return target, torch.ones_like(target, dtype=torch.bool)
+        return self.on_reference(sources, target)
+
     @property
     def aligns(self) -> bool:
         """Whether it brings its sources onto the reference."""

@@ -7,7 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import evaluation_slices, subset_of_each
+from agi_core.data.datasets import WholeSlices, subset_of_each
+from agi_core.evaluation import Compared, compared_slices
 from agi_core.network import Network
 from agi_core.ridge import Statistics, Vector, adopted, solve_own
 
@@ -77,24 +78,25 @@ def _over_own_prior(network: Network, subjects: Sequence[Statistics]) -> Vector:
 def _over_slices(
     network: Network, slices: Sequence[tuple[CachedSession, Sequence[int]]], *, prior_alone: bool
 ) -> Statistics:
-    gram, moment, energy, voxels = np.zeros(()), np.zeros(()), 0.0, 0
+    def compare(batch: WholeSlices) -> Compared:
+        return features_and_target(network, batch.sources, batch.target, prior_alone=prior_alone)
+
+    gram, moment, energy, count = np.zeros(()), np.zeros(()), 0.0, 0
     for session, indices in slices:
-        size = len(indices) if network.volumetric else SLICES  # a volume is seen whole
-        for batch in evaluation_slices(session, batch_size=size, indices=indices, neighbours=network.neighbours):
-            features, target = features_and_target(network, batch.sources, batch.target, prior_alone=prior_alone)
+        size = len(indices) if network.volumetric else SLICES
+        for compared in compared_slices(compare, network, session, indices, batch_size=size):
+            features, target = voxels(*compared)
             gram = gram + (features @ features.T).numpy()
             moment = moment + (features @ target).numpy()
-            energy, voxels = energy + float(target @ target), voxels + len(target)
-    return Statistics(gram / voxels, moment / voxels, energy / voxels)
+            energy, count = energy + float(target @ target), count + len(target)
+    return Statistics(gram / count, moment / count, energy / count)
 
 
-def features_and_target(
-    network: Network, sources: Tensor, target: Tensor, *, prior_alone: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Voxels of a batch of slices, float64: (F, N) and (N,). Where the task aligns the target, those that were imaged
-    on the reference."""
-    features = network.features(sources, prior_alone=prior_alone).double().movedim(1, 0).flatten(1)
-    if network.on_reference is None:
-        return features, target.double().flatten()
-    aligned, imaged = network.on_reference(sources, target)
-    return features[:, imaged.flatten()], aligned[imaged].double()
+def features_and_target(network: Network, sources: Tensor, target: Tensor, *, prior_alone: bool = False) -> Compared:
+    """Features (B, F, h, w) of slices, and their target as in `Network.compared_target`."""
+    return network.features(sources, prior_alone=prior_alone), *network.compared_target(sources, target)
+
+
+def voxels(features: Tensor, target: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Those that count, float64: (F, N) and (N,)."""
+    return features.movedim(1, 0)[:, counted[:, 0]].double(), target[counted].double()

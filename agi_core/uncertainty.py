@@ -7,7 +7,7 @@ both come from one pass through the network. `agi_core.conformal` makes interval
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -16,10 +16,13 @@ from torch import Tensor
 
 from agi_core import conformal
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.datasets import evaluation_slices, validation_subset
+from agi_core.data.datasets import WholeSlices, validation_subset
+from agi_core.data.slabs import SliceBox
 from agi_core.errors import DataError
+from agi_core.evaluation import Compared, compared_slices
 from agi_core.network import Network
 from agi_core.prediction import middle
+from agi_core.readout import features_and_target, voxels
 from agi_core.ridge import Statistics, Vector, best_strength
 
 VOXELS, SLICES = 4096, 8
@@ -55,23 +58,24 @@ def sample(network: Network, sessions: Sequence[CachedSession]) -> Sample:
     features, errors = [], []
     readout = network.readout
     for session, indices in validation_subset(sessions, limit=SLICES, volumes=network.volumetric):
-        for batch in evaluation_slices(
-            session, batch_size=len(indices), indices=indices, neighbours=network.neighbours
-        ):
-            rows, columns = session.source_box
-            sources, target = batch.sources[..., rows, columns], batch.target[..., rows, columns]
-            counted = batch.foreground[..., rows, columns] & (middle(sources) != 0).any(dim=1, keepdim=True)
-            if network.on_reference is not None:
-                target, imaged = network.on_reference(sources, target)
-                counted &= imaged
-            seen = network.features(sources).double().movedim(1, 0)[:, counted[:, 0]].numpy()  # (F, N)
+        compare = partial(_in_head, network, session.source_box)
+        for compared in compared_slices(compare, network, session, indices, batch_size=len(indices)):
+            seen, target = (part.numpy() for part in voxels(*compared))
             features.append(seen)
-            errors.append(np.abs((readout @ seen).clip(0, 1) - target[counted].double().numpy()))
+            errors.append(np.abs((readout @ seen).clip(0, 1) - target))
     if not any(map(len, errors)):
         raise DataError("no source has a signal in the head of a subject, so nothing is known of the errors there")
     everything, error = np.concatenate(features, axis=1), np.concatenate(errors)
     drawn = np.random.default_rng(0).choice(error.size, VOXELS, replace=error.size < VOXELS)
     return Sample(everything[:, drawn], error[drawn])
+
+
+def _in_head(network: Network, box: SliceBox, batch: WholeSlices) -> Compared:
+    rows, columns = box
+    sources, target = batch.sources[..., rows, columns], batch.target[..., rows, columns]
+    features, target, imaged = features_and_target(network, sources, target)
+    shown = (middle(sources) != 0).any(dim=1, keepdim=True)
+    return features, target, batch.foreground[..., rows, columns] & shown & imaged
 
 
 def fit(

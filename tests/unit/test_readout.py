@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from agi_core.config.load import load_config
 from agi_core.config.schema import GridConfig, Task
 from agi_core.data.cached_session import CachedSession
+from agi_core.evaluation import squared_error
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
 from agi_core.readout import SLICES, own_readout, readout_statistics
 from agi_core.ridge import Statistics
 from tests.support.cache_entries import write_entry
+from tests.support.smooth_images import texture
 
 TASK = Task(scenario="T1,T2:PD", model=ModelConfig(widths=(8, 8), prior="cubic"))
 VOLUMES = Task(
@@ -52,6 +55,21 @@ def test_they_are_means_over_the_voxels_of_each_subject(
         prediction = network.predict(images[:, :2]).double().numpy().ravel()
         error = told[one.subject_id].mean_square_error(network.readout)
         assert error == pytest.approx(np.mean((prediction - target) ** 2), rel=1e-4)
+
+
+@pytest.mark.parametrize("aligned", ["false", "true"])
+def test_a_volume_without_a_head_at_its_ends_is_seen_as_it_is_predicted(tmp_path: Path, aligned: str) -> None:
+    """Where windows lie, and how a target moves through the plane, depends on all slices."""
+    settings = ["scenario='T2:PD'", "reference=T2", "model.dims=3", "model.widths=[4,4]", "model.conv=plain"]
+    settings += ["model.prior=cubic", "model.alignment=affine", "grid.crop=[16,16,16]"]
+    task = load_config(None, overrides={}, assignments=[*settings, f"training.align_target={aligned}"]).task
+    network, volume = Network(task), 0.1 + 0.8 * texture(27, 24, 24, detail=6)[0, 0].numpy()
+    network.set_readout(np.r_[0.5, np.random.default_rng(0).normal(0, 0.02, 7)])  # nothing is clipped
+    one = write_entry(tmp_path / "a", np.stack([volume, np.roll(volume, 2, axis=0)], axis=1).astype(np.float32))
+    one.foreground_fraction[[0, 1, 2, 3, 25, 26]] = 0
+    (told,) = readout_statistics(network, [one]).values()
+    (error,) = squared_error(network, [(one, range(4, 25))]).values()
+    assert told.mean_square_error(network.readout) == pytest.approx(error, rel=1e-4)
 
 
 def test_few_subjects_tell_of_more_slices_unless_they_are_to_be_independent(tmp_path: Path) -> None:

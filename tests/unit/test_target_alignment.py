@@ -9,7 +9,7 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import Task
 from agi_core.data.datasets import Batch
 from agi_core.network import CPU, Network
-from agi_core.readout import features_and_target
+from agi_core.readout import features_and_target, voxels
 from agi_core.target_alignment import TargetAlignment
 from agi_core.training import seen_part, train_round
 from tests.support.small_data import SMALL
@@ -91,7 +91,7 @@ def test_the_last_layer_is_solved_there_too() -> None:
     batch = Batch(torch.cat([image, image, torch.roll(image, (6, 0), dims=(2, 3))], dim=1))
     sources, target = batch.on(CPU)
     network = Network(task("model.prior=cubic", "personal=head", "model.alignment=affine", "model.neighbours=0"))
-    features, target = features_and_target(network, sources, target)
+    features, target = voxels(*features_and_target(network, sources, target))
     assert features.shape[1] == len(target) < 64 * 64
     reference = features[2]  # 1, T2, PD, ... : the monomials of the aligned sources
     assert (reference - target).abs().mean() < 0.03

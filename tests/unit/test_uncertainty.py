@@ -13,6 +13,7 @@ from agi_core.config.schema import GridConfig, Task
 from agi_core.data.cached_session import CachedSession, open_entry
 from agi_core.data.nifti import FloatArray
 from agi_core.errors import DataError
+from agi_core.evaluation import predict_session
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
 from agi_core.uncertainty import (
@@ -144,6 +145,19 @@ def test_voxels_of_the_head_where_a_source_has_a_signal(tmp_path: Path, task: Ta
     assert np.abs(readings[:, None] - prediction[counted][None]).min(axis=1).max() < 1e-4
     again = sample(network, [session])
     np.testing.assert_array_equal(again.error, drawn.error)
+
+
+def test_a_volume_without_a_head_at_its_ends_is_seen_as_it_is_predicted(tmp_path: Path) -> None:
+    """The error is known where the head is one voxel."""
+    network, rng = network_of(VOLUMES), np.random.default_rng(1)
+    network.set_readout(np.r_[0.5, rng.normal(0, 0.02, 17)])  # nothing is clipped
+    head = np.zeros((27, 16, 16), dtype=bool)
+    head[9, 6, 6] = True
+    session = entry(tmp_path / "a", rng.random((27, 3, 16, 16), dtype=np.float32), head)
+    session.foreground_fraction[[0, 1, 2, 3, 25, 26]] = 0
+    ((prediction, batch),) = predict_session(network, session, indices=[9])
+    error = sample(network, [session]).error
+    np.testing.assert_allclose(error, (prediction - batch.target).abs()[batch.foreground].item(), atol=1e-5)
 
 
 @pytest.mark.parametrize("task", [TASK, VOLUMES])
