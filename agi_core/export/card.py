@@ -11,7 +11,7 @@ from agi_core.models.model_config import name_of
 from agi_core.names import shown
 from agi_core.run.event_log import events_of
 from agi_core.run.events import PriorSolved, RoundFinished
-from agi_core.run.scores import Scores
+from agi_core.run.scores import Best, Scores
 from agi_core.run.summary import Summary, read_summary
 from agi_core.scenario import parse_scenario
 
@@ -30,6 +30,8 @@ def model_card(
     title: str,
     release: str,
     weights: bytes,
+    round: int,
+    untested: Best | None,
     refused: Mapping[str, str],
     styles: Sequence[str],
 ) -> str:
@@ -37,6 +39,8 @@ def model_card(
 
     Args:
         weights: the file of weights in the zip.
+        round: that of the last model.
+        untested: the best model, where the weights are its, and not those of the last one.
         refused: {format: why the zip does not have it}.
         styles: sites whose own last layer is in the zip.
 
@@ -51,18 +55,28 @@ def model_card(
             f"{name_of(config.model)}: it makes {scenario.target} from {sources}, as NIfTI or DICOM. Trained by release"
             f" {release} of AGI-Fed, without a scan leaving a site.",
             f"**{MUST_NOT}**",
+            _weights(config, round, untested),
             f"## Trained on\n\n{_sites(run_dir, config, summary)}",
-            f"## Scores\n\n{_scores(config, summary)}\n\n{_styles(styles)}",
+            f"## Scores\n\n{_scores(config, summary, round, untested)}\n\n{_styles(styles)}",
             f"## Privacy\n\n{_privacy(config, summary)}",
             f"## Input and output\n\n{_preparation(config)}",
             f"## Settings\n\n{_settings(config)}",
-            f"## Limits\n\n{_limits(config, summary)}",
+            f"## Limits\n\n{_limits(config, summary, untested)}",
             f"## Formats\n\n{_formats(refused)}",
             "## Licence\n\nThe programs in this zip are under the Apache License 2.0. The weights belong to the"
             " hospitals that trained them; their agreement says who may use them.",
             f"## Checksum\n\nsha256 of the weights: `{hashlib.sha256(weights).hexdigest()}`. `checksums.sha256` has"
             " those of all files.",
         ]
+    )
+
+
+def _weights(config: RunConfig, round: int, untested: Best | None) -> str:
+    if untested is None:
+        return f"Its weights are the last ones of the run, after round {round} of {config.rounds}."
+    return (
+        f"Its weights are those after round {untested.round} of {config.rounds}, the best by validation"
+        f" ({untested.psnr_db:.2f} dB, the median over sites). **Nobody has tested them.**"
     )
 
 
@@ -87,7 +101,7 @@ def _sites(run_dir: Path, config: RunConfig, summary: Summary | None) -> str:
     return text
 
 
-def _scores(config: RunConfig, summary: Summary | None) -> str:
+def _scores(config: RunConfig, summary: Summary | None, round: int, untested: Best | None) -> str:
     if summary is None or not summary.scores.sites:
         return "The run has no final test: nobody knows how good this model is."
     scores: Scores = summary.scores
@@ -102,11 +116,13 @@ def _scores(config: RunConfig, summary: Summary | None) -> str:
     head = f"| site | test subjects | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}\n"
     worst = scores.worst_site
     text = head + "\n".join(rows)
+    if untested is not None:
+        text = f"**Of the last model, after round {round}, and not of the weights in this zip.**\n\n{text}"
     if worst is not None:
         text += f"\n\nWorst site: {shown(worst)}, {scores.sites[worst].psnr_db:.2f} dB."
     if summary.suppressed:
         text += f"\n\nHeld back by the site: {', '.join(map(shown, summary.suppressed))}."
-    text += "\n\nFigures are those of the last model on whole volumes scaled to [0, 1]"
+    text += f"\n\nFigures are those of the last model, after round {round}, on whole volumes scaled to [0, 1]"
     if config.personal == "none":
         return f"{text}."
     return f"{text}, with the common last layer. A site that has one of its own gets better ones there."
@@ -169,14 +185,14 @@ def _settings(config: RunConfig) -> str:
     return "\n".join(f"* `{name}`: {value}" for name, value in values.items())
 
 
-def _limits(config: RunConfig, summary: Summary | None) -> str:
+def _limits(config: RunConfig, summary: Summary | None, untested: Best | None) -> str:
     lines = [
         "* It has seen the scanners of the sites above. Nobody knows how it does on another one: test it on complete"
         " subjects of your own first (`python -m agi_core adapt` for a run folder).",
         "* Outside of a source's field of view the output is a guess.",
         "* Images of children, of implants or after surgery were not looked for among the training subjects.",
     ]
-    subjects = 0 if summary is None else summary.scores.subjects
+    subjects = 0 if summary is None or untested is not None else summary.scores.subjects
     if subjects < 30:
         lines.append(f"* It was tested on {subjects} subjects, which is too few to trust a mean.")
     if config.training.align_target:

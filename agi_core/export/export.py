@@ -22,13 +22,13 @@ from agi_core.export.graphs import graphs_of
 from agi_core.models.model_config import name_of
 from agi_core.network import Network
 from agi_core.run import error_model, run_folder
-from agi_core.run.checkpoint import trained_weights
+from agi_core.run.checkpoint import last_round, trained_weights, untested_best
 from agi_core.run.json_objects import Json
 from agi_core.run.own_weights import read_own_weights, style_path, style_paths
 
 DISTRIBUTION = "agi-fed"
 FILES = {"error model": error_model.NAME, "known range": known_range.NAME}  # of a run
-MISSING = "the run has none for these weights; python -m agi_core calibrate makes it"
+MISSING = "the run has none for these weights; python -m agi_core calibrate{} makes it"
 BEGINNING = "writing graphs of the network and comparing them with it: some minutes for a 2-D network with alignment"
 ROOMS = ("config", "data", "export", "host", "models", "run")
 """Of `agi_core`, what travels in the zip beside the modules of the top: what a prediction needs."""
@@ -83,16 +83,27 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
     network.load(trained_weights(run_dir, best=best))
     description = Description.of(config, release=release)
     graphs, refused = graphs_of(network)
+    missing = MISSING.format(" --weights best" if best else "")
     doubts = {} if config.privacy.on else _doubts(run_dir, network)
     for kind, name in DOUBTS.items():
         if name not in doubts:
-            refused[kind] = "a private run has none that is noised" if config.privacy.on else MISSING
+            refused[kind] = "a private run has none that is noised" if config.privacy.on else missing
     styles, others = _styles(run_dir, network)
     refused |= {f"last layer of {site}": "it belongs to other weights of the run than these" for site in others}
     weights, checkpoint = save(network.weights), io.BytesIO()
     torch.save(network.module.state_dict(), checkpoint)
     title = f"{network.scenario.target} from {', '.join(network.scenario.sources)}"
-    card = model_card(run_dir, config, title=title, release=release, weights=weights, refused=refused, styles=[*styles])
+    card = model_card(
+        run_dir,
+        config,
+        title=title,
+        release=release,
+        weights=weights,
+        round=last_round(run_dir),
+        untested=untested_best(run_dir) if best else None,
+        refused=refused,
+        styles=[*styles],
+    )
     files = {
         "LICENSE": (distribution(DISTRIBUTION).read_text("licenses/LICENSE") or "Apache-2.0").encode(),
         "docs/README.md": card.encode(),

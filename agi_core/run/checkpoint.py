@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.run.json_objects import Json
+from agi_core.run.scores import Best
 
 Arrays = dict[str, NDArray[Any]]
 WEIGHTS = "weights/"  # prefix of the model's arrays, among others that a state may hold
@@ -76,13 +77,26 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     Raises:
         RunError: the run has no checkpoint, or it is damaged.
     """
-    last = load_last(run_dir)
-    if last is None:
-        raise RunError(f"{run_dir} holds no checkpoint; is it the folder of a run that finished a round?")
-    round, arrays, state = last
+    round, _, arrays, state = _known_last(run_dir)
     if best and state["best"] and state["best"]["round"] != round:
         arrays, _ = load_round(run_dir, state["best"]["round"])
     return model_weights(arrays)
+
+
+def last_round(run_dir: Path) -> int:
+    """The round that the last model is of. Raises RunError as `last_path`."""
+    return _known_last(run_dir)[0]
+
+
+def untested_best(run_dir: Path) -> Best | None:
+    """The best model by validation; None where there is none, or where it is the last one, which a run tests: a run may
+    have gone back to it."""
+    _, _, arrays, state = _known_last(run_dir)
+    if not state["best"]:
+        return None
+    best, last = load_weights(run_dir, best=True), model_weights(arrays)
+    same = all(np.array_equal(best[name], array) for name, array in last.items())
+    return None if same else Best.from_json(state["best"])
 
 
 def has_model(run_dir: Path) -> bool:
@@ -121,9 +135,13 @@ def last_path(run_dir: Path) -> Path:
     Raises:
         RunError: the run has no checkpoint, or it is damaged.
     """
+    return _known_last(run_dir)[1]
+
+
+def _known_last(run_dir: Path) -> tuple[int, Path, Arrays, Json]:
     if (last := _load_last(run_dir)) is None:
         raise RunError(f"{run_dir} holds no checkpoint; is it the folder of a run that finished a round?")
-    return last[1]
+    return last
 
 
 def _load_last(run_dir: Path) -> tuple[int, Path, Arrays, Json] | None:

@@ -24,6 +24,7 @@ from agi_core.export.archive import ROOT, read_archive
 from agi_core.known_range import KnownRange, names_of
 from agi_core.network import CPU
 from agi_core.run import error_model, run_folder
+from agi_core.run.checkpoint import WEIGHTS, save_checkpoint
 from agi_core.run.own_weights import style_path, write_own_weights
 from agi_core.run.summary import read_summary, write_summary
 from agi_core.uncertainty import ErrorModel
@@ -250,6 +251,26 @@ def test_the_card_says_who_how_well_and_what_not(exported: Path) -> None:
     ):
         assert text in card, text
     assert "one of its own" not in card  # the run has personal=none
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_the_card_says_which_weights_are_in_it(tmp_path: Path, same: bool) -> None:
+    """The best ones were tested where the run went back to them; what is said of others is not of their test."""
+    network = finished_run(tmp_path / "run", dims=3, crop=CROP)
+    weights = network.weights if same else {name: array + 1 for name, array in network.weights.items()}
+    best = {"round": 0, "psnr_db": 24.125}
+    for round, its in ((0, weights), (1, network.weights)):
+        arrays = {f"{WEIGHTS}{name}": array for name, array in its.items()}
+        save_checkpoint(tmp_path / "run", round=round, arrays=arrays, state={"best": best})
+    assert main(["export", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'm.zip'}", "--weights=best"]) == 0
+    with zipfile.ZipFile(tmp_path / "m.zip") as zipped:
+        card = zipped.read(f"{ROOT}/docs/README.md").decode()
+    told = "after round 0 of 1, the best by validation (24.12 dB, the median over sites). **Nobody has tested them.**"
+    assert (told in card) == (not same)
+    assert ("**Of the last model, after round 1, and not of the weights in this zip.**" in card) == (not same)
+    assert ("It was tested on 0 subjects" in card) == (not same)
+    assert ("weights are the last ones of the run, after round 1 of 1." in card) == same
+    assert "python -m agi_core calibrate --weights best makes it" in card
 
 
 def test_refusals_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
