@@ -102,8 +102,9 @@ def disagreement(
     `WithGaps`, leaves a voxel out: a blend would take the other's image there."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for session, indices in slices:
-        for start in range(0, len(indices), EVALUATION_BATCH):
-            numbers = indices[start : start + EVALUATION_BATCH]
+        size = max(1, len(indices)) if first.volumetric else EVALUATION_BATCH  # a volume is predicted once
+        for start in range(0, len(indices), size):
+            numbers = indices[start : start + size]
             ours, theirs = (_predict_some(predictor, session, numbers) for predictor in (first, second))
             both = (1 - ours[:, 1:].sum(dim=1)) * (1 - theirs[:, 1:].sum(dim=1))
             sums[session.subject_id][0] += float((both * (ours - theirs)[:, 0].square()).double().sum())

@@ -67,12 +67,18 @@ def test_a_networks_scores_are_computed_on_its_device(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("volumetric", [False, True])
 def test_disagreement_is_that_of_the_chosen_slices_whatever_the_target(tmp_path: Path, volumetric: bool) -> None:
     volumes = np.random.default_rng(0).uniform(0.1, 0.9, (12, 3, 13, 18)).astype(np.float16).astype(np.float32)
-    session, chosen = write_entry(tmp_path / "IXI001", volumes), (0, *range(2, 12))
-    first = Made(lambda sources: sources[:, 1:2], volumetric=volumetric)
+    session, chosen, shown = write_entry(tmp_path / "IXI001", volumes), (0, *range(2, 12)), list[int]()
+
+    def second_source(sources: Tensor) -> Tensor:
+        shown.append(len(sources))
+        return sources[:, 1:2]
+
+    first = Made(second_source, volumetric=volumetric)
     second = Made(lambda sources: sources[:, [2, 0]].mean(dim=1, keepdim=True), volumetric=volumetric)
     found = disagreement(first, second, [(session, chosen)])
     apart = volumes[chosen, 1] - volumes[chosen, :][:, [2, 0]].mean(axis=1)
     assert found == {"IXI001": pytest.approx(float((apart.astype(np.float64) ** 2).mean()), rel=1e-5)}
+    assert shown == ([12] if volumetric else [8, 3])  # a volume once
 
 
 def test_where_a_blend_would_leave_the_image_to_the_other_no_difference_counts(tmp_path: Path) -> None:
