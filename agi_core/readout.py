@@ -83,8 +83,7 @@ def _over_slices(
 
     gram, moment, energy, count = np.zeros(()), np.zeros(()), 0.0, 0
     for session, indices in slices:
-        size = len(indices) if network.volumetric else SLICES
-        for compared in compared_slices(compare, network, session, indices, batch_size=size):
+        for compared in compared_slices(compare, network, session, indices, batch_size=SLICES):
             features, target = voxels(*compared)
             gram = gram + (features @ features.T).numpy()
             moment = moment + (features @ target).numpy()

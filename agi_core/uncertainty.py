@@ -59,15 +59,15 @@ def sample(network: Network, sessions: Sequence[CachedSession]) -> Sample:
     readout = network.readout
     for session, indices in validation_subset(sessions, limit=SLICES, volumes=network.volumetric):
         compare = partial(_in_head, network, session.source_box)
-        for compared in compared_slices(compare, network, session, indices, batch_size=len(indices)):
+        for compared in compared_slices(compare, network, session, indices, batch_size=SLICES):
             seen, target = (part.numpy() for part in voxels(*compared))
-            features.append(seen)
+            features.append(seen.astype(np.float32))  # as the network told them; of a volume they are many
             errors.append(np.abs((readout @ seen).clip(0, 1) - target))
     if not any(map(len, errors)):
         raise DataError("no source has a signal in the head of a subject, so nothing is known of the errors there")
     everything, error = np.concatenate(features, axis=1), np.concatenate(errors)
     drawn = np.random.default_rng(0).choice(error.size, VOXELS, replace=error.size < VOXELS)
-    return Sample(everything[:, drawn], error[drawn])
+    return Sample(everything[:, drawn].astype(np.float64), error[drawn])
 
 
 def _in_head(network: Network, box: SliceBox, batch: WholeSlices) -> Compared:

@@ -72,6 +72,21 @@ def test_a_volume_without_a_head_at_its_ends_is_seen_as_it_is_predicted(tmp_path
     assert told.mean_square_error(network.readout) == pytest.approx(error, rel=1e-4)
 
 
+def test_a_volume_is_held_in_double_precision_a_few_slices_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All features of all its voxels are much."""
+    doubled = list[int]()
+
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        doubled.append(tensor.numel())
+        return tensor.to(torch.float64)
+
+    monkeypatch.setattr(torch.Tensor, "double", double)
+    readout_statistics(Network(VOLUMES), [session(tmp_path / "a", depth=16)])
+    assert max(doubled) == SLICES * 16 * 16 * (10 + 8)
+
+
 def test_few_subjects_tell_of_more_slices_unless_they_are_to_be_independent(tmp_path: Path) -> None:
     """A private step is a sum of terms of one subject each: who else is there may change none of them."""
     network, sessions = Network(TASK), [session(tmp_path / str(n), depth=16) for n in range(4)]
