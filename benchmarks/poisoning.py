@@ -16,7 +16,6 @@ from unittest.mock import patch
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
-from results import commit, interval
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import Aggregation, RunConfig
@@ -25,6 +24,7 @@ from agi_core.protocol import ARRAYS, TRAIN, Reply, Request
 from agi_core.run import run_folder
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
+from benchmarks.results import commit, interval
 from client.app import app as client_app
 from server import rounds
 from server.app import app as server_app

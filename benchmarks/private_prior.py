@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from results import commit, interval
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import PrivacyConfig, RunConfig
@@ -28,6 +27,7 @@ from agi_core.privacy.noise import system_noise
 from agi_core.privacy.private_prior import common_step, noisy_newton_step, planned_release
 from agi_core.readout import readout_statistics
 from agi_core.ridge import STRENGTH, Statistics, Vector, whitening
+from benchmarks.results import commit, interval
 
 SETTINGS = ("scenario='T1,T2:PD'", "reference=T2", "model.alignment=dense", "model.neighbours=1", "model.prior=cubic")
 SITES, EPSILONS = (3, 10), (8.0, 3.0, 1.0)

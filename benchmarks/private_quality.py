@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import commit, interval
 from rich.console import Console
 
 from agi_core.config.load import load_config
@@ -29,6 +28,7 @@ from agi_core.host import atomic
 from agi_core.run import run_folder
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import ModelTested
+from benchmarks.results import commit, interval
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines

@@ -15,9 +15,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from deployed import SITES, coordinator, cpu_seconds, federate, gateway, hospital, our, running, timed_events
 
 from agi_core.run.events import RoundFinished, RoundStarted
+from benchmarks.deployed import SITES, coordinator, cpu_seconds, federate, gateway, hospital, our, running, timed_events
 
 
 def main() -> None:

@@ -24,7 +24,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
-from deployed import (
+
+from agi_core.host.flower_environment import BIN_DIR, flower_environment
+from agi_core.run.events import RoundStarted, RunPaused
+from benchmarks.deployed import (
     SITES,
     coordinator,
     cpu_seconds,
@@ -36,9 +39,6 @@ from deployed import (
     timed_events,
     wait_for,
 )
-
-from agi_core.host.flower_environment import BIN_DIR, flower_environment
-from agi_core.run.events import RoundStarted, RunPaused
 from client.process.join import environment
 from client.site.file import read_deployed_site
 from server.coordinator import CoordinatorDir

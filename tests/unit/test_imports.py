@@ -116,3 +116,11 @@ def test_a_hospitals_supervisor_needs_no_torch() -> None:
     """It lives as long as the site takes part, and must end within seconds."""
     code = "import sys, client.__main__; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_benchmarks_import_each_other_as_modules_of_their_package() -> None:
+    """By its bare name one is found by `python benchmarks/X.py` alone, and not by `python -m benchmarks.X`."""
+    benchmarks = sorted((ROOT / "benchmarks").glob("*.py"))
+    names = {path.stem for path in benchmarks}
+    bare = {path.stem: names & {name.split(".")[0] for name in imported(path)} for path in benchmarks}
+    assert {importer: found for importer, found in bare.items() if found} == {}
