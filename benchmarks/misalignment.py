@@ -14,7 +14,6 @@ the same.
 import argparse
 import json
 import multiprocessing
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from benchmarks.misalignment_report import Results, draw_figure, tables
 from benchmarks.misalignment_score import score
 from benchmarks.misalignment_setup import MAIN, OTHERS, TESTS, TRANSLATIONS, Setup, configuration
 from benchmarks.misalignment_variants import SETS, VARIANTS
+from benchmarks.results import commit
 
 
 def main() -> int:
@@ -124,12 +124,6 @@ def heading(setup: Setup, seeds: Sequence[int], results: Results) -> str:
         f"{setup.data_dir.name}{tested}, {setup.scenario}, {setup.moved} moved, seeds {', '.join(map(str, seeds))},"
         f" {setup.steps} steps of 8 whole slices, one thread, commit {commits}.\n\n"
     )
-
-
-def commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def parse_args() -> tuple[Setup, list[str], list[int], int]:

@@ -138,15 +138,14 @@ class AggregationRule:
 
     least: Callable[[int], int]
     combine: Callable[[Sequence[SiteUpdate], int], Averages]
-    paper: str
 
 
 RULES = {
-    "mean": AggregationRule(lambda f: 1, _weighted_mean, "FedAvg: McMahan et al. 2017, Algorithm 1"),
-    "trimmed_mean": AggregationRule(lambda f: 2 * f + 1, _trimmed_mean, "Yin et al. 2018, Definition 2"),
-    "median": AggregationRule(lambda f: 2 * f + 1, _median, "Yin et al. 2018, Definition 1"),
-    "krum": AggregationRule(lambda f: 2 * f + 3, _krum, "Blanchard et al. 2017, equation 3"),
-    "bulyan": AggregationRule(lambda f: 4 * f + 3, _bulyan, "El Mhamdi et al. 2018, Algorithm 2"),
+    "mean": AggregationRule(lambda f: 1, _weighted_mean),  # FedAvg: McMahan et al. 2017, Algorithm 1
+    "trimmed_mean": AggregationRule(lambda f: 2 * f + 1, _trimmed_mean),  # Yin et al. 2018, Definition 2
+    "median": AggregationRule(lambda f: 2 * f + 1, _median),  # Yin et al. 2018, Definition 1
+    "krum": AggregationRule(lambda f: 2 * f + 3, _krum),  # Blanchard et al. 2017, equation 3
+    "bulyan": AggregationRule(lambda f: 4 * f + 3, _bulyan),  # El Mhamdi et al. 2018, Algorithm 2
 }
 """A new rule is one entry here, and its name in `agi_core.config.schema.Aggregation`."""
 

@@ -1,7 +1,7 @@
 """NIfTI files in and out, NIfTI-1 and NIfTI-2; `header` says where their voxels are.
 
 Every volume is handed on in closest-canonical RAS+ orientation: array axes (I, J, K) run to the patient's right,
-anterior and superior; `affine` (float64) maps a voxel index to mm. `write_volume` goes back to the stored orientation.
+anterior and superior; `affine` (float64) maps a voxel index to mm. `write_volumes` goes back to the stored orientation.
 """
 
 import gzip
@@ -25,7 +25,7 @@ from agi_core.host import atomic
 FloatArray = npt.NDArray[np.float32]
 
 WRITTEN_STEP = 1e-4
-"""Value of one stored integer in files by `write_volume` (`scl_slope`): 0..1 is stored as 0..10000."""
+"""Value of one stored integer in files by `write_volumes` (`scl_slope`): 0..1 is stored as 0..10000."""
 
 _CHUNK_BYTES = 2**20
 
@@ -107,11 +107,6 @@ def read_content(path: Path) -> bytes:
         file.seek(0)
         content: bytes = file.read()
     return content
-
-
-def write_volume(path: Path, data: FloatArray, *, like: Path, descrip: str, comment: str = "") -> None:
-    """`write_volumes` with one."""
-    write_volumes({path: (data, descrip)}, like=like, comment=comment)
 
 
 def write_volumes(volumes: Mapping[Path, tuple[FloatArray, str]], *, like: Path, comment: str = "") -> None:

@@ -11,7 +11,7 @@ import pytest
 from agi_core import known_range
 from agi_core.__main__ import main
 from agi_core.data.dicom import STORED_ONE, marked, read_series, write_derived
-from agi_core.data.nifti import read_volume, write_volume
+from agi_core.data.nifti import read_volume
 from agi_core.errors import ConfigError, DataError, RunError
 from agi_core.known_range import KnownRange, names_of
 from agi_core.run.error_model import NAME as ERROR_MODEL
@@ -20,6 +20,7 @@ from agi_core.run.own_weights import write_own_weights
 from agi_core.uncertainty import ErrorModel
 from tests.support.dicom_series import head, write_series
 from tests.support.finished_run import finished_run
+from tests.support.written_volume import write_volume
 
 
 def changed(folder: Path, change: Callable[[Any, int], None]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agi_core.data import header, nifti
 from agi_core.errors import DataError
 from tests.support.placed_scans import HEAD_AFFINE, HEAD_SHAPE, random_data, read_or_refuse, save_placed
+from tests.support.written_volume import write_volume
 
 SHARED_DATA_DIR = Path(os.environ.get("AGI_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 TILT = np.array([[1, 0, 0, 0], [0, np.cos(0.21), -np.sin(0.21), 10], [0, np.sin(0.21), np.cos(0.21), 25], [0, 0, 0, 1]])
@@ -87,7 +88,7 @@ def test_the_good_form_is_used_where_the_other_is_unusable(tmp_path: Path, name:
     path = save_placed(tmp_path / "a.nii", version=version, **fields)
     assert [cause[: len(message)] for cause in causes(path)] == [message]
     np.testing.assert_allclose(nifti.read_grid(path).affine, HEAD_AFFINE, atol=1e-4)
-    nifti.write_volume(tmp_path / "b.nii", random_data(HEAD_SHAPE), like=path, descrip="")
+    write_volume(tmp_path / "b.nii", random_data(HEAD_SHAPE), like=path, descrip="")
     assert causes(tmp_path / "b.nii") == []  # what was not believed is not handed on
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii").affine, HEAD_AFFINE, atol=1e-4)
 

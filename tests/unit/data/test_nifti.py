@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from agi_core.data import nifti
 from agi_core.errors import DataError
 from tests.support.placed_scans import HEAD_AFFINE, HEAD_SHAPE, random_data, read_or_refuse, save_placed
+from tests.support.written_volume import write_volume
 
 ORIENTATIONS = [
     "".join(pair[flip] for pair, flip in zip(axes, flips, strict=True))
@@ -67,7 +68,7 @@ def test_every_orientation_is_read_alike_and_written_back(tmp_path: Path, codes:
     assert grid.shape == data.shape
     np.testing.assert_array_equal(grid.affine, volume.affine)
 
-    nifti.write_volume(tmp_path / "out.nii.gz", volume.data, like=path, descrip="test")
+    write_volume(tmp_path / "out.nii.gz", volume.data, like=path, descrip="test")
     stored, written = nib.load(path), nib.load(tmp_path / "out.nii.gz")
     np.testing.assert_allclose(written.get_fdata(), stored.get_fdata(), atol=nifti.WRITTEN_STEP)
     np.testing.assert_array_equal(written.affine, stored.affine)
@@ -87,9 +88,7 @@ def test_every_orientation_is_read_alike_and_written_back(tmp_path: Path, codes:
 def test_written_values_are_kept_to_half_a_step(tmp_path_factory: pytest.TempPathFactory, value: float) -> None:
     tmp_path = tmp_path_factory.mktemp("values")
     like = save(tmp_path / "a.nii", random_data((2, 2, 2)))
-    nifti.write_volume(
-        tmp_path / "b.nii", np.full((2, 2, 2), value, np.float32), like=like, descrip="synthetic PD 0..1"
-    )
+    write_volume(tmp_path / "b.nii", np.full((2, 2, 2), value, np.float32), like=like, descrip="synthetic PD 0..1")
     image = nib.load(tmp_path / "b.nii")
     np.testing.assert_allclose(image.get_fdata(), value, atol=nifti.WRITTEN_STEP / 2 + 1e-6)
     assert image.header["descrip"].item() == b"synthetic PD 0..1"
@@ -110,7 +109,7 @@ def test_a_trailing_singleton_is_dropped(tmp_path: Path) -> None:
     data = random_data((3, 4, 5, 1))
     path = save(tmp_path / "a.nii.gz", data)
     assert nifti.read_volume(path).data.shape == nifti.read_grid(path).shape == (3, 4, 5)
-    nifti.write_volume(tmp_path / "b.nii.gz", data[..., 0], like=path, descrip="")
+    write_volume(tmp_path / "b.nii.gz", data[..., 0], like=path, descrip="")
     assert nib.load(tmp_path / "b.nii.gz").shape == (3, 4, 5)
 
 
@@ -121,7 +120,7 @@ def test_nothing_that_may_name_a_person_is_copied(tmp_path: Path) -> None:
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JANE"))
     nib.save(image, tmp_path / "a.nii")
     assert (tmp_path / "a.nii").read_bytes().count(b"DOE^JANE") == 5
-    nifti.write_volume(tmp_path / "b.nii", random_data((2, 3, 4)), like=tmp_path / "a.nii", descrip="synthetic T2")
+    write_volume(tmp_path / "b.nii", random_data((2, 3, 4)), like=tmp_path / "a.nii", descrip="synthetic T2")
     assert b"DOE" not in (tmp_path / "b.nii").read_bytes()
 
 
@@ -140,11 +139,11 @@ def test_write_scan_keeps_dtype_axes_and_affine(tmp_path: Path) -> None:
 def test_output_names_and_values_are_checked(tmp_path: Path) -> None:
     like = save(tmp_path / "a.nii", random_data((2, 2, 2)))
     with pytest.raises(DataError, match=r"end in \.nii or \.nii\.gz"):
-        nifti.write_volume(tmp_path / "b.mgz", random_data((2, 2, 2)), like=like, descrip="")
+        write_volume(tmp_path / "b.mgz", random_data((2, 2, 2)), like=like, descrip="")
     with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
-        nifti.write_volume(tmp_path / "b.nii", random_data((2, 2, 2)) - 1, like=like, descrip="")
+        write_volume(tmp_path / "b.nii", random_data((2, 2, 2)) - 1, like=like, descrip="")
     with pytest.raises(ValueError, match="on the grid"):
-        nifti.write_volume(tmp_path / "b.nii", random_data((2, 2, 3)), like=like, descrip="")
+        write_volume(tmp_path / "b.nii", random_data((2, 2, 3)), like=like, descrip="")
     assert list(tmp_path.iterdir()) == [like]
 
 
@@ -298,7 +297,7 @@ def test_what_is_written_has_the_format_of_its_reference(tmp_path: Path, name: s
     nib.save(image, tmp_path / name)
     volume = nifti.read_volume(tmp_path / name)
     np.testing.assert_array_equal(volume.data, random_data(HEAD_SHAPE))
-    nifti.write_volume(tmp_path / f"out-{name}", volume.data, like=tmp_path / name, descrip="synthetic PD")
+    write_volume(tmp_path / f"out-{name}", volume.data, like=tmp_path / name, descrip="synthetic PD")
     written = nib.load(tmp_path / f"out-{name}")
     assert type(written) is version
     np.testing.assert_array_equal(written.affine, image.affine)

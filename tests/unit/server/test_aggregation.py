@@ -193,7 +193,6 @@ def test_a_new_rule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         combine=lambda updates, f: {
             name: np.sort([update.weights[name] for update in updates], axis=0)[f].astype(np.float64) for name in SHAPES
         },
-        paper="none",
     )
     monkeypatch.setitem(RULES, "lowest", lowest)
     new: Aggregation = "lowest"  # type: ignore[assignment]
