@@ -15,7 +15,7 @@ help:
 	@echo "make develop   the same, and the tools of tests and lint"
 	@echo "make bundle    dist/agi-fed.tar: this commit with all wheels, for hospitals without a package index"
 	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data, then a report (6 to 13 minutes)"
-	@echo "make results   the figures of docs/results.md: three seeds with baselines, side by side (68 to 113 minutes for one alone; see docs/results.md)"
+	@echo "make results   the figures of docs/results.md: three seeds with baselines, side by side (54 to 113 minutes for one alone; see docs/results.md)"
 	@echo "make test      all fast tests (about 10 minutes)"
 	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx, one private (about 6 minutes; needs nginx)"
 	@echo "make test-slow         the other long tests: kills, private hospitals, whole benchmarks (about 15 minutes)"

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(line)
     weights = " --weights best" if arguments.weights == "best" else ""
     use = f"python -m agi_core synthesize --run {arguments.run}{weights} --head {arguments.out} --help"
-    print(f"the last layer of all {plural(len(adaptation.subjects), 'subject')} is in {arguments.out}; use it: {use}")
+    print(f"the last layer of {plural(len(adaptation.subjects), 'subject')} is in {arguments.out}; use it: {use}")
 
 
 def _said(adaptation: Adaptation, *, usual_db: float | None) -> Iterator[str]:
