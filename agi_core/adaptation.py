@@ -22,6 +22,8 @@ from agi_core.readout import newcomers_readout, readout_statistics
 from agi_core.ridge import Statistics, Vector
 from agi_core.run import progress
 
+_ROUNDING = 1e-12  # of a squared error
+
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
@@ -115,7 +117,7 @@ def _left_out(network: Network, statistics_of: Mapping[str, Statistics]) -> dict
     gains_db = {}
     for subject_id, its in statistics_of.items() if len(statistics_of) > 1 else ():
         layer, _ = newcomers_readout(network, [one for other, one in statistics_of.items() if other != subject_id])
-        before, after = its.mean_square_error(network.readout), its.mean_square_error(layer)
+        before, after = (max(its.mean_square_error(w), _ROUNDING) for w in (network.readout, layer))
         gains_db[subject_id] = 10 * math.log10(before / after)
     return gains_db
 

@@ -1,6 +1,7 @@
 """`python -m agi_core adapt`: a last layer for a hospital that took no part."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -34,15 +35,22 @@ def run(arguments: argparse.Namespace) -> None:
         adaptation = adapt(network, scans, task=config.task, cache_dir=arguments.cache_dir)
     print(adaptation.found)
     write_own_weights(arguments.out, adaptation.own, network=network)
-    for line in _said(adaptation, usual_db=_usual_db(arguments.run)):
+    for line in _said(adaptation):
         print(line)
+    usual_db = _usual_db(arguments.run)
+    if usual_db is not None and adaptation.common_db < usual_db - FAR_DB:
+        print(
+            f"warning: the common model is far worse on {adaptation.scored} than on the run's test subjects"
+            f" ({usual_db:.2f} dB): look whether the files are what their names say",
+            file=sys.stderr,
+        )
     weights = " --weights best" if arguments.weights == "best" else ""
     use = f"python -m agi_core synthesize --run {arguments.run}{weights} --head {arguments.out} --help"
     print(f"the last layer of {plural(len(adaptation.subjects), 'subject')} is in {arguments.out}; use it: {use}")
 
 
-def _said(adaptation: Adaptation, *, usual_db: float | None) -> Iterator[str]:
-    """What the layer gains, and what is to be doubted."""
+def _said(adaptation: Adaptation) -> Iterator[str]:
+    """What the layer gains."""
     gains, scored = adaptation.gains_db, adaptation.scored
     how = f"left out of the other {len(gains) - 1}" if gains else "the only subject, so this is no test"
     own = "a last layer of its hospital" if gains else "its own last layer"
@@ -57,11 +65,6 @@ def _said(adaptation: Adaptation, *, usual_db: float | None) -> Iterator[str]:
         yield (
             f"the layer goes {adaptation.part:.0%} of the way from the common one to that of these subjects: the rest"
             " may be what scans of one scanner differ by, and more subjects would tell"
-        )
-    if usual_db is not None and adaptation.common_db < usual_db - FAR_DB:
-        yield (
-            f"warning: the common model is far worse on {scored} than on the run's test subjects ({usual_db:.2f} dB):"
-            " look whether the files are what their names say"
         )
 
 
