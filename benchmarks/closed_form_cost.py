@@ -1,10 +1,11 @@
-"""What the statistics of the prior cost a site, beside the rounds that it trains.
+"""What the prior and the last layer of its own cost a site, beside the rounds that it trains.
 
-    python -m benchmarks.prior_cost [--subjects 8] [--turns 3]
+    python -m benchmarks.closed_form_cost [--subjects 8] [--turns 3]
 
-The statistics of all training subjects are computed once in a run, before its first round. They take turns with local
-steps, in CPU time, on entries of a real session's size and with the default network; `round` is `training.local_steps`
-of them, without validation.
+The statistics of the prior are computed once in a run, before its first round. The last layer is solved at its end, and
+at each validation where that is asked; the prior's statistics are kept until then. Both take turns with local steps, in
+CPU time, on entries of a real session's size and with the default network; `round` is `training.local_steps` of them,
+without validation.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from agi_core.config.load import load_config
 from agi_core.data.datasets import TrainingSlices
 from agi_core.host.device import open_device
 from agi_core.network import Network
-from agi_core.readout import readout_statistics
+from agi_core.readout import own_readout, readout_statistics
 from agi_core.training import train_round
 from benchmarks.data_wait import open_entries, write_entries
 
@@ -41,14 +42,23 @@ def main() -> None:
         def train() -> None:
             train_round(network.module, slices.draw, task=few, site="A", round=1)
 
+        known = readout_statistics(network, entries, prior_alone=True)
+
+        def solve() -> None:
+            own_readout(network, entries, prior_statistics=known)
+
         turns = [
-            (cpu_s(lambda: readout_statistics(network, entries, prior_alone=True)), cpu_s(train) / STEPS)
+            (cpu_s(lambda: readout_statistics(network, entries, prior_alone=True)), cpu_s(solve), cpu_s(train) / STEPS)
             for _ in range(asked.turns)
         ]
-    subject_s, step_s = (median(column) for column in zip(*turns, strict=True))
-    subject_s /= asked.subjects
-    share = median(all_s / (steps * one_s) for all_s, one_s in turns)
-    print(f"{subject_s:.2f} s a subject, {step_s:.2f} s a step: {share:.1%} of a round with {asked.subjects} subjects")
+    print(f"{median(step_s for _, _, step_s in turns):.2f} s a step, {asked.subjects} subjects\n")
+    print("| | s a subject | of a round |\n|---|---|---|")
+    for name, of_turns in (
+        ("statistics of the prior", [(prior_s, step_s) for prior_s, _, step_s in turns]),
+        ("the last layer", [(layer_s, step_s) for _, layer_s, step_s in turns]),
+    ):
+        subject_s = median(all_s for all_s, _ in of_turns) / asked.subjects
+        print(f"| {name} | {subject_s:.2f} | {median(all_s / (steps * step_s) for all_s, step_s in of_turns):.1%} |")
 
 
 def cpu_s(work: Callable[[], object]) -> float:
