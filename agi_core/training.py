@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agi_core.adversary import adversarial_loss
 from agi_core.config.schema import Task
-from agi_core.data.datasets import Batch
+from agi_core.data.datasets import Batch, Draw, drawn
 from agi_core.errors import RunError
 from agi_core.prediction import autocast
 from agi_core.privacy.noise import NoiseSource
@@ -23,7 +23,6 @@ from agi_core.schedule import learning_rate
 from agi_core.ssim_loss import ssim_loss
 from agi_core.target_alignment import TargetAlignment
 
-Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
 DrawSubject = Callable[[str, torch.Generator, int], Batch]  # (subject id, generator, batch size) -> its slices
 OnStep = Callable[[int, int, float], None]  # (step, steps, the newest loss that was read)
 READ_EVERY_S = 0.5  # the losses are read from the device so often: a GPU stands still meanwhile
@@ -67,10 +66,11 @@ def train_round(
     model.train()
     sent = [parameter.detach().clone() for parameter in model.parameters()] if training.proximal else []
     losses, unread, read_s = list[float](), list[Tensor](), -math.inf
-    for step in range(training.local_steps):
+    batches = drawn(draw, generator, training.batch_size, batches=training.local_steps, device=device)
+    for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, rounds=task.rounds, round=round, step=step)
-        sources, target = draw(generator, training.batch_size).on(device)
+        sources, target = batch.on(device)
         optimizer.zero_grad()
         with autocast(device):
             prediction = model(sources)

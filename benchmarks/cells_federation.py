@@ -9,10 +9,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from agi_core.config.schema import Task
+from agi_core.data.datasets import Draw
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
 from agi_core.scenario import Scenario
-from agi_core.training import Draw, train_round
+from agi_core.training import train_round
 from benchmarks.cells_network import is_held
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from agi_core.config.schema import GridConfig, PrivacyConfig, Task, TrainingConfig
-from agi_core.data.datasets import Batch, TrainingSlices
+from agi_core.data.datasets import Batch, Draw, TrainingSlices
 from agi_core.host.device import open_device
 from agi_core.metrics import SubjectScore
 from agi_core.models.agi_net import build_model
@@ -186,24 +186,33 @@ def steps(device: torch.device, size: Size, until: float) -> list[Row]:
         crop = size.patch if config.dims == 3 else rows_columns
         count = max(1, size.batch // 4) if config.dims == 3 else size.batch
         batch = random_batch(config, count=count, space=[*crop[2:], *crop[:2]])
-        work = partial(private if kind == "private" else plain, config, batch, crop, device)
+        if kind == "private":
+            work = partial(private, config, batch, crop, device)
+        else:
+            work = partial(plain, config, partial(the_same, batch), count, crop, device)
         rows.append({"step": kind, **cost(work, device, count=count, size=size, peaks=(peak_flops, peak_bytes))})
     return rows
 
 
-def plain(config: ModelConfig, batch: Batch, crop: tuple[int, ...], device: torch.device) -> Callable[[int], object]:
+def plain(
+    config: ModelConfig, draw: Draw, batch_size: int, crop: tuple[int, ...], device: torch.device
+) -> Callable[[int], object]:
     """A function that takes so many steps without privacy."""
     model = build_model(config, sources=SOURCES).to(device)
 
     def work(local_steps: int) -> object:
-        training = TrainingConfig(local_steps=local_steps, batch_size=len(batch.images))
+        training = TrainingConfig(local_steps=local_steps, batch_size=batch_size)
         task = Task("T1,T2:PD", model=config, training=training, grid=GridConfig(crop=crop))
-        return train_round(model, lambda generator, size: batch, task=task, site="A", round=1)
+        return train_round(model, draw, task=task, site="A", round=1)
 
     return work
 
 
-def private(config: ModelConfig, batch: Batch, crop: tuple[int, ...], device: torch.device) -> Callable[[int], None]:
+def the_same(batch: Batch, generator: torch.Generator, count: int) -> Batch:
+    return batch
+
+
+def private(config: ModelConfig, batch: Batch, crop: tuple[int, ...], device: torch.device) -> Callable[[int], object]:
     """The same with privacy, with all weights trained: the batch's slices are of subjects who are all in each lot."""
     model = build_model(config, sources=SOURCES).to(device)
     count = len(batch.images) // SLICES_OF_SUBJECT
@@ -299,7 +308,8 @@ def peaks(device: torch.device, size: Size) -> tuple[float, float]:
 
 
 def throughput(device: torch.device, size: Size, until: float) -> list[Row]:
-    """Slices per second of the loader, on one core, until the device has them, and of the metrics, on the device."""
+    """Slices per second of the loader, on one core, until the device has them, of training on what it loads, and of the
+    metrics, on the device."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         entries = open_entries(write_entries(Path(folder), 4, shape=(20, 3, size.pixels + 32, size.pixels + 32)))
@@ -307,6 +317,10 @@ def throughput(device: torch.device, size: Size, until: float) -> list[Row]:
             slices = TrainingSlices(entries, crop=(size.pixels, size.pixels), neighbours=neighbours)
             work = partial(loaded, slices, torch.Generator().manual_seed(0), size.batch, device)
             rows.append({"work": f"loader, neighbours={neighbours}", **rate(work, device, count=size.batch)})
+            name = "dense, neighbours" if neighbours else "plain"
+            train = plain(variants(size.widths)[name], slices.draw, size.batch, slices.crop, device)
+            work = partial(train, size.steps)
+            rows.append({"work": f"training from it: {name}", **rate(work, device, count=size.batch * size.steps)})
     images = torch.rand(2, size.batch, 1, size.pixels, size.pixels, device=device)
     add = partial(SubjectScore().add, images[0], images[1], images[1] > 0.1)
     rows.append({"work": "metrics", **rate(add, device, count=size.batch)})

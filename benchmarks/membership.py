@@ -22,7 +22,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from agi_core.config.schema import FederationConfig, PrivacyConfig, Task, TrainingConfig
-from agi_core.data.datasets import Batch
+from agi_core.data.datasets import Batch, Draw
 from agi_core.data.intensity import scale_intensity
 from agi_core.data.phantom.scanner import SLICES
 from agi_core.data.phantom.subject import scan_subject
@@ -35,7 +35,7 @@ from agi_core.privacy.accounting import calibrate
 from agi_core.privacy.noise import insecure_seeded_noise
 from agi_core.privacy.patient_sgd import Mechanism
 from agi_core.protocol import Weights
-from agi_core.training import Draw, train_round, train_round_privately
+from agi_core.training import train_round, train_round_privately
 from server.aggregation import SiteUpdate, aggregate
 
 FloatArray = npt.NDArray[np.float64]

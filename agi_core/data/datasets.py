@@ -1,12 +1,14 @@
 """Slices from the cache as tensors: random crops (in 3-D: patches) for training, whole slices for evaluation.
 
-Reading is a copy out of the page cache and takes far less time than a training step, so there is no loader process and
-no queue. Randomness comes from the caller's generator alone: `TrainingSlices.draw` first draws all indices, then reads.
+Reading is a copy out of the page cache and takes far less time than a training step on a CPU, so there is no loader
+process; where a GPU trains, a thread reads ahead (`drawn`). Randomness comes from the caller's generator alone:
+`TrainingSlices.draw` first draws all indices, then reads.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -19,13 +21,15 @@ from agi_core.data.cached_session import CachedSession, Float16Array
 from agi_core.data.misalignment import Perturb, perturbation
 from agi_core.data.slabs import SliceBox, around
 from agi_core.errors import DataError
-from agi_core.host.device import sent
+from agi_core.host.device import pinned, sent
 from agi_core.scenario import parse_scenario
 
 Crop = npt.NDArray[np.floating]
 MIN_FOREGROUND = 0.05
 """Share of the head box's in-plane area that must be head, for a slice to be used in training and validation."""
 WHOLE: SliceBox = slice(None), slice(None)
+AHEAD = 2
+"""Batches that `drawn` holds ready for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,34 @@ class Batch:
         """Sources (B, M, h, w), or with n neighbours (B, M, 2n + 1, h, w), and target (B, 1, h, w), float32 on the
         device; in 3-D (B, M, d, h, w) and (B, 1, d, h, w)."""
         return _sources_and_target(sent(self.images, device).float(), self.neighbours)
+
+
+Draw = Callable[[torch.Generator, int], Batch]  # (generator, batch size) -> a training batch
+
+
+def drawn(
+    draw: Draw, generator: torch.Generator, batch_size: int, *, batches: int, device: torch.device
+) -> Iterator[Batch]:
+    """So many batches, each as `draw` gives it after the one before.
+
+    On a CPU each is drawn when it is asked for. For another device a thread is AHEAD batches ahead, so that the device
+    does not wait for it; the batches are the same.
+    """
+    if device.type == "cpu":
+        yield from (draw(generator, batch_size) for _ in range(batches))
+        return
+
+    def draw_pinned() -> Batch:
+        batch = draw(generator, batch_size)
+        return replace(batch, images=pinned(batch.images, device))
+
+    coming = deque[Future[Batch]]()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        for number in range(batches + AHEAD):
+            if number < batches:
+                coming.append(thread.submit(draw_pinned))
+            if number >= AHEAD:
+                yield coming.popleft().result()
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,12 @@ def open_device(name: str, *, threads: int, deterministic: bool = False, compile
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on the device. The program does not wait until a GPU has it: the memory is pinned first."""
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-    return pinned.to(device, non_blocking=True)
+    return pinned(tensor, device).to(device, non_blocking=True)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU, in memory that a GPU reads by itself; as it is where there is none, or where it is so."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _missing_compiler(device: torch.device) -> str:

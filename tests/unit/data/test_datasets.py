@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,50 @@ def test_the_generator_alone_decides(
     np.random.seed(0)
     second = [slices.draw(theirs, batch_size).images for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("batches", [0, 1, 5])
+def test_batches_that_are_drawn_ahead_are_the_same(sessions: list[CachedSession], batches: int) -> None:
+    slices = datasets.TrainingSlices(sessions, crop=(8, 8))
+    on_cpu, on_gpu = (
+        [
+            batch.images
+            for batch in datasets.drawn(
+                slices.draw, torch.Generator().manual_seed(1), 3, batches=batches, device=torch.device(name)
+            )
+        ]
+        for name in ("cpu", "meta")  # meta is some device other than the CPU
+    )
+    assert len(on_cpu) == len(on_gpu) == batches
+    assert all(map(torch.equal, on_cpu, on_gpu))
+
+
+@pytest.mark.parametrize(("device", "drawn"), [("cpu", 1), ("meta", 1 + datasets.AHEAD)])
+def test_a_cpu_draws_when_it_is_asked_and_another_device_is_not_waited_for(device: str, drawn: int) -> None:
+    numbers: list[int] = []
+    as_many = threading.Event()
+
+    def draw(generator: torch.Generator, size: int) -> datasets.Batch:
+        numbers.append(len(numbers))
+        if len(numbers) == drawn:
+            as_many.set()
+        return datasets.Batch(torch.zeros(size, 3, 8, 8))
+
+    batches = datasets.drawn(draw, torch.Generator(), 2, batches=5, device=torch.device(device))
+    next(batches)
+    assert as_many.wait(timeout=60)
+    assert len(numbers) == drawn
+    assert len([*batches]) == 4
+    assert len(numbers) == 5
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_error_of_a_draw_reaches_who_asked(device: str) -> None:
+    def draw(generator: torch.Generator, size: int) -> datasets.Batch:
+        raise DataError("the cache is gone")
+
+    with pytest.raises(DataError, match="the cache is gone"):
+        next(datasets.drawn(draw, torch.Generator(), 2, batches=3, device=torch.device(device)))
 
 
 def test_patches_are_aligned_boxes_with_head(tmp_path: Path) -> None:
