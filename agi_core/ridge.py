@@ -28,9 +28,9 @@ RIDGE = 1e-5
 STRENGTH_ALONE = 1e-2
 """Of a site whose single subject leaves nobody out to choose by."""
 
-DIFFERENCE = 0.2
-"""Of `adopted`: what a fit of a single scan may gain on it, as a part of its error, where the scanner is none of its
-own. Chosen on built-in data (docs/results.md, "A hospital that comes later")."""
+DIFFERENCE = 0.5
+"""Of `adopted`: about what a fit of a single scan gains on it where the scanner is none of its own. Chosen on built-in
+data (docs/results.md, "A hospital that comes later")."""
 
 
 @dataclass(frozen=True, eq=False)

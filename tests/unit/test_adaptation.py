@@ -70,14 +70,13 @@ def test_what_makes_a_subject_worse_is_refused(task: Task, hospital: Scans, tmp_
 def test_what_one_subject_says_of_a_scanner_that_the_model_knows_is_refused(
     task: Task, hospital: Scans, tmp_path: Path
 ) -> None:
-    """The model's layer is that of this very subject."""
+    """The model's layer is that of this subject and two others."""
     network = Network(task)
-    known, *others = sorted(adapt(network, hospital, task=task, cache_dir=tmp_path / "cache").subjects)
-    its = dataclasses.replace(hospital, exclude=(*others,))
-    network.load({**network.weights, **adapt(network, its, task=task, cache_dir=tmp_path / "cache").own})
-    learnt = network.readout
+    adaptation = adapt(network, hospital, task=task, cache_dir=tmp_path / "cache")
+    network.load({**network.weights, **adaptation.own})
+    learnt, (known, *others) = network.readout, adaptation.subjects
     with pytest.raises(DataError, match=f"to the model the scans of {known} are no stranger than"):
-        adapt(network, its, task=task, cache_dir=tmp_path / "cache")
+        adapt(network, dataclasses.replace(hospital, exclude=(*others,)), task=task, cache_dir=tmp_path / "cache")
     np.testing.assert_array_equal(network.readout, learnt)
 
 
