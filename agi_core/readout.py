@@ -43,9 +43,7 @@ def own_readout(
 ) -> Vector:
     """The last layer of a site for the network with its present weights, from the site's training sessions.
 
-    It is shrunk to the common last layer over the site's own prior. A site's only subject leaves nobody out to tell how
-    much of its layer holds for others, so there the layer is `adopted`, as a newcomer's is. The network is left as it
-    was.
+    It is shrunk to the common last layer over the site's own prior. The network is left as it was.
 
     Args:
         prior_statistics: those of the sessions, where they are known.
@@ -54,9 +52,7 @@ def own_readout(
     if network.prior is not None:
         known = prior_statistics or readout_statistics(network, sessions, prior_alone=True)
         towards = _over_own_prior(network, [*known.values()])
-    subjects = [*readout_statistics(network, sessions).values()]
-    own = solve_own(subjects, towards=towards)
-    return adopted(own, subjects, common=network.readout)[0] if len(subjects) == 1 else own
+    return solve_own([*readout_statistics(network, sessions).values()], towards=towards)
 
 
 def newcomers_readout(network: Network, subjects: Sequence[Statistics]) -> tuple[Vector, float]:

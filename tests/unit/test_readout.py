@@ -113,14 +113,3 @@ def test_an_own_last_layer_fits_best_and_leaves_the_network_alone(tmp_path: Path
     assert all(np.array_equal(before[name], array) for name, array in network.weights.items())
     common = Statistics.mean([*readout_statistics(network, sessions).values()])
     assert common.mean_square_error(own) < common.mean_square_error(network.readout)
-
-
-def test_a_layer_of_an_only_subject_moves_where_the_model_does_not_know_it_and_stays_where_it_does(
-    tmp_path: Path,
-) -> None:
-    network, only = Network(TASK), [session(tmp_path / "a")]
-    (its,) = readout_statistics(network, only).values()
-    strangers = own_readout(network, only)
-    assert its.mean_square_error(strangers) < 0.5 * its.mean_square_error(network.readout)
-    network.set_readout(strangers)
-    np.testing.assert_array_equal(own_readout(network, only), network.readout)
