@@ -7,8 +7,8 @@ from pathlib import Path
 from agi_core import evaluation
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import MIN_FOREGROUND, subset_of_each, validation_subset
-from agi_core.errors import PolicyError, ProtocolError
-from agi_core.metric_table import VALIDATION_METRIC_NAMES
+from agi_core.errors import BudgetError, PolicyError, ProtocolError
+from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
 from agi_core.prediction import Predictor
 from agi_core.protocol import ALL, POSES, STATISTICS, TEST, VALIDATION, Reply
@@ -33,13 +33,11 @@ def evaluate(job: Job) -> Reply:
     Raises:
         PolicyError: the site's rules do not allow it. ProtocolError: there are no such subjects.
     """
-    privacy, subjects = job.site.privacy, job.request.subjects
+    subjects = job.request.subjects
     if subjects == VALIDATION:
         metrics = validate(job)
         return job.reply(num_examples=int(metrics.get("validation_subjects", 0)), metrics=metrics)
     if subjects == TEST:
-        if privacy:
-            _allow_private_test(job, privacy)
         return _test(job)
     if subjects == ALL:
         return score_everybody(job, job.network)
@@ -230,11 +228,27 @@ def score_everybody(job: Job, predictor: Predictor) -> Reply:
 
 
 def _test(job: Job) -> Reply:
-    whole, on_session = told_tests(job), progress.steps_of("test", job.site.site)
+    """The figures of the incoming model and of the site's own, which is made and kept although none may be told."""
+    personal, privacy = job.task.personal != "none", job.site.privacy
+    try:
+        if privacy:
+            _allow_private_test(job, privacy)
+        whole = told_tests(job)
+    except BudgetError:
+        if personal:
+            _keep_own_weights(job)
+        raise
+    except PolicyError as error:
+        if privacy:
+            raise
+        log.warning("no test figures: %s", error)
+        whole = []
+        job.held_back.extend((*METRIC_NAMES, *(PERSONAL_METRIC_NAMES if personal else ())))
     metrics, count = _figures(job, job.network, whole)
-    if job.task.personal != "none" and job.private:
+    if personal and job.private:
         _keep_own_weights(job)
-    elif job.task.personal != "none":
+    elif personal:
+        on_session = progress.steps_of("test", job.site.site)
         with with_own_weights(job):
             own = evaluation.evaluate(job.network, whole, on_session=on_session)
         metrics |= personal_means(job, own)

@@ -14,6 +14,7 @@ from agi_core.config.load import read_task
 from agi_core.errors import AgiError, BudgetError, ConfigError, DeadlineError, PolicyError, ProtocolError
 from agi_core.network import Network
 from agi_core.protocol import ALL, EVALUATE, SCALARS, TEST, VALIDATION, Request, Weights
+from agi_core.run.own_weights import own_weights_path
 from client.__main__ import main
 from client.border import audit
 from client.site.file import read_site
@@ -190,15 +191,17 @@ def test_the_lifetime_budget_outlives_a_run(tmp_path: Path, ixi_dir: Path) -> No
 
 @pytest.mark.slow
 def test_tests_are_counted_for_the_life_of_the_data(tmp_path: Path, ixi_dir: Path) -> None:
-    """The attack: a run with so much noise that its round costs nothing gets an exact figure of a chosen model."""
+    """The attack: a run with so much noise that its round costs nothing gets an exact figure of a chosen model. The
+    site's own last layer leaves nobody anything, so a run that gets no figure leaves the site one all the same."""
     path = deployed_site(tmp_path, ixi_dir, rules=f"{RULES}  max_tests: 2\n")
-    task, _ = small_task(*PRIVATE, "privacy.noise_multiplier=9000", "training.local_steps=1")
+    task, _ = small_task(*PRIVATE, "privacy.noise_multiplier=9000", "training.local_steps=1", "personal=head")
     told = []
     for run in "abcb":
         assert not ask(path, as_message(dataclasses.replace(training_request(task, WEIGHTS), run_id=run))).has_error()
         told.append(ask(path, as_message(evaluation(TEST, run=run, task=task))))
     assert [reply.has_error() for reply in told] == [False, False, True, False]
     assert reason(told[2]) == BudgetError.public
+    assert all(own_weights_path(tmp_path / "state", run_id=run).is_file() for run in "abc")
 
 
 def validating_site(folder: Path, data_dir: Path) -> Path:
