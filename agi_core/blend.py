@@ -132,7 +132,8 @@ class Blend:
         nobody does."""
         total, weights = torch.zeros(()), torch.zeros(())
         for one in self.experts:
-            image, weight = one.predictor.predict(sources[:, list(one.channels)]), torch.tensor(one.weight)
+            image = one.predictor.predict(sources[:, list(one.channels)]).clamp(0, 1)  # as its errors were measured
+            weight = torch.tensor(one.weight)
             if self.alignment is not None and one.reference != self.pose:
                 image, imaged = self._in_pose(image, middle(sources)[:, [self.pose, one.reference]])
                 weight = weight * imaged

@@ -62,6 +62,13 @@ def test_each_expert_sees_its_own_sources() -> None:
     assert torch.allclose(blend.predict(sources), torch.full((2, 1, 8, 8), 0.25 * 0.25 + 0.75 * 0.2))
 
 
+def test_an_expert_leaves_the_range_no_farther_than_its_measured_errors_did() -> None:
+    """They are of predictions in [0, 1], as an expert's own always are: (0 + 0.3) / 2, and not (-0.4 + 0.3) / 2."""
+    low, right = (Made(lambda sources, value=value: torch.full_like(sources, value)) for value in (-0.4, 0.3))
+    blend = Blend((Expert(low, (0,), 0.5, 0), Expert(right, (0,), 0.5, 0)), 0, None)
+    assert torch.allclose(blend.predict(torch.zeros(1, 1, 8, 8)), torch.tensor(0.15))
+
+
 @pytest.mark.parametrize("volumetric", [False, True])
 def test_images_in_two_poses_come_together_in_that_of_one_source(volumetric: bool) -> None:
     """The head has moved between the sources, and each expert makes the same image where its own source lies."""
