@@ -39,12 +39,14 @@ def own_weights(
     common = {name: array.copy() for name, array in network.weights.items()}
     try:
         if part := FINE_TUNED.get(task.personal):
-            if network.prior is not None:
+            if (common_prior := network.prior) is not None:
                 prior_statistics = prior_statistics or readout_statistics(network, slices.sessions, prior_alone=True)
-                network.set_prior(solve_own([*prior_statistics.values()], towards=network.prior))
+                network.set_prior(solve_own([*prior_statistics.values()], towards=common_prior))
             with training_only(part, network.module):
                 one_round = dataclasses.replace(task, rounds=1)
                 train_round(network.module, slices.draw, task=one_round, site=site, round=1, on_step=on_step)
+            if common_prior is not None:  # what the last layer is shrunk to, over the site's own
+                network.set_prior(common_prior)
         network.set_readout(own_readout(network, slices.sessions, prior_statistics=prior_statistics))
         personal = KeyTable.of(task, {name: array.ndim for name, array in common.items()}).personal
         return {name: np.array(network.weights[name]) for name in personal}

@@ -22,7 +22,7 @@ def readout_statistics(
 ) -> dict[str, Statistics]:
     """{subject id: statistics over slices with a head}: of all features of the network with its present weights, or of
     its prior's alone, which depend on no weights. Subjects without such a slice, who are not trained on either, are
-    left out.
+    left out, and those whose target lies where no source was imaged.
 
     Args:
         independent: each subject's statistics depend on no other subject, as a private step needs: SLICES slices of
@@ -31,11 +31,11 @@ def readout_statistics(
     sessions = [*sessions]
     subjects = len({session.subject_id for session in sessions})
     limit = SLICES if independent else max(SLICES, math.ceil(SLICES_OF_ALL / max(1, subjects)))
-    return {
+    found = {
         subject_id: _over_slices(network, slices, prior_alone=prior_alone)
         for subject_id, slices in subset_of_each(sessions, limit=limit, volumes=network.volumetric).items()
-        if slices
     }
+    return {subject_id: its for subject_id, its in found.items() if its is not None}
 
 
 def own_readout(
@@ -77,7 +77,9 @@ def _over_own_prior(network: Network, subjects: Sequence[Statistics]) -> Vector:
 
 def _over_slices(
     network: Network, slices: Sequence[tuple[CachedSession, Sequence[int]]], *, prior_alone: bool
-) -> Statistics:
+) -> Statistics | None:
+    """None where no voxel counts."""
+
     def compare(batch: WholeSlices) -> Compared:
         return features_and_target(network, batch.sources, batch.target, prior_alone=prior_alone)
 
@@ -88,7 +90,7 @@ def _over_slices(
             gram = gram + (features @ features.T).numpy()
             moment = moment + (features @ target).numpy()
             energy, count = energy + float(target @ target), count + len(target)
-    return Statistics(gram / count, moment / count, energy / count)
+    return Statistics(gram / count, moment / count, energy / count) if count else None
 
 
 def features_and_target(network: Network, sources: Tensor, target: Tensor, *, prior_alone: bool = False) -> Compared:

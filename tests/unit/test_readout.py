@@ -106,6 +106,18 @@ def test_a_subject_without_a_slice_of_a_head_is_left_out(tmp_path: Path) -> None
     assert [*readout_statistics(Network(TASK), [empty, whole])] == ["whole"]
 
 
+def test_a_subject_whose_target_was_imaged_nowhere_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen, unseen = Network(TASK), session(tmp_path / "seen"), session(tmp_path / "unseen")
+    of_unseen = [torch.from_numpy(unseen.read_slice(k)[0][2]).float() for k in range(SLICES)]
+
+    def compared(sources: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        imaged = not any(torch.equal(target[0, 0], its) for its in of_unseen)
+        return target, torch.full_like(target, imaged, dtype=torch.bool)
+
+    monkeypatch.setattr(network, "compared_target", compared)
+    assert [*readout_statistics(network, [unseen, seen])] == ["seen"]
+
+
 def test_an_own_last_layer_fits_best_and_leaves_the_network_alone(tmp_path: Path) -> None:
     network, sessions = Network(TASK), [session(tmp_path / name) for name in ("a", "b", "c")]
     before = {name: array.copy() for name, array in network.weights.items()}
