@@ -20,7 +20,7 @@ from agi_core.data.nifti import FloatArray, Volume, check_name, read_descrip, re
 from agi_core.data.preprocess import Prepared, align, resample, session_doubts
 from agi_core.data.registration import register_sources
 from agi_core.errors import DataError, RunError
-from agi_core.scenario import Scenario
+from agi_core.scenario import Scenario, modality_parts
 
 OUT_OF_RANGE = "OUT OF KNOWN RANGE"  # in the header of what is made of sources unlike those of training
 _VALUES = "0..1 = p0.5..p99.5 of a real one"
@@ -77,7 +77,7 @@ def synthesize_files(
             f"The model makes {scenario.target} from {', '.join(scenario.sources)}, but was given "
             f"{', '.join(source_paths) or 'nothing'} with {grid} as reference. Give one file for each."
         )
-    about = [f"synthetic {scenario.target}", _VALUES, *([note] if note else [])]
+    about = [f"synthetic {modality_parts(scenario.target)[0]}", _VALUES, *([note] if note else [])]
     outputs = [Second(out_path, "; ".join(about))]
     outputs += [second] if second else []
     taken = {path.resolve(): "one of the sources" for path in source_paths.values()}

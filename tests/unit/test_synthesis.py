@@ -10,7 +10,7 @@ import pytest
 from agi_core.data.nifti import FloatArray
 from agi_core.errors import DataError, RunError
 from agi_core.scenario import Scenario
-from agi_core.synthesis import ERROR_VALUES, Second, synthesize_files
+from agi_core.synthesis import ERROR_VALUES, Second, made_here, synthesize_files
 from tests.support.small_data import write_head
 
 
@@ -48,6 +48,21 @@ def test_a_map_that_cannot_be_written_leaves_no_volume(tmp_path: Path) -> None:
             second=Second(tmp_path / "file" / "e.nii", "expected error"),
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "t1.nii"]
+
+
+def test_a_volume_of_a_long_modality_is_known_as_made_here(tmp_path: Path) -> None:
+    """A header has room for 79 letters."""
+    write_head(tmp_path / "t1.nii", seed=1, contrast=1)
+    synthesize_files(
+        lambda volumes: volumes[:, 0],
+        scenario=Scenario(("T1w",), "FLAIR[desc-preproc_space-MNI152NLin2009cAsym]"),
+        grid="T1w",
+        source_paths={"T1w": tmp_path / "t1.nii"},
+        out_path=tmp_path / "flair.nii",
+        spacing_mm=None,
+        judge=lambda volumes, prepared: ["it is another scanner"],
+    )
+    assert made_here(tmp_path / "flair.nii")
 
 
 @pytest.mark.parametrize("taken", ["pd.nii", "e.nii"])
