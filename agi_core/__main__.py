@@ -172,7 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--rounds", type=count, help="as in a run")
     plan.add_argument("--local-steps", type=count, help="training.local_steps of a run")
     plan.add_argument("--lot-rate", type=positive, help="privacy.lot_rate of a run")
-    plan.add_argument("--trainable", choices=get_args(Trainable), help="privacy.trainable of a run")
+    parts = [part for part in get_args(Trainable) if part != "adapters"]  # no network of the default model has any
+    plan.add_argument("--trainable", choices=parts, help="privacy.trainable of a run")
     plan.add_argument("--delta", type=positive, help="privacy.delta of a run")
     return parser
 

@@ -62,8 +62,6 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
     """
     found = discover(scans, network.scenario.modalities)
     by_id = {subject.id: subject for subject in found.subjects}
-    if not by_id:
-        raise DataError(f"no subject in {scans.dir} has all of {', '.join(network.scenario.modalities)}")
 
     def opened(subjects: Iterable[Subject], *, whole: bool) -> list[CachedSession]:
         preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=whole)

@@ -276,8 +276,10 @@ class RunModels:
     def styles(self, cells: Collection[Scenario]) -> list[str]:
         """The file stems of training sites that have own weights of a network of these cells, for a hospital that
         cannot solve its own."""
+        if not (readers_of := self._style_readers(cells)):  # no network is read for nothing
+            return []
         networks = {one: self.network(one) for one in self._trained(cells)}
-        return [site for site, readers in self._style_readers(cells).items() if _fitting(readers, networks)[0]]
+        return [site for site, readers in readers_of.items() if _fitting(readers, networks)[0]]
 
     def load_style(self, site: str, cells: Collection[Scenario]) -> list[Scenario]:
         """Put a training site's own weights in place of the common ones; the trained cells of these that it has none
@@ -346,9 +348,9 @@ def _fitting(
     """The own weights of each network that a file belongs to, and why the last other file belongs to none."""
     found, refusal = dict[Scenario, Own](), None
     for read in readers:
-        for cell, network in networks.items():
+        for cell in [cell for cell in networks if cell not in found]:
             try:
-                found.setdefault(cell, read(network=network))
+                found[cell] = read(network=networks[cell])
             except RunError as error:
                 refusal = error
     return found, refusal

@@ -6,7 +6,6 @@ It knows nothing of space, so it is the score that any network must beat.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from typing import Self
 
 import numpy as np
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
+from agi_core.models.prior import monomials
 from agi_core.network import Network
 from agi_core.ridge import Vector
-
-DEGREE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +76,5 @@ class AlignedRegression:
 
 
 def _features(sources: NDArray[np.float64]) -> NDArray[np.float64]:
-    """All monomials up to DEGREE of the rows of `sources` (M, N): (features, N), the first row ones."""
-    rows = [np.ones_like(sources[0])]
-    for degree in range(1, DEGREE + 1):
-        rows += [
-            np.prod([sources[i] for i in powers], axis=0)
-            for powers in combinations_with_replacement(range(len(sources)), degree)
-        ]
-    return np.stack(rows)
+    """The `monomials` of the rows of `sources` (M, N): (features, N)."""
+    return monomials(torch.from_numpy(sources)[None])[0].numpy()

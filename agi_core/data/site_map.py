@@ -191,5 +191,5 @@ def _site(text: str, *, place: str) -> tuple[str, str]:
         name = f"site{int(number[1])}"
         return name, name
     if (called := site_name(text)) is None:
-        raise DataError(f"{place}: {shown(text)!r} cannot be the name of a site; use letters and digits, at most 64")
+        raise DataError(f"{place}: {shown(text)!r} cannot be the name of a site; use a few letters and digits")
     return called, text

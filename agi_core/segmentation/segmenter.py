@@ -29,7 +29,6 @@ from agi_core.segmentation.labels import TARGETS
 from agi_core.voxel_regression import VoxelRegression
 
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
-_MULTIPLE = 4  # of a patch, by the two strides of 2
 
 
 @dataclass(frozen=True)
