@@ -23,6 +23,8 @@ from agi_core.models.model_config import name_of
 from agi_core.network import Network
 from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import last_round, trained_weights, untested_best
+from agi_core.run.event_log import events_of
+from agi_core.run.events import ModelRolledBack, made_in
 from agi_core.run.json_objects import Json
 from agi_core.run.own_weights import read_own_weights, style_path, style_paths
 
@@ -99,7 +101,7 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
         title=title,
         release=release,
         weights=weights,
-        round=last_round(run_dir),
+        round=made_in(events_of(run_dir, ModelRolledBack), round=last_round(run_dir)),
         untested=untested_best(run_dir) if best else None,
         refused=refused,
         styles=[*styles],

@@ -106,7 +106,6 @@ def read_run(run_dir: Path) -> RunRecord:
     tested, found = summary or _last(all_of(events.ModelTested)), _last(all_of(events.DataFound))
     origin = summary if summary and summary.synthetic is not None else found
     baselines = {event.name: event.scores for event in all_of(events.BaselineFinished)}
-    rolled_back = [event.to for event in all_of(events.ModelRolledBack) if event.round == config.rounds]
     return RunRecord(
         run_dir=run_dir,
         config=config,
@@ -129,7 +128,7 @@ def read_run(run_dir: Path) -> RunRecord:
         known_range=_last(all_of(events.RangeLearnt)),
         styles=_last(all_of(events.LastLayersShared)),
         suppressed=tested.suppressed if tested else (),
-        tested_round=rolled_back[0] if rolled_back else config.rounds,
+        tested_round=events.made_in(all_of(events.ModelRolledBack), round=config.rounds),
         privacy=summary.privacy if summary else {},
         baselines=summary.baselines if summary and summary.baselines else baselines,
         best=tested.best if tested else None,

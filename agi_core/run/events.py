@@ -5,7 +5,7 @@ An event is one line of `events.jsonl` (`agi_core.run.event_log`) and news for t
 with its name, which becomes a frozen dataclass of keyword arguments.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, dataclass_transform
 
@@ -149,6 +149,12 @@ class ModelRolledBack(Event, kind="rolled_back"):
     round: int
     to: int
     sites: Sequence[str]
+
+
+def made_in(back: Iterable[ModelRolledBack], *, round: int) -> int:
+    """The round that the weights after `round` were made in. It is an earlier one where the run went back, which is
+    seen a round later: the updates of that round are left aside."""
+    return [round, *(event.to for event in back if event.round in (round - 1, round))][-1]
 
 
 class ModelTested(Event, kind="tested"):

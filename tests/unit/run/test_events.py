@@ -40,6 +40,7 @@ from agi_core.run.events import (
     UpdateRefused,
     Waiting,
     Warned,
+    made_in,
 )
 from agi_core.run.scores import Best, Scores, SiteScore
 
@@ -234,3 +235,17 @@ def test_a_new_kind_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     EventLog(tmp_path).append(CoffeeMade(cups=3))
     assert json.loads((tmp_path / "events.jsonl").read_text())["event"] == "coffee_made"
     assert [event for _, event in read_events(tmp_path)] == [CoffeeMade(cups=3)]
+
+
+@pytest.mark.parametrize(
+    ("back", "round", "expected"),
+    [
+        ([], 6, 6),
+        ([(6, 3)], 6, 3),  # seen at the test
+        ([(5, 3)], 6, 3),  # seen in the last round, whose updates are left aside
+        ([(4, 3)], 6, 6),  # round 5 was left aside, and round 6 went on from round 3
+        ([(2, 1), (5, 4), (6, 4)], 6, 4),
+    ],
+)
+def test_the_round_of_the_last_weights(back: list[tuple[int, int]], round: int, expected: int) -> None:
+    assert made_in([ModelRolledBack(round=at, to=to, sites=[]) for at, to in back], round=round) == expected
