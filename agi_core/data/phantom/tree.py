@@ -3,10 +3,8 @@
 import csv
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, get_args
 
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from agi_core.data.nifti import write_scan
 from agi_core.data.phantom.scanner import ISOTROPIC, SLICES, Grid, Layout
 from agi_core.data.phantom.subject import ScannedSubject, scan_subject
 from agi_core.errors import ConfigError, RunError
+from agi_core.host import atomic
 
 VERSION = 2  # of the generator; another version writes other voxels
 MARKER_NAME = "phantom.json"
@@ -74,32 +73,24 @@ def write_phantom(
     total = sum(sites.values())
     rows: list[dict[str, Any]] = []
     try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary_dir = Path(mkdtemp(prefix=".tmp-", dir=out_dir.parent))
-    except OSError as error:
-        raise _write_error(out_dir, error) from error
-    try:
-        for site, count in sites.items():
-            for index in range(count):
-                scanned = scan_subject(layout=layout, site=site, index=index, seed=seed, grid=grid)
-                write = _write_ixi if layout == "ixi" else _write_brats
-                rows.append(write(temporary_dir, scanned, grid, site=site, index=index, number=len(rows)))
-                if on_subject:
-                    on_subject(len(rows), total)
-        _write_table(temporary_dir / TRUTH_NAME, rows)
-        if layout == "brats":
-            partitioning = [{"Partition_ID": row["site"], "Subject_ID": row["subject"]} for row in rows]
-            _write_table(temporary_dir / "partitioning.csv", partitioning)
-        marker = _identity(layout=layout, sites=sites, seed=seed, isotropic=isotropic)
-        marker["anatomies"] = len({row["anatomy"] for row in rows})
-        (temporary_dir / MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-        temporary_dir.chmod(0o755)
-        temporary_dir.replace(out_dir)
-    except OSError as error:
+        with atomic.new_folder(out_dir) as temporary_dir:
+            for site, count in sites.items():
+                for index in range(count):
+                    scanned = scan_subject(layout=layout, site=site, index=index, seed=seed, grid=grid)
+                    write = _write_ixi if layout == "ixi" else _write_brats
+                    rows.append(write(temporary_dir, scanned, grid, site=site, index=index, number=len(rows)))
+                    if on_subject:
+                        on_subject(len(rows), total)
+            _write_table(temporary_dir / TRUTH_NAME, rows)
+            if layout == "brats":
+                partitioning = [{"Partition_ID": row["site"], "Subject_ID": row["subject"]} for row in rows]
+                _write_table(temporary_dir / "partitioning.csv", partitioning)
+            marker = _identity(layout=layout, sites=sites, seed=seed, isotropic=isotropic)
+            marker["anatomies"] = len({row["anatomy"] for row in rows})
+            (temporary_dir / MARKER_NAME).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    except RunError:
         if not phantom_matches(out_dir, layout=layout, sites=sites, seed=seed, isotropic=isotropic):
-            raise _write_error(out_dir, error) from error  # else another process was faster
-    finally:
-        shutil.rmtree(temporary_dir, ignore_errors=True)
+            raise  # else another process was faster
 
 
 def phantom_matches(
@@ -134,8 +125,7 @@ def _check(out_dir: Path, layout: str, sites: Mapping[str, int]) -> None:
     unnamed = [site for site in sites if not re.fullmatch("[A-Za-z]+" if layout == "ixi" else "[A-Za-z0-9_]+", site)]
     if unnamed:
         raise ConfigError(f"Layout {layout} cannot name the site '{unnamed[0]}'. Give it another name, letters only.")
-    if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
-        raise ConfigError(f"{out_dir} is there already and not an empty folder. Choose another --out, or remove it.")
+    atomic.check_new_folder(out_dir)
 
 
 def _write_ixi(
@@ -169,10 +159,3 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-
-
-def _write_error(out_dir: Path, error: OSError) -> RunError:
-    return RunError(
-        f"The built-in data could not be written to {out_dir} ({error.strerror or error}). Check permissions and free "
-        "space there, or choose another folder."
-    )
