@@ -7,7 +7,7 @@ from pathlib import Path
 from agi_core import evaluation
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import MIN_FOREGROUND, subset_of_each, validation_subset
-from agi_core.errors import BudgetError, PolicyError, ProtocolError
+from agi_core.errors import AgiError, BudgetError, PolicyError, ProtocolError
 from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
 from agi_core.prediction import Predictor
@@ -229,30 +229,36 @@ def score_everybody(job: Job, predictor: Predictor) -> Reply:
 
 def _test(job: Job) -> Reply:
     """The figures of the incoming model and of the site's own, which is made and kept although none may be told."""
-    personal, privacy = job.task.personal != "none", job.site.privacy
-    try:
-        if privacy:
-            _allow_private_test(job, privacy)
-        whole = told_tests(job)
-    except BudgetError:
-        if personal:
-            _keep_own_weights(job)
-        raise
-    except PolicyError as error:
-        if privacy:
-            raise
-        log.warning("no test figures: %s", error)
-        whole = []
-        job.held_back.extend((*METRIC_NAMES, *(PERSONAL_METRIC_NAMES if personal else ())))
+    whole, on_session = _tests_to_tell(job), progress.steps_of("test", job.site.site)
     metrics, count = _figures(job, job.network, whole)
-    if personal and job.private:
+    if job.task.personal != "none" and job.private:
         _keep_own_weights(job)
-    elif personal:
-        on_session = progress.steps_of("test", job.site.site)
+    elif job.task.personal != "none":
         with with_own_weights(job):
             own = evaluation.evaluate(job.network, whole, on_session=on_session)
         metrics |= personal_means(job, own)
     return job.reply(num_examples=count, metrics=metrics)
+
+
+def _tests_to_tell(job: Job) -> Whole:
+    """`told_tests`; none where no figure of these may leave, or the site's private tests are used up. PolicyError: as
+    `_allow_private_test`."""
+    try:
+        if job.site.privacy:
+            _allow_private_test(job, job.site.privacy)
+    except BudgetError as error:
+        return _held_back(job, error)
+    try:
+        return told_tests(job)
+    except PolicyError as error:
+        return _held_back(job, error)
+
+
+def _held_back(job: Job, error: AgiError) -> Whole:
+    """No test at all, and why."""
+    log.warning("no test figures: %s", error)
+    job.held_back.extend((*METRIC_NAMES, *(PERSONAL_METRIC_NAMES if job.task.personal != "none" else ())))
+    return []
 
 
 def _keep_own_weights(job: Job) -> None:
