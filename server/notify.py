@@ -1,5 +1,6 @@
 """Telling somebody that a run has paused, was interrupted or is finished: by a command, or a POST to a URL."""
 
+import http.client
 import json
 import shlex
 import subprocess
@@ -64,7 +65,7 @@ def tell(target: str, news: News) -> None:
                 timeout=CALL_S,
                 stdin=subprocess.DEVNULL,
             )
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
         print(f"warning: --notify {target} failed: {error}", flush=True)
 
 

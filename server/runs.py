@@ -4,6 +4,7 @@
 works on it: operators and `up --resume` begin and end runs at the same time.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -174,8 +175,11 @@ def newest(coordinator: CoordinatorDir) -> Path | None:
 
 def by_start(coordinator: CoordinatorDir) -> list[Path]:
     """The folders of all runs, the one that was started or resumed last first."""
-    started = coordinator.runs_dir.glob(f"*/{FLOWER_RUN}")
-    return [path.parent for path in sorted(started, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+    started: dict[Path, int] = {}
+    for path in coordinator.runs_dir.glob(f"*/{FLOWER_RUN}"):
+        with contextlib.suppress(FileNotFoundError):  # somebody has removed the folder meanwhile
+            started[path.parent] = path.stat().st_mtime_ns
+    return sorted(started, key=started.__getitem__, reverse=True)
 
 
 def flower_run(coordinator: CoordinatorDir, run_dir: Path) -> FlowerRun:

@@ -47,6 +47,21 @@ def test_a_url_gets_them_as_json() -> None:
     assert told == [{"run": "first", "state": "paused", "reason": "round 2: 1 of 3 sites"}]
 
 
+def test_a_malformed_answer_is_printed_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(b"what is HTTP?\r\n\r\n")
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        tell(url, PAUSED)
+        thread.join()
+    assert f"warning: --notify {url} failed: what is HTTP?" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("target", ["/nowhere/at/all", f"{sys.executable} -c 1/0", "'", "http://127.0.0.1:1/"])
 def test_a_fault_is_printed_and_no_more(target: str, capfd: pytest.CaptureFixture[str]) -> None:
     tell(target, PAUSED)

@@ -465,5 +465,14 @@ def test_the_newest_is_the_one_that_was_started_or_resumed_last(coordinator: Coo
     assert runs.newest(coordinator) == coordinator.runs_dir / "b"
 
 
+def test_a_folder_that_is_removed_meanwhile_hides_no_other_run(
+    coordinator: CoordinatorDir, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_dir / runs.FLOWER_RUN).write_text("1")
+    found = [coordinator.runs_dir / name / runs.FLOWER_RUN for name in ("removed", "first")]
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: found)
+    assert runs.by_start(coordinator) == [run_dir]
+
+
 def test_a_run_that_was_never_started_counts_as_finished(coordinator: CoordinatorDir, run_dir: Path) -> None:
     assert runs.flower_run(coordinator, run_dir).is_finished
