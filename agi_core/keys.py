@@ -18,6 +18,11 @@ FINE_TUNED = {"norms": "norms", "finetune": "all"}
 _SOLVED = ("head.", "prior.")  # the last layer reads the prior's monomials and the last features
 
 
+def rounds_alone(task: Task) -> int:
+    """The rounds of a model that a site trains alone: those of the run, and as many more as the personal model has."""
+    return task.rounds + (task.personal in FINE_TUNED)
+
+
 @dataclass(frozen=True)
 class KeyTable:
     """

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from agi_core.cells import name_of
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import AgiError, RunError
-from agi_core.keys import KeyTable
+from agi_core.keys import KeyTable, rounds_alone
 from agi_core.metric_table import METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.network import Network
 from agi_core.protocol import (
@@ -316,7 +316,8 @@ class Rounds:
             self._events.append(events.Warned(text=f"no site has trained alone: {error}"))
             return
         asked, answered = [*events_of(self._run_dir, events.ModelTested)[-1].scores.sites], dict[str, Reply]()
-        for round in range(self._state.round + 1, self._state.round + self._config.rounds + 2):  # each its own request
+        for n in range(1 + rounds_alone(self._config)):  # a slow site trains one round for each, and is scored last
+            round = self._state.round + 1 + n  # each its own request
             request = self._exchange.request(EVALUATE, round=round, weights=weights, subjects=ALONE)
             replies = self._collector.collect(asked, request, judge_figures, quorum=0)
             asked = [site for site, reply in replies.items() if not reply.metrics and not reply.suppressed]

@@ -30,7 +30,7 @@ from agi_core.errors import RunError
 from agi_core.evaluation import evaluate
 from agi_core.host import atomic
 from agi_core.host.device import open_device
-from agi_core.keys import FINE_TUNED
+from agi_core.keys import rounds_alone
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.personal import own_weights
@@ -236,8 +236,8 @@ def local_only(config: RunConfig, data: SitesData) -> Scores:
 
 def _local_only(config: RunConfig, data: SitesData, site: str) -> tuple[SiteScores, SiteScores]:
     """The scores of one site's model: on its own test subjects, and at the unseen sites."""
-    rounds = config.rounds + (config.personal in FINE_TUNED)
-    task = _one_long_round(dataclasses.replace(config, rounds=rounds), batch_size=config.training.batch_size)
+    whole = dataclasses.replace(config, rounds=rounds_alone(config))
+    task = _one_long_round(whole, batch_size=config.training.batch_size)
     network, slices = _initial_network(config, data.device), data.training[site]
     personal = config.personal != "none"
     if personal and network.prior is not None:

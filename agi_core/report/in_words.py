@@ -1,7 +1,7 @@
 """How the models of a report were trained, in words: what a step looks at, its loss, and what a site makes its own."""
 
 from agi_core.config.schema import DEPLOYMENT, RunConfig, Task
-from agi_core.keys import FINE_TUNED
+from agi_core.keys import FINE_TUNED, rounds_alone
 from agi_core.privacy.trainable import PARTS
 
 _SIZES = {"translation": "voxels", "rotation": "degrees", "scale": "times its size", "elastic": "mm RMS"}
@@ -76,7 +76,6 @@ def how_trained(config: RunConfig) -> dict[str, str]:
     """{method of a comparison: how its model was made}."""
     n, batch = len(config.federation.sites), config.training.batch_size
     rounds, steps = config.rounds, config.training.local_steps
-    alone = rounds + (config.personal in FINE_TUNED)  # as many as the personal model
     private = ", without privacy" if config.privacy.on else ""
     unseen = "" if config.engine == DEPLOYMENT else " and on the unseen sites' (mean over the models)"
     looks_at = each_step(config) if config.privacy.on else f"batch {batch}"
@@ -89,8 +88,8 @@ def how_trained(config: RunConfig) -> dict[str, str]:
         " training sites: the federation's prior without a network",
         "regression_per_site": "the same of each site's own scans, shrunk to the pooled one",
         "public_own_last_layer": "the public initial weights, and a last layer that each site solved; no epsilon",
-        "local_only": f"one model per site{private}, {_budget(alone, steps)} on its own scans, batch {batch}; scored on"
-        f" its own test subjects{unseen}",
+        "local_only": f"one model per site{private}, {_budget(rounds_alone(config), steps)} on its own scans,"
+        f" batch {batch}; scored on its own test subjects{unseen}",
         "centralised": f"one model{private}, {_budget(rounds, steps)} on the pooled training scans, batch {n} x {batch}"
         f" = {n * batch}",
         "without_privacy": "the same federation from the same weights: all of them trained, nothing clipped, no noise,"

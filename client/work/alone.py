@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from agi_core.evaluation import evaluate
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
-from agi_core.keys import FINE_TUNED
+from agi_core.keys import rounds_alone
 from agi_core.metric_table import METRIC_NAMES
 from agi_core.network import Network
 from agi_core.protocol import Reply, hash_of
@@ -45,9 +45,7 @@ def train_alone(job: Job) -> Reply:
         job.held_back.extend(METRIC_NAMES)
         return job.reply(num_examples=0, metrics={})
     network, training, personal = job.network, job.scans.training, job.task.personal != "none"
-    task = replace(
-        job.task, rounds=job.task.rounds + (job.task.personal in FINE_TUNED)
-    )  # as many as the personal model
+    task = replace(job.task, rounds=rounds_alone(job.task))
     path, half_s = _path(job), job.left_s / 2
     done = _resume(network, path)
     if not done and personal and network.prior is not None:

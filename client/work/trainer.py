@@ -9,7 +9,7 @@ import torch
 
 from agi_core.config.schema import Task
 from agi_core.errors import PolicyError, ProtocolError
-from agi_core.keys import KeyTable
+from agi_core.keys import KeyTable, rounds_alone
 from agi_core.pooled_errors import without_layer
 from agi_core.protocol import (
     ALONE,
@@ -101,8 +101,8 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
 def _check_round(request: Request, task: Task) -> None:
     """Raise ProtocolError unless the task has such a round: by its number go the rates of the steps
     (`agi_core.schedule`). What is evaluated may come before the first round and after the last: a site that trains
-    alone is asked once more than the task has rounds."""
-    first, last = (1, task.rounds) if request.action == TRAIN else (0, 2 * task.rounds + 1)
+    alone is asked once more than that takes rounds."""
+    first, last = (1, task.rounds) if request.action == TRAIN else (0, task.rounds + rounds_alone(task) + 1)
     if not first <= request.round <= last:
         raise ProtocolError(
             f"the task has rounds 1 to {task.rounds}, and the request to {request.action} is of round {request.round}"

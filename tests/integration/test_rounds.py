@@ -21,7 +21,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, PolicyError, ProtocolError, RunError
 from agi_core.known_range import KnownRange
 from agi_core.network import Network
-from agi_core.protocol import REFUSED, REGRESSIONS, SCALARS, STATISTICS, TEST
+from agi_core.protocol import ALONE, REFUSED, REGRESSIONS, SCALARS, STATISTICS, TEST
 from agi_core.run import error_model, run_folder
 from agi_core.run.checkpoint import load_last, trained_weights
 from agi_core.run.error_model import read_error_model
@@ -216,6 +216,29 @@ def test_a_site_that_fails_alone_lacks_that_figure_alone(small_config: RunConfig
     assert status.run_status(run_dir).state == "finished"
     deploy(one, run_dir, Failing(1), alone=["HH"])  # after a process that died before it wrote the summary
     assert len(events_of(run_dir, BaselineFinished)) == 1
+
+
+def test_the_slowest_site_that_trains_alone_is_asked_until_it_has_its_figure(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    """Half of the time is over after each round that it trains: one of the run, one more as the personal model has."""
+
+    class Slow(ClientApp):
+        asked: ClassVar[list[str]] = []
+
+        def __call__(self, message: Message, context: Context) -> Message:
+            scalars = message.content.config_records[SCALARS]
+            if scalars["subjects"] == ALONE:
+                self.asked.append(f"{context.node_config['site']} {scalars['round']}")
+                scalars["deadline_s"] = 0
+            return client_app(message, context)
+
+    one, run_dir = dataclasses.replace(small_config, rounds=1, personal="finetune"), tmp_path / "run"
+    deploy(one, run_dir, Slow(), alone=["HH"])
+    (alone,) = events_of(run_dir, BaselineFinished)
+    assert [*alone.sites] == ["HH"]
+    assert [asked for asked in Slow.asked if asked.startswith("HH")] == ["HH 2", "HH 3", "HH 4"]
+    assert not events_of(run_dir, SiteFailed)
 
 
 @pytest.mark.slow  # a whole run
