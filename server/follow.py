@@ -31,6 +31,8 @@ def describe(event: events.Event) -> str | None:
             return f"round {round}: waiting up to {event.limit_s:.0f} s for {', '.join(sites)} to connect"
         case events.PosesMeasured(chosen=chosen):
             return chosen
+        case events.PriorSolved(why=why) if why:
+            return f"{why}, so the common prior stays as it was"
         case events.RoundStarted(round=round):
             return f"round {round}: sites are training"
         case events.SiteFailed(round=round, site=site) | events.SiteMissing(round=round, site=site):

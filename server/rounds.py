@@ -163,23 +163,26 @@ class Rounds:
         self._ask_by(config)
 
     def _solve_prior(self) -> None:
-        """Solve the model's prior from what the sites tell of their training subjects; it stays where nobody does, and
-        a run that pauses before its first round asks again: nobody may have agreed to the study yet. In a private run
-        it is the public one of the initial weights, moved by a private step.
+        """Solve the model's prior from what the sites tell of their training subjects; it stays where nobody does, or
+        fewer than the aggregation needs, and a run that pauses before its first round asks again: they may not have
+        agreed to the study yet. In a private run it is the public one of the initial weights, moved by a private step.
 
         Raises:
-            RunError: fewer sites than the quorum are connected, or fewer tell than the aggregation needs. They are
-                asked when the run goes on.
+            RunError: fewer sites than the quorum are connected. They are asked when the run goes on.
         """
-        state, network = self._state, Network(self._config)
+        state, network, why = self._state, Network(self._config), ""
         network.load(state.weights)
         request = self._exchange.request(EVALUATE, round=0, weights=state.weights, subjects=STATISTICS)
         collect = partial(self._collector.collect, self._everybody(request), request, quorum=0)
         count = network.module.prior_count
         if not self._config.privacy.on:
-            if statistics := collect(partial(judge_statistics, features=count)):
-                set_common_prior(network, statistics, federation=self._config.federation)
-            told = [*statistics]
+            told = [*(statistics := collect(partial(judge_statistics, features=count)))]
+            try:
+                if told:
+                    set_common_prior(network, statistics, federation=self._config.federation)
+            except RunError as error:
+                silent = [site for site in self._config.federation.sites if site not in told]
+                told, why = [], f"{', '.join(silent)} told no usable statistics, and {error}"
         elif network.prior_gram is not None:
             if steps := collect(partial(judge_steps, features=count)):
                 take_private_step(network, steps, privacy=self._config.privacy)
@@ -188,7 +191,7 @@ class Rounds:
             told = []
         state.weights = {name: array.copy() for name, array in network.weights.items()}
         with self._saving():
-            self._events.append(events.PriorSolved(sites=told))
+            self._events.append(events.PriorSolved(sites=told, why=why))
 
     def _train(self, round: int, *, is_first: bool) -> tuple[dict[str, SiteUpdate], list[SiteUpdate]]:
         """What each site told, with the validation of the weights that were sent, and the updates to aggregate. These

@@ -182,8 +182,8 @@ def _problems_of(event: events.Event, failed: Container[tuple[str, int, str]]) -
                 yield Problem(
                     site, round, f"the model after this round was worse here: back to the one after round {best}"
                 )
-        case events.PriorSolved(sites=[]):
-            yield Problem("–", 0, "no site told statistics, so the common prior stays as it was")
+        case events.PriorSolved(sites=[], why=why):
+            yield Problem("–", 0, f"{why or 'no site told statistics'}, so the common prior stays as it was")
         case events.RunPaused(round=round, reason=reason):
             yield Problem("–", round, f"the run paused: {reason}")
         case events.RunResumed(round=round):

@@ -78,9 +78,11 @@ class PosesMeasured(Event, kind="poses_measured"):
 
 
 class PriorSolved(Event, kind="prior_solved"):
-    """The common prior was solved from the statistics of `sites`; it stays 0 where these are none."""
+    """The common prior was solved from the statistics of `sites`; it stays as it was where these are none. `why` says
+    so where some did tell theirs."""
 
     sites: Sequence[str]
+    why: str = ""
 
 
 class CellNotHeld(Event, kind="cell_not_held"):

@@ -306,6 +306,29 @@ def test_the_prior_is_asked_for_again_where_nobody_had_agreed_to_the_study(
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_robust_rule_of_too_few_statistics_keeps_the_prior_and_trains(
+    small_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OneKeepsThem(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            asked = message.content.config_records[SCALARS]["subjects"]
+            if context.node_config["site"] == "HH" and asked == STATISTICS:
+                return Message(Error(REFUSED, PolicyError.public), reply_to=message)
+            return client_app(message, context)
+
+    settings = ["model.prior=cubic", "federation.aggregation=trimmed_mean", "rounds=1"]
+    config, run_dir = load_config(None, overrides={}, assignments=settings, base=small_config), tmp_path / "run"
+    deploy(config, run_dir, OneKeepsThem())
+    (solved,) = events_of(run_dir, PriorSolved)
+    why = "HH told no usable statistics, and trimmed_mean needs 3 replies to withstand 1 hostile, and 2 were accepted"
+    assert (solved.sites, solved.why) == ([], why)
+    assert [event.sites for event in events_of(run_dir, RoundFinished)] == [["Guys", "HH", "IOP"]]
+    assert not trained_weights(run_dir)["prior.coefficients"].any()
+    said = f"{why}, so the common prior stays as it was"
+    assert f"run: {said}\n" in capsys.readouterr().out
+    assert said in (run_dir / "report.html").read_text()
+
+
 def test_when_every_site_fails_nothing_is_overwritten(small_config: RunConfig, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with pytest.raises(RunError, match="0 of 3 sites"):

@@ -69,7 +69,7 @@ LINES: list[tuple[Event, str]] = [
         PosesMeasured(sites={"Guys": {"T1": 1.5}}, chosen="reference T1"),
         '"poses_measured", "sites": {"Guys": {"T1": 1.5}}, "chosen": "reference T1"',
     ),
-    (PriorSolved(sites=["Guys"]), '"prior_solved", "sites": ["Guys"]'),
+    (PriorSolved(sites=["Guys"], why="too few"), '"prior_solved", "sites": ["Guys"], "why": "too few"'),
     (
         CellNotHeld(cell="T1,T2:PD", sites=["Guys"]),
         '"cell_not_held", "cell": "T1,T2:PD", "sites": ["Guys"]',
@@ -218,6 +218,7 @@ def test_a_field_of_another_release_is_left_out(tmp_path: Path) -> None:
             '"round_finished", "round": 1, "train_loss": {}, "seconds": {}',
             RoundFinished(round=1, train_loss={}, seconds={}),
         ),
+        ('"prior_solved", "sites": ["Guys"]', PriorSolved(sites=["Guys"])),
         ('"tested", "final": {}, "sites": {}, "unseen_sites": {}, "best": null', ModelTested(scores=Scores({}))),
         ('"data_found", "text": "", "sites": {}, "unseen_sites": {}', DataFound(text="", sites={}, unseen_sites={})),
     ],
