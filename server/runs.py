@@ -39,7 +39,8 @@ def submit(coordinator: CoordinatorDir, config: RunConfig, *, name: str | None) 
 
     Raises:
         ConfigError: settings are refused or name sites that are not registered, or Flower does not know a site.
-        RunError: the coordinator does not answer, or the folder exists. Nothing is left behind.
+        RunError: the coordinator does not answer, or the folder exists. Nothing is left behind, but of a run that has
+            begun before the answer failed.
     """
     with lock.alone(coordinator.runs_lock_path):
         return _submit(coordinator, config, name)
@@ -57,7 +58,10 @@ def _submit(coordinator: CoordinatorDir, config: RunConfig, name: str | None) ->
     run_folder.create(run_dir, config)
     try:
         _start(coordinator, run_dir)
-    except AgiError:
+    except AgiError as error:
+        if run_state.is_held(run_dir) or (run_dir / BEGUN).is_file():
+            begun = f"run {run_dir.name} has begun all the same; watch it with: python -m server status"
+            raise RunError(f"{error}; {begun}") from None
         shutil.rmtree(run_dir)
         raise
     return run_dir

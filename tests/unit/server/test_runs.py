@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import time
@@ -164,6 +165,26 @@ def test_without_a_coordinator_nothing_is_left_behind(coordinator: CoordinatorDi
     with pytest.raises(RunError, match="python -m server up"):
         runs.submit(coordinator, settings(TWO), name="first")
     assert not list(coordinator.runs_dir.iterdir())
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_run_that_begins_before_the_answer_fails_keeps_its_folder(
+    coordinator: CoordinatorDir, flwr: Flwr, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    """It works, or has ended by now."""
+    with contextlib.ExitStack() as process:
+
+        def run(coordinator: CoordinatorDir, run_dir: Path) -> str:
+            if holds:
+                process.enter_context(run_state.holding(run_dir))
+            else:
+                runs.note_process(run_dir, "7")
+            raise RunError("no answer for 180 s")
+
+        monkeypatch.setattr(flower_cli, "run", run)
+        with pytest.raises(RunError, match="no answer for 180 s; run first has begun all the same; watch it with"):
+            runs.submit(coordinator, settings(TWO), name="first")
+        assert run_folder.open_existing(coordinator.runs_dir / "first")
 
 
 @pytest.mark.parametrize(
