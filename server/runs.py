@@ -140,8 +140,8 @@ def stop(coordinator: CoordinatorDir, name: str | None) -> Path:
         if run_dir is None or (process := flower_run(coordinator, run_dir)).is_finished:
             said = f"{run_dir.name} is not running; see: python -m server status" if run_dir else "there is no run yet"
             raise RunError(said)
-        (run_dir / STOPPED).touch()
         flower_cli.stop(coordinator, process.id)
+        (run_dir / STOPPED).touch()
     deadline = time.monotonic() + STOP_S
     while run_state.is_held(run_dir) and time.monotonic() < deadline:
         time.sleep(0.1)

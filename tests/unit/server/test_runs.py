@@ -453,6 +453,17 @@ def test_what_goes_on_by_itself_was_neither_paused_nor_stopped_nor_finished(
     assert runs.interrupted(coordinator) == []
 
 
+def test_a_run_that_a_failed_stop_left_going_is_not_called_stopped(
+    coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr
+) -> None:
+    (run_dir / runs.FLOWER_RUN).write_text("6")
+    flwr.knows("running")
+    flwr.fails("stop", "the database is locked")
+    with pytest.raises(RunError, match="the database is locked"):
+        runs.stop(coordinator, "first")
+    assert runs.interrupted(coordinator) == [run_dir]  # once its process is gone
+
+
 def test_a_run_that_cannot_be_stopped(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
     with pytest.raises(RunError, match="there is no run yet"):
         runs.stop(coordinator, None)
