@@ -50,7 +50,7 @@ def describe(event: events.Event) -> str | None:
         case events.Retried(round=round):
             return f"round {round}: too few answers; asking again to {event.action}"
         case events.RoundFinished(round=round, sites=sites):
-            return f"round {round}: averaged {', '.join(sites)}"
+            return f"round {round}: trained at {', '.join(sites)}"
         case events.ModelValidated(round=round, mean={"psnr_db": psnr_db}):
             return f"after round {round}: validation {psnr_db:.2f} dB"
         case events.ModelValidated(round=round, suppressed=[_, *_] as sites):

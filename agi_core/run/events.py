@@ -127,7 +127,8 @@ class RoundStarted(Event, kind="round_started"):
 
 
 class RoundFinished(Event, kind="round_finished"):
-    """The updates of `sites` were averaged. Loss, seconds and training subjects are those that the sites told."""
+    """`sites` have trained; their updates are in the next model, or dropped where the run has just rolled back. Loss,
+    seconds and training subjects are those that the sites told."""
 
     round: int
     sites: Sequence[str] = field(default_factory=list)

@@ -95,7 +95,7 @@ class Run:
         assert self.state() == state, "\n".join(map(str, self.log()))
 
     def took_part(self) -> list[list[str]]:
-        """The sites whose updates were averaged, per round."""
+        """The sites that have trained, per round."""
         return [sorted(event.sites) for event in self.events(RoundFinished)]
 
     def troubles(self) -> set[tuple[str, int, str]]:

@@ -44,7 +44,7 @@ from server.follow import NOW, describe, follow
         (SiteQuarantined(site="A", round=1), "A is in quarantine; let it out with: python -m server release A"),
         (ModelRolledBack(round=1, to=0, sites=["A", "B"]), "is worse at A, B: back to that after round 0"),
         (Retried(round=1, action="train", answered=[]), "round 1: too few answers; asking again to train"),
-        (RoundFinished(round=1, sites=["A", "B"], train_loss={}, seconds={}), "round 1: averaged A, B"),
+        (RoundFinished(round=1, sites=["A", "B"], train_loss={}, seconds={}), "round 1: trained at A, B\n"),
         (ModelValidated(round=1, mean={"psnr_db": 20.0}, sites={}), "after round 1: validation 20.00 dB"),
         (ModelValidated(round=1, mean={}, sites={}, suppressed=["A"]), "validation is suppressed at A"),
         (ModelTested(scores=Scores({"psnr_db": 21.0})), "final test: 21.00 dB"),
