@@ -18,8 +18,8 @@ from server.run_state import RunState
 from server.update_gate import Verdict
 
 PATIENCE = 3
-"""So many times in a row may a connected site miss the deadline. Then it is left alone for a round, and after each miss
-that follows for twice as long as before."""
+"""So many times in a row may a connected site be late. Then it is left alone for a round, and after each time that
+follows for twice as long as before."""
 
 T = TypeVar("T")
 Judge = Callable[[Mapping[str, Reply], Request], Verdict[T]]
@@ -33,7 +33,7 @@ class Collector:
         self, exchange: Exchange, *, config: RunConfig, state: RunState, events: EventLog, strikes_path: Path
     ) -> None:
         self._exchange, self._state, self._events, self._strikes_path = exchange, state, events, strikes_path
-        self._misses: dict[str, int] = {}  # deadlines, in a row
+        self._late: dict[str, int] = {}  # how often, in a row
         self._next_round: dict[str, int] = {}  # in which a site is asked again that was late too often
         self._shut_out: set[str] = set()  # of whom the run's events say so
         self._deployed = config.engine == DEPLOYMENT
@@ -131,14 +131,14 @@ class Collector:
     def _note_late(self, outcome: Outcome, request: Request) -> None:
         """A site that is late again and again is left alone for a while, and takes part again when it answers."""
         for site in outcome.replies:
-            self._misses.pop(site, None)
+            self._late.pop(site, None)
             self._next_round.pop(site, None)
         for site in outcome.late:
-            misses = self._misses[site] = self._misses.get(site, 0) + 1
-            if misses < PATIENCE:
+            times = self._late[site] = self._late.get(site, 0) + 1
+            if times < PATIENCE:
                 continue
-            again = self._next_round[site] = request.round + 1 + 2 ** (misses - PATIENCE)
-            reason = f"it missed the deadline {misses} times in a row; it is asked again in round {again}"
+            again = self._next_round[site] = request.round + 1 + 2 ** (times - PATIENCE)
+            reason = f"it was late {times} times in a row; it is asked again in round {again}"
             self._events.append(SiteSatOut(site=site, round=request.round, action=request.action, reason=reason))
 
     def _note_refusals(self, clipped: Mapping[str, str], refused: Mapping[str, str], request: Request) -> None:

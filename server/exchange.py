@@ -70,7 +70,8 @@ class Outcome:
 
     `replies` holds the replies to the request. `malformed` says why an answer is no reply, and `sitting_out` why a site
     has the right to sit out. `failed` names the sites of malformed answers and of all other errors, and `late` those
-    that stayed connected and were not done at the deadline, whether they said so or nothing at all.
+    that stayed connected and were not done at the deadline, or `federation.grace_s` after the quorum, whether they said
+    so or nothing at all.
     """
 
     replies: dict[str, Reply] = field(default_factory=dict)

@@ -107,8 +107,8 @@ def test_who_is_late_again_and_again_is_asked_ever_more_rarely(tmp_path: Path) -
     collect(tmp_path, app, rounds=23)
     assert app.asked == [1, 2, 3, 5, 8, 13, 22]
     assert reasons(tmp_path)[:2] == [
-        (3, "it missed the deadline 3 times in a row; it is asked again in round 5"),
-        (5, "it missed the deadline 4 times in a row; it is asked again in round 8"),
+        (3, "it was late 3 times in a row; it is asked again in round 5"),
+        (5, "it was late 4 times in a row; it is asked again in round 8"),
     ]
     assert strikes.read(tmp_path / strikes.FILE) == {}
 
