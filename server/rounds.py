@@ -267,8 +267,7 @@ class Rounds:
         `server.known_range`)."""
         if events_of(self._run_dir, kind):
             return
-        tested, weights = events_of(self._run_dir, events.ModelTested)[-1], self._state.weights
-        sites = [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
+        sites, weights = self._tested_sites(), self._state.weights
 
         def ask(
             sites: Sequence[str],
@@ -283,6 +282,11 @@ class Rounds:
 
         self._events.append(learn(self._run_dir, self._config, weights, sites=sites, ask=ask))
         run_state.save(self._run_dir, self._state, self._events)
+
+    def _tested_sites(self) -> list[str]:
+        """The training sites that answered the test, whether they told figures or hold them back."""
+        tested = events_of(self._run_dir, events.ModelTested)[-1]
+        return [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
 
     def _ask_for_regressions(self) -> None:
         """Have the sites that told test figures score the prior without its network, and each its own
@@ -332,14 +336,13 @@ class Rounds:
     def _ask_for_last_layers(self) -> None:
         """Have the sites that answered the test tell their own last layers, as far as they share them. A simulated site
         keeps its own in the run's folder anyway."""
-        tested, network = events_of(self._run_dir, events.ModelTested)[-1], Network(self._config)
+        network = Network(self._config)
         network.load(self._state.weights)
         request = self._exchange.request(
             EVALUATE, round=self._state.round, weights=self._state.weights, subjects=LAST_LAYER
         )
-        asked = [site for site in self._config.federation.sites if site in (*tested.scores.sites, *tested.suppressed)]
         judge = partial(judge_last_layers, common=network.readout)
-        layers = self._collector.collect(asked, request, judge, quorum=0)
+        layers = self._collector.collect(self._tested_sites(), request, judge, quorum=0)
         write_styles(self._run_dir, layers, network=network, task=self._config)
         left_out = [site for site in self._config.federation.sites if site not in layers]
         self._events.append(events.LastLayersShared(sites=[*layers], left_out=left_out))

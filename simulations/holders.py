@@ -11,14 +11,14 @@ from agi_core.cell_plan import Plan, check_offers
 from agi_core.cells import parse_vocabulary, wanted
 from agi_core.config.schema import RunConfig
 from agi_core.data.fingerprint import fingerprints
-from agi_core.data.partition import Partition, Split, partition, split_subjects
+from agi_core.data.partition import Partition, partition
 from agi_core.data.scans import Scans, Subject, discover, held_by
 from agi_core.errors import ConfigError
 from agi_core.names import file_stem
 from agi_core.scenario import Scenario
 from client.site.split import lasting_split
 from server.study_plan import check_start
-from simulations.sites import Federation, at_sites, with_unseen_anatomy
+from simulations.sites import Federation, at_sites, split_sites
 
 
 def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
@@ -35,11 +35,7 @@ def find_holders(config: RunConfig) -> tuple[RunConfig, Federation]:
     if not all(held_by(discovery.subjects, modalities).values()):
         discover(Scans.of(config.data), modalities)  # it says what is there instead
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
-    tests = with_unseen_anatomy(config, parts.training)
-    splits = {
-        site: split_subjects([subject.id for subject in subjects], before=Split(test=tests))
-        for site, subjects in parts.training.items()
-    }
+    tests, splits = split_sites(config, parts.training)
     held = {site: held_by(subjects, modalities) for site, subjects in parts.training.items()}
     found = {site: [name for name, count in counts.items() if count] for site, counts in held.items()}
     offers = found | config.federation.offers

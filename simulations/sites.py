@@ -87,11 +87,21 @@ def find_sites(config: RunConfig) -> tuple[RunConfig, Federation]:
         )
     discovery = discover(Scans.of(config.data), scenario.modalities)
     parts = partition(discovery.subjects, clients=config.clients, scheme=config.partition, seed=config.seed)
-    tests = with_unseen_anatomy(config, parts.training)
-    splits = {
-        site: split_subjects(_ids(subjects), before=Split(test=tests)) for site, subjects in parts.training.items()
-    }
+    tests, splits = split_sites(config, parts.training)
     return at_sites(config, discovery, parts, tests=tests, splits=splits)
+
+
+def split_sites(
+    config: RunConfig, training: Mapping[str, Sequence[Subject]]
+) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """The subjects that are only ever tested on, and the split of each training site's subjects.
+
+    Raises:
+        ConfigError: nothing has the anatomy that is held back, or every subject of a site does.
+    """
+    tests = _with_unseen_anatomy(config, training)
+    splits = {site: split_subjects(_ids(subjects), before=Split(test=tests)) for site, subjects in training.items()}
+    return tests, splits
 
 
 def at_sites(
@@ -137,7 +147,7 @@ def at_sites(
     return config, found
 
 
-def with_unseen_anatomy(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> tuple[str, ...]:
+def _with_unseen_anatomy(config: RunConfig, training: Mapping[str, Sequence[Subject]]) -> tuple[str, ...]:
     """The subjects whose brain is `data.unseen_anatomy`."""
     unseen = config.data.unseen_anatomy
     if unseen is None:
