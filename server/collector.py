@@ -9,7 +9,7 @@ from agi_core.cells import name_of
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
 from agi_core.protocol import TRAIN, Packed, Reply, Request
-from agi_core.run.event_log import EventLog
+from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import Retried, SiteQuarantined, SiteSatOut, UpdateClipped, UpdateRefused
 from server import strikes
 from server.exchange import Exchange, Outcome
@@ -35,7 +35,6 @@ class Collector:
         self._exchange, self._state, self._events, self._strikes_path = exchange, state, events, strikes_path
         self._late: dict[str, int] = {}  # how often, in a row
         self._next_round: dict[str, int] = {}  # in which a site is asked again that was late too often
-        self._shut_out: set[str] = set()  # of whom the run's events say so
         self._deployed = config.engine == DEPLOYMENT
         self._retries = config.federation.retries if self._deployed else 0  # a simulated site would fail again
 
@@ -61,8 +60,7 @@ class Collector:
             RunError: fewer usable replies.
         """
         shut_out = [site for site in strikes.quarantined(self._strikes_path) if site in sites]
-        for site in shut_out:
-            self._note_shut_out(site, round=request.round)
+        self._note_shut_out(shut_out, round=request.round)
         asking = [site for site in sites if site not in shut_out]
         replies: dict[str, Reply] = {}
         refused: dict[str, str] = {}
@@ -150,12 +148,14 @@ class Collector:
             count = strikes.strike(self._strikes_path, site, run=run, round=round, reason=reason)
             self._events.append(UpdateRefused(site=site, round=round, reason=reason, strikes=count))
             if count == strikes.QUARANTINED_AT:
-                self._note_shut_out(site, round=round)
+                self._events.append(SiteQuarantined(site=site, round=round))
 
-    def _note_shut_out(self, site: str, *, round: int) -> None:
-        """Once in this process: quarantine outlives runs, so a site may be in it from the beginning."""
-        if site not in self._shut_out:
-            self._shut_out.add(site)
+    def _note_shut_out(self, sites: Sequence[str], *, round: int) -> None:
+        """Of each site once in a run's events: quarantine outlives runs, so a site may be in it from the beginning."""
+        if sites and self._events.size_bytes:
+            noted = {event.site for event in events_of(self._events.path.parent, SiteQuarantined)}
+            sites = [site for site in sites if site not in noted]
+        for site in sites:
             self._events.append(SiteQuarantined(site=site, round=round))
 
     def _why_too_few(self, shut_out: Sequence[str], refused: Mapping[str, str]) -> str:
