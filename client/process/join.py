@@ -93,6 +93,7 @@ STATISTICS_LEAVE = (
 
 def announcement(site: DeployedSite, public: str) -> str:
     """What the site is about to do: what leaves it, and where it connects. `public` is the public half of its key."""
+    figures = sorted(ALLOWED_METRICS) if site.policy.metrics is None else site.policy.metrics
     return "\n".join(
         (
             f"agi-fed {version('agi-fed')} from {install_dir()}, site {site.site}, key {fingerprint(public)}",
@@ -102,7 +103,7 @@ def announcement(site: DeployedSite, public: str) -> str:
             "  - the number of training (or scored) subjects",
             f"  - means over the site's validation or test subjects, rounded to {DECIMALS} decimals, unless the whole",
             f"    site has fewer than {site.policy.minimum_subjects} subjects:",
-            *(f"      {line}" for line in _wrapped(site.policy.metrics or sorted(ALLOWED_METRICS))),
+            *(f"      {line}" for line in _wrapped(figures) or ["none (policy.metrics)"]),
             *([] if site.privacy else STATISTICS_LEAVE),
             *(
                 [f"  - at a run's end, the site's own last layer, {LAST_LAYER_IS}"]

@@ -65,6 +65,19 @@ def test_what_leaves_is_announced(site_path: Path) -> None:
     assert "texts of errors.\n" in text
 
 
+@pytest.mark.parametrize(
+    ("metrics", "listed"),
+    [("[]", "none (policy.metrics)"), ("[psnr_db, ssim]", "psnr_db, ssim")],
+)
+def test_the_figures_that_may_leave_are_announced(site_path: Path, metrics: str, listed: str) -> None:
+    rule = "  share_last_layer: false"
+    site_path.write_text(site_path.read_text().replace(rule, f"{rule}\n  metrics: {metrics}"))
+    site = read_deployed_site(site_path)
+    announced = announcement(site, public_key(Path(site.key_file)))
+    assert f"fewer than 10 subjects:\n      {listed}\n  - " in announced
+    assert "train_loss" not in announced
+
+
 def test_the_node_gets_no_path_of_the_site_and_never_runs_without_tls(site_path: Path, tmp_path: Path) -> None:
     node, runner = programs(read_deployed_site(site_path), site_path=site_path, secret_path=tmp_path / "secret")
     assert node.command[node.command.index("--node-config") + 1] == 'site="hospitalA"'
