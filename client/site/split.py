@@ -17,10 +17,10 @@ from pathlib import Path
 
 from agi_core.data.partition import Split, split_subjects, stable_order
 from agi_core.errors import DataError
-from agi_core.host import atomic
+from agi_core.host import atomic, lock
 from client.site.images import Images
 
-NAME = "split.json"
+NAME, LOCK_NAME = "split.json", "split.lock"
 _PARTS = tuple(part.name for part in dataclasses.fields(Split))
 _NAMED = 5  # subjects in a sentence
 
@@ -39,20 +39,21 @@ def lasting_split(state_dir: Path, images: Images, *, tests: Sequence[str] = ())
         DataError: the file cannot be read, or one of `tests` has had another part. RunError: it cannot be written.
     """
     path = state_dir / NAME
-    record = _read(path)
-    known = _known_as(record, images)
-    kept_for_tests = {known[subject_id] for subject_id in tests if subject_id in known}
-    if seen := sorted(kept_for_tests & {*record.split.train, *record.split.validation}):
-        raise DataError(
-            f"{seen[0]} is one of data.test_subjects, but {path} says that it has trained or validated; take it off the"
-            " list: it cannot be an honest test any more"
-        )
-    before = dataclasses.replace(record.split, test=tuple(sorted({*record.split.test} | kept_for_tests)))
-    split = split_subjects(set(known.values()), before=before)
-    together = {part: sorted({*getattr(record.split, part), *getattr(split, part)}) for part in _PARTS}
-    of_name = {image: known[subject_id] for subject_id, its in images.items() for image in its} | record.images
-    if together != {part: sorted(getattr(record.split, part)) for part in _PARTS} or of_name != record.images:
-        atomic.write_json(path, {**together, "images": of_name})
+    with lock.alone(state_dir / LOCK_NAME):  # worker, --check, --dry-run and --gallery may give parts at once
+        record = _read(path)
+        known = _known_as(record, images)
+        kept_for_tests = {known[subject_id] for subject_id in tests if subject_id in known}
+        if seen := sorted(kept_for_tests & {*record.split.train, *record.split.validation}):
+            raise DataError(
+                f"{seen[0]} is one of data.test_subjects, but {path} says that it has trained or validated; take it off"
+                " the list: it cannot be an honest test any more"
+            )
+        before = dataclasses.replace(record.split, test=tuple(sorted({*record.split.test} | kept_for_tests)))
+        split = split_subjects(set(known.values()), before=before)
+        together = {part: sorted({*getattr(record.split, part), *getattr(split, part)}) for part in _PARTS}
+        of_name = {image: known[subject_id] for subject_id, its in images.items() for image in its} | record.images
+        if together != {part: sorted(getattr(record.split, part)) for part in _PARTS} or of_name != record.images:
+            atomic.write_json(path, {**together, "images": of_name})
     parts = (
         stable_order(subject_id for subject_id, name in known.items() if name in getattr(split, part))
         for part in _PARTS

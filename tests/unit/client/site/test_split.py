@@ -1,12 +1,17 @@
+import contextlib
 import json
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agi_core.data.partition import Split, split_subjects
 from agi_core.errors import DataError
-from client.site.split import NAME, known_as, lasting_split, renamed
+from client.site import split as split_module
+from client.site.split import NAME, ever_given, known_as, lasting_split, renamed
 
 IDS = [f"IXI{number}" for number in range(30)]
 
@@ -38,6 +43,24 @@ def test_nobody_changes_parts_whoever_comes_goes_and_comes_back(tmp_path: Path) 
         assert sorted(split.train + split.validation + split.test) == sorted(ids)
     assert set(first.test) <= {subject for subject, part in given.items() if part == "test"}
     assert len(given) == 30
+
+
+def test_programs_that_give_parts_at_once_lose_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+
+    def drawn(*arguments: Any, **before: Any) -> Split:
+        with contextlib.suppress(threading.BrokenBarrierError):  # the other one cannot come here too
+            both.wait(timeout=1)
+        return split_subjects(*arguments, **before)
+
+    monkeypatch.setattr(split_module, "split_subjects", drawn)
+    with ThreadPoolExecutor() as pool:
+        splits = [split for split, _ in pool.map(lasting_split, [tmp_path] * 2, [images(IDS[:10]), images(IDS[10:])])]
+    kept = ever_given(tmp_path)
+    for split in splits:
+        assert {*split.train} <= {*kept.train}
+        assert {*split.test} <= {*kept.test}
+    assert sorted(kept.train + kept.validation + kept.test) == sorted(IDS)
 
 
 def test_a_site_can_keep_subjects_for_tests_alone(tmp_path: Path) -> None:
