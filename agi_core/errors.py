@@ -94,6 +94,12 @@ class PrivacyError(AgiError):
     public = "The site's privacy rules do not allow the request."
 
 
+class BusyError(PrivacyError):
+    """Another program of the site has the privacy ledger in use. It is free again soon: the site does not sit out."""
+
+    public = "The site's privacy ledger is in use by another of its programs."
+
+
 class PolicyError(AgiError):
     """The site's own rules do not allow the request. Nothing is broken: the site sits out."""
 

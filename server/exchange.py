@@ -60,8 +60,9 @@ GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's 
 SITS_OUT = frozenset(
     error.public for error in (BudgetError, NoneHeldError, NotHeldError, NotPrivateError, PolicyError, PrivacyError)
 )
-"""The sentences of a site that has the right to sit out. Nothing is broken at such a site. It would refuse a second
-request too."""
+"""The sentences of a site that has the right to sit out. It would refuse a second request too: for its rules, its
+scans, its budget, or a ledger that it cannot trust. (A ledger that is in use for a while, `BusyError`, is an error as
+any other, after which the site is asked again.)"""
 
 
 @dataclass

@@ -21,23 +21,25 @@ somebody who deletes both ledger and copy, or sets both back.
 """
 
 import contextlib
-import fcntl
 import hmac
 import json
 import os
 import secrets
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from agi_core.errors import BudgetError, PolicyError, PrivacyError, RunError
+from agi_core.errors import BudgetError, BusyError, PolicyError, PrivacyError, RunError
 from agi_core.host import atomic
 from agi_core.host.hash_chain import Record, seal, sha256, unseal
+from agi_core.host.lock import take
 from agi_core.privacy.accounting import Steps, epsilon
 
 FORMAT = 1
 KEY_BYTES = 32
+BUSY_S, POLL_S = 10.0, 0.1  # another program looks at the ledger for a moment; a round of training lasts longer
 
 
 @dataclass(frozen=True)
@@ -66,30 +68,37 @@ class Reservation:
 @contextlib.contextmanager
 def open_ledger(path: Path, *, head_path: Path, site: str) -> Iterator["Ledger"]:
     """Open the ledger at `path` for this process alone, verified from its first line on. It is made if there is none.
+    Whoever holds it now is waited for, for some seconds.
 
     Args:
         head_path: the copy of length and last hash, in another folder than the ledger.
 
     Raises:
-        PrivacyError: another process holds it, it belongs to another site, or it is not all that was written there.
+        BusyError: another process goes on holding it.
+        PrivacyError: it belongs to another site, or it is not all that was written there.
         RunError: a file cannot be read or written.
     """
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(path.with_suffix(".lock").open("wb"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(stack.enter_context(path.with_suffix(".lock").open("w", encoding="utf-8")), path)
             ledger = Ledger(path, head_path=head_path, site=site)
-        except BlockingIOError:
-            raise PrivacyError(
-                f"{path} is in use by another process; two must not spend one budget: wait for it, or stop it"
-            ) from None
         except OSError as error:
             raise RunError(
                 f"privacy ledger {error.filename or path}: {error.strerror}; keep it, and mend its permissions or its"
                 " disk"
             ) from None
         yield ledger
+
+
+def _take(lock: IO[str], path: Path) -> None:
+    deadline_s = time.monotonic() + BUSY_S
+    while not take(lock):
+        if time.monotonic() >= deadline_s:
+            raise BusyError(
+                f"{path} is in use by another process; two must not spend one budget: wait for it, or stop it"
+            )
+        time.sleep(POLL_S)
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from typing import Any
 from agi_core.cells import is_vocabulary, parse_vocabulary, wanted
 from agi_core.data.fingerprint import check_different
 from agi_core.data.scans import Subject
-from agi_core.errors import AgiError
+from agi_core.errors import AgiError, BusyError
 from agi_core.host import atomic
 from agi_core.host.keys import fingerprint
 from agi_core.layouts import LAYOUTS
@@ -96,7 +96,7 @@ def check_scenarios(site: DeployedSite, scenario: str) -> Iterator[CheckRow]:
 
 def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence[Scan]) -> Iterator[CheckRow]:
     """What is spent of the site's privacy budgets on these subjects, and what is left. There are no rows for a site
-    without privacy, nor where nobody can be used."""
+    without privacy, nor where nobody can be used. A ledger that the running client holds is no fault."""
     if site.privacy is None or not usable:
         return
     from client.work.private_training import spent_at  # here, because Opacus takes seconds to import and is an option
@@ -115,7 +115,12 @@ def check_budgets(site: DeployedSite, usable: Sequence[Subject], scans: Sequence
                     yield failed(f"{what} budget", f"{path} cannot be written: {place} does not allow it", fix=fix)
                     return
             known, begun = subjects.identities(whose), has_begun(site, budget)
-            spent = spent_at(site, budget, subjects=known, delta=budget.delta)["epsilon"] if begun else 0.0
+            try:
+                spent = spent_at(site, budget, subjects=known, delta=budget.delta)["epsilon"] if begun else 0.0
+            except BusyError:
+                found = f"{budget.ledger} is in use by the running client, so what is left is not known now"
+                yield warning(f"{what} budget", found, fix="nothing to do; check again after the round of training")
+                continue
             left = max(0.0, budget.epsilon - spent)
             found = f"epsilon {spent:.2f} of {budget.epsilon:g} spent, {left:.2f} left (delta {budget.delta:g})"
             fix = "the site sits out until its rules change, or with subjects never used before"

@@ -22,24 +22,28 @@ def open_site_ledger(site: Site, budget: PrivacyBudget) -> Iterator[Ledger]:
     """The ledger of one of the site's budgets, for this process alone.
 
     Raises:
-        PrivacyError: see `open_ledger`; or what was spent before stands in another ledger.
+        BusyError: see `open_ledger`.
+        PrivacyError: see there; or what was spent before stands in another ledger.
     """
-    known, what = _read(site), _name(budget)
-    path, head_path, begun = Path(budget.ledger), Path(budget.ledger_head), known.get(what)
-    other = PrivacyError(
-        f"privacy ledger {path} is not the one that this site began for {what}, which was at"
-        f" {begun and begun['path']}: put that one back, with its .key and its ledger_head, or name its path in the"
-        " site file; subjects never used before belong to a site with a state_dir of its own"
-    )
-    if begun and not (path.exists() or head_path.exists()):
-        raise other
+    path, head_path, what = Path(budget.ledger), Path(budget.ledger_head), _name(budget)
+    if (begun := _read(site).get(what)) and not (path.exists() or head_path.exists()):
+        raise _another(path, what, begun)
     with open_ledger(path, head_path=head_path, site=site.site) as ledger:
-        if begun is None:
+        known = _read(site)  # again: who had the ledger until now may have written there
+        if (begun := known.get(what)) is None:
             known[what] = {"ledger": ledger.identity, "path": str(path)}
             atomic.write_json(Path(site.state_dir) / NAME, known)
         elif begun["ledger"] != ledger.identity:
-            raise other
+            raise _another(path, what, begun)
         yield ledger
+
+
+def _another(path: Path, what: str, begun: dict[str, str]) -> PrivacyError:
+    return PrivacyError(
+        f"privacy ledger {path} is not the one that this site began for {what}, which was at {begun['path']}: put that"
+        " one back, with its .key and its ledger_head, or name its path in the site file; subjects never used before"
+        " belong to a site with a state_dir of its own"
+    )
 
 
 def has_begun(site: Site, budget: PrivacyBudget) -> bool:

@@ -7,12 +7,15 @@ import random
 import shutil
 import signal
 import stat
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
@@ -21,7 +24,8 @@ from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agi_core.errors import BudgetError, PolicyError, PrivacyError, RunError
+from agi_core.errors import BudgetError, BusyError, PolicyError, PrivacyError, RunError
+from agi_core.host import lock
 from agi_core.host.hash_chain import seal
 from agi_core.privacy import ledger as ledger_module
 from agi_core.privacy.accounting import ORDERS, Steps, epsilon, epsilon_rdp
@@ -275,14 +279,33 @@ def test_a_lost_key_stops_the_site(path: Path, head_path: Path) -> None:
         spent(path, head_path)
 
 
-def test_two_processes_cannot_hold_it_at_once(path: Path, head_path: Path) -> None:
+def test_a_busy_ledger_is_waited_for(path: Path, head_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found_busy = threading.Event()
+
+    def take(file: IO[str]) -> bool:
+        taken = lock.take(file)
+        if not taken:
+            found_busy.set()
+        return taken
+
+    with ThreadPoolExecutor() as pool:
+        with open_ledger(path, head_path=head_path, site="Guys") as ledger:
+            monkeypatch.setattr(ledger_module, "take", take)
+            waiting = pool.submit(spent, path, head_path)
+            assert found_busy.wait(timeout=60)
+            reserve(ledger)
+        assert waiting.result(timeout=60) == [ONE]
+
+
+def test_two_processes_cannot_hold_it_at_once(path: Path, head_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "BUSY_S", 0.2)
     with open_ledger(path, head_path=head_path, site="Guys") as ledger:
         reserve(ledger)
         child = os.fork()
         if child == 0:
             try:
                 spend(path, head_path)
-            except PrivacyError as error:
+            except BusyError as error:
                 os._exit(0 if "in use by another process" in str(error) else 1)
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -16,7 +16,15 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
 from agi_core.config.load import load_config, read_task
-from agi_core.errors import BudgetError, DataError, NotPrivateError, PolicyError, PrivacyError, TransportError
+from agi_core.errors import (
+    BudgetError,
+    BusyError,
+    DataError,
+    NotPrivateError,
+    PolicyError,
+    PrivacyError,
+    TransportError,
+)
 from agi_core.protocol import (
     ARRAYS,
     EVALUATE,
@@ -253,6 +261,7 @@ def test_a_site_may_sit_out(tmp_path: Path, error: type[BudgetError]) -> None:
     ("code", "reason", "noted"),
     [
         (REFUSED, DataError.public, DataError.public),
+        (REFUSED, BusyError.public, BusyError.public),  # soon the ledger is free
         (FAILED, PolicyError.public, PolicyError.public),  # only a refusal is a right
         (FAILED, "", "no reason given"),
         (FAILED, "two\nlines \x1b[31mand a colour", "two lines [31mand a colour"),

@@ -19,6 +19,7 @@ from cryptography import x509
 
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError
+from agi_core.privacy import ledger
 from agi_core.privacy.accounting import Steps
 from agi_core.privacy.ledger import Budget
 from agi_core.signatures import public_line
@@ -269,7 +270,9 @@ def test_a_site_that_is_ready(tmp_path: Path, authority: Authority, ixi_dir: Pat
     assert not list((tmp_path / "cache").rglob("*"))
 
 
-def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authority, ixi_dir: Path) -> None:
+def test_what_is_spent_of_the_privacy_budgets(
+    tmp_path: Path, authority: Authority, ixi_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = site_file(tmp_path, data_dir=ixi_dir, port=1, authority=authority)
     budget = (
         "{{subjects: 9, epsilon: {epsilon}, delta: 1.0e-5, ledger: l/{name}.jsonl, ledger_head: {name}.json{more}}}"
@@ -294,11 +297,17 @@ def test_what_is_spent_of_the_privacy_budgets(tmp_path: Path, authority: Authori
     steps, limit = Steps(1.0, 1.0, 4), Budget(1e9, 1e-5)
     for rules, whose in ((site.privacy, subjects.train), (site.privacy.validation, subjects.validation)):
         assert rules is not None
-        with open_site_ledger(site, rules) as ledger:
-            ledger.reserve(subjects.identities(whose), steps, run="r", round=1, request="d", budget=limit)
+        with open_site_ledger(site, rules) as opened:
+            opened.reserve(subjects.identities(whose), steps, run="r", round=1, request="d", budget=limit)
     training, validating = budget_rows()
     assert (training.state, validating.state) == (CheckState.WARNING, CheckState.WARNING)  # both are spent, and more
     assert "of 2 spent, 0.00 left" in validating.found
+    monkeypatch.setattr(ledger, "BUSY_S", 0.0)
+    with open_site_ledger(site, site.privacy):  # as the running client does in a round
+        busy, still_validating = budget_rows()
+    found = f"{site.privacy.ledger} is in use by the running client, so what is left is not known now"
+    assert (busy.what, busy.state, busy.found) == ("training budget", CheckState.WARNING, found)
+    assert still_validating == validating
     text = path.read_text()
     path.write_text(text.replace("l/t.jsonl", "m/t.jsonl").replace("ledger_head: t.json", "ledger_head: m.json"))
     (failed,) = budget_rows()

@@ -1,18 +1,23 @@
 """A site keeps its ledgers: another path, or another name of a subject, starts no new budget."""
 
+import contextlib
 import dataclasses
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agi_core.config.load import read_task
 from agi_core.errors import PrivacyError
 from agi_core.privacy.accounting import Steps
-from agi_core.privacy.ledger import Budget
+from agi_core.privacy.ledger import Budget, Ledger, open_ledger
 from client.site.file import Site
 from client.site.opened import OpenSite, open_site
-from client.site.policy import SitePrivacy
+from client.site.policy import PrivateValidation, SitePrivacy
+from client.work import site_ledger
 from client.work.private_training import spent_at
 from client.work.site_ledger import NAME, open_site_ledger
 from tests.support.requests_by_hand import deployed_site, small_task
@@ -43,6 +48,26 @@ def test_another_path_of_the_ledger_starts_no_new_budget(tmp_path: Path) -> None
     (tmp_path / "state" / NAME).write_text("[]")
     with pytest.raises(PrivacyError, match="is damaged"):
         spend(site, moved, ["IXI1"])
+
+
+def test_what_another_program_begins_while_this_one_waits_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, first, validation = Site(site="A", state_dir=str(tmp_path / "state")), budget(tmp_path, "a"), tmp_path / "v"
+    files = {"ledger": str(validation / "v.jsonl"), "ledger_head": str(validation / "heads" / "v.json")}
+    other = PrivateValidation(**files, epsilon=2.0, delta=1e-5, subjects=9, metrics={}, noise_multiplier=5.0)
+
+    @contextlib.contextmanager
+    def open_late(*where: Any, **which: Any) -> Iterator[Ledger]:
+        monkeypatch.undo()
+        with open_site_ledger(site, other):
+            pass
+        with open_ledger(*where, **which) as ledger:
+            yield ledger
+
+    monkeypatch.setattr(site_ledger, "open_ledger", open_late)
+    spend(site, first, ["IXI1"])
+    assert json.loads((tmp_path / "state" / NAME).read_text()).keys() == {"training", "validation"}
 
 
 def test_another_name_of_a_subject_starts_no_new_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
