@@ -7,6 +7,7 @@ and `remove_stale` deletes old ones.
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -63,6 +64,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON; NaN and infinity are refused (ValueError), since they are not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def keep_newest(written: Path, *, most: int, most_bytes: float = math.inf) -> None:
+    """Delete all but the newest of the files beside `written` that have its suffix: at most `most` stay, and of at most
+    `most_bytes` together. The file just `written` is the newest, whatever the clock says, and stays however large it
+    is.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    files = sorted(written.parent.glob(f"*{written.suffix}"), key=lambda file: -file.stat().st_mtime_ns)
+    total_bytes = written.stat().st_size
+    for number, file in enumerate((file for file in files if file != written), start=1):
+        total_bytes += file.stat().st_size
+        if number >= most or total_bytes > most_bytes:
+            file.unlink()
 
 
 def check_file(path: Path, *, suffix: str) -> None:

@@ -46,8 +46,7 @@ def tell_key(site: Site, request: Request) -> Packed:
         )
     private, number, path = X25519PrivateKey.generate(), Attempt.of(request).number, _path(site, request)
     atomic.write_json(path, _Key(request.round, number, private.private_bytes_raw().hex()).to_json())
-    for old in sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)[:-KEPT]:
-        old.unlink()
+    atomic.keep_newest(path, most=KEPT)
     key_path, ephemeral = _key_path(site), private.public_key().public_bytes_raw().hex()
     signature = sign(key_path, statement(request, site=site.site, ephemeral=ephemeral)).hex()
     told = Participant(public_key(key_path), ephemeral, signature)

@@ -59,9 +59,7 @@ def store(site: Site, request: Request, *, reply: Reply) -> None:
         with atomic.replacing(path) as temporary_path:
             save_file({dtype: np.ascontiguousarray(flat) for dtype, flat in arrays.items()}, temporary_path, header)
         atomic.remove_stale(path.parent)
-        replies = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
-        for old in replies[:-KEPT]:
-            old.unlink()
+        atomic.keep_newest(path, most=KEPT)
     except (RunError, OSError, SafetensorError) as error:
         log.warning("the reply is not kept, so a repeated request would be answered anew: %s", error)
 

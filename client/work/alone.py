@@ -95,6 +95,4 @@ def _keep(network: Network, path: Path, *, done: int) -> None:
     """Raises RunError where it cannot be written."""
     weights = {name: np.ascontiguousarray(array) for name, array in network.weights.items()}
     atomic.write_bytes(path, save(weights, metadata={"rounds": str(done)}))
-    kept = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
-    for old in kept[:-KEPT]:
-        old.unlink()
+    atomic.keep_newest(path, most=KEPT)

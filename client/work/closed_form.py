@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agi_core.errors import PolicyError
+from agi_core.host import atomic
 from agi_core.personal import own_weights
 from agi_core.protocol import Reply, pack
 from agi_core.ridge import Statistics, solve_own
@@ -82,18 +83,9 @@ def with_own_weights(job: Job) -> Iterator[None]:
     )
     path = own_weights_path(Path(site.state_dir), run_id=job.request.run_id)
     write_own_weights(path, own, network=network, made_of=scans.training_digest)
-    _drop_oldest(path.parent)
+    atomic.keep_newest(path, most=MOST_KEPT, most_bytes=MOST_KEPT_BYTES)
     network.load({**common, **own})
     try:
         yield
     finally:
         network.load(common)
-
-
-def _drop_oldest(folder: Path) -> None:
-    """Keep the newest own weights; the last one that was written stays, however large it is."""
-    total_bytes, files = 0, sorted(folder.glob("*.safetensors"), key=lambda file: -file.stat().st_mtime_ns)
-    for number, file in enumerate(files):
-        total_bytes += file.stat().st_size
-        if number and (number >= MOST_KEPT or total_bytes > MOST_KEPT_BYTES):
-            file.unlink()

@@ -24,6 +24,28 @@ def test_writes_and_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["a.json", "b"]
 
 
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"most": 3}, {"d", "written", "c"}),
+        ({"most": 1}, {"written"}),
+        ({"most": 9, "most_bytes": 14}, {"written", "d"}),  # of 10, 4, 3, 2 and 1 bytes
+        ({"most": 9, "most_bytes": 5}, {"written"}),
+    ],
+)
+def test_the_newest_files_stay_and_first_of_all_the_one_just_written(
+    tmp_path: Path, limits: dict[str, int], left: set[str]
+) -> None:
+    for age, name in enumerate(["written", "a", "b", "c", "d"]):  # the clock was set back: "written" is the oldest
+        path = tmp_path / f"{name}.bin"
+        path.write_bytes(b"x" * (age or 10))
+        os.utime(path, ns=(age, age))
+    (tmp_path / "other.json").touch()
+    atomic.keep_newest(tmp_path / "written.bin", **limits)
+    assert {path.stem for path in tmp_path.glob("*.bin")} == left
+    assert (tmp_path / "other.json").exists()
+
+
 def test_nan_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         atomic.write_json(tmp_path / "a.json", float("nan"))

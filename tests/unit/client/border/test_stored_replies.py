@@ -88,6 +88,16 @@ def test_only_the_last_reply_of_a_run_and_few_runs_are_kept(tmp_path: Path) -> N
     assert stored(site_at(tmp_path), dataclasses.replace(REQUEST, run_id="run0", round=2)) is None
 
 
+def test_a_clock_that_was_set_back_costs_no_reply(tmp_path: Path) -> None:
+    for number in range(KEPT):
+        store(site_at(tmp_path), dataclasses.replace(REQUEST, run_id=f"run{number}"), reply=REPLY)
+    for path in (tmp_path / "replies").iterdir():
+        os.utime(path, (2**32, 2**32))
+    store(site_at(tmp_path), REQUEST, reply=REPLY)
+    assert stored(site_at(tmp_path), REQUEST) is not None
+    assert len(list((tmp_path / "replies").iterdir())) == KEPT
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"no safetensors at all"])
 def test_a_damaged_file_is_no_reply(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     store(site_at(tmp_path), REQUEST, reply=REPLY)
