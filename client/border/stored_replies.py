@@ -3,6 +3,9 @@
 A coordinator that was killed between a site's answer and its own checkpoint asks the same round again: same run, same
 round, same weights, another nonce. The newest `KEPT` replies are in `state_dir/replies`, one safetensors file per run
 and question, so they survive a restart of the runner.
+
+A reply outlives a change of the scans themselves: what it tells has been told, and the difference of two answers to one
+question would tell of whoever came, left or was scanned anew in between.
 """
 
 import dataclasses
@@ -27,7 +30,7 @@ log = logging.getLogger("client")
 
 def stored(site: Site, request: Request) -> Reply | None:
     """The earlier reply to this request, with the nonce of this one. None when there is no such reply, it is damaged,
-    or the site's rules or scans have been edited since."""
+    or the site file has said something else of rules or scans since."""
     path = _path(site, request)
     try:
         with open_tensors(path) as file:

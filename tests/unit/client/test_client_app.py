@@ -21,6 +21,7 @@ from tests.support.requests_by_hand import (
     trained,
     training_request,
 )
+from tests.support.small_data import write_ixi
 
 
 @pytest.fixture
@@ -110,6 +111,17 @@ def test_a_repeated_request_is_not_trained_again(site_path: Path, monkeypatch: p
     assert trained(again) == trained(first)
     assert metrics(again) == metrics(first)
     assert ask(site_path, as_message(training_request(task, weights, round=2))).has_error()
+
+
+def test_a_repeated_request_gets_the_same_reply_whoever_has_left(tmp_path: Path) -> None:
+    """Else the difference of two answers would tell of them."""
+    data_dir, (task, weights) = write_ixi(tmp_path / "ixi", {"Guys": 12}), small_task()
+    site_path = deployed_site(tmp_path, data_dir)
+    first = ask(site_path, as_message(training_request(task, weights)))
+    for scan in data_dir.glob("*/IXI100-*"):
+        scan.unlink()
+    again = ask(site_path, as_message(training_request(task, weights, nonce="new")))
+    assert trained(again) == trained(first)
 
 
 @pytest.mark.parametrize(
