@@ -17,7 +17,7 @@ from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
-from agi_core.errors import AgiError
+from agi_core.errors import AgiError, ConfigError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 DETAILS_NAME = "details.log"
@@ -26,16 +26,29 @@ NOT_WRITTEN = f"{DETAILS_NAME} cannot be written, so a line of it is lost; check
 
 
 def keep_logs(state_dir: Path) -> None:
-    """Send all that this process logs from now on to both logs."""
+    """Send all that this process logs from now on to both logs.
+
+    Raises:
+        ConfigError: the second one cannot be written.
+    """
     path = state_dir / "logs" / DETAILS_NAME
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    details, printed = Details(path, encoding="utf-8", errors="backslashreplace"), logging.StreamHandler()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        details = Details(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; check state_dir in the site file and its permissions") from None
+    printed = logging.StreamHandler()
     details.setFormatter(logging.Formatter(LOG_FORMAT))
     printed.setFormatter(Redacting(LOG_FORMAT))
     printed.addFilter(logging.Filter("client"))
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a record that cannot be written would go to stderr with its arguments, unredacted
     logging.basicConfig(level=logging.INFO, handlers=[details, printed], force=True)
+
+
+def without_logs(error: ConfigError) -> str:
+    """What a process prints that ends before it has logs: the error's own words name files."""
+    return f"error: {error.public} python -m client --check says what is wrong."
 
 
 class Details(WatchedFileHandler):

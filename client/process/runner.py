@@ -26,13 +26,13 @@ from typing import NoReturn
 
 from flwr.app import ConfigRecord, Error, Message, MessageType
 
-from agi_core.errors import AgiError, ConfigError, StoppedError
+from agi_core.errors import AgiError, ConfigError, RunError, StoppedError
 from agi_core.host.command_line import keep_files_private
 from agi_core.protocol import METRICS, NONCE, SCALARS
 from agi_core.run import progress
 from client.border.cause import cause
 from client.border.egress import printable, refuse
-from client.process.logs import keep_logs
+from client.process.logs import keep_logs, without_logs
 from client.process.runtime_api import NodeError, RuntimeApi
 from client.process.status import StatusFile, doing
 from client.process.worker import Worker, now_s
@@ -60,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_files_private()
     try:
         site_path = options.site_file.resolve()
-        site, secret = read_deployed_site(site_path), _read_secret(options.secret_file)
+        site = read_deployed_site(site_path)
         keep_logs(Path(site.state_dir))
+        secret = _read_secret(options.secret_file)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):  # it speaks to this machine alone
             os.environ.pop(name, None)
@@ -71,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Runner(site_path, site, secret=secret).run()
     except Stop:
         return 0
-    except AgiError as error:
+    except ConfigError as error:
+        print(without_logs(error), file=sys.stderr)
+        return 1
+    except RunError as error:  # about the secret or the node, without a path
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -177,9 +181,9 @@ def _read_secret(path: Path) -> bytes:
     try:
         secret = path.read_bytes()  # the node too takes the file's exact bytes
     except OSError as error:
-        raise ConfigError(f"the secret file {path} cannot be read ({error.strerror}); check --secret-file") from None
+        raise RunError(f"the file of --secret-file cannot be read ({error.strerror}); check its path") from None
     if not secret:
-        raise ConfigError(f"the secret file {path} is empty; delete it and start the site again")
+        raise RunError("the file of --secret-file is empty; delete it and start the site again")
     return secret
 
 

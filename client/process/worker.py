@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle, send_handle
@@ -20,12 +21,12 @@ from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 
-from agi_core.errors import AgiError, DeadlineError
+from agi_core.errors import AgiError, ConfigError, DeadlineError
 from agi_core.host.processes import die_with
 from agi_core.protocol import FAILED
 from agi_core.run import progress
 from client.border.egress import refuse
-from client.process.logs import keep_logs
+from client.process.logs import keep_logs, without_logs
 from client.site.file import edit_stamp, read_deployed_site
 
 READY, PARCEL = "ready", "parcel"
@@ -146,8 +147,11 @@ def _work(connection: Connection, site_path: Path, runner_pid: int) -> None:
     die_with(runner_pid)  # no orphans: a runner that is killed takes its worker along, hung or not
     from client.app import app  # here, so that the runner itself needs no torch
 
-    site = read_deployed_site(site_path)
-    keep_logs(Path(site.state_dir))
+    try:
+        site = read_deployed_site(site_path)
+        keep_logs(Path(site.state_dir))
+    except ConfigError as error:  # the file was broken since the runner read it
+        sys.exit(without_logs(error))
     context = Context(0, 0, node_config={"site-config": str(site_path)}, state=RecordDict(), run_config={})
 
     def answer(message: Message) -> Message:

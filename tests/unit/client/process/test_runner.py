@@ -12,6 +12,8 @@ from client.site.policy import Policy
 from tests.support.real_processes import free_port, until
 from tests.support.requests_by_hand import deployed_site
 
+REFUSED = "error: The configuration was refused. python -m client --check says what is wrong."
+
 
 @pytest.mark.parametrize(
     ("scalars", "seconds"),
@@ -29,12 +31,25 @@ def test_a_secret_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / "secret").write_bytes(secret)
     site_path = deployed_site(tmp_path, tmp_path)
     assert main(["--site-file", str(site_path), "--secret-file", str(tmp_path / "secret")]) == 1
-    assert str(tmp_path / "secret") in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: the file of --secret-file {'is empty' if secret == b'' else 'cannot be read'}")
+    assert str(tmp_path) not in printed
 
 
-def test_a_site_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--site-file", str(tmp_path / "no.yaml"), "--secret-file", str(tmp_path / "secret")]) == 1
-    assert "does not exist" in capsys.readouterr().err
+@pytest.mark.parametrize("text", [None, "site: [sub-0042", "site: sub-0042\n"])
+def test_a_site_file_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None) -> None:
+    """What is printed may stand in a journal, so it names no file and quotes none."""
+    if text is not None:
+        (tmp_path / "a.yaml").write_text(text)
+    assert main(["--site-file", str(tmp_path / "a.yaml"), "--secret-file", str(tmp_path / "secret")]) == 1
+    assert capsys.readouterr().err == f"{REFUSED}\n"
+
+
+def test_a_state_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site_path = deployed_site(tmp_path, tmp_path)
+    (tmp_path / "state").write_text("no folder")
+    assert main(["--site-file", str(site_path), "--secret-file", str(tmp_path / "secret")]) == 1
+    assert capsys.readouterr().err == f"{REFUSED}\n"
 
 
 def test_no_proxy_stands_between_runner_and_node(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_an_earlier_lifes_log_explains_nothing(tmp_path: Path) -> None:
 def test_the_runners_own_sentence_and_its_violent_end(tmp_path: Path) -> None:
     shown = Shown(tmp_path)
     shown.hear()
-    shown.hear(runner=None, runner_log="error: site file a.yaml: wrong\n", runner_code=1)
+    shown.hear(runner=None, runner_log="error: The configuration was refused. --check\n", runner_code=1)
     shown.hear()
     shown.hear(runner=None)
     for _ in range(3):  # connected all the while
@@ -117,7 +117,7 @@ def test_the_runners_own_sentence_and_its_violent_end(tmp_path: Path) -> None:
         shown.hear(runner=None)
     lines = shown.lines()
     assert len([line for line in lines if "killed" in line]) == 2
-    assert "runner: site file a.yaml: wrong" in lines
+    assert "runner: The configuration was refused. --check" in lines
     assert "the runner was killed by signal 9 and starts again; see its log" in lines
 
 

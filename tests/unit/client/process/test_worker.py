@@ -134,6 +134,31 @@ def test_a_worker_does_not_survive_its_runner(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+BROKEN = """
+import multiprocessing, sys
+from pathlib import Path
+from client.process.worker import Worker
+if __name__ == "__main__":
+    Worker(Path(sys.argv[1]))
+    (worker,) = multiprocessing.active_children()
+    worker.join()
+    sys.exit(worker.exitcode)
+"""
+
+
+def test_a_site_file_that_breaks_beside_a_worker_names_nothing_in_its_log(tmp_path: Path) -> None:
+    script = tmp_path / "runner.py"
+    script.write_text(BROKEN)
+    (tmp_path / "site.yaml").write_text("site: [sub-0042")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "site.yaml")], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 1
+    assert "error: The configuration was refused. python -m client --check says what is wrong." in done.stderr
+    assert "sub-0042" not in done.stderr
+    assert str(tmp_path) not in done.stderr
+
+
 def test_a_process_that_still_starts_is_not_killed_for_it(tmp_path: Path, ixi_dir: Path) -> None:
     worker = Worker(deployed_site(tmp_path, ixi_dir))
     try:
