@@ -83,11 +83,13 @@ def through_windows(network: Callable[[Tensor], Tensor], sources: Tensor, *, cro
     """
     from monai.inferers.utils import sliding_window_inference  # here, because MONAI takes seconds to import
 
+    h, w, d = crop
     occupied = torch.nonzero((sources != 0).flatten(1).any(dim=1))
     if not len(occupied):
-        return torch.zeros_like(sources[:, :1])
+        with torch.inference_mode():
+            channels = network(sources.new_zeros(1, sources.shape[1], d, h, w)).shape[1]
+        return sources.new_zeros(len(sources), channels, *sources.shape[2:])
     shown = slice(int(occupied[0]), int(occupied[-1]) + 1)
-    h, w, d = crop
     volume = sources[shown].transpose(0, 1)[None]  # (1, M, D, H, W)
     with torch.inference_mode():  # MONAI weights the network's output in place
         result = sliding_window_inference(volume, (d, h, w), 1, network, overlap=OVERLAP, mode="gaussian")
