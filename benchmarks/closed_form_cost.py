@@ -10,8 +10,6 @@ without validation.
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -22,6 +20,7 @@ from agi_core.host.device import open_device
 from agi_core.network import Network
 from agi_core.readout import own_readout, readout_statistics
 from agi_core.training import train_round
+from benchmarks.data_speed import cpu_s
 from benchmarks.data_wait import open_entries, write_entries
 
 STEPS = 4  # of a turn
@@ -59,12 +58,6 @@ def main() -> None:
     ):
         subject_s = median(all_s for all_s, _ in of_turns) / asked.subjects
         print(f"| {name} | {subject_s:.2f} | {median(all_s / (steps * step_s) for all_s, step_s in of_turns):.1%} |")
-
-
-def cpu_s(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 if __name__ == "__main__":
