@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from server.__main__ import main
 from server.coordinator import CoordinatorDir
 from tests.support.events import kinds_of
 from tests.support.health_services import health_service
+from tests.support.real_processes import free_port
 
 DEADLINE_S = 120.0
 
@@ -34,12 +34,6 @@ def until(condition: Callable[[], Any], what: str, *, deadline_s: float = DEADLI
         assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
         time.sleep(0.1)
     return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_key(path: Path) -> Path:

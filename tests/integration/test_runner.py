@@ -4,7 +4,6 @@ site nine questions; some are wrong, one hangs, one is cut short by SIGTERM, two
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from agi_core.protocol import PROTOCOL_VERSION, model_hash, pack, read_request
 from agi_core.release import release
 from agi_core.signatures import sign
 from client.border import audit
+from tests.support.real_processes import free_port
 from tests.support.requests_by_hand import KEY, deployed_site, small_task
 
 BIN = Path(sys.executable).parent
@@ -85,13 +85,6 @@ clientapp = "client.app:app"
 [tool.flwr.app.config]
 run-dir = ""
 """
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_until(happens: Callable[[], Any], what: str, *, logs: Path) -> Any:

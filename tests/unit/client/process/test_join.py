@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from client.process.lock import only_client
 from client.site.file import read_deployed_site
 from client.site.keys import make_key, public_key
 from client.site.new_site import write_site
+from tests.support.real_processes import free_port
 from tests.support.small_data import write_ixi
 
 DEADLINE_S = 60.0
@@ -37,13 +37,6 @@ def site_path(tmp_path: Path) -> Path:
     address = "agi.example.org:443"
     write_site(path, site="hospitalA", data_dir=None, layout="ixi", address=address, ca_path=None, public_key=PUBLIC)
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_what_leaves_is_announced(site_path: Path) -> None:
