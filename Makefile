@@ -1,9 +1,11 @@
 # Every target sets itself up: `make demo` and `make test` work from a bare clone.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-OFFLINE_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+OFFLINE_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-index --find-links wheels
 BUNDLE := dist/agi-fed
+# By all cores. Some packages hold files for other Pythons, which fail.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 RUNTIME := .venv/runtime.installed
 DEVELOP := .venv/develop.installed
 DEPLOYMENTS := $(patsubst %,tests/integration/test_%.py,gateway deployment private_deployment)
@@ -36,10 +38,12 @@ else  # unpacked from `make bundle`: these very wheels, and no index
 	$(OFFLINE_INSTALL) --require-hashes -r wheels/requirements.txt
 	$(OFFLINE_INSTALL) --no-deps --no-build-isolation -e .
 endif
+	@$(COMPILE)
 	@touch $@
 
 $(DEVELOP): $(RUNTIME)
 	$(PIP_INSTALL) -e '.[dev]'
+	@$(COMPILE)
 	@touch $@
 
 # For machines like this one: of the same system, processor and Python. The last two wheels build the package itself.
