@@ -46,8 +46,9 @@ def skeleton(text: str) -> str:
 
 def file_stem(site: str) -> str:
     """The start of a file's name for a site: ASCII, which is the same in every locale. Other names are in punycode (RFC
-    3492), which is one to one."""
-    return site if site.isascii() else f"xn--{site.encode('punycode').decode()}"
+    3492), and so are those that look like it, so that it is one to one."""
+    plain = site.isascii() and not site.startswith("xn--")
+    return site if plain else f"xn--{site.encode('punycode').decode()}"
 
 
 def shown(text: str) -> str:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agi_core.names import file_stem, is_site_name, shown, site_name, skeleton
@@ -45,6 +45,7 @@ def test_every_name_is_safe_as_a_file_and_stays_as_it_is(text: str) -> None:
         assert site_name(name) == name
 
 
+@example("\u00d8st", "xn--st-tha")
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_two_sites_do_not_share_a_file(one: str, other: str) -> None:
     names = site_name(one), site_name(other)

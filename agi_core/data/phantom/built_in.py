@@ -1,7 +1,7 @@
 """Built-in data where a run has no scans of its own, made on first use."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,9 +49,8 @@ def with_built_in_data(
         raise ConfigError(f"data.sites={config.data.sites} needs scans of your own; name their folder with data.dir")
     sites = parse_sites(config.data.phantom_sites)
     isotropic = kind.isotropic_volumes and config.model.dims == 3
-    parts = [f"{kind.name}{VERSION}", layout, *(["isotropic"] if isotropic else [])]
-    parts += [f"{name}{count}" for name, count in sites.items()]
-    data_dir = work_dir / "-".join(parts)
+    kinds = [f"{kind.name}{VERSION}", layout, *(["isotropic"] if isotropic else [])]
+    data_dir = work_dir / "-".join([*kinds, folder_name(sites)])
     if own not in (None, str(data_dir)):
         return config
     if (unseen := config.data.unseen_anatomy) not in (None, *ANATOMIES):
@@ -65,6 +64,11 @@ def with_built_in_data(
         write_phantom(data_dir, layout=layout, sites=sites, seed=kind.seed, isotropic=isotropic, on_subject=on_subject)
     site_map = str(data_dir / "partitioning.csv") if layout == "brats" else None
     return replace(config, data=replace(config.data, dir=str(data_dir), sites=site_map))
+
+
+def folder_name(sites: Mapping[str, int]) -> str:
+    """Guys14-HH10; with a point behind a name that ends in a digit, so that no other sites have this name."""
+    return "-".join(f"{name}{'.' if name[-1].isdigit() else ''}{count}" for name, count in sites.items())
 
 
 def origin(data: DataConfig) -> tuple[bool, int | None]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from agi_core.data.phantom.anatomy import ANATOMIES, HEAD_CENTRE_MM, rotation_matrix
+from agi_core.data.phantom.built_in import folder_name
 from agi_core.data.phantom.scanner import SLICES, Grid
 from agi_core.data.phantom.subject import scan_subject
 from agi_core.data.phantom.tree import parse_sites, phantom_matches, write_phantom
@@ -247,3 +248,9 @@ def test_grid_is_centred_on_the_head() -> None:
     for grid in (SLICES, Grid((5, 5, 5), (1.0, 2.0, 3.0))):
         middle = grid.affine @ [*(np.array(grid.shape) - 1) / 2, 1]
         np.testing.assert_allclose(middle[:3], HEAD_CENTRE_MM)
+
+
+def test_other_sites_have_another_folder() -> None:
+    names = [folder_name(sites) for sites in ({"A": 12}, {"A1": 2}, {"A": 1, "2": 1}, {"A": 1, "B2": 1}, {"A": 121})]
+    assert names[0] == "A12"
+    assert len({*names}) == len(names)
