@@ -2,18 +2,19 @@
 
 initial weights    what the federation started from, as it is; where that was pre-trained
 voxel regression   one cubic fit of the sources as they are, pooled over all training sites
-regression pooled  the same of aligned sources: the federation's prior without a network
+regression pooled  the same of aligned sources: with the mean and without privacy, the federation's prior alone
 regression per site   each site's own, shrunk to the pooled one as the site's own prior is
-local-only         R*K steps per site on its own subjects, with a prior and a last layer of its own if the federation's
-                   sites have them, and (R+1)*K if these train one more round; scored on its own test subjects and on
-                   the unseen sites'
+local-only         R*K steps per site on its own subjects, with a prior of its own if the network has one, a last layer
+                   of its own if the federation's sites have them, and (R+1)*K steps if these train one more round;
+                   scored on its own test subjects and on the unseen sites'
 centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
 own last layer     for a private run: each site's own last layer on the initial weights, which are public: no patient's
                    scan leaves a mark outside of the site, so it spends no epsilon
 without privacy    for a private run: the same federation, with all weights trained by plain AdamW on as many crops
 
-Every network starts from the federation's own initial weights. A finished baseline is kept in `baselines/NAME.json`; an
-interrupted one is trained anew, and so is one whose file is damaged.
+Every network starts from the federation's own initial weights. Local-only and centralised have no term of FedProx: it
+holds a site to the common weights of a round. A finished baseline is kept in `baselines/NAME.json`; an interrupted one
+is trained anew, and so is one whose file is damaged.
 """
 
 import dataclasses
@@ -125,7 +126,8 @@ def voxel_regression(config: RunConfig, data: SitesData) -> Scores:
 
 
 def regression_pooled(config: RunConfig, data: SitesData) -> Scores:
-    """The federation's prior alone."""
+    """One pooled cubic fit of aligned sources: each subject counts alike, and nothing is noised, whatever the run does
+    for its prior."""
     return _scored(_regression(config, data, _pooled(data)), data)
 
 
@@ -239,11 +241,10 @@ def _local_only(config: RunConfig, data: SitesData, site: str) -> tuple[SiteScor
     whole = dataclasses.replace(config, rounds=rounds_alone(config))
     task = _one_long_round(whole, batch_size=config.training.batch_size)
     network, slices = _initial_network(config, data.device), data.training[site]
-    personal = config.personal != "none"
-    if personal and network.prior is not None:
+    if network.prior is not None:
         network.set_prior(solve_own(data.prior_statistics[site], towards=network.prior))
     _train(network, task, slices, site=site, phase="local-only")
-    if personal:
+    if config.personal != "none":
         statistics = readout_statistics(network, slices.sessions)
         network.set_readout(solve_own([*statistics.values()], towards=network.readout))
     return site_scores(network, {site: data.test[site]}), site_scores(network, data.unseen)
@@ -287,7 +288,10 @@ BASELINES: dict[str, Callable[[RunConfig, SitesData], Scores]] = {
 
 def _one_long_round(config: RunConfig, *, batch_size: int) -> Task:
     training = dataclasses.replace(
-        config.training, local_steps=config.rounds * config.training.local_steps, batch_size=batch_size
+        config.training,
+        local_steps=config.rounds * config.training.local_steps,
+        batch_size=batch_size,
+        proximal=0.0,
     )
     return dataclasses.replace(config.task, rounds=1, training=training)
 

@@ -44,11 +44,12 @@ def train_alone(job: Job) -> Reply:
     if not may_tell or not (tests := told_tests(job)):
         job.held_back.extend(METRIC_NAMES)
         return job.reply(num_examples=0, metrics={})
-    network, training, personal = job.network, job.scans.training, job.task.personal != "none"
-    task = replace(job.task, rounds=rounds_alone(job.task))
+    network, training = job.network, job.scans.training
+    # FedProx's term holds a site to the common weights of a round, and here there are none.
+    task = replace(job.task, rounds=rounds_alone(job.task), training=replace(job.task.training, proximal=0.0))
     path, half_s = _path(job), job.left_s / 2
     done = _resume(network, path)
-    if not done and personal and network.prior is not None:
+    if not done and network.prior is not None:
         network.set_prior(solve_own([*job.scans.prior_statistics.values()], towards=network.prior))
     for round in range(done + 1, task.rounds + 1):
         on_step = progress.steps_of(f"alone, round {round}/{task.rounds}", job.site.site)
@@ -56,7 +57,7 @@ def train_alone(job: Job) -> Reply:
         _keep(network, path, done=round)
         if job.left_s < half_s:
             return job.reply(num_examples=0, metrics={})
-    if personal:
+    if job.task.personal != "none":
         statistics = readout_statistics(network, training.sessions)
         network.set_readout(solve_own([*statistics.values()], towards=network.readout))
     scores = evaluate(network, tests, on_session=progress.steps_of("test", job.site.site))

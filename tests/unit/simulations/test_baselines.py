@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,16 @@ from safetensors.numpy import save
 from torch import nn
 
 from agi_core.config.load import load_config
-from agi_core.config.schema import RunConfig
+from agi_core.config.schema import RunConfig, TrainingConfig
 from agi_core.evaluation import evaluate
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.readout import own_readout
+from agi_core.ridge import solve_own
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import BaselineFinished
 from agi_core.run.scores import Scores
-from agi_core.voxel_regression import VoxelRegression
+from agi_core.voxel_regression import AlignedRegression, VoxelRegression
 from simulations.baselines import SitesData, open_sites, run_baselines, with_own_weights
 from simulations.sites import find_sites, write_sites
 from tests.support.small_data import SMALL
@@ -99,6 +101,33 @@ def test_local_only_has_one_model_per_site_and_their_mean_at_unseen_ones(
     psnrs = [scores["IOP"].psnr_db for scores in local.unseen_by_model.values()]
     assert psnrs[0] != psnrs[1]
     assert local.unseen_sites["IOP"].psnr_db == pytest.approx(np.mean(psnrs))
+
+
+def test_training_alone_begins_with_a_prior_of_its_own_and_is_held_to_no_weights(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    """After a step of no length it is its own regression, whatever the federation's sites make their own."""
+    still = dataclasses.replace(small_config.training, local_steps=1, learning_rate=1e-12)
+    model = dataclasses.replace(small_config.model, prior="cubic")
+    start = dataclasses.replace(small_config, clients=2, rounds=1, personal="none", model=model, training=still)
+    config, data = opened(start, tmp_path)
+
+    def alone(training: TrainingConfig) -> Scores:
+        its, run_dir = dataclasses.replace(config, training=training), tmp_path / uuid.uuid4().hex
+        run_dir.mkdir()
+        return run_baselines(["local_only"], config=its, data=data, run_dir=run_dir, events=EventLog(run_dir))[
+            "local_only"
+        ]
+
+    network = Network(config)
+    for site, score in alone(still).sites.items():
+        own = solve_own(data.prior_statistics[site], towards=np.zeros_like(network.prior))
+        tested = [(session, None) for session in data.test[site]]
+        expected = mean_over_subjects(evaluate(AlignedRegression(network, own), tested).values())
+        assert score.psnr_db == pytest.approx(expected["psnr_db"], abs=1e-3)
+    learns = dataclasses.replace(still, local_steps=4, learning_rate=0.01)
+    held = dataclasses.replace(learns, proximal=1e6)
+    assert alone(held) == alone(learns) != alone(still)
 
 
 @pytest.mark.parametrize(("compiled", "networks"), [(True, 3), (False, 0)])
