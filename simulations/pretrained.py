@@ -12,6 +12,8 @@ from agi_core.config.load import task_json
 from agi_core.config.schema import RunConfig
 from agi_core.data.phantom.built_in import PUBLIC, with_built_in_data
 from agi_core.data.phantom.tree import VERSION
+from agi_core.data.phantom.truth import read_anatomies
+from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError, DataError
 from agi_core.host.device import open_device
 from agi_core.pretraining import PRETRAINING, pretrain
@@ -22,7 +24,8 @@ from simulations.display import Display
 def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console) -> RunConfig:
     """The configuration of a run that starts from public data with a file of pre-trained weights; any other as it is.
 
-    The file is kept in `work_dir` under a hash of all that it depends on. The run's seed is its seed.
+    The file is kept in `work_dir` under a hash of all that it depends on. The run's seed is its seed. Subjects with the
+    anatomy that the run holds back are left out.
 
     Raises:
         ConfigError: there is no built-in data for the run's scenario.
@@ -32,7 +35,9 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
     data = replace(PRETRAINING.data, layout=config.data.layout, cache_dir=config.data.cache_dir)
     model = replace(PRETRAINING, scenario=config.scenario, reference=config.reference, model=config.model)
     pretraining = replace(model, grid=config.grid, data=data, seed=config.seed, compile=config.compile)
+    unseen = config.data.unseen_anatomy
     inputs = [task_json(pretraining.task), data.layout, data.phantom_sites, PUBLIC.seed, VERSION]
+    inputs += [unseen] if unseen else []
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
     path = (work_dir / f"pretrained-{key}.safetensors").resolve()
     if not path.is_file():
@@ -44,10 +49,17 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
         try:
             with Display(console, config).showing():
                 device = open_device(config.device, threads=config.threads)
-                pretrain(with_built_in_data(pretraining, PUBLIC, work_dir=work_dir), path, device=device)
+                public = with_built_in_data(pretraining, PUBLIC, work_dir=work_dir)
+                pretrain(_without(unseen, public), path, device=device)
         except (ConfigError, DataError) as error:
             raise ConfigError(
                 f"no pre-training on built-in data ({error}); give initial_weights=FILE of python -m agi_core"
                 " pretrain, or initial_weights=random"
             ) from None
     return replace(config, initial_weights=str(path))
+
+
+def _without(anatomy: str | None, config: RunConfig) -> RunConfig:
+    """The configuration without the subjects that have this anatomy."""
+    having = [subject for subject, its in read_anatomies(Scans.of(config.data)).items() if its == anatomy]
+    return replace(config, data=replace(config.data, exclude=(*config.data.exclude, *having)))

@@ -12,6 +12,8 @@ from safetensors.numpy import save
 
 from agi_core.config.load import read_task, task_json
 from agi_core.config.schema import Personal, PrivacyConfig, RunConfig, TrainingConfig
+from agi_core.data.phantom.truth import read_anatomies
+from agi_core.data.scans import Scans
 from agi_core.errors import BudgetError, ConfigError, NotPrivateError, PolicyError, ProtocolError, RunError
 from agi_core.keys import KeyTable
 from agi_core.models.agi_net import build_model
@@ -427,6 +429,25 @@ def test_a_run_without_privacy_may_start_from_public_data_too(
     started = pretrained.with_pretrained_weights(config, tmp_path, Console(quiet=True))
     (file,) = tmp_path.glob("pretrained-*.safetensors")
     assert started.initial_weights == str(file)
+
+
+def test_an_anatomy_that_is_held_back_is_not_pretrained_on_either(
+    private_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RunConfig] = []
+    three = dataclasses.replace(PRETRAINING.data, phantom_sites="PublicA:3")
+    monkeypatch.setattr(pretrained, "PRETRAINING", dataclasses.replace(TINY_PRETRAINING, data=three))
+    monkeypatch.setattr(pretrained, "pretrain", lambda config, path, *, device: asked.append(config))
+    files = [
+        pretrained.with_pretrained_weights(
+            dataclasses.replace(private_config, data=data), tmp_path, Console(quiet=True)
+        )
+        for data in (private_config.data, dataclasses.replace(private_config.data, unseen_anatomy="ms07"))
+    ]
+    assert files[0].initial_weights != files[1].initial_weights
+    having = {subject for subject, its in read_anatomies(Scans.of(asked[1].data)).items() if its == "ms07"}
+    assert [{*config.data.exclude} for config in asked] == [set(), having]
+    assert having
 
 
 @pytest.mark.parametrize(("prior", "personal"), [("none", "none"), ("cubic", "none"), ("cubic", "head")])
