@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agi_core.config.schema import Task
-from agi_core.errors import MismatchError, RunError
+from agi_core.errors import MismatchError, ProtocolError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.models.model_config import spatial_multiple
 from agi_core.models.resunet import CONVOLVE, ResUNet
@@ -83,10 +84,15 @@ class Network:
 
         Raises:
             MismatchError: they are of another model than the one that this program builds from the task.
+            ProtocolError: one is not finite. A private site would spend its budget on a model that can learn nothing.
         """
         if packed.manifest != self.manifest:
             raise MismatchError("model hash", theirs=model_hash(packed.manifest), ours=model_hash(self.manifest))
-        self.load(unpack(packed))
+        weights = unpack(packed)
+        for name, array in weights.items():
+            if not np.isfinite(array).all():
+                raise ProtocolError(f"the model that came is broken: {name} holds a number that is not finite")
+        self.load(weights)
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Have training go through `torch.compile`, which makes one program of the network for each form of batch. Not

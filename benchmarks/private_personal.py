@@ -19,7 +19,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.host import atomic
 from agi_core.network import Network
 from agi_core.run.checkpoint import load_weights
-from agi_core.run.initial_weights import initial_weights
+from agi_core.run.initial_weights import as_begun, initial_weights
 from agi_core.run.scores import Scores
 from benchmarks.personal import opened
 from benchmarks.results import commit, interval, run
@@ -75,9 +75,10 @@ def psnrs_db(run_dir: Path) -> dict[str, float]:
 def networks(run_dir: Path, config: RunConfig, data: SitesData) -> list[Network]:
     """Those of MODELS."""
     start, private = (Network(config, device=data.device) for _ in range(2))
-    start.load(initial_weights(config))
+    begun = as_begun(config, run_dir)
+    start.load(initial_weights(begun))
     private.load(load_weights(run_dir))
-    return [start, private, trained_without_privacy(config, data)]
+    return [start, private, trained_without_privacy(begun, data)]
 
 
 if __name__ == "__main__":

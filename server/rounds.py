@@ -34,7 +34,7 @@ from agi_core.protocol import (
 )
 from agi_core.run import checkpoint, events, run_folder
 from agi_core.run.event_log import EventLog, events_of, read_events
-from agi_core.run.initial_weights import initial_weights
+from agi_core.run.initial_weights import as_begun, initial_weights
 from agi_core.run.scores import Scores, over_subjects
 from agi_core.scenario import parse_scenario
 from agi_core.study import WholeStudy
@@ -318,7 +318,7 @@ class Rounds:
         if self._has_baseline("local_only"):
             return
         try:
-            weights = initial_weights(self._config)
+            weights = initial_weights(as_begun(self._config, self._run_dir))
         except AgiError as error:
             self._events.append(events.Warned(text=f"no site has trained alone: {error}"))
             return
@@ -395,7 +395,7 @@ class Rounds:
 
 
 def _new_run(run_dir: Path, config: RunConfig, study: WholeStudy | None) -> tuple[RunState, EventLog]:
-    weights = initial_weights(config)
+    weights = initial_weights(as_begun(config, run_dir))
     KeyTable.of(config, {name: array.ndim for name, array in weights.items()}).write(run_dir)
     run_id = study.run_of(parse_scenario(config.scenario)) if study else run_state.new_run_id(run_dir)
     state = RunState(weights, run_id=run_id)

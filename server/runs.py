@@ -18,7 +18,7 @@ from agi_core.host import atomic, lock
 from agi_core.run import checkpoint, run_folder
 from agi_core.run.event_log import read_events
 from agi_core.run.events import RunPaused
-from agi_core.run.initial_weights import PUBLIC, initial_weights, weights_file
+from agi_core.run.initial_weights import PUBLIC, initial_weights, keep, weights_file
 from server import aggregation, flower_cli, registry, run_state
 from server.coordinator import CoordinatorDir
 from server.flower_cli import FlowerRun
@@ -57,6 +57,7 @@ def _submit(coordinator: CoordinatorDir, config: RunConfig, name: str | None) ->
     _check_known(coordinator, {site: registered[site] for site in _all_sites(config.federation)})
     run_folder.create(run_dir, config)
     try:
+        keep(run_dir, config)
         _start(coordinator, run_dir)
     except AgiError as error:
         if run_state.is_held(run_dir) or (run_dir / BEGUN).is_file():

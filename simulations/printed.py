@@ -14,7 +14,7 @@ from agi_core.keys import KeyTable
 from agi_core.models.model_config import name_of
 from agi_core.report.in_words import held_back
 from agi_core.report.markup import plural
-from agi_core.run.initial_weights import initial_weights, weights_file
+from agi_core.run.initial_weights import weights_file
 from agi_core.run.scores import Metrics, Scores
 from agi_core.run.study_summary import StudySummary
 from agi_core.run.summary import Summary
@@ -39,7 +39,9 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
         + (f"; the anatomy {anatomy} is for the test alone" if (anatomy := config.data.unseen_anatomy) else "")
         + (f"; starts from {path.name}" if (path := weights_file(config)) else "")
     )
-    axes = {name: array.ndim for name, array in initial_weights(config).items()}
+    from agi_core.network import Network  # here, because it brings torch, and others who print have no use for it
+
+    axes = {name: array.ndim for name, array in Network(config).weights.items()}
     console.print(str(KeyTable.of(config, axes)))
     print_warnings(federation, console)
 

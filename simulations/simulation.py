@@ -22,7 +22,7 @@ from agi_core.host.device import open_device
 from agi_core.run import checkpoint, run_folder
 from agi_core.run.event_log import EventLog, read_events
 from agi_core.run.events import RunFinished
-from agi_core.run.initial_weights import initial_weights, weights_file
+from agi_core.run.initial_weights import as_begun, initial_weights, keep, weights_file
 from agi_core.run.summary import Summary
 from client.app import app as client_app
 from server.app import app as server_app
@@ -60,7 +60,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     run_engine = engine_of(config)
     with nullcontext() if resume else run_folder.begun(run_dir, config):
         config = with_data(config, console)
-        initial_weights(config)  # an unusable file is named before the scans are read
+        initial_weights(as_begun(config, run_dir))  # an unusable file is named before the scans are read
         reference_chosen = config.reference is not None
         config, federation = find_sites(config)
         run = prepare(config, federation, run_dir, reference_chosen=reference_chosen, console=console)
@@ -116,6 +116,7 @@ def prepare(
     config = with_pretrained_weights(config, BUILT_IN_DIR, console)
     site_paths = write_sites(run_dir, config, federation, study=study)
     if new:
+        keep(run_dir, config)
         run_folder.write_config(run_dir, config)
         note_data(run_dir, config, federation)
     return PreparedRun(run_dir, config, federation, site_paths, poses)
@@ -145,7 +146,8 @@ def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: C
         names += ["local_only"] if compare or not config.privacy.on else []
         names += ["centralised"] if compare else []
         names += [name for name in finished_baselines(run_dir) if name not in names]
-        baselines = run_baselines(names, config=config, data=data, run_dir=run_dir, events=events)
+        begun = as_begun(config, run_dir)
+        baselines = run_baselines(names, config=begun, data=data, run_dir=run_dir, events=events)
         events.append(RunFinished())
     return write_results(
         run_dir,

@@ -14,7 +14,7 @@ from agi_core.cells import folder_of
 from agi_core.config.schema import RunConfig
 from agi_core.host.device import open_device
 from agi_core.run import run_folder
-from agi_core.run.initial_weights import initial_weights
+from agi_core.run.initial_weights import as_begun, initial_weights
 from agi_core.run.summary import FILE_NAME
 from agi_core.scenario import Scenario
 from server.study_plan import cell_config
@@ -69,7 +69,7 @@ def _prepared(
             shutil.rmtree(cell_dir, ignore_errors=True)  # of a process that was killed while it made the folder
         its = run_folder.open_existing(cell_dir) if begun else cell_config(config, cell, plan)
         with nullcontext() if begun else run_folder.begun(cell_dir, its):
-            initial_weights(its)
+            initial_weights(as_begun(its, cell_dir))
             chosen = its.reference is not None
             its, federation = sites_of(its, cell, plan, everybody)
             runs[cell] = prepare(

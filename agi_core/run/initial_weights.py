@@ -1,17 +1,23 @@
 """The weights before the first round: random ones, or those of a file, which is one of `python -m agi_core pretrain` or
-a checkpoint. A simulation turns `public` into such a file (`simulations.pretrained`)."""
+a checkpoint. A simulation turns `public` into such a file (`simulations.pretrained`).
 
+A run keeps a copy of its file, for baselines and for training alone, which begin later: the file may change or go."""
+
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 
 from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
+from agi_core.host import atomic
 from agi_core.protocol import Weights, model_hash, pack
 from agi_core.run.checkpoint import model_weights
 
 RANDOM, PUBLIC = "random", "public"
+KEPT = "initial_weights.safetensors"  # in the run folder
 
 
 def weights_file(config: RunConfig) -> Path | None:
@@ -24,7 +30,7 @@ def initial_weights(config: RunConfig) -> Weights:
     seed.
 
     Raises:
-        ConfigError: the file cannot be read, or is of another model.
+        ConfigError: the file cannot be read, is of another model, or holds a number that is not finite.
     """
     from agi_core.network import Network  # here, because it brings torch, and `weights_file` does not need it
 
@@ -46,7 +52,25 @@ def initial_weights(config: RunConfig) -> Weights:
             f"initial_weights={path} is of model {model_hash(theirs)}, this run's is {model_hash(ours)}"
             f" ({_difference(stored, own)}); pre-train with this run's scenario and its settings of model"
         )
+    if broken := [name for name, array in stored.items() if not np.isfinite(array).all()]:
+        raise ConfigError(
+            f"initial_weights={path}: {broken[0]} holds a number that is not finite; take the weights of another round,"
+            " or pre-train again with a lower training.learning_rate"
+        )
     return {name: stored[name] for name in own}
+
+
+def keep(run_dir: Path, config: RunConfig) -> None:
+    """Copy the file of a new run, if it has one, into its folder. Raises ConfigError, RunError."""
+    if weights_file(config) is not None:
+        atomic.write_bytes(run_dir / KEPT, save(initial_weights(config)))
+
+
+def as_begun(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The configuration of a run that has begun: its weights are those of the copy. A run of an earlier release has
+    none, and reads its file again."""
+    kept = run_dir / KEPT
+    return dataclasses.replace(config, initial_weights=str(kept)) if kept.is_file() else config
 
 
 def _difference(theirs: Weights, ours: Weights) -> str:

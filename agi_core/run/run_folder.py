@@ -5,6 +5,7 @@ config.yaml           the resolved configuration
 environment.json      versions, machine, threads (`Environment`)
 events.jsonl          what happened, line by line (`agi_core.run.event_log`)
 keys.json             what becomes of each weight (`agi_core.keys`)
+initial_weights.safetensors   what the run starts from, if that is a file (`agi_core.run.initial_weights`)
 checkpoints/          the last, the previous and the best model, with the run's state (`agi_core.run.checkpoint`)
 summary.json          the figures at the end (`agi_core.run.summary`)
 report.html           all of it, to look at (`agi_core.report`)

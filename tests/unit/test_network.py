@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agi_core.config.schema import GridConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch
-from agi_core.errors import MismatchError, RunError
+from agi_core.errors import MismatchError, ProtocolError, RunError
 from agi_core.models.agi_net import build_model
 from agi_core.models.alignment.group_alignment import GroupAlignment
 from agi_core.models.model_config import ModelConfig
@@ -51,6 +51,15 @@ def test_weights_of_another_model_are_refused_with_both_hashes() -> None:
         Network(TASK).load_packed(pack(other.weights))
     with pytest.raises(RunError, match=r"of model [0-9a-f]{12}, .* use the release that wrote them"):
         Network(TASK).load(other.weights)
+
+
+def test_a_broken_model_that_came_is_refused_and_changes_nothing() -> None:
+    network, broken = Network(TASK), Network(TASK).weights
+    before = network.weights
+    broken["head.bias"][:] = np.nan
+    with pytest.raises(ProtocolError, match=r"head\.bias holds a number that is not finite"):
+        network.load_packed(pack(broken))
+    assert all((network.weights[name] == array).all() for name, array in before.items())
 
 
 class Recorder(nn.Module):

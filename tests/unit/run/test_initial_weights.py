@@ -9,7 +9,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from agi_core.protocol import pack
 from agi_core.run.checkpoint import WEIGHTS, last_path, save_checkpoint
-from agi_core.run.initial_weights import initial_weights
+from agi_core.run.initial_weights import as_begun, initial_weights, keep
 
 
 def config(*assignments: str, path: Path | str | None = None) -> RunConfig:
@@ -73,3 +73,24 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"no tensors")
     with pytest.raises(ConfigError, match="broken is no safetensors file"):
         initial_weights(config(path=tmp_path / "broken"))
+
+
+def test_a_file_with_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    weights = initial_weights(config())
+    weights["head.bias"][:] = np.inf
+    (tmp_path / "start.safetensors").write_bytes(save(weights))
+    with pytest.raises(ConfigError, match=r"head\.bias holds a number that is not finite"):
+        initial_weights(config(path=tmp_path / "start.safetensors"))
+
+
+def test_a_run_keeps_its_file_whatever_becomes_of_it(tmp_path: Path) -> None:
+    path, weights = tmp_path / "start.safetensors", initial_weights(config("seed=5"))
+    path.write_bytes(save(weights))
+    its = config("seed=6", path=path)
+    keep(tmp_path / "run", its)
+    path.unlink()
+    for name, array in initial_weights(as_begun(its, tmp_path / "run")).items():
+        np.testing.assert_array_equal(array, weights[name])
+    keep(tmp_path / "random", config())
+    assert as_begun(config(), tmp_path / "random") == config()
+    assert not (tmp_path / "random").exists()
