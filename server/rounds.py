@@ -53,6 +53,12 @@ from server.server_step import next_weights
 from server.styles import judge_last_layers, write_styles
 from server.update_gate import judge_figures, judge_updates
 
+NO_PUBLIC_PRIOR = (
+    "the initial weights hold no public prior that a private step could start from, so no site was asked, and the part"
+    " of the budget that is kept for it stays unspent (initial_weights=FILE of python -m agi_core pretrain has one; with"
+    " model.prior=none nothing is kept)"
+)
+
 
 class Rounds:
     """The rounds that a run still has to do. A process that is killed at any moment loses the round it was in: the next
@@ -188,7 +194,7 @@ class Rounds:
                 take_private_step(network, steps, privacy=self._config.privacy)
             told = [*steps]
         else:
-            told = []
+            told, why = [], NO_PUBLIC_PRIOR
         state.weights = {name: array.copy() for name, array in network.weights.items()}
         with self._saving():
             self._events.append(events.PriorSolved(sites=told, why=why))

@@ -175,6 +175,14 @@ def test_a_private_run_moves_a_public_prior_by_one_noisy_step_within_its_budget(
     np.testing.assert_array_equal(public["prior.gram"], private["prior.gram"])
 
 
+def test_a_private_run_without_a_public_prior_says_so(with_public_prior: RunConfig, tmp_path: Path) -> None:
+    federate(dataclasses.replace(with_public_prior, initial_weights="random"), tmp_path / "run")
+    (solved,) = events_of(tmp_path / "run", PriorSolved)
+    assert solved.sites == []
+    assert "hold no public prior" in solved.why
+    assert not load_weights(tmp_path / "run")["prior.coefficients"].any()
+
+
 @pytest.mark.parametrize("more", [0.0, 2.0])
 def test_a_run_with_the_noise_of_its_plan_or_with_more_has_its_prior_and_all_its_rounds(
     with_public_prior: RunConfig, tmp_path: Path, more: float
