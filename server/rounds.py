@@ -55,8 +55,8 @@ from server.update_gate import judge_figures, judge_updates
 
 NO_PUBLIC_PRIOR = (
     "the initial weights hold no public prior that a private step could start from, so no site was asked, and the part"
-    " of the budget that is kept for it stays unspent (initial_weights=FILE of python -m agi_core pretrain has one; with"
-    " model.prior=none nothing is kept)"
+    " of the budget that is kept for it stays unspent (initial_weights=FILE of python -m agi_core pretrain has one;"
+    " with model.prior=none nothing is kept)"
 )
 
 

@@ -60,8 +60,10 @@ def values_of(data: FloatArray) -> Values:
     stripped = blank and _is_head(data, low, high)
     threshold = -math.inf
     if least < greatest and not stripped:  # all of one value is head
-        # Zeros help to tell air from the head: what is left of the air may be few voxels.
-        threshold = otsu_threshold(_believed(data) if blank else believed)
+        # Zeros help to tell air from the head: what is left of the air may be few voxels. Among 200 times as many zeros
+        # nothing else is believed, and they tell nothing.
+        among_zeros = _believed(data) if blank else believed
+        threshold = otsu_threshold(among_zeros if among_zeros[0] < among_zeros[-1] else believed)
     return Values(blank, stripped, least, greatest, low, high, threshold)
 
 

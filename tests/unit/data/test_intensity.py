@@ -141,6 +141,15 @@ def test_a_volume_with_one_bright_voxel_cannot_be_scaled() -> None:
         intensity.scale_intensity(data)
 
 
+def test_a_head_that_is_lost_among_zeros_has_a_threshold_of_its_own_values() -> None:
+    data = np.zeros((60, 60, 60), dtype=np.float32)
+    data[:5, :5, :5] = 5 + np.random.default_rng(0).random((5, 5, 5))  # at a face: not stripped
+    values = intensity.values_of(data)
+    assert values.blank
+    assert not values.stripped
+    assert 5 <= values.threshold <= 6
+
+
 @given(seed=st.integers(0, 2**32 - 1), exponent=st.floats(0.3, 4))
 @settings(max_examples=30, deadline=None)
 def test_otsu_agrees_with_scikit_image(seed: int, exponent: float) -> None:
