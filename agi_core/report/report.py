@@ -18,6 +18,9 @@ from agi_core.run.duration import duration
 from agi_core.run.scores import Scores
 from agi_core.scenario import parse_scenario
 
+REGRESSION = "the cubic regression on aligned sources"
+"""The baseline `regression_pooled`, and not `voxel_regression`, whose sources lie where they were acquired."""
+
 
 def build_report(run_dir: Path) -> Path:
     """Write `report.html` of a run, finished or not, and return its path.
@@ -89,9 +92,9 @@ def _result(record: RunRecord) -> Iterator[str]:
         regression = record.baselines.get("regression_pooled", Scores({}))
         if (gain := scores.gain_db(regression)) is not None:
             compared = f"{signed_db(gain)}{_at_few(scores, regression)}"
-            yield f"against {db(regression.final['psnr_db'])} of a voxel-wise cubic regression ({compared})."
+            yield f"against {db(regression.final['psnr_db'])} of {REGRESSION} ({compared})."
         else:
-            yield "(a voxel-wise regression was not run)."
+            yield f"({REGRESSION} was not run)."
         if (worst := scores.worst_site) is not None and len(scores.sites) > 1:
             whose = "" if record.personal is None else " of the global model"
             yield f"The worst site{whose} is {worst} with {db(scores.sites[worst].psnr_db)}."
@@ -104,7 +107,7 @@ def _result(record: RunRecord) -> Iterator[str]:
         yield f"{site}, which took no part in training, reaches {db(score.psnr_db)}."
     if over := _unseen_over_regression(record):
         where = "There" if len(scores.unseen_sites) == 1 else "At these sites"
-        yield f"{where} that is {over} against a voxel-wise cubic regression of the training sites."
+        yield f"{where} that is {over} against {REGRESSION}."
 
 
 def _sites(record: RunRecord) -> str:
@@ -153,6 +156,7 @@ def _tiles(record: RunRecord) -> str:
     scores = record.federated
     if scores is None or not (scores.final or scores.unseen_sites):
         return ""
+    aligned = sections.BASELINES["regression_pooled"]
     tiles: list[tuple[str, str, str]] = []
     if scores.final:
         psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
@@ -162,7 +166,7 @@ def _tiles(record: RunRecord) -> str:
         tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
         regression = record.baselines.get("regression_pooled", Scores({}))
         if (gain := scores.gain_db(regression)) is not None:
-            tiles.append(("Over regression", signed_db(gain), f"PSNR, same subjects{_at_few(scores, regression)}"))
+            tiles.append((f"Over {aligned}", signed_db(gain), f"PSNR, same subjects{_at_few(scores, regression)}"))
         if record.personal is not None:
             few = len(record.personal.sites) < len(scores.sites)
             where = f" at {len(record.personal.sites)} of {plural(len(scores.sites), 'site')}" if few else ""
@@ -173,7 +177,7 @@ def _tiles(record: RunRecord) -> str:
         tiles.append((f"Worst site{whose}", db(scores.sites[worst].psnr_db), worst))
     if scores.unseen_sites:
         name = "Unseen site" if len(scores.unseen_sites) == 1 else "Unseen sites"
-        against = f"; {over} against regression" if (over := _unseen_over_regression(record)) else ""
+        against = f"; {over} against {aligned}" if (over := _unseen_over_regression(record)) else ""
         tiles.append((name, db(scores.unseen_psnr_db), words(scores.unseen_sites) + against))
     cells = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"

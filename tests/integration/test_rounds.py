@@ -148,7 +148,7 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     page = (run_dir / "report.html").read_text()
     assert "A site without a figure under Alone" in page
     assert "against training alone at 2 sites" in page
-    assert "of a voxel-wise cubic regression" in page
+    assert "of the cubic regression on aligned sources" in page
     assert "dB against own regression" in page
 
 
