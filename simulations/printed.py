@@ -12,7 +12,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.data.scans import held_by
 from agi_core.keys import KeyTable
 from agi_core.models.model_config import name_of
-from agi_core.report.in_words import held_back
+from agi_core.report.in_words import ALONE_ELSEWHERE, held_back
 from agi_core.report.markup import plural
 from agi_core.run.initial_weights import weights_file
 from agi_core.run.scores import Metrics, Scores
@@ -129,6 +129,8 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, console
     pooled = {"regression on aligned sources": regression} if regression else {}
     if final:
         console.print(columns_table(summary), soft_wrap=False)
+        if (alone := baselines.get("local_only")) and alone.unseen_sites:
+            console.print(f"alone (unseen): {ALONE_ELSEWHERE}", markup=False)
         console.print(_against("global", scores, pooled))
     if unseen:
         console.print(unseen_table(summary), soft_wrap=False)

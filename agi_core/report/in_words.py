@@ -4,6 +4,7 @@ from agi_core.config.schema import DEPLOYMENT, RunConfig, Task
 from agi_core.keys import FINE_TUNED, rounds_alone
 from agi_core.privacy.trainable import PARTS
 
+ALONE_ELSEWHERE = "the mean over the models that the training sites trained alone"
 _SIZES = {"translation": "voxels", "rotation": "degrees", "scale": "times its size", "elastic": "mm RMS"}
 _ITS_OWN = {
     "norms": "norms, biases, first and last convolution of its own",

@@ -88,7 +88,8 @@ def columns(record: RunRecord) -> str:
     missing = " Nobody was trained alone in this run." if alone is None else ""
     if alone and set(shared.sites) - set(alone.sites):
         missing = " A site without a figure under Alone trains privately, does not allow it, or did not answer in time."
-    return section("What a site gains", table(heads, rows, kind="metrics") + paragraph(meaning + missing))
+    elsewhere = f" Alone at an unseen site: {in_words.ALONE_ELSEWHERE}." if alone and alone.unseen_sites else ""
+    return section("What a site gains", table(heads, rows, kind="metrics") + paragraph(meaning + elsewhere + missing))
 
 
 def sites(record: RunRecord) -> str:

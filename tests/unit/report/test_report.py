@@ -200,6 +200,7 @@ def test_what_a_site_gains_stands_side_by_side(full: Page) -> None:
     assert full.row("Guys") == ["Guys", "23.25 dB", "24.00 dB", "24.50 dB", "+1.25 dB"]
     assert full.row("all of these") == ["all of these subjects", "21.25 dB", "22.00 dB", "22.50 dB", "+1.25 dB"]
     assert full.row("_IOP") == ["_IOP unseen site", "19.75 dB", "20.50 dB", "–", "–"]
+    assert "Alone at an unseen site: the mean over the models that the training sites trained alone." in full.text
 
 
 def test_every_site_has_its_figures_and_the_worst_and_the_unseen_are_marked(full: Page) -> None:
@@ -279,6 +280,7 @@ def test_a_deployed_run_answers_whether_it_is_better_than_a_sites_own(tmp_path: 
     assert page.row("sites with all figures")[1:] == ["23.25 dB", "24.00 dB", "24.50 dB", "+1.25 dB"]
     assert "each site has 22.50 dB : +1.25 dB against training alone at 1 site." in page.text.replace("dB:", "dB :")
     assert "does not allow it, or did not answer in time" in page.text
+    assert "Alone at an unseen site" not in page.text
     assert "against 19.50 dB of the cubic regression on aligned sources (+1.50 dB at 1 site)." in page.text
     assert page.row("regression, aligned")[1:3] == ["19.50 dB", "+1.50 dB"]
     assert page.row("local-only")[1:3] == ["23.25 dB", "+0.75 dB"]

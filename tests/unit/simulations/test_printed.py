@@ -96,6 +96,22 @@ def test_where_nobody_can_be_tested_but_those_who_took_no_part_they_are_compared
     assert "no site has a test subject" in printed
 
 
+@pytest.mark.parametrize("unseen", [True, False])
+def test_whose_model_alone_is_where_nobody_trained_is_said(unseen: bool) -> None:
+    site = {"HH": SiteScore({"psnr_db": 22.0}, 1)}
+    scores = Scores.over(site, {"IOP": SiteScore({"psnr_db": 21.0}, 1)} if unseen else {})
+    summary = Summary(
+        scores=scores,
+        baselines={"local_only": scores},
+        **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
+    )
+    console = Console(file=io.StringIO(), width=100)
+    print_results(summary, Path("run"), Path("report"), console=console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    said = "alone (unseen): the mean over the models that the training sites trained alone\n"
+    assert (said in printed) == unseen
+
+
 def test_what_all_cells_have_spent_of_the_budget_is_said() -> None:
     cells = {"T1:PD": CellResult(how=TRAINED, privacy={"A": {"epsilon": 5.564}})}
     summary = StudySummary(scenario="T1,PD:any", offers={}, cells=cells, delta=1e-5)
