@@ -44,10 +44,12 @@ def write_results(
     network = Network(config, device=data.device)
     network.load(load_weights(run_dir))
     examples = _examples(network, config, data, run_dir=run_dir)
-    summary = summarise(run_dir, config, wall_s=wall_s, baselines=baselines, faults=faults_of(examples))
-    own = config.personal != "none" and not network.volumetric
-    if config.privacy.on and own:  # a private site tells no such figure; this one is simulated
-        summary = dataclasses.replace(summary, personal=with_own_weights(network, data, task=config.task))
+    own = config.privacy.on and config.personal != "none" and not network.volumetric
+    # A private site tells no such figure; these ones are simulated.
+    personal = with_own_weights(network, data, task=config.task) if own else None
+    summary = summarise(
+        run_dir, config, wall_s=wall_s, baselines=baselines, personal=personal, faults=faults_of(examples)
+    )
     summary = dataclasses.replace(
         summary,
         synthetic=synthetic,

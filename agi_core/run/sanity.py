@@ -15,11 +15,18 @@ MOVED_DB = 0.01
 _REGRESSIONS = {"voxel_regression": "voxel regression", "regression_pooled": "regression on aligned sources"}
 
 
-def sanity_flags(scores: Scores, *, baselines: Mapping[str, Scores], validation_db: Sequence[float]) -> list[str]:
+def sanity_flags(
+    scores: Scores,
+    *,
+    baselines: Mapping[str, Scores],
+    validation_db: Sequence[float],
+    personal: Scores | None = None,
+) -> list[str]:
     """What is suspicious, if anything.
 
     Args:
         scores: of the final test.
+        personal: of the model that each site has made its own, where there is one.
         baselines: those that were scored, by name.
         validation_db: mean PSNR of each validation, the untrained model's first, in dB; empty where sites do not tell.
     """
@@ -27,7 +34,14 @@ def sanity_flags(scores: Scores, *, baselines: Mapping[str, Scores], validation_
     if scores.unseen_sites:
         unseen = {name: its.unseen for name, its in baselines.items()}
         below += [f"at unseen sites {flag}" for flag in _below(scores.unseen, unseen)]
-    return [*_as_bad_as_black(scores), *below, *_not_moving(validation_db), *_far_below(scores)]
+    own = personal or Scores({})
+    return [
+        *_as_bad_as_black(scores),
+        *below,
+        *_not_moving(validation_db),
+        *_far_below(scores, own),
+        *_own_below(scores, own),
+    ]
 
 
 def _as_bad_as_black(scores: Scores) -> Iterator[str]:
@@ -49,8 +63,20 @@ def _not_moving(validation_db: Sequence[float]) -> Iterator[str]:
         yield f"the validation never moved: {validation_db[0]:.2f} dB before training and after every round"
 
 
-def _far_below(scores: Scores) -> Iterator[str]:
+def _far_below(scores: Scores, own: Scores) -> Iterator[str]:
     for site, score in scores.sites.items():
         others = [its.psnr_db for name, its in scores.sites.items() if name != site]
         if others and score.psnr_db < (middle := median(others)) - FAR_BELOW_DB:
-            yield f"{site} is far below the other sites: {score.psnr_db:.2f} dB, their median is {middle:.2f} dB"
+            which = " with the global model" if site in own.sites else ""
+            yield (
+                f"{site} is far below the other sites{which}: {score.psnr_db:.2f} dB, their median is {middle:.2f} dB"
+            )
+
+
+def _own_below(scores: Scores, own: Scores) -> Iterator[str]:
+    both = scores.at_both(own)
+    for site in both[0].sites:
+        common, its = (round(score.sites[site].psnr_db, 2) for score in both)  # as told
+        if its < common:
+            below = f"{common - its:.2f} dB below the global one ({its:.2f} and {common:.2f} dB)"
+            yield f"{site}: its personal model is {below}"

@@ -75,10 +75,13 @@ def summarise(
     *,
     wall_s: float,
     baselines: Mapping[str, Scores] | None = None,
+    personal: Scores | None = None,
     faults: Sequence[str] = (),
 ) -> Summary:
-    """The summary of a run by its final test. `faults` are what else is suspicious in its predictions."""
+    """The summary of a run by its final test. `personal` are figures that its sites do not tell, but a simulation;
+    `faults` are what else is suspicious in its predictions."""
     tested, baselines = events_of(run_dir, ModelTested)[-1], baselines or {}
+    personal = personal or tested.personal
     intervals, ranges = events_of(run_dir, IntervalSolved), events_of(run_dir, RangeLearnt)
     shared = events_of(run_dir, LastLayersShared)
     validated = {event.round: event.mean for event in events_of(run_dir, ModelValidated)}  # the last of each round
@@ -88,8 +91,11 @@ def summarise(
     return Summary(
         scores=tested.scores,
         baselines=baselines,
-        flags=[*sanity_flags(tested.scores, baselines=rivals, validation_db=validation_db), *faults],
-        personal=tested.personal,
+        flags=[
+            *sanity_flags(tested.scores, baselines=rivals, validation_db=validation_db, personal=personal),
+            *faults,
+        ],
+        personal=personal,
         interval=intervals[-1] if intervals else None,
         known_range=ranges[-1] if ranges else None,
         styles=shared[-1] if shared else None,

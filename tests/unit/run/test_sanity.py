@@ -8,8 +8,14 @@ def scores(*psnr_db: float, nmse: float = 0.1) -> Scores:
     return Scores.over({f"s{n}": SiteScore({"psnr_db": p, "nmse": nmse}, 1) for n, p in enumerate(psnr_db)}, {})
 
 
-def flags(result: Scores, *, validation_db: tuple[float, ...] = (12.0, 20.0, 21.0), **baselines: Scores) -> list[str]:
-    return sanity_flags(result, baselines=baselines, validation_db=validation_db)
+def flags(
+    result: Scores,
+    *,
+    validation_db: tuple[float, ...] = (12.0, 20.0, 21.0),
+    personal: Scores | None = None,
+    **baselines: Scores,
+) -> list[str]:
+    return sanity_flags(result, baselines=baselines, validation_db=validation_db, personal=personal)
 
 
 def test_a_sound_run_has_no_flag() -> None:
@@ -50,7 +56,17 @@ def test_a_validation_that_never_moves(validation_db: tuple[float, ...], flagged
     assert flags(scores(20), validation_db=validation_db) == expected
 
 
+def test_a_site_whose_own_model_is_below_the_common_one() -> None:
+    assert flags(scores(21.789, 24), personal=scores(21.461, 25)) == [
+        "s0: its personal model is 0.33 dB below the global one (21.46 and 21.79 dB)"
+    ]
+    assert flags(scores(21.789, 24), personal=scores(21.786, 24)) == []  # told as the same
+    assert flags(scores(24, 25), personal=Scores.over({"s9": SiteScore({"psnr_db": 9.0}, 1)}, {})) == []
+
+
 def test_a_site_far_below_the_others() -> None:
     assert flags(scores(24, 25, 20.1)) == []
     assert flags(scores(24, 25, 19)) == ["s2 is far below the other sites: 19.00 dB, their median is 24.50 dB"]
     assert flags(scores(12)) == []
+    (flag,) = flags(scores(24, 25, 19), personal=scores(24, 25, 26))
+    assert flag.startswith("s2 is far below the other sites with the global model: 19.00 dB, ")

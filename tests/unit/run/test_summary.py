@@ -100,6 +100,14 @@ def test_figures_are_numbers_or_absent(run_dir: Path) -> None:
     assert summarised(run_dir) == DEPLOYED
 
 
+def test_personal_figures_that_sites_do_not_tell_are_looked_at_too(run_dir: Path) -> None:
+    own = Scores.over({"A": SiteScore({"psnr_db": 19.5}, 2)}, {})
+    config = load_config(None, overrides={})
+    summary = summarise(run_dir, config, wall_s=1.0, personal=own)
+    assert summary.personal == own
+    assert [*summary.flags] == ["A: its personal model is 0.50 dB below the global one (19.50 and 20.00 dB)"]
+
+
 @pytest.mark.parametrize("align_target", [False, True])
 def test_a_regression_at_the_targets_own_place_is_no_rival_of_a_model_on_the_reference(
     run_dir: Path, align_target: bool
