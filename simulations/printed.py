@@ -146,12 +146,10 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, console
         console.print(_against("personal", summary.personal, own))
     if final and (plain := baselines.get("without_privacy")):
         cost = plain.final["psnr_db"] - final["psnr_db"]
-        console.print(f"the same federation without privacy: {cost:+.2f} dB")
+        console.print(f"global of the same federation without privacy: {cost:+z.2f} dB")
     print_learnt(summary, console)
     if summary.privacy:
-        by_site = ", ".join(
-            f"{site} {spent['epsilon']:.2f} (RDP {spent['epsilon_rdp']:.2f})" for site, spent in summary.privacy.items()
-        )
+        by_site = ", ".join(f"{site} {spent['epsilon']:.2f}" for site, spent in summary.privacy.items())
         console.print(f"patient-level privacy of the training subjects at delta {summary.delta:g}: epsilon {by_site}")
     console.print(f"report: {report_path}")
     console.print(f"use it: python -m agi_core synthesize --run {run_dir} --help")
@@ -180,7 +178,7 @@ def _origin(summary: Summary | StudySummary) -> str:
 def _against(name: str, scores: Scores, others: Mapping[str, Scores]) -> str:
     """A method's mean, and its distance to others on the same subjects."""
     psnr_db = scores.final["psnr_db"]
-    distances = [f"{psnr_db - its.final['psnr_db']:+.2f} dB against {what}" for what, its in others.items()]
+    distances = [f"{psnr_db - its.final['psnr_db']:+z.2f} dB against {what}" for what, its in others.items()]
     return f"{name} {psnr_db:.2f} dB" + (f": {', '.join(distances)}" if distances else "")
 
 

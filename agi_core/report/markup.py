@@ -104,7 +104,8 @@ def db(value: float | None) -> str:
 
 
 def signed_db(value: float) -> str:
-    return f"{value:+.2f} dB".replace("-", "−")
+    """`+0.50 dB`; `+0.00 dB` also for less than nothing."""
+    return f"{value:+z.2f} dB".replace("-", "−")
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:

@@ -96,6 +96,26 @@ def test_where_nobody_can_be_tested_but_those_who_took_no_part_they_are_compared
     assert "no site has a test subject" in printed
 
 
+def test_what_privacy_costs_is_said_of_the_global_model_and_no_difference_is_minus_zero() -> None:
+    def of(psnr_db: float) -> Scores:
+        return Scores.over({"HH": SiteScore({"psnr_db": psnr_db}, 1)}, {})
+
+    summary = Summary(
+        scores=of(22.0),
+        personal=of(23.0),
+        baselines={"public_own_last_layer": of(23.001), "without_privacy": of(22.5)},
+        privacy={"HH": {"epsilon": 7.99, "epsilon_rdp": 8.81}},
+        delta=1e-5,
+        **{"rounds": 1, "wall_s": 1.0, "scenario": "T1,T2:PD", "reference": "T1", "model": "AGI-Net"},
+    )
+    console = Console(file=io.StringIO(), width=120)
+    print_results(summary, Path("run"), Path("report"), console=console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "personal 23.00 dB: +0.00 dB against an own last layer on the public start" in printed
+    assert "\nglobal of the same federation without privacy: +0.50 dB\n" in printed
+    assert "at delta 1e-05: epsilon HH 7.99\n" in printed
+
+
 @pytest.mark.parametrize("unseen", [True, False])
 def test_whose_model_alone_is_where_nobody_trained_is_said(unseen: bool) -> None:
     site = {"HH": SiteScore({"psnr_db": 22.0}, 1)}
