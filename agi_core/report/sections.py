@@ -72,24 +72,27 @@ def columns(record: RunRecord) -> str:
         gain = signed_db(best - without) if without is not None and best is not None else "–"
         return [*map(db, values), gain]
 
-    methods = (alone, shared, personal)
-    rows = [row(_coloured(record, site), cells([psnr(its, site) for its in methods])) for site in shared.sites]
-    scored = [site for site in shared.sites if all(psnr(its, site) is not None for its in methods if its)]
-    means = [its.among(scored).final.get("psnr_db") if its else None for its in methods]
+    methods = {"Alone": alone, "Global": shared} | ({"Personal": personal} if personal else {})
+    rows = [row(_coloured(record, site), cells([psnr(its, site) for its in methods.values()])) for site in shared.sites]
+    scored = [site for site in shared.sites if all(psnr(its, site) is not None for its in methods.values() if its)]
+    means = [its.among(scored).final.get("psnr_db") if its else None for its in methods.values()]
     whose = "all of these subjects" if len(scored) == len(shared.sites) else "sites with all figures"
     rows += [row(whose, cells(means), kind="total")] if shared.sites else []
     for site in shared.unseen_sites:
-        rows.append(row(escape(site) + _UNSEEN, cells([psnr(its, site) for its in methods])))
-    heads = ("Site", "Alone", "Global", "Personal", "Personal minus alone")
+        rows.append(row(escape(site) + _UNSEEN, cells([psnr(its, site) for its in methods.values()])))
+    heads = ("Site", *methods, f"{[*methods][-1]} minus alone")
     meaning = (
         "PSNR on the same test subjects. Alone: the site's own model, trained as long without the others. Global: the"
-        f" common model, as a hospital gets it that took no part. Personal: {in_words.personal_model(record.config)}."
+        " common model, as a hospital gets it that took no part."
     )
+    own = f" Personal: {in_words.personal_model(record.config)}." if personal else ""
     missing = " Nobody was trained alone in this run." if alone is None else ""
     if alone and set(shared.sites) - set(alone.sites):
         missing = " A site without a figure under Alone trains privately, does not allow it, or did not answer in time."
     elsewhere = f" Alone at an unseen site: {in_words.ALONE_ELSEWHERE}." if alone and alone.unseen_sites else ""
-    return section("What a site gains", table(heads, rows, kind="metrics") + paragraph(meaning + elsewhere + missing))
+    return section(
+        "What a site gains", table(heads, rows, kind="metrics") + paragraph(meaning + own + elsewhere + missing)
+    )
 
 
 def sites(record: RunRecord) -> str:

@@ -203,6 +203,18 @@ def test_what_a_site_gains_stands_side_by_side(full: Page) -> None:
     assert "Alone at an unseen site: the mean over the models that the training sites trained alone." in full.text
 
 
+def test_without_own_weights_the_common_model_is_what_a_site_gains(tmp_path: Path, full: Page) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN)
+    run.train(rounds=2)
+    run.finish(ModelTested(scores=scores(0.0)))
+    page = Page(build_report(run.dir))
+    assert page.row("Site") == ["Site", "Alone", "Global", "Global minus alone"]
+    assert page.row("Guys") == ["Guys", "23.25 dB", "24.00 dB", "+0.75 dB"]
+    assert full.row("Site") == ["Site", "Alone", "Global", "Personal", "Personal minus alone"]
+    told = "Personal: the common model with"
+    assert (told in page.text, told in full.text) == (False, True)
+
+
 def test_every_site_has_its_figures_and_the_worst_and_the_unseen_are_marked(full: Page) -> None:
     values = ["0.812", "0.0344", "0.0678"]
     halves = ["0.406", "0.0172", "0.0339"]
@@ -365,7 +377,7 @@ def test_where_only_unseen_sites_can_be_tested_they_are_compared(tmp_path: Path)
     page = Page(build_report(run.dir))
     assert "reaches 20.50 dB. There that is +0.50 dB against the cubic regression on aligned sources." in page.text
     assert "_IOP; +0.50 dB against regression, aligned" in page.text
-    assert ["_IOP unseen site", "20.25 dB", "20.50 dB", "–", "–"] in page.rows
+    assert ["_IOP unseen site", "20.25 dB", "20.50 dB", "+0.25 dB"] in page.rows
     (row,) = [row for row in page.rows if row[0].startswith("regression, aligned")]
     assert row[1:3] == ["–", "+0.50 dB"]
     assert row[5] == "20.00 dB"
