@@ -162,11 +162,14 @@ def _tiles(record: RunRecord) -> str:
         psnr, tested = scores.final["psnr_db"], f"mean of {plural(scores.subjects, 'test subject')}"
         interval = over_sites([score.psnr_db for score in scores.sites.values()])
         spread = f"; 95 % over sites: {db(interval.low)} to {db(interval.high)}" if interval else ""
-        tiles.append(("PSNR" if record.personal is None else "Global PSNR", db(psnr), tested + spread))
-        tiles += [("SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
+        of_global = "" if record.personal is None else "Global "
+        tiles.append((f"{of_global}PSNR", db(psnr), tested + spread))
+        tiles += [(f"{of_global}SSIM", f"{scores.final['ssim']:.3f}", tested)] if "ssim" in scores.final else []
         regression = record.baselines.get("regression_pooled", Scores({}))
         if (gain := scores.gain_db(regression)) is not None:
-            tiles.append((f"Over {aligned}", signed_db(gain), f"PSNR, same subjects{_at_few(scores, regression)}"))
+            tiles.append(
+                (f"Over {aligned}", signed_db(gain), f"{of_global}PSNR, same subjects{_at_few(scores, regression)}")
+            )
         if record.personal is not None:
             few = len(record.personal.sites) < len(scores.sites)
             where = f" at {len(record.personal.sites)} of {plural(len(scores.sites), 'site')}" if few else ""

@@ -345,7 +345,8 @@ def examples(shown: Sequence[Example], *, deployed: bool) -> str:
         return section(title, paragraph(why))
     intro = (
         "Axial slices of test subjects, none of whom was trained on, in the radiological view: anterior (A) at the top,"
-        " the patient's right (R) on the left. Intensities from 0 (black) to 1 (white), cut to the head."
+        " the patient's right (R) on the left. Intensities from 0 (black) to 1 (white), cut to the head. The"
+        " predictions are the global model's."
     )
     if len(shown) > MAX_SLICES:
         intro += f" The first {MAX_SLICES} of {len(shown)} are shown."

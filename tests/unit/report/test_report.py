@@ -191,7 +191,8 @@ def test_the_outcome_stands_in_words_on_top(full: Page) -> None:
     )
     assert outcome in full.text
     assert f"Worst site, global 21.00 dB {HOSTILE}" in full.text
-    assert "Over regression, aligned +1.50 dB PSNR, same subjects" in full.text
+    assert "Over regression, aligned +1.50 dB Global PSNR, same subjects" in full.text
+    assert "Global SSIM 0.812" in full.text
     assert "SYNTHETIC DATA (2 anatomies)" in full.text
     assert "not finished" not in full.text
 
@@ -244,6 +245,7 @@ def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
     assert "_IOP (unseen)" in full.svg("Test PSNR per site")
     shown = [alt.split(":")[0] for alt in full.images if alt.endswith("_IOP, test subject 1")]
     assert shown == ["Source T1", "Source T2", "Target", "Prediction", "Absolute error"]
+    assert "cut to the head. The predictions are the global model's." in full.text
     assert "Best validation PSNR (median over sites): 21.25 dB after round 1" in full.text
     assert {"target", "prediction", "power (dB)"} <= set(re.findall(">([^<>]+)</text>", full.svg("Radial power")))
 
@@ -322,6 +324,10 @@ def test_a_plain_network_on_real_scans_without_unseen_sites_validation_and_compa
     page = Page(build_report(run.dir))
     assert "plain ResUNet, trained federated over 2 sites" in page.text
     assert "AGI-Net" not in page.text
+    assert (
+        "Over regression, aligned +1.50 dB PSNR, same subjects" in page.text
+    )  # there is no other than the global model
+    assert "Global SSIM" not in page.text
     assert "SYNTHETIC" not in page.text
     assert "PATIENT DATA : this page shows slices of test subjects' scans." in page.text
     assert "No site tells of its validation" in page.text
