@@ -51,7 +51,7 @@ class KeyTable:
         atomic.write_json(run_dir / NAME, asdict(self))
 
     def __str__(self) -> str:
-        parts = [f"{len(self.shared)} weights are trained and averaged"]
+        parts = [f"{len(self.shared)} weight tensors are trained and averaged"]
         for keys, become in ((self.frozen, "stay as they are sent"), (self.personal, "are each site's own in the end")):
             parts += [f"{len(keys)} {become} ({_rooms(keys)})"] if keys else []
         return ", ".join(parts)
