@@ -17,6 +17,7 @@ from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError, DataError
 from agi_core.host.device import open_device
 from agi_core.pretraining import PRETRAINING, pretrain
+from agi_core.report.markup import plural
 from agi_core.run import initial_weights
 from simulations.display import Display
 
@@ -43,8 +44,8 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
     if not path.is_file():
         steps, size = pretraining.training.local_steps, pretraining.training.batch_size
         console.print(
-            f"pre-training without privacy on public synthetic data: {steps} steps of {size} crops (once; kept in"
-            f" {path.name}; initial_weights=random does without)"
+            f"pre-training without privacy on public synthetic data: {plural(steps, 'step')} of {plural(size, 'crop')}"
+            f" (once; kept in {path.name}; initial_weights=random does without)"
         )
         try:
             with Display(console, config).showing():

@@ -3,6 +3,7 @@
 from agi_core.config.schema import DEPLOYMENT, RunConfig, Task
 from agi_core.keys import FINE_TUNED, rounds_alone
 from agi_core.privacy.trainable import PARTS
+from agi_core.report.markup import plural
 
 ALONE_ELSEWHERE = "the mean over the models that the training sites trained alone"
 _SIZES = {"translation": "voxels", "rotation": "degrees", "scale": "times its size", "elastic": "mm RMS"}
@@ -15,9 +16,10 @@ _ITS_OWN = {
 def each_step(task: Task) -> str:
     """What one step of training at a site looks at."""
     if not task.privacy.on:
-        return f"{task.training.batch_size} crops"
+        return plural(task.training.batch_size, "crop")
     privacy = task.privacy
-    return f"random lots of {privacy.lot_rate:.0%} of the subjects, each with {privacy.slices_per_subject} crops"
+    crops = plural(privacy.slices_per_subject, "crop")
+    return f"random lots of {privacy.lot_rate:.0%} of the subjects, each with {crops}"
 
 
 def optimiser(task: Task) -> str:
@@ -77,11 +79,12 @@ def how_trained(config: RunConfig) -> dict[str, str]:
     """{method of a comparison: how its model was made}."""
     n, batch = len(config.federation.sites), config.training.batch_size
     rounds, steps = config.rounds, config.training.local_steps
+    trained = f"{plural(rounds, 'round')} of {plural(steps, 'local step')}"
     private = ", without privacy" if config.privacy.on else ""
     unseen = "" if config.engine == DEPLOYMENT else " and on the unseen sites' (mean over the models)"
     looks_at = each_step(config) if config.privacy.on else f"batch {batch}"
     return {
-        "federated": f"{rounds} rounds of {steps} local steps at each site, {looks_at}; scans stay at their sites",
+        "federated": f"{trained} at each site, {looks_at}; scans stay at their sites",
         "personal": personal_model(config),
         "initial_weights": "the weights that the run started from, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
@@ -99,4 +102,4 @@ def how_trained(config: RunConfig) -> dict[str, str]:
 
 
 def _budget(rounds: int, steps: int) -> str:
-    return f"{rounds} x {steps} = {rounds * steps} steps"
+    return f"{rounds} x {steps} = {plural(rounds * steps, 'step')}"

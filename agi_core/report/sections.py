@@ -130,7 +130,7 @@ def sites(record: RunRecord) -> str:
         notes.append(f"Not scored, without test subjects or without an answer to the test: {words(untested)}.")
     if scores.unseen_sites:
         limit = config.evaluation.max_subjects
-        notes.append(f"Unseen sites took no part in training; at most {limit} subjects of each are scored, once.")
+        notes.append(f"Unseen sites took no part in training; at most {plural(limit, 'subject')} of each, scored once.")
     body = table(columns, rows, groups=groups, caption=caption, kind="metrics") + paragraph(" ".join(notes))
     return section("Quality per site", body + _tissue(record, scores))
 
@@ -415,7 +415,9 @@ def training(record: RunRecord) -> str:
     if any(event.sites for event in record.validation.values()):
         limit = record.config.evaluation.validation_slices
         volumes = record.config.model.dims == 3
-        scored = f"whole volumes of {limit} slices together, or one," if volumes else f"at most {limit} slices"
+        scored = (
+            f"whole volumes of {limit} slices together, or one," if volumes else f"at most {plural(limit, 'slice')}"
+        )
         notes = [f"Validation: {scored} per site, the same in every round; round 0 is the untrained model."]
     else:
         notes = ["No site tells of its validation, so there is no validation curve and no best round."]
@@ -484,8 +486,9 @@ def what_was_run(record: RunRecord) -> str:
         "Loss": f"where the target lies on {config.reference}, by alignment" if training.align_target else "",
         "Partition": "by hospital" if config.partition == "site" else "by chance (iid)",
         "Model": f"{record.model_name}, {model.dims}-D, {'-'.join(map(str, model.widths))} channels",
-        "Training": f"{config.rounds} rounds x {training.local_steps} local steps x {in_words.each_step(config)} of"
-        f" {' x '.join(map(str, config.crop))}; {in_words.optimiser(config)}; loss {in_words.loss(config)}",
+        "Training": f"{plural(config.rounds, 'round')} x {plural(training.local_steps, 'local step')} x"
+        f" {in_words.each_step(config)} of {' x '.join(map(str, config.crop))}; {in_words.optimiser(config)}; loss"
+        f" {in_words.loss(config)}",
         "Moved source": in_words.moved(config),
         "Grid": spacing,
         "Seed": str(config.seed),

@@ -30,8 +30,9 @@ def build_study_report(run_dir: Path) -> Path:
         )
     count = {how: sum(its.how == how for its in summary.cells.values()) for how in (TRAINED, BLEND, NOBODY)}
     result = (
-        f"Any sequence from any others, over {plural(len(summary.offers), 'site')}: {count[TRAINED]} cells are trained,"
-        f" {count[BLEND]} are blends of those, and {count[NOBODY]} cannot be made by anybody."
+        f"Any sequence from any others, over {plural(len(summary.offers), 'site')}:"
+        f" {plural(count[TRAINED], 'cell')} trained, {plural(count[BLEND], 'blend')} of those, and"
+        f" {plural(count[NOBODY], 'cell')} that cannot be made by anybody."
     )
     offers = bullets(f"{site} offers {words(modalities)}" for site, modalities in summary.offers.items())
     body = (

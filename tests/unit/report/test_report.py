@@ -81,16 +81,9 @@ class Run:
 
     def __init__(self, run_dir: Path, *, unseen: list[str], conv: str = "cagr", **settings: Any) -> None:
         overrides = {"federation.sites": SITES, "federation.unseen_sites": unseen, "rounds": 2, "model.conv": conv}
-        overrides |= settings
+        overrides |= {"model.alignment": "none", "training.local_steps": 16, "training.batch_size": 8}
         self.dir = run_dir
-        run_folder.create(
-            run_dir,
-            load_config(
-                None,
-                overrides=overrides,
-                assignments=("model.alignment=none", "training.local_steps=16", "training.batch_size=8"),
-            ),
-        )
+        run_folder.create(run_dir, load_config(None, overrides=overrides | settings))
         (run_dir / "splits.json").write_text(json.dumps(SPLITS))
         self.events = EventLog(run_dir)
         self.note(RunStarted(run_id="1", sites=SITES, unseen_sites=unseen))
@@ -237,6 +230,18 @@ def test_baselines_stand_with_their_difference_and_how_they_were_trained(full: P
     assert centralised[1:3] == ["22.25 dB", "−0.25 dB"]
     assert "batch 2 x 8 = 16" in centralised[0]
     assert "Not run" not in full.text
+
+
+def test_one_of_each_is_told_without_an_s(tmp_path: Path) -> None:
+    ones = {"rounds": 1, "training.local_steps": 1, "training.batch_size": 1, "evaluation.max_subjects": 1}
+    run = Run(tmp_path / "run", unseen=UNSEEN, **ones)
+    run.train(rounds=1)
+    run.finish()
+    page = Page(build_report(run.dir))
+    assert page.row("Training")[1].startswith("1 round x 1 local step x 1 crop of ")
+    assert "1 round of 1 local step at each site, batch 1" in page.row("AGI-Net, federated")[0]
+    assert "1 x 1 = 1 step on its own scans" in page.row("local-only")[0]
+    assert not re.findall(r"\b1 (?:rounds|local steps|steps|crops|subjects|sites|slices)\b", page.text)
 
 
 def test_curves_name_every_site_and_slices_show_every_image(full: Page) -> None:
