@@ -40,7 +40,7 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
     inputs = [task_json(pretraining.task), data.layout, data.phantom_sites, PUBLIC.seed, VERSION]
     inputs += [unseen] if unseen else []
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
-    path = (work_dir / f"pretrained-{key}.safetensors").resolve()
+    path = (work_dir / initial_weights.public_name(key)).resolve()
     if not path.is_file():
         steps, size = pretraining.training.local_steps, pretraining.training.batch_size
         console.print(

@@ -4,6 +4,7 @@ from agi_core.config.schema import DEPLOYMENT, RunConfig, Task
 from agi_core.keys import FINE_TUNED, rounds_alone
 from agi_core.privacy.trainable import PARTS
 from agi_core.report.markup import plural
+from agi_core.run.initial_weights import is_public, weights_file
 
 ALONE_ELSEWHERE = "the mean over the models that the training sites trained alone"
 _SIZES = {"translation": "voxels", "rotation": "degrees", "scale": "times its size", "elastic": "mm RMS"}
@@ -60,6 +61,27 @@ def held_back(anatomy: str | None) -> str:
     )
 
 
+def start(config: RunConfig) -> str:
+    """The weights before the first round."""
+    path = weights_file(config)
+    if path is None:
+        return "random"
+    return f"pre-trained on public synthetic data ({path.name})" if is_public(path) else f"of the file {path.name}"
+
+
+def server_step(config: RunConfig) -> str:
+    """How the server makes the next weights of those that come back."""
+    federation = config.federation
+    rate = f"learning rate {federation.server_learning_rate:g}"
+    if federation.server_optimizer == "adam":
+        how = f", FedAdam with {rate}"
+    elif federation.server_momentum:
+        how = f", momentum {federation.server_momentum:g} and {rate}"
+    else:
+        how = "" if federation.server_learning_rate == 1 else f", {rate}"
+    return federation.aggregation.replace("_", " ") + " of the sites' weights" + how
+
+
 def its_own(task: Task) -> str:
     """What a site has of its own in a run that lets each have something: "With ... each site has"."""
     return _ITS_OWN.get(task.personal, "a last layer of its own")
@@ -86,7 +108,7 @@ def how_trained(config: RunConfig) -> dict[str, str]:
     return {
         "federated": f"{trained} at each site, {looks_at}; scans stay at their sites",
         "personal": personal_model(config),
-        "initial_weights": "the weights that the run started from, before its first round",
+        "initial_weights": f"the weights that the run started from, {start(config)}, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
         "regression_pooled": "one cubic polynomial of the aligned sources at each voxel, solved from statistics of all"
         " training sites: the federation's prior without a network",

@@ -489,6 +489,9 @@ def what_was_run(record: RunRecord) -> str:
         "Training": f"{plural(config.rounds, 'round')} x {plural(training.local_steps, 'local step')} x"
         f" {in_words.each_step(config)} of {' x '.join(map(str, config.crop))}; {in_words.optimiser(config)}; loss"
         f" {in_words.loss(config)}",
+        "Initial weights": in_words.start(config),
+        "Server step": in_words.server_step(config),
+        "Personal model": "none" if config.personal == "none" else in_words.personal_model(config),
         "Moved source": in_words.moved(config),
         "Grid": spacing,
         "Seed": str(config.seed),

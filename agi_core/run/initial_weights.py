@@ -4,6 +4,7 @@ a checkpoint. A simulation turns `public` into such a file (`simulations.pretrai
 A run keeps a copy of its file, for baselines and for training alone, which begin later: the file may change or go."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,22 @@ from agi_core.run.checkpoint import model_weights
 
 RANDOM, PUBLIC = "random", "public"
 KEPT = "initial_weights.safetensors"  # in the run folder
+_PUBLIC_NAME = re.compile(r"pretrained-[0-9a-f]{12}\.safetensors")
 
 
 def weights_file(config: RunConfig) -> Path | None:
     """The file that the run starts from; None: random weights."""
     return None if config.initial_weights in (None, RANDOM, PUBLIC) else Path(config.initial_weights)
+
+
+def public_name(key: str) -> str:
+    """The name of a file of weights pre-trained on public data, under a hash of all that it depends on."""
+    return f"pretrained-{key}.safetensors"
+
+
+def is_public(path: Path) -> bool:
+    """Whether a file is called so."""
+    return _PUBLIC_NAME.fullmatch(path.name) is not None
 
 
 def initial_weights(config: RunConfig) -> Weights:

@@ -6,7 +6,17 @@ import pytest
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import DEPLOYMENT, RunConfig
-from agi_core.report.in_words import each_step, how_trained, its_own, loss, moved, optimiser, personal_model
+from agi_core.report.in_words import (
+    each_step,
+    how_trained,
+    its_own,
+    loss,
+    moved,
+    optimiser,
+    personal_model,
+    server_step,
+    start,
+)
 
 
 def config(*assignments: str) -> RunConfig:
@@ -31,6 +41,38 @@ def test_an_adversary_and_a_moved_source_are_named() -> None:
     )
     turned = config("training.misalign.source=T2", "training.misalign.kind=rotation", "training.misalign.size=4")
     assert moved(turned) == "T2, rotation of up to 4 degrees in each crop"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ((), "mean of the sites' weights"),
+        (("federation.aggregation=trimmed_mean",), "trimmed mean of the sites' weights"),
+        (("federation.server_momentum=0.9",), "mean of the sites' weights, momentum 0.9 and learning rate 1"),
+        (("federation.server_learning_rate=0.5",), "mean of the sites' weights, learning rate 0.5"),
+        (
+            ("federation.server_optimizer=adam", "federation.server_learning_rate=0.003"),
+            "mean of the sites' weights, FedAdam with learning rate 0.003",
+        ),
+    ],
+)
+def test_how_the_server_makes_the_next_weights(settings: tuple[str, ...], told: str) -> None:
+    assert server_step(config(*settings)) == told
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        (None, "random"),
+        ("random", "random"),
+        ("/a/pretrained-0123456789ab.safetensors", "pre-trained on public synthetic data (pretrained-0123456789ab.saf"),
+        ("/a/pretrained.safetensors", "of the file pretrained.safetensors"),
+    ],
+)
+def test_where_the_run_started(file: str | None, told: str) -> None:
+    run = dataclasses.replace(config(), initial_weights=file)
+    assert start(run).startswith(told)
+    assert f"started from, {told}" in how_trained(run)["initial_weights"]
 
 
 def test_private_training() -> None:

@@ -232,6 +232,17 @@ def test_baselines_stand_with_their_difference_and_how_they_were_trained(full: P
     assert "Not run" not in full.text
 
 
+def test_what_was_run_names_start_server_step_and_personal_model(tmp_path: Path) -> None:
+    settings = {"federation.server_optimizer": "adam", "federation.server_learning_rate": 0.003, "personal": "none"}
+    run = Run(tmp_path / "run", unseen=[], **settings, initial_weights=".cache/pretrained-0123456789ab.safetensors")
+    run.train(rounds=2)
+    page = Page(build_report(run.dir))
+    public = "pre-trained on public synthetic data (pretrained-0123456789ab.safetensors)"
+    assert page.row("Initial weights") == ["Initial weights", public]
+    assert page.row("Server step") == ["Server step", "mean of the sites' weights, FedAdam with learning rate 0.003"]
+    assert page.row("Personal model") == ["Personal model", "none"]
+
+
 def test_one_of_each_is_told_without_an_s(tmp_path: Path) -> None:
     ones = {"rounds": 1, "training.local_steps": 1, "training.batch_size": 1, "evaluation.max_subjects": 1}
     run = Run(tmp_path / "run", unseen=UNSEEN, **ones)
