@@ -39,6 +39,10 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
         + (f"; the anatomy {anatomy} is for the test alone" if (anatomy := config.data.unseen_anatomy) else "")
         + (f"; starts from {path.name}" if (path := weights_file(config)) else "")
     )
+    if config.data.unseen_anatomy:
+        tests = {site: federation.splits[site].test for site in federation.training}
+        told = (f"{site} {len({*its} & {*federation.tests})} of {len(its)}" for site, its in tests.items())
+        console.print(f"test subjects with that anatomy: {', '.join(told)}")
     from agi_core.network import Network  # here, because it brings torch, and others who print have no use for it
 
     axes = {name: array.ndim for name, array in Network(config).weights.items()}

@@ -167,7 +167,9 @@ def held_back(data_dir: Path, anatomy: str) -> RunConfig:
     return load_config(None, overrides=overrides, assignments=[*SMALL])
 
 
-def test_nobody_trains_or_validates_on_the_anatomy_that_is_held_back(tmp_path: Path) -> None:
+def test_nobody_trains_or_validates_on_the_anatomy_that_is_held_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"Guys": 6, "HH": 5})
     anatomies = ["colin27", "ms19", "ms19", "ms07", "ms19", "colin27", *["ms07"] * 5]
     rows = [f"IXI{100 + i}-Guys-{1100 + i},Guys,{anatomy}\n" for i, anatomy in enumerate(anatomies)]
@@ -178,6 +180,8 @@ def test_nobody_trains_or_validates_on_the_anatomy_that_is_held_back(tmp_path: P
     splits = run_folder.read_splits(tmp_path / "run")
     assert sorted(splits["Guys"]["test"]) == ["IXI101", "IXI102", "IXI104"]
     assert len(splits["HH"]["test"]) == 1
+    print_plan(config, federation, plain_console())
+    assert "\ntest subjects with that anatomy: Guys 3 of 3, HH 0 of 1\n" in capsys.readouterr().out
     opened = open_site(files["Guys"]).scans(config.task).subjects  # the site itself divides them so, too
     assert sorted(subject.id for subject in opened.test) == ["IXI101", "IXI102", "IXI104"]
     assert sorted(subject.id for subject in opened.train) == sorted(splits["Guys"]["train"])
