@@ -22,7 +22,7 @@ from agi_core.host.command_line import run_command, terminable
 from agi_core.host.console import plain_console
 from agi_core.layouts import LAYOUTS
 from agi_core.run import run_folder
-from agi_core.run.initial_weights import weights_file
+from agi_core.run.initial_weights import PUBLIC, is_public, weights_file
 
 RUNS_DIR = Path("runs")
 
@@ -86,6 +86,8 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
     stored = _with_absolute_paths(run_folder.open_existing(arguments.out))
     config = load_config(arguments.config, overrides=overrides, assignments=assignments, base=stored)
     config = _with_absolute_paths(config)
+    if config.initial_weights == PUBLIC and (path := weights_file(stored)) and is_public(path):
+        config = dataclasses.replace(config, initial_weights=stored.initial_weights)  # what became of the word
     theirs, ours = _flat(dataclasses.asdict(stored)), _flat(dataclasses.asdict(config))
     changed = "; ".join(f"{key}={theirs[key]} there, {ours[key]} here" for key in theirs if theirs[key] != ours[key])
     if changed:

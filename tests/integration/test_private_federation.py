@@ -429,6 +429,12 @@ def test_the_command_prints_what_was_spent(
     assert "pre-training" not in capsys.readouterr().out
     assert "personal" not in json.loads((tmp_path / "again" / "summary.json").read_text())
 
+    file.unlink()  # the run keeps a copy, and `public` still names it
+    assert main([*command, "initial_weights=public", "--resume", "--compare"]) == 0
+    added = json.loads((run_dir / "summary.json").read_text())["baselines"]
+    assert added["initial_weights"] == summary["baselines"]["initial_weights"]
+    assert added["local_only"]["sites"].keys() == {"Guys", "HH"}
+
 
 def test_a_run_without_privacy_may_start_from_public_data_too(
     private_config: RunConfig, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
