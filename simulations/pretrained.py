@@ -45,7 +45,8 @@ def with_pretrained_weights(config: RunConfig, work_dir: Path, console: Console)
         steps, size = pretraining.training.local_steps, pretraining.training.batch_size
         console.print(
             f"pre-training without privacy on public synthetic data: {plural(steps, 'step')} of {plural(size, 'crop')}"
-            f" (once; kept in {path.name}; initial_weights=random does without)"
+            f" (once, about ten minutes on a CPU with the usual settings; kept in {path.name};"
+            " initial_weights=random does without)"
         )
         try:
             with Display(console, config).showing():

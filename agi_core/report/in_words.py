@@ -56,8 +56,8 @@ def held_back(anatomy: str | None) -> str:
     if anatomy is None:
         return ""
     return (
-        f"Held back for the test: the anatomy {anatomy}, on which nobody trained or validated. A site with few such"
-        " subjects is tested on others too."
+        f"Held back for the test: the anatomy {anatomy}, on which nobody trained or validated in this run."
+        " A site with few such subjects is tested on others too."
     )
 
 

@@ -376,7 +376,7 @@ def test_an_anatomy_that_was_held_back_is_told_on_top_and_beside_the_figures(tmp
     run = Run(tmp_path / "run", unseen=UNSEEN, **{"data.unseen_anatomy": "ms19"})
     run.train(rounds=2)
     run.finish()
-    told = "Held back for the test: the anatomy ms19, on which nobody trained or validated."
+    told = "Held back for the test: the anatomy ms19, on which nobody trained or validated in this run."
     assert Page(build_report(run.dir)).text.count(told) == 2
     assert "Held back" not in full.text
 

@@ -69,7 +69,7 @@ def test_an_anatomy_that_was_held_back_is_said(anatomy: str | None) -> None:
     print_matrix(whole, Path("run"), Path("report"), of_all)
     for console in (of_one, of_all):
         printed = console.file.getvalue()  # type: ignore[attr-defined]
-        said = "Held back for the test: the anatomy ms19, on which nobody trained or validated." in printed
+        said = "Held back for the test: the anatomy ms19, on which nobody trained or validated in this run." in printed
         assert said == (anatomy is not None)
 
 
