@@ -236,6 +236,11 @@ class Task:
                 "training.adversarial: a discriminator sees the subjects without privacy; leave it out, or"
                 " privacy.epsilon"
             )
+        if self.training.proximal and self.privacy.on:
+            raise ConfigError(
+                f"training.proximal={self.training.proximal} has no effect in private training; leave it out, or"
+                " privacy.epsilon"
+            )
         if self.privacy.trainable == "adapters" and not self.model.adapters:
             raise ConfigError("privacy.trainable=adapters, but the model has none; set model.adapters=4 or so")
 

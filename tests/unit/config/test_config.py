@@ -150,6 +150,11 @@ def test_bad_settings_are_named(assignment: str, named: str) -> None:
         load(assignment)
 
 
+def test_private_training_has_no_proximal_term() -> None:
+    with pytest.raises(ConfigError, match=r"training\.proximal=0\.1 has no effect in private training; leave it out"):
+        load("privacy.epsilon=8", "training.proximal=0.1")
+
+
 @pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "bulyan"])
 def test_a_secure_sum_has_no_updates_to_compare(rule: str) -> None:
     with pytest.raises(

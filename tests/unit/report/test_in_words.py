@@ -76,7 +76,7 @@ def test_where_the_run_started(file: str | None, told: str) -> None:
 
 
 def test_private_training() -> None:
-    private = config("privacy.epsilon=8", "privacy.lot_rate=0.25", "privacy.trainable=all", "training.proximal=0.5")
+    private = config("privacy.epsilon=8", "privacy.lot_rate=0.25", "privacy.trainable=all")
     assert each_step(private) == "random lots of 25% of the subjects, each with 4 crops"
     assert optimiser(private).startswith("private AdamW on the whole model: each subject's gradient is clipped")
     assert loss(private) == "L1"
