@@ -12,7 +12,7 @@ from agi_core.data.fingerprint import check_different
 from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, Subject, discover
-from agi_core.errors import DataError
+from agi_core.errors import AbsentError, DataError
 from agi_core.evaluation import evaluate
 from agi_core.keys import KeyTable
 from agi_core.metrics import mean_over_subjects
@@ -60,7 +60,12 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
             differ from what the model has learnt by no more than scans of one scanner do, or they are worse
             off with a layer of the others.
     """
-    found = discover(scans, network.scenario.modalities)
+    try:
+        found = discover(scans, network.scenario.modalities, of_model=True)
+    except AbsentError as error:
+        raise DataError(
+            f"{error}; a hospital without one complete subject takes synthesize --style SITE, or the common last layer"
+        ) from None
     by_id = {subject.id: subject for subject in found.subjects}
 
     def opened(subjects: Iterable[Subject], *, whole: bool) -> list[CachedSession]:

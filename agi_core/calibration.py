@@ -55,7 +55,7 @@ def calibrate_on(network: Network, scans: Scans, *, task: Task, run_dir: Path, c
     Raises:
         DataError: fewer than two subjects are left, a scan is unusable, or a head is too small to measure.
     """
-    found = discover(scans, network.scenario.modalities)
+    found = discover(scans, network.scenario.modalities, of_model=True)
     parts, marks = read_parts(run_dir), fingerprints(found.subjects)
     of_part: dict[str, list[Subject]] = {"train": [], "validation": [], "test": []}
     by_id = {subject.id: subject for subject in found.subjects}

@@ -68,7 +68,7 @@ class Completion:
             check_folder(self.out_dir)
         self.models.check_target(target)
         targets = self.models.targets
-        found = discover(self.scans, self.models.modalities, least=1)
+        found = discover(self.scans, self.models.modalities, least=1, of_model=True)
         self.left_out += found.skipped
         unclear = {skipped.place.partition(":")[0] for skipped in found.skipped if skipped.reason.startswith("several")}
         visits = [(f"{s.id} {visit.name}".strip(), visit) for s in found.subjects for visit in s.sessions]

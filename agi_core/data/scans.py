@@ -143,7 +143,7 @@ def full_modality(name: str, entities: Sequence[str], asked: Iterable[str], *, n
     return max(fitting)[1] if fitting else own
 
 
-def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = None) -> Discovery:
+def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = None, of_model: bool = False) -> Discovery:
     """Find the subjects that have every one of these modalities, one scan each in a session, and their sites. With
     `least`, those that have so many of them: what a session lacks is not in its `paths`, and nobody may have it.
 
@@ -151,6 +151,9 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     `participants.tsv` (bids, not with `scans.one_site`); otherwise all subjects are at the one site `site`. A scan
     whose name has an entity that changes what it shows, such as `ce-gadolinium`, is not of the plain modality:
     `T1w[ce-gadolinium]` chooses it.
+
+    Args:
+        of_model: whether they are a trained model's, so that no --scenario can be changed where they are not there.
 
     Raises:
         ConfigError: an unknown layout, an excluded subject that does not exist, nobody is left, a site file that cannot
@@ -166,16 +169,17 @@ def discover(scans: Scans, modalities: Sequence[str], *, least: int | None = Non
     used = [scan.named_by(modalities, layout.neutral) for scan in used]
     there = {scan.modality for scan in used} & {*modalities}
     if least is None or len(there) < least:
-        _check_modalities(used, modalities, data_dir=scans.dir)
+        _check_modalities(used, modalities, data_dir=scans.dir, of_model=of_model)
     site_map, notes = _site_map(scans, layout, like=min(scan.subject for scan in found))
     if site_map:
         _check_persons(site_map, used, data_dir=scans.dir)
     subjects, incomplete = _subjects(used, modalities, site_map, least=len(modalities) if least is None else least)
     skipped += [*excluded, *incomplete, *(site_map.unread if site_map else ())]
     if not subjects:
+        other = "give another folder" if of_model else "change --scenario, --sites or data.exclude"
         raise ApartError(
             f"no subject in {scans.dir} can be used for {', '.join(modalities)}; {_reasons(skipped)}. "
-            "Complete the data, or change --scenario, --sites or data.exclude"
+            f"Complete the data, or {other}"
         )
     _check_site_names(subjects)
     return Discovery(
@@ -262,7 +266,7 @@ def _exclude(found: Sequence[_Scan], scans: Scans) -> tuple[list[_Scan], list[Sk
     return kept, [Skipped(subject_id, "excluded by data.exclude") for subject_id in excluded]
 
 
-def _check_modalities(scans: Iterable[_Scan], modalities: Iterable[str], *, data_dir: Path) -> None:
+def _check_modalities(scans: Iterable[_Scan], modalities: Sequence[str], *, data_dir: Path, of_model: bool) -> None:
     subjects: dict[str, set[str]] = defaultdict(set)
     for scan in scans:
         subjects[scan.modality].add(scan.subject)
@@ -270,16 +274,20 @@ def _check_modalities(scans: Iterable[_Scan], modalities: Iterable[str], *, data
     if not absent:
         return
     available = ", ".join(f"{modality} ({_count(len(have), 'subject')})" for modality, have in sorted(subjects.items()))
-    advice = [
-        f"write {there} for {modality}"
+    named = [
+        (there, modality)
         for modality in absent
         for there in sorted(subjects)
         if there.lower() == modality.lower() or any({there.lower(), modality.lower()} <= s for s in _SAME_CONTRAST)
     ]
-    raise AbsentError(
-        f"no subject in {data_dir} has {', '.join(absent)}; there is {available or 'nothing'}. "
-        f"Change --scenario{': ' + ', '.join(advice) if advice else ' to modalities of that list'}"
-    )
+    if of_model:
+        its = ", ".join(f"{modality} what is {there} here" for there, modality in named)
+        what = f"calls {its}" if its else f"is of {', '.join(modalities)}"
+        advice = f"The model {what}: give a folder with these names"
+    else:
+        its = ", ".join(f"write {there} for {modality}" for there, modality in named)
+        advice = f"Change --scenario{f': {its}' if its else ' to modalities of that list'}"
+    raise AbsentError(f"no subject in {data_dir} has {', '.join(absent)}; there is {available or 'nothing'}. {advice}")
 
 
 def _site_map(scans: Scans, layout: Layout, *, like: str) -> tuple[SiteMap | None, list[str]]:

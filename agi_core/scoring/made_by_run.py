@@ -42,7 +42,7 @@ def make_volumes(
     Raises:
         DataError: a scan or a segmentation cannot be used, or every subject was used in training.
     """
-    found = discover(scans, network.scenario.modalities)
+    found = discover(scans, network.scenario.modalities, of_model=True)
     parts, now = read_parts(run_dir), fingerprints(found.subjects)
     errors, maps_dir, unfit = None, out_dir.with_name("expected_errors"), []
     if (run_dir / error_model.NAME).is_file():

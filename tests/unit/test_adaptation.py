@@ -1,6 +1,7 @@
 """A last layer for a hospital that took no part, on small real files."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -92,3 +93,9 @@ def test_a_folder_without_complete_subjects(task: Task, tmp_path: Path) -> None:
     (tmp_path / "IXI-T1").mkdir()
     with pytest.raises(DataError):
         adapt(Network(task), Scans(tmp_path, "ixi"), task=task, cache_dir=tmp_path / "cache")
+
+
+def test_a_hospital_without_a_target_is_told_what_it_can_do(task: Task, hospital: Scans, tmp_path: Path) -> None:
+    shutil.rmtree(hospital.dir / "IXI-PD")
+    with pytest.raises(DataError, match=r"has PD; .* without one complete subject takes synthesize --style SITE, or"):
+        adapt(Network(task), hospital, task=task, cache_dir=tmp_path / "cache")

@@ -509,6 +509,20 @@ def test_modalities_that_no_subject_has_are_refused_with_those_there_are(
         discover(tmp_path, layout="ixi", modalities=modalities)
 
 
+@pytest.mark.parametrize(
+    ("modalities", "cause"),
+    [
+        (("T1", "T2", "FLAIR"), r"T2 \(1 subject\)\. The model is of T1, T2, FLAIR: give a folder with these names$"),
+        (("t1", "T2"), r"\. The model calls t1 what is T1 here: give a folder with these names$"),
+        (("T1", "PD"), r"\. Complete the data, or give another folder$"),
+    ],
+)
+def test_the_modalities_of_a_model_cannot_be_changed(tmp_path: Path, modalities: tuple[str, ...], cause: str) -> None:
+    tree(tmp_path, ixi("IXI002-Guys-0828", ["T1", "T2"]) + ixi("IXI003-Guys-0829", ["PD"]))
+    with pytest.raises(DataError, match=cause):
+        scans.discover(Scans(tmp_path, "ixi"), modalities, of_model=True)
+
+
 def test_old_brats_names_are_pointed_to_the_new_ones(tmp_path: Path) -> None:
     tree(tmp_path, brats("BraTS2021_00000", ("t1", "t1ce", "t2", "flair"), separator="_"))
     with pytest.raises(DataError, match="write t1c for t1ce, write t2f for FLAIR"):
