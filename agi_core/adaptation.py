@@ -1,14 +1,15 @@
 """A last layer for a hospital that took no part in a run, from its own complete subjects, in closed form."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from agi_core.config.schema import Task
 from agi_core.data.cached_session import CachedSession
-from agi_core.data.fingerprint import check_different
+from agi_core.data.fingerprint import check_different, fingerprints, part_of
 from agi_core.data.partition import stable_order
 from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans, Subject, discover
@@ -21,6 +22,7 @@ from agi_core.protocol import Weights
 from agi_core.readout import newcomers_readout, readout_statistics
 from agi_core.ridge import Statistics, Vector
 from agi_core.run import progress
+from agi_core.run.run_folder import read_parts
 
 _ROUNDING = 1e-12  # of a squared error
 
@@ -36,6 +38,7 @@ class Adaptation:
         gains_db: what each subject gains by a layer of all others, from the squared errors that the layers are solved
             from; empty where there is only one.
         found: who was left out of the folder, and why.
+        notes: what the user should know of the subjects.
     """
 
     own: Weights
@@ -46,19 +49,24 @@ class Adaptation:
     own_db: float
     gains_db: Mapping[str, float]
     found: str
+    notes: Sequence[str]
 
 
-def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Adaptation:
+def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_dir: Path) -> Adaptation:
     """Solve a last layer for the subjects of a folder. The network is left as it was.
+
+    Subjects that trained the model or chose its best round are left out, as far as their scans are known: the common
+    layer is theirs already.
 
     Args:
         network: the trained model of `task`.
+        run_dir: the run's folder, where the parts of its subjects are noted, as far as they are known.
         cache_dir: folder of prepared scans, which are patient data.
 
     Raises:
-        DataError: no subject has all modalities, a scan is unusable, or one image stands for two; the subjects
-            differ from what the model has learnt by no more than scans of one scanner do, or they are worse
-            off with a layer of the others.
+        DataError: no subject has all modalities, all were used in training, a scan is unusable, or one image stands
+            for two; the subjects differ from what the model has learnt by no more than scans of one scanner do, or they
+            are worse off with a layer of the others.
     """
     try:
         found = discover(scans, network.scenario.modalities, of_model=True)
@@ -66,7 +74,16 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
         raise DataError(
             f"{error}; a hospital without one complete subject takes synthesize --style SITE, or the common last layer"
         ) from None
-    by_id = {subject.id: subject for subject in found.subjects}
+    parts, marks = read_parts(run_dir), fingerprints(found.subjects)
+    left_out = [s.id for s in found.subjects if part_of(marks[s.id], parts) in ("train", "validation")]
+    by_id = {subject.id: subject for subject in found.subjects if subject.id not in left_out}
+    if not by_id:
+        raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
+    notes = [f"used in training or validation, and so left out: {', '.join(left_out)}"] if left_out else []
+    sites = Counter(subject.site for subject in by_id.values())
+    if len(sites) > 1:
+        listed = ", ".join(f"{site} {count}" for site, count in sorted(sites.items()))
+        notes.append(f"a last layer is one hospital's, and these are of {len(sites)}: {listed}; give a folder of one")
 
     def opened(subjects: Iterable[Subject], *, whole: bool) -> list[CachedSession]:
         preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=whole)
@@ -112,7 +129,7 @@ def adapt(network: Network, scans: Scans, *, task: Task, cache_dir: Path) -> Ada
         own = {name: network.weights[name].copy() for name in keys.personal}
     finally:
         network.load(common_weights)
-    return Adaptation(own, tuple(statistics_of), part, scored, common_db, own_db, gains_db, found.summary())
+    return Adaptation(own, tuple(statistics_of), part, scored, common_db, own_db, gains_db, found.summary(), notes)
 
 
 def _left_out(network: Network, statistics_of: Mapping[str, Statistics]) -> dict[str, float]:

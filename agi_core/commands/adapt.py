@@ -32,8 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
     scans = Scans.like(config.data, arguments.data, layout=arguments.layout)
     with showing_steps():
-        adaptation = adapt(network, scans, task=config.task, cache_dir=arguments.cache_dir)
+        adaptation = adapt(network, scans, task=config.task, run_dir=arguments.run, cache_dir=arguments.cache_dir)
     print(adaptation.found)
+    for note in adaptation.notes:
+        print(f"warning: {note}", file=sys.stderr)
     write_own_weights(arguments.out, adaptation.own, network=network)
     for line in _said(adaptation):
         print(line)

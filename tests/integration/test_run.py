@@ -289,10 +289,12 @@ def test_a_site_gains_a_last_layer_of_its_own(
     own_path = tmp_path / "own.safetensors"
     command = ["adapt", "--run", str(run_dir), "--data", str(ixi_dir), "--out", str(own_path)]
     assert agi_core([*command, "--cache-dir", str(cache_dir)]) == 0
-    told = capsys.readouterr().out
-    assert "12 subjects at " in told
-    assert "left out of the other 11: " in told
-    assert "each left out in turn gains " in told
+    told = capsys.readouterr()
+    assert "12 subjects at " in told.out
+    assert "the last layer of 5 subjects is in" in told.out
+    assert "left out of the other 4: " in told.out
+    assert "each left out in turn gains " in told.out
+    assert "used in training or validation, and so left out: " in told.err
     assert agi_core([*command, "--cache-dir", str(cache_dir)]) == 2
     assert f"{own_path} is there already; choose another --out" in capsys.readouterr().err
     head = ["--head", str(own_path)]

@@ -1,6 +1,7 @@
 """A last layer for a hospital that took no part, on small real files."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from agi_core.adaptation import adapt
+from agi_core.adaptation import Adaptation, adapt
 from agi_core.config.load import load_config
 from agi_core.config.schema import Task
-from agi_core.data.scans import Scans
+from agi_core.data.fingerprint import fingerprints
+from agi_core.data.scans import Scans, discover
 from agi_core.errors import DataError
 from agi_core.network import Network
 from tests.support.small_data import SMALL, write_ixi
@@ -31,7 +33,7 @@ def test_a_subject_that_is_left_out_gains_and_the_network_is_left_as_it_was(
     task: Task, hospital: Scans, tmp_path: Path
 ) -> None:
     network = Network(task)  # predicts 0
-    adaptation = adapt(network, hospital, task=task, cache_dir=tmp_path / "cache")
+    adaptation = adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     assert not network.readout.any()
     assert adaptation.scored in adaptation.subjects
     assert len(adaptation.subjects) == 3
@@ -42,19 +44,43 @@ def test_a_subject_that_is_left_out_gains_and_the_network_is_left_as_it_was(
     assert {name.split(".")[0] for name in adaptation.own} == {"head", "prior"}
 
     alone = dataclasses.replace(hospital, exclude=adaptation.subjects[1:])
-    single = adapt(network, alone, task=task, cache_dir=tmp_path / "cache")
+    single = adapt(network, alone, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     assert single.subjects == (single.scored,)
     assert not single.gains_db
     assert "excluded by data.exclude x2" in single.found
     assert not np.array_equal(single.own["head.weight"], adaptation.own["head.weight"])
 
 
+def test_who_trained_the_model_is_left_out_and_several_hospitals_are_named(task: Task, tmp_path: Path) -> None:
+    scans = Scans(write_ixi(tmp_path / "folder", {"Guys": 2, "HH": 2, "New": 4}), "ixi")
+    subjects = discover(scans, ("T1", "T2", "PD")).subjects
+    (tmp_path / "fingerprints.json").write_text(json.dumps(fingerprints(subjects)))
+
+    def adapted(**split: dict[str, list[str]]) -> Adaptation:
+        (tmp_path / "splits.json").write_text(json.dumps(split))
+        return adapt(Network(task), scans, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
+
+    guys, hh = {"train": ["IXI100", "IXI101"]}, {"train": ["IXI102"], "validation": ["IXI103"]}
+    assert adapted(Guys=guys, HH=hh).notes == [
+        "used in training or validation, and so left out: IXI100, IXI101, IXI102, IXI103"
+    ]
+    several = adapted(Guys=guys, HH={"train": ["IXI102"], "test": ["IXI103"]})
+    assert sorted(several.subjects) == ["IXI103", "IXI104", "IXI105", "IXI106", "IXI107"]
+    assert several.notes == [
+        "used in training or validation, and so left out: IXI100, IXI101, IXI102",
+        "a last layer is one hospital's, and these are of 2: HH 1, New 4; give a folder of one",
+    ]
+    with pytest.raises(DataError, match=r"every subject of .* trained the model of"):
+        adapted(Guys={"train": [subject.id for subject in subjects]})
+
+
 def test_what_makes_a_subject_worse_is_refused(task: Task, hospital: Scans, tmp_path: Path) -> None:
     """The model fits the very subject that is scored. The others' targets are upside down in contrast."""
     network = Network(task)
-    adaptation = adapt(network, hospital, task=task, cache_dir=tmp_path / "cache")
+    adaptation = adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     others = [subject for subject in adaptation.subjects if subject != adaptation.scored]
-    best = adapt(network, dataclasses.replace(hospital, exclude=(*others,)), task=task, cache_dir=tmp_path / "cache")
+    alone = dataclasses.replace(hospital, exclude=(*others,))
+    best = adapt(network, alone, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     network.load({**network.weights, **best.own})
     solved = network.readout
     for path in [path for subject in others for path in (hospital.dir / "IXI-PD").glob(f"{subject}-*")]:
@@ -64,7 +90,7 @@ def test_what_makes_a_subject_worse_is_refused(task: Task, hospital: Scans, tmp_
     with pytest.raises(
         DataError, match=rf"these 3 subjects .* worse on average, {adaptation.scored} .* use the common"
     ):
-        adapt(network, hospital, task=task, cache_dir=tmp_path / "fresh")
+        adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "fresh")
     np.testing.assert_array_equal(network.readout, solved)
 
 
@@ -73,11 +99,12 @@ def test_what_one_subject_says_of_a_scanner_that_the_model_knows_is_refused(
 ) -> None:
     """The model's layer is that of this subject and two others."""
     network = Network(task)
-    adaptation = adapt(network, hospital, task=task, cache_dir=tmp_path / "cache")
+    adaptation = adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     network.load({**network.weights, **adaptation.own})
     learnt, (known, *others) = network.readout, adaptation.subjects
+    alone = dataclasses.replace(hospital, exclude=(*others,))
     with pytest.raises(DataError, match=f"to the model the scans of {known} are no stranger than"):
-        adapt(network, dataclasses.replace(hospital, exclude=(*others,)), task=task, cache_dir=tmp_path / "cache")
+        adapt(network, alone, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     np.testing.assert_array_equal(network.readout, learnt)
 
 
@@ -86,16 +113,16 @@ def test_one_scan_under_two_modalities_is_refused(task: Task, hospital: Scans, t
         scan = nibabel.load(next((hospital.dir / "IXI-T2").glob(f"{path.name.partition('-')[0]}-*")))
         nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj), scan.affine), path)
     with pytest.raises(DataError, match="hold the same image"):
-        adapt(Network(task), hospital, task=task, cache_dir=tmp_path / "cache")
+        adapt(Network(task), hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_a_folder_without_complete_subjects(task: Task, tmp_path: Path) -> None:
     (tmp_path / "IXI-T1").mkdir()
     with pytest.raises(DataError):
-        adapt(Network(task), Scans(tmp_path, "ixi"), task=task, cache_dir=tmp_path / "cache")
+        adapt(Network(task), Scans(tmp_path, "ixi"), task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
 
 
 def test_a_hospital_without_a_target_is_told_what_it_can_do(task: Task, hospital: Scans, tmp_path: Path) -> None:
     shutil.rmtree(hospital.dir / "IXI-PD")
     with pytest.raises(DataError, match=r"has PD; .* without one complete subject takes synthesize --style SITE, or"):
-        adapt(Network(task), hospital, task=task, cache_dir=tmp_path / "cache")
+        adapt(Network(task), hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
