@@ -119,7 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     calibration.add_argument("--run", type=Path, required=True, help="folder of the run; what is learnt is kept there")
     calibration.add_argument("--data", type=Path, help="folder with subjects that have all modalities (the run's own)")
     calibration.add_argument("--layout", choices=[*LAYOUTS], help="how --data names scans (the run's)")
-    calibration.add_argument("--head", type=Path, metavar="FILE", help="the last layer to calibrate (the common one)")
+    calibration.add_argument(
+        "--head",
+        type=Path,
+        metavar="PATH|SITE",
+        help="the site's own weights to calibrate, as of synthesize (the common ones)",
+    )
     add_use(calibration)
     calibration.add_argument(
         "--cache-dir", type=Path, default=Path(".cache/volumes"), help="folder of prepared scans (%(default)s)"

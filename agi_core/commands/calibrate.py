@@ -11,19 +11,21 @@ from agi_core.conformal import WANTED, guaranteed
 from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError, RunError
 from agi_core.host.device import open_device
-from agi_core.network import Network
+from agi_core.names import shown
 from agi_core.run import error_model, run_folder
-from agi_core.run.checkpoint import trained_weights
-from agi_core.run.own_weights import load_own_weights
+from agi_core.run_models import RunModels
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Learn the errors and the known range, and keep them in the run's folder."""
     config = run_folder.open_scenario(arguments.run)
-    network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
-    network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
+    device = open_device(arguments.device, threads=arguments.threads)
+    models = RunModels.of(arguments.run, best=arguments.weights == "best", device=device)
+    (cell,) = models.networks
+    network = models.network(cell)
     if arguments.head is not None:
-        load_own_weights(arguments.head, network=network)
+        own_path, _ = models.load_own(arguments.head, [cell])
+        print(f"of a site's own weights, in {shown(str(own_path))}")
     if arguments.data is not None:
         scans = Scans.like(config.data, arguments.data, layout=arguments.layout)
     elif config.data.dir is not None:

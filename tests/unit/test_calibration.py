@@ -15,9 +15,13 @@ from agi_core.data.fingerprint import fingerprints
 from agi_core.data.scans import Scans, discover
 from agi_core.known_range import NAME, KnownRange
 from agi_core.run import error_model
+from agi_core.run.own_weights import write_own_weights
+from agi_core.run_models import RunModels
+from agi_core.scenario import parse_scenario
 from tests.support.finished_run import finished_run
 from tests.support.small_data import write_ixi
 
+CELL = parse_scenario("T1,T2:PD")
 PARTS = {"train": 6, "validation": 3, "test": 2}
 
 
@@ -109,6 +113,23 @@ def test_from_subjects_to_a_map_a_verdict_and_coverage(
     figure = json.loads((tmp_path / "o" / "summary.json").read_text())["figures"]["coverage_head"]
     assert figure["subjects"] == 2
     assert 0.7 < figure["mean"] <= 1
+
+
+def test_a_sites_own_layer_is_calibrated_by_the_name_of_the_site(
+    run_dir: Path, data_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = run_dir / "sites" / "HH" / "heads"
+    write_own_weights(
+        heads / "x.safetensors",
+        {"head.bias": np.full(1, 0.9, dtype=np.float32)},
+        network=RunModels.of(run_dir).network(CELL),
+    )
+    errors, head = tmp_path / "e.nii.gz", ["--head", "HH"]
+    command = ["synthesize", "--run", str(run_dir), *sources(data_dir, -1), "--out", str(tmp_path / "pd.nii.gz")]
+    assert calibrate(*head) == 0
+    assert f"of a site's own weights, in {heads}\n" in capsys.readouterr().out
+    assert main([*command, "--uncertainty", str(errors), *head]) == 0
+    assert errors.exists()
 
 
 def test_a_follow_up_of_a_training_subject_tells_no_errors(
