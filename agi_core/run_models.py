@@ -176,7 +176,9 @@ class RunModels:
         """Of a trained cell's network with its present weights. Raises RunError: there is none, or it is damaged."""
         network = self.network(cell)
         if self.place.is_dir():
-            return error_model.read_error_model(self._folder(cell) / error_model.NAME, network=network)
+            own_path = error_model.own_path(self._folder(cell), network=network)
+            path = own_path if own_path.is_file() else self._folder(cell) / error_model.NAME
+            return error_model.read_error_model(path, network=network)
         if ERROR_MODEL not in self.extras:
             raise RunError(f"{self.place} has no error model; calibrate its run, and export it again")
         return error_model.error_model_in(self.extras[ERROR_MODEL], place=str(self.place), network=network)

@@ -23,9 +23,11 @@ def run(arguments: argparse.Namespace) -> None:
     models = RunModels.of(arguments.run, best=arguments.weights == "best", device=device)
     (cell,) = models.networks
     network = models.network(cell)
+    errors_path = arguments.run / error_model.NAME
     if arguments.head is not None:
         own_path, _ = models.load_own(arguments.head, [cell])
         print(f"of a site's own weights, in {shown(str(own_path))}")
+        errors_path = error_model.own_path(arguments.run, network=network)
     if arguments.data is not None:
         scans = Scans.like(config.data, arguments.data, layout=arguments.layout)
     elif config.data.dir is not None:
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{site}: {sum(shares) / len(shares):.0%} covered by the interval of the others, {min(shares):.0%} to"
             f" {max(shares):.0%} of {len(shares)} subjects"
         )
-    error_model.write_error_model(arguments.run / error_model.NAME, errors, network=network)
+    error_model.write_error_model(errors_path, errors, network=network)
     for note in made.notes:
         print(f"warning: {note}", file=sys.stderr)
     before = None

@@ -1,4 +1,4 @@
-"""The error model of a run, as a file in its folder. It belongs to one set of weights, last layer and all."""
+"""The error models of a run, as files in its folder. Each belongs to one set of weights, last layer and all."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,11 @@ from agi_core.protocol import hash_of, pack
 from agi_core.uncertainty import ErrorModel
 
 NAME = "error_model.safetensors"
+
+
+def own_path(run_dir: Path, *, network: Network) -> Path:
+    """Where the error model of the network with a site's own weights lies, beside that of the common ones."""
+    return run_dir / f"error_model-{hash_of(pack(network.weights))[:16]}.safetensors"
 
 
 def write_error_model(path: Path, model: ErrorModel, *, network: Network) -> None:

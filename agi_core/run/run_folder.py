@@ -12,7 +12,7 @@ report.html           all of it, to look at (`agi_core.report`)
 ```
 
 A run without privacy also has `error_model.safetensors` (`agi_core.run.error_model`) and `known_range.json`
-(`agi_core.known_range`). `calibrate` makes others.
+(`agi_core.known_range`). `calibrate` makes others, and `error_model-*.safetensors` for own last layers.
 
 A deployed run has `styles/SITE.safetensors` of each site that shares its own last layer (`agi_core.run.own_weights`).
 

@@ -115,7 +115,7 @@ def test_from_subjects_to_a_map_a_verdict_and_coverage(
     assert 0.7 < figure["mean"] <= 1
 
 
-def test_a_sites_own_layer_is_calibrated_by_the_name_of_the_site(
+def test_a_sites_own_layer_is_calibrated_by_the_name_of_the_site_and_the_common_one_stays(
     run_dir: Path, data_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     heads = run_dir / "sites" / "HH" / "heads"
@@ -126,10 +126,13 @@ def test_a_sites_own_layer_is_calibrated_by_the_name_of_the_site(
     )
     errors, head = tmp_path / "e.nii.gz", ["--head", "HH"]
     command = ["synthesize", "--run", str(run_dir), *sources(data_dir, -1), "--out", str(tmp_path / "pd.nii.gz")]
-    assert calibrate(*head) == 0
+    assert calibrate() == calibrate(*head) == 0
     assert f"of a site's own weights, in {heads}\n" in capsys.readouterr().out
-    assert main([*command, "--uncertainty", str(errors), *head]) == 0
-    assert errors.exists()
+    made = {}
+    for name, more in (("common", []), ("own", head)):
+        assert main([*command, "--uncertainty", str(errors), *more]) == 0
+        made[name] = nibabel.load(errors).get_fdata()
+    assert np.abs(made["own"] - made["common"]).max() > 0.01
 
 
 def test_a_follow_up_of_a_training_subject_tells_no_errors(
