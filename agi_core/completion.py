@@ -91,7 +91,8 @@ class Completion:
             note = self.models.blend_note(cell)
             lines.append(f"{count} x {cell.target} from {', '.join(cell.sources)}{note and f' (a blend: {note})'}")
             if cell in self.unjudged:
-                lines += [f"{cell.target} from {', '.join(cell.sources)}: {sentence}" for sentence in spoken(None)]
+                why = spoken(None, private=self.models.task.privacy.on)
+                lines += [f"{cell.target} from {', '.join(cell.sources)}: {sentence}" for sentence in why]
         counts = Counter(skipped.reason for skipped in self.left_out)
         first = {skipped.reason: skipped.place for skipped in reversed(self.left_out)}
         return lines + [f"left out {count} x: {reason}; first {first[reason]}" for reason, count in counts.items()]

@@ -61,8 +61,13 @@ def _is_note(path: Path) -> bool:
     return isinstance(there, dict) and bool(there) and there.keys() <= {*_OF_RANGE, *_OF_ERRORS}
 
 
-def spoken(verdict: Verdict | BlendVerdict | None) -> list[str]:
-    """The same of the verdict, for the terminal: a sentence for each reason, or why there is none."""
+def spoken(verdict: Verdict | BlendVerdict | None, *, private: bool = False) -> list[str]:
+    """The same of the verdict, for the terminal: a sentence for each reason, or why there is none.
+
+    Args:
+        private: whether the model's run is, so that what calibrate makes must not follow the model.
+    """
     if verdict is None:
-        return ["not compared with the scans of training, because the model has no known range (calibrate makes it)"]
+        how = "calibrate makes it" + (", without noise: it must stay at this hospital" if private else "")
+        return [f"not compared with the scans of training, because the model has no known range ({how})"]
     return [f"out of what the model knows: {reason}" for reason in verdict.reasons]

@@ -34,6 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
         scans = Scans.of(config.data)
     else:
         raise ConfigError("the run names no folder of scans; give --data with complete subjects that did not train")
+    if config.privacy.on:
+        print(
+            "warning: the run is private, and what is learnt here comes from patients without noise: it stays in"
+            f" {arguments.run} at this hospital, and must not be handed on",
+            file=sys.stderr,
+        )
     with showing_steps():
         made = calibrate_on(
             network,

@@ -135,6 +135,20 @@ def test_a_sites_own_layer_is_calibrated_by_the_name_of_the_site_and_the_common_
     assert np.abs(made["own"] - made["common"]).max() > 0.01
 
 
+def test_of_a_private_run_what_is_learnt_stays(
+    run_dir: Path, data_dir: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("epsilon: null", "epsilon: 8.0"))
+    command = ["synthesize", "--run", str(run_dir), *sources(data_dir, -1), "--out", str(tmp_path / "pd.nii.gz")]
+    assert main(command) == 0
+    assert "(calibrate makes it, without noise: it must stay at this hospital)" in capsys.readouterr().err
+    assert calibrate() == 0
+    said = capsys.readouterr().err
+    assert "the run is private, and what is learnt here comes from patients without noise: it stays in" in said
+    assert "must not be handed on" in said
+
+
 def test_a_follow_up_of_a_training_subject_tells_no_errors(
     data_dir: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
