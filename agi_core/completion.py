@@ -117,7 +117,8 @@ class Completion:
             reasons = () if verdict is None else verdict(volumes, prepared)
             if self.scans.layout == "bids":
                 self._describe(out_path, sources, target)
-            write_note(out_path, verdict=verdict, error_map=None, sidecar=self.scans.layout == "bids")
+            whose, sidecar = self.models.whose(cell), self.scans.layout == "bids"
+            write_note(out_path, whose=whose, verdict=verdict, error_map=None, sidecar=sidecar)
             return reasons
 
         try:

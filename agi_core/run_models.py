@@ -233,10 +233,13 @@ class RunModels:
         parts = self.blends.get(cell, {})
         return ", ".join(f"{weight:.0%} from {'+'.join(one.sources)}" for one, weight in parts.items())
 
+    def whose(self, cell: Scenario) -> str:
+        """Whose own weights a cell or an expert of it has, in few words; "" for the common ones."""
+        return next((self._whose[one] for one in self._trained([cell]) if one in self._whose), "")
+
     def note(self, cell: Scenario) -> str:
-        """Whose own weights a cell or an expert of it has, and of what it is a blend, in few words; "" for neither."""
-        whose = next((self._whose[one] for one in self._trained([cell]) if one in self._whose), "")
-        return "; ".join(filter(None, [whose, self.blend_note(cell)]))
+        """The same, and of what the cell is a blend; "" for neither."""
+        return "; ".join(filter(None, [self.whose(cell), self.blend_note(cell)]))
 
     def load_own(self, head: Path, cells: Collection[Scenario]) -> tuple[Path, list[Scenario]]:
         """Put a site's own weights in place of the common ones.

@@ -11,6 +11,7 @@ from agi_core.known_range import BlendVerdict, Verdict
 from agi_core.run.json_objects import read_json
 
 OUT_OF_RANGE = 3  # exit code
+_LAST_LAYER = "LastLayer"
 _OF_RANGE = ("OutOfKnownRange", "KnownRange")
 _OF_ERRORS = (
     *("ExpectedAbsoluteError", "IntervalFactor", "IntervalCoverage", "IntervalCoverageGuaranteed"),
@@ -26,12 +27,13 @@ def check_note(out_path: Path) -> None:
 
 
 def write_note(
-    out_path: Path, *, verdict: Verdict | BlendVerdict | None, error_map: ErrorMap | None, sidecar: bool
+    out_path: Path, *, whose: str, verdict: Verdict | BlendVerdict | None, error_map: ErrorMap | None, sidecar: bool
 ) -> None:
     """Write the note as JSON, under the name of the volume or folder `out_path`. Where there is nothing to say, the
     note of a volume that was there before is removed.
 
     Args:
+        whose: the weights of a site's own that made it; "" for the common ones.
         sidecar: whether such a file is there already, as of BIDS, and is added to.
     """
     note: dict[str, object] = {}
@@ -42,9 +44,10 @@ def write_note(
         told = (interval.factor, WANTED, interval.guaranteed, interval.subjects, interval.sites)
         note |= zip(_OF_ERRORS, (error_map.path.name, *told), strict=True)
     path = _note_path(out_path)
-    if note:
+    if note or sidecar:
+        note[_LAST_LAYER] = whose or "common"
         atomic.write_json(path, ((read_json(path) or {}) if sidecar else {}) | note)
-    elif not sidecar and _is_note(path):
+    elif _is_note(path):
         path.unlink()
 
 
@@ -58,7 +61,7 @@ def _is_note(path: Path) -> bool:
         there = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(there, dict) and bool(there) and there.keys() <= {*_OF_RANGE, *_OF_ERRORS}
+    return isinstance(there, dict) and bool(there) and there.keys() <= {_LAST_LAYER, *_OF_RANGE, *_OF_ERRORS}
 
 
 def spoken(verdict: Verdict | BlendVerdict | None, *, private: bool = False) -> list[str]:

@@ -175,7 +175,13 @@ def _make(arguments: argparse.Namespace, models: RunModels, cell: Scenario, out_
             )
     if arguments.layout == "bids":
         describe(out_path, folder=arguments.out, sources=given_paths, target=cell.target, release=version("agi-fed"))
-    write_note(out_path, verdict=verdict, error_map=error_map, sidecar=arguments.layout == "bids")
+    write_note(
+        out_path,
+        whose=models.whose(cell),
+        verdict=verdict,
+        error_map=error_map,
+        sidecar=arguments.layout == "bids",
+    )
     compared = [f"{cell.target}: {sentence}" for sentence in spoken(verdict, private=models.task.privacy.on)]
     for sentence in (*(f"{given_paths[modality]}: {doubt}" for modality, doubt in doubts), *compared):
         print(f"warning: {sentence}", file=sys.stderr)

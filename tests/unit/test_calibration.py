@@ -132,6 +132,8 @@ def test_a_sites_own_layer_is_calibrated_by_the_name_of_the_site_and_the_common_
     for name, more in (("common", []), ("own", head)):
         assert main([*command, "--uncertainty", str(errors), *more]) == 0
         made[name] = nibabel.load(errors).get_fdata()
+        layer = json.loads((tmp_path / "pd.json").read_text())["LastLayer"]
+        assert layer == {"common": "common", "own": "own weights: HH"}[name]
     assert np.abs(made["own"] - made["common"]).max() > 0.01
 
 
