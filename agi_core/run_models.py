@@ -259,7 +259,8 @@ class RunModels:
         path = path / "heads" if (path / "heads").is_dir() else path
         full_path = path.absolute()
         owner = next((one.parent for one in (full_path, full_path.parent) if one.name == "heads"), full_path)
-        name = file_stem(shown(owner.name.removesuffix(".safetensors")))
+        name = shown(owner.name.removesuffix(".safetensors"))  # in ASCII where it is a site's folder
+        name = name if name.isascii() else file_stem(name)
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         if not files:
             raise RunError(f"{path} holds no weights of a site's own (.safetensors)")
@@ -295,9 +296,10 @@ class RunModels:
         """
         if self.task.privacy.on:
             raise RunError(f"{self.place} is private, and a site's own weights have no noise: leave --style out")
-        readers = self._style_readers(cells).get(file_stem(site))
+        readers_of = self._style_readers(cells)
+        stem = next((its for its in (file_stem(site), site) if its in readers_of), "")  # `styles` lists stems
         networks = {one: self.network(one) for one in self._trained(cells)}
-        fitting, refusal = _fitting(readers or [], networks)
+        fitting, refusal = _fitting(readers_of.get(stem, []), networks)
         if not fitting:
             why = "" if refusal is None else f" for {'; '.join(map(str, cells))} ({refusal})"
             had = ", ".join(map(shown, self.styles(cells)))
@@ -305,7 +307,7 @@ class RunModels:
             kept = f"take one of {had}" if had else f"{none} and without privacy"
             name = shown(site) or "a site without a name"
             raise RunError(f"{self.place} has no weights of {name}'s own{why}; {kept}, or leave --style out")
-        return self._load(fitting, networks, whose=f"style of {file_stem(site)}")
+        return self._load(fitting, networks, whose=f"style of {stem}")
 
     def _style_readers(self, cells: Collection[Scenario]) -> dict[str, list[Reader]]:
         """{file stem of a site: how its files are read}: what real sites have shared, and what the sites of a

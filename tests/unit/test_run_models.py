@@ -241,7 +241,8 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     for site, one in (("HH", network), ("xn--Gy-xka", network), ("B", other)):
         write_own_weights(run_dir / "sites" / site / "heads" / "x.safetensors", own, network=one)
     made = {}
-    for name, style in (("common", []), ("HH", ["--style", "HH"]), ("Güy", ["--style", "Güy"])):
+    for name in ("common", "HH", "Güy", "xn--Gy-xka"):
+        style = ["--style", name] if name != "common" else []
         path = tmp_path / f"{name}.nii.gz"
         assert main([*command(run_dir, path, scans, "T1", "T2"), *style]) == 0
         said = f"in the style of {name}: " if style else "; styles to be had: HH, xn--Gy-xka\n"
@@ -249,6 +250,7 @@ def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
         made[name] = read_volume(path).data
     assert (made["HH"] - made["common"]).max() > 0.1
     np.testing.assert_array_equal(made["HH"], made["Güy"])
+    np.testing.assert_array_equal(made["Güy"], made["xn--Gy-xka"])
 
     def refused(site: str) -> str:
         out = tmp_path / "none.nii.gz"
