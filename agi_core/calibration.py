@@ -15,6 +15,7 @@ from agi_core.data.scans import Scans, Subject, discover
 from agi_core.errors import DataError
 from agi_core.known_range import FEWEST, OF_CALIBRATION, OF_TRAINING, KnownRange, Measures, measure
 from agi_core.network import Network
+from agi_core.report.markup import plural
 from agi_core.run import progress
 from agi_core.run.run_folder import read_namesakes, read_parts
 from agi_core.uncertainty import ErrorModel, calibrate, sample
@@ -64,8 +65,8 @@ def calibrate_on(network: Network, scans: Scans, *, task: Task, run_dir: Path, c
     trained, chosen, tests = of_part.values()
     if len(chosen) < 2:
         raise DataError(
-            f"{scans.dir} has {len(chosen)} complete subjects beside the {len(trained)} that trained and {len(tests)}"
-            " that test the model; give --data with at least 2 others, better 20"
+            f"{scans.dir} has {plural(len(chosen), 'complete subject')} beside the {len(trained)} that trained and"
+            f" {len(tests)} that test the model; give --data with at least 2 others, better 20"
         )
     preparation, notes = Preparation.of(task, scans, cache_dir=cache_dir, whole=True), []
     on_subject, samples = progress.steps_of("errors"), []
@@ -88,7 +89,7 @@ def calibrate_on(network: Network, scans: Scans, *, task: Task, run_dir: Path, c
             f" {', '.join(namesakes)}; of the same people an interval is too narrow"
         )
     if tests:
-        notes.append(f"{len(tests)} test subjects of the run are left out; `evaluate` tells the coverage of them")
+        notes.append(f"without {plural(len(tests), 'test subject')} of the run; `evaluate` tells their coverage")
     of, seen = (OF_TRAINING, trained) if len(trained) >= FEWEST else (OF_CALIBRATION, [*trained, *chosen])
     known = None
     if len(seen) >= FEWEST:

@@ -12,6 +12,7 @@ from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError, RunError
 from agi_core.host.device import open_device
 from agi_core.names import shown
+from agi_core.report.markup import plural
 from agi_core.run import error_model, run_folder
 from agi_core.run_models import RunModels
 
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     for site, shares in sorted(made.covered.items()):
         print(
             f"{site}: {sum(shares) / len(shares):.0%} covered by the interval of the others, {min(shares):.0%} to"
-            f" {max(shares):.0%} of {len(shares)} subjects"
+            f" {max(shares):.0%} of {plural(len(shares), 'subject')}"
         )
     error_model.write_error_model(errors_path, errors, network=network)
     for note in made.notes:

@@ -17,6 +17,7 @@ from agi_core.evaluation import evaluate
 from agi_core.host.device import open_device
 from agi_core.network import Network
 from agi_core.personal import own_weights
+from agi_core.report.markup import plural
 from agi_core.training import train_round
 from client.site.file import read_deployed_site
 from client.site.opened import OpenSite
@@ -72,12 +73,12 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
     if task.personal != "none":
         started = time.monotonic()
         own_weights(network, training, task=task, site=site.site)
-        what = f"own prior and last layer from {len(training.subjects)} subjects"
+        what = f"own prior and last layer from {plural(len(training.subjects), 'subject')}"
         yield Measured(what, time.monotonic() - started, _peak_bytes(device))
 
     started, count = time.monotonic(), sum(len(numbers) for _, numbers in slices)
     evaluate(network, slices)
-    yield Measured(f"evaluation of {count} slices", time.monotonic() - started, _peak_bytes(device))
+    yield Measured(f"evaluation of {plural(count, 'slice')}", time.monotonic() - started, _peak_bytes(device))
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -75,7 +75,7 @@ def test_from_subjects_to_a_map_a_verdict_and_coverage(
     assert "of 3 subjects; of new ones it covers 69% at least" in printed.out
     assert re.search(r"^A: \d+% covered by the interval of the others, \d+% to \d+% of 3 subjects$", printed.out, re.M)
     assert "known range: of 6 training subjects" in printed.out
-    assert "2 test subjects of the run are left out" in printed.err
+    assert "without 2 test subjects of the run; " in printed.err
 
     assert main([*plain, "--uncertainty", str(errors), "--strict"]) == 0
     printed = capsys.readouterr()
