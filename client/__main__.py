@@ -67,6 +67,7 @@ def _join(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
 
 def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> None:
     """write a commented site file and make the site's key; prints what to send to the coordinator"""
+    coordinator = _public_key(arguments.coordinator_key) if arguments.coordinator_key else None
     key_path = write_site(
         site_path,
         site=arguments.site or site_path.stem,
@@ -74,12 +75,12 @@ def _init(arguments: argparse.Namespace, site_path: Path, console: Console) -> N
         layout=arguments.layout,
         address=arguments.coordinator,
         ca_path=arguments.ca,
-        public_key=arguments.coordinator_key,
+        public_key=coordinator,
     )
     how = f"--site-file {site_path}" if arguments.site_file else f"--site {arguments.site}"
     console.print(
         f"wrote {site_path} and the private key {key_path} (it stays here)\n\n{_to_send(key_path)}\n\n"
-        f"{_to_compare(arguments)}"
+        f"{_to_compare(coordinator, arguments.ca)}"
         f"Next: {_to_fill_in(arguments)}read {site_path}, then python -m client {how} --check"
     )
 
@@ -95,12 +96,10 @@ def _to_fill_in(arguments: argparse.Namespace) -> str:
     return f"fill in {', '.join(missing)}, " if missing else ""
 
 
-def _to_compare(arguments: argparse.Namespace) -> str:
-    lines = []
-    if arguments.coordinator_key:
-        lines.append(f"coordinator.pub {fingerprint(arguments.coordinator_key)}\n")
+def _to_compare(coordinator: str | None, ca_path: Path | None) -> str:
+    lines = [f"coordinator.pub {fingerprint(coordinator)}\n"] if coordinator else []
     with contextlib.suppress(OSError, ValueError):  # --check says what is wrong with it
-        lines += [f"ca.crt SHA256 {certificate_fingerprint(arguments.ca)}\n"] if arguments.ca else []
+        lines += [f"ca.crt SHA256 {certificate_fingerprint(ca_path)}\n"] if ca_path else []
     return f"Compare with the coordinator, by telephone too:\n{''.join(lines)}\n" if lines else ""
 
 
@@ -207,14 +206,15 @@ def _site_name(text: str) -> str:
     return text
 
 
-def _public_key(path: str) -> str:
+def _public_key(path: Path) -> str:
+    """The line in the coordinator's file. Raises ConfigError."""
     try:
-        line = Path(path).read_text(encoding="utf-8").strip()
+        line = path.read_text(encoding="utf-8").strip()
         read_public_key(line)
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{path} cannot be read ({error.strerror}); check the path") from None
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path") from None
     except (ValueError, ConfigError):
-        raise argparse.ArgumentTypeError(f"{path} is not the coordinator's file coordinator.pub") from None
+        raise ConfigError(f"{path} is not the coordinator's file coordinator.pub; ask the coordinator for it") from None
     return line
 
 
@@ -254,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--layout", choices=LAYOUTS, default="ixi", help="how that folder is laid out (%(default)s)")
     new.add_argument("--coordinator", type=_address, metavar="HOST:PORT", help="where the coordinator listens")
     new.add_argument("--ca", type=Path, metavar="FILE", help="the coordinator's certificate authority, ca.crt")
-    new.add_argument("--coordinator-key", type=_public_key, metavar="FILE", help="the coordinator's coordinator.pub")
+    new.add_argument("--coordinator-key", type=Path, metavar="FILE", help="the coordinator's coordinator.pub")
     tried = parser.add_argument_group("with --check and --dry-run")
     tried.add_argument(
         "--scenario",

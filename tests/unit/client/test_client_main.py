@@ -209,8 +209,6 @@ def test_a_command_of_another_user_touches_nothing(
         (["--check"], "--site"),
         (["--site", "../../etc", "--check"], "letters, digits"),
         (["--site", "a", "--init", "--coordinator", "https://x"], "HOST:PORT"),
-        (["--site", "a", "--init", "--coordinator-key", "nothing"], "nothing cannot be read (No such file"),
-        (["--site", "a", "--init", "--coordinator-key", __file__], "is not the coordinator's file coordinator.pub"),
         (["--site", "a", "--init", "--check"], "not allowed with"),
     ],
 )
@@ -218,6 +216,20 @@ def test_the_command_line_explains_itself(arguments: list[str], told: str, capsy
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("nothing", "cannot be read (No such file or directory)"), (__file__, "is not the coordinator's file")],
+)
+def test_another_file_than_the_coordinators_key_is_one_sentence_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--site", "a", "--init", "--coordinator-key", path]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"error: {path} {told}")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_help_gives_the_usual_order(capsys: pytest.CaptureFixture[str]) -> None:
