@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agi_core import known_range
 from agi_core.blend import Blend
-from agi_core.cells import BLENDS, folder_of, is_vocabulary, parse_vocabulary
+from agi_core.cells import BLENDS, folder_of, is_vocabulary, parse_vocabulary, whole_of
 from agi_core.config.schema import Task
 from agi_core.errors import ConfigError, RunError
 from agi_core.export.archive import ERROR_MODEL, KNOWN_RANGE, STYLES
@@ -254,7 +254,7 @@ class RunModels:
         Raises:
             RunError: no file belongs to any of them.
         """
-        simulated = self.place / "sites" / file_stem(str(head))
+        simulated = whole_of(self.place) / "sites" / file_stem(str(head))
         path = simulated if simulated.is_dir() and not head.exists() else head
         path = path / "heads" if (path / "heads").is_dir() else path
         full_path = path.absolute()
@@ -302,11 +302,16 @@ class RunModels:
         fitting, refusal = _fitting(readers_of.get(stem, []), networks)
         if not fitting:
             why = "" if refusal is None else f" for {'; '.join(map(str, cells))} ({refusal})"
-            had = ", ".join(map(shown, self.styles(cells)))
-            none = "there is none: real sites share theirs by policy.share_last_layer, after a run with personal=head"
-            kept = f"take one of {had}" if had else f"{none} and without privacy"
+            kept = ""
+            if had := ", ".join(map(shown, self.styles(cells))):
+                kept = f"take one of {had}, or "
+            elif refusal is None:
+                kept = (
+                    "there is none: real sites share theirs by policy.share_last_layer, after a run with personal=head"
+                    " and without privacy, or "
+                )
             name = shown(site) or "a site without a name"
-            raise RunError(f"{self.place} has no weights of {name}'s own{why}; {kept}, or leave --style out")
+            raise RunError(f"{self.place} has no weights of {name}'s own{why}; {kept}leave --style out")
         return self._load(fitting, networks, whose=f"style of {stem}")
 
     def _style_readers(self, cells: Collection[Scenario]) -> dict[str, list[Reader]]:
@@ -320,7 +325,8 @@ class RunModels:
             if name.startswith(STYLES)
         ]
         if self.place.is_dir():
-            paths = [(path.parents[1].name, path) for path in sorted(self.place.glob("sites/*/heads/*.safetensors"))]
+            sites_dir = whole_of(self.place) / "sites"
+            paths = [(path.parents[1].name, path) for path in sorted(sites_dir.glob("*/heads/*.safetensors"))]
             paths += [item for cell in self._trained(cells) for item in style_paths(self._folder(cell)).items()]
             found = [(site, partial(read_own_weights, path)) for site, path in paths]
         readers: dict[str, list[Reader]] = {}

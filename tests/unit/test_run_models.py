@@ -232,6 +232,20 @@ def test_a_sites_own_weights_are_found_by_its_name_its_state_folder_and_their_pl
     assert "Guy has no weights of a site's own" in capsys.readouterr().err
 
 
+def test_the_sites_of_a_whole_run_are_found_from_the_folder_of_a_cell(scans: dict[str, Path], tmp_path: Path) -> None:
+    cell_dir, out = tmp_path / "run" / "cells" / "T1,T2-to-PD", tmp_path / "pd.nii.gz"
+    own = {"head.bias": np.full(1, 0.9, dtype=np.float32)}
+    heads = tmp_path / "run" / "sites" / "HH" / "heads"
+    write_own_weights(heads / "x.safetensors", own, network=finished_run(cell_dir))
+
+    def made(*whose: str) -> FloatArray:
+        assert main([*command(cell_dir, out, scans, "T1", "T2"), *whose]) == 0
+        return read_volume(out).data
+
+    np.testing.assert_array_equal(made("--head", "HH"), made("--style", "HH"))
+    assert (made("--head", "HH") - made()).max() > 0.1
+
+
 def test_a_hospital_without_a_target_borrows_the_weights_of_a_training_site(
     scans: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
