@@ -103,15 +103,16 @@ def how_trained(config: RunConfig) -> dict[str, str]:
     rounds, steps = config.rounds, config.training.local_steps
     trained = f"{plural(rounds, 'round')} of {plural(steps, 'local step')}"
     private = ", without privacy" if config.privacy.on else ""
-    unseen = "" if config.engine == DEPLOYMENT else " and on the unseen sites' (mean over the models)"
+    deployed = config.engine == DEPLOYMENT
+    pooled = "which is the federation's prior" if deployed else "solved from all training subjects alike, without noise"
+    unseen = "" if deployed else " and on the unseen sites' (mean over the models)"
     looks_at = each_step(config) if config.privacy.on else f"batch {batch}"
     return {
         "federated": f"{trained} at each site, {looks_at}; scans stay at their sites",
         "personal": personal_model(config),
         "initial_weights": f"the weights that the run started from, {start(config)}, before its first round",
         "voxel_regression": "one cubic polynomial of the sources at each voxel, fitted once on the pooled scans",
-        "regression_pooled": "one cubic polynomial of the aligned sources at each voxel, solved from statistics of all"
-        " training sites: the federation's prior without a network",
+        "regression_pooled": f"one cubic polynomial of the aligned sources at each voxel, {pooled}",
         "regression_per_site": "the same of each site's own scans, shrunk to the pooled one",
         "public_own_last_layer": "the public initial weights, and a last layer that each site solved; no epsilon",
         "local_only": f"one model per site{private}, {_budget(rounds_alone(config), steps)} on its own scans,"
