@@ -38,7 +38,7 @@ def loss(task: Task) -> str:
     """The loss of a step."""
     training = task.training
     told = "L1" + (f" + {training.ssim_weight:g} (1 - SSIM)" if training.ssim_weight else "")
-    if training.proximal and not task.privacy.on:
+    if training.proximal:  # refused in private training
         told += f" + {training.proximal:g} / 2 |w - w0|^2 (FedProx)"
     return told + (" + adversarial (pix2pix)" if training.adversarial else "")
 
