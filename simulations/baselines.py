@@ -18,9 +18,10 @@ is trained anew, and so is one whose file is damaged.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -49,7 +50,10 @@ from client.site.opened import open_site
 from server.aggregation import SiteUpdate
 from server.run_state import keep_events
 from server.server_step import next_weights
-from simulations.workers import Workers, processes_for
+from simulations.ahead import Ahead
+from simulations.workers import idle_processes_for, processes_for
+
+Alone = Ahead[tuple[SiteScores, SiteScores]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +66,10 @@ class SitesData:
     test: Mapping[str, Sequence[CachedSession]]
     unseen: Mapping[str, Sequence[CachedSession]]
     device: torch.device
+    alone: Alone | None = None  # the sites that train alone side by side, where the run's engine has them so
 
 
-def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
+def open_sites(config: RunConfig, site_paths: Mapping[str, Path], *, alone: Alone | None = None) -> SitesData:
     """Training, test and unseen sessions of every site."""
     scans = {site: open_site(path).scans(config.task) for site, path in site_paths.items()}
     model = dataclasses.replace(config.model, prior="cubic")
@@ -79,6 +84,7 @@ def open_sites(config: RunConfig, site_paths: Mapping[str, Path]) -> SitesData:
         test={site: scans[site].test for site in training},
         unseen={site: scans[site].everybody for site in unseen},
         device=open_device(config.device, threads=config.threads),
+        alone=alone,
     )
 
 
@@ -230,10 +236,31 @@ def _as_many_crops(config: RunConfig, subjects: int) -> Task:
 
 def local_only(config: RunConfig, data: SitesData) -> Scores:
     """R*K steps per site, and those of the personal model. An unseen site's score is the mean over the local models."""
-    scores = _at_each_site(_local_only, config, data)
+    scores = data.alone.results() if data.alone else {site: _local_only(config, data, site) for site in data.training}
     by_model = {site: unseen for site, (_, unseen) in scores.items()}
     unseen = {name: _mean_over_models([scores[name] for scores in by_model.values()]) for name in data.unseen}
     return Scores.over({site: own for each, _ in scores.values() for site, own in each.items()}, unseen, by_model)
+
+
+@contextmanager
+def training_alone(config: RunConfig, site_paths: Mapping[str, Path], *, early: bool) -> Iterator[Alone | None]:
+    """The sites that train alone, side by side where the run's engine has them so. Where it is `early`, they begin with
+    the block, on cores that would wait for the federation."""
+    sites = config.federation.sites
+    if (processes := processes_for(config, sites=len(sites))) == 1:
+        yield None
+        return
+    work = partial(_alone_at, config, site_paths)
+    idle = idle_processes_for(config, sites=len(sites)) if early else 0
+    with Ahead(work, sites, processes=processes, early=idle) as alone:
+        yield alone
+
+
+def _alone_at(config: RunConfig, site_paths: Mapping[str, Path], site: str) -> tuple[SiteScores, SiteScores]:
+    """In another process, which opens what it needs."""
+    alone = dataclasses.replace(config, federation=dataclasses.replace(config.federation, sites=(site,)))
+    opened = {name: path for name, path in site_paths.items() if name in (site, *alone.federation.unseen_sites)}
+    return _local_only(alone, open_sites(alone, opened), site)
 
 
 def _local_only(config: RunConfig, data: SitesData, site: str) -> tuple[SiteScores, SiteScores]:
@@ -248,30 +275,6 @@ def _local_only(config: RunConfig, data: SitesData, site: str) -> tuple[SiteScor
         statistics = readout_statistics(network, slices.sessions)
         network.set_readout(solve_own([*statistics.values()], towards=network.readout))
     return site_scores(network, {site: data.test[site]}), site_scores(network, data.unseen)
-
-
-T = TypeVar("T")
-
-
-def _at_each_site(work: Callable[[RunConfig, SitesData, str], T], config: RunConfig, data: SitesData) -> dict[str, T]:
-    """{training site: what the work on it returns}, side by side where the run's engine is."""
-    if (processes := processes_for(config, sites=len(data.training))) == 1:
-        return {site: work(config, data, site) for site in data.training}
-    with Workers(processes) as workers:
-        jobs = {
-            site: workers.submit(_at_one_site, work, config, data.site_paths, site, at=number)
-            for number, site in enumerate(data.training)
-        }
-        return {site: workers.result(job) for site, job in jobs.items()}
-
-
-def _at_one_site(
-    work: Callable[[RunConfig, SitesData, str], T], config: RunConfig, site_paths: Mapping[str, Path], site: str
-) -> T:
-    """In another process, which opens what it needs."""
-    alone = dataclasses.replace(config, federation=dataclasses.replace(config.federation, sites=(site,)))
-    opened = {name: path for name, path in site_paths.items() if name in (site, *alone.federation.unseen_sites)}
-    return work(alone, open_sites(alone, opened), site)
 
 
 BASELINES: dict[str, Callable[[RunConfig, SitesData], Scores]] = {

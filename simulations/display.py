@@ -42,7 +42,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._bar = self._live.add_task("starting", total=1, note="")
-        self._site_bars: dict[str, TaskID] = {}
+        self._site_bars: dict[tuple[str, str], TaskID] = {}  # {(phase, site): its line}
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -95,18 +95,19 @@ class Display:
         note = self._validation
         if step.loss is not None:
             note = f"loss {step.loss:.4f}  {self._time_left(step)}{note}"
-        if step.site not in self._site_bars:
-            self._site_bars[step.site] = self._live.add_task(step.phase, total=step.steps, note="")
+        key = step.phase, step.site
+        if key not in self._site_bars:
+            self._site_bars[key] = self._live.add_task(step.phase, total=step.steps, note="")
         self._live.update(self._bar, visible=False)  # the sites' own lines say more
         self._live.update(
-            self._site_bars[step.site],
+            self._site_bars[key],
             description=f"{step.phase}  {step.site}",
             completed=step.step,
             total=step.steps,
             note=note,
         )
         if step.step == step.steps:
-            self._live.remove_task(self._site_bars.pop(step.site))
+            self._live.remove_task(self._site_bars.pop(key))
             self._live.update(self._bar, visible=not self._site_bars, description=step.phase)
 
     def _time_left(self, step: Step) -> str:

@@ -26,7 +26,7 @@ from agi_core.run.initial_weights import as_begun, initial_weights, keep, weight
 from agi_core.run.summary import Summary
 from client.app import app as client_app
 from server.app import app as server_app
-from simulations.baselines import finished_baselines, open_sites, run_baselines
+from simulations.baselines import finished_baselines, open_sites, run_baselines, training_alone
 from simulations.display import Display
 from simulations.local_grid import run_in_process
 from simulations.milestones import drop_damaged, watched
@@ -131,22 +131,15 @@ def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: C
     config, run_dir = run.config, run.run_dir
     for round in drop_damaged(run_dir):
         console.print(f"warning: the slices kept after round {round} are damaged, and dropped")
-    with Display(console, config).showing():
+    names, begun = _baselines(config, run_dir, compare=compare), as_begun(config, run_dir)
+    early = "local_only" in names and "local_only" not in finished_baselines(run_dir)
+    with Display(console, config).showing(), training_alone(begun, run.site_paths, early=early) as alone:
         node_configs = [{"site": site, "site-config": str(path)} for site, path in run.site_paths.items()]
         run_config = {"run-dir": str(run_dir.resolve())}
         with watched(run_dir, config, run.site_paths):
             run_engine(node_configs=node_configs, run_config=run_config)
         events = EventLog(run_dir, elapsed_s=read_events(run_dir)[-1].t_s)
-        data = open_sites(config, run.site_paths)
-        names = ["voxel_regression", "regression_pooled", "regression_per_site"]
-        names += ["initial_weights"] if weights_file(config) else []
-        if config.privacy.on:
-            names += ["public_own_last_layer"] if weights_file(config) and config.model.dims == 2 else []
-            names += ["without_privacy"]
-        names += ["local_only"] if compare or not config.privacy.on else []
-        names += ["centralised"] if compare else []
-        names += [name for name in finished_baselines(run_dir) if name not in names]
-        begun = as_begun(config, run_dir)
+        data = open_sites(config, run.site_paths, alone=alone)
         baselines = run_baselines(names, config=begun, data=data, run_dir=run_dir, events=events)
         events.append(RunFinished())
     return write_results(
@@ -157,6 +150,18 @@ def carry_out(run: PreparedRun, run_engine: Engine, *, compare: bool, console: C
         privacy=privacy_spent(config, run_dir, run.site_paths),
         wall_s=events.elapsed_s,
     )
+
+
+def _baselines(config: RunConfig, run_dir: Path, *, compare: bool) -> list[str]:
+    """The names of those that are due, and of those that the folder holds."""
+    names = ["voxel_regression", "regression_pooled", "regression_per_site"]
+    names += ["initial_weights"] if weights_file(config) else []
+    if config.privacy.on:
+        names += ["public_own_last_layer"] if weights_file(config) and config.model.dims == 2 else []
+        names += ["without_privacy"]
+    names += ["local_only"] if compare or not config.privacy.on else []
+    names += ["centralised"] if compare else []
+    return names + [name for name in finished_baselines(run_dir) if name not in names]
 
 
 def engine_of(config: RunConfig) -> Engine:

@@ -20,6 +20,8 @@ from agi_core.config.schema import RunConfig
 from agi_core.errors import AgiError, RunError
 from agi_core.run import progress
 
+LOWEST_PRIORITY = 19  # as `nice` counts
+
 
 def processes_for(config: RunConfig, *, sites: int) -> int:
     """How many processes share the sites: one for each, and `threads` cores for each process. One means this process,
@@ -29,6 +31,13 @@ def processes_for(config: RunConfig, *, sites: int) -> int:
     if config.engine != "processes" or open_device(config.device, threads=config.threads).type != "cpu":
         return 1
     return max(1, min(sites, _cores() // config.threads))
+
+
+def idle_processes_for(config: RunConfig, *, sites: int) -> int:
+    """How many more would have a core to themselves while the last of the sites are at work."""
+    if processes_for(config, sites=sites) == 1:
+        return 0
+    return min(sites, -sites % (_cores() // config.threads))
 
 
 def _cores() -> int:
@@ -47,10 +56,11 @@ class _Answer:
 
 
 class Workers:
-    """The processes. They end with the block, and with this process however that ends."""
+    """The processes. They end with the block, and with this process however that ends. Those of the lowest priority
+    get the time that nobody else wants."""
 
-    def __init__(self, count: int) -> None:
-        self._workers = [_Worker() for _ in range(count)]
+    def __init__(self, count: int, *, lowest_priority: bool = False) -> None:
+        self._workers = [_Worker(lowest_priority) for _ in range(count)]
         self._answers: dict[int, _Answer] = {}
         self._jobs = 0
 
@@ -105,10 +115,10 @@ class _Worker:
     """One process and the jobs that wait for it. It is sent a job when it has none: a pipe holds little, so two that
     write to each other would both wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, lowest_priority: bool) -> None:
         new = multiprocessing.get_context("spawn")  # not forked: PyTorch's threads do not survive that
         self.connection, theirs = new.Pipe()
-        self._process = new.Process(target=_work, args=(theirs,), daemon=True)
+        self._process = new.Process(target=_work, args=(theirs, lowest_priority), daemon=True)
         self._process.start()
         theirs.close()
         self._waiting: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -147,8 +157,10 @@ class _Worker:
         self.connection.close()
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, lowest_priority: bool) -> None:
     """In the new process: one job after another, until there is nobody to ask."""
+    if lowest_priority:
+        os.nice(LOWEST_PRIORITY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with progress.listening(connection.send):

@@ -17,7 +17,7 @@ from agi_core.host.processes import has_ended
 from agi_core.run import progress
 from agi_core.run.progress import Step
 from simulations import workers as module
-from simulations.workers import Workers, processes_for
+from simulations.workers import Workers, idle_processes_for, processes_for
 
 PATIENCE_S = 60.0
 
@@ -135,3 +135,20 @@ def test_as_many_processes_as_sites_and_cores(monkeypatch: pytest.MonkeyPatch) -
     assert processes_for(dataclasses.replace(config, threads=2), sites=9) == 2
     assert processes_for(dataclasses.replace(config, threads=8), sites=9) == 1
     assert processes_for(dataclasses.replace(config, engine="in-process"), sites=9) == 1
+
+
+@pytest.mark.parametrize(("cores", "threads", "sites", "idle"), [
+    (2, 1, 5, 1),  # two, two, one
+    (2, 1, 4, 0),
+    (16, 1, 5, 5),  # eleven cores wait, and there are no more than five sites
+    (8, 1, 6, 2),
+    (8, 2, 5, 3),
+    (1, 1, 5, 0),  # one process is this one
+])  # fmt: skip
+def test_cores_that_wait_for_the_last_sites(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, sites: int, idle: int
+) -> None:
+    monkeypatch.setattr(module, "_cores", lambda: cores)
+    config = dataclasses.replace(RunConfig(), device="cpu", threads=threads)
+    assert idle_processes_for(config, sites=sites) == idle
+    assert idle_processes_for(dataclasses.replace(config, engine="in-process"), sites=sites) == 0
