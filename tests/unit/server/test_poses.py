@@ -59,6 +59,16 @@ def test_the_nearest_source_at_most_sites_becomes_the_reference(config: RunConfi
     assert (given.reference, given.training.align_target) == ("T2", False)
 
 
+def test_where_nothing_lies_apart_at_any_site_it_is_said_that_alignment_may_be_left_out(config: RunConfig) -> None:
+    together = {"A": {"T1": 0.1, "T2": 0.2}, "B": {"T1": 0.6, "T2": 0.3}}
+    aligns = dataclasses.replace(config, model=dataclasses.replace(config.model, alignment="affine"))
+    hint = "model.alignment=none"
+    assert hint in chosen_by(aligns, together)[1]
+    assert hint not in chosen_by(aligns, {**together, "C": {"T1": 0.7, "T2": 0.1}})[1]
+    none = dataclasses.replace(config.model, alignment="none", neighbours=0)
+    assert hint not in chosen_by(dataclasses.replace(config, model=none), together)[1]
+
+
 def test_where_nobody_tells_the_run_stays_as_it_is_and_that_is_said(config: RunConfig) -> None:
     assert chosen_by(config, {}) == (
         config,
