@@ -101,16 +101,18 @@ def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_di
         raise DataError(f"no slice of the subjects in {scans.dir} holds a head")
     readout, part = newcomers_readout(network, [*statistics_of.values()])
     if not part:
-        raise DataError(
+        raise _refusal(
             f"to the model {_count(statistics_of)} are no stranger than scans of one scanner are to each other, so a"
-            " last layer of theirs might make others worse; use the common model, or give more subjects"
+            " last layer of theirs might make others worse; use the common model, or give more subjects",
+            notes,
         )
     gains_db = _left_out(network, statistics_of)
     if gains_db and fmean(gains_db.values()) < 0:
         worst = min(gains_db, key=lambda subject_id: gains_db[subject_id])
-        raise DataError(
+        raise _refusal(
             f"a last layer of the others makes each of {_count(statistics_of)} {-fmean(gains_db.values()):.2f} dB worse"
-            f" on average, {worst} {-gains_db[worst]:.2f} dB; use the common model, or give more subjects"
+            f" on average, {worst} {-gains_db[worst]:.2f} dB; use the common model, or give more subjects",
+            notes,
         )
 
     *others, scored = stable_order(statistics_of)
@@ -130,6 +132,11 @@ def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_di
     finally:
         network.load(common_weights)
     return Adaptation(own, tuple(statistics_of), part, scored, common_db, own_db, gains_db, found.summary(), notes)
+
+
+def _refusal(why: str, notes: Sequence[str]) -> DataError:
+    """With what is odd about the subjects, which may be the cause."""
+    return DataError("; ".join([why, *notes]))
 
 
 def _left_out(network: Network, statistics_of: Mapping[str, Statistics]) -> dict[str, float]:

@@ -102,9 +102,14 @@ def test_what_one_subject_says_of_a_scanner_that_the_model_knows_is_refused(
     adaptation = adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     network.load({**network.weights, **adaptation.own})
     learnt, (known, *others) = network.readout, adaptation.subjects
-    alone = dataclasses.replace(hospital, exclude=(*others,))
-    with pytest.raises(DataError, match=f"to the model the scans of {known} are no stranger than"):
-        adapt(network, alone, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
+    subjects = discover(hospital, ("T1", "T2", "PD")).subjects
+    (tmp_path / "fingerprints.json").write_text(json.dumps(fingerprints(subjects)))
+    (tmp_path / "splits.json").write_text(json.dumps({"A": {"train": [*others]}}))
+    said = (
+        rf"to the model the scans of {known} are no stranger than .*; used in training .*: {', '.join(sorted(others))}$"
+    )
+    with pytest.raises(DataError, match=said):
+        adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
     np.testing.assert_array_equal(network.readout, learnt)
 
 
