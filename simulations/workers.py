@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from agi_core.config.schema import RunConfig
 from agi_core.errors import AgiError, RunError
+from agi_core.host.cores import cores
 from agi_core.run import progress
 
 LOWEST_PRIORITY = 19  # as `nice` counts
@@ -30,19 +31,14 @@ def processes_for(config: RunConfig, *, sites: int) -> int:
 
     if config.engine != "processes" or open_device(config.device, threads=config.threads).type != "cpu":
         return 1
-    return max(1, min(sites, _cores() // config.threads))
+    return max(1, min(sites, cores() // config.threads))
 
 
 def idle_processes_for(config: RunConfig, *, sites: int) -> int:
     """How many more would have a core to themselves while the last of the sites are at work."""
     if processes_for(config, sites=sites) == 1:
         return 0
-    return min(sites, -sites % (_cores() // config.threads))
-
-
-def _cores() -> int:
-    """Of this machine, those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(sites, -sites % (cores() // config.threads))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_kill_minus_nine_and_resume(ixi_dir: Path, cache_dir: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_processes_change_no_figure(small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_cores", lambda: 3)  # one waits for the two sites
+    monkeypatch.setattr(workers, "cores", lambda: 3)  # one waits for the two sites
     settings = ["model.prior=cubic", "personal=head", "rounds=1"]
     whole = load_config(None, overrides={"clients": 2}, assignments=settings, base=small_config)
     for engine in ("in-process", "processes"):

@@ -4,6 +4,8 @@ import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +16,10 @@ from agi_core.data.phantom.scanner import ISOTROPIC, SLICES, Grid, Layout
 from agi_core.data.phantom.subject import ScannedSubject, scan_subject
 from agi_core.errors import ConfigError, RunError
 from agi_core.host import atomic
+from agi_core.host.cores import cores
 
 VERSION = 2  # of the generator; another version writes other voxels
+MOST_AT_ONCE = 4  # subjects; each is in memory as a whole
 MARKER_NAME = "phantom.json"
 TRUTH_NAME = "truth.csv"
 _DESCRIP = f"SYNTHETIC, not a patient: agi_core phantom {VERSION}"
@@ -70,17 +74,23 @@ def write_phantom(
     """
     _check(out_dir, layout, sites)
     grid = ISOTROPIC if isotropic else SLICES
-    total = sum(sites.values())
+    subjects = [(site, index) for site, count in sites.items() for index in range(count)]
     rows: list[dict[str, Any]] = []
     try:
         with atomic.new_folder(out_dir) as temporary_dir:
-            for site, count in sites.items():
-                for index in range(count):
-                    scanned = scan_subject(layout=layout, site=site, index=index, seed=seed, grid=grid)
-                    write = _write_ixi if layout == "ixi" else _write_brats
-                    rows.append(write(temporary_dir, scanned, grid, site=site, index=index, number=len(rows)))
+            write = partial(_write_subject, temporary_dir, layout=layout, seed=seed, grid=grid)
+            pool = ThreadPoolExecutor(min(cores(), MOST_AT_ONCE))  # numpy, scipy and zlib work outside of Python's lock
+            try:
+                writing = [
+                    pool.submit(write, site=site, index=index, number=number)
+                    for number, (site, index) in enumerate(subjects)
+                ]
+                for written in writing:
+                    rows.append(written.result())
                     if on_subject:
-                        on_subject(len(rows), total)
+                        on_subject(len(rows), len(subjects))
+            finally:
+                pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C, those that have begun end
             _write_table(temporary_dir / TRUTH_NAME, rows)
             if layout == "brats":
                 partitioning = [{"Partition_ID": row["site"], "Subject_ID": row["subject"]} for row in rows]
@@ -126,6 +136,15 @@ def _check(out_dir: Path, layout: str, sites: Mapping[str, int]) -> None:
     if unnamed:
         raise ConfigError(f"Layout {layout} cannot name the site '{unnamed[0]}'. Give it another name, letters only.")
     atomic.check_new_folder(out_dir)
+
+
+def _write_subject(
+    data_dir: Path, *, layout: Layout, seed: int, grid: Grid, site: str, index: int, number: int
+) -> dict[str, Any]:
+    """Its row of the truth."""
+    scanned = scan_subject(layout=layout, site=site, index=index, seed=seed, grid=grid)
+    write = _write_ixi if layout == "ixi" else _write_brats
+    return write(data_dir, scanned, grid, site=site, index=index, number=number)
 
 
 def _write_ixi(

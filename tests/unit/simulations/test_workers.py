@@ -128,7 +128,7 @@ def test_they_end_with_the_block_and_with_a_killed_parent(tmp_path: Path) -> Non
 
 
 def test_as_many_processes_as_sites_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_cores", lambda: 4)
+    monkeypatch.setattr(module, "cores", lambda: 4)
     config = dataclasses.replace(RunConfig(), device="cpu")
     assert processes_for(config, sites=3) == 3
     assert processes_for(config, sites=9) == 4
@@ -148,7 +148,7 @@ def test_as_many_processes_as_sites_and_cores(monkeypatch: pytest.MonkeyPatch) -
 def test_cores_that_wait_for_the_last_sites(
     monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, sites: int, idle: int
 ) -> None:
-    monkeypatch.setattr(module, "_cores", lambda: cores)
+    monkeypatch.setattr(module, "cores", lambda: cores)
     config = dataclasses.replace(RunConfig(), device="cpu", threads=threads)
     assert idle_processes_for(config, sites=sites) == idle
     assert idle_processes_for(dataclasses.replace(config, engine="in-process"), sites=sites) == 0
