@@ -6,20 +6,22 @@
 Each run is a whole `simulations/run.py` with its defaults. The patient who is left out is an unseen site, and is scored
 with the common model, with the mean over the models that each site trained alone, and with regressions. Finished runs
 are kept in --out, so the command can be stopped and started again. Means are over patients; a seed changes the initial
-weights and the crops.
+weights and the crops, and intervals are over seeds: of other patients they say nothing.
 """
 
 import argparse
-import statistics
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+
+import numpy as np
 
 from agi_core.config.load import load_config
 from agi_core.data.scans import Scans, discover
 from agi_core.run.scores import Metrics
 from agi_core.run.summary import read_summary
 from agi_core.scenario import parse_scenario
-from benchmarks.results import commit
+from benchmarks.results import commit, interval
 from simulations.run import main as simulate
 
 LEFT_OUT = "Z"  # behind all others by name: with equal sizes, the last ones are the unseen sites
@@ -30,6 +32,8 @@ COLUMNS = {
     "voxel_regression": "regression, as they are",
     "initial_weights": "its start",
 }
+Table = dict[tuple[str, str], list[float]]
+"""{(metric, column): that of each patient, and their mean}."""
 METRICS = {"psnr_db": 2, "ssim": 4, "mae": 4}  # with the digits that are printed
 
 
@@ -45,19 +49,43 @@ def main() -> None:
     config = load_config(None, overrides={"data.layout": arguments.layout}, assignments=arguments.settings)
     scans = Scans(arguments.data.resolve(), arguments.layout)
     patients = [subject.id for subject in discover(scans, parse_scenario(config.scenario).modalities).subjects]
-    print(f"{config.scenario} on {arguments.data.name}, {len(patients)} patients; commit {commit()}\n")
-    print(f"| start | seed | metric | {' | '.join([*patients, 'mean'])} |\n|{'---|' * (len(patients) + 4)}")
+    print(f"{config.scenario} on {arguments.data.name}, {len(patients)} patients; commit {commit()}")
+    seeds = [*map(int, arguments.seeds.split(","))]
     for start in arguments.starts.split(","):
-        for seed in map(int, arguments.seeds.split(",")):
-            figures: dict[str, list[Metrics]] = defaultdict(list)
-            for patient in patients:
-                for column, scores in run(arguments, patients, patient, start=start, seed=seed).items():
-                    figures[column].append(scores)
-            for metric, digits in METRICS.items():
-                for column, of_patients in figures.items():
-                    values = [scores[metric] for scores in of_patients]
-                    cells = [f"{value:.{digits}f}" for value in [*values, statistics.fmean(values)]]
-                    print(f"| {start}: {COLUMNS[column]} | {seed} | {metric} | {' | '.join(cells)} |", flush=True)
+        print(f"\n| seed | {start} | metric | {' | '.join([*patients, 'mean'])} |\n|{'---|' * (len(patients) + 4)}")
+        tables = []
+        for seed in seeds:
+            tables.append(table(arguments, patients, start=start, seed=seed))
+            for (metric, column), values in tables[-1].items():
+                row(f"{seed} | {COLUMNS[column]}", metric, [[value] for value in values])
+        if len(seeds) > 1:
+            print_over_seeds(tables)
+
+
+def table(arguments: argparse.Namespace, patients: list[str], *, start: str, seed: int) -> Table:
+    scores = {patient: run(arguments, patients, patient, start=start, seed=seed) for patient in patients}
+    values = {
+        (metric, column): [scores[patient][column][metric] for patient in patients]
+        for metric in METRICS
+        for column in scores[patients[0]]
+    }
+    return {key: [*its, fmean(its)] for key, its in values.items()}
+
+
+def print_over_seeds(tables: Sequence[Table]) -> None:
+    """Every row of a table, and what the network gains over the others."""
+    for metric, column in tables[0]:
+        row(f"mean | {COLUMNS[column]}", metric, [*zip(*(its[metric, column] for its in tables), strict=True)])
+    for metric, column in tables[0]:
+        if metric == "psnr_db" and column != "global":
+            gains = [np.subtract(its[metric, "global"], its[metric, column]) for its in tables]
+            row(f"mean | the network minus {COLUMNS[column]}", metric, np.transpose(gains).tolist())
+
+
+def row(first: str, metric: str, cells: Sequence[Sequence[float]]) -> None:
+    """Each cell has one value, or one of each seed."""
+    printed = [interval(values, digits=METRICS[metric]) for values in cells]
+    print(f"| {first} | {metric} | {' | '.join(printed)} |", flush=True)
 
 
 def run(
