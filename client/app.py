@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from agi_core import signatures
 from agi_core.config.load import read_task
 from agi_core.errors import AgiError, ExhaustedError, MismatchError, ProtocolError
+from agi_core.host.console import printable
 from agi_core.host.device import open_device
 from agi_core.protocol import (
     ARRAYS,
@@ -32,7 +33,7 @@ from agi_core.release import release
 from agi_core.run import progress
 from client.border import consent, stored_replies
 from client.border.cause import cause
-from client.border.egress import let_out, printable, refuse
+from client.border.egress import let_out, refuse
 from client.site.file import DeployedSite
 from client.site.opened import OpenSite, open_site
 from client.work.networks import release_memory

@@ -15,7 +15,7 @@ from server import run_state, runs, strikes
 from server.blending import Blending
 from server.certificates import read_request_key
 from server.rounds import Rounds
-from server.study import Study
+from server.study import StudyRounds
 from server.whole_run import carry_out
 
 app = ServerApp()
@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
         with run_state.holding(run_dir):
             runs.note_process(run_dir, str(context.run_id))  # who started it may have been killed before that
             if is_vocabulary(config.scenario):
-                Study(grid, run_dir, strikes_path=strikes_path, key=key).run()
+                StudyRounds(grid, run_dir, strikes_path=strikes_path, key=key).run()
             else:
                 carry_out(run_dir, rounds)
     elif is_vocabulary(config.scenario):  # a simulation has trained each cell as a run of its own

@@ -8,12 +8,13 @@ from typing import TypeVar
 from agi_core.cells import name_of
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.errors import RunError
+from agi_core.host.console import printable
 from agi_core.protocol import TRAIN, Packed, Reply, Request
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import Retried, SiteQuarantined, SiteSatOut, UpdateClipped, UpdateRefused
 from server import strikes
 from server.exchange import Exchange, Outcome
-from server.messages import printable
+from server.messages import LONGEST_REASON
 from server.run_state import RunState
 from server.update_gate import Verdict
 
@@ -97,7 +98,8 @@ class Collector:
             asking = [site for site in (*asking, *resting) if not outcome.settles(site)]
             resting = []
 
-        refused |= {site: printable(why) for site, why in verdict.refused.items()}  # it may quote what the site wrote
+        # a verdict may quote what the site wrote
+        refused |= {site: printable(why, longest=LONGEST_REASON) for site, why in verdict.refused.items()}
         self._note_refusals(verdict.clipped, refused, request)
         if lacking() > 0:
             raise RunError(

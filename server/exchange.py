@@ -33,6 +33,7 @@ from agi_core.errors import (
     ProtocolError,
     RunError,
 )
+from agi_core.host.console import printable
 from agi_core.protocol import REFUSED, TRAIN, Packed, Reply, Request, Weights, pack
 from agi_core.run import progress
 from agi_core.run.event_log import EventLog
@@ -40,9 +41,9 @@ from agi_core.run.events import Exchanging, SiteFailed, SiteMissing, Waiting
 from agi_core.signatures import sign
 from agi_core.study import WholeStudy
 from server.messages import (
+    LONGEST_REASON,
     array_records,
     error_in,
-    printable,
     reply_in,
     request_message,
 )
@@ -272,7 +273,7 @@ class Exchange:
         except Exception as error:  # of hostile bytes, if it is no ProtocolError
             outcome.failed.append(site)
             reason = str(error) if isinstance(error, ProtocolError) else f"it cannot be read: {type(error).__name__}"
-            outcome.malformed[site] = printable(reason)
+            outcome.malformed[site] = printable(reason, longest=LONGEST_REASON)
 
     def _note_failed(self, site: str, request: Request, reason: str, outcome: Outcome) -> None:
         outcome.failed.append(site)

@@ -9,6 +9,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from agi_core.errors import ProtocolError, RunError
+from agi_core.host.console import printable
 from agi_core.protocol import (
     ARRAYS,
     METRICS,
@@ -24,6 +25,7 @@ from agi_core.protocol import (
 from agi_core.release import release
 
 log = logging.getLogger("server")
+LONGEST_REASON = 200  # that is shown of a site's words
 _LOST = {  # Flower's own words are for its developers
     ErrorCode.MESSAGE_UNAVAILABLE: "no answer in time",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way",
@@ -121,9 +123,4 @@ def reply_in(message: Message) -> Reply:
 
 def error_in(message: Message) -> str:
     """Why an answer is an error: in our words where Flower lost the site, else in the site's own, `printable`."""
-    return _LOST.get(message.error.code) or printable(message.error.reason or "no reason given")
-
-
-def printable(text: str) -> str:
-    """A site's words on one line of at most 200 characters, without a terminal's escape codes."""
-    return "".join(character for character in " ".join(text.split())[:200] if character.isprintable())
+    return _LOST.get(message.error.code) or printable(message.error.reason or "no reason given", longest=LONGEST_REASON)

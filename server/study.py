@@ -30,7 +30,7 @@ from server.study_plan import cell_config, not_held, plan_of
 from server.whole_run import carry_out
 
 
-class Study:
+class StudyRounds:
     """What is left of a run over a vocabulary. A finished cell stays as it is; a process that is killed at any moment
     loses the round of the cell that it was in."""
 

@@ -37,7 +37,7 @@ from simulations.process_grid import run_in_processes
 from simulations.results import privacy_spent, write_results
 from simulations.sites import (
     Federation,
-    Study,
+    WholeRun,
     find_sites,
     note_data,
     prepare_caches,
@@ -99,7 +99,7 @@ def prepare(
     *,
     reference_chosen: bool,
     console: Console,
-    study: Study | None = None,
+    study: WholeRun | None = None,
 ) -> PreparedRun:
     """Read all scans, and write what the run begins with into its folder. `study`: see `write_sites`.
 

@@ -37,7 +37,7 @@ _NO_TISSUE = "the site's final test has no figures of tumour and healthy tissue"
 
 
 @dataclass(frozen=True)
-class Study:
+class WholeRun:
     """The run that a federation is a part of: itself, or that over a vocabulary, whose sites keep one split and one
     budget over all cells."""
 
@@ -272,7 +272,7 @@ def note_data(run_dir: Path, config: RunConfig, federation: Federation) -> None:
 
 
 def write_sites(
-    run_dir: Path, config: RunConfig, federation: Federation, *, study: Study | None = None
+    run_dir: Path, config: RunConfig, federation: Federation, *, study: WholeRun | None = None
 ) -> dict[str, Path]:
     """Write `splits.json`, `fingerprints.json` and `sites/NAME.yaml` of every site; {site: path of its file}. `study`:
     what this run is a part of.
@@ -301,7 +301,7 @@ def write_sites(
     atomic.write_json(fingerprints_path, now)
     scans = Scans.of(config.data)
     paths = {}
-    study = study or Study(run_dir, config)
+    study = study or WholeRun(run_dir, config)
     budget, home = study.config.privacy, study.run_dir.resolve()
     for site, subjects in {**federation.training, **federation.unseen}.items():
         data = SiteData(

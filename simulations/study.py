@@ -22,7 +22,7 @@ from simulations.display import Display
 from simulations.holders import find_holders, plan_of, sites_of, write_splits
 from simulations.printed import print_cell, print_learnt, print_matrix, print_vocabulary
 from simulations.simulation import PreparedRun, carry_out, engine_of, prepare, with_data
-from simulations.sites import Federation, Study, write_sites
+from simulations.sites import Federation, WholeRun, write_sites
 from simulations.study_results import write_study_results
 
 
@@ -78,7 +78,7 @@ def _prepared(
                 cell_dir,
                 reference_chosen=chosen,
                 console=console,
-                study=Study(run_dir, config),
+                study=WholeRun(run_dir, config),
             )
         print_cell(runs[cell].config, runs[cell].federation, poses=runs[cell].poses, console=console)
     return runs

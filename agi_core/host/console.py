@@ -10,3 +10,8 @@ def plain_console() -> Console:
     Names from outside, such as a site's or a file's, are safe to print on it.
     """
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: object, *, longest: int = 64) -> str:
+    """A stranger's text on one line, shortened, without the escape codes of a terminal."""
+    return "".join(character for character in " ".join(str(text).split())[:longest] if character.isprintable())

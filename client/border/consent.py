@@ -14,18 +14,18 @@ from agi_core.cells import is_vocabulary
 from agi_core.config.load import read_task, task_json
 from agi_core.errors import AgiError, PolicyError
 from agi_core.host import atomic
+from agi_core.host.console import printable
 from agi_core.protocol import CALIBRATION_SUBJECTS, RANGE_SUBJECTS, Request
 from agi_core.run.json_objects import JsonObject
 from agi_core.scenario import parse_scenario
 from agi_core.study import WholeStudy
-from client.border.egress import printable
 from client.site.policy import LAST_LAYER_IS, Policy
 
 MOST = 100  # studies that wait: nobody outside may fill the disk with questions
 
 
 @dataclass(frozen=True)
-class Study(JsonObject):
+class AskedStudy(JsonObject):
     """A run as the coordinator names it, its task as JSON, and whether the site takes part. Of a run over a vocabulary
     the task is that of the whole."""
 
@@ -48,8 +48,8 @@ def check_agreed(state_dir: Path, request: Request) -> None:
         whole.check_run(request, task)
         run, task = whole.run, read_task(whole.task)
     before = replace(task, reference=None, training=replace(task.training, align_target=None))
-    study = Study(run, task_json(before))
-    known = Study.read(_path(state_dir, study))
+    study = AskedStudy(run, task_json(before))
+    known = AskedStudy.read(_path(state_dir, study))
     if known is not None and known.agreed:
         return
     if known is None and sum(not other.agreed for other in studies(state_dir)) < MOST:
@@ -60,7 +60,7 @@ def check_agreed(state_dir: Path, request: Request) -> None:
     )
 
 
-def studies(state_dir: Path) -> list[Study]:
+def studies(state_dir: Path) -> list[AskedStudy]:
     """All that were asked about and can be read, in the order of names."""
     found = map(_readable, (state_dir / "studies").glob("*.json"))
     return sorted((study for study in found if study is not None), key=lambda study: study.run)
@@ -71,17 +71,17 @@ def unreadable(state_dir: Path) -> list[Path]:
     return [path for path in sorted((state_dir / "studies").glob("*.json")) if _readable(path) is None]
 
 
-def agree(state_dir: Path, study: Study) -> None:
+def agree(state_dir: Path, study: AskedStudy) -> None:
     """From the next request on the study is answered."""
     atomic.write_json(_path(state_dir, study), replace(study, agreed=True).to_json())
 
 
-def forget(state_dir: Path, study: Study) -> None:
+def forget(state_dir: Path, study: AskedStudy) -> None:
     """The study is noted anew when it is asked about again."""
     _path(state_dir, study).unlink(missing_ok=True)
 
 
-def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
+def described(study: AskedStudy, policy: Policy, *, private: bool) -> Iterator[str]:
     """What a person has to know before the answer, line by line. `private`: the site trains privately or not at all."""
     task = read_task(study.task)
     scenario, training, privacy = parse_scenario(task.scenario), task.training, task.privacy
@@ -118,9 +118,9 @@ def described(study: Study, policy: Policy, *, private: bool) -> Iterator[str]:
     yield f"  leaves    {noised} after each round, your number of subjects, and of means over subjects {figures}"
 
 
-def _readable(path: Path) -> Study | None:
+def _readable(path: Path) -> AskedStudy | None:
     try:
-        study = Study.read(path)
+        study = AskedStudy.read(path)
         if study is not None:
             read_task(study.task)
     except AgiError:
@@ -128,6 +128,6 @@ def _readable(path: Path) -> Study | None:
     return study
 
 
-def _path(state_dir: Path, study: Study) -> Path:
+def _path(state_dir: Path, study: AskedStudy) -> Path:
     digest = hashlib.sha256(f"{study.run}\n{study.task}".encode()).hexdigest()[:32]
     return state_dir / "studies" / f"{digest}.json"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agi_core.errors import AgiError, PolicyError, ProtocolError, RunError
+from agi_core.host.console import printable
 from agi_core.protocol import (
     ALLOWED_METRICS,
     ERROR_COUNTS,
@@ -180,8 +181,3 @@ def refuse(error: AgiError, *, code: int = REFUSED, asked: Mapping[str, object],
 def action_of(request: Request) -> str:
     """What is asked, as the audit calls it: `train`, `train keys`, `evaluate test`."""
     return f"{request.action} {request.subjects}".strip()
-
-
-def printable(text: object, *, longest: int = 64) -> str:
-    """A stranger's text, shortened and without the escape codes of a terminal."""
-    return "".join(character for character in str(text)[:longest] if character.isprintable())

@@ -28,10 +28,11 @@ from flwr.app import ConfigRecord, Error, Message, MessageType
 
 from agi_core.errors import AgiError, ConfigError, RunError, StoppedError
 from agi_core.host.command_line import keep_files_private
+from agi_core.host.console import printable
 from agi_core.protocol import METRICS, NONCE, SCALARS
 from agi_core.run import progress
 from client.border.cause import cause
-from client.border.egress import printable, refuse
+from client.border.egress import refuse
 from client.process.logs import keep_logs, without_logs
 from client.process.runtime_api import NodeError, RuntimeApi
 from client.process.status import StatusFile, doing

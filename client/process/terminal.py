@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from agi_core.host.console import printable
 from agi_core.run.duration import duration
-from client.border.egress import printable
 from client.process.child import ChildState
 from client.process.flower_errors import CONNECTED, connection_state, explain
 

@@ -23,7 +23,7 @@ def test_a_deployed_run_notes_its_own_process_once_it_holds_the_run(
         noted.append((run_state.is_held(run_dir), (run_dir / runs.FLOWER_RUN).read_text()))
 
     monkeypatch.setattr(app, "carry_out", look)
-    monkeypatch.setattr(app.Study, "run", look)
+    monkeypatch.setattr(app.StudyRounds, "run", look)
     context = Context(101, 1, {}, RecordDict(), {"run-dir": str(run_dir)})
     app.main(LocalGrid(ClientApp(), []), context)
     assert noted == [(True, "101")]

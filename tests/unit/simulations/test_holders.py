@@ -14,7 +14,7 @@ from agi_core.scenario import parse_scenario
 from client.site.opened import open_site
 from server.study_plan import cell_config
 from simulations.holders import find_holders, plan_of, sites_of, write_splits
-from simulations.sites import Study, find_sites, write_sites
+from simulations.sites import WholeRun, find_sites, write_sites
 from tests.support.small_data import SMALL, write_ixi
 
 PAIRS = {"A": ["T1", "T2"], "B": ["T1", "PD"], "C": ["T2", "PD"]}
@@ -61,7 +61,7 @@ def test_nobody_who_trains_in_one_cell_tests_in_another(data_dir: Path, tmp_path
     parts: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
     for cell in reversed(plan.trained):
         its, federation = sites_of(cell_config(config, cell, plan), cell, plan, everybody)
-        paths = write_sites(folder_of(tmp_path, cell), its, federation, study=Study(tmp_path, config))
+        paths = write_sites(folder_of(tmp_path, cell), its, federation, study=WholeRun(tmp_path, config))
         for site in its.federation.sites:
             subjects = open_site(paths[site]).scans(its.task).subjects
             for name, ids in parts.items():

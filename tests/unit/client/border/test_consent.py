@@ -34,7 +34,7 @@ def test_another_run_and_other_settings_are_asked_about_again(tmp_path: Path, ch
 
 def test_a_study_of_another_release_blocks_no_other(tmp_path: Path) -> None:
     """Its settings may have other names; nor does a file that a crash of the machine has emptied."""
-    old = consent.Study("old", small_task()[0].replace("local_steps", "steps_of_old"))
+    old = consent.AskedStudy("old", small_task()[0].replace("local_steps", "steps_of_old"))
     atomic.write_json(tmp_path / "studies" / "a.json", old.to_json())
     (tmp_path / "studies" / "b.json").write_text("")
     with pytest.raises(PolicyError):
@@ -62,7 +62,7 @@ def test_nobody_outside_can_fill_the_disk_with_questions(tmp_path: Path, monkeyp
 
 
 def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
-    open_study = consent.Study("first\x1b[2J", small_task("scenario=T1,T2:PD", "rounds=4")[0])
+    open_study = consent.AskedStudy("first\x1b[2J", small_task("scenario=T1,T2:PD", "rounds=4")[0])
     text = "\n".join(consent.described(open_study, Policy(metrics=["psnr_db"]), private=False))
     assert text.isprintable() or "\x1b" not in text
     assert "study first[2J" in text
@@ -71,7 +71,7 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     assert "none: weights may tell something of single subjects" in text
     assert "of means over subjects psnr_db" in text
     assert "means of products" not in text
-    prior = consent.Study("first", small_task("model.prior=cubic")[0])
+    prior = consent.AskedStudy("first", small_task("model.prior=cubic")[0])
     assert "means of products" in "\n".join(consent.described(prior, Policy(), private=False))
     assert "means of products" not in "\n".join(consent.described(prior, Policy(), private=True))
     assert "to compare with" not in text
@@ -85,12 +85,12 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     alone = Policy(alone=True)
     assert "a model of this site alone that stays here" in "\n".join(consent.described(prior, alone, private=False))
     assert "a model of this site alone" not in "\n".join(consent.described(prior, alone, private=True))
-    own, shares = consent.Study("first", small_task("personal=head")[0]), Policy(share_last_layer=True)
+    own, shares = consent.AskedStudy("first", small_task("personal=head")[0]), Policy(share_last_layer=True)
     leaves = "your own last layer, solved from the site's own subjects without noise"
     assert leaves in "\n".join(consent.described(own, shares, private=False))
     for study, policy, private in ((own, Policy(), False), (own, shares, True), (prior, shares, False)):
         assert leaves not in "\n".join(consent.described(study, policy, private=private))
-    private = consent.Study("first", small_task("privacy.epsilon=8")[0])
+    private = consent.AskedStudy("first", small_task("privacy.epsilon=8")[0])
     assert "at most epsilon 8 at delta 1e-05" in "\n".join(consent.described(private, Policy(), private=True))
 
 
