@@ -58,9 +58,8 @@ Alone = Ahead[tuple[SiteScores, SiteScores]]
 
 @dataclasses.dataclass(frozen=True)
 class SitesData:
-    """The opened data of a simulated federation, and where its site files are."""
+    """The opened data of a simulated federation."""
 
-    site_paths: Mapping[str, Path]
     training: Mapping[str, TrainingSlices]
     prior_statistics: Mapping[str, Sequence[Statistics]]  # of each training subject, as without privacy
     test: Mapping[str, Sequence[CachedSession]]
@@ -76,7 +75,6 @@ def open_sites(config: RunConfig, site_paths: Mapping[str, Path], *, alone: Alon
     with_prior = dataclasses.replace(config.task, model=model, privacy=PrivacyConfig())
     training, unseen = config.federation.sites, config.federation.unseen_sites
     return SitesData(
-        site_paths,
         training={site: scans[site].training for site in training},
         prior_statistics={
             site: [*open_site(site_paths[site]).scans(with_prior).prior_statistics.values()] for site in training

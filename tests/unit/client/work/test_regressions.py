@@ -45,7 +45,6 @@ def federation(site: OpenSite) -> SitesData:
     scans = site.scans(read_task(TASK))
     own = [*scans.prior_statistics.values()]
     return SitesData(
-        {},
         training={},
         prior_statistics={"Guys": own, "HH": own[:1] * 30},
         test={"Guys": scans.test, "HH": []},
