@@ -1,11 +1,12 @@
 """`python -m agi_core export`: a run's model as one zip."""
 
 import argparse
+from functools import partial
 
-from agi_core.export.export import BEGINNING, export
+from agi_core.export.export import export
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the zip."""
-    print(BEGINNING, flush=True)
-    print(export(arguments.run, arguments.out, best=arguments.weights == "best"))
+    best, announce = arguments.weights == "best", partial(print, flush=True)
+    print(export(arguments.run, arguments.out, best=best, on_beginning=announce))

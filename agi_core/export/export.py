@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -69,10 +70,15 @@ class Exported:
         )
 
 
-def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
+def export(
+    run_dir: Path, out_path: Path, *, best: bool = False, on_beginning: Callable[[str], None] = lambda text: None
+) -> Exported:
     """Write the zip of a run's last or best model.
 
     Last layers of single sites are in it where these share them, and else stay where they are.
+
+    Args:
+        on_beginning: called with what takes long, before that.
 
     Raises:
         ConfigError: the run is one over a vocabulary.
@@ -84,6 +90,7 @@ def export(run_dir: Path, out_path: Path, *, best: bool = False) -> Exported:
     network = Network(config)
     network.load(trained_weights(run_dir, best=best))
     description = Description.of(config, release=release)
+    on_beginning(BEGINNING)
     graphs, refused = graphs_of(network)
     missing = MISSING.format(" --weights best" if best else "")
     doubts = {} if config.privacy.on else _doubts(run_dir, network)
