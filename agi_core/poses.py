@@ -51,8 +51,11 @@ def with_poses(task: T, offsets_mm: Mapping[str, Mapping[str, float]], *, refere
     if moved and align is None:
         text += f". No source lies in the pose of {scenario.target}, so it is aligned too, in training alone"
     farthest_mm = max(mm for site in offsets_mm.values() for mm in site.values())
-    if farthest_mm <= MOVED_MM and task.model.alignment != "none":
-        text += ". They share a pose at every site: model.alignment=none takes less time, and may be better"
+    if len(usual_mm) > 1 and farthest_mm <= MOVED_MM and task.model.alignment != "none":
+        text += (
+            f". All sources lie in the pose of {scenario.target} at every site: model.alignment=none takes less time,"
+            " and may be better"
+        )
     return replace(task, reference=reference, training=training), text
 
 

@@ -65,6 +65,8 @@ def test_where_nothing_lies_apart_at_any_site_it_is_said_that_alignment_may_be_l
     hint = "model.alignment=none"
     assert hint in chosen_by(aligns, together)[1]
     assert hint not in chosen_by(aligns, {**together, "C": {"T1": 0.7, "T2": 0.1}})[1]
+    single = dataclasses.replace(aligns, scenario="T1:PD")  # nothing is there to be aligned with
+    assert hint not in chosen_by(single, {"A": {"T1": 0.1}})[1]
     none = dataclasses.replace(config.model, alignment="none", neighbours=0)
     assert hint not in chosen_by(dataclasses.replace(config, model=none), together)[1]
 
