@@ -25,6 +25,7 @@ from agi_core.run import progress
 from agi_core.run.run_folder import read_parts
 
 _ROUNDING = 1e-12  # of a squared error
+MOST_NAMED = 5  # subjects, in a sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,13 @@ def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_di
     by_id = {subject.id: subject for subject in found.subjects if subject.id not in left_out}
     if not by_id:
         raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
-    notes = [f"used in training or validation, and so left out: {', '.join(left_out)}"] if left_out else []
-    sites = Counter(subject.site for subject in by_id.values())
+    sites, notes = Counter(subject.site for subject in by_id.values()), []
     if len(sites) > 1:
         listed = ", ".join(f"{site} {count}" for site, count in sorted(sites.items()))
         notes.append(f"a last layer is one hospital's, and these are of {len(sites)}: {listed}; give a folder of one")
+    if left_out:
+        named = ", ".join(left_out[:MOST_NAMED]) + " and others" * (len(left_out) > MOST_NAMED)
+        notes.append(f"used in training or validation, and so left out: {named}")
 
     def opened(subjects: Iterable[Subject], *, whole: bool) -> list[CachedSession]:
         preparation = Preparation.of(task, scans, cache_dir=cache_dir, whole=whole)

@@ -64,11 +64,13 @@ def test_who_trained_the_model_is_left_out_and_several_hospitals_are_named(task:
     assert adapted(Guys=guys, HH=hh).notes == [
         "used in training or validation, and so left out: IXI100, IXI101, IXI102, IXI103"
     ]
+    most = adapted(Guys=guys, HH=hh, New={"train": ["IXI104", "IXI105"]})
+    assert most.notes[-1].endswith("left out: IXI100, IXI101, IXI102, IXI103, IXI104 and others")
     several = adapted(Guys=guys, HH={"train": ["IXI102"], "test": ["IXI103"]})
     assert sorted(several.subjects) == ["IXI103", "IXI104", "IXI105", "IXI106", "IXI107"]
     assert several.notes == [
-        "used in training or validation, and so left out: IXI100, IXI101, IXI102",
         "a last layer is one hospital's, and these are of 2: HH 1, New 4; give a folder of one",
+        "used in training or validation, and so left out: IXI100, IXI101, IXI102",
     ]
     with pytest.raises(DataError, match=r"every subject of .* trained the model of"):
         adapted(Guys={"train": [subject.id for subject in subjects]})
