@@ -35,6 +35,9 @@ CALIBRATION_SUBJECTS = "calibration_subjects"  # how many subjects these are of;
 RANGE = "known range"  # of training subjects; see `agi_core.pooled_range`
 RANGE_SUBJECTS = "range_subjects"  # as CALIBRATION_SUBJECTS
 LAST_LAYER, LAST_LAYER_ARRAY = "last layer", "last_layer"  # the site's own, where its policy lets it leave
+LAYER_STATISTICS = "last layer statistics"  # what a last layer for all is solved from, where it lets that leave
+OF_LAST_LAYER = {LAST_LAYER: LAST_LAYER_ARRAY, LAYER_STATISTICS: "last_layer_statistics"}
+"""{question: what its answer is called where it leaves, or is held back}"""
 STATISTICS = "statistics"  # of a site's training subjects, of which the common prior is solved; see `agi_core.ridge`
 ALONE = "alone"  # the test subjects, by a model that the site trains alone from the weights that came
 REGRESSIONS = "regressions"  # the test subjects, by the prior that came without its network, and by the site's own

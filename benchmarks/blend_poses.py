@@ -88,8 +88,7 @@ class Study:
         self.vocabulary = parse_vocabulary(self.config.scenario)
         self.scans = {"as acquired": Scans.of(self.config.data)}
         if registered is not None:
-            folder, first = Path(str(self.config.data.dir)), self.vocabulary.modalities[0]
-            in_one_pose = twin(folder, registered, target=first, root=run_dir.parent / "twin")
+            in_one_pose = twin(Path(str(self.config.data.dir)), registered, root=run_dir.parent / "twin")
             self.scans["acquired in one pose"] = Scans(in_one_pose, self.config.data.layout)
         self.tasks = {cell: run_folder.open_existing(folder_of(run_dir, cell)).task for cell in self.plan.trained}
 

@@ -137,8 +137,7 @@ class Study:
         self.dir, self.cache_dir = folder_of(settings, out) / f"seed-{seed}", out / "cache"
         data_dir = Path(settings.data)
         if settings.registered is not None:
-            first, registered = self.vocabulary.modalities[0], Path(settings.registered)
-            data_dir = twin(data_dir, registered, target=first, root=out / "twin")
+            data_dir = twin(data_dir, Path(settings.registered), root=out / "twin")
         self.scans = Scans(data_dir, settings.layout)
         found = discover(self.scans, self.vocabulary.modalities).subjects
         self.subjects = {subject.id: subject for subject in found}

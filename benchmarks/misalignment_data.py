@@ -22,6 +22,7 @@ from agi_core.data.scans import Scans, discover
 from agi_core.host import atomic
 from agi_core.scenario import parse_scenario
 from benchmarks.misalignment_setup import TESTS, Setup, Test, configuration
+from benchmarks.target_pose import twin
 
 
 def open_sessions(setup: Setup, data: str, *, part: str) -> list[CachedSession]:
@@ -29,25 +30,16 @@ def open_sessions(setup: Setup, data: str, *, part: str) -> list[CachedSession]:
     as much air around the head as testing, and a moved head does not leave the picture. Another folder of scans to
     test on is used whole."""
     elsewhere = setup.tested_dir if part == "test" else None
-    root = elsewhere or (twin(setup) if data == "twin" else setup.data_dir)
+    root = elsewhere or setup.data_dir
+    if data == "twin" and elsewhere is None:
+        assert setup.registered_dir is not None
+        root = twin(setup.data_dir, setup.registered_dir, root=setup.out_dir / "twin")
     scans = Scans(root, setup.layout, register="rigid" if data == "rigid" and part == "train" else "none")
     found = discover(scans, parse_scenario(setup.scenario).modalities)
     chosen = None if elsewhere else getattr(split_subjects([subject.id for subject in found.subjects]), part)
     task = configuration(setup, "plain", 0).task
     preparation = Preparation.of(task, scans, cache_dir=setup.out_dir / "cache", whole=True)
     return preparation.open(subject for subject in found.subjects if chosen is None or subject.id in chosen)
-
-
-def twin(setup: Setup) -> Path:
-    """The folder of the perfectly registered data: its own modalities, the others from the native data."""
-    assert setup.registered_dir is not None
-    root = setup.out_dir / "twin"
-    root.mkdir(parents=True, exist_ok=True)
-    for folder in (path for path in setup.data_dir.iterdir() if path.is_dir()):
-        own, link = setup.registered_dir / folder.name, root / folder.name
-        if not link.exists():
-            link.symlink_to((own if own.is_dir() else folder).resolve(), target_is_directory=True)
-    return root
 
 
 def move_of(test: Test, session: CachedSession) -> Move:

@@ -1,11 +1,11 @@
-"""What a last layer would gain that is solved from all sites' statistics, in place of the one that training ends with.
+"""What the last layer that a run solves for all sites gains over the one that training ended with.
 
     python -m benchmarks.pooled_last_layer RUN [RUN ...]
 
-The runs are finished ones of `simulations/run.py` without privacy; nothing of them is changed. The last layer of a
-run's last model is solved from the statistics of its training subjects, each of which counts alike, as the prior is
-before the first round (`server.common_prior`). No site of today tells such statistics. Scores are means of PSNR in dB:
-over the sites that took no part, or where there are none over the training sites' test subjects.
+The runs are finished ones of `simulations/run.py` with `personal=head` and without privacy (`server.last_layer`);
+nothing of them is changed. Each run keeps the weights of the layer that training ended with. Scores are means of PSNR
+in dB: over the sites that took no part, or where there are none over the training sites' test subjects. Validation is
+what the run itself went by.
 """
 
 import argparse
@@ -15,37 +15,48 @@ from statistics import fmean
 
 from agi_core.errors import AgiError
 from agi_core.network import Network
-from agi_core.readout import readout_statistics
-from agi_core.ridge import STRENGTH, Statistics
-from agi_core.run.checkpoint import load_weights
+from agi_core.run.checkpoint import load_last, load_weights
+from agi_core.run.event_log import events_of
+from agi_core.run.events import LastLayerSolved
 from benchmarks.personal import opened, psnr_db
 from benchmarks.results import commit, interval
+from server.run_state import TRAINED_LAYER
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     runs = parser.parse_args().runs
-    print(f"commit {commit()}\n\n| run | as trained, dB | solved, dB | gain, dB |\n|---|---|---|---|")
+    print(
+        f"commit {commit()}\n\n| run | validation, dB | as trained, dB | solved, dB | gain, dB |\n|---|---|---|---|---|"
+    )
     gains = []
     for run in runs:
-        trained, solved = scored(run)
-        gains.append(solved - trained)
-        print(f"| {run.name} | {trained:.2f} | {solved:.2f} | {gains[-1]:+.2f} |", flush=True)
-    print(f"| all | | | {interval(gains)} |")
+        solved = events_of(run, LastLayerSolved)[-1]
+        if solved.why:
+            print(f"| {run.name} | {solved.said} | | | |", flush=True)
+            gains.append(0.0)
+            continue
+        trained_db, solved_db = scored(run)
+        validation = f"{fmean(solved.gains.values()):+.2f}" if solved.gains else "none"
+        gains.append(solved_db - trained_db)
+        print(f"| {run.name} | {validation} | {trained_db:.2f} | {solved_db:.2f} | {gains[-1]:+.2f} |", flush=True)
+    print(f"| all | | | | {interval(gains)} |")
 
 
 def scored(run: Path) -> tuple[float, float]:
-    """With the last layer as it was trained, and as it is solved."""
+    """With the last layer that training ended with, and with the solved one."""
     config, data = opened(run)
-    network = Network(config, device=data.device)
-    network.load(load_weights(run))
     sites = [*(data.unseen or data.test).values()]
-    trained = fmean(psnr_db(network, sessions) for sessions in sites)
-    of_sites = [readout_statistics(network, slices.sessions).values() for slices in data.training.values()]
-    subjects = [statistics for its in of_sites for statistics in its]
-    network.set_readout(Statistics.mean(subjects).solve(strength=STRENGTH, towards=network.readout))
-    return trained, fmean(psnr_db(network, sessions) for sessions in sites)
+    _, arrays, _ = load_last(run) or (0, {}, {})
+    trained = {
+        name.removeprefix(TRAINED_LAYER): array for name, array in arrays.items() if name.startswith(TRAINED_LAYER)
+    }
+    weights, network, scores = load_weights(run), Network(config, device=data.device), []
+    for layer in (trained, {}):
+        network.load({**weights, **layer})
+        scores.append(fmean(psnr_db(network, sessions) for sessions in sites))
+    return scores[0], scores[1]
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.target_pose --data DIR/ixi_like --registered DIR/ixi_like_registered --scenario T2,PD:T1
 
 Every variant is trained by the product's own loop with the same steps, crops and initial weights. All are scored on the
-test subjects (the stable split's) of the twin, where sources and target share one pose: T1 of `--data` with the other
-modalities of `--registered`.
+test subjects (the stable split's) of the twin, where sources and target share one pose: the modalities of
+`--registered`, with those of `--data` that lie in their pose.
 
     plain        the loss is taken where the target lies
     aligned      `training.align_target=true`
@@ -41,8 +41,10 @@ SETTINGS += ["model.alignment=none", "model.neighbours=0", "model.prior=none", "
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="scans whose target has a pose of its own")
-    parser.add_argument("--registered", type=Path, required=True, help="sources of the same subjects in that pose")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="scans of which the target or a source has a pose of its own"
+    )
+    parser.add_argument("--registered", type=Path, required=True, help="modalities of the same subjects in one pose")
     parser.add_argument("--scenario", default="T2,PD:T1")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", default="0")
@@ -50,12 +52,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    twin_dir = twin(
-        arguments.data,
-        arguments.registered,
-        target=parse_scenario(arguments.scenario).target,
-        root=arguments.out / "twin",
-    )
+    twin_dir = twin(arguments.data, arguments.registered, root=arguments.out / "twin")
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     for seed in map(int, arguments.seeds.split(",")):
         for name in VARIANTS:
@@ -79,13 +76,13 @@ def main() -> int:
     return 0
 
 
-def twin(data_dir: Path, registered_dir: Path, *, target: str, root: Path) -> Path:
-    """A folder with the target of one data set and the sources of the other, by links."""
+def twin(data_dir: Path, registered_dir: Path, *, root: Path) -> Path:
+    """A folder of scans in one pose, by links: those of the registered data, and from the other what it lacks."""
     root.mkdir(parents=True, exist_ok=True)
     for folder in (path for path in data_dir.iterdir() if path.is_dir()):
-        chosen = folder if folder.name.endswith(f"-{target}") else registered_dir / folder.name
-        if not (root / folder.name).exists() and chosen.is_dir():
-            (root / folder.name).symlink_to(chosen.resolve(), target_is_directory=True)
+        registered, link = registered_dir / folder.name, root / folder.name
+        if not link.exists():
+            link.symlink_to((registered if registered.is_dir() else folder).resolve(), target_is_directory=True)
     return root
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from agi_core.config.schema import FederationConfig, PrivacyConfig
 from agi_core.errors import ProtocolError
 from agi_core.network import Network
+from agi_core.pooled_errors import LARGEST_FEATURE
 from agi_core.protocol import Reply, Request, unpack
 from agi_core.ridge import STRENGTH, Statistics, Vector, whitening
 from server.aggregation import SiteUpdate, aggregate
@@ -36,27 +37,44 @@ def judge_statistics(
 
 
 def set_common_prior(network: Network, told: Mapping[str, Told], *, federation: FederationConfig) -> None:
-    """Give the network the prior that fits all sites best: each counts as often as it has training subjects.
+    """Give the network the `common_solution` as its prior. Raises RunError as that does."""
+    prior, gram = common_solution(told, federation=federation)
+    network.set_prior(prior, gram=gram)
+
+
+def judge_feature_statistics(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[Told]:
+    """`judge_statistics` of all features of a network, the prior's and its own. A site that holds them back is left
+    out."""
+    told = {site: reply for site, reply in replies.items() if reply.weights is not None}
+    return judge_statistics(told, request, features=features, largest=LARGEST_FEATURE)
+
+
+def common_solution(
+    told: Mapping[str, Told], *, federation: FederationConfig, towards: Vector | None = None
+) -> tuple[Vector, Vector]:
+    """The w that fits all sites best, and the gram matrix over them: each counts as often as it has training subjects.
 
     With another rule of aggregation than the mean it is what that rule makes of each site's own solution, which no few
     sites decide. Statistics of bright voxels outweigh all others in a mean. The rule compares coordinates in which the
     median gram matrix of the sites is the identity: there, equal distances are equal errors of the prediction.
+
+    Args:
+        towards: what statistics do not determine is as here; else as near to 0 as can be.
 
     Raises:
         RunError: fewer sites told statistics than the rule needs.
     """
     statistics, subjects = zip(*told.values(), strict=True)
     common = Statistics.mean(statistics, subjects)
-    prior, gram = common.solve(strength=STRENGTH), common.gram
-    if federation.aggregation != "mean":
-        gram = np.median([its.gram for its in statistics], axis=0)
-        white = whitening(gram)
-        updates = [
-            SiteUpdate(site, {"prior": np.linalg.solve(white, its.solve(strength=STRENGTH))}, count)
-            for site, (its, count) in told.items()
-        ]
-        prior = white @ aggregate(updates, config=federation)["prior"]
-    network.set_prior(prior, gram=gram)
+    if federation.aggregation == "mean":
+        return common.solve(strength=STRENGTH, towards=towards), common.gram
+    gram = np.median([its.gram for its in statistics], axis=0)
+    white = whitening(gram)
+    updates = [
+        SiteUpdate(site, {"w": np.linalg.solve(white, its.solve(strength=STRENGTH, towards=towards))}, count)
+        for site, (its, count) in told.items()
+    ]
+    return white @ aggregate(updates, config=federation)["w"], gram
 
 
 def judge_steps(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[ToldStep]:

@@ -59,7 +59,7 @@ def describe(event: events.Event) -> str | None:
             return f"final test: {psnr_db:.2f} dB"
         case events.IntervalSolved(said=said) | events.RangeLearnt(said=said):
             return said
-        case events.LastLayersShared():
+        case events.LastLayersShared() | events.LastLayerSolved():
             return event.said
         case events.BaselineFinished(name=name, final={"psnr_db": psnr_db}, sites=sites):
             what = "alone" if name == "local_only" else name.replace("_", " ")

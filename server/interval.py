@@ -13,12 +13,12 @@ from agi_core.config.schema import RunConfig
 from agi_core.conformal import Counts
 from agi_core.errors import DataError
 from agi_core.network import Network
-from agi_core.pooled_errors import COUNTS, LARGEST_FEATURE, Told, layers_of, with_layer
+from agi_core.pooled_errors import COUNTS, Told, layers_of, with_layer
 from agi_core.protocol import ERROR_COUNTS, ERROR_STATISTICS, Reply, Request, Weights, pack
 from agi_core.run.error_model import NAME, write_error_model
 from agi_core.run.events import IntervalSolved
 from agi_core.uncertainty import VOXELS, ErrorModel
-from server.common_prior import judge_statistics
+from server.common_prior import judge_feature_statistics
 from server.update_gate import Verdict, array_in
 
 LEAST_SITES = 2  # one site's errors are foreseen by another's
@@ -28,17 +28,14 @@ Ask = Callable[..., Mapping[str, Any]]
 place of the weights}"""
 
 
-def judge_error_statistics(replies: Mapping[str, Reply], request: Request, *, features: int) -> Verdict[Told]:
-    """The verdict on replies to the first question. A site that holds them back, or has no validation subject, is left
-    out."""
-    return judge_statistics(_with_arrays(replies), request, features=features, largest=LARGEST_FEATURE)
-
-
 def judge_error_counts(replies: Mapping[str, Reply], request: Request) -> Verdict[Counted]:
-    """The verdict on replies to the second question."""
+    """The verdict on replies to the second question. A site that holds them back, or has no validation subject, is left
+    out."""
     accepted: dict[str, Counted] = {}
     refused: dict[str, str] = {}
-    for site, reply in sorted(_with_arrays(replies).items()):
+    for site, reply in sorted(replies.items()):
+        if reply.weights is None:
+            continue
         counts = array_in(reply, COUNTS)
         if counts is None or counts.shape != (len(conformal.EDGES) + 1,) or counts.dtype != np.int64:
             refused[site] = "the reply holds no counts of errors"
@@ -47,10 +44,6 @@ def judge_error_counts(replies: Mapping[str, Reply], request: Request) -> Verdic
         else:
             accepted[site] = counts, reply.num_examples
     return Verdict(accepted, refused=refused)
-
-
-def _with_arrays(replies: Mapping[str, Reply]) -> dict[str, Reply]:
-    return {site: reply for site, reply in replies.items() if reply.weights is not None}
 
 
 def solve_interval(
@@ -63,7 +56,7 @@ def solve_interval(
     """
     network = Network(config)
     network.load(weights)
-    judge = partial(judge_error_statistics, features=network.readout.size)
+    judge = partial(judge_feature_statistics, features=network.readout.size)
     told: Mapping[str, Told] = ask(sites, ERROR_STATISTICS, weights, judge)
     counted: Mapping[str, Counted] = {}
     if len(told) >= LEAST_SITES:

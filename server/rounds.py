@@ -46,6 +46,7 @@ from server.evaluation import Answered, personal_scores, site_scores, suppressed
 from server.exchange import Exchange
 from server.interval import solve_interval
 from server.known_range import learn_range
+from server.last_layer import solve_last_layer, solves_last_layer
 from server.poses import asks_for_poses, chosen_by, judge_poses
 from server.run_state import RunState
 from server.secure_sum import SecureSum
@@ -249,8 +250,12 @@ class Rounds:
         recent = [*last.sites, *unseen]  # a site that is long gone is not waited for
         self._exchange.wait_for(recent, enough=len(recent), round=state.round)
         replies = collect(training, evaluate(weights=state.weights, subjects=VALIDATION), judge_figures, quorum=1)
+        validation_db = {site: its.psnr_db for site, its in validation_scores(replies).items()}
         if not self._note_validation(replies, round=state.round):
             state.weights = checkpoint.load_weights(self._run_dir, best=True)
+            validation_db = {**state.best.sites} if state.best else {}
+        if solves_last_layer(self._config):
+            self._solve_last_layer([*replies], validation_db)
         # a site that has just missed its deadline is not waited for again
         tested = collect([*replies], evaluate(weights=state.weights, subjects=TEST), judge_figures, quorum=1)
         tested_unseen = collect(unseen, evaluate(weights=state.weights, subjects=ALL), judge_figures, quorum=0)
@@ -266,6 +271,33 @@ class Rounds:
         )
         state.tested = True
 
+    def _solve_last_layer(self, sites: Sequence[str], validation_db: Mapping[str, float]) -> None:
+        """Give the last model the last layer that fits all sites, if it is no worse (`server.last_layer`)."""
+        state, trained = self._state, self._state.weights
+        state.weights, validated, solved = solve_last_layer(
+            self._config, trained, validation_db=validation_db, sites=sites, ask=self._ask
+        )
+        self._events.append(solved)
+        if not solved.why:
+            keys = KeyTable.of(self._config, {name: array.ndim for name, array in trained.items()})
+            state.trained_layer = {name: trained[name] for name in keys.personal}
+            mean = over_subjects(validated)
+            candidate = events.ModelValidated(round=state.round, mean=mean, sites=validated)
+            state.consider_best(candidate, of=len(self._config.federation.sites))
+
+    def _ask(
+        self,
+        sites: Sequence[str],
+        question: str,
+        weights: Weights,
+        judge: Judge[T],
+        *,
+        of_site: Mapping[str, Packed] | None = None,
+    ) -> dict[str, T]:
+        """What the judge accepts of the sites' answers to a question about weights, however few answer."""
+        request = self._exchange.request(EVALUATE, round=self._state.round, weights=weights, subjects=question)
+        return self._collector.collect(sites, request, judge, quorum=0, of_site=of_site)
+
     def _learn_once(
         self, kind: type[events.IntervalSolved | events.RangeLearnt], learn: Callable[..., events.Event]
     ) -> None:
@@ -273,20 +305,8 @@ class Rounds:
         `server.known_range`)."""
         if events_of(self._run_dir, kind):
             return
-        sites, weights = self._tested_sites(), self._state.weights
-
-        def ask(
-            sites: Sequence[str],
-            question: str,
-            weights: Weights,
-            judge: Judge[T],
-            *,
-            of_site: Mapping[str, Packed] | None = None,
-        ) -> dict[str, T]:
-            request = self._exchange.request(EVALUATE, round=self._state.round, weights=weights, subjects=question)
-            return self._collector.collect(sites, request, judge, quorum=0, of_site=of_site)
-
-        self._events.append(learn(self._run_dir, self._config, weights, sites=sites, ask=ask))
+        weights, sites = self._state.weights, self._tested_sites()
+        self._events.append(learn(self._run_dir, self._config, weights, sites=sites, ask=self._ask))
         run_state.save(self._run_dir, self._state, self._events)
 
     def _tested_sites(self) -> list[str]:
@@ -301,10 +321,9 @@ class Rounds:
         if self._has_baseline("regression_pooled", "regression_per_site"):
             return
         tested = events_of(self._run_dir, events.ModelTested)[-1].scores
-        request = partial(self._exchange.request, EVALUATE, round=self._state.round, weights=self._state.weights)
-        collect = partial(self._collector.collect, judge=judge_figures, quorum=0)
-        told = collect([*tested.sites], request(subjects=REGRESSIONS))
-        told_unseen = collect([*tested.unseen_sites], request(subjects=REGRESSION_OF_ALL))
+        weights = {**self._state.weights, **self._state.trained_layer}  # whose prior is a regression by itself
+        told = self._ask([*tested.sites], REGRESSIONS, weights, judge_figures)
+        told_unseen = self._ask([*tested.unseen_sites], REGRESSION_OF_ALL, weights, judge_figures)
         self._note_baseline("regression_pooled", Scores.over(site_scores(told), site_scores(told_unseen)))
         self._note_baseline("regression_per_site", Scores.over(personal_scores(told), {}))
         run_state.save(self._run_dir, self._state, self._events)
@@ -344,11 +363,8 @@ class Rounds:
         keeps its own in the run's folder anyway."""
         network = Network(self._config)
         network.load(self._state.weights)
-        request = self._exchange.request(
-            EVALUATE, round=self._state.round, weights=self._state.weights, subjects=LAST_LAYER
-        )
         judge = partial(judge_last_layers, common=network.readout)
-        layers = self._collector.collect(self._tested_sites(), request, judge, quorum=0)
+        layers = self._ask(self._tested_sites(), LAST_LAYER, self._state.weights, judge)
         write_styles(self._run_dir, layers, network=network, task=self._config)
         left_out = [site for site in self._config.federation.sites if site not in layers]
         self._events.append(events.LastLayersShared(sites=[*layers], left_out=left_out))

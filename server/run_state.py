@@ -23,7 +23,7 @@ from agi_core.run.scores import Best
 from server.server_step import Velocity
 
 FORMAT = 2
-VELOCITY = "velocity/"
+VELOCITY, TRAINED_LAYER = "velocity/", "trained_layer/"
 LOCK = ".lock"
 PATIENCE_S = 1.0
 
@@ -37,12 +37,14 @@ def new_run_id(run_dir: Path) -> str:
 class RunState:
     """What a resumed run needs, besides the finished rounds: these are in the events. `best` is the best of them by
     validation, and `sitting_out` is {site: why} of those that are not expected to answer. Strikes lie elsewhere: they
-    outlive the run."""
+    outlive the run. `trained_layer` are the weights of the last layer that training ended with, where a solved one has
+    taken its place."""
 
     weights: Weights
     run_id: str
     round: int = 0
     velocity: Velocity = field(default_factory=dict)
+    trained_layer: Weights = field(default_factory=dict)
     best: Best | None = None
     tested: bool = False
     sitting_out: dict[str, str] = field(default_factory=dict)
@@ -72,6 +74,7 @@ def save(run_dir: Path, state: RunState, events: EventLog) -> None:
     arrays = {WEIGHTS + name: array for name, array in state.weights.items()} | {
         VELOCITY + n: a for n, a in state.velocity.items()
     }
+    arrays |= {TRAINED_LAYER + name: array for name, array in state.trained_layer.items()}
     keep = state.best.round if state.best else None
     checkpoint.save_checkpoint(run_dir, round=state.round, arrays=arrays, state=_json(state, events), keep=keep)
 
@@ -94,6 +97,7 @@ def load(run_dir: Path) -> tuple[RunState, EventLog] | None:
     state = RunState(
         weights={n.removeprefix(WEIGHTS): a for n, a in arrays.items() if n.startswith(WEIGHTS)},
         velocity={n.removeprefix(VELOCITY): a.astype(np.float64) for n, a in arrays.items() if n.startswith(VELOCITY)},
+        trained_layer={n.removeprefix(TRAINED_LAYER): a for n, a in arrays.items() if n.startswith(TRAINED_LAYER)},
         round=round,
         best=Best.from_json(values["best"]) if values["best"] else None,
         **{name: values[name] for name in ("run_id", "tested", "sitting_out")},
@@ -135,6 +139,6 @@ def is_held(run_dir: Path) -> bool:
 
 
 def _json(state: RunState, events: EventLog) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(state).items() if name not in ("weights", "velocity")}
+    plain = {name: value for name, value in vars(state).items() if name not in ("weights", "velocity", "trained_layer")}
     plain["best"] = state.best.to_json() if state.best else None
     return {"format": FORMAT, **plain, "elapsed_s": events.elapsed_s, "events_bytes": events.size_bytes}

@@ -22,7 +22,7 @@ from server.study_plan import not_held, plan_of
 Reasoned = events.SiteMissing | events.SiteFailed | events.UpdateRefused
 _END = (
     *(events.BaselineFinished, events.ModelTested, events.IntervalSolved, events.RangeLearnt),
-    *(events.LastLayersShared, events.BlendTested),
+    *(events.LastLayerSolved, events.LastLayersShared, events.BlendTested),
 )
 NOT_HELD = "that no site holds"
 IDLE = events.Exchanging(round=0, action="", waiting_for=[])

@@ -7,7 +7,8 @@ regression per site   each site's own, shrunk to the pooled one as the site's ow
 local-only         R*K steps per site on its own subjects, with a prior of its own if the network has one, a last layer
                    of its own if the federation's sites have them, and (R+1)*K steps if these train one more round;
                    scored on its own test subjects and on the unseen sites'
-centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B
+centralised        R*K steps on the pooled subjects, with batch N*B for N sites of batch B, and a last layer solved from
+                   all of them where the federation solves its own
 own last layer     for a private run: each site's own last layer on the initial weights, which are public: no patient's
                    scan leaves a mark outside of the site, so it spends no epsilon
 without privacy    for a private run: the same federation, with all weights trained by plain AdamW on as many crops
@@ -48,6 +49,7 @@ from agi_core.training import train_round
 from agi_core.voxel_regression import AlignedRegression, VoxelRegression
 from client.site.opened import open_site
 from server.aggregation import SiteUpdate
+from server.last_layer import solves_last_layer
 from server.run_state import keep_events
 from server.server_step import next_weights
 from simulations.ahead import Ahead
@@ -188,6 +190,9 @@ def centralised(config: RunConfig, data: SitesData) -> Scores:
     if network.prior is not None:
         network.set_prior(_pooled(data))
     _train(network, task, TrainingSlices.of(task, sessions), site="centralised", phase="centralised")
+    if solves_last_layer(config):
+        subjects = [*readout_statistics(network, sessions).values()]
+        network.set_readout(Statistics.mean(subjects).solve(strength=STRENGTH, towards=network.readout))
     return _scored(network, data)
 
 

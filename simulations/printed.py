@@ -169,7 +169,7 @@ def print_results(summary: Summary, run_dir: Path, report_path: Path, *, console
 
 def print_learnt(summary: Summary, console: Console) -> None:
     """What the questions after the final test have brought."""
-    for learnt in (summary.interval, summary.known_range):
+    for learnt in (summary.last_layer, summary.interval, summary.known_range):
         if learnt:
             console.print(learnt.said, markup=False)
 

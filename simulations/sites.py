@@ -329,7 +329,9 @@ def write_sites(
             )
         paths[site] = run_dir.resolve() / "sites" / f"{file_stem(site)}.yaml"
         # nothing leaves this machine
-        policy = Policy(minimum_subjects=1, answers_per_model=None, answers_per_day=None)
+        policy = Policy(
+            minimum_subjects=1, answers_per_model=None, answers_per_day=None, share_last_layer=privacy is None
+        )
         site_file = Site(
             site=site,
             data=data,

@@ -52,7 +52,8 @@ class RunRecord:
     personal: Scores | None  # of each site's own last layer
     interval: events.IntervalSolved | None  # None: nobody was asked yet, or it is a private run
     known_range: events.RangeLearnt | None  # the same
-    styles: events.LastLayersShared | None  # None: nobody was asked
+    last_layer: events.LastLayerSolved | None  # of the common model; None: nobody was asked
+    styles: events.LastLayersShared | None  # the same
     suppressed: Sequence[str]  # sites that hold test figures back
     tested_round: int  # the tested model is the one after this round: the last, or the best where that was worse
     privacy: Mapping[str, Mapping[str, float]]  # {site: {kind of epsilon: value}}; empty where sites do not tell
@@ -126,6 +127,7 @@ def read_run(run_dir: Path) -> RunRecord:
         personal=tested.personal if tested else None,
         interval=_last(all_of(events.IntervalSolved)),
         known_range=_last(all_of(events.RangeLearnt)),
+        last_layer=_last(all_of(events.LastLayerSolved)),
         styles=_last(all_of(events.LastLayersShared)),
         suppressed=tested.suppressed if tested else (),
         tested_round=events.made_in(all_of(events.ModelRolledBack), round=config.rounds),

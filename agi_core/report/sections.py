@@ -115,7 +115,7 @@ def sites(record: RunRecord) -> str:
     groups = dict.fromkeys(("Whole volume", "Foreground"), len(METRICS))
     columns = ["Site", "Test subjects", *[metric.label for metric in METRICS.values()] * len(REGIONS)]
     caption = f"{record.model_name} after round {record.tested_round}, mean over the subjects of each site"
-    notes = []
+    notes = [_sentence(record.last_layer.said)] if record.last_layer else []
     if interval := over_sites([score.psnr_db for score in scores.sites.values()]):
         notes.append(
             f"PSNR as a mean over {interval.sites} sites: {db(interval.mean)}, with a 95 % confidence interval of"

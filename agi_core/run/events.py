@@ -7,6 +7,7 @@ with its name, which becomes a frozen dataclass of keyword arguments.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import ClassVar, Self, dataclass_transform
 
 from agi_core.run.json_objects import Json, JsonObject
@@ -178,6 +179,26 @@ class ModelTested(Event, kind="tested"):
     @classmethod
     def from_json(cls, values: Json) -> Self:
         return super().from_json({**values, "scores": values})
+
+
+class LastLayerSolved(Event, kind="last_layer_solved"):
+    """The last layer of the last model was solved from the statistics of `sites`, or stays as it was trained: `why`
+    says so. `gains` are those in validation PSNR, in dB, of the sites that told both figures; `left_out` are the
+    training sites that told no statistics."""
+
+    sites: Sequence[str]
+    left_out: Sequence[str] = field(default_factory=list)
+    gains: Mapping[str, float] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def said(self) -> str:
+        """In a line."""
+        if self.why:
+            return f"the last layer stays as it was trained: {self.why}"
+        without = f", without {', '.join(self.left_out)}" if self.left_out else ""
+        gain = f"; validation {fmean(self.gains.values()):+.2f} dB" if self.gains else ""
+        return f"the last layer is solved from statistics of {', '.join(self.sites)}{without}{gain}"
 
 
 class IntervalSolved(Event, kind="interval_solved"):

@@ -9,7 +9,14 @@ from agi_core.config.schema import RunConfig
 from agi_core.host import atomic
 from agi_core.models.model_config import name_of
 from agi_core.run.event_log import events_of
-from agi_core.run.events import IntervalSolved, LastLayersShared, ModelTested, ModelValidated, RangeLearnt
+from agi_core.run.events import (
+    IntervalSolved,
+    LastLayerSolved,
+    LastLayersShared,
+    ModelTested,
+    ModelValidated,
+    RangeLearnt,
+)
 from agi_core.run.json_objects import Json, JsonObject
 from agi_core.run.sanity import sanity_flags
 from agi_core.run.scores import Best, Scores
@@ -31,7 +38,8 @@ class Summary(JsonObject):
     personal: Scores | None = None  # of each site's own last layer, at that site
     interval: IntervalSolved | None = None  # None: nobody was asked, as in a private run
     known_range: RangeLearnt | None = None  # the same
-    styles: LastLayersShared | None = None  # None: nobody was asked
+    last_layer: LastLayerSolved | None = None  # of the common model; None: nobody was asked
+    styles: LastLayersShared | None = None  # the same
     suppressed: Sequence[str] = ()  # sites that hold test figures back
     flags: Sequence[str] = ()  # what is suspicious in these figures, see `agi_core.run.sanity`
     baselines: Mapping[str, Scores] = field(default_factory=dict)
@@ -58,7 +66,7 @@ class Summary(JsonObject):
         values = super().to_json()
         if self.synthetic is None:
             values = {name: value for name, value in values.items() if name not in _OF_SIMULATIONS}
-        unasked = ("personal", "interval", "known_range", "styles", "unseen_anatomy")
+        unasked = ("personal", "interval", "known_range", "last_layer", "styles", "unseen_anatomy")
         values = {name: value for name, value in values.items() if value is not None or name not in unasked}
         values["columns"] = {name: scores.to_json() for name, scores in self.columns.items()}
         values["baselines"] = {name: {**scores.final, **scores.to_json()} for name, scores in self.baselines.items()}
@@ -83,7 +91,7 @@ def summarise(
     tested, baselines = events_of(run_dir, ModelTested)[-1], baselines or {}
     personal = personal or tested.personal
     intervals, ranges = events_of(run_dir, IntervalSolved), events_of(run_dir, RangeLearnt)
-    shared = events_of(run_dir, LastLayersShared)
+    solved, shared = events_of(run_dir, LastLayerSolved), events_of(run_dir, LastLayersShared)
     validated = {event.round: event.mean for event in events_of(run_dir, ModelValidated)}  # the last of each round
     validation_db = [mean["psnr_db"] for _, mean in sorted(validated.items()) if mean]
     # Scored where the target lies, which only a regression at the target's own place was fitted for.
@@ -98,6 +106,7 @@ def summarise(
         personal=personal,
         interval=intervals[-1] if intervals else None,
         known_range=ranges[-1] if ranges else None,
+        last_layer=solved[-1] if solved else None,
         styles=shared[-1] if shared else None,
         suppressed=tested.suppressed,
         best=tested.best,

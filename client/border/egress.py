@@ -21,7 +21,7 @@ from agi_core.protocol import (
     ERROR_STATISTICS,
     EVALUATE,
     LAST_LAYER,
-    LAST_LAYER_ARRAY,
+    OF_LAST_LAYER,
     RANGE,
     REFUSED,
     Packed,
@@ -53,8 +53,9 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     A site that has fewer subjects than its policy's minimum tells no figure: all its metrics are held back, and so is
     the number of subjects that an evaluation scored. So are all metrics of an answer too many on one model, or within a
     day. The names of what is held back are in `suppressed`. What a site tells of its errors and of its known range are
-    figures in the place of weights: they leave with their metric, or not at all. Its last layer counts as a figure, and
-    leaves where `policy.share_last_layer` says so. Statistics and poses without noise count as figures of the day.
+    figures in the place of weights: they leave with their metric, or not at all. Its last layer and the statistics for
+    one for all count as figures, and leave where `policy.share_last_layer` says so. Other statistics and poses without
+    noise count as figures of the day.
 
     Args:
         subjects: how many the whole site has.
@@ -80,8 +81,9 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
         if not small and (policy.metrics is None or name in policy.metrics)
     }
     layer: dict[str, float] = {}
-    if request.subjects == LAST_LAYER and reply.weights is not None and policy.share_last_layer and not small:
-        layer = {LAST_LAYER_ARRAY: _size(reply.weights)}
+    of_layer = OF_LAST_LAYER.get(request.subjects)
+    if of_layer and reply.weights is not None and policy.share_last_layer and not small:
+        layer = {of_layer: _size(reply.weights)}
     of_no_model: dict[str, float] = {}
     asked = request.subjects if request.action == EVALUATE else ""
     if asked in OF_NO_MODEL and reply.weights is not None and not site.privacy:
@@ -97,13 +99,14 @@ def let_out(reply: Reply, *, request: Request, site: Site, subjects: int) -> Rep
     held_back = sorted({*reply.metrics, *filter(None, reply.suppressed.split(","))} - {*allowed})
     if request.subjects in (ERROR_STATISTICS, ERROR_COUNTS, RANGE) and not allowed:
         reply = dataclasses.replace(reply, weights=None)
+    if of_layer and not layer:
+        reply, held_back = dataclasses.replace(reply, weights=None), sorted({*held_back, of_layer})
     if request.subjects == LAST_LAYER and not layer:
         from agi_core.run.own_weights import own_weights_path  # here, because it brings torch
 
         kept = own_weights_path(Path(site.state_dir), run_id=request.run_id).exists()
         use = "; to use it: synthesize --head with this site's state_dir" if kept else ""  # no path: this is printed
         log.info("this site's own last layer stays here%s", use)
-        reply, held_back = dataclasses.replace(reply, weights=None), sorted({*held_back, LAST_LAYER_ARRAY})
     num_examples = reply.num_examples
     if small and reply.weights is None and num_examples:
         num_examples, held_back = 0, [*held_back, "num_examples"]

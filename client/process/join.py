@@ -106,7 +106,10 @@ def announcement(site: DeployedSite, public: str) -> str:
             *(f"      {line}" for line in _wrapped(figures) or ["none (policy.metrics)"]),
             *([] if site.privacy else STATISTICS_LEAVE),
             *(
-                [f"  - at a run's end, the site's own last layer, {LAST_LAYER_IS}"]
+                [
+                    f"  - at a run's end, the site's own last layer, {LAST_LAYER_IS},",
+                    "    and the statistics that a last layer for all sites is solved from",
+                ]
                 if site.policy.share_last_layer
                 else []
             ),

@@ -28,6 +28,7 @@ _WORDS = {
     protocol.DISAGREEMENT: "comparing models",
     protocol.RANGE: "measuring its known range",
     protocol.LAST_LAYER: "telling its last layer",
+    protocol.LAYER_STATISTICS: "telling statistics",
     protocol.KEYS: "making a key",
 }
 log = logging.getLogger("client")

@@ -33,8 +33,9 @@ class Policy:
     agrees to each study first (`client.border.consent`). `alone`: after a study the site trains a model of its own for
     comparison (`client.work.alone`). That takes as long as the study, so a site does it whose file says so: new files
     do. `secure_sum_with` are the fingerprints of other sites' keys: the site's update leaves in a sum with some of
-    these, and in no other way (None = in no sum). `share_last_layer`: after a study its own last layer leaves
-    (`client.work.last_layer`); it is `LAST_LAYER_IS`.
+    these, and in no other way (None = in no sum). `share_last_layer`: at a study's end the statistics that
+    a last layer for all is solved from leave, and its own last layer (`client.work.last_layer`); that is
+    `LAST_LAYER_IS`.
     """
 
     minimum_subjects: int = 10

@@ -21,6 +21,7 @@ from agi_core.protocol import (
     EVALUATE,
     KEYS,
     LAST_LAYER,
+    LAYER_STATISTICS,
     RANGE,
     REGRESSION_OF_ALL,
     REGRESSIONS,
@@ -43,7 +44,7 @@ from client.work.closed_form import over_own_prior
 from client.work.evaluation import evaluate, told_among, validate
 from client.work.job import Job
 from client.work.known_range import tell_range
-from client.work.last_layer import tell_last_layer
+from client.work.last_layer import tell_last_layer, tell_layer_statistics
 from client.work.networks import network_of
 from client.work.pooled_errors import tell_error_counts, tell_error_statistics
 from client.work.regressions import tell_regression_of_all, tell_regressions
@@ -91,6 +92,7 @@ def answer(site: OpenSite, request: Request, task: Task, *, device: torch.device
             ERROR_COUNTS: tell_error_counts,
             RANGE: tell_range,
             LAST_LAYER: tell_last_layer,
+            LAYER_STATISTICS: tell_layer_statistics,
             REGRESSIONS: tell_regressions,
             REGRESSION_OF_ALL: tell_regression_of_all,
         }

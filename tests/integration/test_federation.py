@@ -18,16 +18,26 @@ from agi_core.metrics import mean_over_subjects
 from agi_core.models.agi_net import build_model
 from agi_core.network import Network
 from agi_core.protocol import ARRAYS
+from agi_core.readout import readout_statistics
 from agi_core.ridge import STRENGTH, Statistics
 from agi_core.run import checkpoint, run_folder
 from agi_core.run.checkpoint import load_last, load_weights
 from agi_core.run.event_log import events_of
-from agi_core.run.events import ModelTested, ModelValidated, PriorSolved, RoundFinished, RunStarted, SiteFailed
+from agi_core.run.events import (
+    LastLayerSolved,
+    ModelTested,
+    ModelValidated,
+    PriorSolved,
+    RoundFinished,
+    RunStarted,
+    SiteFailed,
+)
 from agi_core.run.initial_weights import initial_weights
 from agi_core.run.own_weights import load_own_weights, own_weights_path
 from agi_core.training import train_round
 from client.app import app as client_app
 from client.site.opened import open_site
+from server import run_state
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
 from simulations.sites import find_sites, write_sites
@@ -72,9 +82,18 @@ def test_a_prior_is_solved_once_and_each_site_ends_with_its_own_last_layer(
     scans = {site: open_site(path).scans(task) for site, path in site_paths.items()}
     everybody = [subject for site in scans.values() for subject in site.prior_statistics.values()]
     network = Network(task)
-    network.load(load_weights(tmp_path / "run"))
+    state, _ = run_state.load(tmp_path / "run") or pytest.fail("the run has no checkpoint")
+    network.load({**state.weights, **state.trained_layer})
     pooled = Statistics.mean(everybody).solve(strength=STRENGTH)
     np.testing.assert_allclose(network.module.prior.coefficients.numpy(), pooled, rtol=1e-4, atol=1e-5)
+
+    (last,) = events_of(tmp_path / "run", LastLayerSolved)
+    assert (last.sites, [*last.gains], last.why) == (["Guys", "HH", "IOP"], ["Guys", "HH", "IOP"], "")
+    of_sites = [readout_statistics(network, its.training.sessions).values() for its in scans.values()]
+    whole = Statistics.mean([statistics for its in of_sites for statistics in its])
+    solved_layer = whole.solve(strength=STRENGTH, towards=network.readout)
+    network.load(load_weights(tmp_path / "run"))
+    np.testing.assert_allclose(network.readout, solved_layer, rtol=1e-3, atol=1e-4)
 
     (tested,) = events_of(tmp_path / "run", ModelTested)
     assert tested.personal is not None

@@ -28,6 +28,7 @@ from agi_core.run.error_model import read_error_model
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import (
     BaselineFinished,
+    LastLayerSolved,
     LastLayersShared,
     PosesMeasured,
     PriorSolved,
@@ -110,7 +111,7 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     model = dataclasses.replace(small_config.model, prior="cubic")
     one = dataclasses.replace(small_config, rounds=1, model=model, personal="head")
     run_dir, config = tmp_path / "run", find_sites(one)[0]
-    deploy(one, run_dir, alone=["Guys", "IOP"], shares=["HH"])
+    deploy(one, run_dir, alone=["Guys", "IOP"], shares=["Guys", "HH"])
     site_paths = {site: run_dir / "sites" / f"{site}.yaml" for site in config.federation.sites}
     data = open_sites(config, site_paths)
     names = ["local_only", "regression_pooled", "regression_per_site"]
@@ -128,7 +129,9 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
             assert score == pytest.approx(simulated[name].sites[site].to_json(), abs=1e-5)
     assert not {"site_sat_out", "site_failed", "site_missing"} & {*kinds_of(run_dir)}
 
-    assert summary["styles"] == {"sites": ["HH"], "left_out": ["Guys", "IOP"]}
+    (solved,) = events_of(run_dir, LastLayerSolved)
+    assert (solved.sites, solved.left_out, solved.why) == (["Guys", "HH"], ["IOP"], "")
+    assert summary["styles"] == {"sites": ["Guys", "HH"], "left_out": ["IOP"]}
     network = Network(run_folder.open_existing(run_dir))
     network.load(trained_weights(run_dir))
     (own_path,) = (run_dir / "sites" / "HH" / "heads").iterdir()
@@ -136,15 +139,15 @@ def test_what_the_sites_reach_alone_is_what_a_simulation_says(small_config: RunC
     assert at_site.keys() == shared.keys()
     for name, array in shared.items():
         np.testing.assert_array_equal(array, at_site[name])
-    assert style_paths(run_dir) == {"HH": style_path(run_dir, "HH")}
+    assert style_paths(run_dir) == {site: style_path(run_dir, site) for site in ("Guys", "HH")}
     (cell,) = (models := RunModels.of(run_dir)).networks
     shutil.rmtree(run_dir / "sites")  # a coordinator does not have them
     models.load_style("HH", [cell])
     np.testing.assert_array_equal(models.network(cell).weights["head.weight"], at_site["head.weight"])
     again = Failing()
-    deploy(one, run_dir, again, alone=["Guys", "IOP"], shares=["Guys", "HH"])  # the process died before its summary
+    deploy(one, run_dir, again, alone=["Guys", "IOP"], shares=["HH"])  # the process died before its summary
     assert again.calls == 0
-    assert [event.sites for event in events_of(run_dir, LastLayersShared)] == [["HH"]]
+    assert [event.sites for event in events_of(run_dir, LastLayersShared)] == [["Guys", "HH"]]
     page = (run_dir / "report.html").read_text()
     assert "A site without a figure under Alone" in page
     assert "against training alone at 2 sites" in page

@@ -1,6 +1,7 @@
 """A deployed run over an in-process grid that is as unreliable as a network."""
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ def deploy(
         run_folder.create(run_dir, dataclasses.replace(config, engine=DEPLOYMENT, federation=settings))
     site_paths = write_sites(run_dir, config, found)
     for sites, rule in ((alone, "alone"), (shares, "share_last_layer")):
-        for site in sites:
-            site_paths[site].write_text(site_paths[site].read_text().replace(f"{rule}: false", f"{rule}: true"))
+        for site, path in site_paths.items():
+            path.write_text(re.sub(f"{rule}: .*", f"{rule}: {str(site in sites).lower()}", path.read_text()))
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     grid = UnsteadyGrid(app, node_configs, away or {}, silent, refused or {})
     server_app(grid, Context(1, 1, {}, RecordDict(), {"run-dir": str(run_dir)}))

@@ -24,6 +24,7 @@ from agi_core.run.events import (
     DataFound,
     Event,
     IntervalSolved,
+    LastLayerSolved,
     LastLayersShared,
     ModelRolledBack,
     ModelTested,
@@ -550,6 +551,15 @@ def test_whose_last_layer_others_can_use(tmp_path: Path) -> None:
     run.note(LastLayersShared(sites=[HOSTILE], left_out=["Guys"]))
     page = Page(build_report(run.dir))
     assert f"--style: {HOSTILE}; without Guys. Such a layer" in page.text
+
+
+def test_what_the_last_layer_for_all_is_solved_from_is_said(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=[])
+    run.note(LastLayerSolved(sites=[HOSTILE], left_out=["Guys"], gains={HOSTILE: 0.25}))
+    run.train(rounds=2)
+    run.finish()
+    page = Page(build_report(run.dir))
+    assert f"The last layer is solved from statistics of {HOSTILE}, without Guys; validation +0.25 dB." in page.text
 
 
 def test_suppressed_figures_are_called_so(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from agi_core.run.events import (
     Event,
     Exchanging,
     IntervalSolved,
+    LastLayerSolved,
     LastLayersShared,
     ModelRolledBack,
     ModelTested,
@@ -113,6 +114,10 @@ LINES: list[tuple[Event, str]] = [
         '"tested", "final": {"psnr_db": 20.5}, "sites": {"Guys": {"psnr_db": 20.5, "ssim": 0.5, "subjects": 2}},'
         ' "unseen_sites": {"HH": {"psnr_db": 22.0, "subjects": 1}}, "suppressed": ["IOP"],'
         ' "best": {"round": 1, "psnr_db": 21.0, "sites": {"Guys": 21.0}}',
+    ),
+    (
+        LastLayerSolved(sites=["Guys"], left_out=["HH"], gains={"Guys": 0.25}),
+        '"last_layer_solved", "sites": ["Guys"], "left_out": ["HH"], "gains": {"Guys": 0.25}, "why": ""',
     ),
     (
         IntervalSolved(said="so wide", factor=2.5, subjects={"Guys": 1}, covered={"Guys": 0.9}, left_out=["HH"]),

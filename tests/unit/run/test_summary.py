@@ -7,7 +7,14 @@ import pytest
 from agi_core.config.load import load_config
 from agi_core.errors import RunError
 from agi_core.run.event_log import EventLog
-from agi_core.run.events import IntervalSolved, LastLayersShared, ModelTested, RangeLearnt, RoundStarted
+from agi_core.run.events import (
+    IntervalSolved,
+    LastLayerSolved,
+    LastLayersShared,
+    ModelTested,
+    RangeLearnt,
+    RoundStarted,
+)
 from agi_core.run.scores import Best, Scores, SiteScore
 from agi_core.run.summary import read_summary, summarise, write_summary
 
@@ -70,12 +77,14 @@ def test_a_simulation_tells_more(run_dir: Path) -> None:
 
 
 def test_whose_last_layers_the_run_has_is_told(run_dir: Path) -> None:
-    EventLog(run_dir).append(LastLayersShared(sites=["A"], left_out=["B"]))
+    log = EventLog(run_dir)
+    log.append(solved := LastLayerSolved(sites=["A"], gains={"A": 0.5}))
+    log.append(LastLayersShared(sites=["A"], left_out=["B"]))
     write_summary(run_dir, summarise(run_dir, load_config(None, overrides={"scenario": "T1,T2:PD"}), wall_s=1.0))
     assert summarised(run_dir)["styles"] == {"sites": ["A"], "left_out": ["B"]}
     summary = read_summary(run_dir)
     assert summary is not None
-    assert summary.styles == LastLayersShared(sites=["A"], left_out=["B"])
+    assert (summary.last_layer, summary.styles) == (solved, LastLayersShared(sites=["A"], left_out=["B"]))
 
 
 def test_an_anatomy_that_was_held_back_is_told(run_dir: Path) -> None:

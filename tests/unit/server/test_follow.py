@@ -8,6 +8,7 @@ from agi_core.run.events import (
     Event,
     Exchanging,
     IntervalSolved,
+    LastLayerSolved,
     LastLayersShared,
     ModelRolledBack,
     ModelTested,
@@ -52,6 +53,12 @@ from server.follow import NOW, describe, follow
         (RangeLearnt(said="known range: of 16"), "known range: of 16"),
         (LastLayersShared(sites=["A", "C"], left_out=["B"]), "for synthesize --style: A, C; without B\n"),
         (LastLayersShared(sites=[], left_out=["A"]), "no site shares its own last layer"),
+        (
+            LastLayerSolved(sites=["A", "C"], left_out=["B"], gains={"A": 0.5, "B": -0.1}),
+            "the last layer is solved from statistics of A, C, without B; validation +0.20 dB\n",
+        ),
+        (LastLayerSolved(sites=["A"]), "the last layer is solved from statistics of A\n"),
+        (LastLayerSolved(sites=["A"], why="of few"), "the last layer stays as it was trained: of few\n"),
         (
             BaselineFinished(name="local_only", final={"psnr_db": 20.5}, sites={"A": SiteScore({"psnr_db": 20.5}, 1)}),
             "alone, a mean over A: 20.50 dB",

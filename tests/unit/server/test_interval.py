@@ -17,7 +17,8 @@ from agi_core.ridge import Statistics
 from agi_core.run.error_model import NAME, read_error_model
 from agi_core.uncertainty import VOXELS, Sample, expected
 from server.collector import Judge
-from server.interval import judge_error_counts, judge_error_statistics, solve_interval
+from server.common_prior import judge_feature_statistics
+from server.interval import judge_error_counts, solve_interval
 
 CONFIG = RunConfig(
     scenario="T1,T2:PD", model=ModelConfig(widths=(4, 4)), federation=FederationConfig(sites=("A", "B", "C", "D"))
@@ -129,5 +130,5 @@ def test_what_no_honest_site_tells_is_refused_and_who_tells_nothing_is_left_out(
     assert [*verdict.refused] == [*"CDEFGHIJ"]
     honest = Statistics(np.eye(FEATURES), np.zeros(FEATURES))
     of_statistics = {"A": reply(pack(honest.arrays())), "B": reply(None, subjects=0), "C": reply(pack({"x": counts}))}
-    first = judge_error_statistics(of_statistics, REQUEST, features=FEATURES)
+    first = judge_feature_statistics(of_statistics, REQUEST, features=FEATURES)
     assert ([*first.accepted], [*first.refused]) == (["A"], ["C"])

@@ -24,6 +24,7 @@ def example() -> RunState:
         weights={"encoder.w": rng.normal(size=(3, 2)).astype(np.float32), "b": np.zeros(1, np.float32)},
         round=4,
         velocity={"encoder.w": rng.normal(size=(3, 2)), "b": rng.normal(size=1)},
+        trained_layer={"head.w": rng.normal(size=3)},
         best=Best(3, 21.5, {"Guys": 21.5}),
         tested=True,
         sitting_out={"HH": "The site's privacy budget is exhausted."},
@@ -36,13 +37,13 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     run_state.save(tmp_path, state, events)
     loaded = run_state.load(tmp_path)
     assert loaded is not None
-    for name in ("weights", "velocity"):
+    for name in (arrays := ("weights", "velocity", "trained_layer")):
         ours, theirs = getattr(state, name), getattr(loaded[0], name)
         assert set(ours) == set(theirs)
         for key, array in ours.items():
             assert theirs[key].dtype == array.dtype
             np.testing.assert_array_equal(theirs[key], array)
-    rest = [{k: v for k, v in vars(s).items() if k not in ("weights", "velocity")} for s in (state, loaded[0])]
+    rest = [{k: v for k, v in vars(s).items() if k not in arrays} for s in (state, loaded[0])]
     assert rest[0] == rest[1]
     assert 60 <= loaded[1].elapsed_s < 70
 

@@ -86,10 +86,13 @@ def test_a_person_reads_study_scenario_privacy_and_what_leaves() -> None:
     assert "a model of this site alone that stays here" in "\n".join(consent.described(prior, alone, private=False))
     assert "a model of this site alone" not in "\n".join(consent.described(prior, alone, private=True))
     own, shares = consent.AskedStudy("first", small_task("personal=head")[0]), Policy(share_last_layer=True)
-    leaves = "your own last layer, solved from the site's own subjects without noise"
-    assert leaves in "\n".join(consent.described(own, shares, private=False))
-    for study, policy, private in ((own, Policy(), False), (own, shares, True), (prior, shares, False)):
-        assert leaves not in "\n".join(consent.described(study, policy, private=private))
+    for leaves in (
+        "your own last layer, solved from the site's own subjects without noise",
+        "for a last layer for all, means of products of features",
+    ):
+        assert leaves in "\n".join(consent.described(own, shares, private=False))
+        for study, policy, private in ((own, Policy(), False), (own, shares, True), (prior, shares, False)):
+            assert leaves not in "\n".join(consent.described(study, policy, private=private))
     private = consent.AskedStudy("first", small_task("privacy.epsilon=8")[0])
     assert "at most epsilon 8 at delta 1e-05" in "\n".join(consent.described(private, Policy(), private=True))
 

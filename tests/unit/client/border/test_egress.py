@@ -10,7 +10,7 @@ from agi_core.host.hash_chain import Record, unseal
 from agi_core.protocol import (
     EVALUATE,
     FAILED,
-    LAST_LAYER,
+    OF_LAST_LAYER,
     POSES,
     REFUSED,
     STATISTICS,
@@ -94,16 +94,21 @@ def test_answers_on_one_model_are_counted(site: Site) -> None:
     assert left(3, weights=2.0).metrics != {}
 
 
-def test_a_last_layer_counts_as_a_figure(site: Site) -> None:
+@pytest.mark.parametrize(("asked", "called"), OF_LAST_LAYER.items())
+def test_a_last_layer_and_its_statistics_count_as_a_figure(site: Site, tmp_path: Path, asked: str, called: str) -> None:
     site = with_policy(site, Policy(answers_per_model=1, share_last_layer=True))
-    layer, question = dataclasses.replace(reply(), weights=WEIGHTS), dataclasses.replace(REQUEST, subjects=LAST_LAYER)
+    layer, question = dataclasses.replace(reply(), weights=WEIGHTS), dataclasses.replace(REQUEST, subjects=asked)
     told, again, other = (
         let_out(layer, request=dataclasses.replace(question, round=round), site=site, subjects=10)
         for round in (1, 1, 2)
     )
     assert (told, again) == (layer, layer)
-    assert (other.weights, other.suppressed) == (None, "last_layer")
+    assert (other.weights, other.suppressed) == (None, called)
     assert let_out(reply(psnr_db=20.0), request=REQUEST, site=site, subjects=10).metrics == {}
+    assert audit.read(tmp_path)[0].left == {"num_examples": 3, "steps": 0, called: 2}
+    for keeps, subjects in ((Policy(), 10), (Policy(share_last_layer=True), 9)):
+        kept = let_out(layer, request=question, site=with_policy(site, keeps), subjects=subjects)
+        assert (kept.weights, kept.suppressed.split(",")[0]) == (None, called)
 
 
 def test_answers_within_a_day_are_counted(site: Site, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_what_leaves_is_announced(site_path: Path) -> None:
     site_path.write_text(site_path.read_text().replace("share_last_layer: false", "share_last_layer: true"))
     text = announcement(read_deployed_site(site_path), public_key(Path(site.key_file)))
     assert "at a run's end, the site's own last layer, solved from the site's own subjects without noise" in text
+    assert "and the statistics that a last layer for all sites is solved from" in text
     assert "texts of errors.\n" in text
 
 

@@ -10,7 +10,19 @@ import pytest
 
 from agi_core.config.load import read_task
 from agi_core.network import CPU, Network
-from agi_core.protocol import LAST_LAYER, LAST_LAYER_ARRAY, TEST, Reply, Request, pack, unpack
+from agi_core.protocol import (
+    LAST_LAYER,
+    LAST_LAYER_ARRAY,
+    LAYER_STATISTICS,
+    OF_LAST_LAYER,
+    TEST,
+    Reply,
+    Request,
+    pack,
+    unpack,
+)
+from agi_core.readout import readout_statistics
+from agi_core.ridge import Statistics
 from agi_core.run.own_weights import load_own_weights
 from client.border import audit, egress
 from client.site.opened import OpenSite, open_site
@@ -117,3 +129,48 @@ def test_of_a_set_of_subjects_that_it_does_not_tell_of_it_stays(site: OpenSite, 
     for of, rules in ((site, fewer), (new, whole)):
         left(of, asked(TEST, run_id="later"), **rules)
         assert left(of, asked(LAST_LAYER, run_id="later"), **rules).weights is None
+
+
+def test_the_statistics_for_a_last_layer_for_all_are_the_mean_over_training_subjects(site: OpenSite) -> None:
+    told = left(site, asked(LAYER_STATISTICS), policy=SHARES)
+    assert told.weights is not None
+    scans, network = site.scans(read_task(TASK)), Network(read_task(TASK))
+    network.load(WEIGHTS)
+    expected = Statistics.mean([*readout_statistics(network, scans.training.sessions).values()])
+    told_statistics = Statistics.from_arrays(unpack(told.weights), features=network.readout.size, largest=1e3)
+    np.testing.assert_allclose(told_statistics.gram, expected.gram, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(told_statistics.moment, expected.moment, rtol=1e-12, atol=1e-15)
+    assert (told.metrics, told.suppressed, told.num_examples) == ({}, "", len(scans.subjects.train))
+    row = audit.read(Path(site.file.state_dir))[-1]
+    numbers = told_statistics.arrays()["statistics"].size
+    assert (row.action, row.left["last_layer_statistics"], row.weights_bytes) == (
+        "evaluate last layer statistics",
+        numbers,
+        8 * numbers,
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "of_site"),
+    [
+        (TASK, {}),
+        (TASK, {"policy": dataclasses.replace(SHARES, minimum_subjects=13)}),
+        (TASK, {"policy": SHARES, "privacy": PRIVACY}),
+        (small_task("model.prior=cubic", "personal=head", "privacy.epsilon=8")[0], {"policy": SHARES}),
+        (small_task("model.prior=cubic", "personal=norms")[0], {"policy": SHARES}),
+    ],
+    ids=["not shared", "few subjects", "private site", "private run", "norms"],
+)
+def test_else_the_statistics_stay(site: OpenSite, task: str, of_site: dict[str, Any]) -> None:
+    told = left(site, asked(LAYER_STATISTICS, task), **of_site)
+    assert (told.weights, told.metrics, told.num_examples) == (None, {}, 0)
+    assert told.suppressed.split(",")[0] == OF_LAST_LAYER[LAYER_STATISTICS]
+
+
+def test_of_one_training_subject_less_the_statistics_are_of_nobody(site: OpenSite, tmp_path: Path) -> None:
+    """Their difference to those of all would be of one subject."""
+    new = OpenSite(dataclasses.replace(site.file, state_dir=str(tmp_path)))
+    assert left(new, asked(LAYER_STATISTICS), policy=SHARES).weights is not None
+    gone = site.scans(read_task(TASK)).subjects.train[0].id
+    fewer = {"policy": SHARES, "data": dataclasses.replace(site.file.data, exclude=(gone,))}
+    assert left(new, asked(LAYER_STATISTICS, round=2), **fewer).weights is None
