@@ -26,9 +26,9 @@ from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.prediction import Predictor
 from agi_core.readout import newcomers_readout, readout_statistics
-from agi_core.ridge import solve_own
+from agi_core.ridge import Vector, solve_own
 from agi_core.run import run_folder
-from agi_core.run.checkpoint import load_weights
+from agi_core.run.checkpoint import load_trained, load_weights
 from agi_core.voxel_regression import AlignedRegression
 from benchmarks.results import commit, interval
 from client.site.opened import open_site
@@ -50,12 +50,18 @@ def main() -> None:
         config, data = opened(run)
         network = Network(config, device=data.device)
         network.load(load_weights(run))
+        trained = Network(config, device=data.device)
+        trained.load(load_trained(run))
         sites["global"].append({site: psnr_db(network, sessions) for site, sessions in data.test.items()})
         for way in ways:
             scores = with_own_weights(network, data, task=dataclasses.replace(config.task, personal=way))
             sites[way].append({site: score.psnr_db for site, score in scores.sites.items()})
         for count in COUNTS:
-            found = [gain for sessions in data.unseen.values() for gain in adapted(network, sessions, count=count)]
+            found = [
+                gain
+                for sessions in data.unseen.values()
+                for gain in adapted(network, sessions, count=count, prior=trained.prior)
+            ]
             gains[count] += [found] if found else []
     print(f"commit {commit()}; {', '.join(map(str, runs))}\n")
     print("| way | mean over the sites, dB | minus `head`, dB | worst site minus `head`, dB |\n|---|---|---|---|")
@@ -92,10 +98,11 @@ class Gain(NamedTuple):
     own_regression: float
 
 
-def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) -> Iterator[Gain]:
+def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int, prior: Vector | None) -> Iterator[Gain]:
     """What a last layer of `count` subjects gains on all others, and a cubic regression of the same subjects on their
     aligned sources; up to TURNS times, of other subjects in turn. Nothing where fewer than `count` + 1 subjects are
-    there."""
+    there. The regression is shrunk to the common `prior`, which the network was trained over."""
+    assert prior is not None
     order = stable_order({session.subject_id for session in sessions})
     common = network.readout
     for start in range(0, min(TURNS * count, len(order) - count + 1), count) if len(order) > count else ():
@@ -104,8 +111,7 @@ def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int) 
         given = [session for session in sessions if session.subject_id in chosen]
         before = psnr_db(network, rest)
         statistics_of = readout_statistics(network, given, prior_alone=True)
-        assert network.prior is not None
-        regression = AlignedRegression(network, solve_own([*statistics_of.values()], towards=network.prior))
+        regression = AlignedRegression(network, solve_own([*statistics_of.values()], towards=prior))
         network.set_readout(newcomers_readout(network, [*readout_statistics(network, given).values()])[0])
         yield Gain(before, psnr_db(network, rest) - before, psnr_db(regression, rest) - before)
         network.set_readout(common)

@@ -15,12 +15,11 @@ from statistics import fmean
 
 from agi_core.errors import AgiError
 from agi_core.network import Network
-from agi_core.run.checkpoint import load_last, load_weights
+from agi_core.run.checkpoint import load_trained, load_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import LastLayerSolved
 from benchmarks.personal import opened, psnr_db
 from benchmarks.results import commit, interval
-from server.run_state import TRAINED_LAYER
 
 
 def main() -> None:
@@ -48,13 +47,9 @@ def scored(run: Path) -> tuple[float, float]:
     """With the last layer that training ended with, and with the solved one."""
     config, data = opened(run)
     sites = [*(data.unseen or data.test).values()]
-    _, arrays, _ = load_last(run) or (0, {}, {})
-    trained = {
-        name.removeprefix(TRAINED_LAYER): array for name, array in arrays.items() if name.startswith(TRAINED_LAYER)
-    }
-    weights, network, scores = load_weights(run), Network(config, device=data.device), []
-    for layer in (trained, {}):
-        network.load({**weights, **layer})
+    network, scores = Network(config, device=data.device), []
+    for weights in (load_trained(run), load_weights(run)):
+        network.load(weights)
         scores.append(fmean(psnr_db(network, sessions) for sessions in sites))
     return scores[0], scores[1]
 

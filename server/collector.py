@@ -1,7 +1,7 @@
 """Collecting the answers to one request: which sites are asked, again and again, until enough have answered usably."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +38,11 @@ class Collector:
         self._next_round: dict[str, int] = {}  # in which a site is asked again that was late too often
         self._deployed = config.engine == DEPLOYMENT
         self._retries = config.federation.retries if self._deployed else 0  # a simulated site would fail again
+
+    @property
+    def late(self) -> Collection[str]:
+        """The sites that have not answered the newest request that they got."""
+        return self._late.keys()
 
     def collect(
         self,

@@ -7,7 +7,7 @@ what hospitals use that have no target to solve a last layer of their own from.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import median
+from statistics import median_low
 
 from agi_core.config.schema import RunConfig
 from agi_core.errors import RunError
@@ -31,9 +31,9 @@ def solve_last_layer(
 ) -> tuple[Weights, dict[str, SiteScore], LastLayerSolved]:
     """The weights with the last layer that fits the sites best, its validation, and what came of it.
 
-    A majority of all training sites must tell statistics. Where the median site's validation is worse than with the
-    trained layer, the weights are those that came: statistics of few, or of one that lies, spoil nothing that the
-    others can see.
+    A majority of all training sites must tell statistics, and a majority of those that validated the trained layer
+    must find the solved one no worse. Else the weights are those that came: statistics of few, or of one that lies,
+    spoil nothing that the others can see. Where no site validates, nobody can see it.
 
     Args:
         validation_db: each site's PSNR with the weights that came.
@@ -59,7 +59,11 @@ def solve_last_layer(
     candidate = {name: array.copy() for name, array in network.weights.items()}
     validated = validation_scores(ask(sites, VALIDATION, candidate, judge_figures))
     gains = {site: its.psnr_db - validation_db[site] for site, its in validated.items() if site in validation_db}
-    if gains and median(gains.values()) < 0:
-        why = f"the solved one is worse in validation, by {-median(gains.values()):.2f} dB at the median site"
+    why = ""
+    if validation_db and len(gains) <= len(validation_db) / 2:
+        why = f"{len(gains)} of {len(validation_db)} sites validated the solved one"
+    elif gains and (gain_db := median_low(gains.values())) < 0:
+        why = f"the solved one is worse in validation, by {-gain_db:.2f} dB at the median site"
+    if why:
         return weights, {}, solved(gains=gains, why=why)
     return candidate, validated, solved(gains=gains)

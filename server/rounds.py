@@ -1,9 +1,10 @@
 """The rounds of a run: training and aggregation, as often as configured, then the final test and its comparison."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -251,13 +252,15 @@ class Rounds:
         self._exchange.wait_for(recent, enough=len(recent), round=state.round)
         replies = collect(training, evaluate(weights=state.weights, subjects=VALIDATION), judge_figures, quorum=1)
         validation_db = {site: its.psnr_db for site, its in validation_scores(replies).items()}
-        if not self._note_validation(replies, round=state.round):
+        if went_back := not self._note_validation(replies, round=state.round):
             state.weights = checkpoint.load_weights(self._run_dir, best=True)
             validation_db = {**state.best.sites} if state.best else {}
         if solves_last_layer(self._config):
-            self._solve_last_layer([*replies], validation_db)
-        # a site that has just missed its deadline is not waited for again
-        tested = collect([*replies], evaluate(weights=state.weights, subjects=TEST), judge_figures, quorum=1)
+            is_best = went_back or (state.best is not None and state.best.round == state.round)
+            self._solve_last_layer([*replies], validation_db, is_best=is_best)
+        tested = collect(
+            self._in_time(replies), evaluate(weights=state.weights, subjects=TEST), judge_figures, quorum=1
+        )
         tested_unseen = collect(unseen, evaluate(weights=state.weights, subjects=ALL), judge_figures, quorum=0)
         scores, personal = Scores.over(site_scores(tested), site_scores(tested_unseen)), personal_scores(tested)
         suppressed = suppressed_sites({**tested, **tested_unseen}, METRIC_NAMES)
@@ -271,16 +274,26 @@ class Rounds:
         )
         state.tested = True
 
-    def _solve_last_layer(self, sites: Sequence[str], validation_db: Mapping[str, float]) -> None:
-        """Give the last model the last layer that fits all sites, if it is no worse (`server.last_layer`)."""
+    def _in_time(self, sites: Iterable[str]) -> list[str]:
+        """Those that have not just missed a deadline: these are not waited for again."""
+        return [site for site in sites if site not in self._collector.late]
+
+    def _solve_last_layer(self, sites: Sequence[str], validation_db: Mapping[str, float], *, is_best: bool) -> None:
+        """Give the last model the last layer that fits all sites, if it is no worse (`server.last_layer`). `is_best`:
+        it is the best by validation, or the run went back to that."""
         state, trained = self._state, self._state.weights
+
+        def ask(sites: Sequence[str], *asked: Any) -> dict[str, Any]:
+            return self._ask(self._in_time(sites), *asked)
+
         state.weights, validated, solved = solve_last_layer(
-            self._config, trained, validation_db=validation_db, sites=sites, ask=self._ask
+            self._config, trained, validation_db=validation_db, sites=sites, ask=ask
         )
         self._events.append(solved)
         if not solved.why:
             keys = KeyTable.of(self._config, {name: array.ndim for name, array in trained.items()})
             state.trained_layer = {name: trained[name] for name in keys.personal}
+            state.best = None if is_best else state.best  # its layer is another now
             mean = over_subjects(validated)
             candidate = events.ModelValidated(round=state.round, mean=mean, sites=validated)
             state.consider_best(candidate, of=len(self._config.federation.sites))

@@ -16,14 +16,14 @@ from agi_core.errors import RunError
 from agi_core.host import lock
 from agi_core.protocol import Weights
 from agi_core.run import checkpoint
-from agi_core.run.checkpoint import WEIGHTS
+from agi_core.run.checkpoint import TRAINED_LAYER, WEIGHTS
 from agi_core.run.event_log import EventLog
 from agi_core.run.events import ModelValidated
 from agi_core.run.scores import Best
 from server.server_step import Velocity
 
 FORMAT = 2
-VELOCITY, TRAINED_LAYER = "velocity/", "trained_layer/"
+VELOCITY = "velocity/"
 LOCK = ".lock"
 PATIENCE_S = 1.0
 

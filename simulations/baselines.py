@@ -191,14 +191,23 @@ def centralised(config: RunConfig, data: SitesData) -> Scores:
         network.set_prior(_pooled(data))
     _train(network, task, TrainingSlices.of(task, sessions), site="centralised", phase="centralised")
     if solves_last_layer(config):
-        subjects = [*readout_statistics(network, sessions).values()]
-        network.set_readout(Statistics.mean(subjects).solve(strength=STRENGTH, towards=network.readout))
+        _solve_last_layer(network, data)
     return _scored(network, data)
 
 
 def without_privacy(config: RunConfig, data: SitesData) -> Scores:
-    """A private run's federation without privacy."""
-    return _scored(trained_without_privacy(config, data), data)
+    """A private run's federation without privacy, which solves its last layer from all statistics."""
+    network = trained_without_privacy(config, data)
+    if solves_last_layer(dataclasses.replace(config, privacy=PrivacyConfig())):
+        _solve_last_layer(network, data)
+    return _scored(network, data)
+
+
+def _solve_last_layer(network: Network, data: SitesData) -> None:
+    """Give it the last layer that fits all training subjects, as a federation without privacy does."""
+    of_sites = [readout_statistics(network, slices.sessions).values() for slices in data.training.values()]
+    pooled = Statistics.mean([statistics for its in of_sites for statistics in its])
+    network.set_readout(pooled.solve(strength=STRENGTH, towards=network.readout))
 
 
 def trained_without_privacy(config: RunConfig, data: SitesData) -> Network:

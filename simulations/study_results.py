@@ -12,9 +12,10 @@ from agi_core.data.preparation import Preparation
 from agi_core.data.scans import Scans
 from agi_core.host.device import open_device
 from agi_core.network import Network
+from agi_core.protocol import Weights
 from agi_core.report.report import build_report
 from agi_core.run import progress
-from agi_core.run.checkpoint import load_weights
+from agi_core.run.checkpoint import load_trained, load_weights
 from agi_core.run.events import BlendSolved
 from agi_core.run.scores import Scores
 from agi_core.run.study_summary import BlendScores, StudySummary, cell_results, write_study_summary
@@ -31,12 +32,14 @@ def write_study_results(
 ) -> tuple[StudySummary, Path]:
     """Score the blends, and write the summary and the report of the whole run; the summary, and the report's path."""
     synthetic, anatomies = origin(config.data)
-    networks = {cell: _network(run) for cell, run in runs.items()} if plan.blends else {}
+    networks = {cell: _network(run, load_weights(run.run_dir)) for cell, run in runs.items()} if plan.blends else {}
+    trained = {network: _network(runs[cell], load_trained(runs[cell].run_dir)) for cell, network in networks.items()}
+    priors = {its: AlignedRegression(net, net.prior) for its, net in trained.items() if net.prior is not None}
 
     def score(event: BlendSolved) -> BlendScores:
         cell = parse_scenario(event.cell)
-        weights = {expert: event.weights[str(expert)] for expert in plan.blends[cell]}
-        return _blend_scores(cell, weights, networks, config=config, plan=plan, everybody=everybody)
+        weights = {networks[expert]: event.weights[str(expert)] for expert in plan.blends[cell]}
+        return _blend_scores(cell, weights, priors, config=config, plan=plan, everybody=everybody)
 
     summary = StudySummary(
         scenario=config.scenario,
@@ -51,23 +54,23 @@ def write_study_results(
     return summary, build_report(run_dir)
 
 
-def _network(run: PreparedRun) -> Network:
+def _network(run: PreparedRun, weights: Weights) -> Network:
     network = Network(run.config, device=open_device(run.config.device, threads=run.config.threads))
-    network.load(load_weights(run.run_dir))
+    network.load(weights)
     return network
 
 
 def _blend_scores(
     cell: Scenario,
-    weights: Mapping[Scenario, float],
-    networks: Mapping[Scenario, Network],
+    weights: Mapping[Network, float],
+    priors: Mapping[Network, AlignedRegression],
     *,
     config: RunConfig,
     plan: Plan,
     everybody: Federation,
 ) -> BlendScores:
     """Of a blend and of the same blend of its experts' priors, where test subjects have the target, hidden or not."""
-    used = {networks[expert]: weight for expert, weight in weights.items() if weight}
+    used = {expert: weight for expert, weight in weights.items() if weight}
     blend, experts = Blend.of([*used.items()], sources=cell.sources), [*used]
     scans, cache_dir = Scans.of(config.data), Path(config.data.cache_dir).resolve()
     task = dataclasses.replace(config.task, scenario=str(cell), reference=cell.sources[blend.pose])
@@ -80,7 +83,6 @@ def _blend_scores(
     if not sessions:
         return None, None
     scores = Scores.over({}, site_scores(blend, sessions))
-    priors = [AlignedRegression(network, network.prior) for network in experts if network.prior is not None]
-    if len(priors) < len(experts):
+    if not {*experts} <= priors.keys():
         return scores, None
-    return scores, Scores.over({}, site_scores(blend.made_by(priors), sessions))
+    return scores, Scores.over({}, site_scores(blend.made_by([priors[expert] for expert in experts]), sessions))

@@ -105,6 +105,10 @@ def read_run(run_dir: Path) -> RunRecord:
         return [event for event in happened if isinstance(event, kind)]
 
     tested, found = summary or _last(all_of(events.ModelTested)), _last(all_of(events.DataFound))
+    went_back = all_of(events.ModelRolledBack)
+    best = tested.best if tested else None
+    if best:  # after the last round a run may have gone back to it
+        best = replace(best, round=events.made_in(went_back, round=best.round))
     origin = summary if summary and summary.synthetic is not None else found
     baselines = {event.name: event.scores for event in all_of(events.BaselineFinished)}
     return RunRecord(
@@ -130,10 +134,10 @@ def read_run(run_dir: Path) -> RunRecord:
         last_layer=_last(all_of(events.LastLayerSolved)),
         styles=_last(all_of(events.LastLayersShared)),
         suppressed=tested.suppressed if tested else (),
-        tested_round=events.made_in(all_of(events.ModelRolledBack), round=config.rounds),
+        tested_round=events.made_in(went_back, round=config.rounds),
         privacy=summary.privacy if summary else {},
         baselines=summary.baselines if summary and summary.baselines else baselines,
-        best=tested.best if tested else None,
+        best=best,
         problems=[replace(p, text=without_ids(p.text, subject_ids)) for p in _problems(happened, times)],
         warnings=[
             *(summary.flags if summary else ()),

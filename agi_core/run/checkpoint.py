@@ -24,6 +24,7 @@ from agi_core.run.scores import Best
 
 Arrays = dict[str, NDArray[Any]]
 WEIGHTS = "weights/"  # prefix of the model's arrays, among others that a state may hold
+TRAINED_LAYER = "trained_layer/"  # of the last layer that training ended with, where a solved one has taken its place
 
 
 def save_checkpoint(
@@ -83,6 +84,11 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     return model_weights(arrays)
 
 
+def load_trained(run_dir: Path) -> Arrays:
+    """The last model's weights, `as_trained`. Raises RunError as `load_weights`."""
+    return as_trained(_known_last(run_dir)[2])
+
+
 def last_round(run_dir: Path) -> int:
     """The round that the last model is of. Raises RunError as `last_path`."""
     return _known_last(run_dir)[0]
@@ -127,6 +133,13 @@ def trained_weights(run_dir: Path, *, best: bool = False) -> Arrays:
 def model_weights(arrays: Arrays) -> Arrays:
     """The model's arrays of a checkpoint, by the names that the model gives them."""
     return {name.removeprefix(WEIGHTS): array for name, array in arrays.items() if name.startswith(WEIGHTS)}
+
+
+def as_trained(arrays: Arrays) -> Arrays:
+    """The same with the last layer that training ended with, whose prior is a regression by itself."""
+    return model_weights(arrays) | {
+        name.removeprefix(TRAINED_LAYER): array for name, array in arrays.items() if name.startswith(TRAINED_LAYER)
+    }
 
 
 def last_path(run_dir: Path) -> Path:

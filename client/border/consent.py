@@ -112,7 +112,8 @@ def described(study: AskedStudy, policy: Policy, *, private: bool) -> Iterator[s
         if policy.metrics is None or RANGE_SUBJECTS in policy.metrics:
             yield "  leaves    at the end, what sources of training subjects are like, mean and spread (docs/egress.md)"
     if policy.share_last_layer and task.personal == "head" and not (privacy.on or private):
-        yield "  leaves    at the end, for a last layer for all, means of products of features (docs/egress.md)"
+        yield "  leaves    at the end, for a last layer for all, means of products of features over your training"
+        yield "            subjects, without noise (docs/egress.md)"
         yield f"  leaves    at the end, for use elsewhere, your own last layer, {LAST_LAYER_IS}"
     if cells and not (privacy.on or private):
         yield "  leaves    how large errors of cells are, and how far two cells lie apart, for blends (docs/egress.md)"

@@ -144,7 +144,7 @@ def _cache(cache_dir: Path) -> CheckRow:
 
 
 def _last_layer(policy: Policy) -> CheckRow:
-    what = "leaves after a study" if policy.share_last_layer else "stays here"
+    what = "leaves after a study, as do statistics for one for all" if policy.share_last_layer else "stays here"
     said = f"policy.share_last_layer: {str(policy.share_last_layer).lower()}"
     return passed("own last layer", f"{what} ({said}); it is {LAST_LAYER_IS}")
 

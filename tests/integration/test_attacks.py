@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import DataError, RunError
 from agi_core.models.prior import monomials
-from agi_core.protocol import ARRAYS, EVALUATE, METRICS, SCALARS, STATISTICS, TRAIN
+from agi_core.protocol import ARRAYS, EVALUATE, LAYER_STATISTICS, METRICS, SCALARS, STATISTICS, TRAIN, VALIDATION
 from agi_core.report.report import build_report
 from agi_core.ridge import Statistics
 from agi_core.run import run_folder
-from agi_core.run.checkpoint import load_round
+from agi_core.run.checkpoint import WEIGHTS, load_round, load_trained, load_weights, untested_best
 from agi_core.run.event_log import events_of
 from agi_core.run.events import (
+    LastLayerSolved,
     ModelRolledBack,
     ModelTested,
     ModelValidated,
@@ -304,6 +306,56 @@ def test_a_model_that_a_majority_reports_worse_is_rolled_back(
         for name, array in best.items():
             np.testing.assert_array_equal(array, kept[1][name])
     assert any((kept[0][name] != array).any() for name, array in kept[1].items())
+
+
+def test_statistics_of_a_liar_for_the_last_layer_are_seen_in_validation(config: RunConfig, tmp_path: Path) -> None:
+    """They are of a target that is the true one's opposite, which no rule of what is possible tells from a true one."""
+
+    def opposite(request: RecordDict, reply: RecordDict) -> None:
+        if request.config_records[SCALARS]["subjects"] == LAYER_STATISTICS:
+            numbers = reply.array_records[ARRAYS]["float64"].numpy().copy()
+            features = math.isqrt(2 * numbers.size)
+            numbers[-features + 1 :] *= -1
+            reply[ARRAYS] = ArrayRecord({"float64": Array(numbers)})
+
+    closed = load_config(None, overrides={}, assignments=["model.prior=cubic", "personal=head"], base=config)
+    for name, app in (("clean", client_app), ("hostile", Hostile(opposite, action=EVALUATE))):
+        federate(closed, tmp_path / name, app=app)
+        assert not events_of(tmp_path / name, UpdateRefused)
+    (clean,), (hostile,) = (events_of(tmp_path / name, LastLayerSolved) for name in ("clean", "hostile"))
+    assert clean.why == ""
+    assert hostile.sites == ["Guys", "HH", "IOP"]
+    assert "the solved one is worse in validation" in hostile.why
+    trained = load_trained(tmp_path / "clean")
+    for name, array in load_weights(tmp_path / "hostile").items():
+        np.testing.assert_array_equal(array, trained[name])
+
+
+def test_a_run_that_went_back_to_its_best_solves_that_ones_layer(small_config: RunConfig, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def worse_once(request: RecordDict, reply: RecordDict) -> None:
+        """The last round's model, not the solved one."""
+        scalars = request.config_records[SCALARS]
+        if scalars["subjects"] == VALIDATION and len(told) < 3:
+            told.append("")
+            worse(request, reply)
+
+    settings = ["model.prior=cubic", "personal=head", "rounds=1"]
+    closed = load_config(None, overrides={}, assignments=settings, base=small_config)
+    app = Hostile(worse_once, sites=("Guys", "HH", "IOP"), action=EVALUATE)
+    federate(closed, run_dir := tmp_path / "run", app=app)
+    ((round, to),) = [(event.round, event.to) for event in events_of(run_dir, ModelRolledBack)]
+    (solved,) = events_of(run_dir, LastLayerSolved)
+    assert (round, to, solved.why) == (1, 0, "")
+    before, trained = load_round(run_dir, to)[0], load_trained(run_dir)
+    for name, array in trained.items():
+        np.testing.assert_array_equal(array, before[f"{WEIGHTS}{name}"])
+    assert untested_best(run_dir) is None  # it was tested, with its new layer
+    for name, array in load_weights(run_dir, best=True).items():
+        np.testing.assert_array_equal(array, load_weights(run_dir)[name])
+    page = build_report(run_dir).read_text()
+    assert f"after round {to}. The test figures above are those of the model after round {to}." in page
 
 
 def restricted(config: RunConfig, run_dir: Path, *, sites: Iterable[str]) -> None:

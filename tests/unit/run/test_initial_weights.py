@@ -8,7 +8,7 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from agi_core.protocol import pack
-from agi_core.run.checkpoint import WEIGHTS, last_path, save_checkpoint
+from agi_core.run.checkpoint import TRAINED_LAYER, WEIGHTS, last_path, save_checkpoint
 from agi_core.run.initial_weights import as_begun, initial_weights, keep
 
 
@@ -33,9 +33,11 @@ def test_a_file_gives_its_weights_whatever_the_seed(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded[name], array)
 
 
-def test_a_checkpoint_gives_the_weights_of_its_model(tmp_path: Path) -> None:
+def test_a_checkpoint_gives_the_weights_of_its_model_as_it_was_trained(tmp_path: Path) -> None:
     weights = initial_weights(config("seed=5"))
     arrays = {f"{WEIGHTS}{name}": array for name, array in weights.items()} | {"velocity/x": np.zeros(1)}
+    solved = {f"{WEIGHTS}head.bias": np.full_like(weights["head.bias"], 7)}
+    arrays |= {**solved, f"{TRAINED_LAYER}head.bias": weights["head.bias"]}
     (tmp_path / "checkpoints").mkdir()
     save_checkpoint(tmp_path, round=3, arrays=arrays, state={})
     loaded = initial_weights(config("seed=6", path=last_path(tmp_path)))

@@ -85,8 +85,8 @@ def collect(
     grid: type[LocalGrid] = LocalGrid,
     all_needed: Collection[int] = (),
     judge: Judge[Reply] = judge,
-) -> None:
-    """One exchange per round, with all sites. Two are enough, but in the rounds of `all_needed`."""
+) -> list[str]:
+    """One exchange per round, with all sites. Two are enough, but in the rounds of `all_needed`. Who is late then."""
     settings = ["federation.wait_s=0", "federation.deadline_s=0.4"]
     overrides = {"federation.sites": SITES, "federation.subjects": dict.fromkeys(SITES, 10), "engine": "deployment"}
     config, events = load_config(None, overrides=overrides, assignments=settings), EventLog(run_dir)
@@ -96,6 +96,7 @@ def collect(
     for round in range(1, rounds + 1):
         request = talk.request(TRAIN, round=round, weights=state.weights)
         assert {"A", "B"} <= {*collector.collect(SITES, request, judge, quorum=3 if round in all_needed else 2)}
+    return [*collector.late]
 
 
 def reasons(run_dir: Path) -> list[tuple[int, str]]:
@@ -104,7 +105,7 @@ def reasons(run_dir: Path) -> list[tuple[int, str]]:
 
 def test_who_is_late_again_and_again_is_asked_ever_more_rarely(tmp_path: Path) -> None:
     app = Sites({}, others=LATE)
-    collect(tmp_path, app, rounds=23)
+    assert collect(tmp_path, app, rounds=23) == ["C"]
     assert app.asked == [1, 2, 3, 5, 8, 13, 22]
     assert reasons(tmp_path)[:2] == [
         (3, "it was late 3 times in a row; it is asked again in round 5"),
@@ -115,7 +116,7 @@ def test_who_is_late_again_and_again_is_asked_ever_more_rarely(tmp_path: Path) -
 
 def test_who_answers_again_is_asked_in_every_round(tmp_path: Path) -> None:
     app = Sites({1: LATE, 2: LATE, 3: LATE, 5: None, 6: LATE, 7: LATE, 8: None})
-    collect(tmp_path, app, rounds=9)
+    assert collect(tmp_path, app, rounds=9) == []
     assert app.asked == [1, 2, 3, 5, 6, 7, 8, 9]
 
 

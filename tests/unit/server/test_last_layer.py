@@ -85,8 +85,10 @@ def test_it_is_solved_from_those_who_tell_each_as_often_as_it_has_subjects() -> 
         (dict.fromkeys(SITES), {}, "no site lets statistics of it leave", 1),
         ({**TOLD, "B": None}, {}, "only A of 3 sites told statistics of it", 1),
         (TOLD, {"A": 19.9, "B": 20.8, "C": 25.0}, "the solved one is worse in validation, by 0.10 dB", 2),
+        (TOLD, {"C": 99.0}, "1 of 3 sites validated the solved one", 2),
+        (TOLD, {"A": 19.0, "C": 99.0}, "the solved one is worse in validation, by 1.00 dB", 2),
     ],
-    ids=["nobody", "few", "worse"],
+    ids=["nobody", "few", "worse", "few validate", "two validate"],
 )
 def test_else_the_model_stays_as_it_was_trained(
     told: Mapping[str, tuple[Statistics, int] | None], after_db: Mapping[str, float], why: str, questions: int

@@ -15,8 +15,8 @@ from agi_core.config.schema import RunConfig, TrainingConfig
 from agi_core.evaluation import evaluate
 from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
-from agi_core.readout import own_readout
-from agi_core.ridge import solve_own
+from agi_core.readout import own_readout, readout_statistics
+from agi_core.ridge import STRENGTH, Statistics, solve_own
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import BaselineFinished
 from agi_core.run.scores import Scores
@@ -139,6 +139,27 @@ def test_baselines_are_compiled_where_the_federation_is(
     config, data = opened(dataclasses.replace(small_config, clients=2, rounds=1, compile=compiled), tmp_path)
     run_baselines(["local_only", "centralised"], config=config, data=data, run_dir=tmp_path, events=EventLog(tmp_path))
     assert len(asked) == networks
+
+
+def test_centralised_training_ends_with_a_solved_last_layer_where_the_federation_does(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    """After a step of no length it is the last layer of all training subjects on the initial weights."""
+    still = dataclasses.replace(small_config.training, local_steps=1, learning_rate=1e-12)
+    start = dataclasses.replace(small_config, clients=2, rounds=1, personal="head", training=still)
+    config, data = opened(start, tmp_path)
+    network = Network(config)
+    of_sites = [readout_statistics(network, slices.sessions).values() for slices in data.training.values()]
+    of_all = Statistics.mean([statistics for its in of_sites for statistics in its])
+    network.set_readout(of_all.solve(strength=STRENGTH, towards=network.readout))
+    for personal, is_solved in (("head", True), ("none", False)):
+        its, run_dir = dataclasses.replace(config, personal=personal), tmp_path / personal
+        run_dir.mkdir()
+        results = run_baselines(["centralised"], config=its, data=data, run_dir=run_dir, events=EventLog(run_dir))
+        for site, score in results["centralised"].sites.items():
+            tested = [(session, None) for session in data.test[site]]
+            expected = mean_over_subjects(evaluate(network, tested).values())["psnr_db"]
+            assert (score.psnr_db == pytest.approx(expected, abs=1e-2)) == is_solved
 
 
 def test_a_last_layer_of_ones_own_is_solved_at_each_site_and_leaves_the_model_as_it_was(
