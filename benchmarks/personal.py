@@ -28,7 +28,7 @@ from agi_core.prediction import Predictor
 from agi_core.readout import newcomers_readout, readout_statistics
 from agi_core.ridge import Vector, solve_own
 from agi_core.run import run_folder
-from agi_core.run.checkpoint import load_trained, load_weights
+from agi_core.run.checkpoint import load_weights, load_with_trained_layer
 from agi_core.voxel_regression import AlignedRegression
 from benchmarks.results import commit, interval
 from client.site.opened import open_site
@@ -51,7 +51,7 @@ def main() -> None:
         network = Network(config, device=data.device)
         network.load(load_weights(run))
         trained = Network(config, device=data.device)
-        trained.load(load_trained(run))
+        trained.load(load_with_trained_layer(run))
         sites["global"].append({site: psnr_db(network, sessions) for site, sessions in data.test.items()})
         for way in ways:
             scores = with_own_weights(network, data, task=dataclasses.replace(config.task, personal=way))

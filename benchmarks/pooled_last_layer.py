@@ -15,7 +15,7 @@ from statistics import fmean
 
 from agi_core.errors import AgiError
 from agi_core.network import Network
-from agi_core.run.checkpoint import load_trained, load_weights
+from agi_core.run.checkpoint import load_weights, load_with_trained_layer
 from agi_core.run.event_log import events_of
 from agi_core.run.events import LastLayerSolved
 from benchmarks.personal import opened, psnr_db
@@ -48,7 +48,7 @@ def scored(run: Path) -> tuple[float, float]:
     config, data = opened(run)
     sites = [*(data.unseen or data.test).values()]
     network, scores = Network(config, device=data.device), []
-    for weights in (load_trained(run), load_weights(run)):
+    for weights in (load_with_trained_layer(run), load_weights(run)):
         network.load(weights)
         scores.append(fmean(psnr_db(network, sessions) for sessions in sites))
     return scores[0], scores[1]

@@ -15,7 +15,7 @@ from agi_core.network import Network
 from agi_core.protocol import Weights
 from agi_core.report.report import build_report
 from agi_core.run import progress
-from agi_core.run.checkpoint import load_trained, load_weights
+from agi_core.run.checkpoint import load_weights, load_with_trained_layer
 from agi_core.run.events import BlendSolved
 from agi_core.run.scores import Scores
 from agi_core.run.study_summary import BlendScores, StudySummary, cell_results, write_study_summary
@@ -33,7 +33,9 @@ def write_study_results(
     """Score the blends, and write the summary and the report of the whole run; the summary, and the report's path."""
     synthetic, anatomies = origin(config.data)
     networks = {cell: _network(run, load_weights(run.run_dir)) for cell, run in runs.items()} if plan.blends else {}
-    trained = {network: _network(runs[cell], load_trained(runs[cell].run_dir)) for cell, network in networks.items()}
+    trained = {
+        network: _network(runs[cell], load_with_trained_layer(runs[cell].run_dir)) for cell, network in networks.items()
+    }
     priors = {its: AlignedRegression(net, net.prior) for its, net in trained.items() if net.prior is not None}
 
     def score(event: BlendSolved) -> BlendScores:

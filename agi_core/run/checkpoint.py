@@ -84,9 +84,9 @@ def load_weights(run_dir: Path, *, best: bool = False) -> Arrays:
     return model_weights(arrays)
 
 
-def load_trained(run_dir: Path) -> Arrays:
-    """The last model's weights, `as_trained`. Raises RunError as `load_weights`."""
-    return as_trained(_known_last(run_dir)[2])
+def load_with_trained_layer(run_dir: Path) -> Arrays:
+    """The last model's weights, `with_trained_layer`. Raises RunError as `load_weights`."""
+    return with_trained_layer(_known_last(run_dir)[2])
 
 
 def last_round(run_dir: Path) -> int:
@@ -135,8 +135,8 @@ def model_weights(arrays: Arrays) -> Arrays:
     return {name.removeprefix(WEIGHTS): array for name, array in arrays.items() if name.startswith(WEIGHTS)}
 
 
-def as_trained(arrays: Arrays) -> Arrays:
-    """The same with the last layer that training ended with, whose prior is a regression by itself."""
+def with_trained_layer(arrays: Arrays) -> Arrays:
+    """The same with the last layer that training ended with: of this one the prior is a regression by itself."""
     return model_weights(arrays) | {
         name.removeprefix(TRAINED_LAYER): array for name, array in arrays.items() if name.startswith(TRAINED_LAYER)
     }

@@ -15,7 +15,7 @@ from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
 from agi_core.host import atomic
 from agi_core.protocol import Weights, model_hash, pack
-from agi_core.run.checkpoint import as_trained
+from agi_core.run.checkpoint import with_trained_layer
 
 RANDOM, PUBLIC = "random", "public"
 KEPT = "initial_weights.safetensors"  # in the run folder
@@ -56,7 +56,7 @@ def initial_weights(config: RunConfig) -> Weights:
         raise ConfigError(f"initial_weights={path} cannot be read: {error.strerror}") from None
     except SafetensorError as error:
         raise ConfigError(f"initial_weights={path} is no safetensors file ({error})") from None
-    if of_model := as_trained(stored):  # a checkpoint of another run
+    if of_model := with_trained_layer(stored):  # a checkpoint of another run
         stored = of_model
     theirs, ours = (pack(weights).manifest for weights in (stored, own))
     if theirs != ours:

@@ -22,7 +22,7 @@ from agi_core.protocol import ARRAYS, EVALUATE, LAYER_STATISTICS, METRICS, SCALA
 from agi_core.report.report import build_report
 from agi_core.ridge import Statistics
 from agi_core.run import run_folder
-from agi_core.run.checkpoint import WEIGHTS, load_round, load_trained, load_weights, untested_best
+from agi_core.run.checkpoint import WEIGHTS, load_round, load_weights, load_with_trained_layer, untested_best
 from agi_core.run.event_log import events_of
 from agi_core.run.events import (
     LastLayerSolved,
@@ -326,7 +326,7 @@ def test_statistics_of_a_liar_for_the_last_layer_are_seen_in_validation(config: 
     assert clean.why == ""
     assert hostile.sites == ["Guys", "HH", "IOP"]
     assert "the solved one is worse in validation" in hostile.why
-    trained = load_trained(tmp_path / "clean")
+    trained = load_with_trained_layer(tmp_path / "clean")
     for name, array in load_weights(tmp_path / "hostile").items():
         np.testing.assert_array_equal(array, trained[name])
 
@@ -348,7 +348,7 @@ def test_a_run_that_went_back_to_its_best_solves_that_ones_layer(small_config: R
     ((round, to),) = [(event.round, event.to) for event in events_of(run_dir, ModelRolledBack)]
     (solved,) = events_of(run_dir, LastLayerSolved)
     assert (round, to, solved.why) == (1, 0, "")
-    before, trained = load_round(run_dir, to)[0], load_trained(run_dir)
+    before, trained = load_round(run_dir, to)[0], load_with_trained_layer(run_dir)
     for name, array in trained.items():
         np.testing.assert_array_equal(array, before[f"{WEIGHTS}{name}"])
     assert untested_best(run_dir) is None  # it was tested, with its new layer

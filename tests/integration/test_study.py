@@ -23,7 +23,14 @@ OFFERS = "federation.offers={A: [T1,T2], B: [T1,PD], C: [T2,PD]}"
 
 
 def study(folder: Path, *more: str, out: Path | None = None) -> int:
-    settings = ("rounds=1", "model.prior=cubic", "training.align_target=false", OFFERS)
+    settings = (
+        "rounds=1",
+        "model.prior=cubic",
+        "personal=head",
+        "evaluation.validation_slices=0",
+        "training.align_target=false",
+        OFFERS,
+    )
     places = ["--data", str(folder / "ixi"), "--out", str(out or folder / "run"), f"data.cache_dir={folder / 'cache'}"]
     return main([*places, "--clients", "3", "--scenario", "T1,T2,PD:any", *SMALL, *settings, *more])
 
@@ -82,6 +89,14 @@ def test_a_blend_is_scored_at_the_hospital_that_never_had_the_target(folder: Pat
     assert {*cells["T2:PD"]["scores"]["sites"]} == {"C"}
     assert cells["T1,T2:PD"]["scores"]["unseen_sites"]["A"]["subjects"] == 1
     assert cells["T2:PD"]["regression"]["sites"]["C"]["psnr_db"] > 0
+
+
+def test_the_regression_of_a_blend_is_of_the_priors_that_its_experts_were_trained_over(folder: Path) -> None:
+    """A blend of one expert has its regression, on the same subject."""
+    cells = summary_of(folder / "run")["cells"]
+    for name, one, site in (("T2,PD:T1", "PD:T1", "C"), ("T1,PD:T2", "PD:T2", "B")):
+        blend, expert = (cells[cell]["regression"]["unseen_sites"][site] for cell in (name, one))
+        assert blend == pytest.approx(expert, abs=1e-3)
 
 
 def test_where_a_site_tells_no_error_the_weights_are_equal(folder: Path, tmp_path: Path) -> None:

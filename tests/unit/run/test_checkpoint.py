@@ -12,6 +12,7 @@ from safetensors.numpy import load_file as load_numpy
 
 from agi_core.errors import RunError
 from agi_core.run.checkpoint import (
+    TRAINED_LAYER,
     WEIGHTS,
     Arrays,
     commit_state,
@@ -19,6 +20,7 @@ from agi_core.run.checkpoint import (
     load_last,
     load_round,
     load_weights,
+    load_with_trained_layer,
     save_checkpoint,
     trained_weights,
 )
@@ -53,6 +55,17 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
         assert loaded[name].dtype == array.dtype
         np.testing.assert_array_equal(loaded[name], array)
     assert set(load_weights(tmp_path)) == {"a.b"}
+
+
+def test_the_layer_that_training_ended_with_is_kept_beside_a_solved_one(tmp_path: Path) -> None:
+    arrays: Arrays = {f"{WEIGHTS}{name}": np.full(2, 1.0, np.float32) for name in ("body", "head")}
+    save_checkpoint(tmp_path, round=7, arrays=arrays, state={"best": None})
+    assert load_with_trained_layer(tmp_path).keys() == {"body", "head"}
+    arrays[f"{TRAINED_LAYER}head"] = np.full(2, 3.0, np.float32)
+    save_checkpoint(tmp_path, round=7, arrays=arrays, state={"best": None})
+    kept, solved = load_with_trained_layer(tmp_path), load_weights(tmp_path)
+    assert {name: array[0] for name, array in kept.items()} == {"body": 1.0, "head": 3.0}
+    assert {name: array[0] for name, array in solved.items()} == {"body": 1.0, "head": 1.0}
 
 
 def test_no_checkpoint_yet(tmp_path: Path) -> None:
