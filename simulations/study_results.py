@@ -62,6 +62,13 @@ def _network(run: PreparedRun, weights: Weights) -> Network:
     return network
 
 
+def _regression(run: PreparedRun) -> AlignedRegression:
+    """The prior that the run's network was trained over."""
+    trained = _network(run, load_with_trained_layer(run.run_dir))
+    assert trained.prior is not None  # noqa: S101  the caller has looked
+    return AlignedRegression(trained, trained.prior)
+
+
 def _blend_scores(
     cell: Scenario,
     weights: Mapping[Network, float],

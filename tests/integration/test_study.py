@@ -27,7 +27,6 @@ def study(folder: Path, *more: str, out: Path | None = None) -> int:
         "rounds=1",
         "model.prior=cubic",
         "personal=head",
-        "evaluation.validation_slices=0",
         "training.align_target=false",
         OFFERS,
     )
