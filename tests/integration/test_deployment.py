@@ -27,9 +27,10 @@ from agi_core.host import atomic
 from agi_core.layouts import LayoutName
 from agi_core.run import run_folder
 from agi_core.run.event_log import events_of, read_events
-from agi_core.run.events import ModelTested, RoundFinished, SiteFailed
+from agi_core.run.events import LastLayerSolved, ModelTested, RoundFinished, SiteFailed
 from client.app import app as client_app
 from client.site.file import Site, SiteData, to_yaml
+from client.site.policy import Policy
 from server import status
 from server.app import app as server_app
 from simulations.local_grid import run_in_process
@@ -45,6 +46,7 @@ SITES: Mapping[str, tuple[int, LayoutName]] = {
     "hospitalB": (11, "ixi"),
     "hospitalC": (10, "bids"),
 }
+SHARES = "share_last_layer: true"
 SMALL = "model.widths=[8,16] grid.crop=[32,32] training.local_steps=2 training.batch_size=5"
 STOP_S = 10.0
 
@@ -194,7 +196,8 @@ def act(place: Path, secret: str) -> Story:
             shutil.copy(coordinator.folder / "coordinator" / "certs" / given, hospital.folder)
         printed[f"init {name}"] = hospital.run("init")
         site_path = hospital.folder / "sites" / f"{name}.yaml"
-        site_path.write_text(site_path.read_text().replace("runtime_port: 9094", f"runtime_port: {free_port()}"))
+        changes = {"runtime_port: 9094": f"runtime_port: {free_port()}", "share_last_layer: false": SHARES}
+        site_path.write_text(with_changes(site_path.read_text(), changes))
         public = hospital.folder / "state" / name / "key" / "node.pub"
         shutil.copy(public, coordinator.folder / f"{name}.pub")
 
@@ -301,6 +304,8 @@ def test_three_rounds_of_three_hospitals_and_a_report(story: Story) -> None:
     assert not {"site_failed", "site_missing", "update_refused"} & {*kinds_of(run_dir)}
     (tested,) = events_of(run_dir, ModelTested)
     assert sorted(tested.scores.sites) == sorted(SITES)
+    (solved,) = events_of(run_dir, LastLayerSolved)
+    assert solved.sites == sorted(SITES)
     page = (run_dir / "report.html").read_text()
     assert all(name in page for name in SITES)
 
@@ -312,7 +317,14 @@ def test_it_ends_with_the_weights_of_the_in_process_run(story: Story, tmp_path: 
     for name, (_, layout) in SITES.items():
         site_paths[name] = tmp_path / f"{name}.yaml"
         data = SiteData(dir=str(story.data_dirs[name]), layout=layout)
-        site = Site(site=name, data=data, cache_dir=str(tmp_path / "cache" / name), device="cpu", threads=1)
+        site = Site(
+            site=name,
+            policy=Policy(share_last_layer=True),
+            data=data,
+            cache_dir=str(tmp_path / "cache" / name),
+            device="cpu",
+            threads=1,
+        )
         atomic.write_text(site_paths[name], to_yaml(site))
     node_configs = [{"site": name, "site-config": str(path)} for name, path in site_paths.items()]
     run_in_process(server_app, client_app, node_configs=node_configs, run_config={"run-dir": str(tmp_path / "run")})
