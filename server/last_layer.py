@@ -58,7 +58,9 @@ def solve_last_layer(
     network.set_readout(layer)
     candidate = {name: array.copy() for name, array in network.weights.items()}
     validated = validation_scores(ask(sites, VALIDATION, candidate, judge_figures))
-    gains = {site: its.psnr_db - validation_db[site] for site, its in validated.items() if site in validation_db}
+    gains = {
+        site: round(its.psnr_db - validation_db[site], 5) for site, its in validated.items() if site in validation_db
+    }
     why = ""
     if validation_db and len(gains) <= len(validation_db) / 2:
         why = f"{len(gains)} of {len(validation_db)} sites validated the solved one"

@@ -198,6 +198,9 @@ class LastLayerSolved(Event, kind="last_layer_solved"):
             return f"the last layer stays as it was trained: {self.why}"
         without = f", without {', '.join(self.left_out)}" if self.left_out else ""
         gain = f"; validation {fmean(self.gains.values()):+.2f} dB" if self.gains else ""
+        if losing := {site: db for site, db in self.gains.items() if db <= -0.005}:
+            worst = min(losing, key=losing.__getitem__)
+            gain += f", worst at {worst} with {losing[worst]:+.2f} dB"
         return f"the last layer is solved from statistics of {', '.join(self.sites)}{without}{gain}"
 
 

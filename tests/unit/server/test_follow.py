@@ -55,7 +55,7 @@ from server.follow import NOW, describe, follow
         (LastLayersShared(sites=[], left_out=["A"]), "no site shares its own last layer"),
         (
             LastLayerSolved(sites=["A", "C"], left_out=["B"], gains={"A": 0.5, "B": -0.1}),
-            "the last layer is solved from statistics of A, C, without B; validation +0.20 dB\n",
+            "statistics of A, C, without B; validation +0.20 dB, worst at B with -0.10 dB\n",
         ),
         (LastLayerSolved(sites=["A"]), "the last layer is solved from statistics of A\n"),
         (LastLayerSolved(sites=["A"], why="of few"), "the last layer stays as it was trained: of few\n"),
