@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from agi_core.config.schema import Task
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.fingerprint import check_different, fingerprints, part_of
@@ -53,7 +55,9 @@ class Adaptation:
     notes: Sequence[str]
 
 
-def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_dir: Path) -> Adaptation:
+def adapt(
+    network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_dir: Path, trained: Network | None = None
+) -> Adaptation:
     """Solve a last layer for the subjects of a folder. The network is left as it was.
 
     Subjects that trained the model or chose its best round are left out, as far as their scans are known: the common
@@ -63,6 +67,7 @@ def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_di
         network: the trained model of `task`.
         run_dir: the run's folder, where the parts of its subjects are noted, as far as they are known.
         cache_dir: folder of prepared scans, which are patient data.
+        trained: the same network with the last layer that training ended with, where the run has solved another.
 
     Raises:
         DataError: no subject has all modalities, all were used in training, a scan is unusable, or one image stands
@@ -102,14 +107,15 @@ def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_di
     statistics_of = readout_statistics(network, sessions)
     if not statistics_of:
         raise DataError(f"no slice of the subjects in {scans.dir} holds a head")
-    readout, part = newcomers_readout(network, [*statistics_of.values()])
-    if not part:
+    commons = [network, trained] if trained else [network]
+    readout, part = newcomers_readout(commons, [*statistics_of.values()])
+    if np.array_equal(readout, network.readout):
         raise _refusal(
             f"to the model {_count(statistics_of)} are no stranger than scans of one scanner are to each other, so a"
             " last layer of theirs might make others worse; use the common model, or give more subjects",
             notes,
         )
-    gains_db = _left_out(network, statistics_of)
+    gains_db = _left_out(commons, statistics_of)
     if gains_db and fmean(gains_db.values()) < 0:
         worst = min(gains_db, key=lambda subject_id: gains_db[subject_id])
         raise _refusal(
@@ -120,7 +126,7 @@ def adapt(network: Network, scans: Scans, *, task: Task, run_dir: Path, cache_di
 
     *others, scored = stable_order(statistics_of)
     test = [(session, None) for session in opened([by_id[scored]], whole=True)]
-    layer, _ = newcomers_readout(network, [statistics_of[subject_id] for subject_id in others or [scored]])
+    layer, _ = newcomers_readout(commons, [statistics_of[subject_id] for subject_id in others or [scored]])
     common, common_weights = network.readout, {name: array.copy() for name, array in network.weights.items()}
     keys = KeyTable.of(replace(task, personal="head"), {name: array.ndim for name, array in common_weights.items()})
 
@@ -142,12 +148,12 @@ def _refusal(why: str, notes: Sequence[str]) -> DataError:
     return DataError("; ".join([why, *notes]))
 
 
-def _left_out(network: Network, statistics_of: Mapping[str, Statistics]) -> dict[str, float]:
-    """What each subject gains in dB by the layer of all others."""
+def _left_out(commons: Sequence[Network], statistics_of: Mapping[str, Statistics]) -> dict[str, float]:
+    """What each subject gains in dB over the first common layer by the layer of all others."""
     gains_db = {}
     for subject_id, its in statistics_of.items() if len(statistics_of) > 1 else ():
-        layer, _ = newcomers_readout(network, [one for other, one in statistics_of.items() if other != subject_id])
-        before, after = (max(its.mean_square_error(w), _ROUNDING) for w in (network.readout, layer))
+        layer, _ = newcomers_readout(commons, [one for other, one in statistics_of.items() if other != subject_id])
+        before, after = (max(its.mean_square_error(w), _ROUNDING) for w in (commons[0].readout, layer))
         gains_db[subject_id] = 10 * math.log10(before / after)
     return gains_db
 

@@ -55,10 +55,16 @@ def own_readout(
     return solve_own([*readout_statistics(network, sessions).values()], towards=towards)
 
 
-def newcomers_readout(network: Network, subjects: Sequence[Statistics]) -> tuple[Vector, float]:
+def newcomers_readout(commons: Sequence[Network], subjects: Sequence[Statistics]) -> tuple[Vector, float]:
     """The last layer of a hospital that took no part, from the statistics of its subjects over all features, and how
-    much of the way from the common one to theirs it goes; see `agi_core.ridge.adopted`. The network is left as it was.
+    much of the way from the common one to theirs it goes; see `agi_core.ridge.adopted`. The networks are left as they
+    were.
+
+    Args:
+        commons: one network with each common last layer that a run has: the solved one, and the one that training ended
+            with. The layer that fits these subjects better is the one to start from.
     """
+    network = min(commons, key=lambda its: sum(one.mean_square_error(its.readout) for one in subjects))
     common = towards = network.readout
     if network.prior is not None:
         towards = _over_own_prior(network, [one.of_first(len(network.prior)) for one in subjects])

@@ -26,7 +26,7 @@ from agi_core.metrics import mean_over_subjects
 from agi_core.network import Network
 from agi_core.prediction import Predictor
 from agi_core.readout import newcomers_readout, readout_statistics
-from agi_core.ridge import Vector, solve_own
+from agi_core.ridge import solve_own
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights, load_with_trained_layer
 from agi_core.voxel_regression import AlignedRegression
@@ -60,7 +60,7 @@ def main() -> None:
             found = [
                 gain
                 for sessions in data.unseen.values()
-                for gain in adapted(network, sessions, count=count, prior=trained.prior)
+                for gain in adapted(network, sessions, count=count, trained=trained)
             ]
             gains[count] += [found] if found else []
     print(f"commit {commit()}; {', '.join(map(str, runs))}\n")
@@ -98,11 +98,11 @@ class Gain(NamedTuple):
     own_regression: float
 
 
-def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int, prior: Vector | None) -> Iterator[Gain]:
+def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int, trained: Network) -> Iterator[Gain]:
     """What a last layer of `count` subjects gains on all others, and a cubic regression of the same subjects on their
     aligned sources; up to TURNS times, of other subjects in turn. Nothing where fewer than `count` + 1 subjects are
-    there. The regression is shrunk to the common `prior`, which the network was trained over."""
-    assert prior is not None
+    there. `trained` has the last layer that training ended with, and the prior that the regression is shrunk to."""
+    assert trained.prior is not None
     order = stable_order({session.subject_id for session in sessions})
     common = network.readout
     for start in range(0, min(TURNS * count, len(order) - count + 1), count) if len(order) > count else ():
@@ -111,8 +111,8 @@ def adapted(network: Network, sessions: Sequence[CachedSession], *, count: int, 
         given = [session for session in sessions if session.subject_id in chosen]
         before = psnr_db(network, rest)
         statistics_of = readout_statistics(network, given, prior_alone=True)
-        regression = AlignedRegression(network, solve_own([*statistics_of.values()], towards=prior))
-        network.set_readout(newcomers_readout(network, [*readout_statistics(network, given).values()])[0])
+        regression = AlignedRegression(network, solve_own([*statistics_of.values()], towards=trained.prior))
+        network.set_readout(newcomers_readout([network, trained], [*readout_statistics(network, given).values()])[0])
         yield Gain(before, psnr_db(network, rest) - before, psnr_db(regression, rest) - before)
         network.set_readout(common)
 

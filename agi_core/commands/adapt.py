@@ -14,7 +14,7 @@ from agi_core.host.device import open_device
 from agi_core.network import Network
 from agi_core.report.markup import plural
 from agi_core.run import run_folder
-from agi_core.run.checkpoint import trained_weights
+from agi_core.run.checkpoint import load_with_trained_layer, trained_weights
 from agi_core.run.own_weights import write_own_weights
 from agi_core.run.summary import read_summary
 
@@ -30,9 +30,15 @@ def run(arguments: argparse.Namespace) -> None:
     atomic.check_file(arguments.out, suffix=".safetensors")
     network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
+    trained = None
+    if arguments.weights != "best":
+        trained = Network(config, device=network.device)
+        trained.load(load_with_trained_layer(arguments.run))
     scans = Scans.like(config.data, arguments.data, layout=arguments.layout)
     with showing_steps():
-        adaptation = adapt(network, scans, task=config.task, run_dir=arguments.run, cache_dir=arguments.cache_dir)
+        adaptation = adapt(
+            network, scans, task=config.task, run_dir=arguments.run, cache_dir=arguments.cache_dir, trained=trained
+        )
     print(adaptation.found)
     for note in adaptation.notes:
         print(f"warning: {note}", file=sys.stderr)

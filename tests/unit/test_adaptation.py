@@ -51,6 +51,22 @@ def test_a_subject_that_is_left_out_gains_and_the_network_is_left_as_it_was(
     assert not np.array_equal(single.own["head.weight"], adaptation.own["head.weight"])
 
 
+def test_it_starts_from_the_common_layer_that_fits_these_subjects_better(
+    task: Task, hospital: Scans, tmp_path: Path
+) -> None:
+    """The delivered one predicts 0; the one that training ended with is that of this hospital already."""
+    network, trained = Network(task), Network(task)
+    first = adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache")
+    trained.load({**trained.weights, **first.own})
+    before = trained.readout
+    again = adapt(network, hospital, task=task, run_dir=tmp_path, cache_dir=tmp_path / "cache", trained=trained)
+    assert again.part < 0.1 < first.part
+    assert again.common_db == first.common_db
+    assert again.own_db >= first.own_db - 0.05
+    np.testing.assert_array_equal(trained.readout, before)
+    assert not network.readout.any()
+
+
 def test_who_trained_the_model_is_left_out_and_several_hospitals_are_named(task: Task, tmp_path: Path) -> None:
     scans = Scans(write_ixi(tmp_path / "folder", {"Guys": 2, "HH": 2, "New": 4}), "ixi")
     subjects = discover(scans, ("T1", "T2", "PD")).subjects
