@@ -23,7 +23,7 @@ from agi_core.known_range import KnownRange
 from agi_core.network import Network
 from agi_core.protocol import ALONE, REFUSED, REGRESSIONS, SCALARS, STATISTICS, TEST
 from agi_core.run import error_model, run_folder
-from agi_core.run.checkpoint import load_last, trained_weights
+from agi_core.run.checkpoint import load_last, load_with_trained_layer, trained_weights
 from agi_core.run.error_model import read_error_model
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import (
@@ -330,6 +330,28 @@ def test_a_robust_rule_of_too_few_statistics_keeps_the_prior_and_trains(
     said = f"{why}, so the common prior stays as it was"
     assert f"run: {said}\n" in capsys.readouterr().out
     assert said in (run_dir / "report.html").read_text()
+
+
+def test_a_run_that_pauses_at_its_test_solves_the_last_layer_anew_and_ends_the_same(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    class Untested(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            if message.content.config_records[SCALARS]["subjects"] == TEST:
+                return Message(Error(REFUSED, PolicyError.public), reply_to=message)
+            return client_app(message, context)
+
+    settings, everybody = ["model.prior=cubic", "personal=head", "rounds=1"], ("Guys", "HH", "IOP")
+    config = load_config(None, overrides={}, assignments=settings, base=small_config)
+    deploy(config, tmp_path / "whole", shares=everybody)
+    with pytest.raises(RunError, match="0 of 3 sites"):
+        deploy(config, tmp_path / "run", Untested(), shares=everybody)
+    deploy(config, tmp_path / "run", shares=everybody)
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+    trained = load_with_trained_layer(tmp_path / "run")
+    for name, array in load_with_trained_layer(tmp_path / "whole").items():
+        np.testing.assert_array_equal(trained[name], array)
+    assert (trained["head.weight"] != trained_weights(tmp_path / "run")["head.weight"]).any()
 
 
 def test_when_every_site_fails_nothing_is_overwritten(small_config: RunConfig, tmp_path: Path) -> None:
