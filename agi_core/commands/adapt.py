@@ -71,7 +71,7 @@ def _said(adaptation: Adaptation) -> Iterator[str]:
         )
     if adaptation.part < MOST:
         yield (
-            f"the layer goes {adaptation.part:.0%} of the way from the common one to that of these subjects: the rest"
+            f"the layer goes {adaptation.part:.0%} of the way from the run's to that of these subjects: the rest"
             " may be what scans of one scanner differ by, and more subjects would tell"
         )
 
