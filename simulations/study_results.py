@@ -33,10 +33,7 @@ def write_study_results(
     """Score the blends, and write the summary and the report of the whole run; the summary, and the report's path."""
     synthetic, anatomies = origin(config.data)
     networks = {cell: _network(run, load_weights(run.run_dir)) for cell, run in runs.items()} if plan.blends else {}
-    trained = {
-        network: _network(runs[cell], load_with_trained_layer(runs[cell].run_dir)) for cell, network in networks.items()
-    }
-    priors = {its: AlignedRegression(net, net.prior) for its, net in trained.items() if net.prior is not None}
+    priors = {network: _regression(runs[cell]) for cell, network in networks.items() if network.prior is not None}
 
     def score(event: BlendSolved) -> BlendScores:
         cell = parse_scenario(event.cell)
