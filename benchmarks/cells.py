@@ -14,6 +14,9 @@ Sites hold parts of the vocabulary; what they lack is hidden in training and kep
     best single  for each cell the best model that any site has alone, as the test subjects tell
     bound        a network per cell, trained where all sites hold all and give their scans away
 
+With `--missing` such a share of the subjects lack one modality of their site, drawn at random, and train only the cells
+that they can. With `--tested` all subjects of that folder test, and those who would have tested at their site do not.
+
 A cell that no site can train is a blend of those that are, but in the shared networks, which are asked for it: the
 blend has the least variance by the errors at the holders and the disagreement where the sources are. Every network
 corrects its cell's cubic (`--prior none`: makes the target by itself). Without `--data`, built-in data is made.
@@ -46,7 +49,7 @@ from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import Batch, TrainingSlices
 from agi_core.data.phantom.built_in import SIMULATED, with_built_in_data
 from agi_core.data.preparation import Preparation
-from agi_core.data.scans import Scans, discover
+from agi_core.data.scans import Scans, Subject, discover
 from agi_core.evaluation import evaluate, predict_session
 from agi_core.host import atomic
 from agi_core.network import Network
@@ -62,6 +65,7 @@ from benchmarks.target_pose import twin
 SETTINGS = ["grid.crop=[64,64]", "model.conv=plain", "model.alignment=none", "model.neighbours=0", "model.stem=8"]
 SETTINGS += ["personal=none"]
 VARIANTS = ("cubic", "cubic bound", "zero fill", "shared", "trunk", "experts", "best single", "bound")
+Parts = Mapping[str, Sequence[str]]  # {name: the subjects who train there}
 MOST_COMPARED = 6  # subjects, of a site, on whom experts are compared
 
 
@@ -71,9 +75,11 @@ class Settings:
 
     data: str
     registered: str | None
+    tested: str | None
     layout: str
     vocabulary: str
     sites: str
+    missing: float
     by: str
     steps: int
     rounds: int
@@ -86,9 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="scans of subjects with all modalities (built-in data)")
     parser.add_argument("--registered", type=Path, help="all but the first modality, in its pose: the twin is used")
+    parser.add_argument("--tested", type=Path, help="scans that test, in place of a part of --data")
     parser.add_argument("--layout", default="ixi")
     parser.add_argument("--vocabulary", default="T1,T2,PD:any")
     parser.add_argument("--sites", default="T1,T2;T1,PD;T2,PD", help="modalities of each; *4: with 4 subjects alone")
+    parser.add_argument("--missing", type=float, default=0.0, help="share of subjects who lack a modality (0)")
     parser.add_argument("--by", choices=("hospital", "random"), default="random", help="how subjects are dealt")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--steps", type=int, default=280, help="of each cell, in all (%(default)s)")
@@ -101,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(argv))
     torch.set_num_threads(1)
     out, seeds, variants = given.pop("out"), given.pop("seeds").split(","), given.pop("variants").split(",")
-    given["model"], given["registered"] = tuple(given["model"]), given["registered"] and str(given["registered"])
+    given["model"] = tuple(given["model"])
+    given |= {name: given[name] and str(given[name]) for name in ("registered", "tested")}
     if given["data"] is None:
         built_in = load_config(None, overrides={"data.layout": given["layout"]}, assignments=[])
         given["data"] = with_built_in_data(built_in, SIMULATED, work_dir=out).data.dir
@@ -135,20 +144,39 @@ class Study:
         self.settings, self.seed = settings, seed
         self.vocabulary = parse_vocabulary(settings.vocabulary)
         self.dir, self.cache_dir = folder_of(settings, out) / f"seed-{seed}", out / "cache"
+        self.subjects: dict[str, tuple[Scans, Subject]] = {}
         data_dir = Path(settings.data)
         if settings.registered is not None:
             data_dir = twin(data_dir, Path(settings.registered), root=out / "twin")
-        self.scans = Scans(data_dir, settings.layout)
-        found = discover(self.scans, self.vocabulary.modalities).subjects
-        self.subjects = {subject.id: subject for subject in found}
-        self.sites = deal(found, settings.sites, by=settings.by, seed=seed)
+        found = self._discover(data_dir)
+        self.sites = deal(found, settings.sites, by=settings.by, missing=settings.missing, seed=seed)
+        self.tests = [subject_id for site in self.sites for subject_id in site.test]
+        if settings.tested is not None:
+            self.sites = tuple(replace(site, test=()) for site in self.sites)
+            self.tests = [subject.id for subject in self._discover(Path(settings.tested))]
         self.trained = [cell for cell in self.vocabulary.cells if self.holders(cell)]
         assignments = [*SETTINGS, f"training.batch_size={settings.batch}", f"model.prior={settings.prior}"]
         assignments += [f"scenario='{self.trained[0]}'", *settings.model]
         self.base = load_config(None, overrides={"seed": seed}, assignments=assignments).task
 
+    def _discover(self, data_dir: Path) -> tuple[Subject, ...]:
+        scans = Scans(data_dir, self.settings.layout)
+        found = discover(scans, self.vocabulary.modalities).subjects
+        if both := self.subjects.keys() & {subject.id for subject in found}:
+            raise SystemExit(f"{', '.join(sorted(both))}: in both folders; those who test must not train")
+        self.subjects |= {subject.id: (scans, subject) for subject in found}
+        return found
+
     def holders(self, cell: Scenario) -> list[Site]:
         return [site for site in self.sites if site.trains(cell)]
+
+    def held(self, cell: Scenario) -> Parts:
+        """Who trains a cell at each of its holders."""
+        return {site.name: site.training(cell) for site in self.holders(cell)}
+
+    def pooled(self) -> Parts:
+        """All who train, at one place and with all modalities."""
+        return {"bound": [subject_id for site in self.sites for subject_id in site.train]}
 
     def task(self, cell: Scenario, *, share: float = 1.0) -> Task:
         """The task of a cell, over a share of the rounds."""
@@ -156,8 +184,8 @@ class Study:
 
     @cache  # noqa: B019  a study lives as long as the program
     def session(self, cell: Scenario, subject_id: str, *, whole: bool) -> CachedSession:
-        preparation = Preparation.of(self.task(cell), self.scans, cache_dir=self.cache_dir, whole=whole)
-        return preparation.open([self.subjects[subject_id]])[0]
+        scans, subject = self.subjects[subject_id]
+        return Preparation.of(self.task(cell), scans, cache_dir=self.cache_dir, whole=whole).open([subject])[0]
 
     def sessions(self, cell: Scenario, subject_ids: Sequence[str], *, whole: bool = True) -> list[CachedSession]:
         return [self.session(cell, subject_id, whole=whole) for subject_id in subject_ids]
@@ -169,18 +197,18 @@ class Study:
         """One for each cell."""
         match variant:
             case "cubic":
-                return self.with_blends({cell: self.cubic(cell, self.holders(cell)) for cell in self.trained})
+                return self.with_blends({cell: self.cubic(cell, self.held(cell)) for cell in self.trained})
             case "cubic bound":
-                return {cell: self.cubic(cell, self.sites) for cell in self.vocabulary.cells}
+                return {cell: self.cubic(cell, self.pooled()) for cell in self.vocabulary.cells}
             case "zero fill" | "shared":
                 network = self.shared(variant, stems=variant == "shared")
                 return {cell: CellOf(network, cell) for cell in self.vocabulary.cells}
             case "trunk":
                 return self.with_blends({cell: self.from_trunk(cell) for cell in self.trained})
             case "experts":
-                return self.with_blends({cell: self.expert(cell, self.holders(cell)) for cell in self.trained})
+                return self.with_blends({cell: self.expert(cell, self.held(cell)) for cell in self.trained})
             case "bound":
-                return {cell: self.expert(cell, self.sites, name="bound") for cell in self.vocabulary.cells}
+                return {cell: self.expert(cell, self.pooled()) for cell in self.vocabulary.cells}
             case _:
                 raise SystemExit(f"no variant is called {variant}; there are {', '.join(VARIANTS)}")
 
@@ -191,33 +219,31 @@ class Study:
     def singles(self) -> dict[str, dict[str, tuple[float, float]]]:
         """The same of what each site trains alone, {site/cell}."""
         return {
-            f"{site.name}/{cell}": self._score(self.expert(cell, [site]), cell)
+            f"{site.name}/{cell}": self._score(self.expert(cell, {site.name: site.training(cell)}), cell)
             for cell in self.trained
             for site in self.holders(cell)
         }
 
     def _score(self, predictor: Predictor, cell: Scenario) -> dict[str, tuple[float, float]]:
-        tests = [subject_id for site in self.sites for subject_id in site.test]
-        scores = evaluate(predictor, [(session, None) for session in self.sessions(cell, tests)])
+        scores = evaluate(predictor, [(session, None) for session in self.sessions(cell, self.tests)])
         return {subject_id: (row["psnr_db"], row["ssim"]) for subject_id, row in scores.items()}
 
-    def cubic(self, cell: Scenario, sites: Sequence[Site]) -> VoxelRegression:
-        """The regression of a cell over the training subjects of sites."""
-        path = self.dir / f"cubic-{'+'.join(site.name for site in sites)}-{stem_of(cell)}.json"
+    def cubic(self, cell: Scenario, parts: Parts) -> VoxelRegression:
+        """The regression of a cell over the training subjects of all parts."""
+        path = self.dir / f"cubic-{'+'.join(parts)}-{stem_of(cell)}.json"
 
         def fit() -> list[float]:
-            subject_ids = [subject_id for site in sites for subject_id in site.train]
+            subject_ids = [subject_id for part in parts.values() for subject_id in part]
             return [*map(float, VoxelRegression.fit(self.sessions(cell, subject_ids, whole=False)).coefficients)]
 
         return VoxelRegression(np.array(kept(path, fit)))
 
-    def expert(self, cell: Scenario, sites: Sequence[Site], *, name: str | None = None) -> Network:
-        """A network for one cell, trained at sites; at all of them together where it has a name."""
+    def expert(self, cell: Scenario, parts: Parts) -> Network:
+        """A network for one cell, trained at each part and averaged."""
         task = self.task(cell)
         network = Network(task)
         if task.model.prior == "cubic":
-            network.set_prior(self.cubic(cell, sites).coefficients)
-        parts = [(name, [s for site in sites for s in site.train])] if name else [(s.name, s.train) for s in sites]
+            network.set_prior(self.cubic(cell, parts).coefficients)
         members = [
             Member(
                 name=part,
@@ -226,9 +252,9 @@ class Study:
                 subjects=len(subject_ids),
                 cells=frozenset({cell}),
             )
-            for part, subject_ids in parts
+            for part, subject_ids in parts.items()
         ]
-        path = self.dir / f"expert-{'+'.join(part for part, _ in parts)}-{stem_of(cell)}.safetensors"
+        path = self.dir / f"expert-{'+'.join(parts)}-{stem_of(cell)}.safetensors"
         federate(network.module, members, task=task, path=path)
         return network
 
@@ -262,7 +288,7 @@ class Study:
 
     def _member(self, network: AnyToAny, site: Site, cells: Sequence[Scenario], *, task: Task, share: float) -> Member:
         """A site that draws one of the cells for each batch, so often that all its holders make the cell's steps."""
-        slices = {cell: self.slices(cell, site.train) for cell in cells}
+        slices = {cell: self.slices(cell, site.training(cell)) for cell in cells}
         steps = torch.tensor([share * self.settings.steps / task.rounds / len(self.holders(cell)) for cell in cells])
 
         def draw(generator: torch.Generator, batch_size: int) -> Batch:
@@ -279,7 +305,9 @@ class Study:
         parts = [part for part in trained if part.target == cell.target and {*part.sources} <= {*cell.sources}]
         errors = [
             mean_square(
-                trained[part], None, self.sessions(part, [s for site in self.holders(part) for s in site.validation])
+                trained[part],
+                None,
+                self.sessions(part, [s for site in self.holders(part) for s in site.validating(part)]),
             )
             for part in parts
         ]
@@ -300,7 +328,9 @@ class Study:
         return [
             subject_id
             for site in without or sites
-            for subject_id in (*site.validation, *(site.train if without else ()))[:MOST_COMPARED]
+            for subject_id in site.holding(cell.sources, (*site.validation, *(site.train if without else ())))[
+                :MOST_COMPARED
+            ]
         ]
 
 

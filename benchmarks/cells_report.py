@@ -41,8 +41,7 @@ def tables(results: Sequence[Result]) -> str:
         return "\n".join(lines) + "\n"
     others = [name for name in names if name != "best single"]
     for title, subjects_of in (("all test subjects", None), ("sites that lack the target", lacking)):
-        lines += ["", f"dB above the best single site: {title}.", ""]
-        lines += [f"| cell | {' | '.join(others)} |", "|---" * (len(others) + 1) + "|"]
+        rows = []
         for cell in cells:
             chosen = [None if subjects_of is None else subjects_of(result, cell) for result in results]
             if any(subjects == [] for subjects in chosen):
@@ -55,7 +54,10 @@ def tables(results: Sequence[Result]) -> str:
                     for result, subjects in zip(results, chosen, strict=True)
                 ]
                 columns.append(interval(gains))
-            lines.append(f"| {cell} | {' | '.join(columns)} |")
+            rows.append(f"| {cell} | {' | '.join(columns)} |")
+        if rows:
+            lines += ["", f"dB above the best single site: {title}.", ""]
+            lines += [f"| cell | {' | '.join(others)} |", "|---" * (len(others) + 1) + "|", *rows]
     return "\n".join(lines) + "\n"
 
 

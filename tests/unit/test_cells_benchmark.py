@@ -1,5 +1,6 @@
 """The benchmark of cells: its dealing, its averaging, and all of it at toy size, in two pieces."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from agi_core.cells import parse_vocabulary
 from agi_core.config.load import load_config
 from agi_core.data.datasets import Batch
-from agi_core.data.scans import Subject
+from agi_core.data.scans import Scans, Subject, discover
 from agi_core.models.model_config import ModelConfig
 from agi_core.scenario import parse_scenario
 from benchmarks.cells import main
@@ -29,6 +30,20 @@ def test_subjects_are_dealt_once_and_the_few_first() -> None:
         assert sorted(ids) == sorted(subject.id for subject in subjects)
         assert len(sites[2].train) == 2
         assert all(site.test and site.validation for site in sites)
+
+
+def test_a_share_of_the_subjects_lack_a_modality_and_train_what_they_can() -> None:
+    subjects = [Subject(f"s{n}", "Guys" if n < 30 else "HH", ()) for n in range(50)]
+    sites = deal(subjects, "T1,T2,PD;T1,T2", by="hospital", seed=0, missing=0.125)
+    assert [len(site.lacks) for site in sites] == [3, 2]  # of 24 and 16 who train or validate
+    for site in sites:
+        assert {*site.lacks} <= {*site.train, *site.validation}
+        assert {*site.lacks.values()} <= site.modalities
+        cell = parse_scenario("T1:T2")
+        without = {subject for subject, modality in site.lacks.items() if modality in cell.modalities}
+        assert {*site.training(cell)} == {*site.train} - without
+        assert {*site.validating(cell)} == {*site.validation} - without
+    assert not sites[1].trains(parse_scenario("T1:PD"))
 
 
 @pytest.mark.slow  # two rounds of training
@@ -85,7 +100,24 @@ def test_all_of_it_at_toy_size_and_again(tmp_path: Path, capsys: pytest.CaptureF
     assert [row.split(" | ")[0] for row in table[2:5]] == ["| T2,PD:T1 *", "| T2:T1", "| PD:T1"]
     (one,) = (tmp_path / "out").glob("*/seed-0/trunk.json")
     one.unlink()
+    assert "sites that lack the target" in first
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/seed-0/*.safetensors")}
     assert main(command) == 0
     assert capsys.readouterr().out == first
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/seed-0/*.safetensors")}
+
+
+@pytest.mark.slow  # a variant is trained
+def test_scans_of_another_folder_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_ixi(tmp_path / "data", {"A": 3, "B": 3, "C": 3})
+    tested = write_ixi(tmp_path / "tested", {"A": 9, "Z": 2})
+    command = ["--data", str(data), "--tested", str(tested), "--out", str(tmp_path / "out"), "--by", "hospital"]
+    with pytest.raises(SystemExit, match="those who test must not train"):
+        main(command)
+    for scan in tested.glob("IXI-*/*-A-*"):
+        scan.unlink()
+    assert main([*command, "--variants", "cubic", "model.widths=[4,8]", "grid.crop=[16,16]"]) == 0
+    (scores,) = (tmp_path / "out").glob("*/seed-0/cubic.json")
+    expected = {subject.id for subject in discover(Scans(tested, "ixi"), VOCABULARY.modalities).subjects}
+    assert all({*by_subject} == expected for by_subject in json.loads(scores.read_bytes()).values())
+    assert "sites that lack the target" not in capsys.readouterr().out
