@@ -2,25 +2,30 @@
 
     python -m benchmarks.real_patients --data DIR/brats_like --layout brats --starts random,public
     python -m benchmarks.real_patients --data DIR/ms_bids --layout bids
+    python -m benchmarks.real_patients --data DIR/brats_like --layout brats --segmenter segmenter.safetensors
 
 Each run is a whole `simulations/run.py` with its defaults. The patient who is left out is an unseen site, and is scored
 with the common model, with the mean over the models that each site trained alone, and with regressions. Finished runs
 are kept in --out, so the command can be stopped and started again. Means are over patients; a seed changes the initial
-weights and the crops, and intervals are over seeds: of other patients they say nothing.
+weights and the crops, and intervals are over seeds: of other patients they say nothing. With --segmenter, a file of
+`python -m agi_core segment`, a last table says what it finds with the synthetic scan of the patient who is left out.
 """
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
+from agi_core.__main__ import main as agi_core
 from agi_core.config.load import load_config
 from agi_core.data.scans import Scans, discover
 from agi_core.run.scores import Metrics
 from agi_core.run.summary import read_summary
 from agi_core.scenario import parse_scenario
+from agi_core.scoring.figures import ROWS
 from benchmarks.results import commit, interval
 from simulations.run import main as simulate
 
@@ -34,6 +39,7 @@ COLUMNS = {
 }
 Table = dict[tuple[str, str], list[float]]
 """{(metric, column): that of each patient, and their mean}."""
+SEGMENTED = "dice_WT"  # sclerosis has one label; it counts as a whole tumour
 METRICS = {"psnr_db": 2, "ssim": 4, "mae": 4}  # with the digits that are printed
 
 
@@ -43,6 +49,7 @@ def main() -> None:
     parser.add_argument("--layout", required=True)
     parser.add_argument("--starts", default="random", help="initial weights: random, public, or both (%(default)s)")
     parser.add_argument("--seeds", default="0", help="comma-separated (%(default)s)")
+    parser.add_argument("--segmenter", type=Path, help="also segment each patient who is left out with this network")
     parser.add_argument("--out", type=Path, default=Path("runs/real-patients"))
     parser.add_argument("settings", nargs="*", metavar="key=value", help="further settings of every run")
     arguments = parser.parse_intermixed_args()
@@ -60,6 +67,8 @@ def main() -> None:
                 row(f"{seed} | {COLUMNS[column]}", metric, [[value] for value in values])
         if len(seeds) > 1:
             print_over_seeds(tables)
+        if arguments.segmenter:
+            print_segmented(arguments, patients, start=start, seeds=seeds)
 
 
 def table(arguments: argparse.Namespace, patients: list[str], *, start: str, seed: int) -> Table:
@@ -82,17 +91,46 @@ def print_over_seeds(tables: Sequence[Table]) -> None:
             row(f"mean | the network minus {COLUMNS[column]}", metric, np.transpose(gains).tolist())
 
 
+def print_segmented(
+    arguments: argparse.Namespace, patients: Sequence[str], *, start: str, seeds: Sequence[int]
+) -> None:
+    """Dice of each patient, with what the segmentation network is given."""
+    figures = {
+        patient: [segmented(arguments, run_dir(arguments, patient, start=start, seed=seed)) for seed in seeds]
+        for patient in patients
+    }
+    for name, given in ROWS.items():
+        dice = [[its[f"{SEGMENTED}_{name}"]["mean"] for its in figures[patient]] for patient in patients]
+        row(f"mean | {given}", SEGMENTED, [*dice, [fmean(values) for values in zip(*dice, strict=True)]])
+
+
+def segmented(arguments: argparse.Namespace, run_dir: Path) -> Mapping[str, Mapping[str, float]]:
+    """The figures of `evaluate`, which scores nobody who trained the run."""
+    out = run_dir.with_name(f"{run_dir.name}-scores")
+    if not out.exists():
+        what = ["--run", str(run_dir), "--data", str(arguments.data), "--segmenter", str(arguments.segmenter)]
+        if code := agi_core(["evaluate", *what, "--out", str(out)]):
+            raise SystemExit(code)
+    figures: Mapping[str, Mapping[str, float]] = json.loads((out / "summary.json").read_text())["figures"]
+    return figures
+
+
 def row(first: str, metric: str, cells: Sequence[Sequence[float]]) -> None:
     """Each cell has one value, or one of each seed."""
-    printed = [interval(values, digits=METRICS[metric]) for values in cells]
+    printed = [interval(values, digits=METRICS.get(metric, 3)) for values in cells]
     print(f"| {first} | {metric} | {' | '.join(printed)} |", flush=True)
+
+
+def run_dir(arguments: argparse.Namespace, left_out: str, *, start: str, seed: int) -> Path:
+    folder: Path = arguments.out / f"{arguments.data.name}-{left_out}-{start}-{seed}"
+    return folder
 
 
 def run(
     arguments: argparse.Namespace, patients: list[str], left_out: str, *, start: str, seed: int
 ) -> dict[str, Metrics]:
     """{column: the figures of the patient who is left out}."""
-    here = arguments.out / f"{arguments.data.name}-{left_out}-{start}-{seed}"
+    here = run_dir(arguments, left_out, start=start, seed=seed)
     if read_summary(here) is None:
         table = here.with_suffix(".csv")
         table.parent.mkdir(parents=True, exist_ok=True)
