@@ -57,6 +57,7 @@ def main() -> None:
         "synthesis",
         *(f"{TARGET} Dice, {name}" for name in ROWS),
         "recovered share (interval), by seed",
+        "of the regression",
     ]
     print(f"commit {commit()}, {arguments.seeds} seeds, {arguments.rounds} rounds of {arguments.local_steps} steps\n")
     print_table(heads, rows)
@@ -99,11 +100,11 @@ def done(exit_code: int) -> None:
 
 
 def row(missing: str, kind: str, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Means over the seeds; the share with its interval over subjects for each of them."""
+    """Means over the seeds; the shares with their interval over subjects for each of them."""
     dice = [np.mean([s["figures"][f"dice_{TARGET}_{name}"]["mean"] for s in summaries]) for name in ROWS]
-    shares = [s["recovered_shares"].get(f"dice_{TARGET}") for s in summaries]
-    told = [share(Mean(**s)) if s else "not needed" for s in shares]
-    return [missing, kind, *(f"{value:.3f}" for value in dice), "; ".join(told)]
+    shares = [[s["recovered_shares"].get(f"dice_{TARGET}{of}") for s in summaries] for of in ("", "_regression")]
+    told = ["; ".join(share(Mean(**s)) if s else "not needed" for s in its) for its in shares]
+    return [missing, kind, *(f"{value:.3f}" for value in dice), *told]
 
 
 def coverage(missing: str, kind: str, summaries: Sequence[Mapping[str, Any]]) -> list[str]:

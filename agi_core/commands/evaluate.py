@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
             on_pair=bar("scoring"),
         )
         write_tables(new_dir, evaluation, of=str(arguments.run or arguments.synthetic))
+        if segmenter is not None:
+            segmenter.write(new_dir / arguments.segmenter.name)
         subject_ids = {subject for folder in (data_dir, synthetic_dir) for subject, *_ in named_scans(folder, layout)}
         page_path = write_page(new_dir, evaluation, subject_ids=subject_ids)
     print(text_of(evaluation))

@@ -92,27 +92,35 @@ def segmented_rows(by_name: Mapping[str, Mean]) -> list[tuple[str, list[str]]]:
 
 def recovered_shares(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
     """Of `dice` and `lesion_dice` of each target: how much of what a missing scan costs the synthetic one gives back,
-    (synthetic - floor) / (ceiling - floor) of the means over subjects, with an interval by bootstrap over subjects.
-    Left out where the ceiling is not above the floor, so that the scan is not needed; where it is hardly above it, so
-    that more draws are left out than lie on one side of the interval, there is no interval."""
+    (synthetic - floor) / (ceiling - floor) of the means over subjects, with an interval by bootstrap over subjects; and
+    the same of the one by voxel regression, such as `dice_WT_regression`. Left out where the ceiling is not above the
+    floor, so that the scan is not needed; where it is hardly above it, so that more draws are left out than lie on one
+    side of the interval, there is no interval."""
     by_subject = _by_subject(rows)
     shares = {}
     for name in (f"{figure}_{target}" for figure in ("dice", "lesion_dice") for target in TARGETS):
-        values = [by_subject.get(f"{name}_{row}", {}) for row in ("synthetic", "floor", "ceiling")]
-        table = np.array([[its[subject] for its in values] for subject in values[0]])  # (subjects, 3)
-        if len(table) and (share := _share(table)) is not None:
-            rng = np.random.default_rng(0)
-            drawn = [_share(table[rng.integers(0, len(table), len(table))]) for _ in range(_RESAMPLED)]
-            had = [s for s in drawn if s is not None]
-            told = len(table) > 1 and len(had) >= _LEAST_DRAWN * _RESAMPLED
-            low, high = np.percentile(had, [2.5, 97.5]).tolist() if told else (None, None)
-            shares[name] = Mean(share, low, high, len(table))
+        for made, called in (("synthetic", name), ("regression", f"{name}_regression")):
+            values = [by_subject.get(f"{name}_{row}", {}) for row in (made, "floor", "ceiling")]
+            table = np.array([[its[subject] for its in values] for subject in values[0]])  # (subjects, 3)
+            if len(table) and (share := _share(table)) is not None:
+                shares[called] = Mean(share, *_drawn(table), len(table))
     return shares
 
 
+def _drawn(table: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """The interval of a share by bootstrap over the subjects of a table; None twice where there is none."""
+    rng = np.random.default_rng(0)
+    shares = [_share(table[rng.integers(0, len(table), len(table))]) for _ in range(_RESAMPLED)]
+    had = [share for share in shares if share is not None]
+    if len(table) < 2 or len(had) < _LEAST_DRAWN * _RESAMPLED:
+        return None, None
+    low, high = np.percentile(had, [2.5, 97.5]).tolist()
+    return low, high
+
+
 def _share(table: NDArray[np.float64]) -> float | None:
-    synthetic, floor, ceiling = table.mean(axis=0)
-    return float((synthetic - floor) / (ceiling - floor)) if ceiling > floor else None
+    made, floor, ceiling = table.mean(axis=0)
+    return float((made - floor) / (ceiling - floor)) if ceiling > floor else None
 
 
 def _by_subject(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from agi_core.data.preprocess import same_grid
 from agi_core.errors import DataError
 from agi_core.scoring.pairs import Pair
 from agi_core.segmentation.labels import Labels, target_mask
-from agi_core.segmentation.lesions import score_segmentation
+from agi_core.segmentation.lesions import rules_of, score_segmentation
 from agi_core.segmentation.segmenter import MODALITIES, Segmenter
 
 
@@ -47,7 +47,8 @@ def segmentation_rows(
     figures = {}
     for row, volume in given.items():
         for target, mask in segmenter.segment({**others, pair.modality: volume}).items():
-            score = score_segmentation(mask, target_mask(labels, target), spacing_mm=grid.spacing_mm)
+            truth = target_mask(labels, target)
+            score = score_segmentation(mask, truth, spacing_mm=grid.spacing_mm, rules=rules_of(pair.subject))
             figures[f"dice_{target}_{row}"] = score.dice
             figures[f"lesion_dice_{target}_{row}"] = score.lesion_dice
             figures[f"lesion_hd95_mm_{target}_{row}"] = score.lesion_hd95_mm

@@ -102,6 +102,8 @@ def score_pair(
             doubts.append("its values lie from 0 to 1 as the real scan's, and were taken for the same units")
         if not (on_scale or _AS_BRIGHT[0] <= times <= _AS_BRIGHT[1]):
             doubts.append(f"its brightest voxels have {times:.2g} times the value of the real ones: that is an error")
+    if not known and data.min() < -_SLACK and real.data.min() >= 0:
+        doubts.append("it has negative values and the real scan has none; they are scored as black")
     if np.array_equal(data, real.data):
         doubts.append("it is the real scan, voxel for voxel")
     ours = (data if on_scale else _in_units(data, values, times, head=head, pair=pair)).clip(0, 1)

@@ -5,6 +5,7 @@ and Hausdorff distance, and a predicted lesion where there is none counts as one
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -12,11 +13,25 @@ from scipy import ndimage
 from agi_core.data.intensity import BoolArray
 from agi_core.segmentation.box import box_of
 
-DILATIONS = 3  # of gliomas; components of the truth that are so close are one lesion
-SMALLEST_MM3 = 50.0  # a lesion of the truth up to this volume is not counted
 WORST_HD95_MM = 374.0  # of a lesion that was missed, or predicted where there is none
 _TOUCHING = ndimage.generate_binary_structure(3, 3)  # 26 neighbours
 _GROWN_BY = ndimage.generate_binary_structure(3, 2)  # 18 neighbours
+
+
+class Rules(NamedTuple):
+    """What one lesion is: parts of the truth that touch after so many dilations; up to `smallest_mm3` it is dropped."""
+
+    dilations: int
+    smallest_mm3: float
+
+
+GLIOMA = Rules(dilations=3, smallest_mm3=50.0)
+_RULES = {"BraTS-MEN": Rules(1, 50.0), "BraTS-MET": Rules(1, 2.0)}  # meningiomas, metastases
+
+
+def rules_of(subject_id: str) -> Rules:
+    """The challenge's rules for a subject, by its name; those for gliomas where it says nothing else."""
+    return next((rules for kind, rules in _RULES.items() if subject_id.startswith(kind)), GLIOMA)
 
 
 @dataclass(frozen=True)
@@ -35,21 +50,16 @@ def score_segmentation(
     truth: BoolArray,
     *,
     spacing_mm: tuple[float, float, float],
-    dilations: int = DILATIONS,
-    smallest_mm3: float = SMALLEST_MM3,
+    rules: Rules = GLIOMA,
 ) -> SegmentationScore:
     """Score one predicted mask (I, J, K) of one target.
 
     A lesion is all of the truth within one component of the dilated truth. It is matched with every predicted component
     that touches its dilated form. Predicted components that touch no lesion, not even a small one, are false positives.
     Without lesions and false positives, Dice is 1 and HD95 is 0.
-
-    Args:
-        dilations: of the truth, 3 for gliomas, 1 for meningiomas and metastases.
-        smallest_mm3: lesions of the truth up to this volume are dropped, 50 (metastases: 2).
     """
     components, _ = ndimage.label(predicted, _TOUCHING)
-    grown = ndimage.binary_dilation(truth, _GROWN_BY, iterations=dilations)
+    grown = ndimage.binary_dilation(truth, _GROWN_BY, iterations=rules.dilations)
     zones, _ = ndimage.label(grown, _TOUCHING)
     voxel_mm3 = float(np.prod(spacing_mm))
     dice, hd95_mm, matched = [], [], set[int]()
@@ -59,7 +69,7 @@ def score_segmentation(
         matched |= touched
         lesion = np.zeros_like(truth)
         lesion[box] = truth[box] & inside
-        if np.count_nonzero(lesion) * voxel_mm3 <= smallest_mm3:
+        if np.count_nonzero(lesion) * voxel_mm3 <= rules.smallest_mm3:
             continue
         found = np.isin(components, list(touched))
         dice.append(dice_of(found, lesion))

@@ -15,6 +15,7 @@ from agi_core.__main__ import main as agi_core
 from agi_core.config.load import load_config
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
+from agi_core.segmentation.segmenter import read_segmenter
 from tests.support.brats_tree import AFFINE, labels_of, read, save, write_subject
 from tests.support.finished_run import finished_run
 from tests.support.small_data import SMALL
@@ -247,6 +248,8 @@ def test_a_segmentation_network_of_the_command(tree: Path, folders: tuple[Path, 
     rows = {f"{row['subject']}-{row['session']}": row for row in table(tmp_path / "out")}
     assert [name for name, row in rows.items() if row["dice_WT_ceiling"]] == [NAMES[2]]
     assert {"lesion_dice_ET_floor", "lesion_hd95_mm_TC_regression", "dice_TC_synthetic"} <= rows[NAMES[2]].keys()
-    assert re.fullmatch("[0-9a-f]{16}", json.loads((tmp_path / "out" / "summary.json").read_text())["segmenter"])
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())["segmenter"]
+    assert re.fullmatch("[0-9a-f]{16}", told)
+    assert read_segmenter(tmp_path / "out" / Path(network).name).hash == told  # kept with its figures
     assert agi_core([*command, "--segmenter", str(tmp_path / "none"), "--out", str(tmp_path / "two")]) == 2
     assert not (tmp_path / "two").exists()

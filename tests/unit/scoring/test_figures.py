@@ -36,9 +36,11 @@ def test_a_figure_that_some_lack_is_the_mean_of_the_others() -> None:
 
 def test_a_recovered_share_by_hand() -> None:
     """Means 0.9, 0.5 and 0.7 of ceiling, floor and synthetic: half of what is lost."""
-    values = {"ceiling": (0.8, 1.0), "floor": (0.5, 0.5), "synthetic": (0.65, 0.75)}
+    values = {"ceiling": (0.8, 1.0), "floor": (0.5, 0.5), "synthetic": (0.65, 0.75), "regression": (0.6, 0.6)}
     rows = [(subject, {f"dice_WT_{row}": its[n] for row, its in values.items()}) for n, subject in enumerate("ab")]
-    share = recovered_shares(rows)["dice_WT"]
+    shares = recovered_shares(rows)
+    assert shares["dice_WT_regression"].mean == pytest.approx(0.25)
+    share = shares["dice_WT"]
     assert (share.mean, share.subjects) == (pytest.approx(0.5), 2)
     assert (share.low, share.high) == (pytest.approx(0.5), pytest.approx(0.5))  # it is a half for either
 

@@ -102,6 +102,16 @@ def test_a_wrong_factor_of_the_units_is_said(pair: Pair, factor: float, told: st
     assert doubts[:1] == ((said,) if told else ())
 
 
+@pytest.mark.parametrize(("lowest", "said"), [(-0.2, True), (0.0, False)])
+def test_negative_values_where_the_real_scan_has_none_are_said(pair: Pair, lowest: float, said: bool) -> None:
+    """The real scan lies from 0 to 1 here, so only the sign tells that it is another scale."""
+    real, synthetic = (read(path).astype(np.float32) / 2000 for path in (pair.real, pair.synthetic))
+    save(pair.real, real)
+    synthetic[0, 0, 0] = lowest
+    doubts = score_pair(rewritten(pair, synthetic)).doubts
+    assert ("it has negative values and the real scan has none; they are scored as black" in doubts) == said
+
+
 def test_a_copy_of_the_real_scan_is_said(pair: Pair) -> None:
     assert score_pair(rewritten(pair, read(pair.real))).doubts == ("it is the real scan, voxel for voxel",)
 

@@ -4,8 +4,17 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
+from monai.metrics import compute_hausdorff_distance
 
-from agi_core.segmentation.lesions import WORST_HD95_MM, SegmentationScore, dice_of, hausdorff95_mm, score_segmentation
+from agi_core.segmentation.lesions import (
+    WORST_HD95_MM,
+    SegmentationScore,
+    dice_of,
+    hausdorff95_mm,
+    rules_of,
+    score_segmentation,
+)
 
 SHAPE = (40, 24, 24)
 MM = (1.0, 1.0, 1.0)
@@ -78,10 +87,13 @@ def test_small_lesions_are_dropped_by_their_volume(spacing_mm: tuple[float, floa
     assert (score.lesions, score.false_positives) == (lesions, 0)
 
 
-def test_meningiomas_are_dilated_once() -> None:
-    truth = cube(2) | cube(9)
-    assert score_segmentation(truth, truth, spacing_mm=MM).lesions == 1
-    assert score_segmentation(truth, truth, spacing_mm=MM, dilations=1).lesions == 2
+@pytest.mark.parametrize(
+    ("subject_id", "lesions"), [("BraTS-GLI-00001", 1), ("site-7", 1), ("BraTS-MEN-00001", 2), ("BraTS-MET-00001", 3)]
+)
+def test_each_kind_of_tumour_has_its_rules(subject_id: str, lesions: int) -> None:
+    """Two cubes with three voxels between them are one glioma; metastases of 27 mm^3 count."""
+    truth = cube(2) | cube(9) | cube(20, side=3)
+    assert score_segmentation(truth, truth, spacing_mm=MM, rules=rules_of(subject_id)).lesions == lesions
 
 
 def test_hausdorff_by_hand() -> None:
@@ -91,6 +103,16 @@ def test_hausdorff_by_hand() -> None:
     assert hausdorff95_mm(one, one, spacing_mm=MM) == 0
     assert hausdorff95_mm(one, NOTHING, spacing_mm=MM) == WORST_HD95_MM
     assert dice_of(one, other) == pytest.approx(1 / 4)
+
+
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
+@pytest.mark.parametrize("seed", range(4))
+def test_hausdorff_agrees_with_monai(seed: int) -> None:
+    rng, spacing_mm = np.random.default_rng(seed), (1.0, 2.0, 3.0)
+    one, other = (blobs(rng) for _ in range(2))
+    batches = (torch.from_numpy(mask)[None, None] for mask in (one, other))
+    expected = compute_hausdorff_distance(*batches, include_background=True, percentile=95, spacing=spacing_mm)
+    assert hausdorff95_mm(one, other, spacing_mm=spacing_mm) == pytest.approx(float(expected))
 
 
 def test_a_single_far_voxel_is_outside_of_95_percent() -> None:
