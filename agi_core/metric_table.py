@@ -56,6 +56,8 @@ TISSUE_METRIC_NAMES = tuple(
     f"{name}_{tissue}" for tissue in ("tumour", "healthy") for name in ("brasyn_ssim", "ssim", "psnr_db", "mae")
 )
 """Of the final test, where tumours are segmented; see `agi_core.scoring`."""
+FAULTY = "faulty"
+"""Of the final test: the share of volumes whose prediction is constant or saturated within the head."""
 VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)
 
 
@@ -67,5 +69,5 @@ def is_possible(name: str, value: float) -> bool:
         words = words.removesuffix(region)
     metric = METRICS.get(words)
     if metric is None:
-        return 0 <= value <= (1 if name.startswith("rms_") else math.inf)
+        return 0 <= value <= (1 if name == FAULTY or name.startswith("rms_") else math.inf)
     return metric.lowest <= value <= metric.highest

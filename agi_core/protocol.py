@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agi_core.errors import MismatchError, ProtocolError, TransportError
-from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, TISSUE_METRIC_NAMES, VALIDATION_METRIC_NAMES
+from agi_core.metric_table import (
+    FAULTY,
+    METRIC_NAMES,
+    PERSONAL_METRIC_NAMES,
+    TISSUE_METRIC_NAMES,
+    VALIDATION_METRIC_NAMES,
+)
 
 PROTOCOL_VERSION = 5
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"  # the records of a message
@@ -46,7 +52,7 @@ KEYS = "keys"  # of a training request: the site's key for the secure sum that t
 ALLOWED_METRICS = frozenset(
     (
         *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *TISSUE_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
-        *("validation_subjects", "train_loss", "seconds", RMS_ERROR, RMS_DISAGREEMENT),
+        *("validation_subjects", "train_loss", "seconds", FAULTY, RMS_ERROR, RMS_DISAGREEMENT),
         *(CALIBRATION_SUBJECTS, RANGE_SUBJECTS),
     )
 )

@@ -1,12 +1,13 @@
 """What in a run's result should be looked at before any of its figures is used: sentences for a person.
 
-They follow from the figures alone, so a coordinator who sees no scan has them too. Whether predictions are constant or
-saturated is known where there are images: a simulation adds that of its example slices.
+They follow from the figures alone, so a coordinator who sees no scan has them too. A simulation adds which of its
+example slices are constant or saturated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
+from agi_core.metric_table import FAULTY
 from agi_core.run.scores import Scores
 
 BLACK_NMSE = 0.9  # a black prediction has 1 exactly
@@ -37,6 +38,7 @@ def sanity_flags(
     own = personal or Scores({})
     return [
         *_as_bad_as_black(scores),
+        *_faulty(scores),
         *below,
         *_not_moving(validation_db),
         *_far_below(scores, own),
@@ -48,6 +50,12 @@ def _as_bad_as_black(scores: Scores) -> Iterator[str]:
     for site, score in {**scores.sites, **scores.unseen_sites}.items():
         if (nmse := score.metrics.get("nmse", 0.0)) >= BLACK_NMSE:
             yield f"{site}: the predictions are as wrong as black ones (NMSE {nmse:.2f}, a black volume has 1)"
+
+
+def _faulty(scores: Scores) -> Iterator[str]:
+    for site, score in {**scores.sites, **scores.unseen_sites}.items():
+        if share := score.metrics.get(FAULTY, 0.0):
+            yield f"{site}: {share:.0%} of the synthetic test volumes are constant or saturated within the head"
 
 
 def _below(scores: Scores, baselines: Mapping[str, Scores]) -> Iterator[str]:

@@ -3,16 +3,20 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+
+from torch import Tensor
 
 from agi_core import evaluation
 from agi_core.data.cached_session import CachedSession
 from agi_core.data.datasets import MIN_FOREGROUND, subset_of_each, validation_subset
 from agi_core.errors import AgiError, BudgetError, PolicyError, ProtocolError
-from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
+from agi_core.metric_table import FAULTY, METRIC_NAMES, PERSONAL_METRIC_NAMES, VALIDATION_METRIC_NAMES
 from agi_core.metrics import mean_over_subjects
 from agi_core.prediction import Predictor
 from agi_core.protocol import ALL, POSES, STATISTICS, TEST, VALIDATION, Reply
 from agi_core.run import progress
+from agi_core.scoring.volume import image_fault
 from client.border import stored_replies
 from client.site.policy import PrivateValidation, SitePrivacy, require
 from client.site.told import Part, told_slices, told_subjects
@@ -272,13 +276,20 @@ def _keep_own_weights(job: Job) -> None:
 
 def _figures(job: Job, predictor: Predictor, whole: Whole) -> tuple[dict[str, float], int]:
     """The means over the subjects, in tumours too, and how many these are."""
-    tissue = None if job.private else Tissue(job)
-    if tissue and not tissue.found:
-        tissue = None
-    on_volume = tissue.add if tissue else None
     on_session = progress.steps_of("test", job.site.site)
+    if job.private:
+        scores = evaluation.evaluate(predictor, whole, on_session=on_session)
+        return means_of_all(job, scores), len(scores)
+    tissue, faults = Tissue(job), list[bool]()
+
+    def on_volume(session: CachedSession, prediction: Tensor, target: Tensor, head: Tensor) -> None:
+        if head.any():
+            faults.append(image_fault(prediction[head].numpy()) is not None)
+        tissue.add(session, prediction, target, head)
+
     scores = evaluation.evaluate(predictor, whole, on_session=on_session, on_volume=on_volume)
-    return means_of_all(job, scores) | (tissue.means(scores) if tissue and scores else {}), len(scores)
+    means = means_of_all(job, scores) | (tissue.means(scores) if tissue.found and scores else {})
+    return means | ({FAULTY: fmean(faults)} if faults else {}), len(scores)
 
 
 def _allow_private_test(job: Job, privacy: SitePrivacy) -> None:

@@ -1,5 +1,6 @@
 import pytest
 
+from agi_core.metric_table import FAULTY
 from agi_core.run.sanity import sanity_flags
 from agi_core.run.scores import Scores, SiteScore
 
@@ -28,6 +29,13 @@ def test_black_predictions() -> None:
     assert flag == "s0: the predictions are as wrong as black ones (NMSE 1.00, a black volume has 1)"
     unseen = Scores.over({}, {"north": SiteScore({"psnr_db": 9.0, "nmse": 0.95}, 1)})
     assert [flag.partition(":")[0] for flag in flags(unseen)] == ["north"]
+
+
+def test_constant_predictions_of_a_run_whose_volumes_nobody_sees() -> None:
+    told = {"A": SiteScore({"psnr_db": 20.5, FAULTY: 0.4}, 5), "B": SiteScore({"psnr_db": 20.5, FAULTY: 0.0}, 5)}
+    assert flags(Scores.over(told, {})) == [
+        "A: 40% of the synthetic test volumes are constant or saturated within the head"
+    ]
 
 
 def test_a_model_below_a_regression() -> None:

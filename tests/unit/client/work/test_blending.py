@@ -15,6 +15,7 @@ from agi_core.config.schema import EvaluationConfig, Task
 from agi_core.errors import AgiError, NotHeldError, PolicyError, ProtocolError
 from agi_core.evaluation import evaluate
 from agi_core.experts import blend_question, cell_task, packed_together, pair_question, pair_task
+from agi_core.metric_table import FAULTY
 from agi_core.metrics import mean_over_subjects
 from agi_core.models.model_config import ModelConfig
 from agi_core.network import Network
@@ -144,7 +145,7 @@ def test_a_blend_is_scored_on_all_subjects_as_one_model(ixi_dir: Path, tmp_path:
     sessions = [(session, None) for session in site.scans(read_task(request.task)).everybody]
     scores = evaluate(Blend(tuple(parts), 1, None), sessions)
     assert reply.num_examples == len(scores) == 2
-    assert reply.metrics == pytest.approx(mean_over_subjects(scores.values()), rel=1e-6)
+    assert reply.metrics == pytest.approx({**mean_over_subjects(scores.values()), FAULTY: 0.0}, rel=1e-6)
     alone = evaluate(Blend((dataclasses.replace(parts[1], weight=1.0),), 1, None), sessions)
     assert reply.metrics["psnr_db"] != pytest.approx(mean_over_subjects(alone.values())["psnr_db"], rel=1e-3)
 

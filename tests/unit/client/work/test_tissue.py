@@ -9,7 +9,7 @@ import pytest
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import PrivacyConfig, RunConfig
-from agi_core.metric_table import METRIC_NAMES, TISSUE_METRIC_NAMES
+from agi_core.metric_table import FAULTY, METRIC_NAMES, TISSUE_METRIC_NAMES
 from agi_core.network import Network
 from agi_core.protocol import EVALUATE, TEST, Reply, Request, pack
 from client.site.file import Site, SiteData
@@ -20,6 +20,7 @@ from client.work.job import Job
 from tests.support.brats_tree import save, write_subject
 from tests.support.small_data import SMALL
 
+TOLD = (*METRIC_NAMES, FAULTY)
 TESTED = ("BraTS-GLI-00001", "BraTS-GLI-00002")
 
 
@@ -70,7 +71,7 @@ def seg_of(site: Site, subject: str) -> Path:
 
 def test_means_over_all_test_subjects(site: Site, config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
     reply = answered(site, config)
-    assert {*reply.metrics} == {*METRIC_NAMES, *TISSUE_METRIC_NAMES}
+    assert {*reply.metrics} == {*TOLD, *TISSUE_METRIC_NAMES}
     assert (reply.num_examples, reply.suppressed) == (2, "")
     alone = {subject: answered(with_test_subject(site, subject), config) for subject in TESTED}
     assert [one.num_examples for one in alone.values()] == [1, 1]
@@ -84,12 +85,12 @@ def test_means_over_all_test_subjects(site: Site, config: RunConfig, caplog: pyt
     with caplog.at_level(logging.WARNING):
         reply = answered(site, config)
     assert "a segmentation is not used" in caplog.text
-    assert ({*reply.metrics}, {*reply.suppressed.split(",")}) == ({*METRIC_NAMES}, {*TISSUE_METRIC_NAMES})
+    assert ({*reply.metrics}, {*reply.suppressed.split(",")}) == ({*TOLD}, {*TISSUE_METRIC_NAMES})
 
     bad.unlink()  # whether one test subject has a tumour is not told by the names of what is held back
     (first, second) = (answered(with_test_subject(site, subject), config) for subject in TESTED)
-    assert {*first.metrics, *filter(None, first.suppressed.split(","))} == {*METRIC_NAMES, *TISSUE_METRIC_NAMES}
-    assert {*second.metrics, *filter(None, second.suppressed.split(","))} == {*METRIC_NAMES, *TISSUE_METRIC_NAMES}
+    assert {*first.metrics, *filter(None, first.suppressed.split(","))} == {*TOLD, *TISSUE_METRIC_NAMES}
+    assert {*second.metrics, *filter(None, second.suppressed.split(","))} == {*TOLD, *TISSUE_METRIC_NAMES}
 
     private = dataclasses.replace(config, privacy=PrivacyConfig(epsilon=8.0))
     reply = answered(site, private)
@@ -97,4 +98,4 @@ def test_means_over_all_test_subjects(site: Site, config: RunConfig, caplog: pyt
     for number in range(1, 5):
         seg_of(site, f"BraTS-GLI-{number:05}").unlink(missing_ok=True)
     reply = answered(site, config)
-    assert ({*reply.metrics}, reply.suppressed) == ({*METRIC_NAMES}, "")
+    assert ({*reply.metrics}, reply.suppressed) == ({*TOLD}, "")
