@@ -119,9 +119,10 @@ class NotHeldError(PolicyError):
 
 
 class NoneHeldError(NotHeldError):
-    """The site offers the modalities of the request, but its scans do not hold them. The site sits out."""
+    """The site offers the modalities of the request, but its scans do not hold them, or nobody's who trains. The site
+    sits out."""
 
-    public = "The site offers the modalities of the request, but none of its subjects has them all."
+    public = "The site offers the modalities of the request, but none of its subjects who train has them all."
 
 
 class BudgetError(PrivacyError):

@@ -1,9 +1,10 @@
 """What becomes of each of a network's weights in a run: the table that gate, privacy and personal layers read.
 
-A key is the name of one weight. A run prints the table, and its folder has it as `keys.json`.
+A key is the name of one weight. A run prints the table, and its folder has it as `keys.json`, with the sites that share
+what is shared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -46,9 +47,9 @@ class KeyTable:
             personal=_personal(task, axes),
         )
 
-    def write(self, run_dir: Path) -> None:
-        """Write `keys.json`. Raises RunError."""
-        atomic.write_json(run_dir / NAME, asdict(self))
+    def write(self, run_dir: Path, *, sites: Sequence[str]) -> None:
+        """Write `keys.json`, with the sites that train in the run. Raises RunError."""
+        atomic.write_json(run_dir / NAME, {"sites": list(sites), **asdict(self)})
 
     def __str__(self) -> str:
         parts = [f"{len(self.shared)} weight tensors are trained and averaged"]

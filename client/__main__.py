@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     tried.add_argument(
         "--scenario",
         metavar="T1,T2:PD",
-        help="sources:target that the coordinator announced, or with --check a vocabulary such as T1,T2,PD:any"
+        help="sources:target that the coordinator announced, or a vocabulary such as T1,T2,PD:any"
         " (default: the usual one of the layout)",
     )
     tried.add_argument(

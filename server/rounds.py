@@ -431,7 +431,8 @@ class Rounds:
 
 def _new_run(run_dir: Path, config: RunConfig, study: WholeStudy | None) -> tuple[RunState, EventLog]:
     weights = initial_weights(as_begun(config, run_dir))
-    KeyTable.of(config, {name: array.ndim for name, array in weights.items()}).write(run_dir)
+    keys = KeyTable.of(config, {name: array.ndim for name, array in weights.items()})
+    keys.write(run_dir, sites=config.federation.sites)
     run_id = study.run_of(parse_scenario(config.scenario)) if study else run_state.new_run_id(run_dir)
     state = RunState(weights, run_id=run_id)
     log, federation = EventLog(run_dir), config.federation

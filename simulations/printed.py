@@ -43,11 +43,14 @@ def print_plan(config: RunConfig, federation: Federation, console: Console) -> N
         tests = {site: federation.splits[site].test for site in federation.training}
         told = (f"{site} {len({*its} & {*federation.tests})} of {len(its)}" for site, its in tests.items())
         console.print(f"test subjects with that anatomy: {', '.join(told)}")
+    console.print(str(_keys(config)))
+    print_warnings(federation, console)
+
+
+def _keys(config: RunConfig) -> KeyTable:
     from agi_core.network import Network  # here, because it brings torch, and others who print have no use for it
 
-    axes = {name: array.ndim for name, array in Network(config).weights.items()}
-    console.print(str(KeyTable.of(config, axes)))
-    print_warnings(federation, console)
+    return KeyTable.of(config, {name: array.ndim for name, array in Network(config).weights.items()})
 
 
 def print_warnings(federation: Federation, console: Console) -> None:
@@ -81,7 +84,7 @@ def print_cell(config: RunConfig, federation: Federation, *, poses: str, console
     """What is decided for one cell, and what the user should know of its scans."""
     rule, holders = config.federation.aggregation, len(federation.training)
     sites = "1 site" if holders == 1 else f"the {rule} of {holders} sites"
-    console.print(f"{config.scenario}: reference {config.reference}, {sites}", markup=False)
+    console.print(f"{config.scenario}: reference {config.reference}, {sites}; {_keys(config)}", markup=False)
     if poses:
         console.print(poses)
     print_warnings(federation, console)

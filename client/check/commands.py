@@ -1,22 +1,25 @@
 """What `--check` and `--dry-run` print."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from agi_core.cells import is_vocabulary
+from agi_core.cells import Vocabulary, is_vocabulary, parse_vocabulary
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig, Task
+from agi_core.data.scans import discover
 from agi_core.errors import ConfigError
 from agi_core.layouts import LAYOUTS
 from agi_core.run import progress
+from agi_core.scenario import Scenario
 from client.check.doubts import from_json, table
 from client.check.dry_run import dry_run
 from client.check.preflight import REPORT_NAME, preflight
 from client.check.rows import CheckRow
-from client.site.file import read_deployed_site
+from client.site.file import DeployedSite, read_deployed_site
 
 
 def run_check(site_path: Path, *, scenario: str | None, console: Console) -> bool:
@@ -58,18 +61,35 @@ def run_dry_run(site_path: Path, *, scenario: str | None, settings: Sequence[str
     """
     site = read_deployed_site(site_path)
     task = task_to_try(site.data.layout, scenario=scenario, settings=settings)
-    if is_vocabulary(task.scenario):
-        raise ConfigError(
-            f"--dry-run tries one cell of {task.scenario}, such as T1:T2; --check shows what this site has"
-        )
+    whole = f", one cell of {task.scenario}" if is_vocabulary(task.scenario) else ""
+    if whole:
+        task = replace(task, scenario=str(cell_to_try(site, parse_vocabulary(task.scenario))))
     model = " ".join(settings) or "default model"
-    console.print(f"{site.site}: dry run of {task.scenario}, {model}, no network")
+    console.print(f"{site.site}: dry run of {task.scenario}{whole}, {model}, no network")
     step_s = 0.0
     for measured in dry_run(site_path, task):
         console.print(f"  {measured.what:<48} {measured.seconds:8.2f} s  peak {measured.peak_bytes / 1e9:6.2f} GB")
         step_s = measured.seconds if "next training step" in measured.what else step_s
     steps = task.training.local_steps
     console.print(f"At this pace a round of {steps} steps trains for {steps * step_s:.0f} s. Nothing left this site.")
+
+
+def cell_to_try(site: DeployedSite, vocabulary: Vocabulary) -> Scenario:
+    """The first cell, so one of the most sources, that the site offers and a session here holds.
+
+    Raises:
+        ConfigError: there is none. DataError: the scans cannot be used.
+    """
+    offered = {*(vocabulary.modalities if site.data.modalities is None else site.data.modalities)}
+    sessions = [
+        {*session.paths} & offered
+        for subject in discover(site.data.scans, vocabulary.modalities, least=2).subjects
+        for session in subject.sessions
+    ]
+    for cell in vocabulary.cells:
+        if any({*cell.modalities} <= held for held in sessions):
+            return cell
+    raise ConfigError(f"no session here holds two modalities of {vocabulary} that the site offers; --check says more")
 
 
 def task_to_try(layout: str, *, scenario: str | None, settings: Sequence[str]) -> Task:

@@ -91,7 +91,7 @@ def check_data(
         with contextlib.suppress(RunError):  # the row of the state folder says why; they are read again then
             remember(Path(site.state_dir), {scan.content: scan.image for scan in scans})
     summary = summarise(good, scans) | {"checked": len(subjects), "doubts": [asdict(scan) for scan in doubted]}
-    return summary, good, scans
+    return summary | {"left_out": [asdict(skipped) for skipped in discovery.skipped]}, good, scans
 
 
 def _with_offered_scans(subjects: Sequence[Subject], offered: Sequence[str]) -> Iterator[Subject]:
@@ -148,7 +148,7 @@ def _found(discovery: Discovery, listed: Sequence[str] | None) -> Iterator[Check
         yield warning(
             "scans",
             f"left out {count}: {reason} (first: {first[reason]})",
-            fix="nothing to do if that is right; else complete or rename the files",
+            fix="nothing to do if that is right; else complete or rename the files; check.json names all",
         )
     for note in discovery.notes:
         yield warning("scans", note, fix="nothing to do if that is right; else correct the table or the names")

@@ -74,7 +74,8 @@ class SiteScans:
     Raises, when a property is read:
         DataError: no subject has one of the modalities, one whom the site file names is not there, one image is that of
             two subjects, or a scan is unusable.
-        NotHeldError: the site does not offer a modality of the task, or has each of them and nobody has them all.
+        NotHeldError: the site does not offer a modality of the task, or has each of them and nobody has them all, or
+            nobody who trains.
         RunError: the cache or the split cannot be written.
     """
 
@@ -139,7 +140,13 @@ class SiteScans:
 
     @cached_property
     def training(self) -> TrainingSlices:
-        """Slices of the training subjects; the first call builds the cache."""
+        """Slices of the training subjects; the first call builds the cache. Raises NoneHeldError: all who have the
+        modalities validate or test."""
+        if not self.subjects.train:
+            raise NoneHeldError(
+                f"site {self._file.site}: of {len(self.subjects.all)} with all of {self._task.scenario}, nobody trains:"
+                " they validate or test"
+            )
         return TrainingSlices.of(self._task, self._open(self.subjects.train, whole=False))
 
     @property

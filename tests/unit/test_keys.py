@@ -38,5 +38,6 @@ def test_a_private_run_keeps_what_it_does_not_train(part: str, tmp_path: Path) -
     table, network = table_of("privacy.epsilon=8", f"privacy.trainable={part}")
     assert {*table.shared} == {*parameters_of(part, network.module)}
     assert table.frozen
-    table.write(tmp_path)
-    assert json.loads((tmp_path / NAME).read_text())["shared"] == [*table.shared]
+    table.write(tmp_path, sites=("A", "B"))
+    written = json.loads((tmp_path / NAME).read_text())
+    assert (written["shared"], written["sites"]) == ([*table.shared], ["A", "B"])

@@ -183,8 +183,6 @@ def test_mistakes_are_sentences_and_code_2(capsys: pytest.CaptureFixture[str]) -
         assert error.startswith("error: site file sites/nobody.yaml does not exist")
         assert "--init" in error
     init()
-    assert main(["--site", "hospitalA", "--dry-run", "--scenario", "T1,T2,PD:any"]) == 2
-    assert "tries one cell of T1,T2,PD:any, such as T1:T2" in capsys.readouterr().err
     assert main(["--site", "hospitalA"]) == 2  # no ca.crt yet
     assert "coordinator.ca_file" in capsys.readouterr().err
 

@@ -407,6 +407,7 @@ def test_all_broken_scans_are_named(tmp_path: Path, authority: Authority) -> Non
         "left out 1: no PD (first: IXI107 1107)" in row.found for row in shown if row.state == CheckState.WARNING
     )
     assert report["data"]["subjects"] == 2
+    assert {"place": "IXI107 1107", "reason": "no PD"} in report["data"]["left_out"]
     assert {row["scans"] for row in report["data"]["modalities"].values()} == {2}  # those of the two
     few = next(row for row in shown if row.what == "number of subjects")
     assert few.state == CheckState.WARNING
