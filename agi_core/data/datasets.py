@@ -106,7 +106,7 @@ class TrainingSlices:
         perturb: moves a source of every slice drawn; see `agi_core.data.misalignment.perturbation`.
 
     Raises:
-        DataError: no slice qualifies.
+        DataError: no slice of the sessions qualifies.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class TrainingSlices:
         self._slices_of: dict[str, list[int]] = {}
         for number, session in enumerate(self.session_of_slice.tolist()):
             self._slices_of.setdefault(sessions[session].subject_id, []).append(number)
-        if not len(self):
+        if sessions and not len(self):
             raise DataError(
                 f"None of the slices of {len(sessions)} training sessions holds {MIN_FOREGROUND:.0%} of foreground. "
                 "Add subjects, or check that the target is a head scan."

@@ -75,7 +75,7 @@ class SiteScans:
         DataError: no subject has one of the modalities, one whom the site file names is not there, one image is that of
             two subjects, or a scan is unusable.
         NotHeldError: the site does not offer a modality of the task, or has each of them and nobody has them all, or
-            nobody who trains.
+            nobody who trains; but a private site then goes on with nobody.
         RunError: the cache or the split cannot be written.
     """
 
@@ -97,6 +97,9 @@ class SiteScans:
         try:
             found = self._found
         except AbsentError as error:
+            if offered is not None and self._private:
+                log.warning("noise alone is told: %s", error)
+                return SiteSubjects((), (), (), (), {}, {})
             if offered is not None:
                 raise NoneHeldError(
                     f"site {file.site} offers {', '.join(offered)} (data.modalities), but {error}"
@@ -141,8 +144,8 @@ class SiteScans:
     @cached_property
     def training(self) -> TrainingSlices:
         """Slices of the training subjects; the first call builds the cache. Raises NoneHeldError: all who have the
-        modalities validate or test."""
-        if not self.subjects.train:
+        modalities validate or test; a private site then has none."""
+        if not (self.subjects.train or self._private):
             raise NoneHeldError(
                 f"site {self._file.site}: of {len(self.subjects.all)} with all of {self._task.scenario}, nobody trains:"
                 " they validate or test"
@@ -191,6 +194,12 @@ class SiteScans:
             threads=self._file.threads,
             most_bytes=most,
         )
+
+    @property
+    def _private(self) -> bool:
+        """Whether what leaves is noised as if there were somebody. That a site offers a modality is public; that the
+        last who has it is gone is not."""
+        return self._task.privacy.on and self._file.privacy is not None
 
     @cached_property
     def _found(self) -> Discovery:

@@ -16,12 +16,12 @@ from agi_core.config.schema import PrivacyConfig
 from agi_core.data.datasets import Batch, TrainingSlices
 from agi_core.privacy import patient_sgd
 from agi_core.privacy.noise import NoiseSource
-from agi_core.protocol import Weights
+from agi_core.protocol import STATISTICS, Weights, unpack
 from client.site.opened import open_site
 from client.work import private_training, trainer
 from client.work.closed_form import over_own_prior
 from client.work.job import Job
-from tests.support.requests_by_hand import deployed_site, small_task, training_request
+from tests.support.requests_by_hand import deployed_site, evaluation_request, small_task, training_request
 from tests.support.small_data import write_head
 
 ONE_STEP = ("privacy.epsilon=8", "privacy.trainable=all", "privacy.lot_rate=1", "training.local_steps=1")
@@ -97,3 +97,31 @@ def test_a_subject_is_in_its_own_clipped_gradient_and_in_no_other(
     moved = {subject for subject, gradient in before.items() if not torch.equal(gradient, after[subject])}
     assert leaks or swapped in moved
     assert bool(moved - {swapped}) == leaks
+
+
+def test_that_the_last_who_has_a_modality_is_gone_is_not_told(ixi_dir: Path, tmp_path: Path) -> None:
+    """A site offers PD, and one subject has it, or nobody: weights of the same keys leave for the same public number,
+    and so does a step of the prior. Both are noise where nobody is there."""
+    task, weights = small_task(*TASK, "scenario=T1,T2:PD")
+    gram = np.eye(10, dtype=np.float32)
+    weights |= {"prior.coefficients": np.linspace(0.4, -0.2, 10, dtype=np.float32), "prior.gram": gram}
+    told = []
+    for holders in (1, 0):
+        folder = tmp_path / str(holders)
+        scans_dir = shutil.copytree(ixi_dir, folder / "scans")
+        for path in sorted(scans_dir.glob("*/*-PD.nii.gz"))[holders:]:
+            path.unlink()
+        path = deployed_site(folder, scans_dir, rules=RULES)
+        path.write_text(path.read_text().replace("layout: ixi", "layout: ixi, modalities: [T1, T2, PD]"))
+        asked = (
+            evaluation_request(STATISTICS, task=task, weights=weights, round=0),
+            training_request(task, weights, deadline_s=3600),
+        )
+        replies = [trainer.answer(open_site(path), one, read_task(task), device=torch.device("cpu")) for one in asked]
+        for reply in replies:
+            assert reply.weights is not None
+            assert all(np.isfinite(array).all() for array in unpack(reply.weights).values())
+        told.append([(r.num_examples, {*r.metrics}, r.suppressed, r.weights and r.weights.manifest) for r in replies])
+    after = unpack(replies[1].weights)  # type: ignore[arg-type]  # asserted above
+    assert any(not np.array_equal(array, weights[name]) for name, array in after.items())
+    assert told[0] == told[1]
