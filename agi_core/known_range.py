@@ -110,7 +110,7 @@ def _aligned(network: Network, prepared: Prepared) -> Iterable[NDArray[np.float6
     if not network.volumetric:
         with_head = np.flatnonzero(head.any(axis=(1, 2)))
         chosen = with_head[np.linspace(0, len(with_head) - 1, SLICES + 2).round().astype(int)[1:-1]]
-        head, sources = head[chosen], slabs(sources, neighbours=network.neighbours)[chosen]
+        head, sources = head[chosen], slabs(sources, chosen.tolist(), network.neighbours)
     rows, columns = source_box(prepared.volumes)
     aligned = network.aligned(sources[..., rows, columns]).double().numpy()
     return (aligned[:, n][head[:, rows, columns]] for n in range(aligned.shape[1]))

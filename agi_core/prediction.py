@@ -8,7 +8,7 @@ mask or the target (docs/decisions/0005).
 A 3-D network sees a volume through windows of its training patch's size, for the same reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -36,12 +36,13 @@ class Predictor(Protocol):
         channels are more volumes, such as the error that is expected of the first."""
 
 
-def slabs(volume: Tensor, *, neighbours: int) -> Tensor:
-    """Every slice with those `around` it: (D, M, H, W) -> (D, M, 2n + 1, H, W); without neighbours the volume."""
+def slabs(volume: Tensor, numbers: Sequence[int], neighbours: int) -> Tensor:
+    """These slices of a volume (D, M, H, W), each with those `around` it: (B, M, 2n + 1, H, W); without neighbours
+    (B, M, H, W)."""
     if not neighbours:
-        return volume
-    numbers = torch.tensor([around(k, depth=len(volume), neighbours=neighbours) for k in range(len(volume))])
-    return volume[numbers].transpose(1, 2)
+        return volume[torch.tensor(numbers)]
+    of_each = [around(k, depth=len(volume), neighbours=neighbours) for k in numbers]
+    return volume[torch.tensor(of_each)].transpose(1, 2)
 
 
 def middle(sources: Tensor) -> Tensor:
@@ -61,9 +62,13 @@ def predict_whole(predictor: Predictor, sources: Tensor, *, box: SliceBox) -> Te
 def predict_volume(predictor: Predictor, sources: Tensor, *, box: SliceBox, batch_size: int) -> Tensor:
     """All slices of a volume (D, M, H, W) in [0, 1] -> (D, 1, H, W) in [0, 1], `batch_size` at a time if they may be
     seen apart."""
-    at_once = len(sources) if predictor.volumetric else batch_size
-    batches = torch.split(slabs(sources, neighbours=predictor.neighbours), at_once)
-    return torch.cat([predict_whole(predictor, batch, box=box) for batch in batches])
+    if predictor.volumetric:
+        return predict_whole(predictor, sources, box=box)
+    starts = range(0, len(sources), batch_size)
+    batches = (range(len(sources))[start : start + batch_size] for start in starts)
+    return torch.cat(
+        [predict_whole(predictor, slabs(sources, some, predictor.neighbours), box=box) for some in batches]
+    )
 
 
 def through_windows(network: Callable[[Tensor], Tensor], sources: Tensor, *, crop: tuple[int, ...]) -> Tensor:

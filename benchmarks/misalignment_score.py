@@ -21,7 +21,7 @@ def score(setup: Setup, network: Network, *, data: str) -> dict[str, dict[str, d
     alignment = network.module.alignment
     poses = read_poses(setup.data_dir / "truth.csv") if data == "native" and setup.moved == "T1" else {}
     for session, test, volumes, target, foreground in test_inputs(setup, data):
-        sources = slabs(volumes, neighbours=network.neighbours)
+        sources = slabs(volumes, range(len(volumes)), network.neighbours)
         parts = torch.split(torch.arange(len(sources)), 8)
         prediction = torch.cat([predict_whole(network, sources[part], box=session.source_box) for part in parts])
         row = scored(prediction, target, foreground)

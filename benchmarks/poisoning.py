@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from agi_core.config.load import load_config
 from agi_core.config.schema import Aggregation, RunConfig
 from agi_core.data.phantom.built_in import SIMULATED, with_built_in_data
-from agi_core.protocol import ARRAYS, TRAIN, Reply, Request
+from agi_core.protocol import ARRAYS, TRAIN, Reply, Request, unpack
 from agi_core.run import run_folder
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
@@ -70,8 +70,8 @@ class Poisoner(ClientApp):
 
 def accept_everything(replies: Mapping[str, Reply], request: Request, *, config: RunConfig) -> Verdict[object]:
     """In the place of the gate: the form is checked, the size is not."""
-    steps = config.training.local_steps
-    return Verdict({s: read_update(reply, request, s, local_steps=steps) for s, reply in replies.items()})
+    sent, task = unpack(request.weights), config.task
+    return Verdict({s: read_update(reply, request, s, sent=sent, task=task) for s, reply in replies.items()})
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -155,15 +156,23 @@ class Collector:
             count = strikes.strike(self._strikes_path, site, run=run, round=round, reason=reason)
             self._events.append(UpdateRefused(site=site, round=round, reason=reason, strikes=count))
             if count == strikes.QUARANTINED_AT:
-                self._events.append(SiteQuarantined(site=site, round=round))
+                self._note_quarantine(site, round=round)
 
     def _note_shut_out(self, sites: Sequence[str], *, round: int) -> None:
         """Of each site once in a run's events: quarantine outlives runs, so a site may be in it from the beginning."""
-        if sites and self._events.size_bytes:
-            noted = {event.site for event in events_of(self._events.path.parent, SiteQuarantined)}
-            sites = [site for site in sites if site not in noted]
         for site in sites:
+            self._note_quarantine(site, round=round)
+
+    def _note_quarantine(self, site: str, *, round: int) -> None:
+        if site not in self._quarantined:
             self._events.append(SiteQuarantined(site=site, round=round))
+            self._quarantined.add(site)
+
+    @cached_property
+    def _quarantined(self) -> set[str]:
+        """Those of whom the run's events say so. They are read once: a long run has many."""
+        folder = self._events.path.parent
+        return {event.site for event in events_of(folder, SiteQuarantined)} if self._events.size_bytes else set()
 
     def _why_too_few(self, shut_out: Sequence[str], refused: Mapping[str, str]) -> str:
         """Which sites are missing for another reason than the network, why, and what can be done."""

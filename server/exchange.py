@@ -9,7 +9,8 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -54,7 +55,8 @@ from server.update_gate import check_answer
 
 T = TypeVar("T")
 log = logging.getLogger("server")
-POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # between two looks: for replies, for sites that connect
+POLL_S, CONNECTION_POLL_S = 0.2, 0.5  # at least between two looks: for replies, for sites that connect
+MOST_POLL_S = 1.0  # between two looks that take long: most of the time the SuperLink has other work
 AT_ONCE = 4  # so many answers are looked for before those that came go to the spool
 AGAIN_S = (1.0, 2.0, 4.0, 8.0)  # before a SuperLink that is busy, or away for a moment, is asked again
 GRACE_S = 10.0  # after the deadline: time for transport, and for a late site's own error reply
@@ -179,8 +181,9 @@ class Exchange:
 
         deadline, in_time = time.monotonic() + self._patience_s, f"within {self._deadline_s:.0f} s"
         while waiting:
-            before = len(waiting)
+            before, looked_s = len(waiting), time.monotonic()
             ids = [*waiting]
+            self._look()
             for some in (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)):
                 for message_id, answer in self._pull(some).items():
                     site = waiting.pop(message_id)
@@ -194,7 +197,7 @@ class Exchange:
             elif time.monotonic() > deadline:
                 break
             else:
-                time.sleep(POLL_S)
+                time.sleep(min(MOST_POLL_S, max(POLL_S, 2 * (time.monotonic() - looked_s))))
         self._pulls.forget()
         no_answer, silent = f"no answer to {request.action} {in_time}", sorted(waiting.values())
         self._note_missing(silent, request, no_answer)
@@ -224,15 +227,14 @@ class Exchange:
         ids = _persisting(push)
         return {message_id: site for message_id, site in zip(ids, nodes, strict=True) if message_id}
 
-    def _pull(self, message_ids: Sequence[str]) -> dict[str, Message | ProtocolError]:
-        """{message id: its answer, or why that cannot be read} of those that are there now.
+    def _look(self) -> None:
+        with _a_fault_is_logged():
+            self._pulls.look()
 
-        A fault from which the SuperLink may recover counts as no answer yet, and is logged. A busy SuperLink answers
-        500 ("database is locked"), and Flower itself does not try again. A refusal (4xx: the run has ended) is raised.
-        """
+    def _pull(self, message_ids: Sequence[str]) -> dict[str, Message | ProtocolError]:
+        """{message id: its answer, or why that cannot be read} of those that are there now."""
         answers: dict[str, Message | ProtocolError] = {}
-        try:
-            self._pulls.take_uninvited()
+        with _a_fault_is_logged():
             for message_id in message_ids:
                 try:
                     answer = self._pulls.answer(message_id)
@@ -240,12 +242,6 @@ class Exchange:
                     answers[message_id] = error
                 else:
                     answers |= {message_id: answer} if answer else {}
-        except httpx.HTTPStatusError as error:
-            if error.response.is_client_error:
-                raise
-            log.warning("the SuperLink answers %d; asking again", error.response.status_code)
-        except httpx.TransportError as error:
-            log.warning("the SuperLink does not answer (%s); asking again", error)
         return answers
 
     def _receive(
@@ -282,6 +278,20 @@ class Exchange:
     def _note_missing(self, sites: Iterable[str], request: Request, reason: str) -> None:
         for site in sites:
             self._events.append(SiteMissing(site=site, round=request.round, action=request.action, reason=reason))
+
+
+@contextmanager
+def _a_fault_is_logged() -> Iterator[None]:
+    """A fault from which the SuperLink may recover counts as no answer yet, and is logged. A busy SuperLink answers 500
+    ("database is locked"), and Flower itself does not try again. A refusal (4xx: the run has ended) is raised."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        if error.response.is_client_error:
+            raise
+        log.warning("the SuperLink answers %d; asking again", error.response.status_code)
+    except httpx.TransportError as error:
+        log.warning("the SuperLink does not answer (%s); asking again", error)
 
 
 def _persisting(work: Callable[[], T]) -> T:

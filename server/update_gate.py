@@ -89,13 +89,13 @@ def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: Run
     """The verdict on replies to a training request. Each has passed `check_answer`."""
     updates: dict[str, SiteUpdate] = {}
     refused: dict[str, str] = {}
+    sent = unpack(request.weights)
     for site, reply in sorted(replies.items()):
         try:
-            updates[site] = read_update(reply, request, site, task=config.task)
+            updates[site] = read_update(reply, request, site, sent=sent, task=config.task)
         except ProtocolError as error:
             refused[site] = str(error)
 
-    sent = unpack(request.weights)
     norms = {site: _distance(update.weights, sent) / math.sqrt(replies[site].steps) for site, update in updates.items()}
     limit = norm_limit(sent, [*norms.values()], config=config, round=request.round)
     accepted: dict[str, SiteUpdate] = {}
@@ -112,8 +112,8 @@ def judge_updates(replies: Mapping[str, Reply], request: Request, *, config: Run
     return Verdict(accepted, clipped, refused)
 
 
-def read_update(reply: Reply, request: Request, site: str, *, task: Task) -> SiteUpdate:
-    """The reply to a training request as an update. Its change is not judged here.
+def read_update(reply: Reply, request: Request, site: str, *, sent: Weights, task: Task) -> SiteUpdate:
+    """The reply to a training request, which sent these weights, as an update. Its change is not judged here.
 
     Raises:
         ProtocolError: other parameter names, shapes or dtypes, a value that is not finite, a change of what the run
@@ -132,7 +132,6 @@ def read_update(reply: Reply, request: Request, site: str, *, task: Task) -> Sit
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ProtocolError(f"the reply's {name} is not finite")
-    sent = unpack(request.weights)
     for name in KeyTable.of(task, {name: array.ndim for name, array in sent.items()}).frozen:
         if not np.array_equal(weights[name], sent[name]):
             raise ProtocolError(f"the reply changes {name}, which this run keeps as it is")

@@ -78,8 +78,8 @@ def test_an_empty_volume_is_zero_in_all_channels() -> None:
 
 def test_slabs_are_mirrored_at_the_ends() -> None:
     volume = torch.arange(1.0, 4)[:, None, None, None].expand(3, 2, 4, 5) / 10
-    assert slabs(volume, neighbours=0) is volume
-    thick = slabs(volume, neighbours=2)
+    assert torch.equal(slabs(volume, [2, 0], 0), volume[[2, 0]])
+    thick = slabs(volume, range(3), 2)
     assert thick.shape == (3, 2, 5, 4, 5)
     numbers = (10 * thick[:, 1, :, 0, 0]).round().int().tolist()
     assert numbers == [[3, 2, 1, 2, 3], [2, 1, 2, 3, 2], [1, 2, 3, 2, 1]]

@@ -110,7 +110,7 @@ def spoilt(value: float) -> dict[str, Any]:
 def test_anything_else_is_refused_and_the_others_are_used(change: dict[str, Any]) -> None:
     attack = dataclasses.replace(REPLY, **change)
     with pytest.raises(ProtocolError):
-        read_update(attack, REQUEST, "A", task=config_of().task)
+        read_update(attack, REQUEST, "A", sent=unpack(REQUEST.weights), task=config_of().task)
     verdict = judge({"A": attack, "B": moved(0.01), "C": moved(0.01, seed=1)})
     assert list(verdict.refused) == ["A"]
     assert list(verdict.accepted) == ["B", "C"]
