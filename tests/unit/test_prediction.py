@@ -26,7 +26,7 @@ def test_the_network_sees_the_box_alone_and_zeros_stay_zero() -> None:
 
 def test_slabs_are_predicted_in_their_middle() -> None:
     volume = torch.arange(1.0, 4)[:, None, None, None].expand(3, 2, 4, 5) / 10
-    thick = slabs(volume, neighbours=2)
+    thick = slabs(volume, range(3), 2)
     thick[0, :, 2, 1, 1] = 0  # its neighbours are not zero there
     box = (slice(1, 3), slice(0, 5))
     prediction = predict_whole(Made(lambda x: x[:, :1, 2] + 0.5, neighbours=2), thick, box=box)
