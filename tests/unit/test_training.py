@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from agi_core.config.schema import GridConfig, PrivacyConfig, Task, TrainingConfig
 from agi_core.data.datasets import Batch, TrainingSlices
@@ -224,16 +225,23 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step_though_it_is_read_later(
 WAITS = {
     "_local_scalar_dense": "the program asks for a number: item(), float(), an if",
     "_linalg_check_errors": "so it does to raise an error: torch.linalg.solve",
-    "nonzero": "or to know a shape: an index of bools",
+    "nonzero": "or to know a shape",
     "masked_select": "the same",
+    "_unique2": "the same",
+    "repeat_interleave": "the same",
+    "an index of bools": "the same; a GPU calls nonzero for it, a CPU does not",
     "lift_fresh": "a number of the program is copied: new_tensor, tensor, an index that is a list",
     "to": "a tensor is copied to a device, and the program waits for that: without non_blocking",
+    "cpu": "the same",
+    "tolist": "the same",
+    "numpy": "the same",
 }
 """What makes a GPU wait for the program or the program for it, as torch's CPU shows it too."""
 
 
 class Copies(TorchFunctionMode):
-    """Tells of each `to` of a device for which the program waits. On a CPU such a call ends above the operations."""
+    """Tells of each copy to a device, or to the program, for which the program waits. On a CPU such a call ends above
+    the operations."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
@@ -246,6 +254,8 @@ class Copies(TorchFunctionMode):
         devices = [value for value in (*args[1:], *given.values()) if isinstance(value, (torch.device, str))]
         if func is Tensor.to and devices and not given.get("non_blocking"):
             self.tell("to")
+        if func in (Tensor.cpu, Tensor.tolist) or (func is Tensor.numpy and given.get("force")):  # else only of a CPU's
+            self.tell(func.__name__)
         return func(*args, **given)
 
 
@@ -268,6 +278,8 @@ class Waits(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in WAITS:
             self._tell(name)
+        if name.startswith("index") and any(getattr(one, "dtype", None) == torch.bool for one in tree_leaves(args[1:])):
+            self._tell("an index of bools")
         return func(*args, **(kwargs or {}))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, batch_size: int) -> Batch:
@@ -305,6 +317,34 @@ def test_nothing_makes_a_gpu_wait_between_batch_and_optimiser(name: str, ssim_we
     with waits() as found:
         train_round(build_model(config, sources=2), partial(found.draw, shape), task=one, site="Guys", round=1)
     assert found.found == []
+
+
+MISTAKES: dict[str, Callable[[Tensor], object]] = {
+    "_local_scalar_dense": lambda image: image.mean().item(),
+    "_linalg_check_errors": lambda image: torch.linalg.solve(torch.eye(2), image.new_ones(2)),
+    "nonzero": lambda image: image.nonzero(),
+    "masked_select": lambda image: image.masked_select(image > 0),
+    "_unique2": lambda image: image.unique(),
+    "repeat_interleave": lambda image: image.repeat_interleave(torch.ones(len(image), dtype=torch.int64), dim=0),
+    "an index of bools": lambda image: image[image > 0],
+    "lift_fresh": lambda image: image[[0, 0]],
+    "to": lambda image: image.to("cpu"),
+    "cpu": lambda image: image.cpu(),
+    "tolist": lambda image: image.tolist(),
+    "numpy": lambda image: image.numpy(force=True),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_each_mistake_would_be_seen(name: str) -> None:
+    """In the forward pass, where somebody would make it."""
+    config = NETWORKS["plain"]
+    network = build_model(config, sources=2)
+    network.register_forward_hook(lambda *passed: (MISTAKES[name](passed[2].detach()), None)[1])
+    one = Task(model=config, training=TrainingConfig(local_steps=1, batch_size=2))
+    with waits() as found:
+        train_round(network, partial(found.draw, (2, 32, 32)), task=one, site="Guys", round=1)
+    assert name in found.found
 
 
 def test_a_private_step_makes_no_gpu_wait(seeded: Callable[[int], NoiseSource]) -> None:
