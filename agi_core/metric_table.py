@@ -52,10 +52,14 @@ REGIONS = ("", "_foreground")
 
 METRIC_NAMES = tuple(f"{name}{region}" for region in REGIONS for name in METRICS)
 PERSONAL_METRIC_NAMES = tuple(f"personal_{name}" for name in METRIC_NAMES)
-TISSUE_METRIC_NAMES = tuple(
-    f"{name}_{tissue}" for tissue in ("tumour", "healthy") for name in ("brasyn_ssim", "ssim", "psnr_db", "mae")
-)
-"""Of the final test, where tumours are segmented; see `agi_core.scoring`."""
+TISSUES = {
+    "tumour": ("brasyn_ssim", "ssim", "psnr_db", "mae"),
+    "healthy": ("brasyn_ssim", "ssim", "psnr_db", "mae"),
+    "oedema": ("ssim", "psnr_db", "mae"),
+    "enhancing": ("ssim", "psnr_db", "mae"),
+}
+"""{part of a head: its figures} of the final test, where tumours are segmented; see `agi_core.scoring`."""
+TISSUE_METRIC_NAMES = tuple(f"{name}_{tissue}" for tissue, names in TISSUES.items() for name in names)
 FAULTY = "faulty"
 """Of the final test: the share of volumes whose prediction is constant or saturated within the head."""
 VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)
@@ -65,7 +69,7 @@ def is_possible(name: str, value: float) -> bool:
     """Whether a figure that a site tells can have this value. Root mean squares are of differences of values in [0, 1];
     counts, losses and seconds are not negative."""
     words = name.removeprefix("validation_").removeprefix("personal_").removeprefix("brasyn_")
-    for region in (REGIONS[-1], "_tumour", "_healthy"):
+    for region in (REGIONS[-1], *(f"_{tissue}" for tissue in TISSUES)):
         words = words.removesuffix(region)
     metric = METRICS.get(words)
     if metric is None:

@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, TISSUE_METRIC_NAMES, psnr_db
+from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, TISSUE_METRIC_NAMES, TISSUES, psnr_db
 from agi_core.report import figures, in_words
 from agi_core.report.blocks import blocks, ranges
 from agi_core.report.examples import Example, Image
@@ -31,7 +31,7 @@ from agi_core.report.participation import Part
 from agi_core.report.record import Problem, RunRecord
 from agi_core.report.small_multiples import small_multiples
 from agi_core.run.duration import duration
-from agi_core.run.scores import Scores, SiteScore
+from agi_core.run.scores import Metrics, Scores, SiteScore
 from agi_core.scenario import parse_scenario
 from agi_core.scoring.figures import FIGURES
 
@@ -140,21 +140,27 @@ def _tissue(record: RunRecord, scores: Scores) -> str:
     headings = {site: _coloured(record, site) for site in scores.sites}
     headings |= {site: escape(site) + _UNSEEN for site in scores.unseen_sites}
     told = {site: score.metrics for site, score in {**scores.sites, **scores.unseen_sites}.items()}
-    names = [name for name in TISSUE_METRIC_NAMES if any(name in its for its in told.values())]
-    if not names:
+    told = {site: its for site, its in told.items() if {*its} & {*TISSUE_METRIC_NAMES}}
+    if not told:
         return ""
+    names = TISSUES["tumour"]
     rows = [
-        row(headings[site], [f"{its[name]:.{FIGURES[name].decimals}f}" if name in its else "–" for name in names])
+        row(headings[site], [tissue, *(_figure(its, f"{name}_{tissue}") for name in names)])
         for site, its in told.items()
-        if {*names} & {*its}
+        for tissue in TISSUES
+        if any(f"{name}_{tissue}" in its for name in names)
     ]
     meaning = (
         "BraSyn's SSIM is near 1 even for a black tumour: read SSIM inside beside it. Sites without segmentations are"
         " not listed."
     )
-    heads = ["Site", *(FIGURES[name].label for name in names)]
-    caption = "In tumour and healthy tissue, mean over the same subjects"
+    heads = ["Site", "Where", "BraSyn's SSIM", "SSIM inside", "PSNR (dB)", "MAE"]
+    caption = "In the tumour, its parts and healthy tissue, mean over the same subjects"
     return table(heads, rows, caption=caption, kind="metrics") + paragraph(meaning)
+
+
+def _figure(told: Metrics, name: str) -> str:
+    return f"{told[name]:.{FIGURES[name].decimals}f}" if name in told else "–"
 
 
 def interval(record: RunRecord) -> str:

@@ -1,5 +1,5 @@
-"""How good a prediction is in the tumour and in healthy tissue of one prepared visit: the figures of `evaluate`, of
-volumes that are on no disk. The tumour is what a segmentation file beside the scans says."""
+"""How good a prediction is in the tumour, its parts and healthy tissue of one prepared visit: the figures of
+`evaluate`, of volumes that are on no disk. The tumour is what a segmentation file beside the scans says."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from agi_core.errors import DataError
 from agi_core.metric_table import TISSUE_METRIC_NAMES
 from agi_core.scoring.ssim import brasyn_ssim
 from agi_core.scoring.volume import region_figures
-from agi_core.segmentation.labels import read_labels
+from agi_core.segmentation.labels import ENHANCING, OEDEMA, read_labels
 from agi_core.segmentation.visits import SEG, named_scans
 
 
@@ -48,25 +48,31 @@ def unusable_segmentations(scans: Scans, subjects: Iterable[Subject]) -> list[st
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The scan in its own units and the tumour on a working grid, both (D, H, W)."""
+    """The scan in its own units, the tumour, and its oedema and enhancing core, on a working grid: all (D, H, W)."""
 
     scan: FloatArray
     tumour: BoolArray
+    oedema: BoolArray
+    enhancing: BoolArray
 
     @classmethod
     def on(cls, grid: Grid, *, seg: Path, scan: Path) -> Self:
-        """From files; of a voxel of the grid at least half must be tumour. Raises DataError: see `read_labels`."""
+        """From files; at least half of a voxel of the grid must be such tissue. Raises DataError: see `read_labels`."""
         volume = read_volume(scan)
         labels = read_labels(seg, grid=volume.grid, like=scan)
-        both = (resample(data, volume.grid, grid) for data in (volume.data, (labels > 0).astype(np.float32)))
-        own, tumour = (data.transpose(2, 1, 0) for data in both)
-        return cls(own, tumour >= 0.5)
+        masks = (labels > 0, labels == OEDEMA, labels == ENHANCING)
+        own, *parts = (
+            resample(data, volume.grid, grid).transpose(2, 1, 0)
+            for data in (volume.data, *(mask.astype(np.float32) for mask in masks))
+        )
+        return cls(own, *(part >= 0.5 for part in parts))
 
 
 def tissue_figures(prediction: FloatArray, target: FloatArray, head: BoolArray, truth: Truth) -> dict[str, float]:
     """Those of `TISSUE_METRIC_NAMES` that can be had; prediction and target (D, H, W) in [0, 1]."""
     tumour = truth.tumour
-    figures = region_figures(prediction, target, {"tumour": tumour, "healthy": head & ~tumour})
+    regions = {"tumour": tumour, "healthy": head & ~tumour, "oedema": truth.oedema, "enhancing": truth.enhancing}
+    figures = region_figures(prediction, target, regions)
     for name, mask in (("tumour", tumour), ("healthy", ~tumour)):
         if (ssim := brasyn_ssim(prediction, truth.scan, mask)) is not None:
             figures[f"brasyn_ssim_{name}"] = ssim

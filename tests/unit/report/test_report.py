@@ -517,10 +517,11 @@ def test_sites_with_segmentations_have_a_table_of_tumours(tmp_path: Path) -> Non
     sites = {"Guys": SiteScore({"psnr_db": 20.0, **tissue}, 2), HOSTILE: SiteScore({"psnr_db": 21.0}, 2)}
     run.finish(ModelTested(scores=Scores.over(sites, {"_IOP": SiteScore({"psnr_db": 19.0, "ssim_tumour": 0.5}, 1)})))
     page = Page(build_report(run.dir))
-    assert ["Site", "SSIM inside tumour", "PSNR (dB), healthy"] in page.rows
-    assert ["Guys", "0.610", "24.50"] in page.rows
-    assert ["_IOP unseen site", "0.500", "–"] in page.rows
-    assert [HOSTILE, "–", "–"] not in page.rows
+    assert ["Site", "Where", "BraSyn's SSIM", "SSIM inside", "PSNR (dB)", "MAE"] in page.rows
+    assert ["Guys", "tumour", "–", "0.610", "–", "–"] in page.rows
+    assert ["Guys", "healthy", "–", "–", "24.50", "–"] in page.rows
+    assert ["_IOP unseen site", "tumour", "–", "0.500", "–", "–"] in page.rows
+    assert not any(row[:2] in ([HOSTILE, "tumour"], ["Guys", "oedema"]) for row in page.rows)
 
 
 def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def test_they_are_those_of_evaluate(scans: Scans, tmp_path: Path) -> None:
     seg = segmentations(scans)["BraTS-GLI-00001", "000"]
     truth = Truth.on(prepared.grid, seg=seg, scan=path)
     tumour = truth.tumour
-    assert (tumour.transpose(2, 1, 0) == (labels_of(1) > 0)).all()
+    parts = ((tumour, labels_of(1) > 0), (truth.oedema, labels_of(1) == 2), (truth.enhancing, labels_of(1) == 3))
+    assert all((part.transpose(2, 1, 0) == mask).all() and mask.any() for part, mask in parts)
     target = prepared.volumes[:, 0]
     made = (0.9 * target * np.where(tumour, 0.5, 1)).astype(np.float32)
     figures = tissue_figures(made, target, prepared.foreground, truth)
@@ -43,7 +44,8 @@ def test_they_are_those_of_evaluate(scans: Scans, tmp_path: Path) -> None:
     for name in TISSUE_METRIC_NAMES:
         assert figures[name] == pytest.approx(of_files[name], abs=1e-4), name
     assert figures["mae_tumour"] > 2 * figures["mae_healthy"]
-    nothing = tissue_figures(made, target, prepared.foreground, Truth(truth.scan, np.zeros_like(tumour)))
+    none = np.zeros_like(tumour)
+    nothing = tissue_figures(made, target, prepared.foreground, Truth(truth.scan, none, none, none))
     assert {*nothing} == {name for name in TISSUE_METRIC_NAMES if name.endswith("healthy")}
 
 
