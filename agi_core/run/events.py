@@ -181,6 +181,9 @@ class ModelTested(Event, kind="tested"):
         return super().from_json({**values, "scores": values})
 
 
+_MOST_NAMED = 10  # sites in a line; the event has all
+
+
 class LastLayerSolved(Event, kind="last_layer_solved"):
     """The last layer of the last model was solved from the statistics of `sites`, or stays as it was trained: `why`
     says so. `gains` are those in validation PSNR, in dB, of the sites that told both figures; `left_out` are the
@@ -196,12 +199,16 @@ class LastLayerSolved(Event, kind="last_layer_solved"):
         """In a line."""
         if self.why:
             return f"the last layer stays as it was trained: {self.why}"
-        without = f", without {', '.join(self.left_out)}" if self.left_out else ""
+        without = f", without {_named(self.left_out)}" if self.left_out else ""
         gain = f"; validation {fmean(self.gains.values()):+.2f} dB" if self.gains else ""
         if losing := {site: db for site, db in self.gains.items() if db <= -0.005}:
             worst = min(losing, key=losing.__getitem__)
             gain += f", worst at {worst} with {losing[worst]:+.2f} dB"
-        return f"the last layer is solved from statistics of {', '.join(self.sites)}{without}{gain}"
+        return f"the last layer is solved from statistics of {_named(self.sites)}{without}{gain}"
+
+
+def _named(sites: Sequence[str]) -> str:
+    return ", ".join(sites) if len(sites) <= _MOST_NAMED else f"{len(sites)} sites"
 
 
 class IntervalSolved(Event, kind="interval_solved"):

@@ -58,6 +58,7 @@ from server.follow import NOW, describe, follow
             "statistics of A, C, without B; validation +0.20 dB, worst at B with -0.10 dB\n",
         ),
         (LastLayerSolved(sites=["A"]), "the last layer is solved from statistics of A\n"),
+        (LastLayerSolved(sites=["A"] * 11), "the last layer is solved from statistics of 11 sites\n"),
         (LastLayerSolved(sites=["A"], why="of few"), "the last layer stays as it was trained: of few\n"),
         (
             BaselineFinished(name="local_only", final={"psnr_db": 20.5}, sites={"A": SiteScore({"psnr_db": 20.5}, 1)}),
