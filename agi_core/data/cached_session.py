@@ -69,6 +69,12 @@ class CachedSession:
         with self._opened() as file:
             return file.get_slice("volumes")[k], file.get_slice("foreground")[k]
 
+    def read_foreground(self, k: int) -> BoolArray:
+        """The foreground of slice `k`, bool (H, W); nothing else is read."""
+        with self._opened() as file:
+            foreground: BoolArray = file.get_slice("foreground")[k]
+            return foreground
+
     def read_block(self, d: slice, h: slice, w: slice) -> Float16Array:
         """The volumes in a box of slices, rows and columns: float16 (D, M, H, W) in [0, 1]; nothing else is read."""
         with self._opened() as file:

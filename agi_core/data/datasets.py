@@ -194,7 +194,7 @@ class TrainingSlices:
         """The same for the patch around a voxel of the head in slice `k` (`part` of them all): (M + 1, d, h, w)."""
         depth, _, height, width = session.shape
         h, w, d = self.crop
-        head = np.argwhere(session.read_slice(k)[1])
+        head = np.argwhere(session.read_foreground(k))
         row, column = head[int(part * len(head))].tolist()
         start = k - d // 2, row - h // 2, column - w // 2
         cut, (in_d, in_h, in_w) = zip(*map(_overlap, (depth, height, width), (d, h, w), start), strict=True)
@@ -216,7 +216,7 @@ def evaluation_slices(
     for start in range(0, len(numbers), batch_size):
         batch = tuple(numbers[start : start + batch_size])
         images = whole_images(session, batch, neighbours=neighbours)
-        foreground = torch.from_numpy(np.stack([session.read_slice(k)[1] for k in batch]))[:, None]
+        foreground = torch.from_numpy(np.stack([session.read_foreground(k) for k in batch]))[:, None]
         yield WholeSlices(*_sources_and_target(images, neighbours), foreground, batch)
 
 

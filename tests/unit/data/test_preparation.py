@@ -78,6 +78,7 @@ def test_whole_entries_hold_the_prepared_volumes(tmp_path: Path) -> None:
             assert volumes.dtype == np.float16
             np.testing.assert_array_equal(volumes, prepared.volumes[k].astype(np.float16))
             np.testing.assert_array_equal(foreground, prepared.foreground[k])
+            np.testing.assert_array_equal(entry.read_foreground(k), prepared.foreground[k])
         block = entry.read_block(slice(2, 5), slice(1, 24), slice(7, 9))
         assert block.dtype == np.float16
         np.testing.assert_array_equal(block, prepared.volumes[2:5, :, 1:24, 7:9].astype(np.float16))
