@@ -143,10 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     evaluation = commands.add_parser(
-        "evaluate", help="score a run, or any folder of synthetic volumes, against real ones"
+        "evaluate", help="score a run, an exported model, or any folder of synthetic volumes, against real ones"
     )
     made_by = evaluation.add_mutually_exclusive_group(required=True)
     made_by.add_argument("--run", type=Path, help="folder of a run, whose model makes the volumes")
+    made_by.add_argument("--model", type=Path, metavar="ZIP", help="a model that export has written, in its place")
     made_by.add_argument("--synthetic", type=Path, metavar="DIR", help="folder of volumes that anything has made")
     evaluation.add_argument("--data", type=Path, required=True, help="folder with the real scans, and seg files")
     evaluation.add_argument("--layout", choices=[*LAYOUTS], help="how both folders name scans (the run's)")

@@ -9,17 +9,15 @@ from tempfile import TemporaryDirectory
 
 from agi_core.bids import check_folder, derivative_path, describe
 from agi_core.commands.bars import bars
+from agi_core.commands.models import open_models
 from agi_core.completion import Completion
 from agi_core.data.dicom import read_series, write_derived
 from agi_core.data.scans import Scans
 from agi_core.errors import ConfigError, DataError
-from agi_core.export.archive import read_archive
 from agi_core.host import atomic
-from agi_core.host.device import open_device
 from agi_core.inference import ErrorMap, synthesize
 from agi_core.layouts import LAYOUTS
 from agi_core.names import shown
-from agi_core.network import Network
 from agi_core.run_models import RunModels
 from agi_core.scenario import Scenario
 from agi_core.volume_note import OUT_OF_RANGE, check_note, spoken, write_note
@@ -29,7 +27,7 @@ _VALUES = "stand for percentiles 0.5 to 99.5 of a real scan"
 
 def run(arguments: argparse.Namespace) -> int:
     """Make it, in files of the form that --out names; the exit code."""
-    models = _models(arguments)
+    models = open_models(arguments)
     if arguments.data is not None:
         _complete(arguments, models)
         return 0
@@ -60,22 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
     for name in sorted({*models.modalities} - given - {cell.target for cell in cells}):
         print(f"no {name}: {models.why_not(given, name)}")
     return max(code for _, code in made)
-
-
-def _models(arguments: argparse.Namespace) -> RunModels:
-    """Of --run or --model."""
-    device = open_device(arguments.device, threads=arguments.threads)
-    if arguments.model is None:
-        return RunModels.of(arguments.run, best=arguments.weights == "best", device=device)
-    if arguments.weights == "best":
-        raise ConfigError("a zip holds one model; export chooses it, so leave --weights out")
-    description, weights, extras = read_archive(arguments.model, release=version("agi-fed"))
-    network = Network(description.task, device=device)
-    network.load(weights)
-    scenario = network.scenario
-    networks = {scenario: lambda: network}
-    register = description.register
-    return RunModels(arguments.model, scenario.modalities, description.task, register, networks, extras=extras)
 
 
 def _load_own(arguments: argparse.Namespace, models: RunModels, cells: Sequence[Scenario]) -> None:

@@ -1,18 +1,18 @@
-"""The synthetic volumes of a run: its target for every visit of a folder that was not used to train it."""
+"""The synthetic volumes of a run's model: its target for every visit of a folder that was not used to train it."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from agi_core.config.schema import RunConfig
 from agi_core.data.fingerprint import fingerprints, part_of
 from agi_core.data.nifti import with_small_suffix
 from agi_core.data.scans import Scans, discover
 from agi_core.errors import DataError, RunError
 from agi_core.evaluation import EVALUATION_BATCH
+from agi_core.export.archive import ERROR_MODEL
 from agi_core.inference import ErrorMap, synthesize
-from agi_core.network import Network
 from agi_core.run import error_model
 from agi_core.run.run_folder import read_namesakes, read_parts
+from agi_core.run_models import RunModels
 from agi_core.scoring.tissue import segmentations
 from agi_core.scoring.volume import Intervals
 from agi_core.segmentation.labels import check_labels
@@ -20,40 +20,39 @@ from agi_core.uncertainty import WithError
 
 
 def make_volumes(
-    network: Network,
-    scans: Scans,
-    out_dir: Path,
-    *,
-    config: RunConfig,
-    run_dir: Path,
-    on_visit: Callable[[int, int], None] | None = None,
+    models: RunModels, scans: Scans, out_dir: Path, *, on_visit: Callable[[int, int], None] | None = None
 ) -> tuple[list[str], list[str], Intervals | None]:
-    """Write the synthetic target of each visit under the path that the real one has in its folder.
+    """Write the synthetic target of each visit, by the one model that there is, under the path that the real one has in
+    its folder.
 
     Subjects that trained the model or chose its best round are left out, as far as their scans are known.
 
-    Where the run has an error model, a map of the expected error is written beside them in `expected_errors`, but not
+    Where the model has an error model, a map of the expected error is written beside them in `expected_errors`, but not
     of subjects that calibrated it.
 
     Returns:
         The ids of those subjects, notes on what was left out or is not known, and on what is odd about sources, and the
-        intervals, where the run has an error model.
+        intervals, where there is an error model.
 
     Raises:
         DataError: a scan or a segmentation cannot be used, or every subject was used in training.
     """
+    (cell,) = models.networks
+    network, run_dir = models.network(cell), models.place if models.place.is_dir() else None
     found = discover(scans, network.scenario.modalities, of_model=True)
-    parts, now = read_parts(run_dir), fingerprints(found.subjects)
+    parts, now = {} if run_dir is None else read_parts(run_dir), fingerprints(found.subjects)
     errors, maps_dir, unfit = None, out_dir.with_name("expected_errors"), []
-    if (run_dir / error_model.NAME).is_file():
+    if ERROR_MODEL in models.extras if run_dir is None else (run_dir / error_model.NAME).is_file():
         try:
-            errors = error_model.read_error_model(run_dir / error_model.NAME, network=network)
+            errors = models.error_model(cell)
         except RunError as error:
             unfit = [f"no coverage: {error}"]
     left_out = [s.id for s in found.subjects if part_of(now[s.id], parts) in ("train", "validation")]
     subjects = [subject for subject in found.subjects if subject.id not in left_out]
     if not subjects:
-        raise DataError(f"every subject of {scans.dir} trained the model of {run_dir}; give --data with other subjects")
+        raise DataError(
+            f"every subject of {scans.dir} trained the model of {models.place}; give --data with other subjects"
+        )
     visits = [(subject.id, session) for subject in subjects for session in subject.sessions]
     real = {(its, session.name): session.paths[network.scenario.target] for its, session in visits}
     segs = segmentations(scans)
@@ -62,12 +61,12 @@ def make_volumes(
     if not parts:
         notes.append("which subjects trained the model is not known here; scores of those would be too good")
     notes += [f"used in training or validation, and so not scored: {', '.join(left_out)}"] if left_out else []
-    if namesakes := read_namesakes(run_dir, now, parts=("train", "validation")):
+    if run_dir is not None and (namesakes := read_namesakes(run_dir, now, parts=("train", "validation"))):
         notes.append(
             "named like subjects that trained or validated the model, but other files, and so scored:"
             f" {', '.join(namesakes)}; of the same people scores are too good"
         )
-    if config.training.align_target:
+    if models.task.training.align_target:
         notes.append(
             f"trained for the target's place on {network.reference}; where real ones lie elsewhere, scores are too low"
         )
@@ -82,8 +81,8 @@ def make_volumes(
             network,
             source_paths={modality: session.paths[modality] for modality in network.scenario.sources},
             out_path=out_dir / place,
-            spacing_mm=config.spacing_mm,
-            register=scans.register == "rigid",
+            spacing_mm=models.task.spacing_mm,
+            register=models.register,
             batch_size=EVALUATION_BATCH,
             error_map=error_map,
         )

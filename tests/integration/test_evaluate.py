@@ -6,13 +6,19 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save as save_tensors
 
 from agi_core.__main__ import main as agi_core
 from agi_core.config.load import load_config
+from agi_core.export.archive import DESCRIPTION, WEIGHTS, write_archive
+from agi_core.export.description import Description
+from agi_core.run import run_folder
+from agi_core.run.checkpoint import trained_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
 from agi_core.segmentation.segmenter import read_segmenter
@@ -126,6 +132,20 @@ def test_a_run(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
     reached = events_of(run, ModelTested)[-1].scores.final["psnr_db_foreground"]
     assert float(row["psnr_db_head"]) == pytest.approx(reached, abs=0.02)  # the cache has float16, the file steps
+
+    archive, by_zip = tmp_path / "model.zip", tmp_path / "by-zip"
+    description = Description.of(run_folder.open_existing(run), release=version("agi-fed"))
+    files = {DESCRIPTION: json.dumps(description.to_json()).encode(), WEIGHTS: save_tensors(trained_weights(run))}
+    write_archive(archive, files)  # `export` makes graphs too, which takes a minute
+    command = ["evaluate", "--model", str(archive), "--data", str(tree), "--out", str(by_zip)]
+    assert agi_core(command) == 2
+    assert "Pass --layout" in capsys.readouterr().err
+    assert agi_core([*command, "--layout", "brats"]) == 0  # a hospital that has the zip alone
+    same = {each["subject"]: each for each in table(by_zip)}
+    assert {*same} == {*split["train"], *split["validation"], *split["test"]}
+    assert float(same[row["subject"]]["psnr_db_tumour"]) == pytest.approx(float(row["psnr_db_tumour"]), abs=1e-4)
+    notes = json.loads((by_zip / "summary.json").read_text())["notes"]
+    assert notes[0] == "which subjects trained the model is not known here; scores of those would be too good"
 
     partly = shutil.copytree(tree / name, tmp_path / "partly" / name).parent
     other = shutil.copytree(tree / name, partly / "BraTS-GLI-00009-000", ignore=shutil.ignore_patterns("*t1n*"))
