@@ -96,12 +96,15 @@ def test_agi_core_imports_nothing_by_itself() -> None:
     assert not list(imported(ROOT / "agi_core" / "__init__.py"))
 
 
-@pytest.mark.parametrize("program", ["agi_core", "client", "server", "simulations.run"])
-def test_help_needs_nothing_that_takes_seconds_to_import(program: str) -> None:
+@pytest.mark.parametrize(
+    "typed", ["agi_core", "agi_core evaluate", "client", "server", "server submit", "simulations.run"]
+)
+def test_help_needs_nothing_that_takes_seconds_to_import(typed: str) -> None:
     slow = ("torch", "flwr", "nibabel", "matplotlib", "scipy", "opacus", "monai")
+    program, *command = typed.split()
     code = f"""
 import runpy, sys
-sys.argv = ["program", "--help"]
+sys.argv = ["program", *{command}, "--help"]
 try:
     runpy.run_module({program!r}, run_name="__main__", alter_sys=True)
 except SystemExit:
