@@ -29,8 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("a model has one target: leave --target out, or give a folder with --synthetic")
     if config is None and layout is None:
         raise ConfigError(f"how do the files name scans? Pass --layout {', '.join(LAYOUTS)}")
-    open_device(arguments.device, threads=arguments.threads)
-    models = None if synthetic_dir is not None else open_models(arguments)
+    models = open_models(arguments) if synthetic_dir is None else None
+    if models is None:
+        open_device(arguments.device, threads=arguments.threads)
     out_dir = arguments.out or Path("evaluations") / time.strftime("%Y-%m-%d-%H%M%S")
     scans = (
         Scans(data_dir, layout, one_site=True) if config is None else Scans.like(config.data, data_dir, layout=layout)

@@ -48,6 +48,8 @@ def dry_run(site_path: Path, task: Task) -> Iterator[Measured]:
 
     started = time.monotonic()
     training = TrainingSlices.of(task, scans.preparation(whole=False).open(scans.subjects.train[:MAX_SUBJECTS]))
+    if not len(training):
+        raise DataError(f"nobody who trains has all modalities of {task.scenario}; --check shows what this site has")
     slices = validation_subset(
         scans.preparation(whole=True).open(scored[:MAX_SUBJECTS]),
         limit=task.evaluation.validation_slices,

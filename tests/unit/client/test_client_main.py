@@ -247,6 +247,13 @@ def test_a_dry_run_measures_and_needs_no_network(tmp_path: Path, capsys: pytest.
     assert re.search(r"a round of 40 steps trains for \d+ s", out)
 
 
+def test_a_dry_run_where_all_test_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = init("--data", str(write_ixi(tmp_path / "ixi", {"Guys": 1})))
+    path.write_text(path.read_text().replace("data:\n", "data:\n  test_subjects: [IXI100]\n"))
+    assert main(["--site", "hospitalA", "--dry-run"]) == 2
+    assert "nobody who trains has all modalities of T1,T2:PD" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("settings", "networks"), [((), 1), (("privacy.epsilon=8",), 0)])
 def test_a_dry_run_is_compiled_where_the_sites_training_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], networks: int
