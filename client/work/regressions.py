@@ -1,6 +1,8 @@
 """The regressions that a model over a prior is compared with: the prior that came without its network, which is the
 federation's pooled one, and the site's own. A simulation scores the same (`simulations.baselines`)."""
 
+from dataclasses import replace
+
 from agi_core import evaluation
 from agi_core.errors import ProtocolError
 from agi_core.metric_table import METRIC_NAMES, PERSONAL_METRIC_NAMES
@@ -41,7 +43,8 @@ def tell_regression_of_all(job: Job) -> Reply:
     Raises:
         ProtocolError: the model has no prior. PolicyError: see `client.work.evaluation.score_everybody`.
     """
-    return score_everybody(job, AlignedRegression(job.network, _prior_of(job)))
+    reply = score_everybody(job, AlignedRegression(job.network, _prior_of(job)))
+    return replace(reply, metrics={name: value for name, value in reply.metrics.items() if name in METRIC_NAMES})
 
 
 def _prior_of(job: Job) -> Vector:

@@ -265,7 +265,8 @@ def test_a_site_that_is_ready(tmp_path: Path, authority: Authority, ixi_dir: Pat
     t1 = {"scans": 12, "median_spacing_mm": [4.0, 4.0, 8.0]}
     t1["voxels"] = dict.fromkeys(("minimum", "median", "maximum"), 40 * 36 * 8)  # type: ignore[assignment]
     modalities = {"T1": t1, "T2": t1, "PD": t1}
-    assert report["data"] == {"subjects": 12, "sessions": 12, "modalities": modalities, "checked": 12, "doubts": []}
+    counted = {"subjects": 12, "sessions": 12, "modalities": modalities, "checked": 12}
+    assert report["data"] == {**counted, "doubts": [], "left_out": []}
     assert json.loads((tmp_path / "state" / "check.json").read_text()) == report
     assert not list((tmp_path / "cache").rglob("*"))
 
