@@ -22,7 +22,7 @@ import torch
 from agi_core.host import atomic
 from agi_core.privacy.noise import InsecureNoiseWarning
 from benchmarks import inversion, membership
-from benchmarks.results import commit
+from benchmarks.commit import commit
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ from agi_core.run_models import RunModels
 from agi_core.scenario import Scenario
 from agi_core.uncertainty import Interval, WithError, calibrate, sample
 from benchmarks.blend_poses import Study
-from benchmarks.results import commit, interval
+from benchmarks.commit import commit
+from benchmarks.results import interval
 from simulations.holders import complete_for, scored_at
 
 

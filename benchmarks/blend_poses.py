@@ -38,8 +38,9 @@ from agi_core.prediction import middle
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import Scenario, parse_scenario
+from benchmarks.commit import commit
 from benchmarks.personal import psnr_db
-from benchmarks.results import commit, interval
+from benchmarks.results import interval
 from benchmarks.target_pose import twin
 from simulations.holders import complete_for, find_holders, plan_of, scored_at
 

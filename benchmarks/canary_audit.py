@@ -33,7 +33,7 @@ from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.accounting import Steps, calibrate, epsilon
 from agi_core.privacy.noise import InsecureNoiseWarning, insecure_seeded_noise
 from agi_core.privacy.patient_sgd import Mechanism, private_step
-from benchmarks.results import commit
+from benchmarks.commit import commit
 
 SIZE, PATIENTS, STEPS, LOT_RATE, CLIP, DELTA = 16, 4, 4, 0.5, 0.05, 1e-5
 EPSILONS = (8.0, 1.0, None)  # None: no noise, so that the audit is seen to work

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.results import commit
+from benchmarks.commit import commit
 
 ENGINES = ("in-process", "processes")
 

@@ -30,12 +30,12 @@ from agi_core.host import atomic
 from agi_core.network import Network
 from agi_core.run.checkpoint import load_weights
 from agi_core.scenario import parse_scenario
+from benchmarks.commit import commit
 from benchmarks.misalignment_data import prepare_tests
 from benchmarks.misalignment_report import tables
 from benchmarks.misalignment_score import score
 from benchmarks.misalignment_setup import MAIN, TESTS, Setup
 from benchmarks.misalignment_variants import ALIGN, CAGR, PLAIN
-from benchmarks.results import commit
 from simulations.simulation import simulate
 
 SCENARIO, REFERENCE, MOVED = "T1,T2:PD", "T2", "T1"

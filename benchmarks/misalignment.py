@@ -33,12 +33,12 @@ from agi_core.host import atomic
 from agi_core.layouts import LayoutName
 from agi_core.network import Network
 from agi_core.training import train_round
+from benchmarks.commit import commit
 from benchmarks.misalignment_data import open_sessions, prepare_tests
 from benchmarks.misalignment_report import Results, draw_figure, tables
 from benchmarks.misalignment_score import score
 from benchmarks.misalignment_setup import MAIN, OTHERS, TESTS, TRANSLATIONS, Setup, configuration
 from benchmarks.misalignment_variants import SETS, VARIANTS
-from benchmarks.results import commit
 
 
 def main() -> int:

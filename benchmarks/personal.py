@@ -30,7 +30,8 @@ from agi_core.ridge import solve_own
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import load_weights, load_with_trained_layer
 from agi_core.voxel_regression import AlignedRegression
-from benchmarks.results import commit, interval
+from benchmarks.commit import commit
+from benchmarks.results import interval
 from client.site.opened import open_site
 from simulations.baselines import SitesData, open_sites, with_own_weights
 

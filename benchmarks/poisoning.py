@@ -24,7 +24,8 @@ from agi_core.protocol import ARRAYS, TRAIN, Reply, Request, unpack
 from agi_core.run import run_folder
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
-from benchmarks.results import commit, interval
+from benchmarks.commit import commit
+from benchmarks.results import interval
 from client.app import app as client_app
 from server import rounds
 from server.app import app as server_app

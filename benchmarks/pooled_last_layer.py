@@ -18,8 +18,9 @@ from agi_core.network import Network
 from agi_core.run.checkpoint import load_weights, load_with_trained_layer
 from agi_core.run.event_log import events_of
 from agi_core.run.events import LastLayerSolved
+from benchmarks.commit import commit
 from benchmarks.personal import opened, psnr_db
-from benchmarks.results import commit, interval
+from benchmarks.results import interval
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ from agi_core.network import Network
 from agi_core.run.checkpoint import load_weights
 from agi_core.run.initial_weights import as_begun, initial_weights
 from agi_core.run.scores import Scores
+from benchmarks.commit import commit
 from benchmarks.personal import opened
-from benchmarks.results import commit, interval, run
+from benchmarks.results import interval, run
 from simulations.baselines import SitesData, site_scores, trained_without_privacy, with_own_weights
 
 MODELS = ("public start", "private", "without privacy")

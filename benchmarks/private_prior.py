@@ -27,7 +27,8 @@ from agi_core.privacy.noise import system_noise
 from agi_core.privacy.private_prior import common_step, noisy_newton_step, planned_release
 from agi_core.readout import readout_statistics
 from agi_core.ridge import STRENGTH, Statistics, Vector, whitening
-from benchmarks.results import commit, interval
+from benchmarks.commit import commit
+from benchmarks.results import interval
 
 SETTINGS = ("scenario='T1,T2:PD'", "reference=T2", "model.alignment=dense", "model.neighbours=1", "model.prior=cubic")
 SITES, EPSILONS = (3, 10), (8.0, 3.0, 1.0)

@@ -28,7 +28,8 @@ from agi_core.host import atomic
 from agi_core.run import run_folder
 from agi_core.run.event_log import EventLog, events_of
 from agi_core.run.events import ModelTested
-from benchmarks.results import commit, interval
+from benchmarks.commit import commit
+from benchmarks.results import interval
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.baselines import open_sites, run_baselines

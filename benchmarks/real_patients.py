@@ -26,7 +26,8 @@ from agi_core.run.scores import Metrics
 from agi_core.run.summary import read_summary
 from agi_core.scenario import parse_scenario
 from agi_core.scoring.figures import ROWS
-from benchmarks.results import commit, interval
+from benchmarks.commit import commit
+from benchmarks.results import interval
 from simulations.run import main as simulate
 
 LEFT_OUT = "Z"  # behind all others by name: with equal sizes, the last ones are the unseen sites

@@ -24,6 +24,7 @@ from scipy.stats import t
 
 from agi_core.run.scores import Scores
 from agi_core.run.summary import Summary, read_summary
+from benchmarks.commit import commit
 
 DEMO = ["--clients", "5", "engine=in-process"]  # the runs are side by side already
 LONG = [*DEMO, "--compare", "--rounds", "10", "training.local_steps=60", "data.phantom_sites=Guys:30,HH:20,IOP:12"]
@@ -102,12 +103,6 @@ def table(summaries: Sequence[Summary], settings: Sequence[str]) -> str:
         *rows,
     ]
     return "\n".join(lines) + "\n"
-
-
-def commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def scores_of(summary: Summary, model: str) -> Scores | None:

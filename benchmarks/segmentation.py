@@ -19,7 +19,7 @@ import numpy as np
 from agi_core.__main__ import main as agi_core
 from agi_core.scoring.evaluation import share
 from agi_core.scoring.figures import ROWS, Mean
-from benchmarks.results import commit
+from benchmarks.commit import commit
 from simulations.run import main as simulate
 
 SCENARIOS = {"t2f": "t1n,t1c,t2w:t2f", "t1c": "t1n,t2w,t2f:t1c"}

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from agi_core.config.load import load_config
 from agi_core.protocol import TRAIN
 from agi_core.run.event_log import EventLog
-from benchmarks.results import commit
+from benchmarks.commit import commit
 from server import exchange
 from simulations.local_grid import LocalGrid
 from tests.support.requests_by_hand import KEY

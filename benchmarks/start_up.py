@@ -8,7 +8,7 @@ import subprocess
 import sys
 from statistics import median
 
-from benchmarks.results import commit
+from benchmarks.commit import commit
 
 COMMANDS = ("-m agi_core", "-m agi_core evaluate", "-m server", "-m server submit", "simulations/run.py", "-m client")
 TURNS = 3

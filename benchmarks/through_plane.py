@@ -15,7 +15,7 @@ from typing import Any
 
 from agi_core.__main__ import main as agi_core
 from agi_core.scoring.consistency import CLASSES, PLANES
-from benchmarks.results import commit
+from benchmarks.commit import commit
 from simulations.run import main as simulate
 
 PRIOR = "model.prior=cubic"

@@ -27,7 +27,7 @@ from agi_core.ridge import Vector
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import trained_weights
 from agi_core.uncertainty import LEAST, Sample, WithError, expected, fit, sample
-from benchmarks.results import commit
+from benchmarks.commit import commit
 from simulations.run import main as simulate
 
 Foresee = Callable[[Vector], Vector]

@@ -25,7 +25,7 @@ from agi_core.data.preprocess import align
 from agi_core.data.scans import Scans, discover
 from agi_core.host import atomic
 from agi_core.known_range import KnownRange, Measures, measure
-from benchmarks.results import commit
+from benchmarks.commit import commit
 
 Volumes = Mapping[str, Volume]
 SOURCES, REFERENCE, UNSEEN = ("T1", "T2"), "T2", "ms19"
