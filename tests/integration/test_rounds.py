@@ -390,6 +390,7 @@ def test_a_site_that_comes_later_joins_at_the_next_round(small_config: RunConfig
     assert took_part[-1] == ["Guys", "HH", "IOP"]
 
 
+@pytest.mark.slow  # it waits for the deadline
 def test_a_silent_site_is_given_up_at_the_deadline(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

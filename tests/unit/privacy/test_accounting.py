@@ -106,6 +106,7 @@ def test_steps_of_many_kinds_are_not_composed_one_by_one(monkeypatch: pytest.Mon
     assert epsilon_pld(equal) < epsilon(equal, delta=DELTA) <= epsilon_rdp(equal, delta=DELTA)
 
 
+@pytest.mark.slow  # seconds of CPU
 def test_many_steps_of_a_small_cost_take_a_coarser_grid_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack: a request within all limits whose grid takes gigabytes and minutes, each time it is charged."""
     grids, discretized_by_opacus = list[int](), prv.discretize

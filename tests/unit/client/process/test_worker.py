@@ -146,6 +146,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow  # processes start several times
 def test_a_site_file_that_breaks_beside_a_worker_names_nothing_in_its_log(tmp_path: Path) -> None:
     script = tmp_path / "runner.py"
     script.write_text(BROKEN)
@@ -159,6 +160,7 @@ def test_a_site_file_that_breaks_beside_a_worker_names_nothing_in_its_log(tmp_pa
     assert str(tmp_path) not in done.stderr
 
 
+@pytest.mark.slow  # processes start several times
 def test_a_process_that_still_starts_is_not_killed_for_it(tmp_path: Path, ixi_dir: Path) -> None:
     worker = Worker(deployed_site(tmp_path, ixi_dir))
     try:
@@ -171,6 +173,7 @@ def test_a_process_that_still_starts_is_not_killed_for_it(tmp_path: Path, ixi_di
         worker.kill()
 
 
+@pytest.mark.slow  # processes start several times
 def test_an_edited_site_file_holds_from_the_next_request_on(tmp_path: Path, ixi_dir: Path) -> None:
     """What the old one said of the scans is not remembered."""
     site_path = deployed_site(tmp_path, ixi_dir)
