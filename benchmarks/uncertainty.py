@@ -163,12 +163,31 @@ def ways(prior_count: int) -> dict[str, Callable[[Sequence[Sample]], Foresee]]:
         ratio = errors.mean() / foreseen.mean()
         return lambda features: np.asarray((ratio * np.exp(layer @ features)).clip(LEAST, 1))
 
+    def quantile(fitting: Sequence[Sample]) -> Foresee:
+        layer = quantile_layer(
+            *(np.concatenate([getattr(s, of) for s in fitting], axis=-1) for of in ("features", "error"))
+        )
+        return lambda features: expected(layer, features)
+
     return {
         "nothing: one number": linear(1),
         "the prior's monomials": linear(prior_count),
         "these and the last features": linear(None),
         "the same, its logarithm": logarithmic,
+        "the same, its 90 % quantile": quantile,
     }
+
+
+def quantile_layer(features: Vector, error: Vector, *, quantile: float = 0.9, passes: int = 50) -> Vector:
+    """The layer (F,) below which that share of the errors (N,) lies, linear in the features (F, N): quantile regression
+    (Koenker & Bassett 1978) by least squares that are weighted anew in each pass. It needs the voxels in one place."""
+    count, layer = len(features), np.zeros(len(features))
+    for _ in range(passes):
+        beyond = error - layer @ features
+        weights = np.where(beyond > 0, quantile, 1 - quantile) / np.maximum(np.abs(beyond), LEAST)
+        weighted = features * weights
+        layer = np.linalg.solve(weighted @ features.T + 1e-6 * np.eye(count), weighted @ error)
+    return layer
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agi_core.uncertainty import VOXELS, Sample
-from benchmarks.uncertainty import of_subject, table
+from benchmarks.uncertainty import of_subject, quantile_layer, table
 
 
 def subject(seed: int) -> Sample:
@@ -22,11 +22,19 @@ def test_the_feature_that_tells_the_error_gives_the_narrower_interval() -> None:
         "the prior's monomials",
         "these and the last features",
         "the same, its logarithm",
+        "the same, its 90 % quantile",
     ]
     score, correlation, coverage = ({name: float(cells[n]) for name, cells in rows.items()} for n in range(3))
     assert correlation["these and the last features"] > correlation["the prior's monomials"] + 0.2
     assert score["these and the last features"] < 0.95 * score["nothing: one number"]
     assert all(0.90 < value < 0.94 for value in coverage.values())
+
+
+def test_the_quantile_layer_gives_the_quantiles_of_normal_errors() -> None:
+    """Of |N(0, sd)| the 90 % quantile is 1.645 sd."""
+    some = [subject(n) for n in range(10)]
+    layer = quantile_layer(np.concatenate([s.features for s in some], axis=1), np.concatenate([s.error for s in some]))
+    np.testing.assert_allclose(layer, 1.645 * np.array([0.02, 0, 0.08]), atol=0.004)
 
 
 def test_the_figures_of_a_subject_by_hand() -> None:
