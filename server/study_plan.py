@@ -79,8 +79,8 @@ def cell_config(config: RunConfig, cell: Scenario, plan: Plan) -> RunConfig:
     """
     training, privacy, whole, sites = config.training, config.privacy, config.federation, plan.trained[cell]
     misalign = training.misalign if training.misalign.source in cell.sources else MisalignConfig()
-    if privacy.epsilon is not None:
-        privacy = dataclasses.replace(privacy, epsilon=privacy.epsilon / plan.share(cell))
+    if privacy.on:
+        privacy = dataclasses.replace(privacy, epsilon=min(_epsilon_at(site, config, plan) for site in sites))
     unseen = _offering(cell, {site: whole.offers.get(site, ()) for site in whole.unseen_sites})
     federation = dataclasses.replace(
         whole,
@@ -103,6 +103,14 @@ def cell_config(config: RunConfig, cell: Scenario, plan: Plan) -> RunConfig:
         privacy=privacy,
         federation=federation,
     )
+
+
+def _epsilon_at(site: str, config: RunConfig, plan: Plan) -> float:
+    """What the site can afford for each cell that it trains. Where another holder can afford less, it costs less."""
+    from agi_core.privacy.plan import epsilon_of_each  # here: Opacus takes seconds
+
+    steps = sorted(config.rounds * plan.steps(cell) for cell, sites in plan.trained.items() if site in sites)
+    return epsilon_of_each(config.privacy, steps=tuple(steps), with_prior=config.model.prior != "none")
 
 
 def _by_mean(federation: FederationConfig, cell: Scenario) -> FederationConfig:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -121,6 +122,30 @@ def test_a_private_run_asks_for_no_errors(folder: Path, tmp_path: Path) -> None:
     run_in_process(server_app, client_app, node_configs=nodes, run_config={"run-dir": str(tmp_path / "run")})
     assert {*kinds_of(tmp_path / "run")} == {"blend_solved"}
     assert not {event.cell: event for event in events_of(tmp_path / "run", BlendSolved)}["T1,T2:PD"].measured
+
+
+def test_a_private_run_spends_the_budget_of_each_site_over_all_its_cells(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """B and C train two cells each; A has no subject to train with. A blend weights its experts alike."""
+    assert (
+        study(
+            folder,
+            "--dp",
+            "epsilon=8",
+            "initial_weights=random",
+            "model.prior=none",
+            "personal=none",
+            out=tmp_path / "run",
+        )
+        == 0
+    )
+    (printed,) = re.findall(r"all cells together at delta 1e-05: epsilon (.*)", capsys.readouterr().out)
+    spent = {site: float(told) for site, told in (one.split() for one in printed.split(", "))}
+    assert [*spent] == ["B", "C"]
+    assert all(7.7 < told <= 8 for told in spent.values()), spent
+    blends = {event.cell: event for event in events_of(tmp_path / "run", BlendSolved)}
+    assert not blends["T1,T2:PD"].measured
 
 
 def test_a_blend_has_flags_as_a_trained_cell_has(folder: Path) -> None:

@@ -9,7 +9,7 @@ from agi_core.config.load import load_config
 from agi_core.config.schema import PrivacyConfig, Task
 from agi_core.models.model_config import ModelConfig
 from agi_core.privacy.accounting import Steps, calibrate, epsilon
-from agi_core.privacy.plan import plan_privacy
+from agi_core.privacy.plan import epsilon_of_each, plan_privacy
 from client.site.policy import SitePrivacy
 from client.work.private_training import mechanism_of
 
@@ -89,3 +89,19 @@ def test_bad_numbers_are_refused(option: str, capsys: pytest.CaptureFixture[str]
 def test_a_rate_above_one_is_a_configuration_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["privacy-plan", "--subjects", "10", "--epsilon", "8", "--lot-rate", "2"]) == 2
     assert "privacy.lot_rate=2" in capsys.readouterr().err
+
+
+def test_runs_over_the_same_subjects_share_a_budget_by_what_they_cost_together() -> None:
+    """The root of the sum of squares would be 8 / 2^0.5 = 5.66 for each of two equal Gaussian releases."""
+    privacy = PrivacyConfig(epsilon=8.0)
+    each = epsilon_of_each(privacy, steps=(2, 2), with_prior=False)
+    assert 5 < each < 5.7
+    sigma = calibrate(each, delta=privacy.delta, lot_rate=privacy.lot_rate, steps=2)
+    assert 0.97 * 8 <= epsilon([Steps(sigma, privacy.lot_rate, 4)], delta=privacy.delta) <= 0.99 * 8
+
+
+def test_a_run_by_itself_has_the_budget_and_runs_with_given_noise_have_equal_parts() -> None:
+    """What given noise costs does not follow from a budget, so nothing can be gained."""
+    assert epsilon_of_each(PrivacyConfig(epsilon=8.0), steps=(40,), with_prior=True) == 8
+    loud = PrivacyConfig(epsilon=8.0, noise_multiplier=20.0)
+    assert epsilon_of_each(loud, steps=(2, 2), with_prior=False) == 4

@@ -8,6 +8,8 @@ import pytest
 from agi_core.config.load import load_config
 from agi_core.config.schema import RunConfig
 from agi_core.errors import ConfigError
+from agi_core.privacy.accounting import epsilon
+from agi_core.privacy.plan import planned_steps
 from agi_core.scenario import parse_scenario
 from server.registry import Entry
 from server.study_plan import cell_config, plan_of, with_offers
@@ -23,16 +25,41 @@ def config_of(*settings: str, **federation: Any) -> RunConfig:
 
 
 def test_steps_budget_and_rule_of_a_cell() -> None:
-    private = ("privacy.epsilon=8", "reference=T2", "training.misalign.source=T2", "training.local_steps=40")
+    private = (
+        "privacy.epsilon=8",
+        "reference=T2",
+        "training.misalign.source=T2",
+        "training.local_steps=40",
+        "rounds=1",
+    )
     config = config_of(*private, quorum=2, aggregation="median", keys=dict.fromkeys("ABC", "key"))
     plan = plan_of(config)
     of_pd, of_t1 = (cell_config(config, parse_scenario(name), plan) for name in ("T2:PD", "T1:PD"))
-    assert (of_pd.training.local_steps, of_pd.privacy.epsilon) == (20, 4.0)
+    assert of_pd.training.local_steps == 20
+    assert of_pd.privacy.epsilon == of_t1.privacy.epsilon  # each site trains two cells of 20 steps a round
     assert (of_pd.reference, of_t1.reference) == ("T2", None)
     assert (of_pd.training.misalign.source, of_t1.training.misalign.source) == ("T2", None)
     assert (of_pd.federation.aggregation, of_pd.federation.quorum) == ("mean", 1)
     assert (of_pd.federation.sites, of_pd.federation.subjects) == (("C",), {"C": 9})
     assert of_pd.federation.keys == {"C": "key"}
+
+
+def test_all_cells_of_a_site_cost_its_budget_together_and_no_more() -> None:
+    """A trains two of the cells, and D, which offers everything, all nine: what they share is what D can afford."""
+    settings = ("privacy.epsilon=8", "training.local_steps=12", "rounds=1", "model.prior=none")
+    config = config_of(*settings, sites=("A", "D"), offers={"A": ["T1", "T2"], "D": ["T1", "T2", "PD"]})
+    plan = plan_of(config)
+    of_each = {cell: cell_config(config, cell, plan) for cell in plan.trained}
+    spent = {
+        site: epsilon(
+            [steps for cell, its in of_each.items() if site in plan.trained[cell] for steps in planned_steps(its.task)],
+            delta=1e-5,
+        )
+        for site in ("A", "D")
+    }
+    assert 0.97 * 8 <= spent["D"] <= 8
+    assert spent["A"] < spent["D"]
+    assert all(its.privacy.epsilon and its.privacy.epsilon > 2 * 8 / 9 for its in of_each.values())
 
 
 def test_an_unseen_site_is_scored_on_the_cells_that_it_offers() -> None:
