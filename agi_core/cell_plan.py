@@ -68,24 +68,30 @@ class Plan:
         return "\n".join([*lines, *(f"{cell}: nobody can make it" for cell in self.nobody)])
 
 
+def check_offer(site: str, modalities: Sequence[str], vocabulary: Vocabulary) -> None:
+    """Raise ConfigError unless a site, training or unseen, can take part in any cell with what it offers."""
+    names = ", ".join(vocabulary.modalities)
+    for modality in modalities:
+        if modality not in vocabulary.modalities:
+            raise ConfigError(f"federation.offers: {site} offers {modality}, and the run is about {names}")
+    if len({*modalities}) < 2:
+        offered = ", ".join(modalities) or "nothing"
+        raise ConfigError(f"{site} offers {offered}; a site needs two of {names} to take part")
+
+
 def check_offers(offers: Offers, vocabulary: Vocabulary, *, held: Mapping[str, Mapping[str, int]]) -> None:
     """Raise ConfigError unless the sites can work together on a vocabulary.
 
     Args:
         held: {site: {modality: subjects that have it}}.
     """
-    names = ", ".join(vocabulary.modalities)
     for site, modalities in offers.items():
         if site not in held:
             raise ConfigError(f"federation.offers: there is no training site {site}; there are {', '.join(held)}")
+        check_offer(site, modalities, vocabulary)
         for modality in modalities:
-            if modality not in vocabulary.modalities:
-                raise ConfigError(f"federation.offers: {site} offers {modality}, and the run is about {names}")
             if not held[site].get(modality):
                 raise ConfigError(f"federation.offers: {site} offers {modality}, which none of its subjects has")
-        if len({*modalities}) < 2:
-            offered = ", ".join(modalities) or "nothing"
-            raise ConfigError(f"{site} offers {offered}; a site needs two of {names} to take part")
     for modality in vocabulary.modalities:
         if not any(modality in modalities for modalities in offers.values()):
             raise ConfigError(f"no site offers {modality}; take it out of the vocabulary {vocabulary}")

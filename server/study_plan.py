@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from agi_core.cell_plan import Offers, Plan, check_offers
+from agi_core.cell_plan import Offers, Plan, check_offer, check_offers
 from agi_core.cells import parse_vocabulary
 from agi_core.config.schema import FederationConfig, MisalignConfig, RunConfig
 from agi_core.errors import ConfigError
@@ -40,6 +40,8 @@ def with_offers(config: RunConfig, registered: Mapping[str, Entry]) -> RunConfig
         )
     training = {site: names for site, names in offers.items() if site not in federation.unseen_sites}
     check_offers(training, vocabulary, held={site: dict.fromkeys(training[site], 1) for site in federation.sites})
+    for site in federation.unseen_sites:
+        check_offer(site, offers[site], vocabulary)
     config = dataclasses.replace(config, federation=dataclasses.replace(federation, offers=offers))
     plan = plan_of(config)
     for cell in plan.trained:

@@ -89,3 +89,12 @@ def test_a_secure_sum_needs_three_holders_of_every_cell() -> None:
 def test_offers_that_cannot_be_are_refused(offers: dict[str, list[str]], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause):
         with_offers(config_of(offers=OFFERS | offers), SITES)
+
+
+@pytest.mark.parametrize(
+    ("offered", "cause"),
+    [(["T1", "FLAIR"], "D offers FLAIR, and the run is about T1, T2, PD"), (["PD"], "D offers PD;")],
+)
+def test_an_unseen_site_that_no_cell_could_be_scored_at_is_refused(offered: list[str], cause: str) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        with_offers(config_of(unseen_sites=("D",), offers=OFFERS | {"D": offered}), SITES)
