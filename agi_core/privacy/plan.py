@@ -86,6 +86,7 @@ def _planned(privacy: PrivacyConfig, *, steps: int, with_prior: bool) -> tuple[S
 def epsilon_of_each(privacy: PrivacyConfig, *, steps: tuple[int, ...], with_prior: bool) -> float:
     """The epsilon with which each of several private runs over the same subjects is planned, so that all together cost
     97 to 99 % of the budget: more than its equal part, because what runs cost adds up by about the root of its squares.
+    Its equal part where the noise is given.
 
     Args:
         steps: of each run, in ascending order.
