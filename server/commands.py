@@ -111,8 +111,11 @@ def _print_plan(config: RunConfig) -> None:
     """What is trained where, and which cells have too few sites for the rule of aggregation that was asked for."""
     plan, rule = plan_of(config), config.federation.aggregation
     print(f"{plural(config.rounds, 'round')} of each cell:\n{plan}")
-    few = [cell for cell in plan.trained if cell_config(config, cell, plan).federation.aggregation != rule]
-    if few:
+    cells = {cell: cell_config(config, cell, plan) for cell in plan.trained}
+    if config.privacy.epsilon:
+        each = ", ".join(f"{cell} {its.privacy.epsilon:.2f}" for cell, its in cells.items())
+        print(f"planned with epsilon, of the {config.privacy.epsilon:g} of each site for all its cells: {each}")
+    if few := [cell for cell, its in cells.items() if its.federation.aggregation != rule]:
         print(f"too few sites for {rule}, so the mean, which withstands nobody: {', '.join(map(str, few))}")
 
 

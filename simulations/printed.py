@@ -84,7 +84,8 @@ def print_cell(config: RunConfig, federation: Federation, *, poses: str, console
     """What is decided for one cell, and what the user should know of its scans."""
     rule, holders = config.federation.aggregation, len(federation.training)
     sites = "1 site" if holders == 1 else f"the {rule} of {holders} sites"
-    console.print(f"{config.scenario}: reference {config.reference}, {sites}; {_keys(config)}", markup=False)
+    planned = f"planned with epsilon {config.privacy.epsilon:.2f}; " if config.privacy.epsilon else ""
+    console.print(f"{config.scenario}: reference {config.reference}, {sites}; {planned}{_keys(config)}", markup=False)
     if poses:
         console.print(poses)
     print_warnings(federation, console)

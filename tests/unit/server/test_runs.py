@@ -229,6 +229,20 @@ def test_submit_shows_the_plan_of_a_vocabulary(
         runs.add_site(coordinator, "first", site="B")
 
 
+def test_submit_says_with_what_each_cell_of_a_private_vocabulary_is_planned(
+    coordinator: CoordinatorDir, flwr: Flwr, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trains T1 to T2 and back, B T1 to PD and back."""
+    asked = ["scenario=T1,T2,PD:any", "federation.offers={A: [T1,T2], B: [T1,PD]}", "privacy.epsilon=8", "rounds=1"]
+    assert main(["submit", "--dir", str(coordinator.path), "--name", "first", TWO, *asked]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("planned with epsilon")]
+    said, told = line.split(": ", 1)
+    assert said == "planned with epsilon, of the 8 of each site for all its cells"
+    cells = dict(one.split() for one in told.split(", "))
+    assert [*cells] == ["T2:T1", "PD:T1", "T1:T2", "T1:PD"]
+    assert all(5 < float(epsilon) < 5.7 for epsilon in cells.values())
+
+
 def test_a_second_study_begins_where_the_first_ended(coordinator: CoordinatorDir, run_dir: Path, flwr: Flwr) -> None:
     arguments = ["submit", "--dir", str(coordinator.path), "--name", "second", "--from-run", "first", TWO]
     small = ["model.widths=[8,16]"]
