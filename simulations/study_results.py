@@ -33,7 +33,8 @@ def write_study_results(
     """Score the blends, and write the summary and the report of the whole run; the summary, and the report's path."""
     synthetic, anatomies = origin(config.data)
     networks = {cell: _network(run, load_weights(run.run_dir)) for cell, run in runs.items()} if plan.blends else {}
-    priors = {network: _regression(runs[cell]) for cell, network in networks.items() if network.prior is not None}
+    solved = {cell: network for cell, network in networks.items() if network.prior_gram is not None}
+    priors = {network: _regression(runs[cell]) for cell, network in solved.items()}
 
     def score(event: BlendSolved) -> BlendScores:
         cell = parse_scenario(event.cell)
