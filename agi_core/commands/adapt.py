@@ -28,11 +28,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Solve the layer, say what it gains, and write it."""
     config = run_folder.open_scenario(arguments.run)
     atomic.check_file(arguments.out, suffix=".safetensors")
-    network = Network(config, device=open_device(arguments.device, threads=arguments.threads))
+    device = open_device(arguments.device, threads=arguments.threads, deterministic=config.deterministic)
+    network = Network(config, device=device)
     network.load(trained_weights(arguments.run, best=arguments.weights == "best"))
     trained = None
     if arguments.weights != "best":
-        trained = Network(config, device=network.device)
+        trained = Network(config, device=device)
         trained.load(load_with_trained_layer(arguments.run))
     scans = Scans.like(config.data, arguments.data, layout=arguments.layout)
     with showing_steps():

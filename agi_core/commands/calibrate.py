@@ -20,7 +20,7 @@ from agi_core.run_models import RunModels
 def run(arguments: argparse.Namespace) -> None:
     """Learn the errors and the known range, and keep them in the run's folder."""
     config = run_folder.open_scenario(arguments.run)
-    device = open_device(arguments.device, threads=arguments.threads)
+    device = open_device(arguments.device, threads=arguments.threads, deterministic=config.deterministic)
     models = RunModels.of(arguments.run, best=arguments.weights == "best", device=device)
     (cell,) = models.networks
     network = models.network(cell)

@@ -7,12 +7,14 @@ from agi_core.errors import ConfigError
 from agi_core.export.archive import read_archive
 from agi_core.host.device import open_device
 from agi_core.network import Network
+from agi_core.run import run_folder
 from agi_core.run_models import RunModels
 
 
 def open_models(arguments: argparse.Namespace) -> RunModels:
-    """Of --run or --model."""
-    device = open_device(arguments.device, threads=arguments.threads)
+    """Of --run or --model. A run's `deterministic` holds for its predictions, too."""
+    deterministic = arguments.model is None and run_folder.open_existing(arguments.run).deterministic
+    device = open_device(arguments.device, threads=arguments.threads, deterministic=deterministic)
     if arguments.model is None:
         return RunModels.of(arguments.run, best=arguments.weights == "best", device=device)
     if arguments.weights == "best":

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from agi_core.__main__ import main
 from agi_core.data.fingerprint import fingerprints
@@ -54,6 +55,26 @@ def calibrate(run_dir: Path, data_dir: Path, tmp_path: Path) -> Callable[..., in
 def sources(data_dir: Path, number: int) -> list[str]:
     paths = {m: sorted((data_dir / f"IXI-{m}").iterdir())[number] for m in ("T1", "T2")}
     return [text for m, path in paths.items() for text in ("--source", f"{m}={path}")]
+
+
+@pytest.mark.parametrize("command", ["calibrate", "adapt", "synthesize"])
+def test_what_a_run_says_of_repeatable_results_holds_for_its_commands(
+    run_dir: Path, data_dir: Path, tmp_path: Path, command: str
+) -> None:
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("deterministic: false", "deterministic: true"))
+    scans = ["--data", str(data_dir), "--layout", "ixi", "--cache-dir", str(tmp_path / "cache")]
+    out = ["--out", str(tmp_path / "own.safetensors")]
+    of_command = {
+        "calibrate": scans,
+        "adapt": [*scans, *out],
+        "synthesize": [*sources(data_dir, 0), "--out", str(tmp_path / "pd.nii.gz")],
+    }
+    try:
+        assert main([command, "--run", str(run_dir), *of_command[command]]) == 0
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_from_subjects_to_a_map_a_verdict_and_coverage(
