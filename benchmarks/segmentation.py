@@ -28,7 +28,8 @@ KINDS = {
     "AGI-Net as published": ["model.alignment=none"],
     "AGI-Net with alignment": ["model.alignment=affine"],
 }
-TARGET = "WT"
+DICE = {"t2f": ("WT",), "t1c": ("WT", "TC", "ET")}
+"""What is looked at: the whole tumour needs t2f, and not t1c, which shows its core and what enhances."""
 REGIONS = ("head", "healthy", "tumour", "oedema", "enhancing")
 
 
@@ -50,12 +51,13 @@ def main() -> None:
                 evaluated(arguments, seed, f"{missing}-{kind.replace(' ', '-')}", [f"scenario={scenario}", *settings])
                 for seed in range(arguments.seeds)
             ]
-            rows.append(row(missing, kind, summaries))
+            rows.extend(row(missing, kind, target, summaries) for target in DICE[missing])
             doubts.append(coverage(missing, kind, summaries))
     heads = [
         "missing",
         "synthesis",
-        *(f"{TARGET} Dice, {name}" for name in ROWS),
+        "of",
+        *(f"Dice, {name}" for name in ROWS),
         "recovered share (interval), by seed",
         "of the regression",
     ]
@@ -99,12 +101,12 @@ def done(exit_code: int) -> None:
         raise SystemExit(exit_code)
 
 
-def row(missing: str, kind: str, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+def row(missing: str, kind: str, target: str, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Means over the seeds; the shares with their interval over subjects for each of them."""
-    dice = [np.mean([s["figures"][f"dice_{TARGET}_{name}"]["mean"] for s in summaries]) for name in ROWS]
-    shares = [[s["recovered_shares"].get(f"dice_{TARGET}{of}") for s in summaries] for of in ("", "_regression")]
+    dice = [np.mean([s["figures"][f"dice_{target}_{name}"]["mean"] for s in summaries]) for name in ROWS]
+    shares = [[s["recovered_shares"].get(f"dice_{target}{of}") for s in summaries] for of in ("", "_regression")]
     told = ["; ".join(share(Mean(**s)) if s else "not needed" for s in its) for its in shares]
-    return [missing, kind, *(f"{value:.3f}" for value in dice), *told]
+    return [missing, kind, target, *(f"{value:.3f}" for value in dice), *told]
 
 
 def coverage(missing: str, kind: str, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
