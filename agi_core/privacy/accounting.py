@@ -95,7 +95,10 @@ def calibrate(
     ):
         enough *= 1.2  # enough by RDP is enough by PRV
         if enough > 1e4:
-            raise PrivacyError(f"epsilon={target_epsilon} cannot be reached with {steps} steps; ask for fewer steps")
+            raise PrivacyError(
+                f"no noise is enough for epsilon {target_epsilon:.3g}, planned for {steps} of the private steps: give a"
+                " larger privacy.epsilon, or ask for fewer steps"
+            )
     too_little = enough / 1.3
     while (above := cost(too_little)) <= target_epsilon and too_little > 1e-2:
         enough, too_little = too_little, too_little / 1.3
