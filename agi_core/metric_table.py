@@ -60,6 +60,19 @@ TISSUES = {
 }
 """{part of a head: its figures} of the final test, where tumours are segmented; see `agi_core.scoring`."""
 TISSUE_METRIC_NAMES = tuple(f"{name}_{tissue}" for tissue, names in TISSUES.items() for name in names)
+SEGMENTED = {"dice": "Dice", "lesion_dice": "Lesion-wise Dice", "lesion_hd95_mm": "Lesion-wise HD95 (mm)"}
+SEGMENTED_TARGETS = ("WT", "TC", "ET")  # whole tumour, tumour core, enhancing tumour
+SEGMENTED_ROWS = {
+    "ceiling": "four real scans",
+    "synthetic": "three real, one synthetic",
+    "regression": "three real, one by voxel regression",
+    "floor": "three real, one black",
+}
+"""What a segmentation network is given; see `agi_core.scoring.rows`."""
+SEGMENTED_METRIC_NAMES = tuple(
+    f"{figure}_{target}_{row}" for figure in SEGMENTED for target in SEGMENTED_TARGETS for row in SEGMENTED_ROWS
+)
+"""Of the final test, where the task asks for a segmentation network that the site has."""
 FAULTY = "faulty"
 """Of the final test: the share of volumes whose prediction is constant or saturated within the head."""
 VALIDATION_METRIC_NAMES = tuple(f"validation_{name}" for name in METRIC_NAMES)
@@ -73,5 +86,6 @@ def is_possible(name: str, value: float) -> bool:
         words = words.removesuffix(region)
     metric = METRICS.get(words)
     if metric is None:
-        return 0 <= value <= (1 if name == FAULTY or name.startswith("rms_") else math.inf)
+        is_part = name == FAULTY or name.startswith(("rms_", "dice_", "lesion_dice_"))
+        return 0 <= value <= (1 if is_part else math.inf)
     return metric.lowest <= value <= metric.highest

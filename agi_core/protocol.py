@@ -21,6 +21,7 @@ from agi_core.metric_table import (
     FAULTY,
     METRIC_NAMES,
     PERSONAL_METRIC_NAMES,
+    SEGMENTED_METRIC_NAMES,
     TISSUE_METRIC_NAMES,
     VALIDATION_METRIC_NAMES,
 )
@@ -52,6 +53,7 @@ KEYS = "keys"  # of a training request: the site's key for the secure sum that t
 ALLOWED_METRICS = frozenset(
     (
         *(*METRIC_NAMES, *PERSONAL_METRIC_NAMES, *TISSUE_METRIC_NAMES, *VALIDATION_METRIC_NAMES),
+        *SEGMENTED_METRIC_NAMES,
         *("validation_subjects", "train_loss", "seconds", FAULTY, RMS_ERROR, RMS_DISAGREEMENT),
         *(CALIBRATION_SUBJECTS, RANGE_SUBJECTS),
     )

@@ -22,10 +22,10 @@ import numpy as np
 from agi_core.__main__ import main as agi_core
 from agi_core.config.load import load_config
 from agi_core.data.scans import Scans, discover
+from agi_core.metric_table import SEGMENTED_ROWS
 from agi_core.run.scores import Metrics
 from agi_core.run.summary import read_summary
 from agi_core.scenario import parse_scenario
-from agi_core.scoring.figures import ROWS
 from benchmarks.commit import commit
 from benchmarks.results import interval
 from simulations.run import main as simulate
@@ -100,7 +100,7 @@ def print_segmented(
         patient: [segmented(arguments, run_dir(arguments, patient, start=start, seed=seed)) for seed in seeds]
         for patient in patients
     }
-    for name, given in ROWS.items():
+    for name, given in SEGMENTED_ROWS.items():
         dice = [[its[f"{SEGMENTED}_{name}"]["mean"] for its in figures[patient]] for patient in patients]
         row(f"mean | {given}", SEGMENTED, [*dice, [fmean(values) for values in zip(*dice, strict=True)]])
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from agi_core.__main__ import main as agi_core
+from agi_core.metric_table import SEGMENTED_ROWS
 from agi_core.scoring.evaluation import share
-from agi_core.scoring.figures import ROWS, Mean
+from agi_core.scoring.figures import Mean
 from benchmarks.commit import commit
 from simulations.run import main as simulate
 
@@ -57,7 +58,7 @@ def main() -> None:
         "missing",
         "synthesis",
         "of",
-        *(f"Dice, {name}" for name in ROWS),
+        *(f"Dice, {name}" for name in SEGMENTED_ROWS),
         "recovered share (interval), by seed",
         "of the regression",
     ]
@@ -103,7 +104,7 @@ def done(exit_code: int) -> None:
 
 def row(missing: str, kind: str, target: str, summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Means over the seeds; the shares with their interval over subjects for each of them."""
-    dice = [np.mean([s["figures"][f"dice_{target}_{name}"]["mean"] for s in summaries]) for name in ROWS]
+    dice = [np.mean([s["figures"][f"dice_{target}_{name}"]["mean"] for s in summaries]) for name in SEGMENTED_ROWS]
     shares = [[s["recovered_shares"].get(f"dice_{target}{of}") for s in summaries] for of in ("", "_regression")]
     told = ["; ".join(share(Mean(**s)) if s else "not needed" for s in its) for its in shares]
     return [missing, kind, target, *(f"{value:.3f}" for value in dice), *told]

@@ -107,6 +107,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         config.data,
         dir=absolute(config.data.dir),
         sites=absolute(config.data.sites),
+        segmenter=absolute(config.data.segmenter),
         cache_dir=str(Path(config.data.cache_dir).absolute()),
     )
     weights = weights_file(config)

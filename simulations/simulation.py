@@ -2,6 +2,7 @@
 it and writes a report. Without a folder of scans it uses built-in synthetic data.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -72,13 +73,31 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
 
 
 def with_data(config: RunConfig, console: Console) -> RunConfig:
-    """The configuration with a data folder: see `with_built_in_data`."""
+    """The configuration with a data folder, see `with_built_in_data`, and with a segmentation network's fingerprint.
+
+    Raises:
+        ConfigError, RunError: `data.segmenter` is no such network, or another than the run began with.
+    """
+    config = _with_segmenter(config)
 
     def announce(data_dir: Path) -> None:
         console.print(f"making built-in synthetic data in {data_dir} (once)")
 
     with Display(console, config).showing():
         return with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR.resolve(), on_making=announce)
+
+
+def _with_segmenter(config: RunConfig) -> RunConfig:
+    if config.data.segmenter is None:
+        return config
+    from agi_core.segmentation.segmenter import read_segmenter  # here, because few runs have one
+
+    its, asked = read_segmenter(Path(config.data.segmenter)).hash, config.evaluation.segmenter
+    if asked not in (None, its):
+        raise ConfigError(f"data.segmenter={config.data.segmenter} is the network {its}, and the run asks for {asked}")
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, segmenter=its))
+    config.validate()
+    return config
 
 
 @dataclass(frozen=True)

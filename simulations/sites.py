@@ -303,6 +303,9 @@ def write_sites(
     paths = {}
     study = study or WholeRun(run_dir, config)
     budget, home = study.config.privacy, study.run_dir.resolve()
+    segmenter = home / "segmenter.safetensors" if config.data.segmenter else None
+    if segmenter and config.data.segmenter:
+        atomic.write_bytes(segmenter, Path(config.data.segmenter).read_bytes())
     for site, subjects in {**federation.training, **federation.unseen}.items():
         data = SiteData(
             dir=str(scans.dir),
@@ -340,6 +343,7 @@ def write_sites(
             threads=config.threads,
             compile=config.compile,
             deterministic=config.deterministic,
+            segmenter=str(segmenter) if segmenter else None,
             privacy=privacy,
             policy=policy,
             state_dir=str(home / "sites" / file_stem(site)),

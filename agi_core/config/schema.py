@@ -6,6 +6,7 @@ run. A task is hashable, so it is a key.
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -147,15 +148,23 @@ class PrivacyConfig:
 class EvaluationConfig:
     """`validation_slices` per site and round (in 3-D: whole volumes of about so many slices, at least one,
     and at a hospital as many as its policy wants subjects);
-    `max_subjects` is the limit of an unseen site's final test."""
+    `max_subjects` is the limit of an unseen site's final test. `segmenter` is the fingerprint of a segmentation
+    network, as `python -m agi_core segment` prints it: sites that have that file (`segmenter:` in the site file) tell
+    what it still finds in their test. A simulation takes the file itself, `data.segmenter`."""
 
     validation_slices: int = 64
     max_subjects: int = 20
+    segmenter: str | None = None
 
     def validate(self) -> None:
         """Raise ConfigError unless every value is in range."""
         names = ("validation_slices", "max_subjects")
         _at_least(0, **{f"evaluation.{name}": getattr(self, name) for name in names})
+        if self.segmenter is not None and not re.fullmatch("[0-9a-f]{16}", self.segmenter):
+            raise ConfigError(
+                f"evaluation.segmenter={self.segmenter} must be the 16 digits that `python -m agi_core segment` prints"
+                " for the file; each site has that file itself, and a simulation takes it as data.segmenter=FILE"
+            )
 
 
 @dataclass(frozen=True)
@@ -241,6 +250,11 @@ class Task:
                 f"training.proximal={self.training.proximal} has no effect in private training; leave it out, or"
                 " privacy.epsilon"
             )
+        if self.evaluation.segmenter and self.privacy.on:
+            raise ConfigError(
+                "evaluation.segmenter asks for figures in tumours, which no private run tells; leave it out, or"
+                " privacy.epsilon"
+            )
         if self.privacy.trainable == "adapters" and not self.model.adapters:
             raise ConfigError("privacy.trainable=adapters, but the model has none; set model.adapters=4 or so")
 
@@ -249,7 +263,8 @@ class Task:
 class DataConfig:
     """Scans of a simulation. `dir` None = built-in synthetic data of `phantom_sites`; `sites` = site map (CSV);
     `exclude` = subject ids. `register: rigid` lays every source on the reference (`agi_core.data.registration`).
-    `unseen_anatomy` = one of the brains of the built-in data: nobody trains or validates on it."""
+    `unseen_anatomy` = one of the brains of the built-in data: nobody trains or validates on it. `segmenter` = file of
+    `python -m agi_core segment`, whose network then looks for the tumours of the test with the synthetic scan."""
 
     dir: str | None = None
     layout: LayoutName = "ixi"
@@ -259,6 +274,7 @@ class DataConfig:
     cache_dir: str = ".cache/volumes"
     phantom_sites: str = "Guys:14,HH:10,IOP:6"
     unseen_anatomy: str | None = None
+    segmenter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from string import Template
 import numpy as np
 
 from agi_core.host import atomic
+from agi_core.metric_table import SEGMENTED, SEGMENTED_TARGETS
 from agi_core.report import figures
 from agi_core.report.examples import Example
 from agi_core.report.markup import bullets, db, panels, paragraph, plural, row, section, table
 from agi_core.report.record import without_ids
 from agi_core.report.sections import MAX_EXAMPLES
 from agi_core.scoring.evaluation import Evaluation, share, written
-from agi_core.scoring.figures import FIGURES, SEGMENTED, segmented_rows
+from agi_core.scoring.figures import FIGURES, segmented_rows
 from agi_core.scoring.volume import Scored
-from agi_core.segmentation.labels import TARGETS
 
 PAGE_NAME = "evaluation.html"
 
@@ -60,7 +60,7 @@ def _segmented(evaluation: Evaluation) -> str:
     if not rows:
         return ""
     shares = [f"Recovered share, {name}: {share(mean)}." for name, mean in evaluation.recovered_shares.items()]
-    heads = ("Given", *(f"{label}, {target}" for label in SEGMENTED.values() for target in TARGETS))
+    heads = ("Given", *(f"{label}, {target}" for label in SEGMENTED.values() for target in SEGMENTED_TARGETS))
     meaning = (
         f"Network {evaluation.segmenter}, means over subjects. WT whole tumour, TC tumour core, ET enhancing tumour."
         " Recovered share: (synthetic - floor) / (ceiling - floor), with a bootstrap interval over subjects."

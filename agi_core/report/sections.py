@@ -1,12 +1,23 @@
 """The sections of the report, each from a run record (or its example slices) to HTML."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 import numpy as np
 
-from agi_core.metric_table import METRIC_NAMES, METRICS, REGIONS, TISSUE_METRIC_NAMES, TISSUES, psnr_db
+from agi_core.metric_table import (
+    METRIC_NAMES,
+    METRICS,
+    REGIONS,
+    SEGMENTED,
+    SEGMENTED_METRIC_NAMES,
+    SEGMENTED_ROWS,
+    SEGMENTED_TARGETS,
+    TISSUE_METRIC_NAMES,
+    TISSUES,
+    psnr_db,
+)
 from agi_core.report import figures, in_words
 from agi_core.report.blocks import blocks, ranges
 from agi_core.report.examples import Example, Image
@@ -53,6 +64,7 @@ _EPSILONS = {
     "epsilon": "All runs on these subjects",
     "epsilon_rdp": "The same by RDP, a looser bound",
 }
+_LEAST_LOST = 0.02  # of Dice without the scan: a share of less would say nothing
 _WORST, _UNSEEN = mark("worst", "worst site"), mark("unseen", "unseen site")
 _UNTRAINED = mark("untrained", "did not train")
 
@@ -132,21 +144,18 @@ def sites(record: RunRecord) -> str:
         limit = config.evaluation.max_subjects
         notes.append(f"Unseen sites took no part in training; at most {plural(limit, 'subject')} of each, scored once.")
     body = table(columns, rows, groups=groups, caption=caption, kind="metrics") + paragraph(" ".join(notes))
-    return section("Quality per site", body + _tissue(record, scores))
+    return section("Quality per site", body + _tissue(record, scores) + _segmented(record, scores))
 
 
 def _tissue(record: RunRecord, scores: Scores) -> str:
     """The figures in tumour and healthy tissue of the sites that have segmentations."""
-    headings = {site: _coloured(record, site) for site in scores.sites}
-    headings |= {site: escape(site) + _UNSEEN for site in scores.unseen_sites}
-    told = {site: score.metrics for site, score in {**scores.sites, **scores.unseen_sites}.items()}
-    told = {site: its for site, its in told.items() if {*its} & {*TISSUE_METRIC_NAMES}}
+    told = _telling(record, scores, TISSUE_METRIC_NAMES)
     if not told:
         return ""
     names = TISSUES["tumour"]
     rows = [
-        row(headings[site], [tissue, *(_figure(its, f"{name}_{tissue}") for name in names)])
-        for site, its in told.items()
+        row(heading, [tissue, *(_figure(its, f"{name}_{tissue}") for name in names)])
+        for heading, its in told
         for tissue in TISSUES
         if any(f"{name}_{tissue}" in its for name in names)
     ]
@@ -156,7 +165,51 @@ def _tissue(record: RunRecord, scores: Scores) -> str:
     )
     heads = ["Site", "Where", "BraSyn's SSIM", "SSIM inside", "PSNR (dB)", "MAE"]
     caption = "In the tumour, its parts and healthy tissue, mean over the same subjects"
-    return table(heads, rows, caption=caption, kind="metrics") + paragraph(meaning)
+    return table(heads, rows, caption=caption, kind="where") + paragraph(meaning)
+
+
+def _segmented(record: RunRecord, scores: Scores) -> str:
+    """What the segmentation network that the run asks for finds in the test of the sites that have it."""
+    asked = record.config.evaluation.segmenter
+    if asked is None:
+        return ""
+    told = _telling(record, scores, SEGMENTED_METRIC_NAMES)
+    if not told:
+        return paragraph(
+            f"No site told what the segmentation network {asked} finds: each needs that file (segmenter: in the site"
+            " file), and of every test subject a segmentation and the four scans on one grid."
+        )
+    figures_of = [f"{figure}_{target}" for figure in SEGMENTED for target in SEGMENTED_TARGETS]
+    rows = []
+    for heading, its in told:
+        for name, given in SEGMENTED_ROWS.items():
+            rows.append(row(heading, [given, *(_figure(its, f"{figure}_{name}") for figure in figures_of)]))
+        rows.append(row(heading, ["recovered share", *(_recovered(its, figure) for figure in figures_of)]))
+    meaning = (
+        f"The network is {asked}. WT whole tumour, TC tumour core, ET enhancing tumour. The recovered share is how much"
+        " of what the missing scan costs the synthetic one gives back: (synthetic - black) / (real - black);"
+        f" none where black costs less than {_LEAST_LOST}. Sites without the network, or with a test subject that it"
+        " cannot segment, are not listed."
+    )
+    groups = {label: len(SEGMENTED_TARGETS) for label in SEGMENTED.values()}
+    heads = ["Site", "Given", *SEGMENTED_TARGETS * len(SEGMENTED)]
+    caption = "What a segmentation network finds, mean over the same subjects"
+    return table(heads, rows, groups=groups, caption=caption, kind="where") + paragraph(meaning)
+
+
+def _recovered(told: Metrics, figure: str) -> str:
+    """In percent; nothing of a distance, and where the network has hardly any use for the scan."""
+    made, floor, ceiling = (told.get(f"{figure}_{name}", 0.0) for name in ("synthetic", "floor", "ceiling"))
+    lost = ceiling - floor
+    return "–" if "_mm_" in figure or lost < _LEAST_LOST else f"{(made - floor) / lost:.0%}"
+
+
+def _telling(record: RunRecord, scores: Scores, names: Collection[str]) -> list[tuple[str, Metrics]]:
+    """(heading of the site, what it told) of all sites that told some of these figures, unseen ones last."""
+    headings = {site: _coloured(record, site) for site in scores.sites}
+    headings |= {site: escape(site) + _UNSEEN for site in scores.unseen_sites}
+    told = {site: score.metrics for site, score in {**scores.sites, **scores.unseen_sites}.items()}
+    return [(headings[site], its) for site, its in told.items() if {*its} & {*names}]
 
 
 def _figure(told: Metrics, name: str) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from agi_core.metric_table import FAULTY, METRIC_NAMES, TISSUE_METRIC_NAMES
+from agi_core.metric_table import FAULTY, METRIC_NAMES, SEGMENTED_METRIC_NAMES, TISSUE_METRIC_NAMES
 from agi_core.run.json_objects import Json, JsonObject
 
-TEST_METRIC_NAMES = (*METRIC_NAMES, *TISSUE_METRIC_NAMES, FAULTY)
+TEST_METRIC_NAMES = (*METRIC_NAMES, *TISSUE_METRIC_NAMES, *SEGMENTED_METRIC_NAMES, FAULTY)
 Metrics = Mapping[str, float]  # {one of TEST_METRIC_NAMES: mean over subjects}
 
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from agi_core.conformal import WANTED
 from agi_core.host import atomic
-from agi_core.scoring.figures import CONFIDENCE, FIGURES, ROWS, SEGMENTED, Mean, means, recovered_shares, segmented_rows
+from agi_core.metric_table import SEGMENTED, SEGMENTED_ROWS, SEGMENTED_TARGETS
+from agi_core.scoring.figures import CONFIDENCE, FIGURES, Mean, means, recovered_shares, segmented_rows
 from agi_core.scoring.pairs import Pair
 from agi_core.scoring.volume import Intervals, Scored, score_pair
-from agi_core.segmentation.labels import TARGETS
 from agi_core.segmentation.segmenter import Segmenter
 
 TABLE_NAME, SUMMARY_NAME = "subjects.csv", "summary.json"
 _PLACE = ("subject", "session", "modality")
 _COVERED = 0.02  # of the coverage, around what is wanted
 _NAMED = 3  # volumes with one doubt
-_LABEL = 1 + max(len(f"{row}: {given}") for row, given in ROWS.items())  # characters of the first column
+_LABEL = 1 + max(len(f"{row}: {given}") for row, given in SEGMENTED_ROWS.items())  # characters of the first column
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def text_of(evaluation: Evaluation) -> str:
         lines += [
             "",
             f"{'segmentation with':{_LABEL}}{heads}",
-            f"{'':{_LABEL}}{''.join(f'{t:>8}' for t in TARGETS) * len(SEGMENTED)}",
+            f"{'':{_LABEL}}{''.join(f'{t:>8}' for t in SEGMENTED_TARGETS) * len(SEGMENTED)}",
         ]
         lines += [f"{row:{_LABEL}}{''.join(f'{cell:>8}' for cell in cells)}" for row, cells in rows]
         lines += [f"recovered share, {name}: {share(mean)}" for name, mean in evaluation.recovered_shares.items()]

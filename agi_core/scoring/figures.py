@@ -10,18 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from agi_core.metric_table import SEGMENTED, SEGMENTED_ROWS, SEGMENTED_TARGETS
 from agi_core.scoring.consistency import CLASSES, PLANES
-from agi_core.segmentation.labels import TARGETS
 
 CONFIDENCE = 0.95
-ROWS = {
-    "ceiling": "four real scans",
-    "synthetic": "three real, one synthetic",
-    "regression": "three real, one by voxel regression",
-    "floor": "three real, one black",
-}
-"""What a segmentation network is given."""
-SEGMENTED = {"dice": "Dice", "lesion_dice": "Lesion-wise Dice", "lesion_hd95_mm": "Lesion-wise HD95 (mm)"}
 _RESAMPLED, _LEAST_DRAWN = 2000, (1 + CONFIDENCE) / 2
 
 
@@ -57,8 +49,8 @@ FIGURES: dict[str, Figure] = {
         f"{figure}_{target}_{row}": kind(f"{label}, {target}, {row}", decimals, segmented=True)
         for figure, label in SEGMENTED.items()
         for kind, decimals in [(Figure, 1) if figure.endswith("mm") else (_part, 3)]
-        for target in TARGETS
-        for row in ROWS
+        for target in SEGMENTED_TARGETS
+        for row in SEGMENTED_ROWS
     },
 }
 
@@ -81,11 +73,12 @@ def means(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
 
 
 def segmented_rows(by_name: Mapping[str, Mean]) -> list[tuple[str, list[str]]]:
-    """(row, mean of each of `SEGMENTED` for each of `TARGETS`) as text, a row for each of `ROWS` that was segmented."""
-    names = [f"{figure}_{target}" for figure in SEGMENTED for target in TARGETS]
+    """(row, mean of each of `SEGMENTED` for each of `SEGMENTED_TARGETS`) as text, for each of `SEGMENTED_ROWS` that was
+    segmented."""
+    names = [f"{figure}_{target}" for figure in SEGMENTED for target in SEGMENTED_TARGETS]
     return [
         (f"{row}: {given}", [f"{by_name[key].mean:.{FIGURES[key].decimals}f}" for key in (f"{n}_{row}" for n in names)])
-        for row, given in ROWS.items()
+        for row, given in SEGMENTED_ROWS.items()
         if f"{names[0]}_{row}" in by_name
     ]
 
@@ -98,7 +91,7 @@ def recovered_shares(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[st
     side of the interval, there is no interval."""
     by_subject = _by_subject(rows)
     shares = {}
-    for name in (f"{figure}_{target}" for figure in ("dice", "lesion_dice") for target in TARGETS):
+    for name in (f"{figure}_{target}" for figure in ("dice", "lesion_dice") for target in SEGMENTED_TARGETS):
         for made, called in (("synthetic", name), ("regression", f"{name}_regression")):
             values = [by_subject.get(f"{name}_{row}", {}) for row in (made, "floor", "ceiling")]
             table = np.array([[its[subject] for its in values] for subject in values[0]])  # (subjects, 3)

@@ -1,7 +1,8 @@
 """How good a prediction is in the tumour, its parts and healthy tissue of one prepared visit: the figures of
 `evaluate`, of volumes that are on no disk. The tumour is what a segmentation file beside the scans says."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,26 +10,35 @@ from typing import Self
 import numpy as np
 
 from agi_core.data.header import Grid
-from agi_core.data.intensity import BoolArray
+from agi_core.data.intensity import BoolArray, scale_intensity
 from agi_core.data.nifti import FloatArray, read_grid, read_volume
 from agi_core.data.preprocess import resample
 from agi_core.data.scans import Scans, Subject
 from agi_core.errors import DataError
 from agi_core.metric_table import TISSUE_METRIC_NAMES
+from agi_core.scoring.rows import Scene, segmentation_rows
 from agi_core.scoring.ssim import brasyn_ssim
 from agi_core.scoring.volume import region_figures
 from agi_core.segmentation.labels import ENHANCING, OEDEMA, read_labels
+from agi_core.segmentation.segmenter import Segmenter
 from agi_core.segmentation.visits import SEG, named_scans
+
+Files = Mapping[tuple[str, str], Mapping[str, Path]]
+"""{(subject, session): {modality: file}}, its segmentation as `SEG`."""
+
+
+def files_of(scans: Scans) -> Files:
+    """The files of each visit, without those of which there are several of one kind. Raises DataError."""
+    visits: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
+    for (subject, session, kind), paths in named_scans(scans.dir, scans.layout).items():
+        if not paths[1:]:
+            visits[subject, session][kind] = paths[0]
+    return visits
 
 
 def segmentations(scans: Scans) -> dict[tuple[str, str], Path]:
     """{(subject, session): its segmentation} of the visits that have one alone. Raises DataError."""
-    named = named_scans(scans.dir, scans.layout)
-    return {
-        (subject, session): paths[0]
-        for (subject, session, kind), paths in named.items()
-        if kind == SEG and not paths[1:]
-    }
+    return {visit: files[SEG] for visit, files in files_of(scans).items() if SEG in files}
 
 
 def unusable_segmentations(scans: Scans, subjects: Iterable[Subject]) -> list[str]:
@@ -77,3 +87,21 @@ def tissue_figures(prediction: FloatArray, target: FloatArray, head: BoolArray, 
         if (ssim := brasyn_ssim(prediction, truth.scan, mask)) is not None:
             figures[f"brasyn_ssim_{name}"] = ssim
     return {name: figures[name] for name in TISSUE_METRIC_NAMES if name in figures}
+
+
+def segmented_figures(
+    segmenter: Segmenter, prediction: FloatArray, grid: Grid, *, files: Files, visit: tuple[str, str], target: str
+) -> tuple[dict[str, float], list[str]]:
+    """Those of `SEGMENTED_METRIC_NAMES` of one visit, whose target is predicted (D, H, W) in [0, 1] on a working grid.
+    They are counted on the grid of its real scan. Returns and raises as `segmentation_rows`."""
+    scans, (subject, _) = files[visit], visit
+    of_subject = [path for (its, _), some in files.items() if its == subject for path in some.values()]
+    real = read_volume(scans[target])
+    return segmentation_rows(
+        segmenter,
+        Scene(subject, target, scans, of_subject),
+        synthetic=resample(np.ascontiguousarray(prediction.transpose(2, 1, 0)), grid, real.grid),
+        real=scale_intensity(real.data, place=scans[target])[0],
+        labels=read_labels(scans[SEG], grid=real.grid, like=scans[target]),
+        grid=real.grid,
+    )

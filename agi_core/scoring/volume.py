@@ -17,7 +17,7 @@ from agi_core.errors import DataError
 from agi_core.metric_table import psnr_db
 from agi_core.scoring.consistency import consistency
 from agi_core.scoring.pairs import Pair
-from agi_core.scoring.rows import segmentation_rows
+from agi_core.scoring.rows import Scene, segmentation_rows
 from agi_core.scoring.ssim import brasyn_ssim, ssim_volume
 from agi_core.segmentation.labels import ENHANCING, OEDEMA, Labels, read_labels
 from agi_core.segmentation.segmenter import Segmenter
@@ -118,7 +118,8 @@ def score_pair(
         figures |= _coverage(ours, scaled, regions, resample(half_width, synthetic.grid, real.grid))
     figures |= consistency(ours, scaled, head, affine=real.affine)
     if segmenter is not None and labels is not None:
-        more, why_not = segmentation_rows(segmenter, pair, synthetic=ours, real=scaled, labels=labels, grid=real.grid)
+        scene = Scene(pair.subject, pair.modality, {**pair.others, pair.modality: pair.real}, pair.of_subject)
+        more, why_not = segmentation_rows(segmenter, scene, synthetic=ours, real=scaled, labels=labels, grid=real.grid)
         figures, doubts = figures | more, doubts + why_not
     fault = image_fault(ours[head])
     doubts += [f"the synthetic volume is {fault}"] if fault else []

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agi_core.data.registration import check_installed
-from agi_core.errors import ConfigError
+from agi_core.errors import ConfigError, RunError
 from agi_core.host.device import open_device
 from agi_core.host.keys import fingerprint
 from agi_core.host.liveness import is_alive
+from agi_core.segmentation.segmenter import read_segmenter
 from client.check.rows import CheckRow, failed, passed, warning
 from client.process.lock import client_runs, user_name
 from client.site.file import DeployedSite
@@ -22,6 +23,8 @@ def check_machine(site: DeployedSite) -> Iterator[CheckRow]:
     yield _device(site)
     if site.data.register == "rigid":
         yield _registration()
+    if site.segmenter:
+        yield _segmenter(Path(site.segmenter))
     key_path = Path(site.key_file)
     yield from _key(key_path, site.site)
     yield _users(key_path)
@@ -43,6 +46,13 @@ def _registration() -> CheckRow:
     except ConfigError as error:
         return failed("register", str(error), fix="install the extra, or set data.register: none")
     return passed("register", "rigid: SimpleITK is installed")
+
+
+def _segmenter(path: Path) -> CheckRow:
+    try:
+        return passed("segmenter", f"{path} is the segmentation network {read_segmenter(path).hash}")
+    except RunError as error:
+        return failed("segmenter", str(error), fix="ask whoever sent the file, or take the line out of the site file")
 
 
 def _key(key_path: Path, site: str) -> Iterator[CheckRow]:

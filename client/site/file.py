@@ -74,6 +74,8 @@ class Site:
         threads: CPU threads of the training; up to four of them prepare scans.
         compile: whether training is compiled first (`agi_core.network`); never private training.
         deterministic: whether a GPU gives the same results bit for bit, and is slower.
+        segmenter: file of a segmentation network (`python -m agi_core segment`), for runs that ask for that one: the
+            final test then has its Dice. None = those figures are left out.
         privacy: rules of private training; None = the site does not train privately.
         state_dir: folder of what must survive restarts; "" = beside the site file, with its name without the suffix.
     """
@@ -86,6 +88,7 @@ class Site:
     threads: int = 1
     compile: bool = False
     deterministic: bool = False
+    segmenter: str | None = None
     privacy: SitePrivacy | None = None
     policy: Policy = field(default_factory=Policy)
     state_dir: str = ""
@@ -219,7 +222,10 @@ def _with_absolute_paths(site: S, path: Path) -> S:
     data = site.data
     data = dataclasses.replace(data, dir=absolute(data.dir), sites=absolute(data.sites) if data.sites else None)
     state_dir = absolute(site.state_dir) if site.state_dir else str(path.with_suffix(""))
-    site = dataclasses.replace(site, data=data, cache_dir=absolute(site.cache_dir), state_dir=state_dir)
+    segmenter = absolute(site.segmenter) if site.segmenter else None
+    site = dataclasses.replace(
+        site, data=data, cache_dir=absolute(site.cache_dir), state_dir=state_dir, segmenter=segmenter
+    )
     if privacy := site.privacy:
         validation = with_absolute_ledger(privacy.validation) if privacy.validation else None
         privacy = dataclasses.replace(with_absolute_ledger(privacy), validation=validation)

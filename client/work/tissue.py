@@ -1,17 +1,20 @@
-"""The figures of a site's test in tumour and healthy tissue, where a segmentation lies beside the scans
-(`agi_core.scoring.tissue`)."""
+"""The figures of a site's test in tumour and healthy tissue, where a segmentation lies beside the scans, and what a
+segmentation network still finds of the tumour with the predicted scan (`agi_core.scoring.tissue`)."""
 
 import logging
 from collections import defaultdict
 from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from agi_core.data.cached_session import CachedSession
-from agi_core.errors import DataError
-from agi_core.metric_table import TISSUE_METRIC_NAMES
-from agi_core.scoring.tissue import Truth, segmentations, tissue_figures
+from agi_core.errors import DataError, RunError
+from agi_core.metric_table import SEGMENTED_METRIC_NAMES, TISSUE_METRIC_NAMES
+from agi_core.scoring.tissue import Truth, files_of, segmented_figures, tissue_figures
+from agi_core.segmentation.segmenter import Segmenter, read_segmenter
+from agi_core.segmentation.visits import SEG
 from client.work.job import Job
 
 log = logging.getLogger("client")
@@ -22,41 +25,78 @@ class Tissue:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._segs = segmentations(job.site.data.scans)
+        self._files = files_of(job.site.data.scans)
         self._scans = {
             (subject.id, session.name): session.paths[job.network.scenario.target]
             for subject in job.scans.subjects.all
             for session in subject.sessions
         }
+        self._segmenter = asked_segmenter(job) if self.found else None
         self._figures: dict[str, list[dict[str, float]]] = defaultdict(list)  # of each subject, by visit
 
     @property
     def found(self) -> bool:
         """Whether the site has a segmentation."""
-        return bool(self._segs)
+        return any(SEG in files for files in self._files.values())
 
     def add(self, session: CachedSession, prediction: Tensor, target: Tensor, head: Tensor) -> None:
         """One visit: each (D, H, W)."""
         visit = session.subject_id, session.session
-        if visit not in self._segs:
+        seg = self._files.get(visit, {}).get(SEG)
+        if seg is None:
             return
         try:
-            truth = Truth.on(session.grid, seg=self._segs[visit], scan=self._scans[visit])
+            truth = Truth.on(session.grid, seg=seg, scan=self._scans[visit])
+            figures = tissue_figures(prediction.numpy(), target.numpy(), head.numpy(), truth)
+            self._figures[session.subject_id].append(figures | self._segmented(session, prediction))
         except DataError as error:
             log.warning("a segmentation is not used: %s", error)
-            return
-        self._figures[session.subject_id].append(
-            tissue_figures(prediction.numpy(), target.numpy(), head.numpy(), truth)
-        )
+
+    def _segmented(self, session: CachedSession, prediction: Tensor) -> dict[str, float]:
+        """What the segmentation network finds, if there is one."""
+        if self._segmenter is None:
+            return {}
+        try:
+            figures, why_not = segmented_figures(
+                self._segmenter,
+                prediction.numpy(),
+                session.grid,
+                files=self._files,
+                visit=(session.subject_id, session.session),
+                target=self._job.network.scenario.target,
+            )
+        except DataError as error:
+            figures, why_not = {}, [f"not segmented: {error}"]
+        for reason in why_not:
+            log.warning("%s: %s", session.subject_id, reason)
+        return figures
 
     def means(self, subjects: Collection[str]) -> dict[str, float]:
         """Over these subjects, those of the other figures. A figure that some of them lack is held back: beside the
         others it would tell of a few. So is one that all lack: which figures there are would tell who has a tumour."""
         means = {}
-        for name in TISSUE_METRIC_NAMES:
+        segmented = SEGMENTED_METRIC_NAMES if self._segmenter else ()
+        for name in (*TISSUE_METRIC_NAMES, *segmented):
             of_visits = [[its[name] for its in self._figures[subject] if name in its] for subject in sorted(subjects)]
             if all(of_visits):
                 means[name] = float(np.mean([np.mean(values) for values in of_visits]))
             else:
                 self._job.held_back.append(name)
         return means
+
+
+def asked_segmenter(job: Job) -> Segmenter | None:
+    """The site's segmentation network, if it is the one that the task asks for."""
+    asked, path = job.task.evaluation.segmenter, job.site.segmenter
+    if asked is None:
+        return None
+    try:
+        segmenter = read_segmenter(Path(path)) if path else None
+    except RunError as error:
+        log.warning("no Dice: %s", error)
+        return None
+    if segmenter is None or segmenter.hash != asked:
+        has = "the site file names none" if segmenter is None else f"{path} is {segmenter.hash}"
+        log.warning("no Dice: the task asks for the segmentation network %s, and %s", asked, has)
+        return None
+    return segmenter

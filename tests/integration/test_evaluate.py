@@ -17,15 +17,18 @@ from agi_core.__main__ import main as agi_core
 from agi_core.config.load import load_config
 from agi_core.export.archive import DESCRIPTION, WEIGHTS, write_archive
 from agi_core.export.description import Description
+from agi_core.metric_table import SEGMENTED_METRIC_NAMES
 from agi_core.run import run_folder
 from agi_core.run.checkpoint import trained_weights
 from agi_core.run.event_log import events_of
 from agi_core.run.events import ModelTested
 from agi_core.segmentation.segmenter import read_segmenter
+from simulations.run import main as simulate
 from tests.support.brats_tree import AFFINE, labels_of, read, save, write_subject
 from tests.support.finished_run import finished_run
 from tests.support.small_data import SMALL
 from tests.support.small_federation import federate
+from tests.support.toy_segmenter import train_toy
 
 NAMES = [f"BraTS-GLI-{number:05}-000" for number in range(1, 5)]
 
@@ -273,3 +276,34 @@ def test_a_segmentation_network_of_the_command(tree: Path, folders: tuple[Path, 
     assert read_segmenter(tmp_path / "out" / Path(network).name).hash == told  # kept with its figures
     assert agi_core([*command, "--segmenter", str(tmp_path / "none"), "--out", str(tmp_path / "two")]) == 2
     assert not (tmp_path / "two").exists()
+
+
+def test_a_simulation_keeps_the_network_that_looks_for_the_tumours_of_its_test(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its figures are those of `evaluate`; one of the subjects that the run tests must not have trained it."""
+    for number in (21, 22):
+        write_subject(tmp_path / "others", number)
+    segmenter = train_toy(tmp_path / "others")
+    segmenter.write(tmp_path / "net.safetensors")
+    train_toy(tree).write(tmp_path / "other.safetensors")
+    run, cache = tmp_path / "run", f"data.cache_dir={tmp_path / 'cache'}"
+    scans = ["--data", str(tree), "--layout", "brats", "--scenario", "t1n,t1c,t2w:t2f", "--clients", "1"]
+    command = [*scans, "--out", str(run), *SMALL, cache, "rounds=1"]
+    assert simulate([*command, f"data.segmenter={tmp_path / 'none'}"]) == 2
+    assert "none is no segmentation network of this release" in capsys.readouterr().err
+    assert not run.exists()
+    assert simulate([*command, f"data.segmenter={tmp_path / 'net.safetensors'}"]) == 0
+    assert read_segmenter(run / "segmenter.safetensors").hash == segmenter.hash
+    final = events_of(run, ModelTested)[-1].scores.final
+    out = tmp_path / "scores"
+    with_it = ["--segmenter", str(run / "segmenter.safetensors"), "--out", str(out)]
+    assert agi_core(["evaluate", "--run", str(run), "--data", str(tree), *with_it]) == 0
+    figures = json.loads((out / "summary.json").read_text())["figures"]
+    for name in SEGMENTED_METRIC_NAMES:
+        if not name.startswith("lesion_hd95"):  # one voxel may be a lesion
+            assert final[name] == pytest.approx(figures[name]["mean"], abs=0.02), name
+    capsys.readouterr()
+    (tmp_path / "other.safetensors").replace(tmp_path / "net.safetensors")
+    assert simulate(["--resume", "--out", str(run)]) == 2
+    assert f"and the run asks for {segmenter.hash}" in capsys.readouterr().err

@@ -297,3 +297,19 @@ def test_offers_of_another_type_are_told_by_example(offers: str, setting: str) -
         load_config(None, overrides={}, assignments=[f"federation.offers={offers}"])
     said = "needs a list of modalities for each site, for example federation.offers='{SITE: [T1,T2]}'"
     assert str(caught.value).startswith(f"setting {setting}: {said}")
+
+
+@pytest.mark.parametrize("its", ["0123456789abcdef", "1234567890123456", "12e4567890123456", "0000000000000000"])
+def test_a_segmentation_network_is_named_by_its_fingerprint(its: str) -> None:
+    assert load(f"evaluation.segmenter={its}").evaluation.segmenter == its
+
+
+@pytest.mark.parametrize("its", ["net.safetensors", "0123456789ABCDEF", "0123"])
+def test_a_segmentation_network_is_not_named_by_its_file(its: str) -> None:
+    with pytest.raises(ConfigError, match=r"must be the 16 digits .* takes it as data\.segmenter=FILE"):
+        load(f"evaluation.segmenter={its}")
+
+
+def test_a_private_run_asks_for_no_figures_in_tumours() -> None:
+    with pytest.raises(ConfigError, match="which no private run tells"):
+        load("evaluation.segmenter=0123456789abcdef", "privacy.epsilon=8")

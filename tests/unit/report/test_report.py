@@ -524,6 +524,24 @@ def test_sites_with_segmentations_have_a_table_of_tumours(tmp_path: Path) -> Non
     assert not any(row[:2] in ([HOSTILE, "tumour"], ["Guys", "oedema"]) for row in page.rows)
 
 
+def test_what_a_segmentation_network_finds_has_a_table_with_the_recovered_share(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", unseen=UNSEEN, **{"evaluation.segmenter": "0123456789abcdef"})
+    run.train(rounds=2)
+    dice = {"ceiling": 0.9, "synthetic": 0.6, "regression": 0.5, "floor": 0.1}
+    told = {f"dice_{target}_{name}": value for target in ("WT", "TC") for name, value in dice.items()}
+    told |= {"dice_WT_floor": 0.3, "dice_TC_floor": 0.95, "lesion_hd95_mm_WT_ceiling": 3.25}
+    sites = {"Guys": SiteScore({"psnr_db": 20.0, **told}, 2), HOSTILE: SiteScore({"psnr_db": 21.0}, 2)}
+    run.finish(ModelTested(scores=Scores.over(sites, {})))
+    page = Page(build_report(run.dir))
+    nothing = ["–"] * 3
+    assert ["Guys", "four real scans", "0.900", "0.900", "–", *nothing, "3.2", "–", "–"] in page.rows
+    assert ["Guys", "recovered share", "50%", "–", "–", *nothing, *nothing] in page.rows
+    assert not any(row[:2] == [HOSTILE, "four real scans"] for row in page.rows)
+    assert "The network is 0123456789abcdef." in page.text
+    run.finish(ModelTested(scores=Scores.over({"Guys": SiteScore({"psnr_db": 20.0}, 2)}, {})))
+    assert "No site told what the segmentation network 0123456789abcdef finds" in Page(build_report(run.dir)).text
+
+
 def test_the_interval_stands_with_what_it_covers_at_each_site(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", unseen=[])
     run.train(rounds=2)

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from agi_core.metric_table import SEGMENTED_METRIC_NAMES, SEGMENTED_TARGETS
 from agi_core.scoring.evaluation import share
 from agi_core.scoring.figures import FIGURES, means, recovered_shares
+from agi_core.segmentation.labels import TARGETS
 
 
 def test_the_interval_is_over_subjects_and_not_over_visits() -> None:
@@ -58,3 +60,8 @@ def test_a_share_without_interval_where_the_ceiling_is_hardly_above_the_floor() 
     shares = recovered_shares(rows)["dice_WT"]
     assert (shares.low, shares.high, shares.subjects) == (None, None, 2)
     assert share(shares) == "200% (no interval: the ceiling is hardly above the floor), n = 2"
+
+
+def test_a_run_tells_of_a_segmentation_what_evaluate_tells() -> None:
+    assert [*SEGMENTED_METRIC_NAMES] == [name for name, figure in FIGURES.items() if figure.segmented]
+    assert (*TARGETS,) == SEGMENTED_TARGETS

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from agi_core.data.nifti import read_grid, read_volume
-from agi_core.data.preprocess import align, respaced
+from agi_core.data.preprocess import align, resample, respaced
 from agi_core.data.scans import Scans
 from agi_core.errors import DataError
-from agi_core.metric_table import TISSUE_METRIC_NAMES
+from agi_core.metric_table import SEGMENTED_METRIC_NAMES, TISSUE_METRIC_NAMES
 from agi_core.scoring.pairs import find_pairs
-from agi_core.scoring.tissue import Truth, segmentations, tissue_figures
+from agi_core.scoring.tissue import Truth, files_of, segmentations, segmented_figures, tissue_figures
 from agi_core.scoring.volume import score_pair
 from tests.support.brats_tree import AFFINE, labels_of, save, write_subject
+from tests.support.toy_segmenter import train_toy
 
 NAME = "BraTS-GLI-00001-000"
 
@@ -47,6 +48,38 @@ def test_they_are_those_of_evaluate(scans: Scans, tmp_path: Path) -> None:
     none = np.zeros_like(tumour)
     nothing = tissue_figures(made, target, prepared.foreground, Truth(truth.scan, none, none, none))
     assert {*nothing} == {name for name in TISSUE_METRIC_NAMES if name.endswith("healthy")}
+
+
+def test_what_a_network_finds_is_what_evaluate_says_of_the_same_volume(tmp_path: Path) -> None:
+    """A prediction that is black in the tumour; then one on a coarser grid, which is brought back to the scan's."""
+    for number in (1, 2):
+        write_subject(tmp_path / "train", number + 10)
+        write_subject(tmp_path / "real", number)
+    scans, segmenter = Scans(tmp_path / "real", "brats"), train_toy(tmp_path / "train")
+    path = scans.dir / NAME / f"{NAME}-t2f.nii.gz"
+    prepared = align({"t2f": read_volume(path)}, to="t2f", spacing_mm=None, place="")
+    made = prepared.volumes[:, 0] * (labels_of(1) == 0).transpose(2, 1, 0).astype(np.float32)
+    visit = ("BraTS-GLI-00001", "000")
+    figures, why_not = segmented_figures(
+        segmenter, made, prepared.grid, files=files_of(scans), visit=visit, target="t2f"
+    )
+    assert ([*figures], why_not) == (sorted(SEGMENTED_METRIC_NAMES, key=[*figures].index), [])
+    save(tmp_path / "made" / NAME / path.name, made.transpose(2, 1, 0), AFFINE)
+    (pair,), _ = find_pairs(scans.dir, tmp_path / "made", layout="brats")
+    of_files = score_pair(pair, percentiles=True, segmenter=segmenter).figures
+    for name in SEGMENTED_METRIC_NAMES:
+        assert figures[name] == pytest.approx(of_files[name], abs=0.02), name  # the cache has float16
+    assert figures["dice_WT_synthetic"] < figures["dice_WT_ceiling"]
+
+    coarse = respaced(prepared.grid, (4.0, 4.0, 4.0))
+    halved = resample(made.transpose(2, 1, 0), prepared.grid, coarse).transpose(2, 1, 0)
+    other, _ = segmented_figures(segmenter, halved, coarse, files=files_of(scans), visit=visit, target="t2f")
+    assert other["dice_WT_ceiling"] == figures["dice_WT_ceiling"]
+
+    figures, why_not = segmented_figures(
+        train_toy(scans.dir), made, prepared.grid, files=files_of(scans), visit=visit, target="t2f"
+    )
+    assert (figures, why_not) == ({}, ["not segmented: the subject trained the segmentation network"])
 
 
 def test_a_tumour_on_another_working_grid_keeps_its_size_and_a_seg_on_another_grid_is_refused(scans: Scans) -> None:

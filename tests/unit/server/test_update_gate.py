@@ -153,6 +153,8 @@ def test_an_answer_to_another_request_is_refused(change: dict[str, Any]) -> None
         {"personal_psnr_db": 1e8},
         {"psnr_db_tumour": -1e8},
         {"brasyn_ssim_healthy": 1.01},
+        {"lesion_dice_WT_floor": 1.01},
+        {"lesion_hd95_mm_ET_synthetic": -0.1},
         {"age": 70.0},
         {"\x1b[2J": 1.0},
     ],

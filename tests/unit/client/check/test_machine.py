@@ -1,8 +1,12 @@
+import dataclasses
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings
+from agi_core.voxel_regression import VoxelRegression
 from client.check.machine import check_machine
 from client.check.rows import CheckState
 from client.site.file import DeployedSite, read_deployed_site
@@ -37,3 +41,21 @@ def test_the_port_of_the_nodes_health_must_be_free_too(site: DeployedSite) -> No
         (row,) = (row for row in check_machine(site) if row.what == "local ports")
     assert (row.state, row.found) == (CheckState.FAILED, f"127.0.0.1:{site.health_port}: Address already in use")
     assert "runtime_port" in row.fix
+
+
+def test_a_segmentation_network_is_told_by_its_fingerprint(site: DeployedSite, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    segmenter = Segmenter(SegmenterSettings(channels=(4, 8), patch=(16, 16, 16)))
+    segmenter.regressions = {modality: VoxelRegression(np.zeros((4, 1))) for modality in MODALITIES}
+    segmenter.write(path)
+
+    def rows(site: DeployedSite) -> list[tuple[CheckState, str]]:
+        return [(row.state, row.found) for row in check_machine(site) if row.what == "segmenter"]
+
+    assert rows(site) == []
+    with_it = dataclasses.replace(site, segmenter=str(path))
+    assert rows(with_it) == [(CheckState.PASSED, f"{path} is the segmentation network {segmenter.hash}")]
+    path.write_bytes(b"no network")
+    ((state, found),) = rows(with_it)
+    assert state == CheckState.FAILED
+    assert f"{path} is no segmentation network" in found

@@ -33,6 +33,12 @@ def test_what_is_not_written_has_a_default(tmp_path: Path) -> None:
     )
 
 
+def test_a_segmentation_network_lies_beside_the_site_file(tmp_path: Path) -> None:
+    text = "site: HH\ncache_dir: c\ndata: {dir: d, layout: brats}\nsegmenter: net.safetensors\n"
+    (tmp_path / "site.yaml").write_text(text)
+    assert read_site(tmp_path / "site.yaml").segmenter == f"{tmp_path}/net.safetensors"
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [

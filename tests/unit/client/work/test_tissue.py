@@ -9,7 +9,7 @@ import pytest
 
 from agi_core.config.load import load_config
 from agi_core.config.schema import PrivacyConfig, RunConfig
-from agi_core.metric_table import FAULTY, METRIC_NAMES, TISSUE_METRIC_NAMES
+from agi_core.metric_table import FAULTY, METRIC_NAMES, SEGMENTED_METRIC_NAMES, TISSUE_METRIC_NAMES
 from agi_core.network import Network
 from agi_core.protocol import EVALUATE, TEST, Reply, Request, pack
 from client.site.file import Site, SiteData
@@ -17,8 +17,9 @@ from client.site.opened import OpenSite
 from client.site.policy import Policy
 from client.work.evaluation import evaluate
 from client.work.job import Job
-from tests.support.brats_tree import save, write_subject
+from tests.support.brats_tree import read, save, write_subject
 from tests.support.small_data import SMALL
+from tests.support.toy_segmenter import train_toy
 
 TOLD = (*METRIC_NAMES, FAULTY)
 TESTED = ("BraTS-GLI-00001", "BraTS-GLI-00002")
@@ -99,3 +100,49 @@ def test_means_over_all_test_subjects(site: Site, config: RunConfig, caplog: pyt
         seg_of(site, f"BraTS-GLI-{number:05}").unlink(missing_ok=True)
     reply = answered(site, config)
     assert ({*reply.metrics}, reply.suppressed) == ({*TOLD}, "")
+
+
+def test_what_the_network_that_is_asked_for_finds(
+    site: Site, config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Means over all test subjects, of the file that the site names, if it is the network that the task means."""
+    for number in range(1, 5):  # with a t1c, which the run has no use for
+        write_subject(tmp_path / "scans", number)
+        write_subject(tmp_path / "others", number + 10)
+    segmenter = train_toy(tmp_path / "others")
+    segmenter.write(tmp_path / "net.safetensors")
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, segmenter=segmenter.hash))
+    with_it = dataclasses.replace(site, segmenter=str(tmp_path / "net.safetensors"))
+    reply = answered(with_it, config)
+    assert {*reply.metrics} == {*TOLD, *TISSUE_METRIC_NAMES, *SEGMENTED_METRIC_NAMES}
+    alone = [answered(with_test_subject(with_it, subject), config) for subject in TESTED]
+    for name in SEGMENTED_METRIC_NAMES:
+        assert reply.metrics[name] == pytest.approx(np.mean([one.metrics[name] for one in alone]), abs=1e-9)
+    assert 0 < reply.metrics["dice_WT_synthetic"] < reply.metrics["dice_WT_ceiling"]
+
+    tissue_alone = {*TOLD, *TISSUE_METRIC_NAMES}
+    not_asked = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, segmenter=None))
+    assert {*answered(with_it, not_asked).metrics} == tissue_alone
+    with caplog.at_level(logging.WARNING):
+        assert {*answered(site, config).metrics} == tissue_alone
+    assert (
+        f"no Dice: the task asks for the segmentation network {segmenter.hash}, and the site file names" in caplog.text
+    )
+    train_toy(tmp_path / "scans").write(tmp_path / "other.safetensors")
+    other = dataclasses.replace(site, segmenter=str(tmp_path / "other.safetensors"))
+    with caplog.at_level(logging.WARNING):
+        reply = answered(other, config)
+    assert ({*reply.metrics}, reply.suppressed) == (tissue_alone, "")
+    assert f"{tmp_path / 'other.safetensors'} is " in caplog.text
+
+    of_the_test = dataclasses.replace(config.evaluation, segmenter=train_toy(tmp_path / "scans").hash)
+    reply = answered(other, dataclasses.replace(config, evaluation=of_the_test))
+    assert ({*reply.metrics}, {*reply.suppressed.split(",")}) == (tissue_alone, {*SEGMENTED_METRIC_NAMES})
+    assert "not segmented: the subject trained the segmentation network" in caplog.text
+
+    moved = np.diag([2.0, 2.0, 2.0, 1.0]) + np.eye(4, k=3) * 5
+    path = tmp_path / "scans" / f"{TESTED[1]}-000" / f"{TESTED[1]}-000-t1c.nii.gz"
+    save(path, read(path), moved)
+    reply = answered(with_it, config)
+    assert ({*reply.metrics}, {*reply.suppressed.split(",")}) == (tissue_alone, {*SEGMENTED_METRIC_NAMES})
+    assert "the network needs one grid" in caplog.text
