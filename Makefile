@@ -8,7 +8,7 @@ BUNDLE := dist/agi-fed
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 RUNTIME := .venv/runtime.installed
 DEVELOP := .venv/develop.installed
-DEPLOYMENTS := $(patsubst %,tests/integration/test_%.py,gateway deployment private_deployment)
+DEPLOYMENTS := $(patsubst %,tests/integration/test_%.py,gateway deployment)
 
 .PHONY: help install develop bundle demo results test test-deployment test-slow test-faults lint clean
 
@@ -19,8 +19,8 @@ help:
 	@echo "make demo      five hospitals train one AGI-Net on built-in synthetic data, then a report (6 to 13 minutes)"
 	@echo "make results   the figures of docs/results.md: three seeds with baselines, side by side (54 to 113 minutes for one alone; see docs/results.md)"
 	@echo "make test      all fast tests (about 10 minutes)"
-	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx, one private (about 6 minutes; needs nginx)"
-	@echo "make test-slow         the other long tests: kills, private hospitals, whole benchmarks (about 15 minutes)"
+	@echo "make test-deployment   the runbooks carried out: three hospitals, TLS, nginx (about 4 minutes; needs nginx)"
+	@echo "make test-slow         the other long tests: kills, private hospitals, whole benchmarks (about 17 minutes)"
 	@echo "make test-faults       each fault in real processes, each refusal, every socket (needs strace; minutes)"
 	@echo "make lint      ruff, format check, mypy"
 	@echo "make clean     remove .venv and all caches, the built-in data among them"

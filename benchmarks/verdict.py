@@ -3,9 +3,11 @@
     python -m benchmarks.verdict
 
 Built-in data in IXI's layout: a range of subjects of two sites and three anatomies, new subjects of these as they are,
-and in turn of another site, of another anatomy, and with their sources changed. It takes no model, because the verdict
-looks at sources alone. Measures of each subject are kept in --out, so that the command can be stopped at any time and
-started again; `--pause 300` stops it by itself after the subject that passes 300 s.
+and in turn of another site, of another anatomy, and with their sources changed. Then in BraTS's layout: a range of
+heads without a tumour, new ones without, and the same with theirs. No model is trained, because the verdict looks at
+sources alone, after the alignment of the default model, which has no weights. Measures of each subject are kept in
+--out, so that the command can be stopped at any time and started again; `--pause 300` stops it by itself after the
+subject that passes 300 s.
 """
 
 import argparse
@@ -14,21 +16,34 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy import stats
 
-from agi_core.__main__ import main as agi_core
+from agi_core.config.load import load_config
 from agi_core.data.nifti import Volume, read_volume
+from agi_core.data.phantom import subject
+from agi_core.data.phantom.tree import parse_sites, write_phantom
+from agi_core.data.phantom.tumour import Tumour, new_tumour
 from agi_core.data.preprocess import align
 from agi_core.data.scans import Scans, discover
 from agi_core.host import atomic
 from agi_core.known_range import KnownRange, Measures, measure
+from agi_core.layouts import LayoutName
+from agi_core.network import Network
 from benchmarks.commit import commit
 
 Volumes = Mapping[str, Volume]
-SOURCES, REFERENCE, UNSEEN = ("T1", "T2"), "T2", "ms19"
+SCENARIOS: Mapping[str, Mapping[str, str]] = {
+    "ixi": {"scenario": "T1,T2:PD", "reference": "T2"},
+    "brats": {"scenario": "t1n,t1c,t2w:t2f", "reference": "t2w"},
+}
+UNSEEN = "ms19"
 LESION_MM = 15  # radius
 
 
@@ -38,6 +53,8 @@ def main() -> None:
     parser.add_argument("--known", default="Guys:16,HH:16", help="sites and subjects of the range (%(default)s)")
     parser.add_argument("--new", default="Guys:12,HH:12", help="sites and subjects that are tested (%(default)s)")
     parser.add_argument("--other", default="IOP:12", help="another site (%(default)s)")
+    parser.add_argument("--heads", default="A:16,B:16", help="of the range without tumours (%(default)s)")
+    parser.add_argument("--new-heads", default="A:12,B:12", help="that are tested with and without (%(default)s)")
     parser.add_argument("--pause", type=float, default=np.inf, metavar="SECONDS", help="stop after that time")
     arguments = parser.parse_args()
     stop_s = time.monotonic() + arguments.pause
@@ -45,17 +62,44 @@ def main() -> None:
     for seed, part in enumerate(("known", "new", "other")):
         data_dir = arguments.out / part
         if not data_dir.exists():
-            sites = ["--sites", getattr(arguments, part), "--seed", str(seed), "--out", str(data_dir)]
-            if code := agi_core(["phantom", "--layout", "ixi", *sites]):
-                raise SystemExit(code)
+            write_phantom(data_dir, layout="ixi", sites=parse_sites(getattr(arguments, part)), seed=seed)
         anatomies = anatomy_of(data_dir)
         for subject_id, cases in measured(data_dir, arguments.out / "measures" / part, changed=part == "new"):
             for kind, measures in kinds(part, cases, unseen=anatomies[subject_id] == UNSEEN):
                 found.setdefault(kind, []).append(measures)
-            if time.monotonic() > stop_s:
-                raise SystemExit("paused; start again to go on")
+            pause(stop_s)
     known = KnownRange.over(found.pop("known"), of="training")
-    print(f"commit {commit()}, range of {known.subjects} subjects\n\n{table(known, found.pop(''), found)}")
+    heads = measured_heads(arguments, stop_s=stop_s)
+    healthy = KnownRange.over(heads["known"], of="training")
+    print(f"commit {commit()}, ranges of {known.subjects} subjects and {healthy.subjects} heads without a tumour\n")
+    print("| sources | subjects | AUC | called out of range |\n|---|---|---|---|")
+    print(rows(known, found.pop(""), found, usual_as="as in the range"))
+    print(rows(healthy, heads["without"], {"the same with it": heads["with"]}, usual_as="a head without its glioma"))
+
+
+def measured_heads(arguments: argparse.Namespace, *, stop_s: float) -> dict[str, list[Measures]]:
+    """Of heads in BraTS's layout: `known` ones without a tumour, and the same new ones `without` and `with` it."""
+    found: dict[str, list[Measures]] = {}
+    for name, sites, seed in (("known", "heads", 3), ("without", "new_heads", 4), ("with", "new_heads", 4)):
+        data_dir = arguments.out / f"heads {name}"
+        if not data_dir.exists():
+            with nullcontext() if name == "with" else patch.object(subject, "new_tumour", no_tumour):
+                write_phantom(data_dir, layout="brats", sites=parse_sites(getattr(arguments, sites)), seed=seed)
+        for _, cases in measured(data_dir, arguments.out / "measures" / data_dir.name, changed=False):
+            found.setdefault(name, []).append(cases[""])
+            pause(stop_s)
+    return found
+
+
+def no_tumour(*given: Any) -> Tumour:
+    """The generator's tumour of the same draws, without size."""
+    tumour = new_tumour(*given)
+    return dataclasses.replace(tumour, core_mm=-1e3, rim_mm=0.0, oedema_mm=0.0, mass_effect_mm=0.0)
+
+
+def pause(stop_s: float) -> None:
+    if time.monotonic() > stop_s:
+        raise SystemExit("paused; start again to go on")
 
 
 def kinds(part: str, cases: Mapping[str, Measures], *, unseen: bool) -> list[tuple[str, Measures]]:
@@ -74,18 +118,26 @@ def anatomy_of(data_dir: Path) -> dict[str, str]:
 
 def measured(data_dir: Path, kept_dir: Path, *, changed: bool) -> Iterator[tuple[str, dict[str, Measures]]]:
     """(subject id, {change: measures}) as they come; the change "" is none."""
-    for subject in discover(Scans(data_dir, "ixi"), SOURCES).subjects:
-        path = kept_dir / f"{subject.id}.json"
+    layout: LayoutName = "brats" if (data_dir / "partitioning.csv").exists() else "ixi"
+    network = default_model(layout)
+    sources, reference = network.scenario.sources, network.reference
+    for its in discover(Scans(data_dir, layout), sources).subjects:
+        path = kept_dir / f"{its.id}.json"
         if not path.exists():
-            volumes = {m: read_volume(subject.sessions[0].paths[m]) for m in SOURCES}
+            volumes = {m: read_volume(its.sessions[0].paths[m]) for m in sources}
             cases = {"": volumes} | ({name: change(volumes) for name, change in CHANGES.items()} if changed else {})
-            atomic.write_json(path, {name: of(case) for name, case in cases.items()})
-        yield subject.id, json.loads(path.read_bytes())
+            of_cases = {
+                name: measure(case, align(case, to=reference, spacing_mm=None, place="here"), network=network)
+                for name, case in cases.items()
+            }
+            atomic.write_json(path, of_cases)
+        yield its.id, json.loads(path.read_bytes())
 
 
-def of(volumes: Volumes) -> Measures:
-    """The measures of one subject's sources."""
-    return measure(volumes, align(volumes, to=REFERENCE, spacing_mm=None, place="here"))
+@cache
+def default_model(layout: LayoutName) -> Network:
+    """With the default alignment of the layout, which has no weights."""
+    return Network(load_config(None, overrides={"data.layout": layout, **SCENARIOS[layout]}, assignments=[]))
 
 
 def with_data(volumes: Volumes, change: Callable[[str, Volume], np.ndarray]) -> Volumes:
@@ -126,19 +178,20 @@ CHANGES: dict[str, Callable[[Volumes], Volumes]] = {
 }
 
 
-def table(known: KnownRange, usual: Sequence[Measures], strange: Mapping[str, Sequence[Measures]]) -> str:
-    """Markdown: area under the ROC of the greatest distance, and what is called out of range."""
+def rows(
+    known: KnownRange, usual: Sequence[Measures], strange: Mapping[str, Sequence[Measures]], *, usual_as: str
+) -> str:
+    """Of a Markdown table: area under the ROC of the greatest distance, and what is called out of range."""
 
     def farthest(subjects: Sequence[Measures]) -> np.ndarray:
         return np.array([max(known.distances(one).values()) for one in subjects])
 
     base = farthest(usual)
-    rows = ["| sources | subjects | AUC | called out of range |", "|---|---|---|---|"]
-    rows.append(f"| as in the range | {len(base)} | | {(base > 1).mean():.0%} |")
+    lines = [f"| {usual_as} | {len(base)} | | {(base > 1).mean():.0%} |"]
     for name, subjects in strange.items():
         scores = farthest(subjects)
-        rows.append(f"| {name} | {len(scores)} | {auc(base, scores):.2f} | {(scores > 1).mean():.0%} |")
-    return "\n".join(rows)
+        lines.append(f"| {name} | {len(scores)} | {auc(base, scores):.2f} | {(scores > 1).mean():.0%} |")
+    return "\n".join(lines)
 
 
 def auc(usual: np.ndarray, strange: np.ndarray) -> float:

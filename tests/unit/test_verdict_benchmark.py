@@ -1,6 +1,8 @@
 """What the benchmark of the verdict changes, and its area under the ROC, at toy size."""
 
+import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from agi_core.data.nifti import read_volume
 from agi_core.known_range import KnownRange
-from benchmarks.verdict import CHANGES, auc, kinds, measured, table
+from benchmarks.verdict import CHANGES, auc, kinds, measured, measured_heads, rows
 from tests.support.small_data import write_ixi
 
 
@@ -33,9 +35,24 @@ def test_measures_are_kept_and_told_apart(tmp_path: Path) -> None:
     assert again[name][""]["head: volume, litres"] == -1  # read, not measured anew
 
     usual = [cases[""] for cases in first.values()]
-    rows = table(KnownRange.over(usual, of="training"), usual, {n: [c[n] for c in first.values()] for n in CHANGES})
-    assert "| as in the range | 6 | | 0% |" in rows
-    assert "| intensities x 10 | 6 | 0.50 | 0% |" in rows
+    assert any("after alignment" in measure for measure in usual[0])
+    strange = {name: [cases[name] for cases in first.values()] for name in CHANGES}
+    lines = rows(KnownRange.over(usual, of="training"), usual, strange, usual_as="as in the range")
+    assert "| as in the range | 6 | | 0% |" in lines
+    assert "| intensities x 10 | 6 | 0.50 | 0% |" in lines
+
+
+def test_a_head_is_the_same_without_its_tumour(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(out=tmp_path, heads="A:1", new_heads="B:1")
+    heads = measured_heads(arguments, stop_s=math.inf)
+    assert {name: len(its) for name, its in heads.items()} == {"known": 1, "without": 1, "with": 1}
+    paths = [next((tmp_path / f"heads {name}").rglob("*-seg.nii.gz")) for name in heads]
+    assert [read_volume(path, constant=True).data.any() for path in paths] == [False, False, True]
+    without, with_it = (read_volume(path.with_name(path.name.replace("seg", "t2f"))).data for path in paths[1:])
+    far = read_volume(paths[2]).data == 0
+    assert np.median(np.abs(without - with_it)[far & (without > 0)]) < 0.02 * without.max()  # pushed a little
+    tumour = ~far & (without > 0)
+    assert np.median((with_it - without)[tumour]) > 0.1 * without.max()
 
 
 def test_what_a_subject_is_an_example_of() -> None:
