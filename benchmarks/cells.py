@@ -21,6 +21,10 @@ A cell that no site can train is a blend of those that are, but in the shared ne
 blend has the least variance by the errors at the holders and the disagreement where the sources are. Every network
 corrects its cell's cubic (`--prior none`: makes the target by itself). Without `--data`, built-in data is made.
 
+With `--last-layer solved` the networks of one cell (experts, best single, bound) end as those of a run do: with a last
+layer that is solved from the statistics of those who trained them, where the median of them validates no worse with it.
+The weights are the same, so what was trained is not trained again.
+
 Each round of each training is kept under `--out`, so the command can be ended and started again at any time. One seed
 of all variants takes 9,200 steps and their scores: about 20 minutes of CPU at one thread. A seed deals the subjects,
 draws the weights and the crops. By hospital, sites get hospitals in the order of their names.
@@ -54,6 +58,8 @@ from agi_core.evaluation import evaluate, predict_session
 from agi_core.host import atomic
 from agi_core.network import Network
 from agi_core.prediction import Predictor
+from agi_core.readout import readout_statistics
+from agi_core.ridge import Statistics
 from agi_core.scenario import Scenario
 from agi_core.voxel_regression import VoxelRegression
 from benchmarks.cells_federation import Member, federate
@@ -61,6 +67,7 @@ from benchmarks.cells_network import AnyToAny, CellOf
 from benchmarks.cells_report import Result, tables
 from benchmarks.cells_sites import Site, deal
 from benchmarks.target_pose import twin
+from server.common_prior import common_solution
 
 SETTINGS = ["grid.crop=[64,64]", "model.conv=plain", "model.alignment=none", "model.neighbours=0", "model.stem=8"]
 SETTINGS += ["personal=none"]
@@ -103,33 +110,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--prior", choices=("cubic", "none"), default="cubic")
+    parser.add_argument("--last-layer", choices=("trained", "solved"), default="trained")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("runs/cells"))
     parser.add_argument("model", nargs="*", metavar="key=value", help="more settings of the networks")
     given = vars(parser.parse_args(argv))
     torch.set_num_threads(1)
     out, seeds, variants = given.pop("out"), given.pop("seeds").split(","), given.pop("variants").split(",")
+    solved = given.pop("last_layer") == "solved"
     given["model"] = tuple(given["model"])
     given |= {name: given[name] and str(given[name]) for name in ("registered", "tested")}
     if given["data"] is None:
         built_in = load_config(None, overrides={"data.layout": given["layout"]}, assignments=[])
         given["data"] = with_built_in_data(built_in, SIMULATED, work_dir=out).data.dir
     settings = Settings(**given | {"data": str(given["data"])})
-    results = [measure(settings, int(seed), variants, out=out) for seed in seeds]
+    results = [measure(Study(settings, int(seed), out=out, solved=solved), variants) for seed in seeds]
     text = f"`python -m benchmarks.cells {' '.join(argv or sys.argv[1:])}`\n\n" + tables(results)
-    atomic.write_text(folder_of(settings, out) / "tables.md", text)
+    atomic.write_text(folder_of(settings, out) / f"tables{' solved' if solved else ''}.md", text)
     print(text)
     return 0
 
 
-def measure(settings: Settings, seed: int, variants: Sequence[str], *, out: Path) -> Result:
-    """Train and score the variants that `out` does not hold yet."""
-    study = Study(settings, seed, out=out)
-    scores = {}
+def measure(study: "Study", variants: Sequence[str]) -> Result:
+    """Train and score the variants that are not kept yet."""
+    scores, ending = {}, " solved" if study.solved else ""
     for name in (name for name in variants if name != "best single"):
-        scores[name] = kept(study.dir / f"{name}.json", partial(study.scores, name))
-        print(f"seed {seed}: {name}", flush=True)
-    singles = kept(study.dir / "singles.json", study.singles) if "best single" in variants else {}
+        scores[name] = kept(study.dir / f"{name}{ending}.json", partial(study.scores, name))
+        print(f"seed {study.seed}: {name}", flush=True)
+    singles = kept(study.dir / f"singles{ending}.json", study.singles) if "best single" in variants else {}
     return Result(study.vocabulary, study.sites, scores, singles)
 
 
@@ -138,10 +146,11 @@ class Study:
 
     Attributes:
         trained: the cells that some site can train.
+        solved: whether the networks of one cell end with a solved last layer.
     """
 
-    def __init__(self, settings: Settings, seed: int, *, out: Path) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(self, settings: Settings, seed: int, *, out: Path, solved: bool) -> None:
+        self.settings, self.seed, self.solved = settings, seed, solved
         self.vocabulary = parse_vocabulary(settings.vocabulary)
         self.dir, self.cache_dir = folder_of(settings, out) / f"seed-{seed}", out / "cache"
         self.subjects: dict[str, tuple[Scans, Subject]] = {}
@@ -157,7 +166,7 @@ class Study:
         self.trained = [cell for cell in self.vocabulary.cells if self.holders(cell)]
         assignments = [*SETTINGS, f"training.batch_size={settings.batch}", f"model.prior={settings.prior}"]
         assignments += [f"scenario='{self.trained[0]}'", *settings.model]
-        self.base = load_config(None, overrides={"seed": seed}, assignments=assignments).task
+        self.config = load_config(None, overrides={"seed": seed}, assignments=assignments)
 
     def _discover(self, data_dir: Path) -> tuple[Subject, ...]:
         scans = Scans(data_dir, self.settings.layout)
@@ -180,7 +189,7 @@ class Study:
 
     def task(self, cell: Scenario, *, share: float = 1.0) -> Task:
         """The task of a cell, over a share of the rounds."""
-        return replace(self.base, scenario=str(cell), rounds=max(1, round(share * self.settings.rounds)))
+        return replace(self.config.task, scenario=str(cell), rounds=max(1, round(share * self.settings.rounds)))
 
     @cache  # noqa: B019  a study lives as long as the program
     def session(self, cell: Scenario, subject_id: str, *, whole: bool) -> CachedSession:
@@ -256,7 +265,28 @@ class Study:
         ]
         path = self.dir / f"expert-{'+'.join(parts)}-{stem_of(cell)}.safetensors"
         federate(network.module, members, task=task, path=path)
+        if self.solved:
+            network.set_readout(np.array(kept(path.with_suffix(".json"), partial(self._readout, network, cell, parts))))
         return network
+
+    def _readout(self, network: Network, cell: Scenario, parts: Parts) -> list[float]:
+        """The last layer that a run ends with (`server.last_layer`): solved from all parts, or the trained one."""
+        told = {}
+        for part, subject_ids in parts.items():
+            found = readout_statistics(network, self.sessions(cell, subject_ids, whole=False))
+            told[part] = Statistics.mean([*found.values()]), len(found)
+        validating = {site.name: site.validating(cell) for site in self.sites}
+        tests = [validating.get(part) or [s for ids in validating.values() for s in ids] for part in parts]
+        trained = network.readout
+        before = [self._validated(network, cell, subject_ids) for subject_ids in tests]
+        layer, _ = common_solution(told, federation=self.config.federation, towards=trained)
+        network.set_readout(layer)
+        gains = [self._validated(network, cell, ids) - was for ids, was in zip(tests, before, strict=True)]
+        return [*map(float, layer if statistics.median_low(gains) >= 0 else trained)]
+
+    def _validated(self, network: Network, cell: Scenario, subject_ids: Sequence[str]) -> float:
+        scores = evaluate(network, [(session, None) for session in self.sessions(cell, subject_ids)])
+        return statistics.fmean(row["psnr_db"] for row in scores.values())
 
     def shared(self, name: str, *, stems: bool, share: float = 1.0) -> AnyToAny:
         """One network for all cells, trained with a share of the steps."""
