@@ -276,7 +276,8 @@ class Study:
             found = readout_statistics(network, self.sessions(cell, subject_ids, whole=False))
             told[part] = Statistics.mean([*found.values()]), len(found)
         validating = {site.name: site.validating(cell) for site in self.sites}
-        tests = [validating.get(part) or [s for ids in validating.values() for s in ids] for part in parts]
+        everybody = [subject_id for site in self.sites for subject_id in site.validation]
+        tests = [validating.get(part) or everybody for part in parts]
         trained = network.readout
         before = [self._validated(network, cell, subject_ids) for subject_ids in tests]
         layer, _ = common_solution(told, federation=self.config.federation, towards=trained)
