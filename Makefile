@@ -63,7 +63,7 @@ results: $(RUNTIME)
 	$(BIN)/python benchmarks/results.py
 
 test: $(DEVELOP)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 3
 
 test-deployment: $(DEVELOP)
 	$(BIN)/python -m pytest -q -m slow $(DEPLOYMENTS)

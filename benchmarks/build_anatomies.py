@@ -19,6 +19,7 @@ voxel (0, 0, 0). A head has voxels of 1 mm; the file of a brain says `voxel_mm` 
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,8 @@ def _write(path: Path, codes: NDArray[np.uint8], brain: Mask, origin_mm: NDArray
 
 
 def _save(path: Path, codes: NDArray[np.uint8], *, brain: Mask, ventricles: Mask, **grid: NDArray[np.float64]) -> None:
-    np.savez_compressed(path, codes=codes, brain=np.packbits(brain), ventricles=np.packbits(ventricles), **grid)
+    masks = {"brain": np.packbits(brain), "ventricles": np.packbits(ventricles)}
+    np.savez_compressed(path, allow_pickle=False, codes=codes, **masks, **grid)
     print(f"{path}: {codes.shape}, {path.stat().st_size / 1e6:.2f} MB")
 
 
@@ -159,5 +161,5 @@ def _ventricles(codes: NDArray[np.uint8], brain: Mask, origin_mm: NDArray[np.flo
 
 
 if __name__ == "__main__":
-    build = {"heads": build_heads, "brains": build_brains}[sys.argv[1]]
-    build(*map(Path, sys.argv[2:]), out_dir=ANATOMY_DIR)
+    BUILD: dict[str, Callable[..., None]] = {"heads": build_heads, "brains": build_brains}
+    BUILD[sys.argv[1]](*map(Path, sys.argv[2:]), out_dir=ANATOMY_DIR)

@@ -106,7 +106,7 @@ def patients() -> tuple[Sequence[Tensor], Tensor]:
     coarse = torch.rand((PATIENTS, 3, 4, 4), generator=generator)
     smooth = F.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear")
     chequered = (torch.arange(SIZE)[:, None] + torch.arange(SIZE)).remainder(2).float().expand(3, -1, -1)
-    return smooth.split(1), torch.stack([chequered[0], 1 - chequered[1], 1 - chequered[2]])[None]
+    return torch.split(smooth, 1), torch.stack([chequered[0], 1 - chequered[1], 1 - chequered[2]])[None]
 
 
 def loss(model: nn.Module, patient: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from agi_core.data.nifti import write_scan
-from agi_core.scenario import parse_scenario
 from client.check.data import check_data
 from client.site.file import CoordinatorAddress, DeployedSite, SiteData
 from client.site.policy import Policy
@@ -53,7 +52,7 @@ def check(root: Path) -> int:
         policy=Policy(minimum_subjects=1),
     )
     before = bytes_read()
-    failed = [row.found for row in check_data(site, parse_scenario("T1,T2:PD")) if row.state == "FAILED"]
+    failed = [row.found for row in check_data(site, "T1,T2:PD") if row.state == "FAILED"]
     if failed:
         raise SystemExit(f"failed: {failed}")
     return bytes_read() - before

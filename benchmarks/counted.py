@@ -21,7 +21,7 @@ NO_WORK = frozenset(
 )
 
 
-class Counted(TorchDispatchMode):
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts while it is entered.
 
     Attributes:
@@ -32,7 +32,7 @@ class Counted(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations = self.bytes = self.flops = self.waits = 0
         self.paused = False
 
@@ -55,7 +55,8 @@ class Counted(TorchDispatchMode):
 
 def counted(work: Callable[[], object]) -> Counted:
     """The counts of the work."""
-    with Counted() as counts:
+    counts = Counted()
+    with counts:
         before = register_optimizer_step_pre_hook(lambda *_: setattr(counts, "paused", True))
         after = register_optimizer_step_post_hook(lambda *_: setattr(counts, "paused", False))
         try:

@@ -51,7 +51,7 @@ def slice_by_slice(head: BoolArray) -> BoolArray:
     head = head.copy()
     for k in range(head.shape[2]):
         head[:, :, k] = ndimage.binary_fill_holes(head[:, :, k])
-    return ndimage.binary_fill_holes(head)
+    return np.asarray(ndimage.binary_fill_holes(head))
 
 
 def in_one_pass(head: BoolArray) -> BoolArray:

@@ -130,7 +130,7 @@ def running(log_path: Path, command: list[str], variables: Mapping[str, str] | N
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | (variables or {}),
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

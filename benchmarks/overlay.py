@@ -71,7 +71,7 @@ def main() -> None:
 
 def plane(data: NDArray[np.float32], axis: int, middle: list[int]) -> NDArray[np.float32]:
     """The middle plane across `axis`, rows upwards; the patient's right is on the left."""
-    image = np.take(data, middle[axis], axis=axis).T
+    image: NDArray[np.float32] = np.take(data, middle[axis], axis=axis).T
     return image[:, ::-1] if axis != 0 else image
 
 

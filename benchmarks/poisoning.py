@@ -29,12 +29,12 @@ from benchmarks.results import interval
 from client.app import app as client_app
 from server import rounds
 from server.app import app as server_app
-from server.update_gate import Verdict, read_update
+from server.update_gate import Verdict, judge_updates, read_update
 from simulations.local_grid import run_in_process
 from simulations.simulation import BUILT_IN_DIR
 from simulations.sites import find_sites, prepare_caches, write_sites
 
-SETTINGS = (
+SETTINGS: tuple[str, ...] = (
     "rounds=10",
     "reference=T2",
     "training.local_steps=16",
@@ -105,7 +105,7 @@ def run(name: str, seed: int, out_dir: Path) -> float:
     node_configs = [{"site": site, "site-config": str(path)} for site, path in site_paths.items()]
     hostile = max(federation.training, key=lambda site: len(federation.training[site]))
     app = Poisoner(hostile) if attacked else client_app
-    with patch.object(rounds, "judge_updates", rounds.judge_updates if gate else accept_everything):
+    with patch.object(rounds, "judge_updates", judge_updates if gate else accept_everything):
         run_in_process(server_app, app, node_configs=node_configs, run_config={"run-dir": str(run_dir)})
     (psnr_db,) = [tested.scores.final["psnr_db"] for tested in events_of(run_dir, ModelTested)]
     print(f"{name}, seed {seed}: {psnr_db:.2f} dB", flush=True)

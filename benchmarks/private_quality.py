@@ -88,10 +88,10 @@ def main() -> None:
 
 def cases(data: Path | None) -> list[Case]:
     """The rows, the aim first."""
-    sets = [(None, 10), (None, 3)] + ([(data, 10), (data, 3)] if data else [])
-    pretrained = [Case(*data_set, PRETRAINED, epsilon) for data_set in sets for epsilon in EPSILONS]
+    sets = [(its, sites) for its in ((None, data) if data else (None,)) for sites in (10, 3)]
+    pretrained = [Case(its, sites, PRETRAINED, epsilon) for its, sites in sets for epsilon in EPSILONS]
     parts = [Case(None, 10, PRETRAINED, 8.0, part) for part in ("last", "adapters", "all")]
-    scratch = [Case(*data_set, SCRATCH, epsilon, "all") for data_set in sets for epsilon in EPSILONS]
+    scratch = [Case(its, sites, SCRATCH, epsilon, "all") for its, sites in sets for epsilon in EPSILONS]
     return pretrained + parts + scratch
 
 

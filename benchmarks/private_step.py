@@ -42,7 +42,7 @@ def without_privacy(model: nn.Module, slices: Slices) -> Step:
 
     def step() -> None:
         optimizer.zero_grad()
-        F.l1_loss(model(sources), target).backward()
+        torch.autograd.backward(F.l1_loss(model(sources), target))
         optimizer.step()
 
     return step
@@ -81,7 +81,7 @@ def opacus_hooks(model: nn.Module, slices: Slices) -> Step:
 
     def step() -> None:
         optimizer.zero_grad()
-        F.l1_loss(wrapped(sources), target).backward()
+        torch.autograd.backward(F.l1_loss(wrapped(sources), target))
         optimizer.step()
 
     return step
@@ -106,11 +106,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.alone:
-        step = make(*arguments.alone, arguments)
+        conv, name = arguments.alone
+        step = make(conv, name, arguments)
         step()
         step()
-        (peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-        print(int(peak.split()[1]) // 1024)  # Linux; ru_maxrss would start at the parent's
+        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+        print(int(line.split()[1]) // 1024)  # Linux; ru_maxrss would start at the parent's
         return
 
     shape = f"{arguments.subjects} subjects x {arguments.slices} slices of {arguments.size}x{arguments.size}"

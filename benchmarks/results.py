@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from scipy.stats import t
@@ -28,7 +29,7 @@ from benchmarks.commit import commit
 
 DEMO = ["--clients", "5", "engine=in-process"]  # the runs are side by side already
 LONG = [*DEMO, "--compare", "--rounds", "10", "training.local_steps=60", "data.phantom_sites=Guys:30,HH:20,IOP:12"]
-MODELS = ("personal", "federated", "centralised", "local_only")
+MODELS: tuple[str, ...] = ("personal", "federated", "centralised", "local_only")
 MODELS += ("regression_per_site", "regression_pooled", "voxel_regression")
 
 
@@ -46,7 +47,7 @@ def main() -> int:
     started = time.monotonic()
 
     with ThreadPoolExecutor(arguments.processes) as pool:
-        failed = [code for code in pool.map(lambda job: run(*job, settings), zip(seeds, run_dirs, strict=True)) if code]
+        failed = [code for code in pool.map(partial(run, settings=settings), seeds, run_dirs) if code]
     if failed:
         print(f"{len(failed)} of {len(seeds)} runs failed, see above; start again afterwards: finished rounds are kept")
         return 1

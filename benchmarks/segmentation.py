@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", default="1500", help="of the segmentation network (%(default)s)")
     parser.add_argument("--sites", nargs=2, default=["A:7,B:7,C:6", "A:3,B:3,C:2"], metavar=("TRAIN", "TEST"))
     arguments = parser.parse_args()
-    rows, doubts = [], []
+    rows, doubts = list[list[str]](), list[list[str]]()
     for missing in arguments.missing.split(","):
         scenario = SCENARIOS[missing]
         for kind, settings in KINDS.items():

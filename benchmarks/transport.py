@@ -113,7 +113,8 @@ def main() -> None:
         "--only", nargs="+", choices=(PLAIN, "float32", "float16"), default=(PLAIN, "float32", "float16")
     )
     options = parser.parse_args()
-    medians, rows, phases = {}, {}, {}
+    medians: dict[str, np.ndarray] = {}
+    rows, phases = dict[str, str](), dict[str, list[float]]()
     for transport in options.only:
         with tempfile.TemporaryDirectory() as place, cpu_seconds() as samples:
             if transport == PLAIN:
@@ -130,12 +131,12 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     for transport, (wall_s, cpu_s) in medians.items():
-        wall, cpu = medians[transport] / medians.get(PLAIN, np.nan)
+        wall, cpu = medians[transport] / medians.get(PLAIN, np.full(2, np.nan))
         print(f"| {transport} | {wall_s:.1f} | {wall:.2f} | {cpu_s:.1f} | {cpu:.2f} | {rows[transport]} |")
     print("\n| transport | to the last site | at the sites | until the next round |")
     print("|---|---|---|---|")
-    for transport, seconds in phases.items():
-        print(f"| {transport} | {' | '.join(f'{s:.1f}' for s in seconds)} |")
+    for transport, phase in phases.items():
+        print(f"| {transport} | {' | '.join(f'{s:.1f}' for s in phase)} |")
 
 
 def plain(folder: Path, rounds: int) -> list[float]:

@@ -186,7 +186,7 @@ def quantile_layer(features: Vector, error: Vector, *, quantile: float = 0.9, pa
         beyond = error - layer @ features
         weights = np.where(beyond > 0, quantile, 1 - quantile) / np.maximum(np.abs(beyond), LEAST)
         weighted = features * weights
-        layer = np.linalg.solve(weighted @ features.T + 1e-6 * np.eye(count), weighted @ error)
+        layer[:] = np.linalg.solve(weighted @ features.T + 1e-6 * np.eye(count), weighted @ error)
     return layer
 
 
