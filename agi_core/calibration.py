@@ -60,8 +60,11 @@ def calibrate_on(network: Network, scans: Scans, *, task: Task, run_dir: Path, c
     parts, marks = read_parts(run_dir), fingerprints(found.subjects)
     of_part: dict[str, list[Subject]] = {"train": [], "validation": [], "test": []}
     by_id = {subject.id: subject for subject in found.subjects}
+    strangers = 0
     for subject_id in stable_order(by_id):
-        of_part[part_of(marks[subject_id], parts) or "validation"].append(by_id[subject_id])
+        part = part_of(marks[subject_id], parts)
+        strangers += part is None
+        of_part[part or "validation"].append(by_id[subject_id])
     trained, chosen, tests = of_part.values()
     if len(chosen) < 2:
         raise DataError(
@@ -81,6 +84,11 @@ def calibrate_on(network: Network, scans: Scans, *, task: Task, run_dir: Path, c
     covered: dict[str, list[float]] = {}
     for subject, share in zip(chosen, shares, strict=True):
         covered.setdefault(subject.site, []).append(share)
+    if parts and strangers:
+        notes.append(
+            f"errors are told by {plural(strangers, 'subject')} who had no part in this model's run, too: of another"
+            " site, or new; with the run's own folder also of a site that hides the target"
+        )
     if not parts:
         notes.append("which subjects trained the model is not known here; an interval of those would be too narrow")
     if namesakes := read_namesakes(run_dir, marks, parts=("train",)):

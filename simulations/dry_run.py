@@ -30,7 +30,7 @@ def dry_run(config: RunConfig, console: Console, *, run_dir: Path | None) -> Non
     if run_dir is not None:
         run_folder.check_empty(run_dir)
     chosen = config.reference is not None
-    config = with_data(config, console)
+    config = with_data(config, console, run_dir=None)
     if is_vocabulary(config.scenario):
         config, everybody = find_holders(config)
         plan = plan_of(config, everybody)

@@ -16,6 +16,7 @@ from agi_core.host.flower_environment import QUIET
 
 os.environ.update(QUIET | os.environ)
 
+from agi_core.cells import is_vocabulary, parse_vocabulary
 from agi_core.config.schema import DEPLOYMENT, RunConfig
 from agi_core.data.phantom.built_in import SIMULATED, with_built_in_data
 from agi_core.errors import ConfigError
@@ -25,6 +26,8 @@ from agi_core.run.event_log import EventLog, read_events
 from agi_core.run.events import RunFinished
 from agi_core.run.initial_weights import as_begun, initial_weights, keep, weights_file
 from agi_core.run.summary import Summary
+from agi_core.scenario import parse_scenario
+from agi_core.segmentation.visits import MODALITIES
 from client.app import app as client_app
 from server.app import app as server_app
 from simulations.baselines import finished_baselines, open_sites, run_baselines, training_alone
@@ -37,6 +40,7 @@ from simulations.printed import print_plan, print_results
 from simulations.process_grid import run_in_processes
 from simulations.results import privacy_spent, write_results
 from simulations.sites import (
+    KEPT_SEGMENTER,
     Federation,
     WholeRun,
     find_sites,
@@ -60,7 +64,7 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     open_device(config.device, threads=config.threads, deterministic=config.deterministic, compiled=config.compile)
     run_engine = engine_of(config)
     with nullcontext() if resume else run_folder.begun(run_dir, config):
-        config = with_data(config, console)
+        config = with_data(config, console, run_dir=run_dir)
         initial_weights(as_begun(config, run_dir))  # an unusable file is named before the scans are read
         reference_chosen = config.reference is not None
         config, federation = find_sites(config)
@@ -72,13 +76,13 @@ def simulate(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, c
     print_results(summary, run_dir, report_path, console=console)
 
 
-def with_data(config: RunConfig, console: Console) -> RunConfig:
+def with_data(config: RunConfig, console: Console, *, run_dir: Path | None) -> RunConfig:
     """The configuration with a data folder, see `with_built_in_data`, and with a segmentation network's fingerprint.
 
     Raises:
-        ConfigError, RunError: `data.segmenter` is no such network, or another than the run began with.
+        ConfigError, RunError: `data.segmenter` is no such network, another than the run began with, or of no use in it.
     """
-    config = _with_segmenter(config)
+    config = _with_segmenter(config, run_dir)
 
     def announce(data_dir: Path) -> None:
         console.print(f"making built-in synthetic data in {data_dir} (once)")
@@ -87,17 +91,31 @@ def with_data(config: RunConfig, console: Console) -> RunConfig:
         return with_built_in_data(config, SIMULATED, work_dir=BUILT_IN_DIR.resolve(), on_making=announce)
 
 
-def _with_segmenter(config: RunConfig) -> RunConfig:
+def _with_segmenter(config: RunConfig, run_dir: Path | None) -> RunConfig:
     if config.data.segmenter is None:
+        if config.evaluation.segmenter is not None:
+            raise ConfigError("evaluation.segmenter is for hospitals; give a simulation the file: data.segmenter=FILE")
         return config
+    if config.privacy.on:
+        raise ConfigError(
+            "data.segmenter asks for figures in tumours, which no private run tells; leave it out, or privacy.epsilon"
+        )
+    scenario = config.scenario
+    made = parse_vocabulary(scenario).modalities if is_vocabulary(scenario) else (parse_scenario(scenario).target,)
+    if not {*made} & {*MODALITIES}:
+        raise ConfigError(
+            f"data.segmenter: the network is given {', '.join(MODALITIES)}, and {scenario} makes none of them;"
+            " leave it out"
+        )
     from agi_core.segmentation.segmenter import read_segmenter  # here, because few runs have one
 
-    its, asked = read_segmenter(Path(config.data.segmenter)).hash, config.evaluation.segmenter
+    asked = config.evaluation.segmenter
+    kept = None if run_dir is None else run_dir / KEPT_SEGMENTER  # a run that goes on needs the file no longer
+    path = kept if kept and asked and kept.is_file() else Path(config.data.segmenter)
+    its = read_segmenter(path).hash
     if asked not in (None, its):
-        raise ConfigError(f"data.segmenter={config.data.segmenter} is the network {its}, and the run asks for {asked}")
-    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, segmenter=its))
-    config.validate()
-    return config
+        raise ConfigError(f"{path} is the segmentation network {its}, and the run asks for {asked}")
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, segmenter=its))
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,16 @@ from agi_core.run.event_log import EventLog
 from agi_core.run.events import DataFound, Warned
 from agi_core.run.json_objects import read_json
 from agi_core.scenario import Scenario, parse_scenario
-from agi_core.scoring.tissue import unusable_segmentations
+from agi_core.scoring.tissue import files_of, unusable_segmentations
+from agi_core.segmentation.visits import MODALITIES, SEG
 from client.site.file import Site, SiteData, to_yaml
 from client.site.policy import Policy, SitePrivacy
 from server.aggregation import check_sites
 from simulations.poses import measures_poses
 
+KEPT_SEGMENTER = "segmenter.safetensors"  # in the run folder
 _NO_TISSUE = "the site's final test has no figures of tumour and healthy tissue"
+_NO_DICE = "their sites tell nothing of what the segmentation network finds"
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,9 @@ def prepare_caches(config: RunConfig, federation: Federation) -> Federation:
     tested = [s for site, split in _splits(config, federation).items() for s in members[site] if s.id in split["test"]]
     if not config.privacy.on and (bad := unusable_segmentations(scans, tested)):
         doubted[f"{len(bad)} segmentation{'s' * (len(bad) > 1)} cannot be used: {_NO_TISSUE}"] = bad
+    if config.data.segmenter and (short := _not_segmented(scans, tested)):
+        what = f"{', '.join(MODALITIES)} and a segmentation"
+        doubted[f"{len(short)} of {len(tested)} test subjects lack one of {what}: {_NO_DICE}"] = short
     warnings = (*federation.warnings, *doubted)
     return dataclasses.replace(federation, warnings=warnings, doubted={**federation.doubted, **doubted})
 
@@ -303,9 +309,9 @@ def write_sites(
     paths = {}
     study = study or WholeRun(run_dir, config)
     budget, home = study.config.privacy, study.run_dir.resolve()
-    segmenter = home / "segmenter.safetensors" if config.data.segmenter else None
-    if segmenter and config.data.segmenter:
-        atomic.write_bytes(segmenter, Path(config.data.segmenter).read_bytes())
+    segmenter = home / KEPT_SEGMENTER if config.data.segmenter else None
+    if config.data.segmenter and segmenter and not segmenter.exists():
+        _keep_segmenter(Path(config.data.segmenter), segmenter, asked=config.evaluation.segmenter)
     for site, subjects in {**federation.training, **federation.unseen}.items():
         data = SiteData(
             dir=str(scans.dir),
@@ -350,6 +356,22 @@ def write_sites(
         )
         atomic.write_text(paths[site], to_yaml(site_file))
     return paths
+
+
+def _not_segmented(scans: Scans, tested: Sequence[Subject]) -> list[str]:
+    """Those who lack in a visit what a segmentation network is given, or the truth."""
+    files, needed = files_of(scans), {*MODALITIES, SEG}
+    visits = {subject.id: [files.get((subject.id, its.name), {}) for its in subject.sessions] for subject in tested}
+    return [subject for subject, its in visits.items() if not all(needed <= {*visit} for visit in its)]
+
+
+def _keep_segmenter(path: Path, kept_path: Path, *, asked: str | None) -> None:
+    from agi_core.segmentation.segmenter import read_segmenter  # here, because few runs have one
+
+    segmenter = read_segmenter(path)
+    if segmenter.hash != asked:
+        raise RunError(f"{path} was changed since the run began; put the segmentation network {asked} back")
+    segmenter.write(kept_path)
 
 
 def _splits(config: RunConfig, federation: Federation) -> dict[str, dict[str, list[str]]]:

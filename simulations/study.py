@@ -36,7 +36,7 @@ def study(config: RunConfig, run_dir: Path, *, resume: bool, compare: bool, cons
     open_device(config.device, threads=config.threads, deterministic=config.deterministic, compiled=config.compile)
     run_engine = engine_of(config)
     with nullcontext() if resume else run_folder.begun(run_dir, config):
-        config = with_data(config, console)
+        config = with_data(config, console, run_dir=run_dir)
         config, everybody = find_holders(config)
         plan = plan_of(config, everybody)
         print_vocabulary(config, everybody, plan, console)

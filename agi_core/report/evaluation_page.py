@@ -73,7 +73,7 @@ def _slices(evaluation: Evaluation) -> str:
     intro = (
         f"The {plural(len(shown), 'volume')} with the lowest PSNR in the tumour (in the head without one), worst first,"
         f" of {len(evaluation.scored)}: the axial slice with most tumour, anterior (A) at the top, the patient's right"
-        " (R) on the left. The tumour's edge is orange."
+        " (R) on the left." + (" The tumour's edge is orange." if any(its.pair.seg for its in shown) else "")
     )
     scale = (
         f'<p class="scale">Absolute error: 0 <img src="{figures.error_scale()}" alt="from black over red to yellow">'
@@ -97,12 +97,11 @@ def _example(number: int, scored: Scored) -> str:
     real, synthetic = slice_of.as_seen(picture.real), slice_of.as_seen(picture.synthetic)
     edges_of = slice_of.as_seen(picture.tumour).astype(np.float64)
     values = [f"{region} {db(scored.figures.get(f'psnr_db_{region}'))}" for region in ("head", "tumour")]
-    images = [
-        ("Real", "", figures.grey(real)),
-        ("Real", "with the tumour's edge", figures.overlay(real, edges_of)),
-        ("Synthetic", "", figures.grey(synthetic)),
-        ("Synthetic", "with the tumour's edge", figures.overlay(synthetic, edges_of)),
-        ("Absolute error", f"0 to {figures.ERROR_SCALE}", figures.error_map(synthetic, real)),
-    ]
+    images = []
+    for name, image in (("Real", real), ("Synthetic", synthetic)):
+        images.append((name, "", figures.grey(image)))
+        if picture.tumour.any():
+            images.append((name, "with the tumour's edge", figures.overlay(image, edges_of)))
+    images.append(("Absolute error", f"0 to {figures.ERROR_SCALE}", figures.error_map(synthetic, real)))
     heading = f"<h3>{escape(title)}<small> PSNR {escape(', '.join(values))}</small></h3>"
     return f'<section class="example">{heading}{panels(images, title=title, aspect=slice_of.aspect)}</section>'

@@ -44,7 +44,7 @@ from agi_core.report.small_multiples import small_multiples
 from agi_core.run.duration import duration
 from agi_core.run.scores import Metrics, Scores, SiteScore
 from agi_core.scenario import parse_scenario
-from agi_core.scoring.figures import FIGURES
+from agi_core.scoring.figures import FIGURES, LEAST_LOST
 
 BASELINES = {
     "initial_weights": "initial weights",
@@ -64,7 +64,6 @@ _EPSILONS = {
     "epsilon": "All runs on these subjects",
     "epsilon_rdp": "The same by RDP, a looser bound",
 }
-_LEAST_LOST = 0.02  # of Dice without the scan: a share of less would say nothing
 _WORST, _UNSEEN = mark("worst", "worst site"), mark("unseen", "unseen site")
 _UNTRAINED = mark("untrained", "did not train")
 
@@ -176,19 +175,20 @@ def _segmented(record: RunRecord, scores: Scores) -> str:
     told = _telling(record, scores, SEGMENTED_METRIC_NAMES)
     if not told:
         return paragraph(
-            f"No site told what the segmentation network {asked} finds: each needs that file (segmenter: in the site"
-            " file), and of every test subject a segmentation and the four scans on one grid."
+            f"No site told what the segmentation network {asked} finds. A site needs that file (segmenter: in the site"
+            " file), and of every test subject a segmentation and the four scans on one grid; it must offer all four."
         )
     figures_of = [f"{figure}_{target}" for figure in SEGMENTED for target in SEGMENTED_TARGETS]
     rows = []
     for heading, its in told:
         for name, given in SEGMENTED_ROWS.items():
             rows.append(row(heading, [given, *(_figure(its, f"{figure}_{name}") for figure in figures_of)]))
-        rows.append(row(heading, ["recovered share", *(_recovered(its, figure) for figure in figures_of)]))
+        for name, whose in (("synthetic", "recovered share"), ("regression", "recovered share of the regression")):
+            rows.append(row(heading, [whose, *(_recovered(its, figure, name) for figure in figures_of)]))
     meaning = (
         f"The network is {asked}. WT whole tumour, TC tumour core, ET enhancing tumour. The recovered share is how much"
         " of what the missing scan costs the synthetic one gives back: (synthetic - black) / (real - black);"
-        f" none where black costs less than {_LEAST_LOST}. Sites without the network, or with a test subject that it"
+        f" none where black costs less than {LEAST_LOST}. Sites without the network, or with a test subject that it"
         " cannot segment, are not listed."
     )
     groups = {label: len(SEGMENTED_TARGETS) for label in SEGMENTED.values()}
@@ -197,11 +197,13 @@ def _segmented(record: RunRecord, scores: Scores) -> str:
     return table(heads, rows, groups=groups, caption=caption, kind="where") + paragraph(meaning)
 
 
-def _recovered(told: Metrics, figure: str) -> str:
+def _recovered(told: Metrics, figure: str, name: str) -> str:
     """In percent; nothing of a distance, and where the network has hardly any use for the scan."""
-    made, floor, ceiling = (told.get(f"{figure}_{name}", 0.0) for name in ("synthetic", "floor", "ceiling"))
-    lost = ceiling - floor
-    return "–" if "_mm_" in figure or lost < _LEAST_LOST else f"{(made - floor) / lost:.0%}"
+    values = [told.get(f"{figure}_{given}") for given in (name, "floor", "ceiling")]
+    if "_mm_" in figure or None in values:
+        return "–"
+    made, floor, ceiling = (float(value or 0) for value in values)
+    return f"{(made - floor) / (ceiling - floor):.0%}" if ceiling - floor >= LEAST_LOST else "–"
 
 
 def _telling(record: RunRecord, scores: Scores, names: Collection[str]) -> list[tuple[str, Metrics]]:

@@ -14,6 +14,7 @@ from agi_core.metric_table import SEGMENTED, SEGMENTED_ROWS, SEGMENTED_TARGETS
 from agi_core.scoring.consistency import CLASSES, PLANES
 
 CONFIDENCE = 0.95
+LEAST_LOST = 0.02  # of a Dice without the scan: a recovered share of less would say nothing
 _RESAMPLED, _LEAST_DRAWN = 2000, (1 + CONFIDENCE) / 2
 
 
@@ -86,9 +87,9 @@ def segmented_rows(by_name: Mapping[str, Mean]) -> list[tuple[str, list[str]]]:
 def recovered_shares(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, Mean]:
     """Of `dice` and `lesion_dice` of each target: how much of what a missing scan costs the synthetic one gives back,
     (synthetic - floor) / (ceiling - floor) of the means over subjects, with an interval by bootstrap over subjects; and
-    the same of the one by voxel regression, such as `dice_WT_regression`. Left out where the ceiling is not above the
-    floor, so that the scan is not needed; where it is hardly above it, so that more draws are left out than lie on one
-    side of the interval, there is no interval."""
+    the same of the one by voxel regression, such as `dice_WT_regression`. Left out where the ceiling is not
+    LEAST_LOST above the floor, so that the scan is hardly needed; where more draws are than lie on one side of the
+    interval, there is no interval."""
     by_subject = _by_subject(rows)
     shares = {}
     for name in (f"{figure}_{target}" for figure in ("dice", "lesion_dice") for target in SEGMENTED_TARGETS):
@@ -113,7 +114,7 @@ def _drawn(table: NDArray[np.float64]) -> tuple[float | None, float | None]:
 
 def _share(table: NDArray[np.float64]) -> float | None:
     made, floor, ceiling = table.mean(axis=0)
-    return float((made - floor) / (ceiling - floor)) if ceiling > floor else None
+    return float((made - floor) / (ceiling - floor)) if ceiling - floor >= LEAST_LOST else None
 
 
 def _by_subject(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from agi_core.errors import ConfigError, DataError
 from agi_core.layouts import LAYOUTS
 from agi_core.scenario import modality_parts
-from agi_core.segmentation.visits import SEG, named_scans, only
+from agi_core.segmentation.visits import MODALITIES, SEG, named_scans, only
 
 _NAMED = 5  # visits in a sentence
 Named = Mapping[tuple[str, str, str], list[Path]]
@@ -18,7 +18,8 @@ Named = Mapping[tuple[str, str, str], list[Path]]
 @dataclass(frozen=True)
 class Pair:
     """A synthetic volume and the real scan of the same visit; `seg` is the tumour's segmentation, where there is one,
-    `others` are the visit's real scans of other modalities, and `of_subject` all real files of all visits.
+    `others` are the visit's real scans of other modalities, and `firsts` the subject's, of all visits, of the first
+    modality of the segmentation network.
 
     The session is empty where the layout does not name visits.
     """
@@ -30,7 +31,7 @@ class Pair:
     real: Path
     seg: Path | None
     others: Mapping[str, Path]
-    of_subject: Sequence[Path]
+    firsts: Sequence[Path]
 
     @property
     def name(self) -> str:
@@ -75,7 +76,7 @@ def find_pairs(
             real=only(real[key]),
             seg=only(seg) if seg else None,
             others={m: path for m, path in others.items() if m not in (modality, SEG)},
-            of_subject=[path for (its, *_), paths in real.items() if its == subject for path in paths],
+            firsts=[p for (its, _, m), paths in real.items() if (its, m) == (subject, MODALITIES[0]) for p in paths],
         )
         if pair.synthetic.samefile(pair.real):
             raise DataError(f"{pair.synthetic} is the real scan itself. Give the folder of synthetic volumes.")

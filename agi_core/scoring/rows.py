@@ -12,18 +12,19 @@ from agi_core.data.preprocess import same_grid
 from agi_core.errors import DataError
 from agi_core.segmentation.labels import Labels, target_mask
 from agi_core.segmentation.lesions import rules_of, score_segmentation
-from agi_core.segmentation.segmenter import MODALITIES, Segmenter
+from agi_core.segmentation.segmenter import Segmenter
+from agi_core.segmentation.visits import MODALITIES
 
 
 @dataclass(frozen=True)
 class Scene:
     """A visit of a subject, one of whose real scans a synthetic one stands in for: `modality`. The `scans` are all real
-    ones of the visit, and `of_subject` all real files of all visits."""
+    ones of the visit, and `firsts` those of the network's first modality of all visits, by which it knows a subject."""
 
     subject: str
     modality: str
     scans: Mapping[str, Path]
-    of_subject: Sequence[Path]
+    firsts: Sequence[Path]
 
 
 def segmentation_rows(
@@ -47,10 +48,10 @@ def segmentation_rows(
         return {}, [f"not segmented: it has no {', '.join(lacking)}"]
     if target not in MODALITIES:
         return {}, [f"not segmented: the network knows no {target}"]
-    if any(fingerprint(path) in segmenter.trained_on for path in scene.of_subject):
+    if any(fingerprint(path) in segmenter.trained_on for path in scene.firsts):
         return {}, ["not segmented: the subject trained the segmentation network"]
-    if image_fingerprint(read_volume(scene.scans[MODALITIES[0]]).data) in segmenter.trained_on:
-        return {}, ["not segmented: the visit trained the segmentation network, from another file"]
+    if any(image_fingerprint(read_volume(path).data) in segmenter.trained_on for path in scene.firsts):
+        return {}, ["not segmented: the subject trained the segmentation network, from another file"]
     others = {modality: _read(scene, modality, grid=grid) for modality in MODALITIES if modality != target}
     given = {
         "ceiling": real,

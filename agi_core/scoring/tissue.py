@@ -21,7 +21,7 @@ from agi_core.scoring.ssim import brasyn_ssim
 from agi_core.scoring.volume import region_figures
 from agi_core.segmentation.labels import ENHANCING, OEDEMA, read_labels
 from agi_core.segmentation.segmenter import Segmenter
-from agi_core.segmentation.visits import SEG, named_scans
+from agi_core.segmentation.visits import MODALITIES, SEG, named_scans
 
 Files = Mapping[tuple[str, str], Mapping[str, Path]]
 """{(subject, session): {modality: file}}, its segmentation as `SEG`."""
@@ -90,18 +90,24 @@ def tissue_figures(prediction: FloatArray, target: FloatArray, head: BoolArray, 
 
 
 def segmented_figures(
-    segmenter: Segmenter, prediction: FloatArray, grid: Grid, *, files: Files, visit: tuple[str, str], target: str
+    segmenter: Segmenter,
+    prediction: FloatArray,
+    grid: Grid,
+    *,
+    files: Files,
+    visit: tuple[str, str],
+    target: str,
+    scan: Path,
 ) -> tuple[dict[str, float], list[str]]:
     """Those of `SEGMENTED_METRIC_NAMES` of one visit, whose target is predicted (D, H, W) in [0, 1] on a working grid.
-    They are counted on the grid of its real scan. Returns and raises as `segmentation_rows`."""
-    scans, (subject, _) = files[visit], visit
-    of_subject = [path for (its, _), some in files.items() if its == subject for path in some.values()]
-    real = read_volume(scans[target])
+    They are counted on the grid of its real `scan`. Returns and raises as `segmentation_rows`."""
+    subject, real = visit[0], read_volume(scan)
+    firsts = [its[MODALITIES[0]] for (other, _), its in files.items() if other == subject and MODALITIES[0] in its]
     return segmentation_rows(
         segmenter,
-        Scene(subject, target, scans, of_subject),
+        Scene(subject, target, {**files[visit], target: scan}, firsts),
         synthetic=resample(np.ascontiguousarray(prediction.transpose(2, 1, 0)), grid, real.grid),
-        real=scale_intensity(real.data, place=scans[target])[0],
-        labels=read_labels(scans[SEG], grid=real.grid, like=scans[target]),
+        real=scale_intensity(real.data, place=scan)[0],
+        labels=read_labels(files[visit][SEG], grid=real.grid, like=scan),
         grid=real.grid,
     )

@@ -118,7 +118,7 @@ def score_pair(
         figures |= _coverage(ours, scaled, regions, resample(half_width, synthetic.grid, real.grid))
     figures |= consistency(ours, scaled, head, affine=real.affine)
     if segmenter is not None and labels is not None:
-        scene = Scene(pair.subject, pair.modality, {**pair.others, pair.modality: pair.real}, pair.of_subject)
+        scene = Scene(pair.subject, pair.modality, {**pair.others, pair.modality: pair.real}, pair.firsts)
         more, why_not = segmentation_rows(segmenter, scene, synthetic=ours, real=scaled, labels=labels, grid=real.grid)
         figures, doubts = figures | more, doubts + why_not
     fault = image_fault(ours[head])

@@ -23,12 +23,14 @@ from agi_core.data.nifti import FloatArray
 from agi_core.errors import RunError
 from agi_core.host import atomic
 from agi_core.host.tensor_file import open_tensors
+from agi_core.models.prior import monomials
 from agi_core.prediction import through_windows
 from agi_core.segmentation.box import box_of
 from agi_core.segmentation.labels import TARGETS
+from agi_core.segmentation.visits import MODALITIES
 from agi_core.voxel_regression import VoxelRegression
 
-MODALITIES = ("t1n", "t1c", "t2w", "t2f")
+LARGEST = 512  # channels, and voxels of a patch along an axis
 
 
 @dataclass(frozen=True)
@@ -111,17 +113,41 @@ def read_segmenter(path: Path) -> Segmenter:
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         settings = note["settings"]
         lists = {name: tuple(settings[name]) for name in ("channels", "patch")}
-        segmenter = Segmenter(SegmenterSettings(**settings | lists))
+        segmenter = Segmenter(_checked(SegmenterSettings(**settings | lists)))
         segmenter.module.load_state_dict(
             {name.removeprefix("network "): torch.from_numpy(t) for name, t in tensors.items() if "network " in name}
         )
         segmenter.regressions = {target: VoxelRegression(tensors[f"regression {target}"]) for target in MODALITIES}
-        segmenter.trained_on = note["trained_on"]
+        segmenter.trained_on = [*note["trained_on"]]
+        _check_content(segmenter)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         raise RunError(
             f"{path} is no segmentation network of this release; train one with: python -m agi_core segment --help"
         ) from None
     return segmenter
+
+
+def _checked(settings: SegmenterSettings) -> SegmenterSettings:
+    """Raise ValueError where nothing could be built of a file's settings: it may come from anywhere."""
+    patch, channels, least = settings.patch, settings.channels, 2 ** (len(settings.channels) - 1)
+    sizes = [*patch, *channels]
+    if not all(isinstance(size, int) and 0 < size <= LARGEST for size in sizes) or not 1 < len(channels) < 7:
+        raise ValueError("sizes")
+    if len(patch) != 3 or any(size % least for size in patch):
+        raise ValueError("patch")
+    return settings
+
+
+def _check_content(segmenter: Segmenter) -> None:
+    """Raise ValueError where it could not be used."""
+    if not all(isinstance(its, str) for its in segmenter.trained_on):
+        raise ValueError("trained_on")
+    features = monomials(torch.zeros(1, len(MODALITIES) - 1, 1)).shape[1]
+    arrays = [fit.coefficients for fit in segmenter.regressions.values()]
+    if not all(array.shape == (features,) and np.isfinite(array).all() for array in arrays):
+        raise ValueError("regressions")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in segmenter.module.state_dict().values()):
+        raise ValueError("network")
 
 
 def _stacked(volumes: Sequence[FloatArray]) -> Tensor:

@@ -18,8 +18,8 @@ from agi_core.data.preprocess import same_grid
 from agi_core.errors import DataError
 from agi_core.segmentation.box import box_of
 from agi_core.segmentation.labels import TARGETS, Labels, check_labels, read_labels, target_mask
-from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings
-from agi_core.segmentation.visits import SEG, read_visits
+from agi_core.segmentation.segmenter import Segmenter, SegmenterSettings
+from agi_core.segmentation.visits import MODALITIES, SEG, read_visits
 from agi_core.voxel_regression import VoxelRegression
 
 OnStep = Callable[[int, int, float], None]  # (steps done, all, loss)

@@ -12,6 +12,7 @@ from agi_core.errors import DataError
 from agi_core.layouts import LAYOUTS
 
 SEG = "seg"
+MODALITIES = ("t1n", "t1c", "t2w", "t2f")  # that the segmentation network is given
 
 
 def read_visits(folder_dir: Path, layout: str) -> dict[tuple[str, str], dict[str, Path]]:

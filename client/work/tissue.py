@@ -14,7 +14,7 @@ from agi_core.errors import DataError, RunError
 from agi_core.metric_table import SEGMENTED_METRIC_NAMES, TISSUE_METRIC_NAMES
 from agi_core.scoring.tissue import Truth, files_of, segmented_figures, tissue_figures
 from agi_core.segmentation.segmenter import Segmenter, read_segmenter
-from agi_core.segmentation.visits import SEG
+from agi_core.segmentation.visits import MODALITIES, SEG
 from client.work.job import Job
 
 log = logging.getLogger("client")
@@ -64,9 +64,13 @@ class Tissue:
                 files=self._files,
                 visit=(session.subject_id, session.session),
                 target=self._job.network.scenario.target,
+                scan=self._scans[session.subject_id, session.session],
             )
         except DataError as error:
             figures, why_not = {}, [f"not segmented: {error}"]
+        except Exception:  # the network comes from elsewhere, and no other figure hangs on it
+            log.exception("%s: not segmented", session.subject_id)
+            figures, why_not = {}, []
         for reason in why_not:
             log.warning("%s: %s", session.subject_id, reason)
         return figures
@@ -86,17 +90,23 @@ class Tissue:
 
 
 def asked_segmenter(job: Job) -> Segmenter | None:
-    """The site's segmentation network, if it is the one that the task asks for."""
-    asked, path = job.task.evaluation.segmenter, job.site.segmenter
+    """The site's segmentation network, if it is the one that the task asks for, and the site offers the four modalities
+    that it is given: figures of what a site hides would tell who has it."""
+    asked, path, offered = job.task.evaluation.segmenter, job.site.segmenter, job.site.data.modalities
     if asked is None:
         return None
+    if offered is not None and (hidden := [name for name in MODALITIES if name not in offered]):
+        log.warning("no Dice: the segmentation network needs %s, which data.modalities does not offer", hidden)
+        return None
+    if path is None:
+        log.warning("no Dice: the task asks for the segmentation network %s, and the site file names none", asked)
+        return None
     try:
-        segmenter = read_segmenter(Path(path)) if path else None
+        segmenter = read_segmenter(Path(path))
     except RunError as error:
         log.warning("no Dice: %s", error)
         return None
-    if segmenter is None or segmenter.hash != asked:
-        has = "the site file names none" if segmenter is None else f"{path} is {segmenter.hash}"
-        log.warning("no Dice: the task asks for the segmentation network %s, and %s", asked, has)
+    if segmenter.hash != asked:
+        log.warning("no Dice: the task asks for the segmentation network %s; %s is %s", asked, path, segmenter.hash)
         return None
     return segmenter

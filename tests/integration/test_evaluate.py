@@ -305,5 +305,25 @@ def test_a_simulation_keeps_the_network_that_looks_for_the_tumours_of_its_test(
             assert final[name] == pytest.approx(figures[name]["mean"], abs=0.02), name
     capsys.readouterr()
     (tmp_path / "other.safetensors").replace(tmp_path / "net.safetensors")
+    assert simulate(["--resume", "--out", str(run)]) == 0  # it has its own
+    shutil.copy(tmp_path / "net.safetensors", run / "segmenter.safetensors")
     assert simulate(["--resume", "--out", str(run)]) == 2
     assert f"and the run asks for {segmenter.hash}" in capsys.readouterr().err
+
+
+def test_a_network_of_no_use_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*settings: str) -> str:
+        assert simulate(["--dry-run", *settings]) == 2
+        return capsys.readouterr().err
+
+    assert "give a simulation the file: data.segmenter=FILE" in refused("evaluation.segmenter=0123456789abcdef")
+    assert "and T1,T2:PD makes none of them" in refused("data.segmenter=net.safetensors")
+    assert "and T1,T2,PD:any makes none of them" in refused(
+        "--scenario", "T1,T2,PD:any", "data.segmenter=net.safetensors"
+    )
+    private = refused(
+        "--layout", "brats", "--scenario", "t1n:t2f", "privacy.epsilon=8", "data.segmenter=net.safetensors"
+    )
+    assert "data.segmenter asks for figures in tumours, which no private run tells" in private

@@ -294,6 +294,20 @@ def test_a_range_of_few_training_subjects(
     assert ("--data DIR, with 5 complete subjects or more" in said) == bool(code)
 
 
+def test_subjects_who_had_no_part_in_the_run_are_counted(
+    run_dir: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of a hospital that does not train the cell of an any-to-any run, in that run's own folder."""
+    assert calibrate() == 0
+    assert "had no part" not in capsys.readouterr().err
+    (site,) = json.loads((run_dir / "splits.json").read_text()).values()
+    (run_dir / "splits.json").write_text(json.dumps({"A": site | {"validation": site["validation"][:2]}}))
+    assert calibrate() == 0
+    printed = capsys.readouterr()
+    assert "of 3 subjects; " in printed.out
+    assert "errors are told by 1 subject who had no part in this model's run, too" in printed.err
+
+
 def test_too_few_subjects(tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(data=write_ixi(tmp_path / "one", {"B": 1})) == 2
     assert "0 complete subjects beside the 1 that trained" in capsys.readouterr().err

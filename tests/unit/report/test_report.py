@@ -529,13 +529,15 @@ def test_what_a_segmentation_network_finds_has_a_table_with_the_recovered_share(
     run.train(rounds=2)
     dice = {"ceiling": 0.9, "synthetic": 0.6, "regression": 0.5, "floor": 0.1}
     told = {f"dice_{target}_{name}": value for target in ("WT", "TC") for name, value in dice.items()}
+    told |= {"dice_ET_ceiling": 0.9, "dice_ET_synthetic": 0.6}  # without the floor, which the policy holds back
     told |= {"dice_WT_floor": 0.3, "dice_TC_floor": 0.95, "lesion_hd95_mm_WT_ceiling": 3.25}
     sites = {"Guys": SiteScore({"psnr_db": 20.0, **told}, 2), HOSTILE: SiteScore({"psnr_db": 21.0}, 2)}
     run.finish(ModelTested(scores=Scores.over(sites, {})))
     page = Page(build_report(run.dir))
     nothing = ["–"] * 3
-    assert ["Guys", "four real scans", "0.900", "0.900", "–", *nothing, "3.2", "–", "–"] in page.rows
+    assert ["Guys", "four real scans", "0.900", "0.900", "0.900", *nothing, "3.2", "–", "–"] in page.rows
     assert ["Guys", "recovered share", "50%", "–", "–", *nothing, *nothing] in page.rows
+    assert ["Guys", "recovered share of the regression", "33%", "–", "–", *nothing, *nothing] in page.rows
     assert not any(row[:2] == [HOSTILE, "four real scans"] for row in page.rows)
     assert "The network is 0123456789abcdef." in page.text
     run.finish(ModelTested(scores=Scores.over({"Guys": SiteScore({"psnr_db": 20.0}, 2)}, {})))

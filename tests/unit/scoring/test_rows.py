@@ -83,7 +83,7 @@ def test_another_compression_of_a_scan_that_trained_the_network_is_known(trained
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1))
     save(tmp_path / "made" / f"{name}-t2f.nii.gz", read(tmp_path / "data" / name / f"{name}-t2f.nii.gz") + 1)
     result = evaluate(find_pairs(tmp_path / "data", tmp_path / "made", layout="brats")[0], notes=[], segmenter=trained)
-    told = "not segmented: the visit trained the segmentation network, from another file"
+    told = "not segmented: the subject trained the segmentation network, from another file"
     assert f"{name[:-4]} 000: {told}" in result.notes
 
 

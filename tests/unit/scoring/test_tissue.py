@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from agi_core.data.fingerprint import image_fingerprint
 from agi_core.data.nifti import read_grid, read_volume
 from agi_core.data.preprocess import align, resample, respaced
 from agi_core.data.scans import Scans
@@ -61,7 +62,7 @@ def test_what_a_network_finds_is_what_evaluate_says_of_the_same_volume(tmp_path:
     made = prepared.volumes[:, 0] * (labels_of(1) == 0).transpose(2, 1, 0).astype(np.float32)
     visit = ("BraTS-GLI-00001", "000")
     figures, why_not = segmented_figures(
-        segmenter, made, prepared.grid, files=files_of(scans), visit=visit, target="t2f"
+        segmenter, made, prepared.grid, files=files_of(scans), visit=visit, target="t2f", scan=path
     )
     assert ([*figures], why_not) == (sorted(SEGMENTED_METRIC_NAMES, key=[*figures].index), [])
     save(tmp_path / "made" / NAME / path.name, made.transpose(2, 1, 0), AFFINE)
@@ -73,13 +74,27 @@ def test_what_a_network_finds_is_what_evaluate_says_of_the_same_volume(tmp_path:
 
     coarse = respaced(prepared.grid, (4.0, 4.0, 4.0))
     halved = resample(made.transpose(2, 1, 0), prepared.grid, coarse).transpose(2, 1, 0)
-    other, _ = segmented_figures(segmenter, halved, coarse, files=files_of(scans), visit=visit, target="t2f")
+    other, _ = segmented_figures(segmenter, halved, coarse, files=files_of(scans), visit=visit, target="t2f", scan=path)
     assert other["dice_WT_ceiling"] == figures["dice_WT_ceiling"]
 
     figures, why_not = segmented_figures(
-        train_toy(scans.dir), made, prepared.grid, files=files_of(scans), visit=visit, target="t2f"
+        train_toy(scans.dir), made, prepared.grid, files=files_of(scans), visit=visit, target="t2f", scan=path
     )
     assert (figures, why_not) == ({}, ["not segmented: the subject trained the segmentation network"])
+
+    other_visit = scans.dir / NAME.replace("-000", "-001")  # which trained it, from another file
+    for file in (scans.dir / f"{NAME[:-5]}2-000").iterdir():
+        image = nibabel.load(file)
+        save(other_visit / file.name.replace("00002-000", "00001-001"), np.asarray(image.dataobj).astype(np.float32))
+    of_it = train_toy(other_visit.parent)
+    of_it.trained_on = [image_fingerprint(read_volume(next(other_visit.glob("*t1n*"))).data)]
+    figures, why_not = segmented_figures(
+        of_it, made, prepared.grid, files=files_of(scans), visit=visit, target="t2f", scan=path
+    )
+    assert (figures, why_not) == (
+        {},
+        ["not segmented: the subject trained the segmentation network, from another file"],
+    )
 
 
 def test_a_tumour_on_another_working_grid_keeps_its_size_and_a_seg_on_another_grid_is_refused(scans: Scans) -> None:

@@ -1,15 +1,19 @@
 """The segmentation network at toy size: it learns, it is the same again from its file, and others are refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from agi_core.data.intensity import scale_intensity
 from agi_core.errors import DataError, RunError
+from agi_core.host.tensor_file import tensors_in
 from agi_core.segmentation.lesions import dice_of
-from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings, read_segmenter
+from agi_core.segmentation.segmenter import Segmenter, SegmenterSettings, read_segmenter
 from agi_core.segmentation.training import train_segmenter
+from agi_core.segmentation.visits import MODALITIES
 from tests.support.brats_tree import AFFINE, labels_of, read, save, write_subject
 from tests.support.head_scans import Array
 from tests.support.toy_segmenter import train_toy
@@ -113,3 +117,36 @@ def test_what_cannot_be_used_is_refused(tree: Path, tmp_path: Path) -> None:
     save(path, read(path), AFFINE * 1.1)
     with pytest.raises(DataError, match=r"t2w.nii.gz lies on another grid than .*t1n.nii.gz"):
         train_segmenter(tmp_path / "moved", few)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("patch", (0, 16, 16)),
+        ("patch", (16, 16)),
+        ("patch", (15, 16, 16)),
+        ("patch", "abc"),
+        ("channels", (100_000, 100_000)),
+        ("trained_on", None),
+        ("trained_on", [5]),
+        ("regression", np.zeros((2, 2))),
+        ("regression", np.full(20, np.nan)),
+        ("network", np.nan),
+    ],
+)
+def test_a_file_from_elsewhere_is_looked_at(trained: Segmenter, tmp_path: Path, change: str, value: object) -> None:
+    trained.write(tmp_path / "net.safetensors")
+    metadata, arrays = tensors_in((tmp_path / "net.safetensors").read_bytes())
+    note = json.loads(metadata["segmenter"])
+    if change in note["settings"]:
+        note["settings"][change] = value
+    elif change == "regression":
+        arrays["regression t2f"] = value
+    elif change == "network":
+        name = next(name for name in arrays if name.startswith("network"))
+        arrays[name] = np.full_like(arrays[name], value)
+    else:
+        note[change] = value
+    save_file(arrays, tmp_path / "bad.safetensors", metadata={"segmenter": json.dumps(note)})
+    with pytest.raises(RunError, match=r"bad\.safetensors is no segmentation network of this release"):
+        read_segmenter(tmp_path / "bad.safetensors")

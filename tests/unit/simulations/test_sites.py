@@ -318,6 +318,19 @@ def test_a_segmentation_of_a_test_subject_that_cannot_be_used_is_told(tmp_path: 
     assert tested in federation.doubted[told][0]
 
 
+def test_a_segmentation_network_that_has_nothing_to_do_is_told(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        write_subject(tmp_path / "brats", number, modalities=("t1n", "t2w", "t2f"))
+    overrides = {"data.dir": str(tmp_path / "brats"), "data.layout": "brats", "clients": 1, "scenario": "t1n:t2f"}
+    overrides |= {"data.cache_dir": str(tmp_path / "cache"), "data.segmenter": "net.safetensors"}
+    config, federation = find_sites(load_config(None, overrides=overrides, assignments=SMALL))
+    federation = prepare_caches(config, federation)
+    (told,) = federation.warnings
+    assert told.startswith("1 of 1 test subjects lack one of t1n, t1c, t2w, t2f and a segmentation: their sites tell")
+    (tested,) = federation.splits["site"].test
+    assert [*federation.doubted.values()] == [[tested]]
+
+
 def test_a_header_that_cannot_be_believed_is_refused_at_once(small_config: RunConfig, tmp_path: Path) -> None:
     data_dir = write_ixi(tmp_path / "ixi", {"Guys": 3})
     path = data_dir / "IXI-T1" / "IXI101-Guys-1101-T1.nii.gz"

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agi_core.segmentation.segmenter import MODALITIES, Segmenter, SegmenterSettings
+from agi_core.segmentation.segmenter import Segmenter, SegmenterSettings
+from agi_core.segmentation.visits import MODALITIES
 from agi_core.voxel_regression import VoxelRegression
 from client.check.machine import check_machine
 from client.check.rows import CheckState
@@ -46,7 +47,7 @@ def test_the_port_of_the_nodes_health_must_be_free_too(site: DeployedSite) -> No
 def test_a_segmentation_network_is_told_by_its_fingerprint(site: DeployedSite, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     segmenter = Segmenter(SegmenterSettings(channels=(4, 8), patch=(16, 16, 16)))
-    segmenter.regressions = {modality: VoxelRegression(np.zeros((4, 1))) for modality in MODALITIES}
+    segmenter.regressions = {modality: VoxelRegression(np.zeros(20)) for modality in MODALITIES}
     segmenter.write(path)
 
     def rows(site: DeployedSite) -> list[tuple[CheckState, str]]:

@@ -12,6 +12,7 @@ from agi_core.config.schema import PrivacyConfig, RunConfig
 from agi_core.metric_table import FAULTY, METRIC_NAMES, SEGMENTED_METRIC_NAMES, TISSUE_METRIC_NAMES
 from agi_core.network import Network
 from agi_core.protocol import EVALUATE, TEST, Reply, Request, pack
+from agi_core.segmentation.segmenter import Segmenter
 from client.site.file import Site, SiteData
 from client.site.opened import OpenSite
 from client.site.policy import Policy
@@ -134,11 +135,20 @@ def test_what_the_network_that_is_asked_for_finds(
         reply = answered(other, config)
     assert ({*reply.metrics}, reply.suppressed) == (tissue_alone, "")
     assert f"{tmp_path / 'other.safetensors'} is " in caplog.text
+    hidden = dataclasses.replace(with_it, data=dataclasses.replace(site.data, modalities=("t1n", "t2w", "t2f")))
+    reply = answered(hidden, config)
+    assert ({*reply.metrics}, reply.suppressed) == (tissue_alone, "")  # whoever hides its t1c tells nothing of it
+    assert "needs ['t1c'], which data.modalities does not offer" in caplog.text
 
     of_the_test = dataclasses.replace(config.evaluation, segmenter=train_toy(tmp_path / "scans").hash)
     reply = answered(other, dataclasses.replace(config, evaluation=of_the_test))
     assert ({*reply.metrics}, {*reply.suppressed.split(",")}) == (tissue_alone, {*SEGMENTED_METRIC_NAMES})
     assert "not segmented: the subject trained the segmentation network" in caplog.text
+
+    with pytest.MonkeyPatch.context() as patch:  # a network that cannot be used costs no other figure
+        patch.setattr(Segmenter, "segment", lambda *given: 1 / 0)
+        reply = answered(with_it, config)
+    assert ({*reply.metrics}, {*reply.suppressed.split(",")}) == (tissue_alone, {*SEGMENTED_METRIC_NAMES})
 
     moved = np.diag([2.0, 2.0, 2.0, 1.0]) + np.eye(4, k=3) * 5
     path = tmp_path / "scans" / f"{TESTED[1]}-000" / f"{TESTED[1]}-000-t1c.nii.gz"
