@@ -44,7 +44,7 @@ from agi_core.report.small_multiples import small_multiples
 from agi_core.run.duration import duration
 from agi_core.run.scores import Metrics, Scores, SiteScore
 from agi_core.scenario import parse_scenario
-from agi_core.scoring.figures import FIGURES, LEAST_LOST
+from agi_core.scoring.figures import FIGURES, LEAST_LOST, recovered_share
 
 BASELINES = {
     "initial_weights": "initial weights",
@@ -199,11 +199,11 @@ def _segmented(record: RunRecord, scores: Scores) -> str:
 
 def _recovered(told: Metrics, figure: str, name: str) -> str:
     """In percent; nothing of a distance, and where the network has hardly any use for the scan."""
-    values = [told.get(f"{figure}_{given}") for given in (name, "floor", "ceiling")]
-    if "_mm_" in figure or None in values:
+    made, floor, ceiling = (told.get(f"{figure}_{given}") for given in (name, "floor", "ceiling"))
+    if "_mm_" in figure or made is None or floor is None or ceiling is None:
         return "–"
-    made, floor, ceiling = (float(value or 0) for value in values)
-    return f"{(made - floor) / (ceiling - floor):.0%}" if ceiling - floor >= LEAST_LOST else "–"
+    share = recovered_share(made, floor, ceiling)
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _telling(record: RunRecord, scores: Scores, names: Collection[str]) -> list[tuple[str, Metrics]]:

@@ -113,8 +113,13 @@ def _drawn(table: NDArray[np.float64]) -> tuple[float | None, float | None]:
 
 
 def _share(table: NDArray[np.float64]) -> float | None:
-    made, floor, ceiling = table.mean(axis=0)
-    return float((made - floor) / (ceiling - floor)) if ceiling - floor >= LEAST_LOST else None
+    return recovered_share(*table.mean(axis=0).tolist())
+
+
+def recovered_share(made: float, floor: float, ceiling: float) -> float | None:
+    """(made - floor) / (ceiling - floor); None where the scan is hardly needed."""
+    lost = ceiling - floor
+    return (made - floor) / lost if lost >= LEAST_LOST else None
 
 
 def _by_subject(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
