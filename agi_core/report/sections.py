@@ -1,7 +1,7 @@
 """The sections of the report, each from a run record (or its example slices) to HTML."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -10,12 +10,6 @@ from agi_core.metric_table import (
     METRIC_NAMES,
     METRICS,
     REGIONS,
-    SEGMENTED,
-    SEGMENTED_METRIC_NAMES,
-    SEGMENTED_ROWS,
-    SEGMENTED_TARGETS,
-    TISSUE_METRIC_NAMES,
-    TISSUES,
     psnr_db,
 )
 from agi_core.report import figures, in_words
@@ -41,10 +35,10 @@ from agi_core.report.markup import (
 from agi_core.report.participation import Part
 from agi_core.report.record import Problem, RunRecord
 from agi_core.report.small_multiples import small_multiples
+from agi_core.report.tumours import in_tissue, segmented
 from agi_core.run.duration import duration
 from agi_core.run.scores import Metrics, Scores, SiteScore
 from agi_core.scenario import parse_scenario
-from agi_core.scoring.figures import FIGURES, LEAST_LOST, recovered_share
 
 BASELINES = {
     "initial_weights": "initial weights",
@@ -143,79 +137,16 @@ def sites(record: RunRecord) -> str:
         limit = config.evaluation.max_subjects
         notes.append(f"Unseen sites took no part in training; at most {plural(limit, 'subject')} of each, scored once.")
     body = table(columns, rows, groups=groups, caption=caption, kind="metrics") + paragraph(" ".join(notes))
-    return section("Quality per site", body + _tissue(record, scores) + _segmented(record, scores))
+    told = _headed(record, scores)
+    tumours = in_tissue(told) + segmented(told, asked=record.config.evaluation.segmenter)
+    return section("Quality per site", body + tumours)
 
 
-def _tissue(record: RunRecord, scores: Scores) -> str:
-    """The figures in tumour and healthy tissue of the sites that have segmentations."""
-    told = _telling(record, scores, TISSUE_METRIC_NAMES)
-    if not told:
-        return ""
-    names = TISSUES["tumour"]
-    rows = [
-        row(heading, [tissue, *(_figure(its, f"{name}_{tissue}") for name in names)])
-        for heading, its in told
-        for tissue in TISSUES
-        if any(f"{name}_{tissue}" in its for name in names)
-    ]
-    meaning = (
-        "BraSyn's SSIM is near 1 even for a black tumour: read SSIM inside beside it. Sites without segmentations are"
-        " not listed."
-    )
-    heads = ["Site", "Where", "BraSyn's SSIM", "SSIM inside", "PSNR (dB)", "MAE"]
-    caption = "In the tumour, its parts and healthy tissue, mean over the same subjects"
-    return table(heads, rows, caption=caption, kind="where") + paragraph(meaning)
-
-
-def _segmented(record: RunRecord, scores: Scores) -> str:
-    """What the segmentation network that the run asks for finds in the test of the sites that have it."""
-    asked = record.config.evaluation.segmenter
-    if asked is None:
-        return ""
-    told = _telling(record, scores, SEGMENTED_METRIC_NAMES)
-    if not told:
-        return paragraph(
-            f"No site told what the segmentation network {asked} finds. A site needs that file (segmenter: in the site"
-            " file), and of every test subject a segmentation and the four scans on one grid; it must offer all four."
-        )
-    figures_of = [f"{figure}_{target}" for figure in SEGMENTED for target in SEGMENTED_TARGETS]
-    rows = []
-    for heading, its in told:
-        for name, given in SEGMENTED_ROWS.items():
-            rows.append(row(heading, [given, *(_figure(its, f"{figure}_{name}") for figure in figures_of)]))
-        for name, whose in (("synthetic", "recovered share"), ("regression", "recovered share of the regression")):
-            rows.append(row(heading, [whose, *(_recovered(its, figure, name) for figure in figures_of)]))
-    meaning = (
-        f"The network is {asked}. WT whole tumour, TC tumour core, ET enhancing tumour. The recovered share is how much"
-        " of what the missing scan costs the synthetic one gives back: (synthetic - black) / (real - black);"
-        f" none where black costs less than {LEAST_LOST}. Sites without the network, or with a test subject that it"
-        " cannot segment, are not listed."
-    )
-    groups = {label: len(SEGMENTED_TARGETS) for label in SEGMENTED.values()}
-    heads = ["Site", "Given", *SEGMENTED_TARGETS * len(SEGMENTED)]
-    caption = "What a segmentation network finds, mean over the same subjects"
-    return table(heads, rows, groups=groups, caption=caption, kind="where") + paragraph(meaning)
-
-
-def _recovered(told: Metrics, figure: str, name: str) -> str:
-    """In percent; nothing of a distance, and where the network has hardly any use for the scan."""
-    made, floor, ceiling = (told.get(f"{figure}_{given}") for given in (name, "floor", "ceiling"))
-    if "_mm_" in figure or made is None or floor is None or ceiling is None:
-        return "–"
-    share = recovered_share(made, floor, ceiling)
-    return "–" if share is None else f"{share:.0%}"
-
-
-def _telling(record: RunRecord, scores: Scores, names: Collection[str]) -> list[tuple[str, Metrics]]:
-    """(heading of the site, what it told) of all sites that told some of these figures, unseen ones last."""
+def _headed(record: RunRecord, scores: Scores) -> list[tuple[str, Metrics]]:
+    """(heading of the site, what it told) of all sites, unseen ones last."""
     headings = {site: _coloured(record, site) for site in scores.sites}
     headings |= {site: escape(site) + _UNSEEN for site in scores.unseen_sites}
-    told = {site: score.metrics for site, score in {**scores.sites, **scores.unseen_sites}.items()}
-    return [(headings[site], its) for site, its in told.items() if {*its} & {*names}]
-
-
-def _figure(told: Metrics, name: str) -> str:
-    return f"{told[name]:.{FIGURES[name].decimals}f}" if name in told else "–"
+    return [(headings[site], score.metrics) for site, score in {**scores.sites, **scores.unseen_sites}.items()]
 
 
 def interval(record: RunRecord) -> str:
